@@ -1,0 +1,1 @@
+"""finetune: train a LoRA on the layers that `interp` found, and tell honestly whether it worked."""

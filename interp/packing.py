@@ -1,0 +1,133 @@
+"""Packing: prompts that begin alike are laid behind one shared prefix, in one sequence, without seeing each other.
+
+Paraphrases share their image and everything before their first differing token, so that part is computed once.
+A mask keeps the prompts of a row apart and position ids restart behind the prefix; the numbers are those of the
+prompts run one by one (tested against the plain model).
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Row(NamedTuple):
+    """Prompts that share one image and one prefix."""
+
+    prompts: list[int]
+    """Positions of the prompts in the caller's order."""
+    prefix: list[int]
+    """Token ids that all prompts begin with."""
+    suffixes: list[list[int]]
+    """Token ids of each prompt behind the prefix, at least one."""
+
+    @property
+    def length(self) -> int:
+        """Positions that the row takes [tokens]."""
+        return len(self.prefix) + sum(map(len, self.suffixes))
+
+
+class Batch(NamedTuple):
+    """Rows padded to one length S; B rows, n prompts in all."""
+
+    input_ids: Tensor
+    """int64 [B, S]."""
+    position_ids: Tensor
+    """int64 [B, S]: place of the token in its own prompt."""
+    segment: Tensor
+    """int64 [B, S]: 0 in the prefix, k in the row's k-th prompt, -1 in padding."""
+    final: Tensor
+    """int64 [n, 2]: row and column of every prompt's final token."""
+    prompts: list[int]
+    """[n] positions of the prompts in the caller's order, aligned with `final`."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+
+
+def pack(tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int = 2048) -> list[Row]:
+    """Lay prompts of one group (same image) behind their common prefix; a row takes at most about `max_tokens`.
+
+    A prompt whose image does not lie whole inside the common prefix gets a row of its own.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    rows = []
+    for indices in members.values():
+        cut = _common_prefix([tokens[i] for i in indices])
+        if any(image_token in tokens[i][cut:] for i in indices):
+            rows += [Row([i], [], [tokens[i]]) for i in indices]
+            continue
+        row = Row([], tokens[indices[0]][:cut], [])
+        for i in indices:
+            suffix = tokens[i][cut:]
+            if row.prompts and row.length + len(suffix) > max_tokens:
+                rows.append(row)
+                row = Row([], row.prefix, [])
+            row.prompts.append(i)
+            row.suffixes.append(suffix)
+        rows.append(row)
+    return rows
+
+
+def _common_prefix(tokens: list[list[int]]) -> int:
+    """Number of leading tokens shared by all, leaving every prompt at least its final token."""
+    limit = min(map(len, tokens)) - 1
+    for place in range(limit):
+        if any(t[place] != tokens[0][place] for t in tokens):
+            return place
+    return limit
+
+
+def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    """Rows of like length together, so that a padded batch holds at most `batch_tokens` positions."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda r: r.length, reverse=True):
+        if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def collate(rows: Sequence[Row], pad_token: int) -> Batch:
+    """Pad rows to one length and record where every prompt ends."""
+    shape = (len(rows), max(row.length for row in rows))
+    input_ids = torch.full(shape, pad_token, dtype=torch.long)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    segment = torch.full(shape, -1, dtype=torch.long)
+    final, prompts = [], []
+    for r, row in enumerate(rows):
+        start = len(row.prefix)
+        input_ids[r, :start] = torch.tensor(row.prefix, dtype=torch.long)
+        position_ids[r, :start] = torch.arange(start)
+        segment[r, :start] = 0
+        for k, suffix in enumerate(row.suffixes, start=1):
+            end = start + len(suffix)
+            input_ids[r, start:end] = torch.tensor(suffix)
+            position_ids[r, start:end] = torch.arange(len(suffix)) + len(row.prefix)
+            segment[r, start:end] = k
+            final.append((r, end - 1))
+            start = end
+        prompts += row.prompts
+    return Batch(input_ids, position_ids, segment, torch.tensor(final), prompts)
+
+
+def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) -> dict[str, Tensor]:
+    """Boolean masks [B, 1, S, S] (True = may attend) for Gemma 3's two kinds of layers.
+
+    A token sees the prefix and its own prompt, up to itself; image tokens see each other in both directions; local
+    layers also only the last `sliding_window` positions. Padding sees itself alone, which keeps softmax finite.
+    """
+    segment, position = batch.segment, batch.position_ids
+    image = batch.input_ids == image_token
+    seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    past = position[:, None, :] <= position[:, :, None]
+    full = seen & (segment >= 0)[:, None, :] & (past | (image[:, None, :] & image[:, :, None]))
+    local = full if sliding_window is None else full & (position[:, None, :] > position[:, :, None] - sliding_window)
+    itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None]
+    return {"full_attention": (full | itself)[:, None], "sliding_attention": (local | itself)[:, None]}

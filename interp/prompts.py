@@ -1,0 +1,62 @@
+"""From a question to token ids, through the processor's own chat template; and the tokens that mean yes or no."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+
+
+class AnswerTokens(NamedTuple):
+    """Token ids that count as each closed answer, whatever their case or leading space."""
+
+    yes: Tensor
+    """int64 [number of yes tokens]."""
+    no: Tensor
+    """int64 [number of no tokens]."""
+
+
+def answer_tokens(tokenizer: Any) -> AnswerTokens:
+    """Find the yes and no tokens in the tokenizer's vocabulary (`yes`, `Yes`, `▁yes`, ...).
+
+    Raises InputError if the vocabulary has none for one of the answers.
+    """
+    found: dict[str, list[int]] = {"yes": [], "no": []}
+    for token, index in tokenizer.get_vocab().items():
+        word = token.replace("▁", " ").replace("Ġ", " ").strip().lower()
+        if word in found:
+            found[word].append(index)
+    for word, ids in found.items():
+        if not ids:
+            raise InputError(f"The tokenizer has no single token for the answer {word!r}, so no answer margin exists.")
+    return AnswerTokens(torch.tensor(sorted(found["yes"])), torch.tensor(sorted(found["no"])))
+
+
+def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
+    """m = logsumexp of the yes logits - logsumexp of the no logits.
+
+    `logits` [..., vocabulary] at the first answer position -> [...] in logits, positive for yes, in float32.
+    """
+    logits = logits.float()
+    return logits[..., tokens.yes.to(logits.device)].logsumexp(-1) - logits[..., tokens.no.to(logits.device)].logsumexp(-1)
+
+
+def prompt_tokens(processor: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each question in the chat template, image first, image placeholder expanded.
+
+    The same ids as `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
+    """
+    messages = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts
+    ]
+    rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tokenizer = processor.tokenizer
+    expanded = [text.replace(tokenizer.boi_token, processor.full_image_sequence) for text in rendered]
+    return tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+
+def first_answer_token(tokenizer: Any, answer: str) -> int:
+    """The token that an answer begins with, right after the generation prompt."""
+    return tokenizer(answer.strip(), add_special_tokens=False)["input_ids"][0]

@@ -1,0 +1,217 @@
+"""A question, its paraphrases, its image and its patient; reading, checking and splitting them.
+
+The file format is JSON Lines, one question a line, fields as in `Question`. Images are paths relative to the
+image root (by default the folder of the file).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from interp.errors import InputError
+
+ANSWER_SETS: dict[str, frozenset[str] | None] = {
+    "presence": frozenset({"yes", "no"}),
+    "abnormality": frozenset({"yes", "no"}),
+    "view": frozenset({"pa", "ap", "lateral"}),
+    "level": frozenset({"mild", "moderate", "severe"}),
+    "location": None,
+    "type": None,
+}
+"""Question type -> the answers it admits, lower case; None where any answer does."""
+
+CLOSED_ANSWERS = frozenset({"yes", "no"})
+Split = Literal["train", "test", "all"]
+
+
+class Paraphrase(BaseModel):
+    """Another wording of a question with the same meaning."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: str = Field(min_length=1, description="the wording")
+    phenomenon: str | None = Field(None, description="what changed, e.g. lexical_substitution")
+    register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of the wording")
+
+    @field_validator("text")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("the text is blank")
+        return text
+
+
+class Question(BaseModel):
+    """One question about one image, with its paraphrases."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str = Field(min_length=1, description="unique in the file")
+    image: str = Field(min_length=1, description="image file, relative to the image root")
+    patient: str | None = Field(None, description="groups images for splits and intervals; the image where absent")
+    type: str = Field(description="one of ANSWER_SETS")
+    question: str = Field(min_length=1, description="the original wording")
+    answer: str = Field(min_length=1, description="the true answer")
+    paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
+    register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")
+    boxes: list[tuple[float, float, float, float]] = Field(
+        default_factory=list, description="lesion boxes, x0 y0 x1 y1 in pixels of the image file"
+    )
+    split: Literal["train", "test"] | None = Field(None, description="fixed split; by hash of the patient where absent")
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("the text is blank")
+        return text
+
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, type_: str) -> str:
+        if type_ not in ANSWER_SETS:
+            raise ValueError(f"found type {type_!r}, expected one of {', '.join(ANSWER_SETS)}")
+        return type_
+
+    @property
+    def group(self) -> str:
+        """The patient, or the image where no patient is given: the unit of splits and intervals."""
+        return self.patient if self.patient is not None else self.image
+
+    @property
+    def closed(self) -> bool:
+        """Whether the answer is yes or no, so that an answer margin exists."""
+        return self.answer.strip().lower() in CLOSED_ANSWERS
+
+
+def load_questions(path: str | Path, images: str | Path | None = None, split: Split = "all") -> list[Question]:
+    """Read a JSON Lines file of questions; each returned `image` is an absolute path that exists.
+
+    Raises InputError naming the row for anything that is not as the format says, and if the split is empty.
+    """
+    path = Path(path)
+    root = Path(images) if images is not None else path.parent
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Give --questions a JSON Lines file, one question a line.")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
+    root = root.resolve()
+    questions: list[Question] = []
+    row_of: dict[str, int] = {}
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for row, line in enumerate(lines, start=1):
+                if line.strip():
+                    question = _parse(line, f"{path}, row {row}")
+                    _check(question, f"{path}, row {row}", root, row_of)
+                    row_of[question.id] = row
+                    questions.append(question.model_copy(update={"image": str(root / question.image)}))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    _check_splits(questions, path)
+    chosen = [q for q in questions if split == "all" or split_of(q) == split]
+    if not chosen:
+        raise InputError(f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all.")
+    return chosen
+
+
+def _parse(line: str, where: str) -> Question:
+    try:
+        return Question.model_validate(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not a JSON object ({error.msg}, column {error.colno}). Write one question a line.") from None
+    except ValidationError as error:
+        problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
+        raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
+
+
+def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
+    if question.id in row_of:
+        raise InputError(f"{where}: id {question.id!r} was used already in row {row_of[question.id]}. Ids must be unique.")
+    allowed = ANSWER_SETS[question.type]
+    if allowed is not None and question.answer.strip().lower() not in allowed:
+        raise InputError(
+            f"{where}: answer {question.answer!r} is not among the answers of type {question.type!r} "
+            f"({', '.join(sorted(allowed))}). Correct the answer or the type."
+        )
+    image = (root / question.image).resolve()
+    if not image.is_relative_to(root):
+        raise InputError(f"{where}: image {question.image!r} lies outside the image folder {root}. Use paths inside it.")
+    if not image.is_file():
+        raise InputError(f"{where}: image {question.image!r} not found in {root}. Add the file or correct --images.")
+
+
+def _check_splits(questions: Iterable[Question], path: Path) -> None:
+    seen: dict[str, str] = {}
+    for question in questions:
+        split = split_of(question)
+        if seen.setdefault(question.group, split) != split:
+            raise InputError(
+                f"{path}: the patient of question {question.id!r} is in both splits, so results would leak. "
+                "Give all questions of a patient the same 'split'."
+            )
+
+
+def split_of(question: Question, test_share: float = 0.3) -> str:
+    """The split of a question: its own field, else by a hash of its patient, so that no patient is in two."""
+    if question.split is not None:
+        return question.split
+    digest = hashlib.blake2b(question.group.encode(), digest_size=8).digest()
+    return "test" if int.from_bytes(digest, "big") / 2**64 < test_share else "train"
+
+
+def prompt_table(questions: Iterable[Question]) -> pd.DataFrame:
+    """One row a wording, the original first: the table that every measurement is aligned to.
+
+    Columns: question (int, position in `questions`), variant (int, 0 = original), id, image, patient, type,
+    answer (lower case), closed (bool), text, register and phenomenon (None where untagged).
+    """
+    rows = []
+    for index, q in enumerate(questions):
+        shared = {"question": index, "id": q.id, "image": q.image, "patient": q.group, "type": q.type}
+        shared |= {"answer": q.answer.strip().lower(), "closed": q.closed}
+        rows.append(shared | {"variant": 0, "text": q.question, "register": q.register_, "phenomenon": None})
+        for k, p in enumerate(q.paraphrases, start=1):
+            rows.append(shared | {"variant": k, "text": p.text, "register": p.register_, "phenomenon": p.phenomenon})
+    return pd.DataFrame(rows)
+
+
+def pair_table(prompts: pd.DataFrame) -> pd.DataFrame:
+    """One row a (question, paraphrase) pair of a prompt table.
+
+    Columns: original and paraphrase (int, row positions in `prompts`), question, patient, type, phenomenon (str,
+    "untagged" where absent), registers (e.g. "formal-casual", None where untagged).
+    """
+    position = pd.Series(range(len(prompts)), index=prompts.index)
+    original = position[(prompts["variant"] == 0).to_numpy()]
+    first = pd.Series(original.to_numpy(), index=prompts.loc[original.index, "question"].to_numpy())
+    is_paraphrase = (prompts["variant"] > 0).to_numpy()
+    rows = prompts[is_paraphrase]
+    before = first.loc[rows["question"]].to_numpy()
+    registers = prompts["register"].to_numpy()
+    after = position[is_paraphrase].to_numpy()
+    return pd.DataFrame(
+        {
+            "original": before,
+            "paraphrase": after,
+            "question": rows["question"].to_numpy(),
+            "patient": rows["patient"].to_numpy(),
+            "type": rows["type"].to_numpy(),
+            "phenomenon": rows["phenomenon"].fillna("untagged").to_numpy(),
+            "registers": [
+                f"{registers[a]}-{registers[b]}" if registers[a] and registers[b] else None
+                for a, b in zip(before, after, strict=True)
+            ],
+        }
+    )
+
+
+def fingerprint(questions: Iterable[Question]) -> str:
+    """A hash of the questions' content, paths and text included, that reveals none of it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for question in questions:
+        digest.update(question.model_copy(update={"image": Path(question.image).name}).model_dump_json().encode())
+    return digest.hexdigest()

@@ -1,0 +1,245 @@
+"""The one forward engine: loading a vision-language model, and measuring answer margins and residuals with it.
+
+Every image goes through the vision tower once; the prompts on it are packed behind their shared prefix (see
+`interp.packing`), and only the final token's residuals and logits are kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.packing import Batch, Row, attention_masks, batches, collate, pack
+from interp.progress import track
+from interp.prompts import AnswerTokens, answer_margin, answer_tokens, prompt_tokens
+
+BLANK_IMAGE = "<blank>"
+"""Stands for a uniform mid-grey image wherever an image path is expected."""
+
+
+@dataclass
+class Vlm:
+    """A Gemma 3 vision-language model, ready to be measured."""
+
+    model: Any
+    """`Gemma3ForConditionalGeneration`, in eval mode; LoRA layers may be injected in place."""
+    processor: Any
+    """Its `Gemma3Processor`."""
+    name: str
+    """Where it was loaded from: hub id, or folder name for a local model."""
+    revision: str | None
+    """Commit of the hub repository, None for a local folder."""
+    answers: AnswerTokens
+    """Token ids that mean yes and no."""
+    features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Image path -> projected image tokens [image tokens, d_model]: each image meets the tower once."""
+
+    @property
+    def layers(self) -> Any:
+        """The decoder layers of the language model, in order."""
+        return self.model.model.language_model.layers
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.config.text_config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's weights are."""
+        return self.model.lm_head.weight.device
+
+
+class Edit(NamedTuple):
+    """One change to the residual stream for each of n prompts, at its final token."""
+
+    layer: Tensor
+    """int64 [n]: the change is made to the output of this layer (resid_post)."""
+    delta: Tensor
+    """float32 [n, d_model]: added to the residual."""
+
+
+class Measurement(NamedTuple):
+    """What the model did on each of n prompts."""
+
+    margin: Tensor
+    """float32 [n]: answer margin [logits]; positive for yes."""
+    top_token: Tensor
+    """int64 [n]: most probable first answer token."""
+    residuals: Tensor
+    """float32 [n, number of layers asked for, d_model]: resid_post at the final token."""
+
+
+def load_vlm(model: str | Path, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> Vlm:
+    """Load a Gemma 3 model and its processor from a local folder or the hub's cache.
+
+    `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
+    Raises InputError if the folder is not such a model.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = (torch.float32 if device == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json there. Give --model a folder written by save_pretrained, or a hub id.")
+    try:
+        processor = AutoProcessor.from_pretrained(model, revision=revision)
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            model, revision=revision, dtype=chosen, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model}: the model could not be loaded ({str(error).splitlines()[0]}).") from None
+    if loaded.config.model_type != "gemma3":
+        raise InputError(f"{model}: found a model of type {loaded.config.model_type!r}, expected 'gemma3' with images.")
+    local = folder.is_dir()
+    return Vlm(
+        model=loaded.to(device).eval().requires_grad_(False),
+        processor=processor,
+        name=folder.name if local else str(model),
+        revision=None if local else getattr(loaded.config, "_commit_hash", None),
+        answers=answer_tokens(processor.tokenizer),
+    )
+
+
+def open_image(path: str) -> Any:
+    """The image as a PIL picture in RGB. Raises InputError naming the file if it cannot be read."""
+    from PIL import Image
+
+    if path == BLANK_IMAGE:
+        return Image.new("RGB", (512, 512), (128, 128, 128))
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: image not found.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image ({error}). Replace the file or remove its questions.") from None
+
+
+@torch.no_grad()
+def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
+    """Run every image not met before through the vision tower and projector, into `vlm.features`."""
+    missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
+    tower_dtype = vlm.model.model.vision_tower.dtype
+    for start in track(range(0, len(missing), batch_size), "images", unit=batch_size):
+        chunk = missing[start : start + batch_size]
+        pixels = vlm.processor.image_processor([open_image(p) for p in chunk], return_tensors="pt")["pixel_values"]
+        encoded = image_tokens(vlm.model, pixels.to(vlm.device, tower_dtype))
+        vlm.features.update(zip(chunk, encoded, strict=True))
+
+
+def image_tokens(model: Any, pixels: Tensor) -> Tensor:
+    """Pixels [b, 3, h, w] -> projected image tokens [b, image tokens, d_model]."""
+    return model.model.get_image_features(pixels, return_dict=True).pooler_output
+
+
+def run_packed(model: Any, batch: Batch, images: Tensor) -> Tensor:
+    """Run a packed batch through the language model.
+
+    `images` [B, image tokens, d_model] are the projected image tokens of each row. Returns the hidden states after
+    the final norm [B, S, d_model]. Gradients flow if enabled.
+    """
+    config = model.config
+    is_image = batch.input_ids == config.image_token_id
+    embedded = model.get_input_embeddings()(batch.input_ids.masked_fill(is_image, config.text_config.pad_token_id or 0))
+    embedded = embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
+    output = model.model.language_model(
+        inputs_embeds=embedded,
+        attention_mask=attention_masks(batch, config.image_token_id, config.text_config.sliding_window),
+        position_ids=batch.position_ids,
+        use_cache=False,
+    )
+    return output.last_hidden_state
+
+
+def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
+    """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
+    hidden = run_packed(model, batch, images)
+    return model.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
+
+
+def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]:
+    """Pack a prompt table's rows by image, or by image and wording where the same prompt is run many times."""
+    groups = list(zip(prompts["image"], prompts["text"], strict=True)) if by_text else list(prompts["image"])
+    texts = list(dict.fromkeys(prompts["text"]))
+    tokens = dict(zip(texts, prompt_tokens(vlm.processor, texts), strict=True))
+    return pack([tokens[t] for t in prompts["text"]], groups, vlm.model.config.image_token_id)
+
+
+@torch.no_grad()
+def measure(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int] = (),
+    edit: Edit | None = None,
+    batch_tokens: int = 16384,
+    description: str = "prompts",
+) -> Measurement:
+    """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`).
+
+    `layers` are those whose residuals are returned. With `edit`, prompt i runs with its residual changed at its
+    final token; `edit.layer` and `edit.delta` are aligned with the rows. Raises InputError if a margin is not finite.
+    """
+    encode_images(vlm, list(prompts["image"]))
+    n = len(prompts)
+    margin = torch.empty(n)
+    top_token = torch.empty(n, dtype=torch.long)
+    residuals = torch.empty(n, len(layers), vlm.d_model)
+    image_of = prompts["image"].to_numpy()
+    rows = rows_of(vlm, prompts, by_text=edit is not None)
+    for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, n // max(1, len(rows)))):
+        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
+        images = torch.stack([vlm.features[image_of[row.prompts[0]]] for row in chunk])
+        index = torch.tensor(batch.prompts)
+        with _watched(vlm, batch, layers, edit, index) as caught:
+            logits = final_logits(vlm.model, batch, images)
+        margin[index] = answer_margin(logits, vlm.answers).cpu()
+        top_token[index] = logits.argmax(-1).cpu()
+        if layers:
+            residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).float().cpu()
+    if not torch.isfinite(margin).all():
+        bad = int((~torch.isfinite(margin)).nonzero()[0])
+        raise InputError(f"The margin of prompt {bad} is not finite. Try --dtype float32, or check the model's weights.")
+    return Measurement(margin, top_token, residuals)
+
+
+@contextmanager
+def _watched(
+    vlm: Vlm, batch: Batch, layers: Sequence[int], edit: Edit | None, index: Tensor
+) -> Iterator[dict[int, Tensor]]:
+    """While open, changes final-token residuals by `edit` and catches those of `layers`."""
+    caught: dict[int, Tensor] = {}
+    row, column = batch.final[:, 0], batch.final[:, 1]
+    edited = set() if edit is None else set(edit.layer[index].tolist())
+
+    def hook(layer: int) -> Any:
+        def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            if edit is not None and layer in edited:
+                mine = (edit.layer[index] == layer).to(output.device)
+                delta = edit.delta[index].to(output.device)[mine]
+                output = output.clone()
+                output[row[mine], column[mine]] = (output[row[mine], column[mine]].float() + delta).to(output.dtype)
+            if layer in layers:
+                caught[layer] = output[row, column]
+            return output
+
+        return watch
+
+    handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in sorted(edited | set(layers))]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
