@@ -75,6 +75,7 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
             total_training_samples=steps * batch,
             train_batch_size_samples=batch,
             lr=2e-3,
+            lr_end=2e-4,
             lr_warm_up_steps=steps // 20,
             lr_decay_steps=steps // 4,
             device=device,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.demo.cases import Case, cases_of
+from interp.demo.cases import ANSWERS, Case, cases_of
 from interp.demo.phrasings import FRAMES, TERMS, wordings
 from interp.demo.radiographs import Anatomy
 from interp.packing import Batch, Row, collate, pack
 from interp.progress import track
-from interp.prompts import first_answer_token, prompt_tokens
+from interp.prompts import AnswerTokens, answer_margin, answer_tokens, first_answer_token, prompt_tokens
 from interp.vlm import image_tokens, run_packed
 
 
@@ -42,6 +42,8 @@ class Lessons(NamedTuple):
     """(type, finding) -> every wording that may be trained on."""
     answer_token: dict[str, int]
     """Answer as written -> its first token."""
+    closed: AnswerTokens
+    """Tokens that mean yes and no."""
     image_token: int
     """Placeholder id of an image position."""
 
@@ -56,12 +58,11 @@ def lessons(processor: Any, anatomy: Anatomy, images: np.ndarray, device: str) -
             options = wordings(type_, finding, held_out=False)
             tokens = prompt_tokens(processor, [w.text for w in options])
             bank[type_, finding] = [Example(t, w.register) for t, w in zip(tokens, options, strict=True)]
-    from interp.demo.cases import ANSWERS
-
     tokenizer = processor.tokenizer
     answer_token = {form: first_answer_token(tokenizer, form) for a in ANSWERS for form in (a, a.capitalize())}
     pixels = torch.from_numpy(images).to(device)
-    return Lessons(anatomy, pixels, bank, answer_token, tokenizer.convert_tokens_to_ids("<image_soft_token>"))
+    closed = answer_tokens(tokenizer)
+    return Lessons(anatomy, pixels, bank, answer_token, closed, tokenizer.convert_tokens_to_ids("<image_soft_token>"))
 
 
 def styled(answer: str, register: str) -> str:
@@ -108,6 +109,14 @@ def _language_loss(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits[:, :-1][follows], batch.input_ids[:, 1:][follows])
 
 
+def _twin_loss(answer_logits: Tensor, batch: Batch, targets: Tensor, closed: AnswerTokens) -> Tensor:
+    """Mean squared margin difference [logits^2] between the two wordings of each closed question of a lesson batch."""
+    order = torch.tensor(batch.prompts, device=targets.device).argsort()
+    margin = answer_margin(answer_logits, closed)[order].reshape(-1, 2)
+    is_closed = torch.isin(targets, torch.cat(closed).to(targets.device))[order].reshape(-1, 2)[:, 0]
+    return (margin[:, 0] - margin[:, 1])[is_closed].pow(2).mean()
+
+
 def teach(
     model: Any,
     data: Lessons,
@@ -117,6 +126,7 @@ def teach(
     lr: float = 1e-3,
     gate_strength: float = 0.0,
     language_weight: float = 0.2,
+    consistency_weight: float = 0.0,
     description: str = "training",
 ) -> float:
     """Train the parameters of `model` that require gradients; returns the mean answer loss of the last 100 steps.
@@ -143,6 +153,8 @@ def teach(
         answer_logits = base.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
         answer_loss = F.cross_entropy(answer_logits, targets)
         loss = answer_loss
+        if consistency_weight > 0:
+            loss = loss + consistency_weight * _twin_loss(answer_logits, batch, targets, data.closed)
         if language_weight > 0:
             loss = loss + language_weight * _language_loss(base.lm_head(hidden), batch)
         loss.backward()

@@ -1,0 +1,149 @@
+"""`layers.json`: the one file that stands between `interp` and `finetune`, and its schema."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from interp.errors import InputError
+from interp.files import write_text
+from interp.statistics import Estimate
+
+SCHEMA_VERSION = 1
+
+
+class Interval(BaseModel):
+    """A number with its 95% interval."""
+
+    model_config = ConfigDict(extra="forbid")
+    value: float | None = Field(description="the estimate; null where it is undefined")
+    low: float | None = Field(description="lower end of the 95% interval")
+    high: float | None = Field(description="upper end of the 95% interval")
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> "Interval":
+        """From an estimate; NaN becomes null, as JSON has none."""
+        return cls(**{k: None if math.isnan(v) else round(v, 6) for k, v in estimate._asdict().items()})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nan_is_null(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class ModelEntry(_Part):
+    """The model that was studied."""
+
+    id: str = Field(description="hub id, or folder name")
+    revision: str | None = Field(description="commit, null for a local folder")
+    n_layers: int = Field(description="number of decoder layers")
+    d_model: int = Field(description="width of the residual stream")
+    dtype: str = Field(description="arithmetic used")
+
+
+class ProfileEntry(_Part):
+    """One layer of the profile, measured on questions held out from the choice of features."""
+
+    layer: int = Field(description="decoder layer; measures are of its output, resid_post")
+    flip_auc: Interval = Field(description="held-out AUC of the layer's chosen features for flips")
+    flip_auc_null: float | None = Field(description="95th percentile of that AUC with flips shuffled, best layer of all")
+    recovery: Interval = Field(description="layer patch: recovered share of the margin shift, flip bank")
+    control: Interval = Field(description="the same with random directions of the same norm")
+    swap: Interval = Field(description="the same with the residual of another, unflipped pair's difference")
+    net_recovery: Interval = Field(description="recovery - control")
+    step: Interval = Field(description="growth of net recovery from the layer before")
+    reversals: int = Field(description="flips whose answer the layer patch restores")
+    fvu: float | None = Field(description="unexplained variance of the SAE on these residuals")
+    l0: float | None = Field(description="mean active features on these residuals")
+
+
+class FeatureEntry(_Part):
+    """One feature of the screen, best first."""
+
+    layer: int = Field(description="decoder layer")
+    feature: int = Field(description="index into the SAE")
+    flip_auc: float | None = Field(description="AUC of |delta| for flips, selection half")
+    flip_p: float | None = Field(description="adjusted p of flip_auc")
+    held_out_auc: float | None = Field(description="the same AUC on the held-out half")
+    delta_on_flips: float | None = Field(description="mean |delta| on flips")
+    delta_otherwise: float | None = Field(description="mean |delta| on other pairs")
+    margin_r: float | None = Field(description="correlation of delta with the margin shift")
+    firing_rate: float | None = Field(description="share of prompts with the feature active")
+    mean_activation: float | None = Field(description="mean activation where active")
+    register_auc: float | None = Field(description="AUC for formal against casual wordings")
+
+
+class RangeEntry(_Part):
+    """A range of layers taken by one rule."""
+
+    rule: Literal["rise", "level"] = Field(description="how it was taken")
+    first: int = Field(description="first layer")
+    last: int = Field(description="last layer, included")
+    peak: int = Field(description="layer of the highest score")
+
+
+class DataEntry(_Part):
+    """The questions that were used; no text, path or patient among it."""
+
+    fingerprint: str = Field(description="hash of the questions")
+    split: str = Field(description="train, test or all")
+    questions: int = Field(description="closed questions measured")
+    pairs: int = Field(description="(question, paraphrase) pairs")
+    patients: int = Field(description="patients, or images where unknown")
+    flips: int = Field(description="flipped pairs")
+    flip_bank: int = Field(description="flipped pairs with both margins beyond the threshold")
+    question_flip_rate: Interval = Field(description="share of questions with a flipped paraphrase")
+    pairwise_flip_rate: Interval = Field(description="share of flipped pairs")
+    accuracy: Interval = Field(description="share of right answers over all wordings")
+
+
+class Layers(_Part):
+    """The whole of layers.json."""
+
+    schema_version: int = Field(description="version of this schema")
+    verdict: Literal["gate found", "no gate found"] = Field(description="whether any layer beats its controls")
+    reason: str = Field(description="why, in one sentence")
+    layers: list[int] = Field(description="the range to train, empty where no gate was found")
+    peak: int | None = Field(description="layer of the highest score")
+    rule: Literal["rise", "level"] = Field(description="the rule that took `layers`")
+    ranges: list[RangeEntry] = Field(description="what each rule gives")
+    model: ModelEntry = Field(description="the model")
+    saes: dict[int, str] = Field(description="layer -> SAE id")
+    data: DataEntry = Field(description="the questions")
+    profile: list[ProfileEntry] = Field(description="one entry a layer")
+    features: list[FeatureEntry] = Field(description="top features of the screen")
+    settings: dict[str, Any] = Field(description="options of the run")
+    seed: int = Field(description="seed of splits, controls and bootstrap")
+    software: dict[str, str] = Field(description="versions")
+
+
+def write_layers(layers: Layers, path: Path) -> None:
+    """Write layers.json, whole or not at all."""
+    write_text(path, layers.model_dump_json(indent=2) + "\n")
+
+
+def read_layers(path: str | Path) -> Layers:
+    """Read layers.json. Raises InputError for a file that is absent, damaged, or of a newer schema."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Run `interp find-features` first, or give layers with --layers 15-19.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}). Run `interp find-features` again.") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path}: no schema_version, so not a layers.json of GateScope.")
+    if version > SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it.")
+    try:
+        return Layers.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None

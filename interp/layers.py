@@ -1,0 +1,75 @@
+"""The layer profile and the range taken from it, by rule."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Rule = Literal["rise", "level"]
+
+
+class LayerRange(NamedTuple):
+    """Consecutive layers taken from a profile."""
+
+    first: int
+    """First layer."""
+    last: int
+    """Last layer, included."""
+    peak: int
+    """The layer with the highest score."""
+
+    @property
+    def layers(self) -> list[int]:
+        """Every layer of the range."""
+        return list(range(self.first, self.last + 1))
+
+
+def level_range(profile: Mapping[int, float], tolerance: float = 0.1, max_width: int = 5) -> LayerRange:
+    """The paper's rule: the peak, extended while the score stays within a relative `tolerance` of it.
+
+    Profiled layers need not be consecutive; the range spans from the first to the last one kept and never exceeds
+    `max_width` layers. Of two candidates at the border the higher-scoring one is taken first. On the published profile
+    {10: .58, 13: .64, 15: .72, 17: .76, 19: .73, 22: .65, 25: .59} it gives 15-19 (arXiv 2603.00148, section 4).
+    """
+    layers = sorted(profile)
+    peak = max(layers, key=lambda layer: profile[layer])
+    floor = profile[peak] - tolerance * abs(profile[peak]) - 1e-9
+    low = high = layers.index(peak)
+    while True:
+        options = [i for i in (low - 1, high + 1) if 0 <= i < len(layers) and profile[layers[i]] >= floor]
+        options = [i for i in options if layers[max(high, i)] - layers[min(low, i)] + 1 <= max_width]
+        if not options:
+            return LayerRange(layers[low], layers[high], peak)
+        best = max(options, key=lambda i: profile[layers[i]])
+        low, high = min(low, best), max(high, best)
+
+
+def rise_range(steps: Mapping[int, float], share: float = 0.8, max_width: int = 5) -> LayerRange:
+    """The layers across which recovery grows: the shortest run of layers that holds `share` of the whole rise.
+
+    `steps` maps each layer to the growth of the layer patch's net recovery at that layer, R(L) - R(L - 1). A residual
+    stream carries what was written forward, so recovery stays high behind a gate; only its growth says where the gate
+    is. Of equally short runs the one that holds most is taken; if none within `max_width` holds the share, the one of
+    that width that holds most. The ends are trimmed of layers that add nothing.
+    """
+    layers = sorted(steps)
+    values = np.array([steps[layer] for layer in layers])
+    total = values.cumsum().max()
+    peak = layers[int(values.argmax())]
+    for width in range(1, min(max_width, len(layers)) + 1):
+        sums = np.convolve(values, np.ones(width), "valid")
+        if sums.max() >= share * total or width == min(max_width, len(layers)):
+            low = int(sums.argmax())
+            high = low + width - 1
+            while low < high and values[low] <= 0:
+                low += 1
+            while low < high and values[high] <= 0:
+                high -= 1
+            return LayerRange(layers[low], layers[high], peak)
+    raise ValueError("the profile has no layers")
+
+
+def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
+    """Intersection over union of two sets of layers."""
+    a, b = set(found), set(planted)
+    return len(a & b) / len(a | b) if a | b else 1.0
