@@ -1,0 +1,108 @@
+"""The adapter folder: peft's own files, and a record of where the adapter came from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from finetune.train import StepRecord
+from interp.artifact import ModelEntry
+from interp.errors import InputError
+from interp.files import write_text
+from interp.vlm import Vlm
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+SCHEMA_VERSION = 1
+
+
+class AdapterRecord(BaseModel):
+    """The content of gatescope.json; no text, path or patient of the questions among it."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
+    model: ModelEntry = Field(description="the frozen base model")
+    layers: list[int] = Field(description="decoder layers that were trained")
+    layers_from: str = Field(description="what named these layers")
+    settings: dict[str, Any] = Field(description="settings of the training, seed included")
+    data: str = Field(description="fingerprint of the training questions")
+    questions: int = Field(description="training questions")
+    paraphrases: int = Field(description="their paraphrases")
+    patients: int = Field(description="training patients, or images where unknown")
+    text_hashes: list[str] = Field(description="of the wordings that were trained on (finetune.texts), ascending")
+    steps: int = Field(description="optimizer steps")
+    first_loss: float = Field(description="mean loss over the first tenth of the steps")
+    last_loss: float = Field(description="mean loss over the last tenth of the steps")
+    trainable_parameters: int = Field(description="parameters of the adapter")
+    seconds: float = Field(description="duration of the training")
+    software: dict[str, str] = Field(description="versions")
+
+
+def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
+    """Write the adapter as plain peft loads it, gatescope.json and history.csv into an existing folder."""
+    # Nothing is looked up online, and no embedding is ever trained.
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    write_text(folder / "gatescope.json", record.model_dump_json(indent=2) + "\n")
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+
+
+def read_record(folder: Path) -> AdapterRecord | None:
+    """The record of an adapter folder, None for an adapter that was not made here.
+
+    Raises InputError for a record that is damaged or of a newer schema.
+    """
+    path = folder / "gatescope.json"
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        version = _Version.model_validate_json(text).schema_version
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
+            )
+        return AdapterRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+class _Version(BaseModel):
+    schema_version: int
+
+
+def base_of(folder: Path) -> str:
+    """The base model that an adapter folder names. Raises InputError if it is not a peft folder or names none."""
+    check_adapter(folder)
+    from peft import PeftConfig
+
+    named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not named:
+        raise InputError(f"{folder}: adapter_config.json names no base model. Give one with --model.")
+    return named
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise InputError unless `folder` holds a whole adapter, in safetensors."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: no {name} there. Give the folder that `finetune --out` wrote, or another of peft's."
+            )
+
+
+def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
+    """Put a saved adapter into `vlm.model`, in place. Raises InputError if it is damaged or does not fit the model."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    check_adapter(folder)
+    try:
+        return PeftModel.from_pretrained(vlm.model, str(folder))
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: does not fit {vlm.name} ({str(error).splitlines()[0]}). Give --model its own base."
+        ) from None

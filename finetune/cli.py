@@ -1,0 +1,184 @@
+"""The `finetune` command: argument parsing only."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from finetune.settings import TrainSettings
+from interp.demo import WORLD
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from finetune.evaluate import Evaluation
+
+DEFAULTS = TrainSettings()
+LAYERS = Path("artifacts/layers.json")
+EMBEDDED = "the embedded world"
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Questions = Annotated[
+    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
+]
+SplitName = Literal["train", "test", "all"]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Of the frozen base; auto is bfloat16 on a GPU, float32 on a CPU. The adapter is float32."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Take the first N questions of each split, to try things out.", show_default="all"),
+]
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    layers_from: Annotated[
+        Path | None,
+        typer.Option(help="Train the layers that `interp` found.", show_default=f"{LAYERS} if present"),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Train these layers instead: 15-19, or 9,17, or all.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
+    ] = str(WORLD / "planted"),
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[SplitName, typer.Option(help="Questions to train on.")] = "train",
+    test_split: Annotated[
+        SplitName, typer.Option(help="Questions to evaluate on; no patient may be in both.")
+    ] = "test",
+    out: Annotated[Path, typer.Option(help="New folder for adapter and evaluation.")] = Path("artifacts/adapter"),
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the update.")] = DEFAULTS.rank,
+    alpha: Annotated[int, typer.Option(min=1, help="The update is scaled by alpha / rank.")] = DEFAULTS.alpha,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the update's input.")] = DEFAULTS.dropout,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.lr,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions an optimizer step.")] = DEFAULTS.batch_size,
+    micro_batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions a forward pass; lower it if memory runs out.")
+    ] = DEFAULTS.micro_batch_size,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = DEFAULTS.epochs,
+    consistency_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the divergence between two wordings' answers; 0 for answers alone.")
+    ] = DEFAULTS.consistency_weight,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = DEFAULTS.seed,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    limit: Limit = None,
+) -> None:
+    """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
+
+    Each question is paired with a random paraphrase; both are taught the true answer and to answer alike. Base and
+    adapter are then compared on held-out patients: flips, accuracy, and how often the answer stays when the image is
+    made blank. The folder loads with plain peft.
+
+    [bold]Example:[/bold]  finetune --layers-from artifacts/layers.json
+
+    [bold]By hand:[/bold]  finetune --layers 15-19 --model google/medgemma-4b-it --questions mine.jsonl
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if layers is None and layers_from is None:
+        if not LAYERS.is_file():
+            raise InputError(
+                f"No layers to train: there is no {LAYERS}. Run `interp find-features` first, or give --layers-from "
+                "or --layers."
+            )
+        layers_from = LAYERS
+    settings = TrainSettings(
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        lr=lr,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        epochs=epochs,
+        consistency_weight=consistency_weight,
+        seed=seed,
+    )
+    from finetune.run import train_and_evaluate
+
+    evaluation = train_and_evaluate(
+        model, questions, out, settings, layers, layers_from, images, split, test_split, device, dtype, limit
+    )
+    if evaluation is not None:
+        _show(evaluation)
+        typer.echo(f"Wrote {out}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a saved adapter.", show_default=False)],
+    model: Annotated[
+        str | None, typer.Option(help="The base model: a folder or a hub id.", show_default="the one the adapter names")
+    ] = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[SplitName, typer.Option(help="Questions to evaluate on.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    limit: Limit = None,
+) -> None:
+    """Compare a saved adapter with its base: flips, margins, accuracy and reliance on the image, side by side.
+
+    Every measure comes with a 95% interval over patients and a paired test; phrasings that training never showed are
+    listed apart.
+
+    [bold]Example:[/bold]  finetune evaluate artifacts/adapter --out artifacts/evaluation.json
+    """
+    from interp.files import refuse_used, write_text
+
+    if out is not None:
+        refuse_used(out)
+    from finetune.run import evaluate_saved
+
+    evaluation = evaluate_saved(adapter, questions, model, images, split, device, dtype, limit, seed)
+    if out is not None:
+        write_text(out, evaluation.to_json())
+    if json:
+        typer.echo(evaluation.to_json(), nl=False)
+    else:
+        _show(evaluation)
+
+
+def _show(evaluation: "Evaluation") -> None:
+    from rich.console import Console
+
+    from finetune.display import evaluation_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(evaluation_table(evaluation))
+    console.print(evaluation.verdict, highlight=False, markup=False)
+
+
+def main() -> None:
+    """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The evaluation as a table for the eye."""
+
+from rich.table import Table
+
+from finetune.compare import Comparison
+from finetune.evaluate import Evaluation
+from interp.statistics import Estimate
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Every comparison as a rich table: shares in percent, margins in logits, 95% intervals over patients."""
+    title = f"{evaluation.model}: {evaluation.questions} questions of {evaluation.patients} patients"
+    table = Table(
+        title=title, caption="95% intervals: bootstrap over patients; p: paired, two-sided", title_justify="left"
+    )
+    for heading in ("questions", "measure"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("n", "base", "adapter", "difference", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    last: tuple[str, str] | None = None
+    for comparison in evaluation.comparisons:
+        group = (comparison.kind, comparison.subset)
+        if group != last and last is not None:
+            table.add_section()
+        table.add_row(_name(comparison) if group != last else "", *_cells(comparison))
+        last = group
+    return table
+
+
+def _name(comparison: Comparison) -> str:
+    return "all" if comparison.kind == "all" else f"{comparison.kind}: {comparison.subset}"
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    scale = 1.0 if comparison.measure == "margin_difference" else 100.0
+    unit = "logits" if scale == 1.0 else "%"
+    return [
+        f"{comparison.measure.replace('_', ' ')} [{unit}]".replace("[", "\\["),
+        str(comparison.n),
+        _interval(comparison.base, scale),
+        _interval(comparison.adapter, scale),
+        _interval(comparison.difference, scale, sign="+"),
+        f"{comparison.p:.3f}" if comparison.p >= 0.001 else "<0.001",
+    ]
+
+
+def _interval(estimate: Estimate, scale: float, sign: str = "") -> str:
+    digits = 2 if scale == 1.0 else 1
+    value, low, high = (f"{scale * number:{sign}.{digits}f}" for number in estimate)
+    return f"{value} \\[{low}, {high}]"

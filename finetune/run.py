@@ -1,0 +1,133 @@
+"""A whole run: choose layers, train, evaluate, write the folder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
+from finetune.choice import Choice, choose_layers
+from finetune.evaluate import Evaluation, evaluate
+from finetune.lora import add_lora, trainable_parameters
+from finetune.plan import plan_steps, wordings
+from finetune.settings import TrainSettings
+from finetune.texts import text_hash
+from finetune.train import StepRecord, accelerator_for, train
+from interp.artifact import ModelEntry
+from interp.errors import InputError
+from interp.files import refuse_used, software, whole_folder, write_text
+from interp.questions import Question, Split, fingerprint, load_questions
+from interp.vlm import BLANK_IMAGE, Vlm, encode_images, load_vlm
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def train_and_evaluate(
+    model: str,
+    questions: Path,
+    out: Path,
+    settings: TrainSettings,
+    layers: str | None = None,
+    layers_from: Path | None = None,
+    images: Path | None = None,
+    split: Split = "train",
+    test_split: Split = "test",
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+) -> Evaluation | None:
+    """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
+
+    `limit` takes the first questions of each split only. Under `accelerate launch` only the main process evaluates
+    and writes; the others return None. Raises InputError for bad input, before anything is trained where it can be
+    known; then and after an interruption `out` does not exist.
+    """
+    refuse_used(out)
+    taught = load_questions(questions, images, split)[:limit]
+    asked = load_questions(questions, images, test_split)[:limit]
+    _refuse_shared_patients(taught, asked)
+    accelerator = accelerator_for(device)
+    vlm = load_vlm(model, str(accelerator.device), dtype)
+    choice = choose_layers(vlm, layers, layers_from)
+    # An unreadable test image is better found before hours of training than after.
+    encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
+    adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
+    steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed)
+    started = time.monotonic()
+    history = train(vlm, adapted, steps, settings, accelerator)
+    seconds = time.monotonic() - started
+    if not accelerator.is_main_process:
+        return None
+    hashes = sorted(map(text_hash, wordings(steps)))
+    evaluation = evaluate(vlm, adapted, asked, hashes, settings.seed)
+    with whole_folder(out) as folder:
+        record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
+        write_adapter(folder, adapted, record, history)
+        write_text(folder / "evaluation.json", evaluation.to_json())
+    return evaluation
+
+
+def evaluate_saved(
+    adapter: Path,
+    questions: Path,
+    model: str | None = None,
+    images: Path | None = None,
+    split: Split = "test",
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare a saved adapter with its base; `model` is by default the base that the adapter names.
+
+    Raises InputError for bad input, and for an adapter that does not fit the model.
+    """
+    named = base_of(adapter)
+    record = read_record(adapter)
+    asked = load_questions(questions, images, split)[:limit]
+    vlm = load_vlm(model or named, device, dtype)
+    adapted = load_adapter(vlm, adapter)
+    return evaluate(vlm, adapted, asked, record.text_hashes if record else None, seed)
+
+
+def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:
+    shared = {q.group for q in taught} & {q.group for q in asked}
+    if shared:
+        raise InputError(
+            f"{len(shared)} patients are in both the training and the test questions, so the evaluation would "
+            "not be of held-out patients. Give --split and --test-split that do not overlap."
+        )
+
+
+def _record(
+    vlm: Vlm,
+    adapted: "PeftModel",
+    choice: Choice,
+    taught: Sequence[Question],
+    settings: TrainSettings,
+    hashes: list[str],
+    history: Sequence[StepRecord],
+    seconds: float,
+) -> AdapterRecord:
+    losses = [step.loss for step in history]
+    tenth = max(1, len(losses) // 10)
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    return AdapterRecord(
+        model=ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype),
+        layers=choice.layers,
+        layers_from=choice.source,
+        settings=asdict(settings),
+        data=fingerprint(taught),
+        questions=len(taught),
+        paraphrases=sum(len(q.paraphrases) for q in taught),
+        patients=len({q.group for q in taught}),
+        text_hashes=hashes,
+        steps=len(history),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+        trainable_parameters=trainable_parameters(adapted),
+        seconds=round(seconds, 1),
+        software=software(),
+    )
