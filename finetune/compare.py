@@ -202,4 +202,5 @@ def _mean(values: NDArray[np.float64], patients: Sequence[object], seed: int) ->
     """The mean with a cluster-bootstrap interval, summed within patients first so that memory follows their number."""
     names, member = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     counts = np.bincount(member).astype(float)
-    return ratio_interval(np.bincount(member, weights=values), counts, names.tolist(), seed)
+    sums = np.bincount(member, weights=values).astype(float)
+    return ratio_interval(sums, counts, names.tolist(), seed)

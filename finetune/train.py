@@ -80,7 +80,7 @@ def learning_rate(step: int, steps: int, warmup_share: float) -> float:
 def packed_losses(forward: Callable[[Batch, Tensor], Tensor], vlm: Vlm, items: Sequence[Item]) -> Losses:
     """Losses of some questions, all of their wordings in one packed batch; `forward` as `FirstToken`.
 
-    Wordings of one image share a row, so that what they begin with is computed once. `vlm.features` must hold the images.
+    Wordings of one image share a row, so that what they begin with is computed once. The images must have been encoded.
     """
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     texts = [item.original for item in items] + [str(items[i].paraphrase) for i in paired]

@@ -1,0 +1,227 @@
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_world import awaken, items_of, make_world, plain_logits
+from torch.nn import functional as F
+
+from finetune.lora import add_lora
+from finetune.plan import Step, plan_steps, wordings
+from finetune.settings import TrainSettings
+from finetune.train import FirstToken, accelerator_for, learning_rate, packed_losses, train
+from interp.errors import InputError
+from interp.packing import collate, pack
+from interp.prompts import prompt_tokens
+from interp.questions import load_questions
+from interp.vlm import encode_images, load_vlm
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(2)
+    return make_world(tmp_path_factory.mktemp("train") / "world", patients=6)
+
+
+@pytest.fixture
+def vlm(world):
+    return load_vlm(world.model, "cpu", "float32")
+
+
+@pytest.fixture
+def questions(world):
+    return load_questions(world.questions, split="train")
+
+
+def adapter_of(adapted):
+    return {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
+
+
+def test_packed_training_logits_equal_plain_transformers(vlm, questions):
+    adapted = add_lora(vlm, [0, 1, 2], dropout=0.0)
+    awaken(adapted)
+    encode_images(vlm, [q.image for q in questions])
+    asked = [(q.image, text) for q in questions for text in (q.question, *(p.text for p in q.paraphrases))]
+    rows = pack(
+        prompt_tokens(vlm.processor, [t for _, t in asked]), [i for i, _ in asked], vlm.model.config.image_token_id
+    )
+    assert len(rows) < len(asked), "wordings of one image share a row"
+    batch = collate(rows, 0)
+    images = torch.stack([vlm.features[asked[row.prompts[0]][0]] for row in rows])
+    found = FirstToken(adapted)(batch, images)
+    for place, index in enumerate(batch.prompts):
+        expected = plain_logits(vlm.model, vlm.processor, *asked[index])
+        assert torch.allclose(found[place], expected, atol=1e-5), asked[index]
+
+
+def test_packed_loss_and_gradient_equal_one_by_one(vlm, questions):
+    adapted = add_lora(vlm, [0, 2], dropout=0.0)
+    awaken(adapted)
+    items = items_of(questions[:9])
+    assert any(item.paraphrase is None for item in items)
+    encode_images(vlm, [item.image for item in items])
+    losses = packed_losses(FirstToken(adapted), vlm, items)
+    (losses.cross_entropy + 0.7 * losses.divergence).sum().backward()
+    packed = {name: p.grad.clone() for name, p in adapted.named_parameters() if p.requires_grad}
+    adapted.zero_grad()
+
+    total = torch.zeros(())
+    for i, item in enumerate(items):
+        target = torch.tensor(vlm.processor.tokenizer(item.answer, add_special_tokens=False)["input_ids"][0])
+        texts = [text for text in (item.original, item.paraphrase) if text is not None]
+        logits = [plain_logits(vlm.model, vlm.processor, item.image, text) for text in texts]
+        ce = torch.stack([F.cross_entropy(x, target) for x in logits]).mean()
+        kl = torch.zeros(())
+        if len(logits) == 2:
+            p, q = (x.log_softmax(-1) for x in logits)
+            kl = (
+                F.kl_div(p, q, reduction="sum", log_target=True) + F.kl_div(q, p, reduction="sum", log_target=True)
+            ) / 2
+        assert losses.cross_entropy[i].item() == pytest.approx(ce.item(), rel=1e-4)
+        assert losses.divergence[i].item() == pytest.approx(kl.item(), rel=1e-3, abs=1e-6)
+        total = total + ce + 0.7 * kl
+    total.backward()
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            assert torch.allclose(packed[name], parameter.grad, rtol=1e-3, atol=1e-5), name
+
+
+def test_plan_meets_every_question_once_an_epoch_with_its_own_paraphrase(questions):
+    steps = plan_steps(questions, epochs=3, batch_size=4, seed=2)
+    for epoch in range(3):
+        met = Counter((i.image, i.original) for s in steps if s.epoch == epoch for i in s.items)
+        assert met == Counter((q.image, q.question) for q in questions)
+    sizes = {len(step.items) for step in steps}
+    assert max(sizes) <= 4
+    assert max(sizes) - min(sizes) <= 1
+    allowed = {(q.image, q.question): {p.text for p in q.paraphrases} or {None} for q in questions}
+    assert all(i.paraphrase in allowed[i.image, i.original] for s in steps for i in s.items)
+    assert len({i.paraphrase for s in steps for i in s.items if i.original == questions[0].question}) > 1
+    assert steps == plan_steps(questions, 3, 4, seed=2)
+    assert steps != plan_steps(questions, 3, 4, seed=3)
+    assert wordings(steps) <= {t for q in questions for t in (q.question, *(p.text for p in q.paraphrases))}
+
+
+def test_a_tiny_run_lowers_the_loss_and_leaves_the_base_alone(vlm, questions):
+    adapted = add_lora(vlm, [0, 1, 2])
+    base = {n: p.detach().clone() for n, p in adapted.named_parameters() if not p.requires_grad}
+    steps = plan_steps(questions, epochs=20, batch_size=6, seed=0)
+    settings = TrainSettings(lr=5e-3, batch_size=6, epochs=20)
+    calls = []
+    vlm.model.model.vision_tower.register_forward_hook(lambda module, inputs, output: calls.append(len(output[0])))
+    history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
+    assert len(history) == len(steps)
+    first, last = (sum(s.loss for s in part) / 6 for part in (history[:6], history[-6:]))
+    # The tied random embeddings bound the logits, so ln(vocabulary) can fall by about 1.3 at most.
+    assert last < first - 0.6
+    assert sum(calls) == len({q.image for q in questions}), "each image meets the tower once"
+    for name, parameter in adapted.named_parameters():
+        if name in base:
+            assert torch.equal(base[name], parameter), name
+    assert not any(module.training for module in adapted.modules())
+    assert all(s.loss == pytest.approx(s.ce + s.kl) for s in history)
+
+
+def test_the_way_a_batch_is_cut_does_not_matter(world, questions):
+    found = []
+    for size in (1, 4, 8):
+        vlm = load_vlm(world.model, "cpu", "float32")
+        adapted = add_lora(vlm, [1], dropout=0.0)
+        steps = plan_steps(questions, epochs=1, batch_size=8, seed=0)
+        settings = TrainSettings(dropout=0.0, micro_batch_size=size)
+        history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
+        found.append([(s.loss, s.grad_norm) for s in history])
+    assert found[0] == [pytest.approx(pair, rel=1e-3) for pair in found[2]]
+    assert found[1] == [pytest.approx(pair, rel=1e-3) for pair in found[2]]
+
+
+def test_the_same_seed_gives_the_same_adapter(world, questions):
+    found = []
+    for _ in range(2):
+        vlm = load_vlm(world.model, "cpu", "float32")
+        adapted = add_lora(vlm, [1], dropout=0.3)
+        train(vlm, adapted, plan_steps(questions[:8], 1, 4, 0), TrainSettings(dropout=0.3), accelerator_for("cpu"))
+        found.append(adapter_of(adapted))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_loss_that_is_not_finite_names_its_step(vlm, questions):
+    adapted = add_lora(vlm, [1])
+    steps = plan_steps(questions[:8], 1, 4, 0)
+    before = adapter_of(adapted)
+    image = steps[0].items[0].image
+    vlm.features[image] = torch.full((16, vlm.d_model), math.nan)
+    with pytest.raises(InputError, match="step 1 is not finite"):
+        train(vlm, adapted, steps, TrainSettings(), accelerator_for("cpu"))
+    after = adapter_of(adapted)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_learning_rate_rises_then_falls_to_nearly_zero():
+    rates = [learning_rate(step, 200, 0.03) for step in range(200)]
+    assert rates[0] == pytest.approx(1 / 7)
+    assert rates[:7] == sorted(rates[:7])
+    assert max(rates) == rates[6] == 1.0
+    assert rates[6:] == sorted(rates[6:], reverse=True)
+    assert 0 < rates[-1] < 1e-3
+    assert learning_rate(0, 1, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rank": 0}, {"lr": 0.0}, {"lr": math.nan}, {"dropout": 1.0}, {"epochs": 0}, {"consistency_weight": -1.0}],
+)
+def test_settings_out_of_range_are_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        dataclasses.replace(TrainSettings(), **change)
+
+
+def test_more_processes_than_questions_are_refused(vlm, questions):
+    class Launched:
+        num_processes = 4
+
+    adapted = add_lora(vlm, [1])
+    with pytest.raises(InputError, match="--batch-size"):
+        train(vlm, adapted, [Step(0, items_of(questions[:3]))], TrainSettings(), Launched())
+
+
+LAUNCHED = """
+import json, sys
+from finetune.lora import add_lora
+from finetune.plan import plan_steps
+from finetune.settings import TrainSettings
+from finetune.train import accelerator_for, train
+from interp.questions import load_questions
+from interp.vlm import load_vlm
+
+model, questions = sys.argv[1:]
+accelerator = accelerator_for("cpu")
+vlm = load_vlm(model, "cpu", "float32")
+adapted = add_lora(vlm, [0, 1], dropout=0.0)
+steps = plan_steps(load_questions(questions, split="train"), 1, 7, 0)
+history = train(vlm, adapted, steps, TrainSettings(dropout=0.0, micro_batch_size=2, lr=1e-2), accelerator)
+if accelerator.is_main_process:
+    print(json.dumps([accelerator.num_processes, [[s.loss, s.grad_norm, s.lr] for s in history]]))
+"""
+
+
+def test_two_processes_train_as_one(world, tmp_path):
+    """What `accelerate launch` does, on CPU: losses, gradients and learning rates of the steps are the same."""
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    found = []
+    for processes in ("1", "2"):
+        command = [*launch, processes, str(script), str(world.model), str(world.questions)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [count for count, _ in found] == [1, 2]
+    assert found[0][1] == [pytest.approx(step, rel=1e-4) for step in found[1][1]]
