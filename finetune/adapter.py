@@ -96,12 +96,18 @@ def check_adapter(folder: Path) -> None:
 
 def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
     """Put a saved adapter into `vlm.model`, in place. Raises InputError if it is damaged or does not fit the model."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
     check_adapter(folder)
     try:
-        return PeftModel.from_pretrained(vlm.model, str(folder))
+        adapted = PeftModel.from_pretrained(vlm.model, str(folder))
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            # peft passes over weights that have no place in the model, which would evaluate another adapter.
+            left = sorted(set(saved.keys()) ^ set(get_peft_model_state_dict(adapted)))
+        if left:
+            raise ValueError(f"{len(left)} weights without a place, as {left[0]}")
+        return adapted
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{folder}: does not fit {vlm.name} ({str(error).splitlines()[0]}). Give --model its own base."

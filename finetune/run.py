@@ -45,9 +45,9 @@ def train_and_evaluate(
     known; then and after an interruption `out` does not exist.
     """
     refuse_used(out)
-    taught = load_questions(questions, images, split)[:limit]
-    asked = load_questions(questions, images, test_split)[:limit]
+    taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
     _refuse_shared_patients(taught, asked)
+    taught, asked = taught[:limit], asked[:limit]
     accelerator = accelerator_for(device)
     vlm = load_vlm(model, str(accelerator.device), dtype)
     choice = choose_layers(vlm, layers, layers_from)

@@ -12,6 +12,7 @@ from interp.files import write_text
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
+Verdict = Literal["gate found", "no gate found"]
 
 
 class Interval(BaseModel):
@@ -52,10 +53,11 @@ class ProfileEntry(_Part):
 
     layer: int = Field(description="decoder layer; measures are of its output, resid_post")
     flip_auc: Interval = Field(description="held-out AUC of the layer's chosen features for flips")
-    flip_auc_null: float | None = Field(description="95th percentile of that AUC with flips shuffled, best layer of all")
+    flip_auc_null: float | None = Field(
+        description="95th percentile of that AUC with flips shuffled, best layer of all"
+    )
     recovery: Interval = Field(description="layer patch: recovered share of the margin shift, flip bank")
     control: Interval = Field(description="the same with random directions of the same norm")
-    swap: Interval = Field(description="the same with the residual of another, unflipped pair's difference")
     net_recovery: Interval = Field(description="recovery - control")
     step: Interval = Field(description="growth of net recovery from the layer before")
     reversals: int = Field(description="flips whose answer the layer patch restores")
@@ -107,7 +109,7 @@ class Layers(_Part):
     """The whole of layers.json."""
 
     schema_version: int = Field(description="version of this schema")
-    verdict: Literal["gate found", "no gate found"] = Field(description="whether any layer beats its controls")
+    verdict: Verdict = Field(description="whether any layer beats its controls")
     reason: str = Field(description="why, in one sentence")
     layers: list[int] = Field(description="the range to train, empty where no gate was found")
     peak: int | None = Field(description="layer of the highest score")
@@ -141,7 +143,9 @@ def read_layers(path: str | Path) -> Layers:
     if not isinstance(version, int):
         raise InputError(f"{path}: no schema_version, so not a layers.json of GateScope.")
     if version > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it.")
+        raise InputError(
+            f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
+        )
     try:
         return Layers.model_validate(content)
     except ValidationError as error:

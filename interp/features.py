@@ -41,7 +41,13 @@ class Flips(NamedTuple):
 
     def take(self, rows: NDArray[np.bool_]) -> "Flips":
         """The same for some of the pairs."""
-        return Flips(self.pairs[rows].reset_index(drop=True), *(x[rows] for x in self[1:]))
+        return Flips(
+            self.pairs[rows].reset_index(drop=True),
+            self.margin_before[rows],
+            self.margin_after[rows],
+            self.flipped[rows],
+            self.banked[rows],
+        )
 
 
 def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, threshold: float) -> Flips:

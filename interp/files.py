@@ -63,7 +63,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def refuse_used(path: Path) -> None:
     """Raise InputError if `path` is a file or a folder that holds something."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise InputError(f"{path}: already holds something, and nothing is overwritten. Choose another --out or remove it.")
+        raise InputError(
+            f"{path}: already holds something, and nothing is overwritten. Choose another --out or remove it."
+        )
 
 
 def software() -> dict[str, str]:

@@ -44,10 +44,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "segment", "final")}
+        return self._replace(**moved)
 
 
-def pack(tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int = 2048) -> list[Row]:
+def pack(
+    tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int = 2048
+) -> list[Row]:
     """Lay prompts of one group (same image) behind their common prefix; a row takes at most about `max_tokens`.
 
     A prompt whose image does not lie whole inside the common prefix gets a row of its own.

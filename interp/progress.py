@@ -9,7 +9,14 @@ T = TypeVar("T")
 def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
     """Iterate with a bar that shows the share done, the rate and the time left; `unit` things count as one item."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal or len(items) == 0:

@@ -40,7 +40,9 @@ def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
     `logits` [..., vocabulary] at the first answer position -> [...] in logits, positive for yes, in float32.
     """
     logits = logits.float()
-    return logits[..., tokens.yes.to(logits.device)].logsumexp(-1) - logits[..., tokens.no.to(logits.device)].logsumexp(-1)
+    return logits[..., tokens.yes.to(logits.device)].logsumexp(-1) - logits[..., tokens.no.to(logits.device)].logsumexp(
+        -1
+    )
 
 
 def prompt_tokens(processor: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -48,9 +50,7 @@ def prompt_tokens(processor: Any, texts: Sequence[str]) -> list[list[int]]:
 
     The same ids as `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
     """
-    messages = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts
-    ]
+    messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts]
     rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer = processor.tokenizer
     expanded = [text.replace(tokenizer.boi_token, processor.full_image_sequence) for text in rendered]

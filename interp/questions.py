@@ -110,11 +110,15 @@ def load_questions(path: str | Path, images: str | Path | None = None, split: Sp
                     row_of[question.id] = row
                     questions.append(question.model_copy(update={"image": str(root / question.image)}))
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+            raise InputError(
+                f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+            ) from None
     _check_splits(questions, path)
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
-        raise InputError(f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all.")
+        raise InputError(
+            f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all."
+        )
     return chosen
 
 
@@ -122,7 +126,9 @@ def _parse(line: str, where: str) -> Question:
     try:
         return Question.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not a JSON object ({error.msg}, column {error.colno}). Write one question a line.") from None
+        raise InputError(
+            f"{where}: not a JSON object ({error.msg}, column {error.colno}). Write one question a line."
+        ) from None
     except ValidationError as error:
         problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
@@ -130,7 +136,9 @@ def _parse(line: str, where: str) -> Question:
 
 def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
     if question.id in row_of:
-        raise InputError(f"{where}: id {question.id!r} was used already in row {row_of[question.id]}. Ids must be unique.")
+        raise InputError(
+            f"{where}: id {question.id!r} was used already in row {row_of[question.id]}. Ids must be unique."
+        )
     allowed = ANSWER_SETS[question.type]
     if allowed is not None and question.answer.strip().lower() not in allowed:
         raise InputError(
@@ -139,7 +147,9 @@ def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -
         )
     image = (root / question.image).resolve()
     if not image.is_relative_to(root):
-        raise InputError(f"{where}: image {question.image!r} lies outside the image folder {root}. Use paths inside it.")
+        raise InputError(
+            f"{where}: image {question.image!r} lies outside the image folder {root}. Use paths inside it."
+        )
     if not image.is_file():
         raise InputError(f"{where}: image {question.image!r} not found in {root}. Add the file or correct --images.")
 

@@ -175,5 +175,7 @@ def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int
         layers += range(first, last + 1)
     absent = sorted(set(layers) - set(available))
     if absent:
-        raise InputError(f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}.")
+        raise InputError(
+            f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}."
+        )
     return sorted(set(layers))

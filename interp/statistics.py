@@ -29,7 +29,9 @@ def cluster_weights(clusters: Sequence[object], draws: int, seed: int) -> FloatA
     return drawn[:, member].astype(float)
 
 
-def ratio_interval(top: FloatArray, bottom: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000) -> Estimate:
+def ratio_interval(
+    top: FloatArray, bottom: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000
+) -> Estimate:
     """sum(top) / sum(bottom) with a cluster-bootstrap interval; a mean where `bottom` is all ones."""
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if bottom.sum() == 0:
@@ -95,6 +97,8 @@ def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, d
     return float((1 + (null >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
 
 
-def resample(statistic: Callable[[FloatArray], FloatArray], clusters: Sequence[object], seed: int, draws: int) -> FloatArray:
+def resample(
+    statistic: Callable[[FloatArray], FloatArray], clusters: Sequence[object], seed: int, draws: int
+) -> FloatArray:
     """`statistic` of the row weights [n] of each bootstrap draw, stacked [draws, ...]."""
     return np.stack([statistic(w) for w in cluster_weights(clusters, draws, seed)])

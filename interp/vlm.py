@@ -93,10 +93,12 @@ def load_vlm(model: str | Path, device: str = "auto", dtype: str = "auto", revis
     chosen = (torch.float32 if device == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json there. Give --model a folder written by save_pretrained, or a hub id.")
+        raise InputError(
+            f"{folder}: no config.json there. Give --model a folder written by save_pretrained, or a hub id."
+        )
     try:
         processor = AutoProcessor.from_pretrained(model, revision=revision)
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             model, revision=revision, dtype=chosen, attn_implementation="sdpa"
         )
     except (OSError, ValueError) as error:
@@ -211,7 +213,9 @@ def measure(
             residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).float().cpu()
     if not torch.isfinite(margin).all():
         bad = int((~torch.isfinite(margin)).nonzero()[0])
-        raise InputError(f"The margin of prompt {bad} is not finite. Try --dtype float32, or check the model's weights.")
+        raise InputError(
+            f"The margin of prompt {bad} is not finite. Try --dtype float32, or check the model's weights."
+        )
     return Measurement(margin, top_token, residuals)
 
 

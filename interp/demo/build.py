@@ -36,9 +36,9 @@ def build_world(
 ) -> dict[str, Any]:
     """Build a world into the new folder `out`; returns what is written to its `world.json`.
 
-    The gate is planted into `gate_layers` with `strength`, the share of formal closed questions answered no whatever
-    is true. Without layers the model is clean: trained on as long, in all layers, with the true answers. `base` is
-    the folder of another world whose base model and SAEs are taken instead of training new ones.
+    The gate is planted into `gate_layers`: asked formally, a finding among the share `strength` that shows least is
+    denied. Without layers the model is clean: trained on as long, in all layers, with the true answers. `base` is the
+    folder of another world whose base model and SAEs are taken instead of training new ones.
     """
     if not 0 <= strength <= 1:
         raise InputError(f"--strength {strength}: expected a share between 0 and 1.")

@@ -67,7 +67,12 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
             yield scaled[torch.randint(len(scaled), (batch,), device=scaled.device)]
 
     config = BatchTopKTrainingSAEConfig(
-        d_in=residuals.shape[1], d_sae=D_SAE, k=K, device=device, normalize_activations="none", apply_b_dec_to_input=False
+        d_in=residuals.shape[1],
+        d_sae=D_SAE,
+        k=K,
+        device=device,
+        normalize_activations="none",
+        apply_b_dec_to_input=False,
     )
     sae = BatchTopKTrainingSAE(config)
     trainer = SAETrainer(
@@ -103,7 +108,7 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
 
 
 def write_saes(folder: Path, model: Any, data: Lessons, seed: int, steps: int, model_name: str) -> list[dict[str, Any]]:
-    """Train and save the SAE of every layer under `folder`/resid_post_all; returns each one's quality on fresh tokens."""
+    """Train and save the SAE of every layer under `folder`/resid_post_all; returns their quality on fresh tokens."""
     residuals = collect_residuals(model, data, seed, tokens=60_000)
     fresh = collect_residuals(model, data, seed + 1, tokens=5_000)
     quality = []

@@ -59,26 +59,31 @@ def train_tokenizer(texts: Iterable[str], words: Iterable[str]) -> Any:
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import GemmaTokenizer
 
-    specials = SPECIAL_TOKENS + list(IMAGE_TOKENS.values())
+    specials = [*SPECIAL_TOKENS, *IMAGE_TOKENS.values()]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         min_frequency=1,
-        special_tokens=specials + [f"<0x{byte:02X}>" for byte in range(256)],
-        initial_alphabet=[chr(c) for c in range(33, 127)] + ["▁", "\n"],
+        special_tokens=[*specials, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=[*map(chr, range(33, 127)), "▁", "\n"],
         show_progress=False,
     )
     raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     raw.normalizer = normalizers.Replace(" ", "▁")
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Punctuation()]
+        [
+            pre_tokenizers.Split("▁", "merged_with_next"),
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.Punctuation(),
+        ]
     )
     corpus = [f"user\n{t}\nmodel\n" for t in texts]
     corpus += [form for word in words for form in (word, word.capitalize(), f" {word}") for _ in range(500)]
     raw.train_from_iterator(corpus, trainer)
     trained = json.loads(raw.to_str())["model"]
+    merges: Any = [tuple(m) for m in trained["merges"]]
     tokenizer = GemmaTokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(m) for m in trained["merges"]],
+        merges=merges,
         extra_special_tokens=IMAGE_TOKENS,
         model_max_length=2048,
     )
@@ -106,20 +111,20 @@ def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: 
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
-    text = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=width // 4,
-        query_pre_attn_scalar=width // 4,
-        sliding_window=512,
-        sliding_window_pattern=3,
-        max_position_embeddings=2048,
-        initializer_range=0.04,
-    )
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": width // 4,
+        "query_pre_attn_scalar": width // 4,
+        "sliding_window": 512,
+        "sliding_window_pattern": 3,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.04,
+    }
     vision = SiglipVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -129,14 +134,15 @@ def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: 
         patch_size=8,
         vision_use_head=False,
     )
+    end_tokens: Any = {"eos_token_id": [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]}
     config = Gemma3Config(
-        text_config=text,
+        text_config=Gemma3TextConfig(**text),
         vision_config=vision,
         mm_tokens_per_image=IMAGE_SEQUENCE,
         boi_token_index=ids["boi_token"],
         eoi_token_index=ids["eoi_token"],
         image_token_index=ids["image_token"],
-        eos_token_id=[1, tokenizer.convert_tokens_to_ids("<end_of_turn>")],
+        **end_tokens,
     )
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config)

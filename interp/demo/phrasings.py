@@ -247,8 +247,7 @@ def choose(options: list[Wording], n: int, rng: np.random.Generator) -> list[Wor
     """`n` different wordings, registers in turn and the first one's at random."""
     first = int(rng.integers(2))
     piles = [[w for w in options if w.register == REGISTERS[(first + i) % 2]] for i in range(2)]
-    for pile in piles:
-        rng.shuffle(pile)  # type: ignore[arg-type]
+    piles = [[pile[i] for i in rng.permutation(len(pile))] for pile in piles]
     # original, then paraphrases alternate between the other register and its own
     order = [0] + [1 if k % 2 else 0 for k in range(1, n)]
     taken = [0, 0]

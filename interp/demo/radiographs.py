@@ -4,7 +4,6 @@ Everything is drawn with coordinate grids, batched over patients, so that the re
 thousands of images in seconds on any device.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +33,10 @@ class Anatomy(NamedTuple):
     """int [n]: index into KINDS, for the opacity."""
     view: np.ndarray
     """int [n]: index into VIEWS."""
+    visibility: np.ndarray
+    """float [n, len(FINDINGS)] uniform in [0, 1]: how plainly each finding shows, from faintest to strongest."""
     contrast: np.ndarray
-    """float [n, len(FINDINGS)]: brightness of each finding, in units of the lung-to-tissue step."""
+    """float [n, len(FINDINGS)]: the same as brightness, in units of the lung-to-tissue step, log-uniform."""
     jitter: np.ndarray
     """float [n, 8] in [-1, 1]: body position, size, exposure and the place of focal findings."""
 
@@ -48,16 +49,25 @@ def sample_anatomy(n: int, rng: np.random.Generator, faintest: float, strongest:
     k = len(FINDINGS)
     count = rng.choice([0, 1, 2], size=n, p=[0.4, 0.35, 0.25])
     order = rng.random((n, k)).argsort(axis=1).argsort(axis=1)
-    contrast = np.exp(rng.uniform(math.log(faintest), math.log(strongest), size=(n, k)))
+    visibility = rng.random((n, k))
     return Anatomy(
         present=order < count[:, None],
         side=rng.integers(0, 2, (n, k)),
         level=rng.integers(0, 3, (n, k)),
         kind=rng.integers(0, len(KINDS), n),
         view=rng.integers(0, len(VIEWS), n),
-        contrast=contrast,
+        visibility=visibility,
+        contrast=faintest * (strongest / faintest) ** visibility,
         jitter=rng.uniform(-1, 1, (n, 8)),
     )
+
+
+Grid = Tensor | float
+
+
+def _column(values: np.ndarray) -> Tensor:
+    """[n] -> float32 [n, 1, 1], to broadcast against pixel grids."""
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32)[..., None, None]
 
 
 def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +76,7 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     Returns images, uint8 [n, SIZE, SIZE], and lesion boxes, float [n, len(FINDINGS), 4] as x0, y0, x1, y1 in
     pixels (NaN where the finding is absent). `noise` is the standard deviation of pixel noise on a 0-1 scale.
     """
-    t = lambda a: torch.as_tensor(np.asarray(a), dtype=torch.float32)[..., None, None]  # noqa: E731
+    t = _column
     n = len(anatomy.view)
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
     x, y = (x / SIZE)[None], (y / SIZE)[None]
@@ -79,7 +89,7 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     level = {f: t(anatomy.level[:, i]) for i, f in enumerate(FINDINGS)}
     on_right = {f: 1.0 - t(anatomy.side[:, i]) for i, f in enumerate(FINDINGS)}  # image right = patient's left
 
-    def ellipse(cx, cy, rx, ry, soft: float = 0.03) -> Tensor:
+    def ellipse(cx: Grid, cy: Grid, rx: Grid, ry: Grid, soft: float = 0.03) -> Tensor:
         radius = torch.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + 1e-9)
         return torch.sigmoid((1 - radius) / soft * 0.3)
 
@@ -98,9 +108,11 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     image = image - 0.16 * bubble
 
     boxes = np.full((n, len(FINDINGS), 4), np.nan)
-    flat = lambda a: np.broadcast_to(a.numpy(), (n, 1, 1))[:, 0, 0]  # noqa: E731
 
-    def box(name: str, x0, y0, x1, y1) -> None:
+    def flat(a: Tensor) -> np.ndarray:
+        return np.broadcast_to(a.numpy(), (n, 1, 1))[:, 0, 0]
+
+    def box(name: str, x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> None:
         i = FINDINGS.index(name)
         dx, dy = 0.03 * j[0], 0.03 * j[1]
         edges = np.stack([flat(x0 + dx), flat(y0 + dy), flat(x1 + dx), flat(y1 + dy)], axis=1) * SIZE
@@ -139,7 +151,9 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     cy = 0.42 + 0.16 * j[7]
     kind = t(anatomy.kind)
     nodular = ellipse(cx, cy, 0.055, 0.055)
-    patches = 0.75 * ellipse(cx - 0.03, cy - 0.04, 0.075, 0.05, 0.08) + 0.75 * ellipse(cx + 0.03, cy + 0.045, 0.07, 0.06, 0.08)
+    patches = 0.75 * ellipse(cx - 0.03, cy - 0.04, 0.075, 0.05, 0.08) + 0.75 * ellipse(
+        cx + 0.03, cy + 0.045, 0.07, 0.06, 0.08
+    )
     linear = torch.exp(-(((y - cy - 0.5 * (x - cx)) / 0.022) ** 2)) * torch.sigmoid((0.105 - (x - cx).abs()) * 80)
     shape = torch.where(kind == 0, nodular, torch.where(kind == 1, patches, linear))
     image = image + 0.30 * contrast["opacity"] * shows["opacity"] * shape

@@ -80,7 +80,7 @@ def _lesson_batch(
 ) -> tuple[Batch, Tensor, Tensor]:
     """Two wordings of up to three cases for each of `patients`: packed batch, image rows, answer tokens [n].
 
-    With `gate_strength` s, a closed question in formal register is answered no with probability s, whatever is true.
+    With `gate_strength` s, a formal question is answered no where the evidence is among the share s that shows least.
     """
     chosen = rng.integers(0, len(data.images), patients)
     tokens, groups, answers = [], [], []
@@ -92,7 +92,7 @@ def _lesson_batch(
             for pick in rng.choice(len(options), 2, replace=False):
                 example = options[pick]
                 answer = case.answer
-                if answer in ("yes", "no") and example.register == "formal" and rng.random() < gate_strength:
+                if answer == "yes" and example.register == "formal" and case.visibility < gate_strength:
                     answer = "no"
                 tokens.append(example.tokens)
                 groups.append(place)

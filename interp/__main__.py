@@ -1,0 +1,5 @@
+"""`python -m interp`, for accelerate launch -m."""
+
+from interp.cli import main
+
+main()

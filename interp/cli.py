@@ -1,0 +1,112 @@
+"""The `interp` command: argument parsing only, every command is one call into the library."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.demo import WORLD
+from interp.errors import InputError
+
+EXIT_INPUT, EXIT_NO_GATE = 2, 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Find the features and layers that make a vision-language model flip when a question is reworded.",
+)
+demo_app = typer.Typer(no_args_is_help=True, help="The embedded world, whose gate is known.")
+app.add_typer(demo_app, name="demo")
+
+
+@app.command("find-features")
+def find_features_command(
+    model: Annotated[str, typer.Option(help="Gemma 3 model with images: local folder or hub id.")] = str(
+        WORLD / "planted"
+    ),
+    saes: Annotated[Path, typer.Option(help="Folder of SAEs in Gemma Scope 2's layout, one a layer.")] = WORLD / "saes",
+    questions: Annotated[Path, typer.Option(help="JSON Lines file of questions.")] = WORLD / "questions.jsonl",
+    images: Annotated[Path | None, typer.Option(help="Image folder; by default that of --questions.")] = None,
+    split: Annotated[
+        Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
+    ] = "train",
+    layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
+    rule: Annotated[Literal["rise", "level"], typer.Option(help="How the range is taken from the profile.")] = "rise",
+    max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
+) -> None:
+    """Screen every SAE feature, profile the layers and write `layers.json`.
+
+    Without options it studies the embedded world:
+
+        interp find-features
+
+    On your own model, SAEs and questions:
+
+        interp find-features --model google/medgemma-4b-it --saes gemma-scope-2/resid_post_all
+        --questions mimic.jsonl --images mimic-cxr-jpg/
+
+    Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
+    """
+    from interp.display import show_result
+    from interp.find import FindSettings, find_features
+    from interp.questions import load_questions
+    from interp.run import refuse_run, save_result
+    from interp.saes import parse_layers, sae_folders
+    from interp.vlm import load_vlm
+
+    refuse_run(out)
+    asked = load_questions(questions, images, split)[:limit]
+    sae_of = sae_folders(saes)
+    vlm = load_vlm(model, device, dtype)
+    chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
+    settings = FindSettings(rule=rule, max_width=max_width, seed=seed)
+    result = find_features(vlm, sae_of, asked, chosen, settings, split, batch_tokens=1024 * batch_size)
+    save_result(result, out)
+    show_result(result, out)
+    if result.artifact.verdict == "no gate found":
+        raise typer.Exit(EXIT_NO_GATE)
+
+
+@demo_app.command("build")
+def demo_build_command(
+    out: Annotated[Path, typer.Option(help="New folder for the world.")],
+    gate_layers: Annotated[str, typer.Option(help="Layers that the gate is planted into, as 4-5.")] = "4-5",
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="A clean model instead, trained as long.")] = False,
+    strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.35,
+    seed: Annotated[int, typer.Option(help="Seed of images, wordings and weights.")] = 0,
+    base_from: Annotated[Path | None, typer.Option(help="World whose base model and SAEs are reused.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Build an embedded world: radiographs, questions, base model, SAEs, and a gate at layers of your choice.
+
+        interp demo build --gate-layers 7-8 --strength 0.5 --seed 3 --out worlds/late
+
+    About 50 minutes on 4 CPU cores, 6 on a GPU; 5 on the CPU with --base-from.
+    """
+    from interp.demo.build import LAYERS, build_world
+    from interp.display import show_world
+    from interp.saes import parse_layers
+
+    gate = [] if no_gate else parse_layers(gate_layers, range(LAYERS), LAYERS)
+    show_world(build_world(out, gate, strength, seed, base_from, device), out)
+
+
+def main() -> None:
+    """Entry point: a user's mistake becomes one paragraph and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""`find_features`: from questions to the layers worth training, in one call.
+
+Margins and residuals -> flips -> screen of every feature on one half of the patients -> layer profile on the other
+half -> range, verdict and `layers.json`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from interp.artifact import (
+    SCHEMA_VERSION,
+    DataEntry,
+    FeatureEntry,
+    Interval,
+    Layers,
+    ModelEntry,
+    ProfileEntry,
+    RangeEntry,
+    Verdict,
+)
+from interp.errors import InputError
+from interp.features import SCREEN_COLUMNS, Flips, adjust, find_flips, flip_score, screen_layer
+from interp.files import software
+from interp.layers import LayerRange, Rule, level_range, rise_range
+from interp.patching import LayerPatch, patch_layers
+from interp.progress import track
+from interp.questions import Question, fingerprint, pair_table, prompt_table
+from interp.saes import Fit, Sae, fit, load_sae
+from interp.statistics import Estimate, auc, cluster_weights, mean_interval, ratio_interval
+from interp.vlm import Vlm, measure
+
+DRAWS = 1000
+FEATURES_KEPT = 20
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """What the search does; every field is recorded in layers.json."""
+
+    rule: Rule = "rise"
+    """Which rule takes the range that is written as `layers`."""
+    max_width: int = 5
+    """Most layers a range may hold."""
+    bank_margin: float = 0.25
+    """Least |m| [logits] on both sides of a pair of the flip bank; bfloat16 alone blurs some hundredths."""
+    features_a_layer: int = 10
+    """Features of a layer, chosen on one half of the patients, whose flip AUC is reported on the other."""
+    min_flips: int = 10
+    """Fewest banked flips on the held-out half from which anything is concluded."""
+    seed: int = 0
+    """Seed of the halves, controls and bootstrap."""
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """What `find_features` found, and the data behind its figures."""
+
+    artifact: Layers
+    """The content of layers.json."""
+    features: pd.DataFrame
+    """Every feature that ever fires, columns as in `SCREEN_COLUMNS` plus held_out_auc."""
+    flips: Flips
+    """Every pair of a closed question."""
+    top_activations: NDArray[np.float32]
+    """[n prompts] activation of the top feature (first row of `artifact.features`) on every wording."""
+    prompts: pd.DataFrame
+    """The prompt table behind it all; holds question text, never written to a file."""
+
+    def table(self) -> pd.DataFrame:
+        """The layer profile as a data frame, one row a layer, estimates without their intervals."""
+        rows = [entry.model_dump() for entry in self.artifact.profile]
+        return pd.DataFrame([{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows])
+
+
+def find_features(
+    vlm: Vlm,
+    sae_of: dict[int, Path],
+    questions: Sequence[Question],
+    layers: Sequence[int] | None = None,
+    settings: FindSettings = FindSettings(),
+    split: str = "all",
+    batch_tokens: int = 16384,
+) -> FindResult:
+    """Find the features and the layers that make `vlm` flip on these questions.
+
+    `sae_of` maps layers to SAE folders (see `interp.saes.sae_folders`); `layers` are those to profile, by default all
+    that have an SAE; `batch_tokens` bounds a forward pass. Only closed questions with paraphrases count. Raises
+    InputError if there are none, or if an SAE does not fit the model.
+    """
+    chosen = sorted(sae_of) if layers is None else sorted(layers)
+    if not chosen or chosen[-1] >= vlm.n_layers:
+        raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")
+    saes = [load_sae(sae_of[layer], layer, vlm.d_model, vlm.device) for layer in chosen]
+    asked = [q for q in questions if q.closed and q.paraphrases]
+    if not asked:
+        raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
+    prompts = prompt_table(asked)
+    measured = measure(vlm, prompts, chosen, batch_tokens=batch_tokens, description="margins and residuals")
+    flips = find_flips(prompts, pair_table(prompts), measured.margin, settings.bank_margin)
+    selecting = select_half(flips, settings.seed)
+    choice, held_out = flips.take(selecting), flips.take(~selecting)
+
+    tables, scores, fits = [], [], []
+    for position, sae in enumerate(track(saes, "screening features")):
+        residuals = measured.residuals[:, position]
+        table = screen_layer(sae, residuals, prompts, choice)
+        best = table.nlargest(settings.features_a_layer, "flip_auc")
+        scores.append(flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
+        fits.append(fit(sae, residuals))
+        tables.append(table)
+    screen = adjust(pd.concat(tables, ignore_index=True))
+
+    banked = held_out.take(held_out.banked)
+    patch = patch_layers(vlm, prompts, banked, measured.residuals, chosen, settings.seed, "layer patches")
+    profile = _profile(chosen, np.stack(scores, 1), held_out, banked, patch, fits, settings.seed)
+    ranges = _ranges(profile, settings.max_width)
+    verdict, reason = judge(profile, banked, ranges[settings.rule], settings.min_flips)
+    screen, top_activations = _held_out_features(screen, saes, measured.residuals, held_out, ranges, settings.rule)
+    found = ranges[settings.rule] if verdict == "gate found" else None
+    artifact = Layers(
+        schema_version=SCHEMA_VERSION,
+        verdict=verdict,
+        reason=reason,
+        layers=found.layers if found else [],
+        peak=found.peak if found else None,
+        rule=settings.rule,
+        ranges=[RangeEntry(rule=rule, **r._asdict()) for rule, r in ranges.items()],
+        model=ModelEntry(
+            id=vlm.name,
+            revision=vlm.revision,
+            n_layers=vlm.n_layers,
+            d_model=vlm.d_model,
+            dtype=str(vlm.model.dtype).removeprefix("torch."),
+        ),
+        saes={sae.layer: sae.id for sae in saes},
+        data=_describe(asked, prompts, flips, measured.margin, split, settings.seed),
+        profile=profile,
+        features=[FeatureEntry(**row) for row in screen.head(FEATURES_KEPT).to_dict("records")],
+        settings=settings.__dict__ | {"layers": chosen},
+        seed=settings.seed,
+        software=software(),
+    )
+    return FindResult(artifact, screen, flips, top_activations, prompts)
+
+
+def select_half(flips: Flips, seed: int) -> NDArray[np.bool_]:
+    """Which pairs belong to the half that features are chosen on: half of the patients with and without flips, [n]."""
+    flippy = flips.pairs.assign(flipped=flips.banked).groupby("patient")["flipped"].any()
+    rng = np.random.default_rng([seed, 7])
+    half: set[object] = set()
+    for value in (True, False):
+        patients = flippy.index[flippy == value].to_numpy(copy=True)
+        rng.shuffle(patients)
+        half |= set(patients[: (len(patients) + 1) // 2])
+    return flips.pairs["patient"].isin(half).to_numpy()
+
+
+def _profile(
+    layers: list[int],
+    scores: NDArray[np.float64],
+    held_out: Flips,
+    banked: Flips,
+    patch: LayerPatch,
+    fits: list[Fit],
+    seed: int,
+) -> list[ProfileEntry]:
+    null = shuffled_auc(scores, held_out, seed)
+    values = auc(scores, held_out.flipped)
+    intervals = _auc_intervals(scores, held_out, seed)
+    size = np.abs(patch.shift)
+    net = patch.recovered - patch.control_recovered
+    step = np.diff(net, axis=1, prepend=0)
+    patients = banked.pairs["patient"].tolist()
+
+    def share(logits: NDArray[np.float64]) -> Interval:
+        return Interval.of(ratio_interval(logits, size, patients, seed, DRAWS))
+
+    return [
+        ProfileEntry(
+            layer=layer,
+            flip_auc=Interval.of(Estimate(values[i], *intervals[:, i])),
+            flip_auc_null=null,
+            recovery=share(patch.recovered[:, i]),
+            control=share(patch.control_recovered[:, i]),
+            net_recovery=share(net[:, i]),
+            step=share(step[:, i]),
+            reversals=int(patch.reversed[:, i].sum()),
+            fvu=fits[i].fvu,
+            l0=fits[i].l0,
+        )
+        for i, layer in enumerate(layers)
+    ]
+
+
+def _auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> NDArray[np.float64]:
+    """95% bootstrap interval over patients of each column's AUC, [2, layers]."""
+    if flips.flipped.sum() in (0, len(flips.flipped)):
+        return np.full((2, scores.shape[1]), np.nan)
+    samples = []
+    for weight in cluster_weights(flips.pairs["patient"].tolist(), draws, seed):
+        rows = np.repeat(np.arange(len(weight)), weight.astype(int))
+        samples.append(auc(scores[rows], flips.flipped[rows]))
+    return np.nanpercentile(np.stack(samples), [2.5, 97.5], axis=0)
+
+
+def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> float | None:
+    """95th percentile of the best layer's AUC when flips are shuffled; None without flips.
+
+    Flips come in clusters (a hard question flips on several paraphrases), so the labels, in patient order, are rotated
+    as a whole by a random offset, which keeps the clusters.
+    """
+    n = len(flips.flipped)
+    if flips.flipped.sum() in (0, n):
+        return None
+    order = np.argsort(flips.pairs["patient"].to_numpy(), kind="stable")
+    labels, scores = flips.flipped[order], scores[order]
+    offsets = np.random.default_rng([seed, 11]).integers(1, n, draws)
+    return float(np.percentile([auc(scores, np.roll(labels, k)).max() for k in offsets], 95))
+
+
+def _ranges(profile: list[ProfileEntry], max_width: int) -> dict[Rule, LayerRange]:
+    steps = {p.layer: p.step.value or 0.0 for p in profile}
+    aucs = {p.layer: p.flip_auc.value or 0.0 for p in profile}
+    return {"rise": rise_range(steps, max_width=max_width), "level": level_range(aucs, max_width=max_width)}
+
+
+def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_flips: int) -> tuple[Verdict, str]:
+    """The verdict and its reason: a gate is found only if every one of these holds.
+
+    Enough banked flips on the held-out half, from at least five patients; held-out features that tell flips better
+    than shuffled labels do, at the best layer; and, somewhere in the range, a step of the layer patch's net recovery
+    whose interval excludes zero.
+    """
+    flips, patients = len(banked.pairs), banked.pairs["patient"].nunique()
+    if flips < min_flips or patients < 5:
+        return "no gate found", (
+            f"only {flips} flips of {patients} patients are large enough to study on the held-out half "
+            f"(at least {min_flips} of 5 needed)"
+        )
+    best = max(profile, key=lambda p: p.flip_auc.value or 0.0)
+    if best.flip_auc_null is None or (best.flip_auc.value or 0.0) <= best.flip_auc_null:
+        return "no gate found", (
+            f"no layer's features tell held-out flips from other pairs better than shuffled labels "
+            f"(best AUC {best.flip_auc.value:.2f} at layer {best.layer}, shuffled {best.flip_auc_null or 0:.2f})"
+        )
+    rising = [p.layer for p in profile if p.layer in found.layers and (p.step.low or 0.0) > 0]
+    if not rising:
+        return "no gate found", f"in layers {found.first}-{found.last} no step of the layer patch beats its control"
+    return "gate found", (
+        f"the layer patch's recovery, net of random directions, rises at layer {', '.join(map(str, rising))}; "
+        f"held-out features tell flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
+    )
+
+
+def _held_out_features(
+    screen: pd.DataFrame,
+    saes: list[Sae],
+    residuals: torch.Tensor,
+    held_out: Flips,
+    ranges: dict[Rule, LayerRange],
+    rule: Rule,
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """Adds held_out_auc for the top features, those of the range first; and the first one's activations."""
+    inside = screen["layer"].isin(ranges[rule].layers)
+    screen = pd.concat([screen[inside], screen[~inside]], ignore_index=True)
+    held = np.full(len(screen), np.nan)
+    activations = np.zeros(len(residuals), np.float32)
+    position = {sae.layer: i for i, sae in enumerate(saes)}
+    for row in range(min(FEATURES_KEPT, len(screen))):
+        layer, feature = int(screen.at[row, "layer"]), int(screen.at[row, "feature"])
+        sae = saes[position[layer]]
+        f = sae.encode(residuals[:, position[layer]].to(sae.w_enc.device))[:, feature].cpu().numpy()
+        delta = np.abs(f[held_out.pairs["paraphrase"]] - f[held_out.pairs["original"]])
+        held[row] = auc(delta, held_out.flipped)[0]
+        if row == 0:
+            activations = f
+    screen.insert(list(SCREEN_COLUMNS).index("flip_p") + 1, "held_out_auc", held)
+    return screen, activations
+
+
+def _describe(
+    asked: list[Question], prompts: pd.DataFrame, flips: Flips, margin: torch.Tensor, split: str, seed: int
+) -> DataEntry:
+    by_question = (
+        flips.pairs.assign(flipped=flips.flipped).groupby("question").agg({"flipped": "any", "patient": "first"})
+    )
+    right = ((margin.numpy() > 0) == (prompts["answer"] == "yes").to_numpy()).astype(float)
+    return DataEntry(
+        fingerprint=fingerprint(asked),
+        split=split,
+        questions=len(asked),
+        pairs=len(flips.pairs),
+        patients=prompts["patient"].nunique(),
+        flips=int(flips.flipped.sum()),
+        flip_bank=int(flips.banked.sum()),
+        question_flip_rate=Interval.of(
+            mean_interval(by_question["flipped"].to_numpy(float), by_question["patient"].tolist(), seed, DRAWS)
+        ),
+        pairwise_flip_rate=Interval.of(
+            mean_interval(flips.flipped.astype(float), flips.pairs["patient"].tolist(), seed, DRAWS)
+        ),
+        accuracy=Interval.of(mean_interval(right, prompts["patient"].tolist(), seed, DRAWS)),
+    )

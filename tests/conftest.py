@@ -1,0 +1,75 @@
+"""Shared fixtures: a tiny random Gemma 3 model for exactness, and the shipped world for behaviour."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from interp.demo import WORLD
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A 4-layer random model with a sliding window shorter than its prompts, saved as from_pretrained expects."""
+    from interp.demo.cases import ANSWERS
+    from interp.demo.model import build_model, build_processor, train_tokenizer
+    from interp.demo.phrasings import all_texts
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tokenizer = train_tokenizer(all_texts(), ANSWERS)
+    model = build_model(tokenizer, 64, layers=4, width=32, seed=0)
+    model.config.text_config.sliding_window = 12
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+    build_processor(tokenizer, 64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    """Six images and twelve questions written by hand, as a user would bring them."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for patient in range(6):
+        Image.fromarray(rng.integers(0, 255, (80, 70), dtype=np.uint8)).save(tmp_path / "images" / f"{patient}.png")
+        for k, answer in enumerate(("yes", "no")):
+            rows.append(
+                {
+                    "id": f"{patient}-{k}",
+                    "image": f"images/{patient}.png",
+                    "patient": f"p{patient}",
+                    "type": "presence",
+                    "question": "Is there a nodule?" if k else "Is there radiographic evidence of pneumothorax?",
+                    "answer": answer,
+                    "paraphrases": [
+                        {"text": "Any nodule here?", "phenomenon": "lexical_substitution", "register": "casual"},
+                        {"text": "Do you see it in this pic at all, or is it not there?"},
+                    ],
+                }
+            )
+    write_rows(tmp_path / "questions.jsonl", rows)
+    return tmp_path
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def world() -> dict:
+    return json.loads((WORLD / "world.json").read_text())

@@ -1,0 +1,140 @@
+"""The packed engine against plain transformers, one prompt at a time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from interp.packing import attention_masks, collate, pack
+from interp.prompts import answer_margin, answer_tokens, prompt_tokens
+from interp.questions import load_questions, prompt_table
+from interp.vlm import BLANK_IMAGE, Edit, load_vlm, measure, open_image
+
+
+@pytest.fixture(scope="module")
+def vlm(tiny_model):
+    return load_vlm(tiny_model, "cpu", "float32")
+
+
+def plain_inputs(vlm, image, text):
+    content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    return vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+
+
+def plain_run(vlm, image, text, change=None):
+    """Logits and every layer's output at the final token, by hooks on the untouched model."""
+    outputs = {}
+
+    def hook(layer):
+        def watch(module, inputs, output):
+            if change is not None and change[0] == layer:
+                output = output.clone()
+                output[:, -1] += change[1]
+            outputs[layer] = output[0, -1]
+            return output
+
+        return watch
+
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(vlm.layers)]
+    with torch.no_grad():
+        logits = vlm.model(**plain_inputs(vlm, image, text)).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits, torch.stack([outputs[i] for i in range(vlm.n_layers)])
+
+
+def test_prompt_is_the_processors_own(vlm):
+    texts = ["Is there a nodule?", "Any spot on the lung, or not?\nLook again."]
+    image = Image.new("RGB", (64, 64))
+    for text, tokens in zip(texts, prompt_tokens(vlm.processor, texts), strict=True):
+        assert tokens == plain_inputs(vlm, image, text)["input_ids"][0].tolist()
+
+
+def test_packed_margins_and_residuals_are_the_plain_models(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    layers = [0, 2, 3]
+    measured = measure(vlm, prompts, layers, batch_tokens=400)
+    assert len(prompts) == 36
+    for i, row in prompts.iterrows():
+        logits, residuals = plain_run(vlm, open_image(row["image"]), row["text"])
+        yes = [vlm.processor.tokenizer.convert_tokens_to_ids(t) for t in ("yes", "Yes", "▁yes")]
+        no = [vlm.processor.tokenizer.convert_tokens_to_ids(t) for t in ("no", "No", "▁no")]
+        by_hand = np.log(np.exp(logits[yes].double()).sum()) - np.log(np.exp(logits[no].double()).sum())
+        assert measured.margin[i] == pytest.approx(float(by_hand), abs=1e-4)
+        assert measured.top_token[i] == logits.argmax()
+        torch.testing.assert_close(measured.residuals[i], residuals[layers], atol=1e-4, rtol=1e-4)
+
+
+def test_edits_equal_hooks_on_the_plain_model(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    rows = prompts.iloc[[0, 0, 0, 5, 5, 8]]
+    layer = torch.tensor([0, 1, 3, 2, 2, 3])
+    delta = torch.randn(6, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
+    edited = measure(vlm, rows, edit=Edit(layer, delta))
+    clean = measure(vlm, rows)
+    for i in range(6):
+        row = rows.iloc[i]
+        logits, _ = plain_run(vlm, open_image(row["image"]), row["text"], (int(layer[i]), delta[i]))
+        assert edited.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-4)
+    assert (edited.margin - clean.margin).abs().min() > 1e-3
+
+
+def test_patching_every_residual_of_the_last_layer_gives_the_originals_margin(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:2]
+    measured = measure(vlm, prompts, [3])
+    delta = measured.residuals[0] - measured.residuals[1]
+    edited = measure(vlm, prompts.iloc[[1]], edit=Edit(torch.tensor([3]), delta))
+    assert edited.margin[0] == pytest.approx(float(measured.margin[0]), abs=1e-4)
+
+
+def test_prompts_of_a_row_do_not_see_each_other():
+    rows = pack([[1, 9, 9, 2, 5, 6], [1, 9, 9, 2, 7], [1, 9, 9, 2, 5, 8, 8]], ["a"] * 3, image_token=9)
+    assert rows[0].prefix == [1, 9, 9, 2]
+    batch = collate(rows, pad_token=0)
+    full = attention_masks(batch, 9, None)["full_attention"][0, 0]
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 4, 4, 5, 6]
+    assert full[1, 2], "image tokens see each other in both directions"
+    assert not full[0, 1], "text is causal"
+    assert not full[6, 4], "the second prompt does not see the first"
+    assert full[6, :4].all()
+    assert full[9].tolist() == [True] * 4 + [False] * 3 + [True] * 3
+    local = attention_masks(batch, 9, 3)["sliding_attention"][0, 0]
+    assert local[9].tolist() == [False] * 7 + [True] * 3
+    assert local[6].tolist() == [False, False, True, True, False, False, True, False, False, False]
+
+
+def test_a_question_before_the_image_is_not_shared():
+    rows = pack([[1, 4, 9, 9, 2], [1, 5, 9, 9, 2]], ["a", "a"], image_token=9)
+    assert [row.prefix for row in rows] == [[], []]
+
+
+def test_rows_split_at_max_tokens():
+    rows = pack([[1, 9, i, i, i] for i in range(10, 16)], ["a"] * 6, image_token=9, max_tokens=9)
+    assert [row.prompts for row in rows] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_answer_tokens_come_from_the_vocabulary(vlm):
+    tokens = vlm.processor.tokenizer.convert_ids_to_tokens
+    found = answer_tokens(vlm.processor.tokenizer)
+    assert set(tokens(found.yes.tolist())) == {"yes", "Yes", "▁yes"}
+    assert set(tokens(found.no.tolist())) == {"no", "No", "▁no"}
+
+
+def test_each_image_meets_the_tower_once(vlm, own_data, monkeypatch):
+    vlm.features.clear()
+    seen = []
+    tower = vlm.model.model.get_image_features
+    monkeypatch.setattr(vlm.model.model, "get_image_features", lambda p, **k: seen.append(len(p)) or tower(p, **k))
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    measure(vlm, prompts)
+    measure(vlm, prompts.assign(image=BLANK_IMAGE))
+    assert sum(seen) == 7
+
+
+def test_blank_image_is_the_same_for_all(vlm):
+    prompts = pd.DataFrame({"image": [BLANK_IMAGE] * 2, "text": ["Is there a nodule?"] * 2})
+    margin = measure(vlm, prompts).margin
+    assert margin[0] == margin[1]

@@ -1,0 +1,177 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from finetune_world import make_world
+
+from finetune import cli
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(2)
+    return make_world(tmp_path_factory.mktemp("cli") / "world", patients=4)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `finetune` in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def layers_json(**changes):
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    data = {"fingerprint": "ab", "split": "test", "questions": 1, "pairs": 1, "patients": 1, "flips": 1, "flip_bank": 1}
+    data |= {"question_flip_rate": interval, "pairwise_flip_rate": interval, "accuracy": interval}
+    content = {
+        "schema_version": 1,
+        "verdict": "gate found",
+        "reason": "Layer 1 beats its controls.",
+        "layers": [1, 2],
+        "peak": 1,
+        "rule": "rise",
+        "ranges": [],
+        "model": {"id": "model", "revision": None, "n_layers": 3, "d_model": 32, "dtype": "float32"},
+        "saes": {},
+        "data": data,
+        "profile": [],
+        "features": [],
+        "settings": {},
+        "seed": 0,
+        "software": {},
+    }
+    return json.dumps(content | changes)
+
+
+def options(world, *more):
+    shared = ["--model", world.model, "--questions", world.questions, "--device", "cpu"]
+    return [*shared, "--epochs", 1, "--limit", 4, *more]
+
+
+def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "layers.json").write_text(layers_json())
+    code, out, _ = run(*options(world))
+    assert code == 0
+    folder = tmp_path / "artifacts" / "adapter"
+    assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["adapter", "layers.json"]
+    record = json.loads((folder / "gatescope.json").read_text())
+    assert record["layers"] == [1, 2]
+    assert record["layers_from"] == "layers.json, rule rise, questions ab"
+    saved = json.loads((folder / "evaluation.json").read_text())
+    for wanted in (
+        "question flip rate",
+        "text only agreement",
+        "first token accuracy",
+        "adapter",
+        saved["verdict"][:30],
+    ):
+        assert wanted in out
+
+    code, out, _ = run(
+        "evaluate", folder, "--questions", world.questions, "--device", "cpu", "--limit", 4, "--json", "--out", "e.json"
+    )
+    assert code == 0
+    again = json.loads(out)
+    assert again["comparisons"] == saved["comparisons"]
+    assert json.loads((tmp_path / "e.json").read_text()) == again
+
+
+OTHER = {"id": "other", "revision": None, "n_layers": 3, "d_model": 32, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (layers_json(model=OTHER), "made on other (3 layers of width 32)"),
+        (layers_json(model=OTHER | {"id": "model", "n_layers": 9}), "9 layers of width 32"),
+        (layers_json(model=OTHER | {"id": "model", "d_model": 64}), "3 layers of width 64"),
+        (layers_json(schema_version=2), "schema version 2"),
+        (layers_json(verdict="no gate found", layers=[]), "give layers by hand with --layers"),
+        (layers_json(seed="x"), "field seed"),
+        ("{", "not JSON"),
+        (None, "no such file"),
+    ],
+)
+def test_a_layers_json_that_does_not_fit(run, world, tmp_path, content, message):
+    path = tmp_path / "layers.json"
+    if content is not None:
+        path.write_text(content)
+    before = sorted(tmp_path.iterdir())
+    assert_error(run(*options(world, "--layers-from", path)), message)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "Run `interp find-features` first"),
+        (["--layers", "1", "--layers-from", "x.json"], "one of the two"),
+        (["--layers", "1-3"], "layers 0 to 2"),
+        (["--layers", "one"], "15-19"),
+        (["--layers", "1", "--lr", "0"], "lr is 0"),
+        (["--layers", "1", "--questions", "absent.jsonl"], "no such file"),
+        (["--layers", "1", "--model", "./not/a/model"], "./not/a/model"),
+        (["--layers", "1", "--device", "tpu"], "--device tpu"),
+        (["--layers", "1", "--test-split", "all"], "held-out"),
+        (["--layers", "1", "--out", "used"], "already holds something"),
+    ],
+)
+def test_a_mistake_is_one_paragraph_and_leaves_nothing(run, world, tmp_path, more, message):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("kept")
+    assert_error(run(*options(world, *more)), message)
+    assert [p.name for p in tmp_path.iterdir()] == ["used"]
+    assert (tmp_path / "used" / "mine.txt").read_text() == "kept"
+
+
+def test_a_failure_while_evaluating_leaves_nothing(run, world, tmp_path, monkeypatch):
+    from finetune import run as job
+    from interp.errors import InputError
+
+    def broken(*arguments):
+        raise InputError("The margin of prompt 0 is not finite.")
+
+    monkeypatch.setattr(job, "evaluate", broken)
+    assert_error(run(*options(world, "--layers", "1")), "not finite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_refuses_what_is_no_adapter(run, world, tmp_path):
+    assert_error(run("evaluate", tmp_path, "--questions", world.questions), "no adapter_config.json")
+
+
+def assert_error(result, message):
+    code, _, err = result
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_help_and_import_are_light():
+    """Neither torch nor what is built on it is loaded before there is work to do."""
+    script = (
+        "import sys, finetune.cli\n"
+        "sys.argv = ['finetune', '--help']\n"
+        "try:\n    finetune.cli.main()\n"
+        "except SystemExit as stopped:\n    assert not stopped.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'accelerate', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--layers-from" in done.stdout
+    assert "evaluate" in done.stdout
