@@ -14,9 +14,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         title=title, caption="95% intervals: bootstrap over patients; p: paired, two-sided", title_justify="left"
     )
     for heading in ("questions", "measure"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     for heading in ("n", "base", "adapter", "difference", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     last: tuple[str, str] | None = None
     for comparison in evaluation.comparisons:
         group = (comparison.kind, comparison.subset)
@@ -28,7 +28,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def _name(comparison: Comparison) -> str:
-    return "all" if comparison.kind == "all" else f"{comparison.kind}: {comparison.subset}"
+    shown = {"phrasings": f"{comparison.subset} phrasings", "type": f"type: {comparison.subset}"}
+    return shown.get(comparison.kind, comparison.subset)
 
 
 def _cells(comparison: Comparison) -> list[str]:
