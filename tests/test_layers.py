@@ -1,0 +1,50 @@
+"""The range rules, on published and on known profiles."""
+
+import pytest
+
+from interp.layers import level_range, overlap, rise_range
+
+PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
+
+
+def steps(recovery):
+    return {i: r - (recovery[i - 1] if i else 0.0) for i, r in enumerate(recovery)}
+
+
+def test_level_gives_the_published_range():
+    found = level_range(PUBLISHED)
+    assert (found.first, found.last, found.peak) == (15, 19, 17)
+
+
+def test_level_never_exceeds_max_width():
+    flat = {layer: 0.7 for layer in range(12)} | {6: 0.71}
+    found = level_range(flat, max_width=3)
+    assert found.last - found.first + 1 == 3
+    assert found.first <= 6 <= found.last
+    assert level_range(PUBLISHED, max_width=4).layers == [17, 18, 19]
+
+
+def test_rise_finds_the_step_not_the_plateau():
+    recovery = [0.0, 0.0, 0.05, 0.05, 0.45, 1.0, 1.0, 0.98, 1.0, 1.0]
+    assert rise_range(steps(recovery)).layers == [4, 5]
+    assert level_range(dict(enumerate(recovery))).first == 5, "a level alone names the plateau"
+
+
+def test_rise_on_the_prototypes_profiles():
+    early = [0.10, 0.10, 0.21, 0.27, 0.34, 1.02, 0.95, 0.91, 1.02, 1.00]
+    late = [0.27, 0.16, 0.28, 0.29, 0.21, 0.21, 0.08, 0.22, 1.00, 1.00]
+    assert 5 in rise_range(steps(early)).layers
+    assert set(rise_range(steps(late)).layers) <= {7, 8}
+
+
+def test_rise_is_bounded_and_trimmed():
+    spread = {layer: 0.1 for layer in range(10)}
+    assert len(rise_range(spread, max_width=4).layers) == 4
+    assert rise_range({0: -0.2, 1: 1.0, 2: -0.1}).layers == [1]
+
+
+@pytest.mark.parametrize(
+    ("found", "planted", "share"), [([4, 5], [4, 5], 1), ([5], [4, 5], 0.5), ([1], [2], 0), ([2, 3, 4], [4, 5], 0.25)]
+)
+def test_overlap(found, planted, share):
+    assert overlap(found, planted) == share

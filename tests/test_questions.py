@@ -1,0 +1,93 @@
+"""Reading questions: what is accepted, and one clear error for everything else."""
+
+import pytest
+from conftest import read_rows, write_rows
+
+from interp.errors import InputError
+from interp.questions import fingerprint, load_questions, pair_table, prompt_table, split_of
+
+
+def test_reads_what_was_written(own_data):
+    questions = load_questions(own_data / "questions.jsonl")
+    assert len(questions) == 12
+    assert questions[0].closed
+    assert questions[0].paraphrases[0].register_ == "casual"
+    assert questions[0].image == str(own_data / "images" / "0.png")
+
+
+def test_tables_are_aligned(own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    pairs = pair_table(prompts)
+    assert len(pairs) == 24
+    assert (prompts.iloc[pairs["original"]]["variant"] == 0).all()
+    assert (prompts.iloc[pairs["paraphrase"]]["variant"] > 0).all()
+    assert (prompts.iloc[pairs["original"]]["id"].to_numpy() == prompts.iloc[pairs["paraphrase"]]["id"].to_numpy()).all()
+    assert set(pairs["phenomenon"]) == {"lexical_substitution", "untagged"}
+
+
+def test_splits_are_by_patient_and_cover_everything(own_data):
+    path = own_data / "questions.jsonl"
+    rows = [row | {"patient": f"q{i}"} for i, row in enumerate(read_rows(path) * 40)]
+    write_rows(path, [row | {"id": str(i)} for i, row in enumerate(rows)])
+    everyone = load_questions(path)
+    test = {q.patient for q in everyone if split_of(q) == "test"}
+    assert 0.2 < len(test) / len(rows) < 0.4
+    assert {q.patient for q in load_questions(path, split="test")} == test
+    assert len(load_questions(path, split="train")) == len(rows) - len(test)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"paraphrases": [{"text": "  "}]}, "row 3: field paraphrases.0.text: .*blank"),
+        ({"paraphrases": [{"text": ""}]}, "row 3: field paraphrases.0.text"),
+        ({"id": "0-0"}, "row 3: id '0-0' was used already in row 1"),
+        ({"answer": "maybe"}, "row 3: answer 'maybe' is not among the answers of type 'presence' .no, yes."),
+        ({"type": "colour"}, "row 3: field type: .*'colour', expected one of presence"),
+        ({"image": "images/none.png"}, "row 3: image 'images/none.png' not found"),
+        ({"image": "../../etc/passwd"}, "row 3: image .* lies outside the image folder"),
+        ({"qestion": "?"}, "row 3: field qestion: Extra inputs"),
+        ({"question": None}, "row 3: field question"),
+    ],
+)
+def test_a_bad_row_is_named(own_data, change, expected):
+    path = own_data / "questions.jsonl"
+    rows = read_rows(path)
+    rows[2] |= change
+    write_rows(path, rows)
+    with pytest.raises(InputError, match=expected):
+        load_questions(path)
+
+
+def test_a_patient_in_two_splits_is_refused(own_data):
+    path = own_data / "questions.jsonl"
+    rows = read_rows(path)
+    rows[0]["split"], rows[1]["split"] = "train", "test"
+    write_rows(path, rows)
+    with pytest.raises(InputError, match="in both splits"):
+        load_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b'{"id": 1', "row 1: not a JSON object"), (b"\xff\xfe\x00", "not UTF-8"), (b"", "0 questions, none in split")],
+)
+def test_a_bad_file_is_named(tmp_path, content, expected):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        load_questions(path)
+
+
+def test_missing_files_are_named(tmp_path, own_data):
+    with pytest.raises(InputError, match="no such file"):
+        load_questions(tmp_path / "absent.jsonl")
+    with pytest.raises(InputError, match="no such folder"):
+        load_questions(own_data / "questions.jsonl", images=tmp_path / "absent")
+
+
+def test_fingerprint_depends_on_content_not_on_place(own_data, tmp_path):
+    questions = load_questions(own_data / "questions.jsonl")
+    moved = [q.model_copy(update={"image": "/elsewhere/" + q.image.rsplit("/", 1)[1]}) for q in questions]
+    assert fingerprint(questions) == fingerprint(moved)
+    assert fingerprint(questions) != fingerprint(questions[:-1])
