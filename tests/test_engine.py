@@ -20,7 +20,11 @@ def vlm(tiny_model):
 def plain_inputs(vlm, image, text):
     content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
     return vlm.processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
     )
 
 

@@ -21,7 +21,9 @@ def test_tables_are_aligned(own_data):
     assert len(pairs) == 24
     assert (prompts.iloc[pairs["original"]]["variant"] == 0).all()
     assert (prompts.iloc[pairs["paraphrase"]]["variant"] > 0).all()
-    assert (prompts.iloc[pairs["original"]]["id"].to_numpy() == prompts.iloc[pairs["paraphrase"]]["id"].to_numpy()).all()
+    assert (
+        prompts.iloc[pairs["original"]]["id"].to_numpy() == prompts.iloc[pairs["paraphrase"]]["id"].to_numpy()
+    ).all()
     assert set(pairs["phenomenon"]) == {"lexical_substitution", "untagged"}
 
 
