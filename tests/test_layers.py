@@ -17,7 +17,7 @@ def test_level_gives_the_published_range():
 
 
 def test_level_never_exceeds_max_width():
-    flat = {layer: 0.7 for layer in range(12)} | {6: 0.71}
+    flat = dict.fromkeys(range(12), 0.7) | {6: 0.71}
     found = level_range(flat, max_width=3)
     assert found.last - found.first + 1 == 3
     assert found.first <= 6 <= found.last
@@ -38,7 +38,7 @@ def test_rise_on_the_prototypes_profiles():
 
 
 def test_rise_is_bounded_and_trimmed():
-    spread = {layer: 0.1 for layer in range(10)}
+    spread = dict.fromkeys(range(10), 0.1)
     assert len(rise_range(spread, max_width=4).layers) == 4
     assert rise_range({0: -0.2, 1: 1.0, 2: -0.1}).layers == [1]
 
