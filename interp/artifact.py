@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from interp.errors import InputError
 from interp.files import write_text
+from interp.layers import Rule
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -58,8 +59,10 @@ class ProfileEntry(_Part):
     )
     recovery: Interval = Field(description="layer patch: recovered share of the margin shift, flip bank")
     control: Interval = Field(description="the same with random directions of the same norm")
-    net_recovery: Interval = Field(description="recovery - control")
-    step: Interval = Field(description="growth of net recovery from the layer before")
+    step: Interval = Field(description="growth of (recovery - control) from the layer before")
+    write: Interval = Field(description="write patch: share recovered by the layer's own addition, read directly")
+    write_control: Interval = Field(description="the same with random directions of that addition's norm")
+    net_write: Interval = Field(description="write - write_control")
     reversals: int = Field(description="flips whose answer the layer patch restores")
     fvu: float | None = Field(description="unexplained variance of the SAE on these residuals")
     l0: float | None = Field(description="mean active features on these residuals")
@@ -84,7 +87,7 @@ class FeatureEntry(_Part):
 class RangeEntry(_Part):
     """A range of layers taken by one rule."""
 
-    rule: Literal["rise", "level"] = Field(description="how it was taken")
+    rule: Rule = Field(description="how it was taken")
     first: int = Field(description="first layer")
     last: int = Field(description="last layer, included")
     peak: int = Field(description="layer of the highest score")
@@ -113,7 +116,7 @@ class Layers(_Part):
     reason: str = Field(description="why, in one sentence")
     layers: list[int] = Field(description="the range to train, empty where no gate was found")
     peak: int | None = Field(description="layer of the highest score")
-    rule: Literal["rise", "level"] = Field(description="the rule that took `layers`")
+    rule: Rule = Field(description="the rule that took `layers`")
     ranges: list[RangeEntry] = Field(description="what each rule gives")
     model: ModelEntry = Field(description="the model")
     saes: dict[int, str] = Field(description="layer -> SAE id")

@@ -33,7 +33,7 @@ def find_features_command(
         Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
     ] = "train",
     layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
-    rule: Annotated[Literal["rise", "level"], typer.Option(help="How the range is taken from the profile.")] = "rise",
+    rule: Annotated[Literal["write", "rise", "level"], typer.Option(help="How the range is taken.")] = "write",
     max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",

@@ -45,7 +45,7 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
 
 def _profile_table(artifact: Layers) -> Table:
     table = Table(title="Layer profile, on held-out patients (95% intervals)", title_justify="left")
-    for name in ("layer", "flip AUC", "layer-patch recovery", "random control", "step (net)", "reversed", "FVU", "L0"):
+    for name in ("layer", "flip AUC", "layer patch", "random", "write patch", "random", "reversed", "FVU", "L0"):
         table.add_column(name, justify="right")
     for p in artifact.profile:
         chosen = "bold" if p.layer in artifact.layers else None
@@ -54,7 +54,8 @@ def _profile_table(artifact: Layers) -> Table:
             interval_text(p.flip_auc),
             interval_text(p.recovery),
             interval_text(p.control),
-            interval_text(p.step),
+            interval_text(p.write),
+            interval_text(p.write_control),
             str(p.reversals),
             "-" if p.fvu is None else f"{p.fvu:.3f}",
             "-" if p.l0 is None else f"{p.l0:.0f}",

@@ -74,8 +74,8 @@ def layer_profile(artifact: Layers) -> Any:
     _band(
         below, layers, [p.control for p in profile], color=MUTED, marker="s", ms=3, ls="--", label="random, same norm"
     )
-    steps = [p.step.value or 0.0 for p in profile]
-    below.bar(layers, steps, width=0.6, color="none", edgecolor=INK, hatch="///", lw=0.6, label="step of net recovery")
+    writes = [p.net_write.value or 0.0 for p in profile]
+    below.bar(layers, writes, width=0.6, color="none", edgecolor=INK, hatch="///", lw=0.6, label="write patch, net")
     below.axhline(0, color=INK, lw=0.6)
     below.set_ylabel("share of the margin shift\nrecovered by the layer patch")
     below.set_xlabel("layer (output, resid_post)")

@@ -43,7 +43,7 @@ FEATURES_KEPT = 20
 class FindSettings:
     """What the search does; every field is recorded in layers.json."""
 
-    rule: Rule = "rise"
+    rule: Rule = "write"
     """Which rule takes the range that is written as `layers`."""
     max_width: int = 5
     """Most layers a range may hold."""
@@ -101,14 +101,19 @@ def find_features(
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
     prompts = prompt_table(asked)
-    measured = measure(vlm, prompts, chosen, batch_tokens=batch_tokens, description="margins and residuals")
+    watched = sorted({place for layer in chosen for place in (layer - 1, layer) if place >= 0})
+    measured = measure(vlm, prompts, watched, batch_tokens=batch_tokens, description="margins and residuals")
+    after = measured.residuals[:, [watched.index(layer) for layer in chosen]]
+    before = measured.residuals[:, [watched.index(max(layer - 1, 0)) for layer in chosen]]
+    if chosen[0] == 0:
+        before[:, 0] = 0
     flips = find_flips(prompts, pair_table(prompts), measured.margin, settings.bank_margin)
     selecting = select_half(flips, settings.seed)
     choice, held_out = flips.take(selecting), flips.take(~selecting)
 
     tables, scores, fits = [], [], []
     for position, sae in enumerate(track(saes, "screening features")):
-        residuals = measured.residuals[:, position]
+        residuals = after[:, position]
         table = screen_layer(sae, residuals, prompts, choice)
         best = table.nlargest(settings.features_a_layer, "flip_auc")
         scores.append(flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
@@ -117,11 +122,11 @@ def find_features(
     screen = adjust(pd.concat(tables, ignore_index=True))
 
     banked = held_out.take(held_out.banked)
-    patch = patch_layers(vlm, prompts, banked, measured.residuals, chosen, settings.seed, "layer patches")
+    patch = patch_layers(vlm, prompts, banked, after, before, chosen, settings.seed, "layer patches")
     profile = _profile(chosen, np.stack(scores, 1), held_out, banked, patch, fits, settings.seed)
     ranges = _ranges(profile, settings.max_width)
     verdict, reason = judge(profile, banked, ranges[settings.rule], settings.min_flips)
-    screen, top_activations = _held_out_features(screen, saes, measured.residuals, held_out, ranges, settings.rule)
+    screen, top_activations = _held_out_features(screen, saes, after, held_out, ranges, settings.rule)
     found = ranges[settings.rule] if verdict == "gate found" else None
     artifact = Layers(
         schema_version=SCHEMA_VERSION,
@@ -174,8 +179,9 @@ def _profile(
     values = auc(scores, held_out.flipped)
     intervals = _auc_intervals(scores, held_out, seed)
     size = np.abs(patch.shift)
-    net = patch.recovered - patch.control_recovered
-    step = np.diff(net, axis=1, prepend=0)
+    recovered, control = patch.along_shift(patch.effect), patch.along_shift(patch.control)
+    write, write_control = patch.along_shift(patch.write), patch.along_shift(patch.write_control)
+    step = np.diff(recovered - control, axis=1, prepend=0)
     patients = banked.pairs["patient"].tolist()
 
     def share(logits: NDArray[np.float64]) -> Interval:
@@ -186,10 +192,12 @@ def _profile(
             layer=layer,
             flip_auc=Interval.of(Estimate(values[i], *intervals[:, i])),
             flip_auc_null=null,
-            recovery=share(patch.recovered[:, i]),
-            control=share(patch.control_recovered[:, i]),
-            net_recovery=share(net[:, i]),
+            recovery=share(recovered[:, i]),
+            control=share(control[:, i]),
             step=share(step[:, i]),
+            write=share(write[:, i]),
+            write_control=share(write_control[:, i]),
+            net_write=share((write - write_control)[:, i]),
             reversals=int(patch.reversed[:, i].sum()),
             fvu=fits[i].fvu,
             l0=fits[i].l0,
@@ -226,16 +234,21 @@ def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: in
 
 def _ranges(profile: list[ProfileEntry], max_width: int) -> dict[Rule, LayerRange]:
     steps = {p.layer: p.step.value or 0.0 for p in profile}
+    writes = {p.layer: p.net_write.value or 0.0 for p in profile}
     aucs = {p.layer: p.flip_auc.value or 0.0 for p in profile}
-    return {"rise": rise_range(steps, max_width=max_width), "level": level_range(aucs, max_width=max_width)}
+    return {
+        "write": rise_range(writes, max_width=max_width),
+        "rise": rise_range(steps, max_width=max_width),
+        "level": level_range(aucs, max_width=max_width),
+    }
 
 
 def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_flips: int) -> tuple[Verdict, str]:
     """The verdict and its reason: a gate is found only if every one of these holds.
 
     Enough banked flips on the held-out half, from at least five patients; held-out features that tell flips better
-    than shuffled labels do, at the best layer; and, somewhere in the range, a step of the layer patch's net recovery
-    whose interval excludes zero.
+    than shuffled labels do, at the best layer; and, somewhere in the range, a write patch whose net recovery has an
+    interval above zero.
     """
     flips, patients = len(banked.pairs), banked.pairs["patient"].nunique()
     if flips < min_flips or patients < 5:
@@ -249,11 +262,14 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
             f"no layer's features tell held-out flips from other pairs better than shuffled labels "
             f"(best AUC {best.flip_auc.value:.2f} at layer {best.layer}, shuffled {best.flip_auc_null or 0:.2f})"
         )
-    rising = [p.layer for p in profile if p.layer in found.layers and (p.step.low or 0.0) > 0]
+    rising = [p.layer for p in profile if p.layer in found.layers and (p.net_write.low or 0.0) > 0]
     if not rising:
-        return "no gate found", f"in layers {found.first}-{found.last} no step of the layer patch beats its control"
+        return (
+            "no gate found",
+            f"in layers {found.first}-{found.last} no layer's own addition moves the answer more than its control",
+        )
     return "gate found", (
-        f"the layer patch's recovery, net of random directions, rises at layer {', '.join(map(str, rising))}; "
+        f"what layer {', '.join(map(str, rising))} adds moves the answer more than random directions do; "
         f"held-out features tell flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
     )
 

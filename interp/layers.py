@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Rule = Literal["rise", "level"]
+Rule = Literal["write", "rise", "level"]
 
 
 class LayerRange(NamedTuple):

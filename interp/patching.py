@@ -1,6 +1,9 @@
-"""The layer patch: the whole final-token residual of the original wording put into the paraphrase, layer by layer.
+"""Patches of the final token, layer by layer: the original wording's state put into the paraphrase's run.
 
-It bounds what any feature at a layer can recover, so its profile shows where the two wordings part ways.
+The *layer patch* replaces the whole residual after a layer: the most that any feature there can recover. It is high
+wherever the final token carries what differs between the wordings, be it the register before a gate or the answer
+behind it. The *write patch* says which layers turn the one into the other: only what the layer itself adds to the
+residual is exchanged, and it is read directly, added to the last layer's output.
 """
 
 from typing import NamedTuple
@@ -24,18 +27,16 @@ class LayerPatch(NamedTuple):
     """[n, layers]: m(p') - m(p) [logits] with the residual of q put in."""
     control: NDArray[np.float64]
     """[n, layers]: the same with a random direction of the same norm added instead."""
+    write: NDArray[np.float64]
+    """[n, layers]: m(p') - m(p) [logits] with the layer's own addition exchanged, read directly."""
+    write_control: NDArray[np.float64]
+    """[n, layers]: the same with a random direction of that addition's norm."""
     after: NDArray[np.float64]
     """[n]: m(p) [logits]."""
 
-    @property
-    def recovered(self) -> NDArray[np.float64]:
-        """[n, layers]: effect along the shift [logits]; divided by |shift| it is the pair's margin recovery."""
-        return self.effect * np.sign(self.shift)[:, None]
-
-    @property
-    def control_recovered(self) -> NDArray[np.float64]:
-        """[n, layers]: the control's effect along the shift [logits]."""
-        return self.control * np.sign(self.shift)[:, None]
+    def along_shift(self, effect: NDArray[np.float64]) -> NDArray[np.float64]:
+        """An effect [n, layers] towards m(q) [logits]; divided by |shift| it is the pair's margin recovery."""
+        return effect * np.sign(self.shift)[:, None]
 
     @property
     def reversed(self) -> NDArray[np.bool_]:
@@ -45,23 +46,38 @@ class LayerPatch(NamedTuple):
 
 
 def patch_layers(
-    vlm: Vlm, prompts: pd.DataFrame, flips: Flips, residuals: Tensor, layers: list[int], seed: int, description: str
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    flips: Flips,
+    residuals: Tensor,
+    before: Tensor,
+    layers: list[int],
+    seed: int,
+    description: str,
 ) -> LayerPatch:
-    """Patch every layer of every pair, and its random-direction control.
+    """Patch every layer of every pair, with the random-direction controls.
 
-    `residuals` [n prompts, len(layers), d_model] are those of the unpatched prompts. All patches of a pair run in one
+    `residuals` [n prompts, len(layers), d_model] are those of the unpatched prompts after each layer, `before` the same
+    before it (zero for layer 0, whose input at the final token no wording changes). All patches of a pair run in one
     sequence: up to its final token the prompt is the same, so it is computed once.
     """
     n, count = len(flips.pairs), len(layers)
     original = torch.from_numpy(flips.pairs["original"].to_numpy(np.int64, copy=True))
     paraphrase = torch.from_numpy(flips.pairs["paraphrase"].to_numpy(np.int64, copy=True))
-    delta = residuals[original] - residuals[paraphrase]
+    state = residuals[original] - residuals[paraphrase]
+    added = state - (before[original] - before[paraphrase])
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(delta.shape, generator=generator)
-    noise *= delta.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    # Rows: pair by pair, its patches at every layer, then its controls at every layer.
-    rows = prompts.iloc[np.repeat(paraphrase.numpy(), 2 * count)][["image", "text"]]
-    edit = Edit(torch.tensor(layers * 2).repeat(n), torch.stack([delta, noise], dim=1).flatten(0, 2))
-    margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, 2, count)
+    deltas = [state, _random_like(state, generator), added, _random_like(added, generator)]
+    rows = prompts.iloc[np.repeat(paraphrase.numpy(), 4 * count)][["image", "text"]]
+    at = torch.tensor(layers * 2 + [vlm.n_layers - 1] * (2 * count)).repeat(n)
+    edit = Edit(at, torch.stack(deltas, dim=1).flatten(0, 2))
+    margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, 4, count)
     change = margin - flips.margin_after[:, None, None]
-    return LayerPatch(flips.margin_before - flips.margin_after, change[:, 0], change[:, 1], flips.margin_after)
+    arms = [change[:, i] for i in range(4)]
+    return LayerPatch(flips.margin_before - flips.margin_after, *arms, flips.margin_after)
+
+
+def _random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
+    """Random directions with the norms of `delta` [..., d_model]."""
+    noise = torch.randn(delta.shape, generator=generator)
+    return noise * delta.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
