@@ -73,8 +73,8 @@ def patch_layers(
     edit = Edit(at, torch.stack(deltas, dim=1).flatten(0, 2))
     margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, 4, count)
     change = margin - flips.margin_after[:, None, None]
-    arms = [change[:, i] for i in range(4)]
-    return LayerPatch(flips.margin_before - flips.margin_after, *arms, flips.margin_after)
+    shift = flips.margin_before - flips.margin_after
+    return LayerPatch(shift, change[:, 0], change[:, 1], change[:, 2], change[:, 3], flips.margin_after)
 
 
 def _random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
