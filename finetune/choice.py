@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from interp.artifact import Layers, read_layers
 from interp.errors import InputError
-from interp.saes import parse_layers
+from interp.layers import parse_layers
 from interp.vlm import Vlm
 
 

@@ -88,7 +88,7 @@ def packed_losses(forward: Callable[[Batch, Tensor], Tensor], vlm: Vlm, items: S
     config = vlm.model.config
     rows = pack(prompt_tokens(vlm.processor, texts), images, config.image_token_id)
     batch = collate(rows, config.text_config.pad_token_id or 0)
-    features = torch.stack([vlm.features[images[row.prompts[0]]] for row in rows])
+    features = torch.stack([vlm.features[images[row.prompts[0]]] for row in rows]).to(vlm.device)
     logits = forward(batch.to(vlm.device), features.to(vlm.device))
     logits = logits[torch.tensor(batch.prompts, device=logits.device).argsort()]
     targets = [first_answer_token(vlm.processor.tokenizer, item.answer) for item in items]

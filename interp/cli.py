@@ -57,9 +57,10 @@ def find_features_command(
     """
     from interp.display import show_result
     from interp.find import FindSettings, find_features
+    from interp.layers import parse_layers
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
-    from interp.saes import parse_layers, sae_folders
+    from interp.saes import sae_folders
     from interp.vlm import load_vlm
 
     refuse_run(out)
@@ -93,7 +94,7 @@ def demo_build_command(
     """
     from interp.demo.build import LAYERS, build_world
     from interp.display import show_world
-    from interp.saes import parse_layers
+    from interp.layers import parse_layers
 
     gate = [] if no_gate else parse_layers(gate_layers, range(LAYERS), LAYERS)
     show_world(build_world(out, gate, strength, seed, base_from, device), out)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +20,14 @@ def interval_text(interval: Interval, digits: int = 2) -> str:
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
+def _short(interval: Interval) -> str:
+    """As `interval_text`, without leading zeros, for tables of 80 columns."""
+    return interval_text(interval).replace("0.", ".")
+
+
 def show_result(result: FindResult, out: Path, console: Console | None = None) -> None:
     """Print the data, the layer profile, the top features, the verdict and the next command."""
-    console = console or Console()
+    console = console or Console(highlight=False)
     artifact = result.artifact
     data = artifact.data
     console.print(
@@ -44,52 +50,63 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
 
 
 def _profile_table(artifact: Layers) -> Table:
-    table = Table(title="Layer profile, on held-out patients (95% intervals)", title_justify="left")
-    for name in ("layer", "flip AUC", "layer patch", "random", "write patch", "random", "reversed", "FVU", "L0"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="Layer profile on held-out patients, 95% intervals; rand.: random direction",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
+    for name in ("layer", "flip AUC", "layer patch", "rand.", "write patch", "rand.", "back", "FVU"):
+        table.add_column(name, justify="right", no_wrap=True)
     for p in artifact.profile:
-        chosen = "bold" if p.layer in artifact.layers else None
         table.add_row(
             str(p.layer),
-            interval_text(p.flip_auc),
-            interval_text(p.recovery),
-            interval_text(p.control),
-            interval_text(p.write),
-            interval_text(p.write_control),
+            _short(p.flip_auc),
+            _short(p.recovery),
+            _value(p.control),
+            _short(p.write),
+            _value(p.write_control),
             str(p.reversals),
-            "-" if p.fvu is None else f"{p.fvu:.3f}",
-            "-" if p.l0 is None else f"{p.l0:.0f}",
-            style=chosen,
+            "-" if p.fvu is None else f"{p.fvu:.2f}".replace("0.", "."),
+            style="bold" if p.layer in artifact.layers else None,
         )
     return table
 
 
+def _value(interval: Interval) -> str:
+    return "-" if interval.value is None else f"{interval.value:.2f}".replace("0.", ".")
+
+
 def _feature_table(artifact: Layers, rows: int = 8) -> Table:
     table = Table(
-        title="Top features of the range (chosen on one half, held-out AUC on the other)", title_justify="left"
+        title="Top features of the range, chosen on half of the patients (held out: the rest)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
     )
-    names = ("layer:feature", "flip AUC", "held out", "adj. p", "|delta| flips", "others", "r(margin)", "register AUC")
-    for name in names:
-        table.add_column(name, justify="right")
+    formats = {
+        "flip AUC": ("flip_auc", "{:.2f}"),
+        "held out": ("held_out_auc", "{:.2f}"),
+        "adj. p": ("flip_p", "{:.0e}"),
+        "|delta| flips": ("delta_on_flips", "{:.2f}"),
+        "others": ("delta_otherwise", "{:.2f}"),
+        "r(margin)": ("margin_r", "{:.2f}"),
+        "register": ("register_auc", "{:.2f}"),
+    }
+    for name in ("layer:feature", *formats):
+        table.add_column(name, justify="right", no_wrap=True)
     for f in artifact.features[:rows]:
-        numbers = (
-            f.flip_auc,
-            f.held_out_auc,
-            f.flip_p,
-            f.delta_on_flips,
-            f.delta_otherwise,
-            f.margin_r,
-            f.register_auc,
-        )
-        formats = ("{:.2f}", "{:.2f}", "{:.1e}", "{:.2f}", "{:.2f}", "{:.2f}", "{:.2f}")
-        cells = ["-" if n is None else t.format(n) for n, t in zip(numbers, formats, strict=True)]
+        numbers = [(getattr(f, field), form) for field, form in formats.values()]
+        cells = ["-" if number is None else form.format(number) for number, form in numbers]
         table.add_row(f"{f.layer}:{f.feature}", *cells)
     return table
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print what a built world is like."""
-    console = console or Console()
+    console = console or Console(highlight=False)
     gate = world["gate_layers"]
     console.print(
         f"\n[bold]{out}[/bold]: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min"

@@ -131,7 +131,7 @@ def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) 
     `chosen` are rows of a screen; each |delta| is divided by the feature's mean activation, so that no loud feature
     drowns the others.
     """
-    features = torch.from_numpy(chosen["feature"].to_numpy(np.int64))
+    features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
     activations = sae.encode(residuals.to(sae.w_enc.device))[:, features].cpu().numpy().astype(float)
     delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
     return (delta / chosen["mean_activation"].to_numpy()).mean(1)

@@ -54,7 +54,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         if path.is_dir():
             path.rmdir()
-        partial.chmod(0o755)
+        # Some writers make private files; a result is as readable as any file.
+        for inside in [partial, *partial.rglob("*")]:
+            inside.chmod(0o755 if inside.is_dir() else 0o644)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

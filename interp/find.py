@@ -32,7 +32,7 @@ from interp.patching import LayerPatch, patch_layers
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.saes import Fit, Sae, fit, load_sae
-from interp.statistics import Estimate, auc, cluster_weights, mean_interval, ratio_interval
+from interp.statistics import Estimate, auc, clusters_drawn, mean_interval, ratio_interval
 from interp.vlm import Vlm, measure
 
 DRAWS = 1000
@@ -211,8 +211,9 @@ def _auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: 
     if flips.flipped.sum() in (0, len(flips.flipped)):
         return np.full((2, scores.shape[1]), np.nan)
     samples = []
-    for weight in cluster_weights(flips.pairs["patient"].tolist(), draws, seed):
-        rows = np.repeat(np.arange(len(weight)), weight.astype(int))
+    member, drawn = clusters_drawn(flips.pairs["patient"].tolist(), draws, seed)
+    for times in drawn:
+        rows = np.repeat(np.arange(len(member)), times[member])
         samples.append(auc(scores[rows], flips.flipped[rows]))
     return np.nanpercentile(np.stack(samples), [2.5, 97.5], axis=0)
 
@@ -253,8 +254,8 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
     flips, patients = len(banked.pairs), banked.pairs["patient"].nunique()
     if flips < min_flips or patients < 5:
         return "no gate found", (
-            f"only {flips} flips of {patients} patients are large enough to study on the held-out half "
-            f"(at least {min_flips} of 5 needed)"
+            f"{flips} flips of {patients} patients are large enough to study on the held-out half, "
+            f"fewer than the {min_flips} of 5 that are needed"
         )
     best = max(profile, key=lambda p: p.flip_auc.value or 0.0)
     if best.flip_auc_null is None or (best.flip_auc.value or 0.0) <= best.flip_auc_null:

@@ -1,9 +1,12 @@
-"""The layer profile and the range taken from it, by rule."""
+"""Ranges of layers: taken from a layer profile by rule, or given as text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from interp.errors import InputError
 
 Rule = Literal["write", "rise", "level"]
 
@@ -73,3 +76,24 @@ def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
     """Intersection over union of two sets of layers."""
     a, b = set(found), set(planted)
     return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int]:
+    """Layers from `all`, `15-19` or `9,17,22`, each of which must be in `available`."""
+    if text == "all":
+        return sorted(available)
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise InputError(f"--layers {text!r}: expected 'all', a range as 15-19, or a list as 9,17,22.")
+        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
+        if first > last or last >= n_layers:
+            raise InputError(f"--layers {text!r}: the model has layers 0 to {n_layers - 1}.")
+        layers += range(first, last + 1)
+    absent = sorted(set(layers) - set(available))
+    if absent:
+        raise InputError(
+            f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}."
+        )
+    return sorted(set(layers))

@@ -50,6 +50,8 @@ def prompt_tokens(processor: Any, texts: Sequence[str]) -> list[list[int]]:
 
     The same ids as `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
     """
+    if not texts:
+        return []
     messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts]
     rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer = processor.tokenizer

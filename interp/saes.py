@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,24 +157,3 @@ def fit(sae: Sae, residuals: Tensor) -> Fit:
     fvu = float(error / spread)
     active = f > 0
     return Fit(fvu, 1 - fvu, float(active.sum(1).float().mean()), float((~active.any(0)).float().mean()))
-
-
-def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int]:
-    """Layers from `all`, `15-19` or `9,17,22`, each of which must be in `available`."""
-    if text == "all":
-        return sorted(available)
-    layers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match:
-            raise InputError(f"--layers {text!r}: expected 'all', a range as 15-19, or a list as 9,17,22.")
-        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
-        if first > last or last >= n_layers:
-            raise InputError(f"--layers {text!r}: the model has layers 0 to {n_layers - 1}.")
-        layers += range(first, last + 1)
-    absent = sorted(set(layers) - set(available))
-    if absent:
-        raise InputError(
-            f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}."
-        )
-    return sorted(set(layers))

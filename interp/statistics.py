@@ -1,6 +1,6 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels; every interval resamples patients, not rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +20,13 @@ class Estimate(NamedTuple):
     """97.5th percentile of the bootstrap."""
 
 
-def cluster_weights(clusters: Sequence[object], draws: int, seed: int) -> FloatArray:
-    """Cluster bootstrap as row weights [draws, n]: how often each row's cluster was drawn with replacement."""
+def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Cluster bootstrap: each row's cluster [n], and how often each cluster is drawn with replacement [draws, k]."""
     _, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     count = int(member.max()) + 1 if len(member) else 0
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else np.zeros((draws, 0))
-    return drawn[:, member].astype(float)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else np.zeros((draws, 0), np.int64)
+    return member, drawn
 
 
 def ratio_interval(
@@ -36,9 +36,9 @@ def ratio_interval(
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if bottom.sum() == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    weights = cluster_weights(clusters, draws, seed)
-    total = weights @ bottom
-    samples = (weights @ top)[total != 0] / total[total != 0]
+    member, drawn = clusters_drawn(clusters, draws, seed)
+    total = drawn @ np.bincount(member, bottom)
+    samples = (drawn @ np.bincount(member, top))[total != 0] / total[total != 0]
     low, high = np.percentile(samples, [2.5, 97.5])
     return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
 
@@ -92,13 +92,6 @@ def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, d
     """Two-sided permutation test that paired differences [n] have mean zero, flipping signs of whole clusters."""
     _, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     sums = np.bincount(member, weights=difference)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(sums)))
-    null = np.abs(signs @ sums)
+    rng = np.random.default_rng(seed)
+    null = np.abs([rng.choice((-1.0, 1.0), size=len(sums)) @ sums for _ in range(draws)])
     return float((1 + (null >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
-
-
-def resample(
-    statistic: Callable[[FloatArray], FloatArray], clusters: Sequence[object], seed: int, draws: int
-) -> FloatArray:
-    """`statistic` of the row weights [n] of each bootstrap draw, stacked [draws, ...]."""
-    return np.stack([statistic(w) for w in cluster_weights(clusters, draws, seed)])

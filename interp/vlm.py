@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.hub import locate
 from interp.packing import Batch, Row, attention_masks, batches, collate, pack
 from interp.progress import track
 from interp.prompts import AnswerTokens, answer_margin, answer_tokens, prompt_tokens
 
 BLANK_IMAGE = "<blank>"
 """Stands for a uniform mid-grey image wherever an image path is expected."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Vlm:
     answers: AnswerTokens
     """Token ids that mean yes and no."""
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Image path -> projected image tokens [image tokens, d_model]: each image meets the tower once."""
+    """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
 
     @property
     def layers(self) -> Any:
@@ -85,34 +87,60 @@ def load_vlm(model: str | Path, device: str = "auto", dtype: str = "auto", revis
     """Load a Gemma 3 model and its processor from a local folder or the hub's cache.
 
     `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
-    Raises InputError if the folder is not such a model.
+    Raises InputError for a model that is not there or not of this kind (see `interp.hub.locate`), and for a device or
+    dtype that this machine lacks.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    chosen = (torch.float32 if device == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: no config.json there. Give --model a folder written by save_pretrained, or a hub id."
-        )
+    device = choose_device(device)
+    chosen = DTYPES.get("float32" if dtype == "auto" and device == "cpu" else "bfloat16" if dtype == "auto" else dtype)
+    if chosen is None:
+        raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
+    source = locate(model, revision)
     try:
-        processor = AutoProcessor.from_pretrained(model, revision=revision)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            model, revision=revision, dtype=chosen, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model}: the model could not be loaded ({str(error).splitlines()[0]}).") from None
-    if loaded.config.model_type != "gemma3":
-        raise InputError(f"{model}: found a model of type {loaded.config.model_type!r}, expected 'gemma3' with images.")
-    local = folder.is_dir()
+        with quiet_loading():
+            processor = AutoProcessor.from_pretrained(source.folder)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                source.folder, dtype=chosen, attn_implementation="sdpa"
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{source.folder}: could not be loaded ({str(error).splitlines()[0]}).") from None
+    # What peft writes into an adapter as its base: the hub id, not this machine's cache.
+    loaded.name_or_path = str(model)
     return Vlm(
         model=loaded.to(device).eval().requires_grad_(False),
         processor=processor,
-        name=folder.name if local else str(model),
-        revision=None if local else getattr(loaded.config, "_commit_hash", None),
+        name=source.name,
+        revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
     )
+
+
+def choose_device(device: str) -> str:
+    """`auto` as cuda if there is a GPU, else cpu. Raises InputError for a device that torch cannot use here."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: not usable here ({str(error).splitlines()[0]}).") from None
+    return device
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' own bars and advice, which say nothing that a user of ours could act on."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def open_image(path: str) -> Any:
@@ -139,7 +167,7 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
         chunk = missing[start : start + batch_size]
         pixels = vlm.processor.image_processor([open_image(p) for p in chunk], return_tensors="pt")["pixel_values"]
         encoded = image_tokens(vlm.model, pixels.to(vlm.device, tower_dtype))
-        vlm.features.update(zip(chunk, encoded, strict=True))
+        vlm.features.update(zip(chunk, encoded.cpu(), strict=True))
 
 
 def image_tokens(model: Any, pixels: Tensor) -> Tensor:
@@ -203,7 +231,7 @@ def measure(
     rows = rows_of(vlm, prompts, by_text=edit is not None)
     for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, n // max(1, len(rows)))):
         batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        images = torch.stack([vlm.features[image_of[row.prompts[0]]] for row in chunk])
+        images = torch.stack([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
         index = torch.tensor(batch.prompts)
         with _watched(vlm, batch, layers, edit, index) as caught:
             logits = final_logits(vlm.model, batch, images)

@@ -8,7 +8,7 @@ from interp.statistics import (
     auc,
     auc_p_value,
     benjamini_hochberg,
-    cluster_weights,
+    clusters_drawn,
     mcnemar_p,
     mean_interval,
     ratio_interval,
@@ -48,10 +48,11 @@ def test_mcnemar_by_hand():
     assert mcnemar_p(before, before) == 1.0
 
 
-def test_cluster_weights_keep_clusters_whole():
-    weights = cluster_weights(["a", "b", "a", "c"], 500, seed=0)
-    assert (weights[:, 0] == weights[:, 2]).all()
-    assert (weights[:, [0, 1, 3]].sum(1) == 3).all()
+def test_the_bootstrap_draws_whole_clusters():
+    member, drawn = clusters_drawn(["a", "b", "a", "c"], 500, seed=0)
+    assert member.tolist() == [0, 1, 0, 2]
+    assert drawn.shape == (500, 3)
+    assert (drawn.sum(1) == 3).all()
 
 
 def test_interval_covers_and_clusters_widen_it():

@@ -24,7 +24,7 @@ from interp.features import find_flips
 from interp.files import software, whole_folder, write_json
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.saes import fit, load_sae, sae_folders
-from interp.vlm import BLANK_IMAGE, Vlm, load_vlm, measure
+from interp.vlm import BLANK_IMAGE, Vlm, choose_device, load_vlm, measure, quiet_loading
 
 LAYERS, WIDTH = 10, 128
 POOL = 20_000  # patients that the models are taught from; none is in the questions
@@ -46,7 +46,7 @@ def build_world(
         raise InputError(f"--gate-layers: the embedded model has layers 0 to {LAYERS - 1}.")
     if base is not None and not (base / "base" / "config.json").is_file():
         raise InputError(f"{base}: no base/config.json inside. Give --base-from the folder of a built world.")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = choose_device(device)
     started = time.monotonic()
     with whole_folder(out) as folder:
         write_world(folder, seed)
@@ -78,7 +78,8 @@ def _pool(processor: Any, seed: int, device: str) -> Lessons:
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
-    model.to(torch.bfloat16).save_pretrained(folder)
+    with quiet_loading():
+        model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
