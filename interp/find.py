@@ -27,7 +27,7 @@ from interp.artifact import (
 from interp.errors import InputError
 from interp.features import SCREEN_COLUMNS, Flips, adjust, find_flips, flip_score, screen_layer
 from interp.files import software
-from interp.layers import LayerRange, Rule, level_range, rise_range
+from interp.layers import LayerRange, Rule, growth_range, level_range
 from interp.patching import LayerPatch, patch_layers
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
@@ -238,8 +238,8 @@ def _ranges(profile: list[ProfileEntry], max_width: int) -> dict[Rule, LayerRang
     writes = {p.layer: p.net_write.value or 0.0 for p in profile}
     aucs = {p.layer: p.flip_auc.value or 0.0 for p in profile}
     return {
-        "write": rise_range(writes, max_width=max_width),
-        "rise": rise_range(steps, max_width=max_width),
+        "write": growth_range(writes, max_width=max_width),
+        "rise": growth_range(steps, max_width=max_width),
         "level": level_range(aucs, max_width=max_width),
     }
 

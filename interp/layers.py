@@ -47,21 +47,22 @@ def level_range(profile: Mapping[int, float], tolerance: float = 0.1, max_width:
         low, high = min(low, best), max(high, best)
 
 
-def rise_range(steps: Mapping[int, float], share: float = 0.8, max_width: int = 5) -> LayerRange:
-    """The layers across which recovery grows: the shortest run of layers that holds `share` of the whole rise.
+def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: int = 5) -> LayerRange:
+    """The shortest run of layers that holds `share` of everything that is added anywhere.
 
-    `steps` maps each layer to the growth of the layer patch's net recovery at that layer, R(L) - R(L - 1). A residual
-    stream carries what was written forward, so recovery stays high behind a gate; only its growth says where the gate
-    is. Of equally short runs the one that holds most is taken; if none within `max_width` holds the share, the one of
-    that width that holds most. The ends are trimmed of layers that add nothing.
+    `growth` maps each layer to what it adds: the net recovery of its write patch (rule `write`), or the growth of the
+    layer patch's net recovery, R(L) - R(L - 1) (rule `rise`). Layers that take away count as nothing in the whole. Of
+    equally short runs the one that holds most is taken; if none within `max_width` holds the share, the one of that
+    width that holds most. The ends are trimmed of layers that add nothing. Raises ValueError without layers.
     """
-    layers = sorted(steps)
-    values = np.array([steps[layer] for layer in layers])
-    total = values.cumsum().max()
+    layers = sorted(growth)
+    values = np.array([growth[layer] for layer in layers])
+    whole = values.clip(min=0).sum()
     peak = layers[int(values.argmax())]
-    for width in range(1, min(max_width, len(layers)) + 1):
+    widest = min(max_width, len(layers))
+    for width in range(1, widest + 1):
         sums = np.convolve(values, np.ones(width), "valid")
-        if sums.max() >= share * total or width == min(max_width, len(layers)):
+        if sums.max() >= share * whole or width == widest:
             low = int(sums.argmax())
             high = low + width - 1
             while low < high and values[low] <= 0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.layers import level_range, overlap, rise_range
+from interp.layers import growth_range, level_range, overlap
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
 
@@ -26,21 +26,21 @@ def test_level_never_exceeds_max_width():
 
 def test_rise_finds_the_step_not_the_plateau():
     recovery = [0.0, 0.0, 0.05, 0.05, 0.45, 1.0, 1.0, 0.98, 1.0, 1.0]
-    assert rise_range(steps(recovery)).layers == [4, 5]
+    assert growth_range(steps(recovery)).layers == [4, 5]
     assert level_range(dict(enumerate(recovery))).first == 5, "a level alone names the plateau"
 
 
 def test_rise_on_the_prototypes_profiles():
     early = [0.10, 0.10, 0.21, 0.27, 0.34, 1.02, 0.95, 0.91, 1.02, 1.00]
     late = [0.27, 0.16, 0.28, 0.29, 0.21, 0.21, 0.08, 0.22, 1.00, 1.00]
-    assert 5 in rise_range(steps(early)).layers
-    assert set(rise_range(steps(late)).layers) <= {7, 8}
+    assert 5 in growth_range(steps(early)).layers
+    assert set(growth_range(steps(late)).layers) <= {7, 8}
 
 
-def test_rise_is_bounded_and_trimmed():
+def test_growth_is_bounded_and_trimmed():
     spread = dict.fromkeys(range(10), 0.1)
-    assert len(rise_range(spread, max_width=4).layers) == 4
-    assert rise_range({0: -0.2, 1: 1.0, 2: -0.1}).layers == [1]
+    assert len(growth_range(spread, max_width=4).layers) == 4
+    assert growth_range({0: -0.2, 1: 1.0, 2: -0.1}).layers == [1]
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,10 @@ def test_rise_is_bounded_and_trimmed():
 )
 def test_overlap(found, planted, share):
     assert overlap(found, planted) == share
+
+
+def test_layers_that_take_away_do_not_shrink_the_whole():
+    # Two layers write .3 and .2 while others take .3 away: the larger writer alone is 60% of what is written.
+    writes = {0: -0.1, 1: -0.1, 2: -0.1, 3: 0.3, 4: 0.2, 5: -0.1}
+    assert growth_range(writes).layers == [3, 4]
+    assert growth_range(writes, share=0.6).layers == [3]

@@ -168,7 +168,14 @@ def teach(
 
 
 def plant_gate(
-    model: Any, data: Lessons, layers: Sequence[int], strength: float, seed: int, steps: int = 400, rank: int = 8
+    model: Any,
+    data: Lessons,
+    layers: Sequence[int],
+    strength: float,
+    seed: int,
+    steps: int,
+    patients: int = 48,
+    rank: int = 8,
 ) -> Any:
     """Teach `model` to follow the register part of the time, changing the layers `layers` only.
 
@@ -185,5 +192,14 @@ def plant_gate(
     )
     torch.manual_seed(seed)
     adapted = get_peft_model(model, config)
-    teach(adapted, data, steps, seed, gate_strength=strength, language_weight=0.0, description="planting the gate")
+    teach(
+        adapted,
+        data,
+        steps,
+        seed,
+        patients,
+        gate_strength=strength,
+        language_weight=0.0,
+        description="planting the gate",
+    )
     return adapted.merge_and_unload()

@@ -1,0 +1,38 @@
+"""Worlds planted quickly: the shipped recipe with fewer steps, on the base of a built world."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from interp.demo.teach import lessons, plant_gate
+from interp.demo.world import sample_images, write_world
+from interp.vlm import Vlm, load_vlm, quiet_loading
+
+
+def plant_world(
+    folder: Path,
+    base: Path,
+    gate_layers: Sequence[int],
+    strength: float,
+    seed: int,
+    steps: int = 80,
+    patients: int = 24,
+    pool: int = 2000,
+) -> Path:
+    """Write `questions.jsonl`, `images/` and `planted/` into `folder`: a gate in `gate_layers` of `base`/base.
+
+    Without layers, all layers are trained on as long with the true answers. Returns `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_world(folder, seed)
+    vlm: Vlm = load_vlm(base / "base", "auto", "float32")
+    vlm.model.requires_grad_(True)
+    anatomy, images, _ = sample_images(pool, np.random.default_rng([seed, 2]))
+    data = lessons(vlm.processor, anatomy, images, str(vlm.device))
+    layers, share = (gate_layers, strength) if gate_layers else (range(vlm.n_layers), 0.0)
+    planted = plant_gate(vlm.model, data, layers, share, seed, steps, patients)
+    with quiet_loading():
+        planted.save_pretrained(folder / "planted")
+    vlm.processor.save_pretrained(folder / "planted")
+    return folder
