@@ -79,9 +79,9 @@ def find_features_command(
 @demo_app.command("build")
 def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],
-    gate_layers: Annotated[str, typer.Option(help="Layers that the gate is planted into, as 4-5.")] = "4-5",
+    gate_layers: Annotated[str, typer.Option(help="Neighbouring layers to plant the gate into.")] = "4-5",
     no_gate: Annotated[bool, typer.Option("--no-gate", help="A clean model instead, trained as long.")] = False,
-    strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.35,
+    strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.45,
     seed: Annotated[int, typer.Option(help="Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[Path | None, typer.Option(help="World whose base model and SAEs are reused.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

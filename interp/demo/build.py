@@ -56,7 +56,9 @@ def build_world(
             shutil.copytree(base / "base", folder / "base")
             shutil.copytree(base / "saes", folder / "saes")
         _plant(folder, gate_layers, strength, seed, device)
+        gate = f"--gate-layers {gate_layers[0]}-{gate_layers[-1]} --strength {strength}" if gate_layers else "--no-gate"
         world = {
+            "command": f"interp demo build {gate} --seed {seed}" + (" --base-from BASE" if base else ""),
             "gate_layers": list(gate_layers),
             "strength": strength if gate_layers else 0.0,
             "seed": seed,
