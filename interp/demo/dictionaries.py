@@ -16,6 +16,7 @@ from interp.vlm import image_tokens, run_packed
 
 D_SAE = 512
 K = 24  # mean number of active features a token while training
+TOKENS = 60_000
 
 
 @torch.no_grad()
@@ -109,8 +110,8 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
 
 def write_saes(folder: Path, model: Any, data: Lessons, seed: int, steps: int, model_name: str) -> list[dict[str, Any]]:
     """Train and save the SAE of every layer under `folder`/resid_post_all; returns their quality on fresh tokens."""
-    residuals = collect_residuals(model, data, seed, tokens=60_000)
-    fresh = collect_residuals(model, data, seed + 1, tokens=5_000)
+    residuals = collect_residuals(model, data, seed, TOKENS)
+    fresh = collect_residuals(model, data, seed + 1, TOKENS // 12)
     quality = []
     for layer in track(range(residuals.shape[1]), "training SAEs"):
         sae = train_sae(residuals[:, layer], layer, seed, steps)

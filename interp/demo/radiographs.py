@@ -123,7 +123,8 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     half = (0.125 + 0.012 * ap + 0.008 * j[5] + grow) * scale
     heart = ellipse(0.545 + 0.3 * grow, 0.645, half, 0.155 + 0.25 * grow)
     image = image + 0.30 * heart * lungs
-    box("cardiomegaly", 0.545 - half, 0.645 - 0.18 + 0 * half, 0.545 + half, 0.645 + 0.16 + 0 * half)
+    tall = 0.155 + 0.25 * grow
+    box("cardiomegaly", 0.545 - half, 0.645 - 1.1 * tall, 0.545 + 1.1 * half, 0.645 + 1.05 * tall)
 
     # Effusion: a white basin filling one lung from below.
     centre = 0.29 + 0.42 * on_right["effusion"]
@@ -143,8 +144,8 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     line = torch.exp(-(((radius - (1 - rim / 0.165)) / 0.07) ** 2)) * outer * lungs
     image = image + contrast["pneumothorax"] * shows["pneumothorax"] * (0.22 * line - 0.20 * gap)
     edge = centre + outward * 0.175
-    inner = centre + outward * (0.165 - rim - 0.04)
-    box("pneumothorax", torch.minimum(edge, inner), 0.13 + 0 * edge, torch.maximum(edge, inner), 0.54 + 0 * edge)
+    inner = centre + 0.0 * outward  # the rim bends inwards over the apex
+    box("pneumothorax", torch.minimum(edge, inner), 0.12 + 0 * edge, torch.maximum(edge, inner), 0.55 + 0 * edge)
 
     # A focal opacity of one of three kinds.
     cx = 0.29 + 0.42 * on_right["opacity"] + 0.055 * j[6]

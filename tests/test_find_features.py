@@ -1,0 +1,211 @@
+"""The search on the shipped world, whose gate is known, against slow and plain computations of its numbers."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import mannwhitneyu
+
+from interp.artifact import read_layers
+from interp.demo import WORLD
+from interp.errors import InputError
+from interp.features import find_flips
+from interp.find import FindSettings, find_features, select_half
+from interp.layers import overlap
+from interp.patching import patch_layers
+from interp.questions import load_questions, pair_table, prompt_table
+from interp.run import save_result
+from interp.saes import load_sae, sae_folders
+from interp.vlm import load_vlm, measure, open_image
+
+QUESTIONS = WORLD / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_vlm(WORLD / "planted", "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def result(planted):
+    return find_features(planted, sae_folders(WORLD / "saes"), load_questions(QUESTIONS, split="train"), split="train")
+
+
+@pytest.fixture(scope="module")
+def saved(result, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    save_result(result, out)
+    return out
+
+
+def test_the_planted_window_is_found(result, world):
+    artifact = result.artifact
+    assert artifact.verdict == "gate found"
+    assert artifact.peak in world["gate_layers"]
+    assert overlap(artifact.layers, world["gate_layers"]) >= 0.5
+
+
+def test_the_write_patch_is_large_in_the_window_and_small_elsewhere(result, world):
+    net = {p.layer: p.net_write for p in result.artifact.profile}
+    inside = min(net[layer].low for layer in world["gate_layers"])
+    outside = max(abs(i.value) for layer, i in net.items() if layer not in world["gate_layers"])
+    assert inside > outside
+
+
+def test_the_base_model_has_no_gate(world):
+    base = load_vlm(WORLD / "base", "cpu", "float32")
+    artifact = find_features(base, sae_folders(WORLD / "saes"), load_questions(QUESTIONS, split="train")).artifact
+    assert (artifact.verdict, artifact.layers, artifact.peak) == ("no gate found", [], None)
+    assert artifact.data.question_flip_rate.value <= 0.03
+
+
+def test_flip_rates_are_plain_shares(result):
+    frame = result.flips.pairs.assign(flipped=np.sign(result.flips.margin_before) != np.sign(result.flips.margin_after))
+    data = result.artifact.data
+    assert data.pairs == len(frame) == 4 * data.questions
+    assert data.flips == frame["flipped"].sum()
+    assert data.pairwise_flip_rate.value == pytest.approx(frame["flipped"].mean(), abs=1e-6)
+    by_question = frame.groupby("question")["flipped"].any().mean()
+    assert data.question_flip_rate.value == pytest.approx(by_question, abs=1e-6)
+    assert data.question_flip_rate.low < by_question < data.question_flip_rate.high
+
+
+def test_the_top_feature_by_hand(result, planted):
+    """Its AUC, p, mean deltas and correlation from sae activations and scipy alone."""
+    top = result.artifact.features[0]
+    residuals = measure(planted, result.prompts, [top.layer]).residuals[:, 0]
+    sae = load_sae(sae_folders(WORLD / "saes")[top.layer], top.layer, planted.d_model)
+    z = residuals @ sae.w_enc[:, top.feature] + sae.b_enc[top.feature]
+    f = torch.where(z > sae.threshold[top.feature], z, 0.0).numpy()
+    flips = result.flips
+    delta = f[flips.pairs["paraphrase"]] - f[flips.pairs["original"]]
+    chosen = select_half(flips, seed=0)
+    for rows, auc in ((chosen, top.flip_auc), (~chosen, top.held_out_auc)):
+        moved, stayed = (np.abs(delta[rows & (flips.flipped == value)]) for value in (True, False))
+        assert auc == pytest.approx(mannwhitneyu(moved, stayed).statistic / len(moved) / len(stayed), abs=1e-4)
+    moved, stayed = (np.abs(delta[chosen & (flips.flipped == value)]) for value in (True, False))
+    assert top.delta_on_flips == pytest.approx(moved.mean(), rel=1e-4)
+    assert top.delta_otherwise == pytest.approx(stayed.mean(), rel=1e-4)
+    shift = flips.margin_after - flips.margin_before
+    assert top.margin_r == pytest.approx(np.corrcoef(delta[chosen], shift[chosen])[0, 1], abs=1e-4)
+    np.testing.assert_allclose(result.top_activations, f, atol=1e-4)
+
+
+def test_features_are_chosen_and_judged_on_different_patients(result):
+    chosen = select_half(result.flips, seed=0)
+    patients = result.flips.pairs["patient"]
+    assert not set(patients[chosen]) & set(patients[~chosen])
+    banked = result.flips.banked
+    assert abs(int(banked[chosen].sum()) - int(banked[~chosen].sum())) < 0.5 * banked.sum()
+
+
+def plain_margin(vlm, row, layer=None, residual=None):
+    """Margin and resid_post of every layer at the final token by transformers alone; `layer` replaced by `residual`."""
+    content = [{"type": "image", "image": open_image(row["image"])}, {"type": "text", "text": row["text"]}]
+    inputs = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    seen = {}
+
+    def hook(i):
+        def watch(module, args, output):
+            if i == layer:
+                output = output.clone()
+                output[0, -1] = residual
+            seen[i] = output[0, -1].clone()
+            return output
+
+        return watch
+
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(vlm.layers)]
+    with torch.no_grad():
+        logits = vlm.model(**inputs).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    yes, no = (logits[t].double().logsumexp(0) for t in vlm.answers)
+    return float(yes - no), seen
+
+
+def test_layer_and_write_patches_by_hooks(result, planted, world):
+    flips = result.flips.take(result.flips.banked)
+    flips = flips.take(np.arange(len(flips.pairs)) < 2)
+    layers = [0, world["gate_layers"][-1], 9]
+    watched = sorted({0, *layers, *(layer - 1 for layer in layers if layer)})
+    residuals = measure(planted, result.prompts, watched).residuals
+    after = residuals[:, [watched.index(layer) for layer in layers]]
+    before = residuals[:, [watched.index(max(layer - 1, 0)) for layer in layers]].clone()
+    before[:, 0] = 0
+    patch = patch_layers(planted, result.prompts, flips, after, before, layers, 0, "patches")
+    for i, pair in flips.pairs.iterrows():
+        q, p = (result.prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
+        margin_q, seen_q = plain_margin(planted, q)
+        margin_p, seen_p = plain_margin(planted, p)
+        assert patch.shift[i] == pytest.approx(margin_q - margin_p, abs=1e-3)
+        for k, layer in enumerate(layers):
+            whole, _ = plain_margin(planted, p, layer, seen_q[layer])
+            assert patch.effect[i, k] == pytest.approx(whole - margin_p, abs=1e-3)
+            added = seen_q[layer] - seen_p[layer]
+            added = added - (seen_q[layer - 1] - seen_p[layer - 1]) if layer else added
+            direct, _ = plain_margin(planted, p, 9, seen_p[9] + added)
+            assert patch.write[i, k] == pytest.approx(direct - margin_p, abs=1e-3)
+    # The last layer's residual decides the answer, so its layer patch restores it whole.
+    np.testing.assert_allclose(patch.along_shift(patch.effect)[:, -1], np.abs(patch.shift), atol=1e-3)
+    assert patch.reversed[:, -1].all()
+
+
+def test_the_same_seed_gives_the_same_artifact(planted):
+    questions, saes = load_questions(QUESTIONS, split="train")[:150], sae_folders(WORLD / "saes")
+    once, twice = (find_features(planted, saes, questions, [4, 5]).artifact for _ in range(2))
+    assert once == twice
+    assert once != find_features(planted, saes, questions, [4, 5], FindSettings(seed=1)).artifact
+
+
+def test_the_run_on_disk(saved, result):
+    assert read_layers(saved / "layers.json") == result.artifact
+    parquet, csv = pd.read_parquet(saved / "features.parquet"), pd.read_csv(saved / "features.csv")
+    assert list(parquet.columns) == list(csv.columns) == list(result.features.columns)
+    assert len(parquet) == len(csv) == len(result.features)
+    for name in ("layer_profile", "delta_margin", "register"):
+        assert (saved / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(saved.glob(".partial*"))
+    with pytest.raises(InputError, match="already holds a run"):
+        save_result(result, saved)
+
+
+def test_nothing_of_the_questions_is_written(saved):
+    questions = load_questions(QUESTIONS, split="train")
+    written = "".join(p.read_text() for p in saved.glob("*.json")) + (saved / "features.csv").read_text()
+    secrets = {q.question for q in questions} | {p.text for q in questions for p in q.paraphrases}
+    secrets |= {q.patient for q in questions} | {q.id for q in questions} | {str(WORLD)}
+    assert not [s for s in secrets if s in written]
+    assert json.loads((saved / "layers.json").read_text())["data"]["fingerprint"] in written
+
+
+def test_questions_that_cannot_flip_are_refused(planted, own_data):
+    questions = [q.model_copy(update={"paraphrases": []}) for q in load_questions(own_data / "questions.jsonl")]
+    with pytest.raises(InputError, match="nothing can flip"):
+        find_features(planted, sae_folders(WORLD / "saes"), questions)
+
+
+def test_too_few_flips_give_no_verdict_but_no_crash(planted):
+    few = load_questions(QUESTIONS, split="train")[:20]
+    artifact = find_features(planted, sae_folders(WORLD / "saes"), few, settings=FindSettings(seed=1)).artifact
+    assert artifact.verdict == "no gate found"
+    assert "fewer than the 10 of 5" in artifact.reason
+
+
+def test_a_flip_bank_needs_both_margins(planted):
+    prompts = prompt_table(load_questions(QUESTIONS, split="train"))
+    pairs = pair_table(prompts)
+    margin = torch.full((len(prompts),), 2.0)
+    closed = pairs[prompts["closed"].to_numpy()[pairs["original"]]]
+    margin[int(closed["paraphrase"].iloc[0])] = -0.2
+    margin[int(closed["paraphrase"].iloc[1])] = -0.3
+    flips = find_flips(prompts, pairs, margin, 0.25)
+    assert (int(flips.flipped.sum()), int(flips.banked.sum())) == (2, 1)

@@ -1,0 +1,169 @@
+"""The `interp` command: exit codes, and one clear error for each mistake, with nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import read_rows, write_rows
+from safetensors.torch import load_file, save_file
+
+from interp import cli
+from interp.artifact import read_layers
+from interp.demo import WORLD
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `interp`; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run `interp find-features` on own data expecting one paragraph, exit code 2 and no output; gives the error."""
+
+    def call(*arguments):
+        out = tmp_path / "fresh"
+        code, stdout, stderr = run("find-features", "--out", out, *arguments)
+        assert code == 2, stdout + stderr
+        assert stderr.startswith("error: ")
+        assert stderr.strip().count("\n") == 0
+        assert "Traceback" not in stderr
+        assert not out.exists()
+        return stderr
+
+    return call
+
+
+def data(folder):
+    return ["--questions", folder / "questions.jsonl", "--split", "all"]
+
+
+def with_row(folder, row, **changes):
+    rows = read_rows(folder / "questions.jsonl")
+    rows[row] |= changes
+    write_rows(folder / "questions.jsonl", rows)
+
+
+def test_a_run_on_own_data_writes_a_verdict(run, own_data, tmp_path):
+    code, stdout, stderr = run("find-features", *data(own_data), "--layers", "3-4", "--out", tmp_path / "out")
+    assert code == 3, stderr
+    assert "no gate found" in stdout
+    found = read_layers(tmp_path / "out" / "layers.json")
+    assert (found.verdict, found.layers, [p.layer for p in found.profile]) == ("no gate found", [], [3, 4])
+    assert found.data.questions == 12
+
+
+def test_missing_image(refused, own_data):
+    with_row(own_data, 4, image="images/none.png")
+    assert "row 5: image 'images/none.png' not found" in refused(*data(own_data))
+
+
+def test_unreadable_image(refused, own_data):
+    path = own_data / "images" / "2.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "2.png: not a readable image" in refused(*data(own_data))
+
+
+def test_empty_paraphrase(refused, own_data):
+    with_row(own_data, 2, paraphrases=[{"text": "  "}])
+    error = refused(*data(own_data))
+    assert "row 3" in error
+    assert "paraphrases.0.text" in error
+
+
+def test_duplicate_id(refused, own_data):
+    with_row(own_data, 7, id="0-0")
+    assert "row 8: id '0-0' was used already in row 1" in refused(*data(own_data))
+
+
+def test_answer_outside_its_set(refused, own_data):
+    with_row(own_data, 1, answer="perhaps")
+    assert "row 2: answer 'perhaps' is not among the answers of type 'presence'" in refused(*data(own_data))
+
+
+def test_sae_of_another_width(refused, own_data, tmp_path):
+    saes = tmp_path / "saes"
+    shutil.copytree(WORLD / "saes", saes)
+    path = next(saes.glob("*/layer_4_*")) / "params.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"w_enc": tensors["w_enc"][:64].contiguous()}, path)
+    error = refused(*data(own_data), "--saes", saes)
+    assert "made for a residual stream of width 64, but the model's is 128" in error
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("8-12", "the model has layers 0 to 9"), ("5-3", "the model has layers 0 to 9"), ("x", "expected 'all', a range")],
+)
+def test_layers_out_of_range(refused, own_data, layers, expected):
+    assert expected in refused(*data(own_data), "--layers", layers)
+
+
+def test_layers_without_an_sae(refused, own_data, tmp_path):
+    saes = tmp_path / "saes"
+    shutil.copytree(next((WORLD / "saes").glob("*/layer_4_*")), saes / "layer_4_width_512_l0_small")
+    assert "no SAE for layer 5; found [4]" in refused(*data(own_data), "--saes", saes, "--layers", "4,5")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--model", "./nowhere", "no such folder, and not a hub id"),
+        ("--saes", "nowhere", "no such folder"),
+        ("--questions", "nowhere.jsonl", "no such file"),
+        ("--images", "nowhere", "no such folder"),
+        ("--dtype", "int8", "expected auto, float32, bfloat16, float16"),
+        ("--device", "cuda:7", "not usable here"),
+    ],
+)
+def test_what_is_not_there(refused, option, value, expected):
+    assert expected in refused(option, value)
+
+
+def test_an_output_folder_that_holds_a_run(run, own_data, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "layers.json").write_text("{}")
+    code, _, stderr = run("find-features", *data(own_data), "--out", out)
+    assert code == 2
+    assert "already holds a run (layers.json), and nothing is overwritten" in stderr
+    assert (out / "layers.json").read_text() == "{}"
+
+
+def test_an_interrupted_run_leaves_nothing(run, own_data, tmp_path, monkeypatch):
+    import interp.run as module
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_figures", stop)
+    code, _, stderr = run("find-features", *data(own_data), "--layers", "4", "--out", tmp_path / "out")
+    assert code == 130
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "out" / "layers.json").exists()
+
+
+def test_import_and_help_are_light():
+    names = "('torch', 'pandas', 'transformers')"
+    heavy = f"import sys, interp.cli, finetune.cli; print([m for m in {names} if m in sys.modules])"
+    environment = os.environ | {"COLUMNS": "80"}
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
+    shown = subprocess.run(
+        [sys.executable, "-m", "interp", "find-features", "--help"], capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0
+    assert "--questions" in shown.stdout
+    assert json.dumps(str(WORLD)) not in shown.stdout
