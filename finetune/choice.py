@@ -18,36 +18,43 @@ class Choice(NamedTuple):
     """The option or the file and rule that named them."""
 
 
-def choose_layers(vlm: Vlm, text: str | None, path: Path | None) -> Choice:
-    """Layers from `text` (`all`, `15-19`, `9,17`) or from the layers.json at `path`: exactly one of the two.
+def read_choice(text: str | None, path: Path | None) -> Layers | str:
+    """The range by hand, or the content of a layers.json with a gate: exactly one of `text` and `path`.
 
-    Raises InputError for layers that `vlm` does not have, and as `from_file`.
+    Needs no model, so that a mistake shows before one is loaded. Raises InputError if both or neither are given, and
+    for a layers.json that is absent, damaged, or found no gate.
     """
     if (text is None) == (path is None):
         raise InputError(
             "Give either --layers (as 15-19, or 9,17, or all) or --layers-from layers.json, one of the two."
         )
     if text is not None:
-        return Choice(parse_layers(text, range(vlm.n_layers), vlm.n_layers), f"--layers {text}")
+        return text
     assert path is not None
-    return from_file(vlm, read_layers(path), path)
-
-
-def from_file(vlm: Vlm, found: Layers, path: Path) -> Choice:
-    """The range in a layers.json. Raises InputError if no gate was found, or if another model was studied."""
+    found = read_layers(path)
     if found.verdict != "gate found":
         raise InputError(
             f"{path}: the verdict is {found.verdict!r} ({found.reason.rstrip('.')}), so there is nothing to aim at. "
             "To train all the same, give layers by hand with --layers."
         )
-    studied = (found.model.id, found.model.n_layers, found.model.d_model)
+    return found
+
+
+def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
+    """The layers of `vlm` to train, as `read_choice` gave them.
+
+    Raises InputError for layers that `vlm` does not have, and for a layers.json made on another model.
+    """
+    if isinstance(wanted, str):
+        return Choice(parse_layers(wanted, range(vlm.n_layers), vlm.n_layers), f"--layers {wanted}")
+    studied = (wanted.model.id, wanted.model.n_layers, wanted.model.d_model)
     given = (vlm.name, vlm.n_layers, vlm.d_model)
     if studied != given:
         raise InputError(
-            f"{path}: made on {_described(*studied)}, but the model here is {_described(*given)}. "
+            f"layers.json was made on {_described(*studied)}, but the model here is {_described(*given)}. "
             "Give --model the one that was studied, or run `interp find-features` on this one."
         )
-    return Choice(sorted(found.layers), f"{path.name}, rule {found.rule}, questions {found.data.fingerprint}")
+    return Choice(sorted(wanted.layers), f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint}")
 
 
 def _described(name: str, n_layers: int, d_model: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune.settings import TrainSettings
-from interp.demo import WORLD
+from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 DEFAULTS = TrainSettings()
 LAYERS = Path("artifacts/layers.json")
-EMBEDDED = "the embedded world"
 
 app = typer.Typer(
     add_completion=False,

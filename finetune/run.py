@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
-from finetune.choice import Choice, choose_layers
+from finetune.choice import Choice, choose_layers, read_choice
 from finetune.evaluate import Evaluation, evaluate
 from finetune.lora import add_lora, trainable_parameters
 from finetune.plan import plan_steps, wordings
@@ -45,12 +45,13 @@ def train_and_evaluate(
     known; then and after an interruption `out` does not exist.
     """
     refuse_used(out)
+    wanted = read_choice(layers, layers_from)
     taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
     _refuse_shared_patients(taught, asked)
     taught, asked = taught[:limit], asked[:limit]
     accelerator = accelerator_for(device)
     vlm = load_vlm(model, str(accelerator.device), dtype)
-    choice = choose_layers(vlm, layers, layers_from)
+    choice = choose_layers(vlm, wanted)
     # An unreadable test image is better found before hours of training than after.
     encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
     adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)

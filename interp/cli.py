@@ -1,12 +1,13 @@
 """The `interp` command: argument parsing only, every command is one call into the library."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from interp.demo import WORLD
+from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
@@ -23,12 +24,20 @@ app.add_typer(demo_app, name="demo")
 
 @app.command("find-features")
 def find_features_command(
-    model: Annotated[str, typer.Option(help="Gemma 3 model with images: local folder or hub id.")] = str(
-        WORLD / "planted"
-    ),
-    saes: Annotated[Path, typer.Option(help="Folder of SAEs in Gemma Scope 2's layout, one a layer.")] = WORLD / "saes",
-    questions: Annotated[Path, typer.Option(help="JSON Lines file of questions.")] = WORLD / "questions.jsonl",
-    images: Annotated[Path | None, typer.Option(help="Image folder; by default that of --questions.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
+    ] = str(WORLD / "planted"),
+    saes: Annotated[
+        Path, typer.Option(help="Folder of SAEs in Gemma Scope 2's layout, one a layer.", show_default=EMBEDDED)
+    ] = WORLD / "saes",
+    questions: Annotated[
+        Path,
+        typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED),
+    ] = WORLD / "questions.jsonl",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions"),
+    ] = None,
     split: Annotated[
         Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
     ] = "train",
@@ -39,7 +48,9 @@ def find_features_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
@@ -48,10 +59,9 @@ def find_features_command(
 
         interp find-features
 
-    On your own model, SAEs and questions:
+    On a model, SAEs and questions of your own:
 
-        interp find-features --model google/medgemma-4b-it --saes gemma-scope-2/resid_post_all
-        --questions mimic.jsonl --images mimic-cxr-jpg/
+        interp find-features --model google/medgemma-4b-it --saes SAES --questions mine.jsonl --images IMAGES
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """
@@ -102,6 +112,8 @@ def demo_build_command(
 
 def main() -> None:
     """Entry point: a user's mistake becomes one paragraph and exit code 2."""
+    # peft's use of a transformers name that is going away; nothing that a user could change.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
         app()
     except InputError as error:

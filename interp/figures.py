@@ -26,25 +26,27 @@ def save_figures(result: FindResult, folder: Path) -> list[Path]:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    drawn = {"layer_profile": layer_profile(result.artifact), "delta_margin": delta_against_margin(result)}
-    drawn["register"] = activation_by_register(result)
     paths = []
-    for name, figure in drawn.items():
-        if figure is not None:
-            path = folder / f"{name}.png"
-            with whole_file(path) as partial, mpl.rc_context(STYLE):
-                FigureCanvasAgg(figure).print_png(partial)
-            paths.append(path)
+    with mpl.rc_context(STYLE):
+        drawn = {
+            "layer_profile": layer_profile(result.artifact),
+            "delta_margin": delta_against_margin(result),
+            "register": activation_by_register(result),
+        }
+        for name, figure in drawn.items():
+            if figure is not None:
+                path = folder / f"{name}.png"
+                with whole_file(path) as partial:
+                    FigureCanvasAgg(figure).print_png(partial)
+                paths.append(path)
     return paths
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, 1, sharex=rows > 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, 1, sharex=rows > 1)
 
 
 def _band(axes: Any, layers: list[int], intervals: list[Interval], **style: Any) -> None:
@@ -68,16 +70,23 @@ def layer_profile(artifact: Layers) -> Any:
     above.axhline(0.5, color=INK, lw=0.6)
     above.set_ylabel("flip AUC")
     above.set_title(f"{artifact.model.id}: {artifact.verdict}")
+    _band(below, layers, [p.recovery for p in profile], color=ACCENT, marker="o", ms=4, label="layer patch")
     _band(
-        below, layers, [p.recovery for p in profile], color=ACCENT, marker="o", ms=4, label="residual of the original"
-    )
-    _band(
-        below, layers, [p.control for p in profile], color=MUTED, marker="s", ms=3, ls="--", label="random, same norm"
+        below,
+        layers,
+        [p.control for p in profile],
+        color=MUTED,
+        marker="s",
+        ms=3,
+        ls="--",
+        label="layer patch, random direction",
     )
     writes = [p.net_write.value or 0.0 for p in profile]
-    below.bar(layers, writes, width=0.6, color="none", edgecolor=INK, hatch="///", lw=0.6, label="write patch, net")
+    below.bar(
+        layers, writes, width=0.6, color="none", edgecolor=INK, hatch="///", lw=0.6, label="write patch, net of random"
+    )
     below.axhline(0, color=INK, lw=0.6)
-    below.set_ylabel("share of the margin shift\nrecovered by the layer patch")
+    below.set_ylabel("recovered share\nof the margin shift")
     below.set_xlabel("layer (output, resid_post)")
     below.set_xticks(layers)
     for axes in (above, below):
