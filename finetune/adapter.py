@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.train import StepRecord
-from interp.artifact import ModelEntry
+from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
 from interp.files import write_text
 from interp.vlm import Vlm
@@ -25,6 +25,7 @@ class AdapterRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
     model: ModelEntry = Field(description="the frozen base model")
+    prompt: PromptEntry = Field(default=PromptEntry(), description="how the questions were put to the model")
     layers: list[int] = Field(description="decoder layers that were trained")
     layers_from: str = Field(description="what named these layers")
     settings: dict[str, Any] = Field(description="settings of the training, seed included")

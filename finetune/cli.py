@@ -10,6 +10,7 @@ import typer
 from finetune.settings import TrainSettings
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
+from interp.options import AnswerInstruction, ImageFirst, Revision, System, style_of
 
 if TYPE_CHECKING:
     from finetune.evaluate import Evaluation
@@ -78,6 +79,10 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
+    revision: Revision = None,
+    image_first: ImageFirst = None,
+    system: System = None,
+    answer_instruction: AnswerInstruction = None,
 ) -> None:
     """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
 
@@ -112,7 +117,20 @@ def train(
     from finetune.run import train_and_evaluate
 
     evaluation = train_and_evaluate(
-        model, questions, out, settings, layers, layers_from, images, split, test_split, device, dtype, limit
+        model,
+        questions,
+        out,
+        settings,
+        layers,
+        layers_from,
+        images,
+        split,
+        test_split,
+        device,
+        dtype,
+        limit,
+        revision,
+        style_of(image_first, system, answer_instruction),
     )
     if evaluation is not None:
         _show(evaluation)
@@ -136,6 +154,10 @@ def evaluate_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
+    revision: Revision = None,
+    image_first: ImageFirst = None,
+    system: System = None,
+    answer_instruction: AnswerInstruction = None,
 ) -> None:
     """Compare a saved adapter with its base: flips, margins, accuracy and reliance on the image, side by side.
 
@@ -150,7 +172,19 @@ def evaluate_command(
         refuse_used(out)
     from finetune.run import evaluate_saved
 
-    evaluation = evaluate_saved(adapter, questions, model, images, split, device, dtype, limit, seed)
+    evaluation = evaluate_saved(
+        adapter,
+        questions,
+        model,
+        images,
+        split,
+        device,
+        dtype,
+        limit,
+        seed,
+        revision,
+        style_of(image_first, system, answer_instruction),
+    )
     if out is not None:
         write_text(out, evaluation.to_json())
     if json:

@@ -14,9 +14,10 @@ from finetune.plan import plan_steps, wordings
 from finetune.settings import TrainSettings
 from finetune.texts import text_hash
 from finetune.train import StepRecord, accelerator_for, train
-from interp.artifact import ModelEntry
+from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
+from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.vlm import BLANK_IMAGE, Vlm, encode_images, load_vlm
 
@@ -37,12 +38,14 @@ def train_and_evaluate(
     device: str = "auto",
     dtype: str = "auto",
     limit: int | None = None,
+    revision: str | None = None,
+    style: PromptStyle | None = None,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
-    `limit` takes the first questions of each split only. Under `accelerate launch` only the main process evaluates
-    and writes; the others return None. Raises InputError for bad input, before anything is trained where it can be
-    known; then and after an interruption `out` does not exist.
+    `limit` takes the first questions of each split only; `style` is by default that of the layers.json. Under
+    `accelerate launch` only the main process evaluates and writes; the others return None. Raises InputError for bad
+    input, before anything is trained where it can be known; then and after an interruption `out` does not exist.
     """
     refuse_used(out)
     wanted = read_choice(layers, layers_from)
@@ -50,7 +53,9 @@ def train_and_evaluate(
     _refuse_shared_patients(taught, asked)
     taught, asked = taught[:limit], asked[:limit]
     accelerator = accelerator_for(device)
-    vlm = load_vlm(model, str(accelerator.device), dtype)
+    if style is None:
+        style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style)
     choice = choose_layers(vlm, wanted)
     # An unreadable test image is better found before hours of training than after.
     encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
@@ -80,15 +85,20 @@ def evaluate_saved(
     dtype: str = "auto",
     limit: int | None = None,
     seed: int = 0,
+    revision: str | None = None,
+    style: PromptStyle | None = None,
 ) -> Evaluation:
-    """Compare a saved adapter with its base; `model` is by default the base that the adapter names.
+    """Compare a saved adapter with its base; `model` is by default the base that the adapter names, `style` the one it
+    was trained with.
 
     Raises InputError for bad input, and for an adapter that does not fit the model.
     """
     named = base_of(adapter)
     record = read_record(adapter)
     asked = load_questions(questions, images, split)[:limit]
-    vlm = load_vlm(model or named, device, dtype)
+    if style is None:
+        style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
+    vlm = load_vlm(model or named, device, dtype, revision, style)
     adapted = load_adapter(vlm, adapter)
     return evaluate(vlm, adapted, asked, record.text_hashes if record else None, seed)
 
@@ -117,6 +127,7 @@ def _record(
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     return AdapterRecord(
         model=ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype),
+        prompt=PromptEntry(**vlm.style._asdict()),
         layers=choice.layers,
         layers_from=choice.source,
         settings=asdict(settings),

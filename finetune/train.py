@@ -15,6 +15,7 @@ from interp.errors import InputError
 from interp.packing import Batch, collate, pack
 from interp.progress import track
 from interp.prompts import first_answer_token, prompt_tokens
+from interp.questions import CLOSED_ANSWERS
 from interp.vlm import Vlm, encode_images, final_logits
 
 if TYPE_CHECKING:
@@ -85,8 +86,10 @@ def packed_losses(forward: Callable[[Batch, Tensor], Tensor], vlm: Vlm, items: S
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     texts = [item.original for item in items] + [str(items[i].paraphrase) for i in paired]
     images = [item.image for item in items] + [items[i].image for i in paired]
+    answers = [item.answer for item in items] + [items[i].answer for i in paired]
+    closed = [answer.strip().lower() in CLOSED_ANSWERS for answer in answers]
     config = vlm.model.config
-    rows = pack(prompt_tokens(vlm.processor, texts), images, config.image_token_id)
+    rows = pack(prompt_tokens(vlm.processor, texts, closed, vlm.style), images, config.image_token_id)
     batch = collate(rows, config.text_config.pad_token_id or 0)
     features = torch.stack([vlm.features[images[row.prompts[0]]] for row in rows]).to(vlm.device)
     logits = forward(batch.to(vlm.device), features.to(vlm.device))

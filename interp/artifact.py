@@ -49,6 +49,14 @@ class ModelEntry(_Part):
     dtype: str = Field(description="arithmetic used")
 
 
+class PromptEntry(_Part):
+    """How the questions were put to the model, around their own words."""
+
+    image_first: bool = Field(default=True, description="image before the question")
+    system: str | None = Field(default=None, description="system instruction")
+    answer_instruction: str | None = Field(default=None, description="said behind every closed question")
+
+
 class ProfileEntry(_Part):
     """One layer of the profile, measured on questions held out from the choice of features."""
 
@@ -119,6 +127,7 @@ class Layers(_Part):
     rule: Rule = Field(description="the rule that took `layers`")
     ranges: list[RangeEntry] = Field(description="what each rule gives")
     model: ModelEntry = Field(description="the model")
+    prompt: PromptEntry = Field(default=PromptEntry(), description="the prompt around the questions")
     saes: dict[int, str] = Field(description="layer -> SAE id")
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry a layer")

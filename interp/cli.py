@@ -9,6 +9,7 @@ import typer
 
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
+from interp.options import AnswerInstruction, ImageFirst, Revision, System, style_of
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
 
@@ -28,8 +29,21 @@ def find_features_command(
         str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
     ] = str(WORLD / "planted"),
     saes: Annotated[
-        Path, typer.Option(help="Folder of SAEs in Gemma Scope 2's layout, one a layer.", show_default=EMBEDDED)
-    ] = WORLD / "saes",
+        str,
+        typer.Option(
+            help="SAEs of the residual stream: a folder (Gemma Scope 2's or sae-lens's), a sae-lens release "
+            "(gemma-scope-2-4b-it-res-all), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
+            show_default=EMBEDDED,
+        ),
+    ] = str(WORLD / "saes"),
+    width: Annotated[
+        Literal["16k", "65k", "262k", "1m"] | None,
+        typer.Option(help="Of several SAEs of a layer, the one of this width.", show_default="16k from the hub"),
+    ] = None,
+    l0: Annotated[
+        Literal["small", "medium", "big"] | None,
+        typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
+    ] = None,
     questions: Annotated[
         Path,
         typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED),
@@ -52,6 +66,13 @@ def find_features_command(
         int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
+    revision: Revision = None,
+    image_first: ImageFirst = None,
+    system: System = None,
+    answer_instruction: AnswerInstruction = None,
+    sae_dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; one SAE is held at a time.")
+    ] = "float32",
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
 
@@ -61,24 +82,26 @@ def find_features_command(
 
     On a model, SAEs and questions of your own:
 
-        interp find-features --model google/medgemma-4b-it --saes SAES --questions mine.jsonl --images IMAGES
+        interp find-features --model google/medgemma-4b-it --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """
     from interp.display import show_result
     from interp.find import FindSettings, find_features
-    from interp.layers import parse_layers
+    from interp.layers import listed_layers, parse_layers
+    from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
-    from interp.saes import sae_folders
-    from interp.vlm import load_vlm
+    from interp.sae_sources import locate_saes
+    from interp.vlm import DTYPES, load_vlm
 
     refuse_run(out)
     asked = load_questions(questions, images, split)[:limit]
-    sae_of = sae_folders(saes)
-    vlm = load_vlm(model, device, dtype)
+    sae_of = locate_saes(saes, width, l0, listed_layers(layers))
+    style = style_of(image_first, system, answer_instruction) or PLAIN
+    vlm = load_vlm(model, device, dtype, revision, style)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
-    settings = FindSettings(rule=rule, max_width=max_width, seed=seed)
+    settings = FindSettings(rule=rule, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
     result = find_features(vlm, sae_of, asked, chosen, settings, split, batch_tokens=1024 * batch_size)
     save_result(result, out)
     show_result(result, out)

@@ -65,17 +65,20 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     """Screen every feature of one SAE on the given pairs; columns as in SCREEN_COLUMNS, p values not yet adjusted.
 
     `residuals` [n prompts, d_model] at the final token of every row of `prompts`. Features that are active on none
-    of the prompts are left out. `chunk` features are held at once, so memory does not grow with the SAE's width.
+    of the prompts are left out. `chunk` features are held for all prompts at once, so that memory does not
+    grow with the SAE's width.
     """
-    activations_of = sae.encode(residuals.to(sae.w_enc.device))
     used = np.unique(np.concatenate([flips.pairs["original"], flips.pairs["paraphrase"]]))
     register = prompts["register"].to_numpy()[used]
     tagged = pd.notna(register)
-    alive = (activations_of[torch.from_numpy(used)] > 0).any(0).nonzero()[:, 0].cpu()
-    tables = [
-        _screen_features(sae.layer, part.numpy(), activations_of[:, part].cpu().numpy(), used, register, tagged, flips)
-        for part in alive.split(chunk)
-    ]
+    x = residuals.to(sae.w_enc.device)
+    alive = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
+    for part in torch.from_numpy(used).to(x.device).split(512):
+        alive |= (sae.encode(x[part]) > 0).any(0)
+    tables = []
+    for features in alive.nonzero()[:, 0].split(chunk):
+        activations = sae.encode(x, features).cpu().numpy()
+        tables.append(_screen_features(sae.layer, features.cpu().numpy(), activations, used, register, tagged, flips))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(SCREEN_COLUMNS))
 
 
@@ -132,6 +135,7 @@ def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) 
     drowns the others.
     """
     features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
-    activations = sae.encode(residuals.to(sae.w_enc.device))[:, features].cpu().numpy().astype(float)
+    device = sae.w_enc.device
+    activations = sae.encode(residuals.to(device), features.to(device)).cpu().numpy().astype(float)
     delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
     return (delta / chosen["mean_activation"].to_numpy()).mean(1)

@@ -4,7 +4,7 @@ Margins and residuals -> flips -> screen of every feature on one half of the pat
 half -> range, verdict and `layers.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from interp.artifact import (
     Layers,
     ModelEntry,
     ProfileEntry,
+    PromptEntry,
     RangeEntry,
     Verdict,
 )
@@ -31,7 +32,7 @@ from interp.layers import LayerRange, Rule, growth_range, level_range
 from interp.patching import LayerPatch, patch_layers
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.saes import Fit, Sae, fit, load_sae
+from interp.saes import Fit, Sae, fit, load_sae, sae_shapes
 from interp.statistics import Estimate, auc, clusters_drawn, mean_interval, ratio_interval
 from interp.vlm import Vlm, measure
 
@@ -53,6 +54,8 @@ class FindSettings:
     """Features of a layer, chosen on one half of the patients, whose flip AUC is reported on the other."""
     min_flips: int = 10
     """Fewest banked flips on the held-out half from which anything is concluded."""
+    sae_dtype: torch.dtype = torch.float32
+    """Of the SAEs' matrices; bfloat16 halves their memory."""
     seed: int = 0
     """Seed of the halves, controls and bootstrap."""
 
@@ -89,14 +92,15 @@ def find_features(
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip on these questions.
 
-    `sae_of` maps layers to SAE folders (see `interp.saes.sae_folders`); `layers` are those to profile, by default all
-    that have an SAE; `batch_tokens` bounds a forward pass. Only closed questions with paraphrases count. Raises
-    InputError if there are none, or if an SAE does not fit the model.
+    `sae_of` maps layers to SAE folders (see `interp.sae_sources.locate_saes`); `layers` are those to profile, by
+    default all that have an SAE; `batch_tokens` bounds a forward pass. Only closed questions with paraphrases
+    count. Raises InputError if there are none, or if an SAE does not fit the model.
     """
     chosen = sorted(sae_of) if layers is None else sorted(layers)
     if not chosen or chosen[-1] >= vlm.n_layers:
         raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")
-    saes = [load_sae(sae_of[layer], layer, vlm.d_model, vlm.device) for layer in chosen]
+    for layer in chosen:
+        sae_shapes(sae_of[layer], layer, vlm.d_model)
     asked = [q for q in questions if q.closed and q.paraphrases]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
@@ -112,7 +116,11 @@ def find_features(
     choice, held_out = flips.take(selecting), flips.take(~selecting)
 
     tables, scores, fits = [], [], []
-    for position, sae in enumerate(track(saes, "screening features")):
+    ids = {}
+    for position, layer in enumerate(track(chosen, "screening features")):
+        # One SAE is held at a time: all layers of 16k features would take 11 GB.
+        sae = load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
+        ids[layer] = sae.id
         residuals = after[:, position]
         table = screen_layer(sae, residuals, prompts, choice)
         best = table.nlargest(settings.features_a_layer, "flip_auc")
@@ -126,7 +134,20 @@ def find_features(
     profile = _profile(chosen, np.stack(scores, 1), held_out, banked, patch, fits, settings.seed)
     ranges = _ranges(profile, settings.max_width)
     verdict, reason = judge(profile, banked, ranges[settings.rule], settings.min_flips)
-    screen, top_activations = _held_out_features(screen, saes, after, held_out, ranges, settings.rule)
+    screen = _range_first(screen, ranges[settings.rule])
+
+    def load(layer: int) -> Sae:
+        return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
+
+    top = screen.head(FEATURES_KEPT)
+    held = _held_out_auc(top, load, after, chosen, held_out)
+    screen.insert(list(SCREEN_COLUMNS).index("flip_p") + 1, "held_out_auc", held.reindex(screen.index))
+    top_activations = np.zeros(len(after), np.float32)
+    if len(top):
+        best = load(int(top.at[0, "layer"]))
+        feature = torch.tensor([int(top.at[0, "feature"])], device=vlm.device)
+        position = chosen.index(best.layer)
+        top_activations = best.encode(after[:, position].to(vlm.device), feature)[:, 0].cpu().numpy()
     found = ranges[settings.rule] if verdict == "gate found" else None
     artifact = Layers(
         schema_version=SCHEMA_VERSION,
@@ -143,11 +164,12 @@ def find_features(
             d_model=vlm.d_model,
             dtype=str(vlm.model.dtype).removeprefix("torch."),
         ),
-        saes={sae.layer: sae.id for sae in saes},
+        prompt=PromptEntry(**vlm.style._asdict()),
+        saes=ids,
         data=_describe(asked, prompts, flips, measured.margin, split, settings.seed),
         profile=profile,
         features=[FeatureEntry(**row) for row in screen.head(FEATURES_KEPT).to_dict("records")],
-        settings=settings.__dict__ | {"layers": chosen},
+        settings=settings.__dict__ | {"layers": chosen, "sae_dtype": str(settings.sae_dtype).removeprefix("torch.")},
         seed=settings.seed,
         software=software(),
     )
@@ -275,30 +297,25 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
     )
 
 
-def _held_out_features(
-    screen: pd.DataFrame,
-    saes: list[Sae],
-    residuals: torch.Tensor,
-    held_out: Flips,
-    ranges: dict[Rule, LayerRange],
-    rule: Rule,
-) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """Adds held_out_auc for the top features, those of the range first; and the first one's activations."""
-    inside = screen["layer"].isin(ranges[rule].layers)
-    screen = pd.concat([screen[inside], screen[~inside]], ignore_index=True)
-    held = np.full(len(screen), np.nan)
-    activations = np.zeros(len(residuals), np.float32)
-    position = {sae.layer: i for i, sae in enumerate(saes)}
-    for row in range(min(FEATURES_KEPT, len(screen))):
-        layer, feature = int(screen.at[row, "layer"]), int(screen.at[row, "feature"])
-        sae = saes[position[layer]]
-        f = sae.encode(residuals[:, position[layer]].to(sae.w_enc.device))[:, feature].cpu().numpy()
+def _range_first(screen: pd.DataFrame, found: LayerRange) -> pd.DataFrame:
+    """The screen with the features of the range in front, else in its order."""
+    inside = screen["layer"].isin(found.layers)
+    return pd.concat([screen[inside], screen[~inside]], ignore_index=True)
+
+
+def _held_out_auc(
+    top: pd.DataFrame, load: Callable[[int], Sae], residuals: torch.Tensor, layers: list[int], held_out: Flips
+) -> "pd.Series[float]":
+    """AUC of |delta| for held-out flips of every row of `top`, indexed as it; `load` gives the SAE of a layer."""
+    aucs = pd.Series(np.nan, index=top.index)
+    for layer, rows in top.groupby("layer"):
+        sae = load(int(str(layer)))
+        features = torch.from_numpy(rows["feature"].to_numpy(np.int64, copy=True)).to(sae.w_enc.device)
+        x = residuals[:, layers.index(sae.layer)].to(sae.w_enc.device)
+        f = sae.encode(x, features).cpu().numpy()
         delta = np.abs(f[held_out.pairs["paraphrase"]] - f[held_out.pairs["original"]])
-        held[row] = auc(delta, held_out.flipped)[0]
-        if row == 0:
-            activations = f
-    screen.insert(list(SCREEN_COLUMNS).index("flip_p") + 1, "held_out_auc", held)
-    return screen, activations
+        aucs[rows.index] = auc(delta, held_out.flipped)
+    return aucs
 
 
 def _describe(

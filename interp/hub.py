@@ -32,13 +32,17 @@ def locate(model: str | Path, revision: str | None = None) -> Source:
     elif path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
         raise InputError(f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.")
     else:
-        folder = _download(str(model), revision)
+        folder = download(str(model), revision, MODEL_FILES)
         source = Source(folder, str(model), folder.name)
     _check_whole(source)
     return source
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    """The cached snapshot of a hub repository, files that match `patterns` downloaded if they are not there.
+
+    Raises InputError if the repository can not be reached, does not exist, or has terms that are not accepted.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -51,7 +55,7 @@ def _download(repo: str, revision: str | None) -> Path:
 
     page = f"https://huggingface.co/{repo}"
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except GatedRepoError:
         raise InputError(
             f"{repo}: its terms must be accepted first. Open {page}, accept them, and log in with `hf auth login`."
@@ -66,7 +70,7 @@ def _download(repo: str, revision: str | None) -> Path:
         at = f" at revision {revision}" if revision else ""
         raise InputError(
             f"{repo}: not in the local cache{at}, and the hub cannot be reached. Download it where there is a network "
-            f"with `hf download {repo}`, or give --model a folder."
+            f"with `hf download {repo}`, or give a local folder."
         ) from None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise InputError(f"{repo}: could not be downloaded ({str(error).splitlines()[0]}). See {page}.") from None

@@ -79,22 +79,30 @@ def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int]:
-    """Layers from `all`, `15-19` or `9,17,22`, each of which must be in `available`."""
+def listed_layers(text: str) -> list[int] | None:
+    """Layers of `15-19` or `9,17,22`, ascending; None for `all`. Raises InputError for anything else."""
     if text == "all":
-        return sorted(available)
-    layers: list[int] = []
+        return None
+    layers: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match:
+        first, last = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 0)
+        if first > last:
             raise InputError(f"--layers {text!r}: expected 'all', a range as 15-19, or a list as 9,17,22.")
-        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
-        if first > last or last >= n_layers:
-            raise InputError(f"--layers {text!r}: the model has layers 0 to {n_layers - 1}.")
-        layers += range(first, last + 1)
+        layers |= set(range(first, last + 1))
+    return sorted(layers)
+
+
+def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int]:
+    """Layers as `listed_layers`, all of which must be in `available` and below `n_layers`; else InputError."""
+    layers = listed_layers(text)
+    if layers is None:
+        return sorted(available)
+    if layers[-1] >= n_layers:
+        raise InputError(f"--layers {text!r}: the model has layers 0 to {n_layers - 1}.")
     absent = sorted(set(layers) - set(available))
     if absent:
         raise InputError(
             f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}."
         )
-    return sorted(set(layers))
+    return layers

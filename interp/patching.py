@@ -68,7 +68,7 @@ def patch_layers(
     added = state - (before[original] - before[paraphrase])
     generator = torch.Generator().manual_seed(seed)
     deltas = [state, _random_like(state, generator), added, _random_like(added, generator)]
-    rows = prompts.iloc[np.repeat(paraphrase.numpy(), 4 * count)][["image", "text"]]
+    rows = prompts.iloc[np.repeat(paraphrase.numpy(), 4 * count)][["image", "text", "closed"]]
     at = torch.tensor(layers * 2 + [vlm.n_layers - 1] * (2 * count)).repeat(n)
     edit = Edit(at, torch.stack(deltas, dim=1).flatten(0, 2))
     margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, 4, count)

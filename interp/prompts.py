@@ -18,6 +18,20 @@ class AnswerTokens(NamedTuple):
     """int64 [number of no tokens]."""
 
 
+class PromptStyle(NamedTuple):
+    """How a question is put to the model, around its own words."""
+
+    image_first: bool = True
+    """The image before the question, so that the paraphrases of an image share all of it; else behind."""
+    system: str | None = None
+    """System instruction; None for none."""
+    answer_instruction: str | None = None
+    """Said behind every closed question, e.g. "Answer yes or no."; None for nothing."""
+
+
+PLAIN = PromptStyle()
+
+
 def answer_tokens(tokenizer: Any) -> AnswerTokens:
     """Find the yes and no tokens in the tokenizer's vocabulary (`yes`, `Yes`, `▁yes`, ...).
 
@@ -45,18 +59,32 @@ def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
     )
 
 
-def prompt_tokens(processor: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each question in the chat template, image first, image placeholder expanded.
+def prompt_tokens(
+    processor: Any, texts: Sequence[str], closed: Sequence[bool] | None = None, style: PromptStyle = PLAIN
+) -> list[list[int]]:
+    """Token ids of each question in the chat template, image placeholder expanded.
 
-    The same ids as `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
+    `closed` says which are yes/no questions, which `style` may treat apart. The same ids as
+    `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
     """
     if not texts:
         return []
-    messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts]
+    closed = closed if closed is not None else [False] * len(texts)
+    messages = [_messages(text, flag, style) for text, flag in zip(texts, closed, strict=True)]
     rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer = processor.tokenizer
     expanded = [text.replace(tokenizer.boi_token, processor.full_image_sequence) for text in rendered]
     return tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+
+def _messages(text: str, closed: bool, style: PromptStyle) -> list[dict[str, Any]]:
+    if closed and style.answer_instruction:
+        text = f"{text} {style.answer_instruction}"
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    user = {"role": "user", "content": content if style.image_first else content[::-1]}
+    if style.system is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": style.system}]}, user]
 
 
 def first_answer_token(tokenizer: Any, answer: str) -> int:

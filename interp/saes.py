@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,80 +36,134 @@ class Sae(NamedTuple):
         """Number of features."""
         return self.w_enc.shape[1]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Residuals [..., d_model] -> activations f = z * 1[z > threshold], z = x W_enc + b_enc, [..., d_sae]."""
-        z = x.to(self.w_enc.dtype) @ self.w_enc + self.b_enc
-        return torch.relu(z) * (z > self.threshold)
+    def encode(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """Residuals [..., d_model] -> activations f = z * 1[z > threshold], z = x W_enc + b_enc, float32 [..., d_sae].
+
+        With `features` int64 [k], those alone: [..., k].
+        """
+        w, b, threshold = self.w_enc, self.b_enc, self.threshold
+        if features is not None:
+            w, b, threshold = w[:, features], b[features], threshold[features]
+        z = (x.to(w.dtype) @ w).float() + b
+        return torch.relu(z) * (z > threshold)
 
     def decode(self, f: Tensor) -> Tensor:
         """Activations [..., d_sae] -> reconstructed residuals [..., d_model]."""
-        return f @ self.w_dec + self.b_dec
+        return (f.to(self.w_dec.dtype) @ self.w_dec).float() + self.b_dec
 
 
-def sae_folders(path: str | Path) -> dict[int, Path]:
-    """The SAE folder of every layer found directly under `path` (or under `path`/resid_post_all, /resid_post)."""
-    root = Path(path)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder. Give --saes a folder with layer_*_width_* folders inside.")
-    for place in (root, root / "resid_post_all", root / "resid_post"):
-        found: dict[int, Path] = {}
-        for folder in sorted(place.glob("layer_*")):
-            match = re.match(r"layer_(\d+)", folder.name)
-            if match and folder.is_dir():
-                layer = int(match.group(1))
-                if layer in found:
-                    raise InputError(
-                        f"{place}: layer {layer} has two SAEs, {found[layer].name} and {folder.name}. "
-                        "Give --saes a folder with one width and L0."
-                    )
-                found[layer] = folder
-        if found:
-            return found
-    raise InputError(f"{root}: no layer_*_width_* folders inside. Give --saes a folder in Gemma Scope 2's layout.")
+def sae_shapes(folder: Path, layer: int, d_model: int) -> None:
+    """Check an SAE without loading it: names, shapes and the place it was made for.
 
-
-def load_sae(folder: Path, layer: int, d_model: int, device: torch.device | str = "cpu") -> Sae:
-    """Load one SAE as float32.
-
-    Raises InputError if a tensor is missing, has a wrong shape, holds NaN, or was made for another width or layer.
+    Raises InputError if a tensor is missing, has a wrong shape, or was made for another width or layer.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    path = folder / "params.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: not found. Every SAE folder needs params.safetensors (pickles are refused).")
+    path = _weights(folder)
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            shapes = {_NAMES.get(name, name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}). Download it again.") from None
-    missing = [name for name in PARAMETERS if name not in tensors]
+    needed = [name for name in PARAMETERS if name != "threshold" or _has_threshold(folder)]
+    missing = [name for name in needed if name not in shapes]
     if missing:
-        raise InputError(f"{path}: found {sorted(tensors)}, expected {list(PARAMETERS)}; missing {missing}.")
-    width, d_sae = tensors["w_enc"].shape if tensors["w_enc"].ndim == 2 else (0, 0)
-    expected = {"w_enc": (d_model, d_sae), "w_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,)}
-    expected["threshold"] = (d_sae,)
+        raise InputError(f"{path}: found {sorted(shapes)}, expected {needed}; missing {missing}.")
+    width, d_sae = shapes["w_enc"] if len(shapes["w_enc"]) == 2 else (0, 0)
     if width != d_model:
         raise InputError(
             f"{path}: made for a residual stream of width {width}, but the model's is {d_model}. "
             "Give --saes those of this model's size."
         )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise InputError(f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}.")
-        if not torch.isfinite(tensors[name]).all():
+    expected = {"w_enc": (d_model, d_sae), "w_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,)}
+    expected["threshold"] = (d_sae,)
+    for name in needed:
+        if shapes[name] != expected[name]:
+            raise InputError(f"{path}: {name} has shape {list(shapes[name])}, expected {list(expected[name])}.")
+    _check_hook(folder, layer)
+
+
+def load_sae(
+    folder: Path, layer: int, d_model: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Sae:
+    """Load one SAE; its two matrices as `dtype`, biases and thresholds as float32.
+
+    Raises InputError as `sae_shapes`, and if a tensor holds NaN.
+    """
+    from safetensors.torch import load_file
+
+    sae_shapes(folder, layer, d_model)
+    path = _weights(folder)
+    tensors = {_NAMES.get(name, name): tensor for name, tensor in load_file(path).items()}
+    for name in PARAMETERS:
+        if name in tensors and not torch.isfinite(tensors[name]).all():
             raise InputError(f"{path}: {name} holds NaN or infinite values. Download it again.")
-    _check_hook(folder / "config.json", layer)
-    return Sae(layer, folder.name, **{n: tensors[n].to(device, torch.float32) for n in PARAMETERS})
+    # A ReLU SAE is a JumpReLU SAE whose thresholds are zero.
+    tensors.setdefault("threshold", torch.zeros_like(tensors["b_enc"]))
+    if _lens_config(folder).get("apply_b_dec_to_input", False):
+        tensors["b_enc"] = tensors["b_enc"] - tensors["b_dec"] @ tensors["w_enc"]
+    dtypes = {"w_enc": dtype, "w_dec": dtype}
+    placed = {n: tensors[n].to(device, dtypes.get(n, torch.float32)) for n in PARAMETERS}
+    return Sae(layer, folder.resolve().name, **placed)
 
 
-def _check_hook(path: Path, layer: int) -> None:
-    if not path.is_file():
-        return
+_NAMES = {"W_enc": "w_enc", "W_dec": "w_dec"}
+"""sae-lens's names of what Gemma Scope calls otherwise."""
+
+
+def _weights(folder: Path) -> Path:
+    for name in ("params.safetensors", "sae_weights.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"{folder / 'params.safetensors'}: not found. Every SAE folder needs params.safetensors (Gemma Scope 2) or "
+        "sae_weights.safetensors (sae-lens); pickles are refused."
+    )
+
+
+def _lens_config(folder: Path) -> dict[str, Any]:
+    """sae-lens's configuration, empty for a Gemma Scope 2 folder."""
+    path = folder / "cfg.json"
+    return _json(path) if path.is_file() else {}
+
+
+def _has_threshold(folder: Path) -> bool:
+    return _lens_config(folder).get("architecture", "jumprelu") == "jumprelu"
+
+
+def sae_lens_layer(folder: Path) -> int:
+    """The layer of a sae-lens folder. Raises InputError if its configuration names none."""
+    config = _lens_config(folder)
+    hook = str((config.get("metadata") or {}).get("hook_name") or config.get("hook_name") or "")
+    match = re.fullmatch(r"(?:blocks\.(\d+)\.hook_resid_post|model\.layers\.(\d+)(?:\.output)?)", hook)
+    if not match:
+        raise InputError(
+            f"{folder / 'cfg.json'}: found hook {hook or 'none'!r}, expected blocks.L.hook_resid_post. "
+            "Only SAEs of the residual stream after a layer can be used."
+        )
+    return int(match.group(1) or match.group(2))
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}).") from None
+
+
+def _check_hook(folder: Path, layer: int) -> None:
+    lens = _lens_config(folder)
+    if lens:
+        kind, norm = lens.get("architecture", "standard"), lens.get("normalize_activations", "none")
+        if kind not in ("jumprelu", "standard") or norm not in ("none", None) or sae_lens_layer(folder) != layer:
+            raise InputError(
+                f"{folder / 'cfg.json'}: found architecture {kind!r}, normalize_activations {norm!r}, layer "
+                f"{sae_lens_layer(folder)}; expected jumprelu or standard, none, layer {layer}. "
+                "Fold the normalization with sae-lens's fold_activation_norm_scaling_factor and save it again."
+            )
+        return
+    path = folder / "config.json"
+    config = _json(path) if path.is_file() else {}
     hook = config.get("hf_hook_point_in", f"model.layers.{layer}.output")
     if config.get("architecture", "jump_relu") != "jump_relu" or hook != f"model.layers.{layer}.output":
         raise InputError(
@@ -148,12 +202,14 @@ class Fit(NamedTuple):
     """Share of features that are never active."""
 
 
-def fit(sae: Sae, residuals: Tensor) -> Fit:
-    """Reconstruction quality on residuals [n, d_model]."""
+def fit(sae: Sae, residuals: Tensor, chunk: int = 512) -> Fit:
+    """Reconstruction quality on residuals [n, d_model]; `chunk` of them are held as activations at once."""
     x = residuals.to(sae.w_enc.device, torch.float32)
-    f = sae.encode(x)
-    error = (x - sae.decode(f)).pow(2).sum()
-    spread = (x - x.mean(0)).pow(2).sum()
-    fvu = float(error / spread)
-    active = f > 0
-    return Fit(fvu, 1 - fvu, float(active.sum(1).float().mean()), float((~active.any(0)).float().mean()))
+    error, active, alive = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
+    for part in x.split(chunk):
+        f = sae.encode(part)
+        error += float((part - sae.decode(f)).pow(2).sum())
+        active += int((f > 0).sum())
+        alive |= (f > 0).any(0)
+    fvu = error / float((x - x.mean(0)).pow(2).sum())
+    return Fit(fvu, 1 - fvu, active / len(x), float((~alive).float().mean()))

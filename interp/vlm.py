@@ -18,7 +18,7 @@ from interp.errors import InputError
 from interp.hub import locate
 from interp.packing import Batch, Row, attention_masks, batches, collate, pack
 from interp.progress import track
-from interp.prompts import AnswerTokens, answer_margin, answer_tokens, prompt_tokens
+from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 
 BLANK_IMAGE = "<blank>"
 """Stands for a uniform mid-grey image wherever an image path is expected."""
@@ -39,6 +39,8 @@ class Vlm:
     """Commit of the hub repository, None for a local folder."""
     answers: AnswerTokens
     """Token ids that mean yes and no."""
+    style: PromptStyle = PLAIN
+    """How every question is put to it."""
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
 
@@ -83,7 +85,13 @@ class Measurement(NamedTuple):
     """float32 [n, number of layers asked for, d_model]: resid_post at the final token."""
 
 
-def load_vlm(model: str | Path, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> Vlm:
+def load_vlm(
+    model: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    style: PromptStyle = PLAIN,
+) -> Vlm:
     """Load a Gemma 3 model and its processor from a local folder or the hub's cache.
 
     `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
@@ -113,6 +121,7 @@ def load_vlm(model: str | Path, device: str = "auto", dtype: str = "auto", revis
         name=source.name,
         revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
+        style=style,
     )
 
 
@@ -203,9 +212,11 @@ def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
 def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]:
     """Pack a prompt table's rows by image, or by image and wording where the same prompt is run many times."""
     groups = list(zip(prompts["image"], prompts["text"], strict=True)) if by_text else list(prompts["image"])
-    texts = list(dict.fromkeys(prompts["text"]))
-    tokens = dict(zip(texts, prompt_tokens(vlm.processor, texts), strict=True))
-    return pack([tokens[t] for t in prompts["text"]], groups, vlm.model.config.image_token_id)
+    asked = list(zip(prompts["text"], prompts["closed"], strict=True))
+    different = list(dict.fromkeys(asked))
+    texts, closed = [text for text, _ in different], [flag for _, flag in different]
+    tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style), strict=True))
+    return pack([tokens[key] for key in asked], groups, vlm.model.config.image_token_id)
 
 
 @torch.no_grad()
@@ -217,7 +228,7 @@ def measure(
     batch_tokens: int = 16384,
     description: str = "prompts",
 ) -> Measurement:
-    """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`).
+    """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
 
     `layers` are those whose residuals are returned. With `edit`, prompt i runs with its residual changed at its
     final token; `edit.layer` and `edit.delta` are aligned with the rows. Raises InputError if a margin is not finite.

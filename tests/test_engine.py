@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from interp.packing import attention_masks, collate, pack
-from interp.prompts import answer_margin, answer_tokens, prompt_tokens
+from interp.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.questions import load_questions, prompt_table
 from interp.vlm import BLANK_IMAGE, Edit, load_vlm, measure, open_image
 
@@ -18,9 +18,13 @@ def vlm(tiny_model):
 
 
 def plain_inputs(vlm, image, text):
+    style = vlm.style
     content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content if style.image_first else content[::-1]}]
+    if style.system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": style.system}]})
     return vlm.processor.apply_chat_template(
-        [{"role": "user", "content": content}],
+        messages,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
@@ -70,6 +74,32 @@ def test_packed_margins_and_residuals_are_the_plain_models(vlm, own_data):
         assert measured.margin[i] == pytest.approx(float(by_hand), abs=1e-4)
         assert measured.top_token[i] == logits.argmax()
         torch.testing.assert_close(measured.residuals[i], residuals[layers], atol=1e-4, rtol=1e-4)
+
+
+STYLES = [
+    PromptStyle(image_first=False),
+    PromptStyle(system="Is there effusion in this study?"),
+    PromptStyle(image_first=False, system="Is it there?", answer_instruction="Yes or no?"),
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_other_prompt_styles_are_the_plain_models(style, tiny_model, own_data):
+    vlm = load_vlm(tiny_model, "cpu", "float32", style=style)
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:9]
+    measured = measure(vlm, prompts, [3])
+    for i, row in prompts.iterrows():
+        said = f"{row['text']} {style.answer_instruction}" if style.answer_instruction else row["text"]
+        logits, residuals = plain_run(vlm, open_image(row["image"]), said)
+        assert measured.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-4)
+        torch.testing.assert_close(measured.residuals[i, 0], residuals[3], atol=1e-4, rtol=1e-4)
+
+
+def test_an_answer_instruction_is_for_closed_questions_only(vlm):
+    style = PromptStyle(answer_instruction="Yes or no?")
+    first, second = prompt_tokens(vlm.processor, ["Is it there?"] * 2, [True, False], style)
+    assert second == prompt_tokens(vlm.processor, ["Is it there?"])[0]
+    assert first == prompt_tokens(vlm.processor, ["Is it there? Yes or no?"])[0]
 
 
 def test_edits_equal_hooks_on_the_plain_model(vlm, own_data):
@@ -139,6 +169,6 @@ def test_each_image_meets_the_tower_once(vlm, own_data, monkeypatch):
 
 
 def test_blank_image_is_the_same_for_all(vlm):
-    prompts = pd.DataFrame({"image": [BLANK_IMAGE] * 2, "text": ["Is there a nodule?"] * 2})
+    prompts = pd.DataFrame({"image": BLANK_IMAGE, "text": ["Is there a nodule?"] * 2, "closed": True})
     margin = measure(vlm, prompts).margin
     assert margin[0] == pytest.approx(float(margin[1]), abs=1e-5)

@@ -17,7 +17,8 @@ from interp.layers import overlap
 from interp.patching import patch_layers
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.run import save_result
-from interp.saes import load_sae, sae_folders
+from interp.sae_sources import locate_saes
+from interp.saes import load_sae
 from interp.vlm import load_vlm, measure, open_image
 
 QUESTIONS = WORLD / "questions.jsonl"
@@ -30,7 +31,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def result(planted):
-    return find_features(planted, sae_folders(WORLD / "saes"), load_questions(QUESTIONS, split="train"), split="train")
+    return find_features(planted, locate_saes(WORLD / "saes"), load_questions(QUESTIONS, split="train"), split="train")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_write_patch_is_large_in_the_window_and_small_elsewhere(result, worl
 
 def test_the_base_model_has_no_gate(world):
     base = load_vlm(WORLD / "base", "cpu", "float32")
-    artifact = find_features(base, sae_folders(WORLD / "saes"), load_questions(QUESTIONS, split="train")).artifact
+    artifact = find_features(base, locate_saes(WORLD / "saes"), load_questions(QUESTIONS, split="train")).artifact
     assert (artifact.verdict, artifact.layers, artifact.peak) == ("no gate found", [], None)
     assert artifact.data.question_flip_rate.value <= 0.03
 
@@ -76,7 +77,7 @@ def test_the_top_feature_by_hand(result, planted):
     """Its AUC, p, mean deltas and correlation from sae activations and scipy alone."""
     top = result.artifact.features[0]
     residuals = measure(planted, result.prompts, [top.layer]).residuals[:, 0]
-    sae = load_sae(sae_folders(WORLD / "saes")[top.layer], top.layer, planted.d_model)
+    sae = load_sae(locate_saes(WORLD / "saes")[top.layer], top.layer, planted.d_model)
     z = residuals @ sae.w_enc[:, top.feature] + sae.b_enc[top.feature]
     f = torch.where(z > sae.threshold[top.feature], z, 0.0).numpy()
     flips = result.flips
@@ -160,7 +161,7 @@ def test_layer_and_write_patches_by_hooks(result, planted, world):
 
 
 def test_the_same_seed_gives_the_same_artifact(planted):
-    questions, saes = load_questions(QUESTIONS, split="train")[:150], sae_folders(WORLD / "saes")
+    questions, saes = load_questions(QUESTIONS, split="train")[:150], locate_saes(WORLD / "saes")
     once, twice = (find_features(planted, saes, questions, [4, 5]).artifact for _ in range(2))
     assert once == twice
     assert once != find_features(planted, saes, questions, [4, 5], FindSettings(seed=1)).artifact
@@ -190,12 +191,12 @@ def test_nothing_of_the_questions_is_written(saved):
 def test_questions_that_cannot_flip_are_refused(planted, own_data):
     questions = [q.model_copy(update={"paraphrases": []}) for q in load_questions(own_data / "questions.jsonl")]
     with pytest.raises(InputError, match="nothing can flip"):
-        find_features(planted, sae_folders(WORLD / "saes"), questions)
+        find_features(planted, locate_saes(WORLD / "saes"), questions)
 
 
 def test_too_few_flips_give_no_verdict_but_no_crash(planted):
     few = load_questions(QUESTIONS, split="train")[:20]
-    artifact = find_features(planted, sae_folders(WORLD / "saes"), few, settings=FindSettings(seed=1)).artifact
+    artifact = find_features(planted, locate_saes(WORLD / "saes"), few, settings=FindSettings(seed=1)).artifact
     assert artifact.verdict == "no gate found"
     assert "fewer than the 10 of 5" in artifact.reason
 

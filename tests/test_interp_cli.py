@@ -106,7 +106,7 @@ def test_sae_of_another_width(refused, own_data, tmp_path):
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [("8-12", "the model has layers 0 to 9"), ("5-3", "the model has layers 0 to 9"), ("x", "expected 'all', a range")],
+    [("8-12", "the model has layers 0 to 9"), ("5-3", "expected 'all', a range"), ("x", "expected 'all', a range")],
 )
 def test_layers_out_of_range(refused, own_data, layers, expected):
     assert expected in refused(*data(own_data), "--layers", layers)
@@ -122,7 +122,7 @@ def test_layers_without_an_sae(refused, own_data, tmp_path):
     ("option", "value", "expected"),
     [
         ("--model", "./nowhere", "no such folder, and not a hub id"),
-        ("--saes", "nowhere", "no such folder"),
+        ("--saes", "nowhere", "no such folder, and neither a sae-lens release"),
         ("--questions", "nowhere.jsonl", "no such file"),
         ("--images", "nowhere", "no such folder"),
         ("--dtype", "int8", "expected auto, float32, bfloat16, float16"),

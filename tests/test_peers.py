@@ -7,7 +7,8 @@ import torch
 
 from interp.demo import WORLD
 from interp.questions import load_questions, prompt_table
-from interp.saes import load_sae, sae_folders
+from interp.sae_sources import locate_saes
+from interp.saes import load_sae
 from interp.vlm import load_vlm, measure, open_image
 
 
@@ -30,7 +31,7 @@ def residuals(vlm, prompts):
 def test_activations_are_those_of_sae_lens(layer, vlm, residuals):
     from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
-    ours = load_sae(sae_folders(WORLD / "saes")[layer], layer, vlm.d_model)
+    ours = load_sae(locate_saes(WORLD / "saes")[layer], layer, vlm.d_model)
     theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=vlm.d_model, d_sae=ours.d_sae, apply_b_dec_to_input=False))
     theirs.load_state_dict(
         {

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from interp.demo import WORLD
 from interp.errors import InputError
-from interp.saes import Sae, fit, load_sae, sae_folders, save_sae
+from interp.sae_sources import locate_saes
+from interp.saes import Sae, fit, load_sae, save_sae
 
 
 def random_sae(layer=2, d_model=6, d_sae=10, seed=0):
@@ -37,7 +38,7 @@ def rewrite(folder, **changes):
 
 
 def test_a_saved_sae_comes_back(folder):
-    found = sae_folders(folder.parent.parent)
+    found = locate_saes(folder.parent.parent)
     assert found == {2: folder}
     again = load_sae(found[2], 2, 6)
     for name, tensor in random_sae()._asdict().items():
@@ -71,7 +72,7 @@ def test_fit_by_hand():
 
 
 def test_the_shipped_saes_are_gemma_scope_folders():
-    found = sae_folders(WORLD / "saes")
+    found = locate_saes(WORLD / "saes")
     assert sorted(found) == list(range(10))
     for layer, path in found.items():
         assert path.parent.name == "resid_post_all"
@@ -109,11 +110,11 @@ def test_other_files_are_refused(folder):
 def test_two_saes_of_one_layer_are_refused(folder):
     save_sae(random_sae(seed=1), folder.parent / "layer_2_width_65k_l0_small", "random")
     with pytest.raises(InputError, match="layer 2 has two SAEs"):
-        sae_folders(folder.parent)
+        locate_saes(folder.parent)
 
 
 def test_a_folder_without_saes_is_refused(tmp_path):
     with pytest.raises(InputError, match="no layer_"):
-        sae_folders(tmp_path)
+        locate_saes(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        sae_folders(tmp_path / "nowhere")
+        locate_saes(tmp_path / "nowhere")

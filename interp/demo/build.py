@@ -23,7 +23,8 @@ from interp.errors import InputError
 from interp.features import find_flips
 from interp.files import software, whole_folder, write_json
 from interp.questions import load_questions, pair_table, prompt_table
-from interp.saes import fit, load_sae, sae_folders
+from interp.sae_sources import locate_saes
+from interp.saes import fit, load_sae
 from interp.vlm import BLANK_IMAGE, Vlm, choose_device, load_vlm, measure, quiet_loading
 
 LAYERS, WIDTH = 10, 128
@@ -129,7 +130,7 @@ def _sae_quality(folder: Path, device: str) -> list[dict[str, float]]:
     models: dict[str, Vlm] = {name: load_vlm(folder / name, device, "float32") for name in ("base", "planted")}
     residuals = {name: measure(vlm, prompts, range(LAYERS)).residuals for name, vlm in models.items()}
     quality = []
-    for layer, path in sorted(sae_folders(folder / "saes").items()):
+    for layer, path in sorted(locate_saes(folder / "saes").items()):
         sae = load_sae(path, layer, WIDTH, device)
         on_base, on_planted = (fit(sae, residuals[name][:, layer]) for name in ("base", "planted"))
         quality.append(

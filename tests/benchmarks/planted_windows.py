@@ -18,7 +18,7 @@ from interp.demo import WORLD
 from interp.find import find_features
 from interp.layers import overlap
 from interp.questions import load_questions
-from interp.saes import sae_folders
+from interp.sae_sources import locate_saes
 from interp.vlm import load_vlm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -28,7 +28,7 @@ from planted import plant_world
 def one_world(base: Path, number: int, seed: int, steps: int) -> list[dict[str, object]]:
     """Plant, search, and compare: one row a rule."""
     rng = np.random.default_rng(seed)
-    n_layers = len(sae_folders(base / "saes"))
+    n_layers = len(locate_saes(base / "saes"))
     width = int(rng.integers(1, 5))
     first = int(rng.integers(0, n_layers - width + 1))
     strength = round(float(rng.uniform(0.4, 0.8)), 2)
@@ -37,7 +37,7 @@ def one_world(base: Path, number: int, seed: int, steps: int) -> list[dict[str, 
         world = plant_world(Path(folder), base, window, strength, seed, steps)
         vlm = load_vlm(world / "planted", "auto", "float32")
         asked = load_questions(world / "questions.jsonl", split="train")
-        found = find_features(vlm, sae_folders(base / "saes"), asked, split="train").artifact
+        found = find_features(vlm, locate_saes(base / "saes"), asked, split="train").artifact
     about = {"world": seed, "base": base.name, "planted": f"{window[0]}-{window[-1]}" if window else "none"}
     about |= {"strength": strength if window else 0.0, "flips": found.data.question_flip_rate.value}
     about |= {"verdict": found.verdict}

@@ -1,0 +1,117 @@
+"""Finding SAEs: by folder, sae-lens folder, sae-lens release and hub repository, offline from a prepared cache."""
+
+import re
+
+import pytest
+import torch
+from test_hub import COMMIT, cache  # noqa: F401
+from test_saes import random_sae
+
+from interp.errors import InputError
+from interp.sae_sources import locate_saes
+from interp.saes import load_sae, save_sae
+
+REPO = "google/gemma-scope-2-4b-it"
+
+
+@pytest.fixture
+def scope(cache):  # noqa: F811
+    """Gemma Scope 2 for 4B in the hub's cache, under its true names: some layers, widths and sparsities."""
+    root = cache / f"models--{REPO.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    snapshot = root / "snapshots" / COMMIT
+    for layer in range(34):
+        for kind in ("16k_l0_small", "16k_l0_big"):
+            save_sae(random_sae(layer), snapshot / "resid_post_all" / f"layer_{layer}_width_{kind}", REPO)
+    for layer in (9, 17, 22, 29):
+        for kind in ("16k_l0_small", "16k_l0_medium", "65k_l0_medium", "262k_l0_medium", "262k_l0_medium_seed_1"):
+            save_sae(random_sae(layer), snapshot / "resid_post" / f"layer_{layer}_width_{kind}", REPO)
+    return snapshot
+
+
+def test_a_release_by_its_sae_lens_name(scope):
+    found = locate_saes("gemma-scope-2-4b-it-res-all")
+    assert sorted(found) == list(range(34))
+    assert found[17] == scope / "resid_post_all" / "layer_17_width_16k_l0_small"
+    assert load_sae(found[17], 17, 6).id == "layer_17_width_16k_l0_small"
+
+
+def test_the_published_feature_has_its_sae(scope):
+    found = locate_saes("gemma-scope-2-4b-it-res", "16k", "medium")
+    assert sorted(found) == [9, 17, 22, 29]
+    assert found[17].name == "layer_17_width_16k_l0_medium"
+
+
+def test_a_hub_repository_and_its_folder(scope):
+    assert sorted(locate_saes(REPO)) == list(range(34))
+    found = locate_saes(f"{REPO}:resid_post", "262k", "medium")
+    assert found[22] == scope / "resid_post" / "layer_22_width_262k_l0_medium", "not the second seed"
+
+
+def test_only_the_wanted_layers_are_needed(scope):
+    import shutil
+
+    for layer in range(34):
+        if layer not in (15, 16):
+            shutil.rmtree(scope / "resid_post_all" / f"layer_{layer}_width_16k_l0_small")
+    assert sorted(locate_saes("gemma-scope-2-4b-it-res-all", layers=[15, 16])) == [15, 16]
+    with pytest.raises(InputError, match=r"layer_0_width_16k_l0_small is not in the local cache.*hf download"):
+        locate_saes("gemma-scope-2-4b-it-res-all")
+
+
+def test_what_is_not_there_says_what_is(scope):
+    with pytest.raises(InputError, match=r"sae-lens has no such release\. It has .*gemma-scope-2-4b-it-res-all"):
+        locate_saes("gemma-scope-2-4b-it-res-some")
+    with pytest.raises(InputError, match=re.escape("no SAE of width 1m and l0 big; found width/l0 16k/big, 16k/small")):
+        locate_saes(scope / "resid_post_all", "1m", "big")
+    with pytest.raises(InputError, match=r"layer 0 has two SAEs.*Choose with --width and --l0"):
+        locate_saes(scope)
+    with pytest.raises(InputError, match="not in the local cache"):
+        locate_saes("somebody/saes:resid_post")
+
+
+@pytest.mark.parametrize("b_dec_to_input", [False, True])
+@pytest.mark.parametrize("kind", ["jumprelu", "standard"])
+def test_a_sae_lens_folder_encodes_as_sae_lens_does(tmp_path, kind, b_dec_to_input):
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig
+
+    classes = {"jumprelu": (JumpReLUSAE, JumpReLUSAEConfig), "standard": (StandardSAE, StandardSAEConfig)}
+    make, config = classes[kind]
+    theirs = make(config(d_in=6, d_sae=10, apply_b_dec_to_input=b_dec_to_input))
+    theirs.cfg.metadata.hook_name = "blocks.3.hook_resid_post"
+    generator = torch.Generator().manual_seed(0)
+    for parameter in theirs.parameters():
+        parameter.data = torch.rand(parameter.shape, generator=generator) - 0.3
+    theirs.save_model(tmp_path / "saes" / "mine")
+    found = locate_saes(tmp_path / "saes")
+    assert found == {3: tmp_path / "saes" / "mine"}
+    assert locate_saes(tmp_path / "saes" / "mine") == found
+    ours = load_sae(found[3], 3, 6)
+    x = torch.randn(50, 6, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(x), theirs.encode(x), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.decode(ours.encode(x)), theirs.decode(theirs.encode(x)), atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match="layer 3; expected"):
+        load_sae(found[3], 4, 6)
+
+
+def test_a_sae_of_another_place_is_refused(tmp_path):
+    from sae_lens import StandardSAE, StandardSAEConfig
+
+    theirs = StandardSAE(StandardSAEConfig(d_in=6, d_sae=10))
+    theirs.cfg.metadata.hook_name = "blocks.3.hook_mlp_out"
+    theirs.save_model(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"found hook .blocks\.3\.hook_mlp_out"):
+        locate_saes(tmp_path)
+
+
+def test_bfloat16_matrices_encode_nearly_alike(tmp_path):
+    folder = tmp_path / "layer_2_width_16k_l0_small"
+    save_sae(random_sae(d_model=64, d_sae=256), folder, "random", torch.float32)
+    x = torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
+    exact, rough = (load_sae(folder, 2, 64, dtype=dtype).encode(x) for dtype in (torch.float32, torch.bfloat16))
+    assert rough.dtype == torch.float32
+    assert float((exact - rough).norm() / exact.norm()) < 0.02
+    some = torch.tensor([3, 200, 17])
+    torch.testing.assert_close(load_sae(folder, 2, 64).encode(x, some), exact[:, some])
