@@ -123,7 +123,7 @@ def demo_build_command(
 
         interp demo build --gate-layers 7-8 --strength 0.5 --seed 3 --out worlds/late
 
-    About 50 minutes on 4 CPU cores, 6 on a GPU; 5 on the CPU with --base-from.
+    About 6 minutes on a GPU, some 50 on 4 CPU cores; 5 on the CPU with --base-from.
     """
     from interp.demo.build import LAYERS, build_world
     from interp.display import show_world
