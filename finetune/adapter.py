@@ -33,7 +33,9 @@ class AdapterRecord(BaseModel):
     questions: int = Field(description="training questions")
     paraphrases: int = Field(description="their paraphrases")
     patients: int = Field(description="training patients, or images where unknown")
-    text_hashes: list[str] = Field(description="of the wordings that were trained on (finetune.texts), ascending")
+    text_hashes: list[str] = Field(
+        description="of the wordings that were trained on (finetune.texts), ascending; empty in a published copy"
+    )
     steps: int = Field(description="optimizer steps")
     first_loss: float = Field(description="mean loss over the first tenth of the steps")
     last_loss: float = Field(description="mean loss over the last tenth of the steps")

@@ -87,15 +87,17 @@ def _margin_difference(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, sub
 
 
 def _accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(prompts, _correct(prompts, arm), subset.prompts & prompts["closed"].to_numpy())
+    return _of_prompts(
+        prompts, _correct(prompts, arm), subset.prompts & _answered(prompts) & prompts["closed"].to_numpy()
+    )
 
 
 def _original_accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(prompts, _correct(prompts, arm), subset.prompts & closed_originals(prompts))
+    return _of_prompts(prompts, _correct(prompts, arm), subset.prompts & _answered(prompts) & closed_originals(prompts))
 
 
 def _first_token_accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(prompts, arm.right_token, subset.prompts)
+    return _of_prompts(prompts, arm.right_token, subset.prompts & _answered(prompts))
 
 
 def _text_only_agreement(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
@@ -131,6 +133,10 @@ def closed_originals(prompts: pd.DataFrame) -> Bools:
 
 def _flipped(pairs: pd.DataFrame, arm: Arm) -> Bools:
     return (arm.margin[pairs["original"].to_numpy()] > 0) != (arm.margin[pairs["paraphrase"].to_numpy()] > 0)
+
+
+def _answered(prompts: pd.DataFrame) -> Bools:
+    return prompts["answer"].notna().to_numpy(bool)
 
 
 def _correct(prompts: pd.DataFrame, arm: Arm) -> Bools:

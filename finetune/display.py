@@ -1,5 +1,6 @@
 """The evaluation as a table for the eye."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from finetune.compare import Comparison
@@ -22,7 +23,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         group = (comparison.kind, comparison.subset)
         if group != last and last is not None:
             table.add_section()
-        table.add_row(_name(comparison) if group != last else "", *_cells(comparison))
+        table.add_row(_name(comparison) if group != last else "", *map(escape, comparison_cells(comparison)))
         last = group
     return table
 
@@ -32,11 +33,12 @@ def _name(comparison: Comparison) -> str:
     return shown.get(comparison.kind, comparison.subset)
 
 
-def _cells(comparison: Comparison) -> list[str]:
+def comparison_cells(comparison: Comparison) -> list[str]:
+    """Measure with its unit, n, base, adapter, difference and p, as plain text."""
     scale = 1.0 if comparison.measure == "margin_difference" else 100.0
     unit = "logits" if scale == 1.0 else "%"
     return [
-        f"{comparison.measure.replace('_', ' ')} [{unit}]".replace("[", "\\["),
+        f"{comparison.measure.replace('_', ' ')} [{unit}]",
         str(comparison.n),
         _interval(comparison.base, scale),
         _interval(comparison.adapter, scale),
@@ -48,4 +50,4 @@ def _cells(comparison: Comparison) -> list[str]:
 def _interval(estimate: Estimate, scale: float, sign: str = "") -> str:
     digits = 2 if scale == 1.0 else 1
     value, low, high = (f"{scale * number:{sign}.{digits}f}" for number in estimate)
-    return f"{value} \\[{low}, {high}]"
+    return f"{value} [{low}, {high}]"

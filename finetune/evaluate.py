@@ -13,9 +13,10 @@ from finetune.verdict import verdict
 from interp.artifact import Interval
 from interp.errors import InputError
 from interp.files import software
+from interp.images import BLANK_IMAGE
 from interp.prompts import first_answer_token
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.vlm import BLANK_IMAGE, Vlm, measure
+from interp.vlm import Vlm, measure
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -109,9 +110,9 @@ def measure_arm(vlm: Vlm, prompts: pd.DataFrame, name: str) -> Arm:
     """Measure the model as it stands on every row of a prompt table, and on its closed originals without the image."""
     tokenizer = vlm.processor.tokenizer
     seen = measure(vlm, prompts, description=name)
-    word_of = {answer: first_answer_token(tokenizer, answer) for answer in set(prompts["answer"])}
+    word_of = {answer: first_answer_token(tokenizer, answer) for answer in set(prompts["answer"].dropna())}
     right = [_word(tokenizer, token) for token in seen.top_token.tolist()]
-    true = [_word(tokenizer, word_of[answer]) for answer in prompts["answer"]]
+    true = [_word(tokenizer, word_of[answer]) if answer in word_of else None for answer in prompts["answer"]]
     blank_margin = np.full(len(prompts), np.nan)
     rows = closed_originals(prompts)
     if rows.any():

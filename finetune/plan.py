@@ -46,8 +46,10 @@ def plan_steps(questions: Sequence[Question], epochs: int, batch_size: int, seed
 
 
 def _item(question: Question, rng: np.random.Generator) -> Item:
-    others = question.paraphrases
+    others = question.same_meaning
     chosen = others[rng.integers(len(others))].text if others else None
+    if question.answer is None:
+        raise ValueError("a question without an answer can not be trained on")
     return Item(question.image, question.answer, question.question, chosen)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
+from finetune.card import model_card
 from finetune.choice import Choice, choose_layers, read_choice
 from finetune.evaluate import Evaluation, evaluate
 from finetune.lora import add_lora, trainable_parameters
@@ -17,9 +18,10 @@ from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
+from interp.images import BLANK_IMAGE
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
-from interp.vlm import BLANK_IMAGE, Vlm, encode_images, load_vlm
+from interp.vlm import Vlm, encode_images, load_vlm
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,7 +53,9 @@ def train_and_evaluate(
     wanted = read_choice(layers, layers_from)
     taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
     _refuse_shared_patients(taught, asked)
-    taught, asked = taught[:limit], asked[:limit]
+    taught, asked = [q for q in taught if q.answer is not None][:limit], asked[:limit]
+    if not taught:
+        raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
     accelerator = accelerator_for(device)
     if style is None:
         style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
@@ -72,6 +76,8 @@ def train_and_evaluate(
         record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
         write_adapter(folder, adapted, record, history)
         write_text(folder / "evaluation.json", evaluation.to_json())
+        # In place of the empty form that peft wrote, which names the base by its path on this machine.
+        write_text(folder / "README.md", model_card(record, evaluation))
     return evaluation
 
 
@@ -100,7 +106,9 @@ def evaluate_saved(
         style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
     vlm = load_vlm(model or named, device, dtype, revision, style)
     adapted = load_adapter(vlm, adapter)
-    return evaluate(vlm, adapted, asked, record.text_hashes if record else None, seed)
+    # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
+    known = (record.text_hashes or None) if record else None
+    return evaluate(vlm, adapted, asked, known, seed)
 
 
 def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:
@@ -133,7 +141,7 @@ def _record(
         settings=asdict(settings),
         data=fingerprint(taught),
         questions=len(taught),
-        paraphrases=sum(len(q.paraphrases) for q in taught),
+        paraphrases=sum(len(q.same_meaning) for q in taught),
         patients=len({q.group for q in taught}),
         text_hashes=hashes,
         steps=len(history),

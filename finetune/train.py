@@ -11,11 +11,11 @@ from finetune.lora import set_dropout
 from finetune.loss import Losses, question_losses
 from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
+from interp.answers import CLOSED_ANSWERS
 from interp.errors import InputError
 from interp.packing import Batch, collate, pack
 from interp.progress import track
 from interp.prompts import first_answer_token, prompt_tokens
-from interp.questions import CLOSED_ANSWERS
 from interp.vlm import Vlm, encode_images, final_logits
 
 if TYPE_CHECKING:

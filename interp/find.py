@@ -101,7 +101,7 @@ def find_features(
         raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")
     for layer in chosen:
         sae_shapes(sae_of[layer], layer, vlm.d_model)
-    asked = [q for q in questions if q.closed and q.paraphrases]
+    asked = [q for q in questions if q.closed and q.same_meaning]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
     prompts = prompt_table(asked)
@@ -324,7 +324,8 @@ def _describe(
     by_question = (
         flips.pairs.assign(flipped=flips.flipped).groupby("question").agg({"flipped": "any", "patient": "first"})
     )
-    right = ((margin.numpy() > 0) == (prompts["answer"] == "yes").to_numpy()).astype(float)
+    answered = prompts["answer"].notna().to_numpy()
+    right = ((margin.numpy() > 0) == (prompts["answer"] == "yes").to_numpy())[answered].astype(float)
     return DataEntry(
         fingerprint=fingerprint(asked),
         split=split,
@@ -339,5 +340,5 @@ def _describe(
         pairwise_flip_rate=Interval.of(
             mean_interval(flips.flipped.astype(float), flips.pairs["patient"].tolist(), seed, DRAWS)
         ),
-        accuracy=Interval.of(mean_interval(right, prompts["patient"].tolist(), seed, DRAWS)),
+        accuracy=Interval.of(mean_interval(right, prompts["patient"][answered].tolist(), seed, DRAWS)),
     )

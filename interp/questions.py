@@ -6,6 +6,7 @@ image root (by default the folder of the file).
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -13,29 +14,22 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.errors import InputError
 
-ANSWER_SETS: dict[str, frozenset[str] | None] = {
-    "presence": frozenset({"yes", "no"}),
-    "abnormality": frozenset({"yes", "no"}),
-    "view": frozenset({"pa", "ap", "lateral"}),
-    "level": frozenset({"mild", "moderate", "severe"}),
-    "location": None,
-    "type": None,
-}
-"""Question type -> the answers it admits, lower case; None where any answer does."""
-
-CLOSED_ANSWERS = frozenset({"yes", "no"})
 Split = Literal["train", "test", "all"]
 
 
 class Paraphrase(BaseModel):
-    """Another wording of a question with the same meaning."""
+    """Another wording of a question: with the same meaning, unless an operator says otherwise."""
 
     model_config = ConfigDict(extra="forbid")
     text: str = Field(min_length=1, description="the wording")
     phenomenon: str | None = Field(None, description="what changed, e.g. lexical_substitution")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of the wording")
+    operator: str | None = Field(
+        None, description="what inverts the meaning (interp.inversion); such a wording is set apart, never measured"
+    )
 
     @field_validator("text")
     @classmethod
@@ -54,7 +48,9 @@ class Question(BaseModel):
     patient: str | None = Field(None, description="groups images for splits and intervals; the image where absent")
     type: str = Field(description="one of ANSWER_SETS")
     question: str = Field(min_length=1, description="the original wording")
-    answer: str = Field(min_length=1, description="the true answer")
+    answer: str | None = Field(
+        None, min_length=1, description="the true answer; where absent the question can flip, but nothing else"
+    )
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")
     boxes: list[tuple[float, float, float, float]] = Field(
@@ -82,9 +78,21 @@ class Question(BaseModel):
         return self.patient if self.patient is not None else self.image
 
     @property
+    def true_answer(self) -> str | None:
+        """The answer in its one spelling, None where it is unknown."""
+        return None if self.answer is None else normalize_answer(self.answer, self.type)
+
+    @property
     def closed(self) -> bool:
-        """Whether the answer is yes or no, so that an answer margin exists."""
-        return self.answer.strip().lower() in CLOSED_ANSWERS
+        """Whether the answer is yes or no, so that an answer margin exists; by form where the answer is unknown."""
+        if self.answer is None:
+            return asks_yes_or_no(self.question)
+        return self.true_answer in CLOSED_ANSWERS
+
+    @property
+    def same_meaning(self) -> list[Paraphrase]:
+        """The paraphrases that ask for the same: all but those that an operator inverts."""
+        return [p for p in self.paraphrases if p.operator is None]
 
 
 def load_questions(path: str | Path, images: str | Path | None = None, split: Split = "all") -> list[Question]:
@@ -98,7 +106,7 @@ def load_questions(path: str | Path, images: str | Path | None = None, split: Sp
         raise InputError(f"{path}: no such file. Give --questions a JSON Lines file, one question a line.")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
-    root = root.resolve()
+    root = root.absolute()
     questions: list[Question] = []
     row_of: dict[str, int] = {}
     with path.open(encoding="utf-8") as lines:
@@ -140,18 +148,24 @@ def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -
             f"{where}: id {question.id!r} was used already in row {row_of[question.id]}. Ids must be unique."
         )
     allowed = ANSWER_SETS[question.type]
-    if allowed is not None and question.answer.strip().lower() not in allowed:
+    if allowed is not None and question.answer is not None and question.true_answer not in allowed:
         raise InputError(
             f"{where}: answer {question.answer!r} is not among the answers of type {question.type!r} "
             f"({', '.join(sorted(allowed))}). Correct the answer or the type."
         )
-    image = (root / question.image).resolve()
-    if not image.is_relative_to(root):
+    if climbs_out(question.image):
         raise InputError(
             f"{where}: image {question.image!r} lies outside the image folder {root}. Use paths inside it."
         )
+    image = root / question.image
     if not image.is_file():
         raise InputError(f"{where}: image {question.image!r} not found in {root}. Add the file or correct --images.")
+
+
+def climbs_out(image: str) -> bool:
+    """Whether a path leaves the folder that it is relative to; links inside the folder are the owner's choice."""
+    path = os.path.normpath(image.replace("\\", "/"))
+    return os.path.isabs(path) or path.split("/")[0] == ".."
 
 
 def _check_splits(questions: Iterable[Question], path: Path) -> None:
@@ -177,14 +191,15 @@ def prompt_table(questions: Iterable[Question]) -> pd.DataFrame:
     """One row a wording, the original first: the table that every measurement is aligned to.
 
     Columns: question (int, position in `questions`), variant (int, 0 = original), id, image, patient, type,
-    answer (lower case), closed (bool), text, register and phenomenon (None where untagged).
+    answer (normalised, None where unknown), closed (bool), text, register and phenomenon (None where untagged).
+    Wordings that invert the meaning are left out.
     """
     rows = []
     for index, q in enumerate(questions):
         shared = {"question": index, "id": q.id, "image": q.image, "patient": q.group, "type": q.type}
-        shared |= {"answer": q.answer.strip().lower(), "closed": q.closed}
+        shared |= {"answer": q.true_answer, "closed": q.closed}
         rows.append(shared | {"variant": 0, "text": q.question, "register": q.register_, "phenomenon": None})
-        for k, p in enumerate(q.paraphrases, start=1):
+        for k, p in enumerate(q.same_meaning, start=1):
             rows.append(shared | {"variant": k, "text": p.text, "register": p.register_, "phenomenon": p.phenomenon})
     return pd.DataFrame(rows)
 
@@ -223,5 +238,7 @@ def fingerprint(questions: Iterable[Question]) -> str:
     """A hash of the questions' content, paths and text included, that reveals none of it."""
     digest = hashlib.blake2b(digest_size=16)
     for question in questions:
-        digest.update(question.model_copy(update={"image": Path(question.image).name}).model_dump_json().encode())
+        digest.update(
+            question.model_copy(update={"image": Path(question.image).name}).model_dump_json(exclude_none=True).encode()
+        )
     return digest.hexdigest()

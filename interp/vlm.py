@@ -16,12 +16,11 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.hub import locate
+from interp.images import open_image
 from interp.packing import Batch, Row, attention_masks, batches, collate, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 
-BLANK_IMAGE = "<blank>"
-"""Stands for a uniform mid-grey image wherever an image path is expected."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -150,21 +149,6 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def open_image(path: str) -> Any:
-    """The image as a PIL picture in RGB. Raises InputError naming the file if it cannot be read."""
-    from PIL import Image
-
-    if path == BLANK_IMAGE:
-        return Image.new("RGB", (512, 512), (128, 128, 128))
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path}: image not found.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({error}). Replace the file or remove its questions.") from None
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.plan import Item
 from interp.demo.model import build_model, build_processor, train_tokenizer
-from interp.vlm import open_image
+from interp.images import open_image
 
 ANSWERS = ("yes", "no", "pa", "lateral", "mild", "severe", "left", "right", "edema")
 WORDINGS = {

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from interp.images import BLANK_IMAGE, open_image
 from interp.packing import attention_masks, collate, pack
 from interp.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.questions import load_questions, prompt_table
-from interp.vlm import BLANK_IMAGE, Edit, load_vlm, measure, open_image
+from interp.vlm import Edit, load_vlm, measure
 
 
 @pytest.fixture(scope="module")

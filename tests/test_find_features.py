@@ -13,13 +13,14 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.features import find_flips
 from interp.find import FindSettings, find_features, select_half
+from interp.images import open_image
 from interp.layers import overlap
 from interp.patching import patch_layers
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.run import save_result
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import load_vlm, measure, open_image
+from interp.vlm import load_vlm, measure
 
 QUESTIONS = WORLD / "questions.jsonl"
 

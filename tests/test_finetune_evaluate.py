@@ -11,9 +11,10 @@ from finetune.lora import add_lora
 from finetune.texts import text_hash
 from finetune.verdict import judge, verdict
 from interp.errors import InputError
+from interp.images import BLANK_IMAGE
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.statistics import Estimate, mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import BLANK_IMAGE, load_vlm
+from interp.vlm import load_vlm
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",

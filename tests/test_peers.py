@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from interp.demo import WORLD
+from interp.images import open_image
 from interp.questions import load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import load_vlm, measure, open_image
+from interp.vlm import load_vlm, measure
 
 
 @pytest.fixture(scope="module")

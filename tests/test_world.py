@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from interp.answers import ANSWER_SETS
 from interp.demo import WORLD
 from interp.demo.build import _checksums, build_world
 from interp.demo.phrasings import FRAMES, TERMS, wordings
 from interp.demo.radiographs import FINDINGS, SIZE, draw, sample_anatomy
 from interp.errors import InputError
-from interp.questions import ANSWER_SETS, load_questions, prompt_table
+from interp.questions import load_questions, prompt_table
 
 HELD_OUT_TEXTS = {
     w.text for type_ in FRAMES for finding in (None, *TERMS) for w in wordings(type_, finding, held_out=True)

@@ -1,0 +1,133 @@
+"""Reading a radiograph as 8-bit RGB: PNG and JPEG of 8 or 16 bits, and DICOM with its windowing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from pydicom import Dataset
+
+BLANK_IMAGE = "<blank>"
+"""Stands for a uniform mid-grey image wherever an image path is expected."""
+DICOM_ENDINGS = (".dcm", ".dicom", ".dic")
+
+
+class UnreadableImageError(ValueError):
+    """Why an image can not be used, without its path: a reason that can be counted."""
+
+
+def open_image(path: str) -> "Image":
+    """The image as a PIL picture in RGB. Raises InputError naming the file if it cannot be read."""
+    from PIL import Image
+
+    if path == BLANK_IMAGE:
+        return Image.new("RGB", (512, 512), (128, 128, 128))
+    try:
+        return decode(Path(path))
+    except UnreadableImageError as error:
+        raise InputError(f"{path}: {error}. Replace the file or remove its questions.") from None
+
+
+def decode(path: Path) -> "Image":
+    """Decode one image file whole, as 8-bit RGB.
+
+    Grey values of more than 8 bits are scaled from their least to their greatest value, unless a DICOM file says how
+    they are to be shown. Raises UnreadableImageError for what is no single picture.
+    """
+    if not path.is_file():
+        raise UnreadableImageError("image not found")
+    return _dicom(path) if _is_dicom(path) else _picture(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.suffix.lower() in DICOM_ENDINGS
+
+
+def _picture(path: Path) -> "Image":
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise UnreadableImageError(f"not a single image but {frames} frames")
+            picture.load()
+            if picture.mode.startswith(("I", "F")):
+                # PIL's own conversion cuts off everything above 255.
+                return _grey(np.asarray(picture).astype(float))
+            return picture.convert("RGB")
+    except UnreadableImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # PIL names the file in some messages, by its path or as an object.
+        what = "truncated" if "truncated" in str(error) else "damaged, or no image"
+        raise UnreadableImageError(f"not a readable image ({what})") from None
+
+
+def _dicom(path: Path) -> "Image":
+    from PIL import Image
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+    from pydicom.pixels import convert_color_space
+
+    try:
+        data = dcmread(path)
+    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError):
+        raise UnreadableImageError("not a readable DICOM file") from None
+    if "PixelData" not in data:
+        raise UnreadableImageError("a DICOM file without pixel data")
+    frames = int(data.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise UnreadableImageError(f"not a single image but {frames} frames")
+    try:
+        pixels = data.pixel_array
+        colours = data.get("PhotometricInterpretation", "MONOCHROME2")
+        if data.get("SamplesPerPixel", 1) == 1:
+            return _grey(*_shown(data, pixels), invert=colours == "MONOCHROME1")
+        if colours.startswith("YBR"):
+            pixels = convert_color_space(pixels, colours, "RGB")
+        return Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB")
+    except (RuntimeError, NotImplementedError):
+        syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
+        name = getattr(syntax, "name", "an unknown transfer syntax")
+        raise UnreadableImageError(
+            f"DICOM pixels that can not be decoded ({name}); `pip install 'pylibjpeg[all]'` may help"
+        ) from None
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError, OSError):
+        raise UnreadableImageError("DICOM pixels that are truncated or damaged") from None
+
+
+def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, float | None]:
+    """Grey values after modality and VOI transformation (DICOM PS3.3 C.11.1, C.11.2), and the range they are shown in.
+
+    The range is None where the file names no window: then it is that of the pixels, padding left out.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    grey = apply_modality_lut(pixels, data)
+    if "WindowCenter" in data or "VOILUTSequence" in data:
+        # What lies far below and far above the window marks the ends of what is shown.
+        ends = apply_voi_lut(np.array([-(2**30), 2**30]), data)
+        return apply_voi_lut(grey, data), float(ends.min()), float(ends.max())
+    if "PixelPaddingValue" in data:
+        kept = grey[pixels != data.PixelPaddingValue]
+        if kept.size:
+            return grey.clip(kept.min(), kept.max()), None, None
+    return grey, None, None
+
+
+def _grey(values: NDArray, low: float | None = None, high: float | None = None, invert: bool = False) -> "Image":
+    """Grey values [h, w] -> an RGB picture, `low` to `high` (by default of the values) as 0 to 255."""
+    from PIL import Image
+
+    values = np.asarray(values, float)
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    share = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
+    return Image.fromarray(np.rint(255 * (1 - share if invert else share)).astype(np.uint8)).convert("RGB")
