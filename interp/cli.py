@@ -109,6 +109,38 @@ def find_features_command(
         raise typer.Exit(EXIT_NO_GATE)
 
 
+@app.command("import-questions")
+def import_questions_command(
+    source: Annotated[str, typer.Argument(help="File, folder or hub name of the data set.", show_default=False)],
+    format: Annotated[
+        Literal["psf-med", "medical-cxr-vqa", "hard-positives", "vqa-rad", "jsonl"],
+        typer.Option(help="Which data set it is.", show_default=False),
+    ],
+    images: Annotated[
+        Path, typer.Option(help="Folder that the image paths or names are relative to.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="New JSON Lines file; its report is written beside it.")] = Path(
+        "questions.jsonl"
+    ),
+    subset: Annotated[
+        Literal["mimic", "padchest", "vindr"] | None, typer.Option(help="Of PSF-Med's folder or hub name.")
+    ] = None,
+) -> None:
+    """Turn a published data set into questions, checking every row and every image.
+
+        interp import-questions saillab/psf-med --format psf-med --subset mimic --images mimic-cxr-jpg/
+
+        interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa --images mimic-cxr-jpg/
+
+    Wordings that invert the meaning ("rule out", "absent") are set apart by operator; a patient in two splits is an
+    error. The report says what was kept, what was left out and why, without text, path or patient.
+    """
+    from interp.display import show_import
+    from interp.importing import import_questions
+
+    show_import(import_questions(source, format, images, out, subset), out, images)
+
+
 @demo_app.command("build")
 def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from interp.artifact import Interval, Layers
 from interp.find import FindResult
+from interp.importing import ImportReport
 
 
 def interval_text(interval: Interval, digits: int = 2) -> str:
@@ -102,6 +103,38 @@ def _feature_table(artifact: Layers, rows: int = 8) -> Table:
         cells = ["-" if number is None else form.format(number) for number, form in numbers]
         table.add_row(f"{f.layer}:{f.feature}", *cells)
     return table
+
+
+def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:
+    """Print what an import kept, what it set apart or left out and why, and the next command."""
+    console = console or Console(highlight=False)
+    whose = "patients" if report.patients_known else "patients or images"
+    console.print(
+        f"\n[bold]{out}[/bold]: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
+        f"{report.patients} {whose}, {report.paraphrases} paraphrases"
+    )
+    counts = {"types": report.types, "splits": report.splits}
+    for name, values in counts.items():
+        console.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in values.items()))
+    table = Table(title="Set apart or left out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("what", "why", "number", "first"):
+        table.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
+    for operator, count in report.inverted.items():
+        table.add_row(
+            "wording", f"inverts the meaning: {operator.replace('_', ' ')} (kept, never measured)", str(count), ""
+        )
+    for reason, count in report.dropped_paraphrases.items():
+        table.add_row("wording", reason, str(count), "")
+    for reason, count in report.dropped.items():
+        table.add_row("question", reason, str(count), report.dropped_rows[reason][0])
+    if table.rows:
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}")
+    console.print(
+        f"\nnext: [bold]interp find-features --questions {out} --images {images} --model ... --saes ...[/bold]",
+        soft_wrap=True,
+    )
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:

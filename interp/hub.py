@@ -38,8 +38,10 @@ def locate(model: str | Path, revision: str | None = None) -> Source:
     return source
 
 
-def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+def download(repo: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
     """The cached snapshot of a hub repository, files that match `patterns` downloaded if they are not there.
+
+    `kind` is model or dataset.
 
     Raises InputError if the repository can not be reached, does not exist, or has terms that are not accepted.
     """
@@ -53,9 +55,11 @@ def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    page = f"https://huggingface.co/{repo}"
+    data = kind == "dataset"
+    page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
+    fetch = f"hf download {repo}{' --repo-type dataset' if data else ''}"
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns))
     except GatedRepoError:
         raise InputError(
             f"{repo}: its terms must be accepted first. Open {page}, accept them, and log in with `hf auth login`."
@@ -70,7 +74,7 @@ def download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         at = f" at revision {revision}" if revision else ""
         raise InputError(
             f"{repo}: not in the local cache{at}, and the hub cannot be reached. Download it where there is a network "
-            f"with `hf download {repo}`, or give a local folder."
+            f"with `{fetch}`, or give a local folder."
         ) from None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise InputError(f"{repo}: could not be downloaded ({str(error).splitlines()[0]}). See {page}.") from None

@@ -6,7 +6,6 @@ image root (by default the folder of the file).
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.errors import InputError
+from interp.image_paths import climbs_out
 
 Split = Literal["train", "test", "all"]
 
@@ -160,12 +160,6 @@ def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -
     image = root / question.image
     if not image.is_file():
         raise InputError(f"{where}: image {question.image!r} not found in {root}. Add the file or correct --images.")
-
-
-def climbs_out(image: str) -> bool:
-    """Whether a path leaves the folder that it is relative to; links inside the folder are the owner's choice."""
-    path = os.path.normpath(image.replace("\\", "/"))
-    return os.path.isabs(path) or path.split("/")[0] == ".."
 
 
 def _check_splits(questions: Iterable[Question], path: Path) -> None:

@@ -1,0 +1,236 @@
+"""Findings of chest radiography and their true synonyms, chosen from the label sets of CheXpert, ChestX-ray14,
+PadChest and MIMIC-CXR; a name is listed only if, asked whether it is present, a radiologist would give the same
+answer as for the canonical name, so causes, kinds, parents and ambiguous lay words are left out.
+
+Names are written as they stand in a sentence: "a nodule" is counted, "some devices" is plural (the "some" is not
+part of the name), and one without either needs no article. What is left out on purpose: "lung collapse" (atelectasis
+or pneumothorax), "lung fluid" (edema or effusion), "a spot on the lung" (nodule, mass or any opacity), "a lung
+infection" (pneumonia or tuberculosis), "scarring" (fibrosis or a scar), "airspace opacity" (consolidation or any).
+"""
+
+import re
+from functools import cache
+from typing import Literal, NamedTuple
+
+Grammar = Literal["mass", "count", "plural"]
+"""What a name needs in a sentence: nothing, an indefinite article, or a plural verb."""
+
+
+class Name(NamedTuple):
+    """One name of a finding, with its grammar."""
+
+    text: str
+    """The words, without any article."""
+    grammar: Grammar
+    """What it needs in a sentence."""
+    article: str = ""
+    """"a" or "an" where the grammar is "count"."""
+
+    @property
+    def phrase(self) -> str:
+        """The name as it stands in a sentence, with the article that it needs."""
+        return f"{self.article} {self.text}".lstrip()
+
+
+class Term(NamedTuple):
+    """A finding: its canonical name and every other name of the same thing."""
+
+    canonical: Name
+    """The name that normal forms use."""
+    formal: tuple[Name, ...]
+    """Synonyms of a report's style."""
+    casual: tuple[Name, ...]
+    """Synonyms of everyday speech; empty where lay words are ambiguous."""
+
+    @property
+    def name(self) -> str:
+        """The canonical name, without an article: what identifies the finding."""
+        return self.canonical.text
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """All names, the canonical one first."""
+        return (self.canonical, *self.formal, *self.casual)
+
+
+class Match(NamedTuple):
+    """Where a text names a finding."""
+
+    term: Term
+    """The finding."""
+    name: Name
+    """The name that was met; in the plural where the text has its plural."""
+    start: int
+    """Position of the first character, that of a leading article if there is one."""
+    end: int
+    """Position after the last character."""
+    surface: str
+    """The words of the text between the two."""
+
+
+def _name(written: str) -> Name:
+    first, _, rest = written.partition(" ")
+    if first in ("a", "an"):
+        return Name(rest, "count", first)
+    return Name(rest, "plural") if first == "some" else Name(written, "mass")
+
+
+def _term(canonical: str, formal: tuple[str, ...] = (), casual: tuple[str, ...] = ()) -> Term:
+    return Term(_name(canonical), tuple(map(_name, formal)), tuple(map(_name, casual)))
+
+
+TERMS: tuple[Term, ...] = (
+    _term(
+        "cardiomegaly",
+        ("cardiac enlargement", "enlargement of the heart", "an enlarged cardiac silhouette"),
+        ("an enlarged heart", "a big heart", "heart enlargement"),
+    ),
+    _term(
+        "an enlarged cardiomediastinum",
+        ("an enlarged cardiomediastinal silhouette", "cardiomediastinal enlargement"),
+    ),
+    _term("mediastinal widening", ("a widened mediastinum", "widening of the mediastinum"), ("a wide mediastinum",)),
+    _term(
+        "pleural effusion",
+        ("an effusion", "pleural fluid", "a pleural fluid collection", "fluid in the pleural space"),
+        ("fluid around the lung", "fluid around the lungs"),
+    ),
+    _term("pericardial effusion", ("pericardial fluid",), ("fluid around the heart",)),
+    _term(
+        "pneumothorax",
+        ("pleural air", "air in the pleural space"),
+        ("a collapsed lung", "air around the lung"),
+    ),
+    _term("hydropneumothorax", ("air and fluid in the pleural space",)),
+    _term("consolidation", ("lung consolidation", "pulmonary consolidation", "parenchymal consolidation")),
+    _term("atelectasis", ("pulmonary atelectasis", "atelectatic change"), ("partial lung collapse",)),
+    _term(
+        "pulmonary edema",
+        ("edema", "pulmonary oedema", "oedema", "edema of the lungs"),
+        ("fluid in the lungs",),
+    ),
+    _term(
+        "pulmonary vascular congestion",
+        ("vascular congestion", "pulmonary venous congestion", "congestion of the pulmonary vessels"),
+        ("congestion of the lung vessels",),
+    ),
+    _term("pneumonia"),
+    _term(
+        "a lung opacity",
+        ("an opacity", "a pulmonary opacity", "a parenchymal opacity", "lung opacification"),
+        ("a shadow on the lung",),
+    ),
+    _term("a lung lesion", ("a pulmonary lesion",)),
+    _term("a lung nodule", ("a pulmonary nodule", "a nodule")),
+    _term("a lung mass", ("a pulmonary mass", "a mass")),
+    _term("an infiltrate", ("infiltration", "a pulmonary infiltrate", "a lung infiltrate")),
+    _term("a fracture", ("a bone fracture", "an osseous fracture", "a bony fracture"), ("a broken bone",)),
+    _term("a rib fracture", ("a fractured rib", "a costal fracture"), ("a broken rib",)),
+    _term(
+        "some support devices",
+        ("a support device", "some medical support devices"),
+        ("some medical devices", "a medical device"),
+    ),
+    _term("a pacemaker", ("a cardiac pacemaker",), ("a heart pacemaker",)),
+    _term("emphysema", ("pulmonary emphysema", "emphysematous change")),
+    _term("subcutaneous emphysema", ("surgical emphysema", "soft tissue emphysema"), ("air under the skin",)),
+    _term("pulmonary fibrosis", ("fibrosis", "lung fibrosis", "fibrosis of the lungs")),
+    _term("a hernia"),
+    _term("a hiatal hernia", ("a hiatus hernia",)),
+    _term("pleural thickening", ("thickening of the pleura", "a thickened pleura"), ("a thick lung lining",)),
+    _term("scoliosis", ("spinal scoliosis", "scoliosis of the spine"), ("a sideways curve of the spine",)),
+    _term("kyphosis", ("spinal kyphosis", "kyphosis of the spine")),
+    _term("a granuloma"),
+    _term("calcification", ("a calcific deposit",), ("a calcium deposit",)),
+    _term(
+        "aortic calcification",
+        ("calcification of the aorta", "a calcified aorta"),
+        ("calcium in the aorta",),
+    ),
+    _term("a tortuous aorta", ("aortic tortuosity", "tortuosity of the aorta"), ("a twisting aorta",)),
+    _term("aortic elongation", ("an elongated aorta", "elongation of the aorta")),
+    _term(
+        "pneumoperitoneum",
+        ("free intraperitoneal air", "free peritoneal air", "free air under the diaphragm"),
+        ("free air in the belly",),
+    ),
+    _term("pneumomediastinum", ("mediastinal emphysema", "mediastinal air"), ("air in the mediastinum",)),
+    _term("tuberculosis", ("pulmonary tuberculosis",), ("TB",)),
+    _term("some increased interstitial markings", ("some prominent interstitial markings",)),
+    _term(
+        "hyperinflation",
+        ("pulmonary hyperinflation", "some hyperinflated lungs", "hyperinflation of the lungs"),
+        ("some overinflated lungs",),
+    ),
+    _term("bronchiectasis", ("bronchial dilatation", "some dilated bronchi")),
+    _term("lymphadenopathy", ("adenopathy", "some enlarged lymph nodes"), ("some swollen lymph nodes",)),
+    _term(
+        "costophrenic angle blunting",
+        ("blunting of the costophrenic angle", "a blunted costophrenic angle"),
+    ),
+    _term(
+        "an elevated hemidiaphragm",
+        ("hemidiaphragm elevation", "elevation of the hemidiaphragm"),
+        ("a raised hemidiaphragm",),
+    ),
+)
+"""The findings; each name occurs once in the whole table."""
+
+
+def find_term(text: str) -> Match | None:
+    """The longest name of a finding in `text`, the first of equals, or None.
+
+    A name counts on word boundaries and in any case, plurals included. Words before it are not read: in "a thyroid
+    nodule" it finds the nodule, so a caller that replaces names must look at what surrounds them.
+    """
+    found = max(_pattern().finditer(text), key=lambda m: m.end("name") - m.start("name"), default=None)
+    if found is None:
+        return None
+    term, name = _table()[_key(found["name"])]
+    start = found.start("article") if found["article"] else found.start("name")
+    return Match(term, name, start, found.end("name"), text[start : found.end("name")])
+
+
+def exact_term(phrase: str) -> Match | None:
+    """The match that covers the whole of `phrase`, or None; stricter than `find_term` by what surrounds the name."""
+    match = find_term(phrase)
+    return match if match is not None and match.surface == phrase else None
+
+
+def _key(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+@cache
+def _table() -> dict[str, tuple[Term, Name]]:
+    table: dict[str, tuple[Term, Name]] = {}
+    for term in TERMS:
+        for name in term.names:
+            if name.grammar != "plural" and not _has_preposition(name.text):
+                table.setdefault(_key(_plural(name.text)), (term, Name(_plural(name.text), "plural")))
+    # written names last, so that a plural made by rule never hides one
+    return table | {_key(name.text): (term, name) for term in TERMS for name in term.names}
+
+
+def _has_preposition(text: str) -> bool:
+    """Whether the last word is not the head, so that its plural would not be the name's."""
+    return not {"of", "in", "on", "around", "under"}.isdisjoint(text.split())
+
+
+def _plural(text: str) -> str:
+    if text.endswith("y"):
+        return text[:-1] + "ies"
+    return text + ("es" if text.endswith(("s", "x")) else "s")
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    names = sorted(_table(), key=len, reverse=True)
+    either = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in names)
+    # a lookahead, so that a short name met first does not hide a longer one that begins inside it
+    return re.compile(
+        rf"""
+        (?= (?<![\w-]) (?P<article> an?\s+ )? (?<![\w-]) (?P<name> {either} ) (?![\w-]) )
+        """,
+        re.VERBOSE | re.IGNORECASE,
+    )
