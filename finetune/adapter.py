@@ -107,7 +107,10 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
         adapted = PeftModel.from_pretrained(vlm.model, str(folder))
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
             # peft passes over weights that have no place in the model, which would evaluate another adapter.
-            left = sorted(set(saved.keys()) ^ set(get_peft_model_state_dict(adapted)))
+            names = set(saved.keys())
+            # Else peft asks the hub whether the base's vocabulary was changed.
+            embeddings = any("embed" in name or "lm_head" in name for name in names)
+            left = sorted(names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings)))
         if left:
             raise ValueError(f"{len(left)} weights without a place, as {left[0]}")
         return adapted

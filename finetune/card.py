@@ -1,7 +1,7 @@
 """The model card of an adapter: the README.md that the hub and peft's users expect, made of its own record."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -116,7 +116,7 @@ def with_base(card: str, base: Base) -> str:
     """
     parsed = parse_card(card)
     for key, value in base_metadata(base).items():
-        setattr(parsed.data, key, value)
+        parsed.data[key] = value
     template = _template()
     section = "".join(template.blocks["base"](template.new_context(_base_variables(base))))
     # Up to the next heading of the same level; a function, as the text is no pattern.
@@ -156,14 +156,12 @@ def file_names_only(text: str) -> str:
     return re.sub(r"\S*[/\\]", "", text)
 
 
-def _base_variables(base: Base) -> Mapping[str, Any]:
+def _base_variables(base: Base) -> dict[str, Any]:
     return {"base": base, "licence": licence_of(base), "base_heading": BASE_HEADING, "this_adapter": THIS_ADAPTER}
 
 
 def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.from_string((files("finetune") / "card.md.j2").read_text(encoding="utf-8"))
+    settings = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return settings.from_string((files("finetune") / "card.md.j2").read_text(encoding="utf-8"))

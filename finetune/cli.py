@@ -193,6 +193,34 @@ def evaluate_command(
         _show(evaluation)
 
 
+@app.command("push")
+def push_command(
+    adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.", show_default=False)],
+    repo: Annotated[str, typer.Argument(help="Model repository on the hub: owner/name.", show_default=False)],
+    upload: Annotated[bool, typer.Option("--upload", help="Send it; without this it is only shown.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; without this it is private.")] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id of the base, for an adapter of a local folder. Written into what is sent only.",
+            show_default="the one the adapter names",
+        ),
+    ] = None,
+) -> None:
+    """Show what would be published of an adapter on the Hugging Face hub, and with --upload publish it.
+
+    Weights, configuration, card, evaluation and record are sent, nothing else. The hashes of the training texts stay
+    here. The adapter's folder is not changed.
+
+    [bold]Example:[/bold]  finetune push artifacts/adapter me/medgemma-4b-consistent --upload
+    """
+    from finetune.push import description, send, staged
+
+    with staged(adapter, repo, public, base_model) as package:
+        typer.echo(description(package))
+        typer.echo(f"Sent: {send(package)}" if upload else "Nothing was sent. Add --upload to send exactly this.")
+
+
 def _show(evaluation: "Evaluation") -> None:
     from rich.console import Console
 

@@ -70,4 +70,5 @@ def asks_yes_or_no(question: str) -> bool:
         return True
     if not re.match(rf"(?:so |and |but |then )*{_AUXILIARY}\b", text):
         return False
-    return re.search(rf"\b({_CHOICES}) or (just )?(an? |the )?({_CHOICES})( view| projection| image)?\W*$", text) is None
+    choice = rf"\b({_CHOICES}) or (just )?(an? |the )?({_CHOICES})( view| projection| image)?\W*$"
+    return re.search(choice, text) is None
