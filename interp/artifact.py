@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from interp.errors import InputError
 from interp.files import write_text
+from interp.fit import TransferVerdict
 from interp.layers import Rule
 from interp.statistics import Estimate
 
@@ -72,6 +73,8 @@ class ProfileEntry(_Part):
     write_control: Interval = Field(description="the same with random directions of that addition's norm")
     net_write: Interval = Field(description="write - write_control")
     reversals: int = Field(description="flips whose answer the layer patch restores")
+    r2: Interval | None = Field(default=None, description="explained variance of the SAE on all these residuals")
+    transfer: TransferVerdict | None = Field(default=None, description="whether that is above 0.95 (interp.fit)")
     fvu: float | None = Field(description="unexplained variance of the SAE on these residuals")
     l0: float | None = Field(description="mean active features on these residuals")
 
@@ -132,6 +135,7 @@ class Layers(_Part):
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry a layer")
     features: list[FeatureEntry] = Field(description="top features of the screen")
+    warnings: list[str] = Field(default_factory=list, description="what limits these results, a sentence each")
     settings: dict[str, Any] = Field(description="options of the run")
     seed: int = Field(description="seed of splits, controls and bootstrap")
     software: dict[str, str] = Field(description="versions")

@@ -12,6 +12,36 @@ from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageFirst, Revision, System, style_of
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
+PROMPTS = Path(__file__).parent / "transfer_prompts"
+
+Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]
+Saes = Annotated[
+    str,
+    typer.Option(
+        help="SAEs of the residual stream: a folder (Gemma Scope 2's or sae-lens's), a sae-lens release "
+        "(gemma-scope-2-4b-it-res-all), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
+        show_default=EMBEDDED,
+    ),
+]
+Width = Annotated[
+    Literal["16k", "65k", "262k", "1m"] | None,
+    typer.Option(help="Of several SAEs of a layer, the one of this width.", show_default="16k from the hub"),
+]
+L0 = Annotated[
+    Literal["small", "medium", "big"] | None,
+    typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
+]
+SaeDtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; one SAE is held at a time.")
+]
+Questions = Annotated[
+    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,33 +55,12 @@ app.add_typer(demo_app, name="demo")
 
 @app.command("find-features")
 def find_features_command(
-    model: Annotated[
-        str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
-    ] = str(WORLD / "planted"),
-    saes: Annotated[
-        str,
-        typer.Option(
-            help="SAEs of the residual stream: a folder (Gemma Scope 2's or sae-lens's), a sae-lens release "
-            "(gemma-scope-2-4b-it-res-all), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
-            show_default=EMBEDDED,
-        ),
-    ] = str(WORLD / "saes"),
-    width: Annotated[
-        Literal["16k", "65k", "262k", "1m"] | None,
-        typer.Option(help="Of several SAEs of a layer, the one of this width.", show_default="16k from the hub"),
-    ] = None,
-    l0: Annotated[
-        Literal["small", "medium", "big"] | None,
-        typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
-    ] = None,
-    questions: Annotated[
-        Path,
-        typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED),
-    ] = WORLD / "questions.jsonl",
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions"),
-    ] = None,
+    model: Model = str(WORLD / "planted"),
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
     split: Annotated[
         Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
     ] = "train",
@@ -59,8 +68,8 @@ def find_features_command(
     rule: Annotated[Literal["write", "rise", "level"], typer.Option(help="How the range is taken.")] = "write",
     max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")
@@ -70,9 +79,7 @@ def find_features_command(
     image_first: ImageFirst = None,
     system: System = None,
     answer_instruction: AnswerInstruction = None,
-    sae_dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; one SAE is held at a time.")
-    ] = "float32",
+    sae_dtype: SaeDtype = "float32",
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
 
@@ -107,6 +114,65 @@ def find_features_command(
     show_result(result, out)
     if result.artifact.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)
+
+
+@app.command("transfer-check")
+def transfer_check_command(
+    model: Model = str(WORLD / "planted"),
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Model that the SAEs were trained on, to measure the drift of the features from it."),
+    ] = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[Literal["train", "test", "all"], typer.Option(help="Questions to use.")] = "all",
+    medical: Annotated[
+        Path, typer.Option(help="Text file of medical prompts, one a line.", show_default="100 shipped")
+    ] = PROMPTS / "medical.txt",
+    general: Annotated[
+        Path, typer.Option(help="Text file of general prompts, one a line.", show_default="100 shipped")
+    ] = PROMPTS / "general.txt",
+    limit: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 100,
+    layers: Annotated[str, typer.Option(help="Layers to check: all, 15-19 or 9,17,22.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    revision: Revision = None,
+    sae_dtype: SaeDtype = "float32",
+) -> None:
+    """Check that SAEs trained on one model describe another: R² against 0.95 by layer, on questions and on plain text.
+
+    interp transfer-check --model google/medgemma-4b-it --reference google/gemma-3-4b-it
+    --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+    """
+    from interp.display import show_transfer
+    from interp.files import refuse_used, write_text
+    from interp.layers import listed_layers, parse_layers
+    from interp.questions import load_questions
+    from interp.sae_sources import locate_saes
+    from interp.transfer import question_prompts, text_prompts, transfer_check
+    from interp.vlm import DTYPES, load_vlm
+
+    if out is not None:
+        refuse_used(out)
+    asked = load_questions(questions, images, split)
+    kinds = {
+        "questions": question_prompts(asked, limit),
+        "medical": text_prompts(medical, limit),
+        "general": text_prompts(general, limit),
+    }
+    sae_of = locate_saes(saes, width, l0, listed_layers(layers))
+    vlm = load_vlm(model, device, dtype, revision)
+    chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
+    trained_on = None if reference is None else load_vlm(reference, device, dtype)
+    result = transfer_check(vlm, sae_of, kinds, chosen, trained_on, DTYPES[sae_dtype], seed)
+    if out is not None:
+        write_text(out, result.to_json())
+    show_transfer(result)
 
 
 @app.command("import-questions")

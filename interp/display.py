@@ -1,8 +1,10 @@
 """Results on the terminal."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +12,7 @@ from rich.table import Table
 from interp.artifact import Interval, Layers
 from interp.find import FindResult
 from interp.importing import ImportReport
+from interp.transfer import TransferResult
 
 
 def interval_text(interval: Interval, digits: int = 2) -> str:
@@ -23,7 +26,12 @@ def interval_text(interval: Interval, digits: int = 2) -> str:
 
 def _short(interval: Interval) -> str:
     """As `interval_text`, without leading zeros, for tables of 80 columns."""
-    return interval_text(interval).replace("0.", ".")
+    return _bare(interval_text(interval))
+
+
+def _bare(text: str) -> str:
+    """Numbers without the zero before their point."""
+    return re.sub(r"(?<!\d)0\.", ".", text)
 
 
 def show_result(result: FindResult, out: Path, console: Console | None = None) -> None:
@@ -44,6 +52,8 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     console.print(_feature_table(artifact))
     ranges = "; ".join(f"{r.rule} {r.first}-{r.last}" for r in artifact.ranges)
     console.print(f"ranges by rule: {ranges}")
+    for warning in artifact.warnings:
+        console.print(f"[yellow]warning[/yellow]: {warning}")
     console.print(f"[bold]{artifact.verdict}[/bold]: {artifact.reason}")
     if artifact.layers:
         console.print(f"layers {artifact.layers[0]}-{artifact.layers[-1]} (rule {artifact.rule}, peak {artifact.peak})")
@@ -69,14 +79,14 @@ def _profile_table(artifact: Layers) -> Table:
             _short(p.write),
             _value(p.write_control),
             str(p.reversals),
-            "-" if p.fvu is None else f"{p.fvu:.2f}".replace("0.", "."),
+            "-" if p.fvu is None else _bare(f"{p.fvu:.2f}"),
             style="bold" if p.layer in artifact.layers else None,
         )
     return table
 
 
 def _value(interval: Interval) -> str:
-    return "-" if interval.value is None else f"{interval.value:.2f}".replace("0.", ".")
+    return "-" if interval.value is None else _bare(f"{interval.value:.2f}")
 
 
 def _feature_table(artifact: Layers, rows: int = 8) -> Table:
@@ -103,6 +113,36 @@ def _feature_table(artifact: Layers, rows: int = 8) -> Table:
         cells = ["-" if number is None else form.format(number) for number, form in numbers]
         table.add_row(f"{f.layer}:{f.feature}", *cells)
     return table
+
+
+def show_transfer(result: TransferResult, console: Console | None = None) -> None:
+    """Print one table a kind of prompts, and a warning for the layers that fail."""
+    console = console or Console(highlight=False)
+    for kind, rows in result.table.groupby("prompts", sort=False):
+        tokens = rows["tokens"].iloc[0]
+        table = Table(
+            title=f"{result.model}: {kind}, {tokens} tokens; 95% intervals; p against R2 <= .95",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=0,
+            collapse_padding=True,
+        )
+        for name in ("layer", "R2", "p", "FVU", "L0", "silent", "drift", "shift", "verdict"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows.to_dict("records"):
+            interval = f"{row['r2']:.3f} [{row['r2_low']:.3f}, {row['r2_high']:.3f}]"
+            p = f"{row['p']:.3f}" if row["p"] >= 0.001 else "<.001"
+            numbers = [f"{row['fvu']:.3f}", f"{row['l0']:.1f}", f"{row['dead']:.2f}"]
+            numbers += ["-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("drift", "shift")]
+            table.add_row(str(row["layer"]), *map(_bare, [interval, p, *numbers]), row["verdict"])
+        console.print(table)
+    measured_from = f"the same prompts in {result.reference}" if result.reference else "no --reference given"
+    console.print(f"drift: of the features' means, from {measured_from}; shift: from the general prompts")
+    for kind in dict.fromkeys(result.table["prompts"]):
+        failed = result.failed(kind)
+        if failed:
+            layers = ", ".join(map(str, failed))
+            console.print(f"[yellow]warning[/yellow]: {kind}: the SAEs of layers {layers} explain less than 95%")
 
 
 def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:

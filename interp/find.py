@@ -28,11 +28,13 @@ from interp.artifact import (
 from interp.errors import InputError
 from interp.features import SCREEN_COLUMNS, Flips, adjust, find_flips, flip_score, screen_layer
 from interp.files import software
+from interp.fit import R2_NEEDED, Fit, Transfer, judge_transfer, reconstruct, summarize
+from interp.inversion import inverting_operator
 from interp.layers import LayerRange, Rule, growth_range, level_range
 from interp.patching import LayerPatch, patch_layers
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.saes import Fit, Sae, fit, load_sae, sae_shapes
+from interp.saes import Sae, load_sae, sae_shapes
 from interp.statistics import Estimate, auc, clusters_drawn, mean_interval, ratio_interval
 from interp.vlm import Vlm, measure
 
@@ -125,7 +127,8 @@ def find_features(
         table = screen_layer(sae, residuals, prompts, choice)
         best = table.nlargest(settings.features_a_layer, "flip_auc")
         scores.append(flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
-        fits.append(fit(sae, residuals))
+        rebuilt = reconstruct(sae, residuals)
+        fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), settings.seed)))
         tables.append(table)
     screen = adjust(pd.concat(tables, ignore_index=True))
 
@@ -169,6 +172,7 @@ def find_features(
         data=_describe(asked, prompts, flips, measured.margin, split, settings.seed),
         profile=profile,
         features=[FeatureEntry(**row) for row in screen.head(FEATURES_KEPT).to_dict("records")],
+        warnings=warnings_of(asked, profile),
         settings=settings.__dict__ | {"layers": chosen, "sae_dtype": str(settings.sae_dtype).removeprefix("torch.")},
         seed=settings.seed,
         software=software(),
@@ -194,7 +198,7 @@ def _profile(
     held_out: Flips,
     banked: Flips,
     patch: LayerPatch,
-    fits: list[Fit],
+    fits: list[tuple[Fit, Transfer]],
     seed: int,
 ) -> list[ProfileEntry]:
     null = shuffled_auc(scores, held_out, seed)
@@ -221,8 +225,10 @@ def _profile(
             write_control=share(write_control[:, i]),
             net_write=share((write - write_control)[:, i]),
             reversals=int(patch.reversed[:, i].sum()),
-            fvu=fits[i].fvu,
-            l0=fits[i].l0,
+            r2=Interval.of(fits[i][1].r2),
+            transfer=fits[i][1].verdict,
+            fvu=fits[i][0].fvu,
+            l0=fits[i][0].l0,
         )
         for i, layer in enumerate(layers)
     ]
@@ -295,6 +301,28 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
         f"what layer {', '.join(map(str, rising))} adds moves the answer more than random directions do; "
         f"held-out features tell flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
     )
+
+
+def warnings_of(asked: Sequence[Question], profile: Sequence[ProfileEntry]) -> list[str]:
+    """What a reader of the results has to know: SAEs that do not carry over, wordings that ask for the opposite."""
+    failed = [str(p.layer) for p in profile if p.transfer == "fail"]
+    unclear = [str(p.layer) for p in profile if p.transfer == "unclear"]
+    said = []
+    if failed:
+        said.append(
+            f"the SAEs of layers {', '.join(failed)} explain less than {R2_NEEDED:.0%} of the variance here (p < .05): "
+            "what their features say there is a part of the story"
+        )
+    if unclear:
+        layers = ", ".join(unclear)
+        said.append(f"whether the SAEs of layers {layers} explain {R2_NEEDED:.0%} is unclear from these data")
+    inverted = sum(inverting_operator(q.question, p.text) is not None for q in asked for p in q.same_meaning)
+    if inverted:
+        said.append(
+            f"{inverted} paraphrases seem to ask for the opposite of their question, so their flips may be right "
+            "answers; `interp import-questions --format jsonl` sets them apart"
+        )
+    return said
 
 
 def _range_first(screen: pd.DataFrame, found: LayerRange) -> pd.DataFrame:

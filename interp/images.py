@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 BLANK_IMAGE = "<blank>"
 """Stands for a uniform mid-grey image wherever an image path is expected."""
+NO_IMAGE = "<none>"
+"""Stands for no image at all: the prompt is text alone."""
 DICOM_ENDINGS = (".dcm", ".dicom", ".dic")
 
 

@@ -227,10 +227,11 @@ def _plural(text: str) -> str:
 def _pattern() -> re.Pattern[str]:
     names = sorted(_table(), key=len, reverse=True)
     either = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in names)
-    # a lookahead, so that a short name met first does not hide a longer one that begins inside it
+    # a lookahead, so that a short name met first does not hide a longer one that begins inside it; letters of other
+    # alphabets that count as equal without regard to case (the dotless i) must not, for they are not in the table
     return re.compile(
         rf"""
-        (?= (?<![\w-]) (?P<article> an?\s+ )? (?<![\w-]) (?P<name> {either} ) (?![\w-]) )
+        (?= (?<![\w-]) (?P<article> an?\s+ )? (?<![\w-]) (?P<name> (?a: {either} ) ) (?![\w-]) )
         """,
         re.VERBOSE | re.IGNORECASE,
     )

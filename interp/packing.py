@@ -60,7 +60,7 @@ def pack(
         members.setdefault(group, []).append(index)
     rows = []
     for indices in members.values():
-        cut = _common_prefix([tokens[i] for i in indices])
+        cut = common_prefix([tokens[i] for i in indices])
         if any(image_token in tokens[i][cut:] for i in indices):
             rows += [Row([i], [], [tokens[i]]) for i in indices]
             continue
@@ -76,7 +76,7 @@ def pack(
     return rows
 
 
-def _common_prefix(tokens: list[list[int]]) -> int:
+def common_prefix(tokens: list[list[int]]) -> int:
     """Number of leading tokens shared by all, leaving every prompt at least its final token."""
     limit = min(map(len, tokens)) - 1
     for place in range(limit):

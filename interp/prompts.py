@@ -60,27 +60,32 @@ def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
 
 
 def prompt_tokens(
-    processor: Any, texts: Sequence[str], closed: Sequence[bool] | None = None, style: PromptStyle = PLAIN
+    processor: Any,
+    texts: Sequence[str],
+    closed: Sequence[bool] | None = None,
+    style: PromptStyle = PLAIN,
+    with_image: Sequence[bool] | None = None,
 ) -> list[list[int]]:
     """Token ids of each question in the chat template, image placeholder expanded.
 
-    `closed` says which are yes/no questions, which `style` may treat apart. The same ids as
-    `processor.apply_chat_template(..., tokenize=True)` with an image, without touching pixels.
+    `closed` says which are yes/no questions, which `style` may treat apart, `with_image` which have an image (by
+    default all). The same ids as `processor.apply_chat_template(..., tokenize=True)`, without touching pixels.
     """
     if not texts:
         return []
     closed = closed if closed is not None else [False] * len(texts)
-    messages = [_messages(text, flag, style) for text, flag in zip(texts, closed, strict=True)]
+    with_image = with_image if with_image is not None else [True] * len(texts)
+    messages = [_messages(*asked, style) for asked in zip(texts, closed, with_image, strict=True)]
     rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer = processor.tokenizer
     expanded = [text.replace(tokenizer.boi_token, processor.full_image_sequence) for text in rendered]
     return tokenizer(expanded, add_special_tokens=False)["input_ids"]
 
 
-def _messages(text: str, closed: bool, style: PromptStyle) -> list[dict[str, Any]]:
+def _messages(text: str, closed: bool, with_image: bool, style: PromptStyle) -> list[dict[str, Any]]:
     if closed and style.answer_instruction:
         text = f"{text} {style.answer_instruction}"
-    content = [{"type": "image"}, {"type": "text", "text": text}]
+    content = [{"type": "image"}] * with_image + [{"type": "text", "text": text}]
     user = {"role": "user", "content": content if style.image_first else content[::-1]}
     if style.system is None:
         return [user]

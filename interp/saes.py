@@ -187,29 +187,3 @@ def save_sae(sae: Sae, folder: Path, model_name: str, dtype: torch.dtype = torch
         "type": "sae",
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-class Fit(NamedTuple):
-    """How well an SAE describes some residuals."""
-
-    fvu: float
-    """Fraction of variance unexplained: sum of squared errors over that about the mean."""
-    r2: float
-    """1 - fvu."""
-    l0: float
-    """Mean number of active features."""
-    dead: float
-    """Share of features that are never active."""
-
-
-def fit(sae: Sae, residuals: Tensor, chunk: int = 512) -> Fit:
-    """Reconstruction quality on residuals [n, d_model]; `chunk` of them are held as activations at once."""
-    x = residuals.to(sae.w_enc.device, torch.float32)
-    error, active, alive = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
-    for part in x.split(chunk):
-        f = sae.encode(part)
-        error += float((part - sae.decode(f)).pow(2).sum())
-        active += int((f > 0).sum())
-        alive |= (f > 0).any(0)
-    fvu = error / float((x - x.mean(0)).pow(2).sum())
-    return Fit(fvu, 1 - fvu, active / len(x), float((~alive).float().mean()))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.hub import locate
-from interp.images import open_image
-from interp.packing import Batch, Row, attention_masks, batches, collate, pack
+from interp.images import NO_IMAGE, open_image
+from interp.packing import Batch, Row, attention_masks, batches, collate, common_prefix, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 
@@ -154,6 +154,7 @@ def quiet_loading() -> Iterator[None]:
 @torch.no_grad()
 def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
     """Run every image not met before through the vision tower and projector, into `vlm.features`."""
+    vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
     tower_dtype = vlm.model.model.vision_tower.dtype
     for start in track(range(0, len(missing), batch_size), "images", unit=batch_size):
@@ -171,8 +172,8 @@ def image_tokens(model: Any, pixels: Tensor) -> Tensor:
 def run_packed(model: Any, batch: Batch, images: Tensor) -> Tensor:
     """Run a packed batch through the language model.
 
-    `images` [B, image tokens, d_model] are the projected image tokens of each row. Returns the hidden states after
-    the final norm [B, S, d_model]. Gradients flow if enabled.
+    `images` [..., d_model] are the projected image tokens of its rows, one behind the other. Returns the hidden states
+    after the final norm [B, S, d_model]. Gradients flow if enabled.
     """
     config = model.config
     is_image = batch.input_ids == config.image_token_id
@@ -196,11 +197,16 @@ def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
 def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]:
     """Pack a prompt table's rows by image, or by image and wording where the same prompt is run many times."""
     groups = list(zip(prompts["image"], prompts["text"], strict=True)) if by_text else list(prompts["image"])
-    asked = list(zip(prompts["text"], prompts["closed"], strict=True))
+    return pack(_tokens_of(vlm, prompts), groups, vlm.model.config.image_token_id)
+
+
+def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
+    """Token ids of every row of a prompt table; equal wordings are tokenized once."""
+    asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
     different = list(dict.fromkeys(asked))
-    texts, closed = [text for text, _ in different], [flag for _, flag in different]
-    tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style), strict=True))
-    return pack([tokens[key] for key in asked], groups, vlm.model.config.image_token_id)
+    texts, closed, with_image = (list(column) for column in zip(*different, strict=True))
+    tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style, with_image), strict=True))
+    return [tokens[key] for key in asked]
 
 
 @torch.no_grad()
@@ -226,9 +232,9 @@ def measure(
     rows = rows_of(vlm, prompts, by_text=edit is not None)
     for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, n // max(1, len(rows)))):
         batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        images = torch.stack([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+        images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
         index = torch.tensor(batch.prompts)
-        with _watched(vlm, batch, layers, edit, index) as caught:
+        with _watched(vlm, batch.final, layers, edit, index) as caught:
             logits = final_logits(vlm.model, batch, images)
         margin[index] = answer_margin(logits, vlm.answers).cpu()
         top_token[index] = logits.argmax(-1).cpu()
@@ -242,13 +248,45 @@ def measure(
     return Measurement(margin, top_token, residuals)
 
 
+@torch.no_grad()
+def text_residuals(
+    vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 16384
+) -> tuple[Tensor, Tensor]:
+    """Residuals at the text tokens of a prompt table (`image`, `text`, `closed`), the template's last ones included.
+
+    Returns them as float32 [tokens, layers, d_model] in main memory, and the row of the table that each is of, int64
+    [tokens]. What all prompts begin with is left out: it is the same in each, and the residual of <bos> alone is so
+    large that it would drown all others.
+    """
+    encode_images(vlm, list(prompts["image"]))
+    tokens = _tokens_of(vlm, prompts)
+    image_token = vlm.model.config.image_token_id
+    rows = pack(tokens, range(len(prompts)), image_token)
+    start = common_prefix(tokens)
+    image_of = prompts["image"].to_numpy()
+    residuals, owners = [], []
+    for chunk in track(list(batches(rows, batch_tokens)), "residuals"):
+        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
+        images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+        wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
+        places = wanted.nonzero()
+        with _watched(vlm, places, layers) as caught:
+            run_packed(vlm.model, batch, images)
+        residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
+        owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
+    return torch.cat(residuals), torch.cat(owners)
+
+
 @contextmanager
 def _watched(
-    vlm: Vlm, batch: Batch, layers: Sequence[int], edit: Edit | None, index: Tensor
+    vlm: Vlm, places: Tensor, layers: Sequence[int], edit: Edit | None = None, index: Tensor | None = None
 ) -> Iterator[dict[int, Tensor]]:
-    """While open, changes final-token residuals by `edit` and catches those of `layers`."""
+    """While open, catches the residuals of `layers` at `places`, int64 [n, 2] of row and column in the batch.
+
+    With `edit`, they are changed first; `index` int64 [n] gives the prompt of each place.
+    """
     caught: dict[int, Tensor] = {}
-    row, column = batch.final[:, 0], batch.final[:, 1]
+    row, column = places[:, 0], places[:, 1]
     edited = set() if edit is None else set(edit.layer[index].tolist())
 
     def hook(layer: int) -> Any:

@@ -22,10 +22,11 @@ from interp.demo.world import sample_images, write_world
 from interp.errors import InputError
 from interp.features import find_flips
 from interp.files import software, whole_folder, write_json
+from interp.fit import fit
 from interp.images import BLANK_IMAGE
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.sae_sources import locate_saes
-from interp.saes import fit, load_sae
+from interp.saes import load_sae
 from interp.vlm import Vlm, choose_device, load_vlm, measure, quiet_loading
 
 LAYERS, WIDTH = 10, 128

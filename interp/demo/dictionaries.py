@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from interp.demo.teach import Lessons, normalized
+from interp.fit import fit
 from interp.packing import collate, pack
 from interp.progress import track
-from interp.saes import Sae, fit, save_sae
+from interp.saes import Sae, save_sae
 from interp.vlm import image_tokens, run_packed
 
 D_SAE = 512
