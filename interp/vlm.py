@@ -204,7 +204,7 @@ def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
     """Token ids of every row of a prompt table; equal wordings are tokenized once."""
     asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
     different = list(dict.fromkeys(asked))
-    texts, closed, with_image = (list(column) for column in zip(*different, strict=True))
+    texts, closed, with_image = ([key[i] for key in different] for i in range(3))
     tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style, with_image), strict=True))
     return [tokens[key] for key in asked]
 

@@ -12,11 +12,11 @@ from interp.artifact import read_layers
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.features import find_flips
-from interp.find import FindSettings, find_features, select_half
+from interp.find import FindSettings, find_features, select_half, warnings_of
 from interp.images import open_image
 from interp.layers import overlap
 from interp.patching import patch_layers
-from interp.questions import load_questions, pair_table, prompt_table
+from interp.questions import Paraphrase, load_questions, pair_table, prompt_table
 from interp.run import save_result
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
@@ -193,6 +193,17 @@ def test_questions_that_cannot_flip_are_refused(planted, own_data):
     questions = [q.model_copy(update={"paraphrases": []}) for q in load_questions(own_data / "questions.jsonl")]
     with pytest.raises(InputError, match="nothing can flip"):
         find_features(planted, locate_saes(WORLD / "saes"), questions)
+
+
+def test_warnings_name_the_saes_that_fail_and_the_wordings_that_invert(result, world):
+    profile = result.artifact.profile
+    fails = [p.layer for p in profile if p.transfer == "fail"]
+    assert min(fails) >= world["gate_layers"][0]
+    assert f"layers {', '.join(map(str, fails))} explain less than 95%" in result.artifact.warnings[0]
+    question = load_questions(QUESTIONS, split="train")[0]
+    inverted = question.model_copy(update={"paraphrases": [Paraphrase(text="Is it absent?")]})
+    assert warnings_of([question], []) == []
+    assert warnings_of([inverted], [])[0].startswith("1 paraphrases seem to ask for the opposite")
 
 
 def test_too_few_flips_give_no_verdict_but_no_crash(planted):
