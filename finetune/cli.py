@@ -10,7 +10,7 @@ import typer
 from finetune.settings import TrainSettings
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageFirst, Revision, System, style_of
+from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
 
 if TYPE_CHECKING:
     from finetune.evaluate import Evaluation
@@ -83,6 +83,7 @@ def train(
     image_first: ImageFirst = None,
     system: System = None,
     answer_instruction: AnswerInstruction = None,
+    normalize: Normalize = None,
 ) -> None:
     """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
 
@@ -130,7 +131,7 @@ def train(
         dtype,
         limit,
         revision,
-        style_of(image_first, system, answer_instruction),
+        style_changes(image_first, system, answer_instruction, normalize),
     )
     if evaluation is not None:
         _show(evaluation)
@@ -158,6 +159,7 @@ def evaluate_command(
     image_first: ImageFirst = None,
     system: System = None,
     answer_instruction: AnswerInstruction = None,
+    normalize: Normalize = None,
 ) -> None:
     """Compare a saved adapter with its base: flips, margins, accuracy and reliance on the image, side by side.
 
@@ -183,7 +185,7 @@ def evaluate_command(
         limit,
         seed,
         revision,
-        style_of(image_first, system, answer_instruction),
+        style_changes(image_first, system, answer_instruction, normalize),
     )
     if out is not None:
         write_text(out, evaluation.to_json())

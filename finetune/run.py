@@ -1,10 +1,11 @@
 """A whole run: choose layers, train, evaluate, write the folder."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
 from finetune.card import model_card
@@ -41,13 +42,14 @@ def train_and_evaluate(
     dtype: str = "auto",
     limit: int | None = None,
     revision: str | None = None,
-    style: PromptStyle | None = None,
+    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
-    `limit` takes the first questions of each split only; `style` is by default that of the layers.json. Under
-    `accelerate launch` only the main process evaluates and writes; the others return None. Raises InputError for bad
-    input, before anything is trained where it can be known; then and after an interruption `out` does not exist.
+    `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
+    `prompt_changes`. Under `accelerate launch` only the main process evaluates and writes; the others return None.
+    Raises InputError for bad input, before anything is trained where it can be known; then and after an interruption
+    `out` does not exist.
     """
     refuse_used(out)
     wanted = read_choice(layers, layers_from)
@@ -57,9 +59,8 @@ def train_and_evaluate(
     if not taught:
         raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
     accelerator = accelerator_for(device)
-    if style is None:
-        style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
-    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style)
+    style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes))
     choice = choose_layers(vlm, wanted)
     # An unreadable test image is better found before hours of training than after.
     encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
@@ -92,19 +93,18 @@ def evaluate_saved(
     limit: int | None = None,
     seed: int = 0,
     revision: str | None = None,
-    style: PromptStyle | None = None,
+    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
-    """Compare a saved adapter with its base; `model` is by default the base that the adapter names, `style` the one it
-    was trained with.
+    """Compare a saved adapter with its base; `model` is by default the base that the adapter names, the prompt style
+    the one it was trained with but for `prompt_changes`.
 
     Raises InputError for bad input, and for an adapter that does not fit the model.
     """
     named = base_of(adapter)
     record = read_record(adapter)
     asked = load_questions(questions, images, split)[:limit]
-    if style is None:
-        style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
-    vlm = load_vlm(model or named, device, dtype, revision, style)
+    style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
+    vlm = load_vlm(model or named, device, dtype, revision, style._replace(**prompt_changes))
     adapted = load_adapter(vlm, adapter)
     # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
     known = (record.text_hashes or None) if record else None

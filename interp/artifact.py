@@ -56,6 +56,7 @@ class PromptEntry(_Part):
     image_first: bool = Field(default=True, description="image before the question")
     system: str | None = Field(default=None, description="system instruction")
     answer_instruction: str | None = Field(default=None, description="said behind every closed question")
+    normalize: bool = Field(default=False, description="wordings put in one form first (interp.normalize)")
 
 
 class ProfileEntry(_Part):

@@ -9,7 +9,7 @@ import typer
 
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageFirst, Revision, System, style_of
+from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
 PROMPTS = Path(__file__).parent / "transfer_prompts"
@@ -79,6 +79,7 @@ def find_features_command(
     image_first: ImageFirst = None,
     system: System = None,
     answer_instruction: AnswerInstruction = None,
+    normalize: Normalize = None,
     sae_dtype: SaeDtype = "float32",
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
@@ -105,7 +106,7 @@ def find_features_command(
     refuse_run(out)
     asked = load_questions(questions, images, split)[:limit]
     sae_of = locate_saes(saes, width, l0, listed_layers(layers))
-    style = style_of(image_first, system, answer_instruction) or PLAIN
+    style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
     vlm = load_vlm(model, device, dtype, revision, style)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     settings = FindSettings(rule=rule, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
@@ -205,6 +206,32 @@ def import_questions_command(
     from interp.importing import import_questions
 
     show_import(import_questions(source, format, images, out, subset), out, images)
+
+
+@app.command("paraphrase")
+def paraphrase_command(
+    questions: Annotated[Path, typer.Argument(help="JSON Lines file of questions.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New JSON Lines file.", show_default=False)],
+    images: Images = None,
+    per_question: Annotated[int, typer.Option(min=1, help="Most paraphrases of a question.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the choice among the rules' wordings.")] = 0,
+) -> None:
+    """Give questions that have no paraphrases rule-based ones, tagged by phenomenon and register.
+
+        interp paraphrase imported.jsonl --images mimic-cxr-jpg/ --out questions.jsonl
+
+    Only what the rules understand for certain is reworded: presence and abnormality of findings of the lexicon, views,
+    levels, sides. Negated questions never are. Have a radiologist read a sample before trusting any of it.
+    """
+    from interp.display import show_paraphrased
+    from interp.files import refuse_used
+    from interp.paraphrase import add_paraphrases
+    from interp.questions import load_questions, write_questions
+
+    refuse_used(out)
+    reworded, report = add_paraphrases(load_questions(questions, images), per_question, seed)
+    write_questions(reworded, out, images or questions.parent)
+    show_paraphrased(reworded, report, out)
 
 
 @demo_app.command("build")

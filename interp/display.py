@@ -1,6 +1,8 @@
 """Results on the terminal."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from rich.table import Table
 from interp.artifact import Interval, Layers
 from interp.find import FindResult
 from interp.importing import ImportReport
+from interp.paraphrase import Report
+from interp.questions import Question
 from interp.transfer import TransferResult
 
 
@@ -175,6 +179,23 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
         f"\nnext: [bold]interp find-features --questions {out} --images {images} --model ... --saes ...[/bold]",
         soft_wrap=True,
     )
+
+
+def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, console: Console | None = None) -> None:
+    """Print how many questions were reworded, and the wordings by phenomenon and register."""
+    console = console or Console(highlight=False)
+    console.print(
+        f"\n[bold]{out}[/bold]: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
+        f"{report.not_understood} were not understood and stay as they are"
+    )
+    made = [p for q in questions for p in q.paraphrases]
+    tags = Counter((p.phenomenon or "untagged", p.register_ or "-") for p in made)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("phenomenon", "register", "wordings"):
+        table.add_column(name, justify="right" if name == "wordings" else "left")
+    for (phenomenon, register), count in sorted(tags.items()):
+        table.add_row(phenomenon, register, str(count))
+    console.print(table)
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:

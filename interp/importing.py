@@ -11,13 +11,13 @@ from typing import Literal
 
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.errors import InputError
-from interp.files import write_json, write_text
+from interp.files import write_json
 from interp.hub import download
 from interp.image_paths import find_image, names_in
 from interp.images import UnreadableImageError, decode
 from interp.inversion import inverting_operator
 from interp.progress import track
-from interp.questions import Paraphrase, Question, split_of
+from interp.questions import Paraphrase, Question, split_of, write_questions
 from interp.sources import FORMATS, HUB
 from interp.sources.records import Dropped, Record
 from interp.sources.tables import ENDINGS
@@ -114,8 +114,7 @@ def import_questions(
         reasons = "; ".join(f"{reason}: {count}" for reason, count in report.dropped.items())
         raise InputError(f"{source}: no question is left. Left out: {reasons}.")
     _count(questions, report)
-    lines = (q.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True) for q in questions)
-    write_text(out, "".join(line + "\n" for line in lines))
+    write_questions(questions, out, images)
     write_json(report_path, asdict(report))
     return report
 

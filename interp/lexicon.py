@@ -24,12 +24,17 @@ class Name(NamedTuple):
     grammar: Grammar
     """What it needs in a sentence."""
     article: str = ""
-    """"a" or "an" where the grammar is "count"."""
+    """ "a" or "an" where the grammar is "count"; "any" where it is not known which the noun needs."""
 
     @property
     def phrase(self) -> str:
         """The name as it stands in a sentence, with the article that it needs."""
         return f"{self.article} {self.text}".lstrip()
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether the name says itself where the finding is, as "fluid around the lung" does."""
+        return not {"of", "in", "on", "around", "under"}.isdisjoint(self.text.split())
 
 
 class Term(NamedTuple):
@@ -206,15 +211,11 @@ def _table() -> dict[str, tuple[Term, Name]]:
     table: dict[str, tuple[Term, Name]] = {}
     for term in TERMS:
         for name in term.names:
-            if name.grammar != "plural" and not _has_preposition(name.text):
+            # with a place at the end the last word is not the head, and has the wrong plural
+            if name.grammar != "plural" and not name.holds_place:
                 table.setdefault(_key(_plural(name.text)), (term, Name(_plural(name.text), "plural")))
     # written names last, so that a plural made by rule never hides one
     return table | {_key(name.text): (term, name) for term in TERMS for name in term.names}
-
-
-def _has_preposition(text: str) -> bool:
-    """Whether the last word is not the head, so that its plural would not be the name's."""
-    return not {"of", "in", "on", "around", "under"}.isdisjoint(text.split())
 
 
 def _plural(text: str) -> str:

@@ -1,11 +1,8 @@
 """Command-line options that both commands take, and what they mean for the library."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from interp.prompts import PromptStyle
 
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model's hub repository.", show_default="main")
@@ -24,10 +21,19 @@ AnswerInstruction = Annotated[
 ]
 
 
-def style_of(image_first: bool | None, system: str | None, answer_instruction: str | None) -> "PromptStyle | None":
-    """The prompt style of these options; None if none of them was given."""
-    from interp.prompts import PromptStyle
+Normalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalize/--as-asked",
+        help="Put every wording in one form first (interp.normalize), the published baseline against flips.",
+        show_default="as asked",
+    ),
+]
 
-    if image_first is None and system is None and answer_instruction is None:
-        return None
-    return PromptStyle(image_first is not False, system, answer_instruction)
+
+def style_changes(
+    image_first: bool | None, system: str | None, answer_instruction: str | None, normalize: bool | None
+) -> dict[str, Any]:
+    """The fields of a prompt style that these options change: those that were given."""
+    given = {"image_first": image_first, "system": system, "answer_instruction": answer_instruction}
+    return {name: value for name, value in {**given, "normalize": normalize}.items() if value is not None}

@@ -27,6 +27,8 @@ class PromptStyle(NamedTuple):
     """System instruction; None for none."""
     answer_instruction: str | None = None
     """Said behind every closed question, e.g. "Answer yes or no."; None for nothing."""
+    normalize: bool = False
+    """Every wording is put in one form first (interp.normalize), the published baseline against flips."""
 
 
 PLAIN = PromptStyle()
@@ -83,6 +85,10 @@ def prompt_tokens(
 
 
 def _messages(text: str, closed: bool, with_image: bool, style: PromptStyle) -> list[dict[str, Any]]:
+    if style.normalize:
+        from interp.normalize import normalize
+
+        text = normalize(text)
     if closed and style.answer_instruction:
         text = f"{text} {style.answer_instruction}"
     content = [{"type": "image"}] * with_image + [{"type": "text", "text": text}]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.errors import InputError
+from interp.files import write_text
 from interp.image_paths import climbs_out
 
 Split = Literal["train", "test", "all"]
@@ -128,6 +129,18 @@ def load_questions(path: str | Path, images: str | Path | None = None, split: Sp
             f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all."
         )
     return chosen
+
+
+def write_questions(questions: Iterable[Question], path: Path, images: Path) -> None:
+    """Write questions as JSON Lines, whole or not at all, their images relative to the folder `images`."""
+    lines = []
+    for question in questions:
+        inside = Path(question.image)
+        if inside.is_absolute():
+            inside = inside.relative_to(images.absolute())
+        row = question.model_copy(update={"image": inside.as_posix()})
+        lines.append(row.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True) + "\n")
+    write_text(path, "".join(lines))
 
 
 def _parse(line: str, where: str) -> Question:

@@ -37,7 +37,8 @@ class Asked(NamedTuple):
     """The question's words after the noun phrase."""
 
 
-PIECES = {
+# The parts that patterns are built of; texts have single blanks when they meet them.
+_PIECES = {
     "x": "(?P<rest>.+)",
     "be": "(?P<be>is|are)",
     "which": "(?:which|what)",
@@ -53,7 +54,7 @@ PIECES = {
     "evidence": "(?:(?:(?:any|some|the|radiographic|radiological|imaging) )*(?:evidence|signs?|presence) of "
     "|findings consistent with )",
     "view": "(?:radiographic )?(?:view|projection)",
-    "size": "(?:severity|level|degree|extent)",
+    "size": "(?:severity|level|degree(?: of severity)?)",
     "side": "(?:left|right|upper|lower|mid|middle|apical|basal|basilar|anterior|posterior|lateral|medial)",
     "lung": "(?:(?:lung )?(?:bases?|apex|apices|zones?|fields?)|lungs?|lobes?|hemithora(?:x|ces)|lingula|sides?"
     "|left|right|chest|thorax|(?:retrocardiac|perihilar) (?:region|area))",
@@ -61,14 +62,14 @@ PIECES = {
     "|clavicles?|humerus|scapula|sternum|shoulders?|bones?|costophrenic angles?|(?:hemi)?diaphragms?|neck|breasts?"
     "|abdomen|stomach|soft tissues?|chest wall|thyroid|pleura|pleural spaces?|liver|spleen)",
 }
-"""The parts that patterns are built of; texts have single blanks when they meet them."""
-PIECES["the_image"] = "(?:(?:this|the|that|these) )?{kind_of_image}{image}".format_map(PIECES)
-PIECES["subject"] = "(?:{the_image}|this(?: one)?|it|(?:the|this) patient|they|we|you|he|she)".format_map(PIECES)
-PIECES["at"] = "(?:in|at|on|within|over|of) (?:(?:the|both|either) )?(?:{side} )*".format_map(PIECES)
+_PIECES["the_image"] = "(?:(?:this|the|that|these) )?{kind_of_image}{image}".format_map(_PIECES)
+_PIECES["subject"] = "(?:{the_image}|this(?: one)?|it)".format_map(_PIECES)
+_PIECES["owner"] = "(?:{subject}|(?:the|this) patient|they|we|you|he|she)".format_map(_PIECES)
+_PIECES["at"] = "(?:in|at|on|within|over|of) (?:(?:the|both|either) )?(?:{side} )*".format_map(_PIECES)
 
 
 def _pattern(written: str) -> re.Pattern[str]:
-    return re.compile(written.format_map(PIECES), re.IGNORECASE)
+    return re.compile(written.format_map(_PIECES), re.IGNORECASE)
 
 
 # Openings that are the whole question, apart from what is cut off its end.
@@ -88,19 +89,26 @@ _OPENINGS: tuple[tuple[Kind, bool, re.Pattern[str]], ...] = (
     ("level", False, _pattern("what {size} {be} {x}")),
     ("level", False, _pattern("(?:what is|{tell}|grade) the {size} of {x}")),
     ("level", False, _pattern("how (?:severe|bad) {be} {x}")),
-    ("side", False, _pattern("{which} side {be} {x} on")),
+    ("level", False, _pattern("how (?:severe|bad) do(?:es)? {x} look")),
+    ("side", False, _pattern("{which} side (?:{be}|do you see|have we got) {x} on")),
     ("side", False, _pattern("on {which} side {be} {x}")),
     ("side", False, _pattern("(?:what is|{tell}) the laterality of {x}")),
     ("location", False, _pattern("where(?: in {the_image})? {be} {x}")),
-    ("location", False, _pattern("where do you see {x}")),
+    ("location", False, _pattern("where do you (?:see|spot) {x}")),
     ("location", False, _pattern("(?:what is|{tell}) the location of {x}")),
     ("type", False, _pattern("{which} (?:type|kind) {be} {x}")),
-    ("type", False, _pattern("{which} (?:type|kind) of {x} (?:is|are) (?:it|this|there|shown|seen|present)")),
+    (
+        "type",
+        False,
+        _pattern(
+            "{which} (?:type|kind) of {x} (?:(?:is|are) (?:it|this|there|{seen})|do you see|have we got)(?: here)?"
+        ),
+    ),
     ("type", False, _pattern("(?:what is|{tell}) the type of {x}")),
     ("presence", False, _pattern("(?:is|are) there {evidence}{x}")),
     ("presence", False, _pattern("{be} there {x}")),
     ("presence", False, _pattern("{see} {evidence}?{x}")),
-    ("presence", False, _pattern("do(?:es)? {subject} {show} {evidence}?{x}")),
+    ("presence", False, _pattern("do(?:es)? {owner} {show} {evidence}?{x}")),
     ("presence", False, _pattern("(?:have (?:we|you) )?got {x}")),
     ("presence", False, _pattern("see (?=any ){x}")),
     ("presence", False, _pattern("{tell} (?:if|whether) there (?:is|are) {evidence}{x}")),
@@ -113,9 +121,7 @@ _OPENINGS: tuple[tuple[Kind, bool, re.Pattern[str]], ...] = (
 )
 
 # What is cut off the end of a question.
-_MEANINGLESS = _pattern(
-    "(?:,? or not| at all| in here| here| in this one| in this patient| (?:in|on|by) {the_image})$"
-)
+_MEANINGLESS = _pattern("(?:,? or not| at all| in here| here| in this one| in this patient| (?:in|on|by) {the_image})$")
 _SEEN = _pattern(" (?:(?:is|are) )?{seen}$")
 _IN_THE_LUNG = _pattern(" (?P<place>{at}{lung})$")
 _ELSEWHERE = _pattern(" (?P<place>{at}{elsewhere})$")
@@ -125,9 +131,9 @@ _ABNORMALITY = _pattern("abnormalit(?:y|ies)|abnormal findings?|(?:anything|some
 
 # Words after which another wording may mean something else.
 _NEGATION = _pattern(
-    "no|not|non|none|nor|neither|never|nothing|cannot|\\w+n't|without|absen(?:t|ce)|lack\\w*|free (?:of|from)"
-    "|rul(?:e|es|ed|ing) (?:\\w+ )?out|exclu\\w+|except|negative|den(?:y|ies|ied)|missing|clear|unremarkable|fail\\w*"
-    "|unlikely|hardly|barely|resolv\\w+|disappear\\w*|gone"
+    "no|not|non|none|nor|neither|never|nothing|zero|cannot|\\w+n't|(?:is|are|do|does|ca)nt|without|absen(?:t|ce)"
+    "|lack\\w*|free (?:of|from)|rul(?:e|es|ed|ing) (?:\\w+ )?out|exclu\\w+|except|negative|den(?:y|ies|ied)|missing"
+    "|clear|unremarkable|fail\\w*|unlikely|hardly|barely|resol\\w+|disappear\\w*|gone"
 )
 _COMPARISON = _pattern(
     "improv\\w+|wors\\w+|increas\\w+|decreas\\w+|chang\\w+|unchanged|compar\\w+|prior|previous\\w*|earlier|than|still"
@@ -140,28 +146,38 @@ _SEVERAL = _pattern(
 _UNSAFE = re.compile(
     rf"(?<![\w-])(?:{_NEGATION.pattern}|{_COMPARISON.pattern}|{_SEVERAL.pattern})(?![\w-])", re.IGNORECASE
 )
-_OR_NOT = re.compile(",? or not$", re.IGNORECASE)
+_HARMLESS = re.compile(",? or not$|(?<!not) at all(?![\\w-])", re.IGNORECASE)
 
 # Words that show that what was taken for a noun phrase is not one.
-_NO_NOUN = frozenset(
+_NO_NOUN_WORDS = (
     "of for to from by as with in on at over within under around near between into during after before while both "
     "that which who what when where why how if whether then it its this these those there here they them he she you "
     "we i is are was were be been has have had do does did can could will would should may might must the a an any "
     "some enough much very too likely possible possibly probable probably suspected suspicious definite anything "
     "something finding findings evidence sign signs presence normal abnormal abnormality abnormalities history "
     "present seen visible identified appreciated demonstrated noted evident apparent detected observed shown located "
-    "taken image picture x-ray radiograph patient".split()
+    "taken image imaging picture x-ray radiograph scan study view modality plane position patient even"
 )
+_NO_NOUN = frozenset(_NO_NOUN_WORDS.split())
 
 
 class _Noun(NamedTuple):
     determiner: str
+    """The first one, lower case."""
+    article: str
+    """The last one: another than the first in "any a big heart"."""
     text: str
-    places: tuple[str, ...]
+    """The noun phrase."""
+    place: str
+    """The anatomical phrases that followed it."""
     in_the_lung: bool
+    """Whether no place is outside the lungs, where "a mass" would be no lung mass."""
     seen: bool
+    """Whether "present" or the like followed."""
     start: int
+    """Position of the determiner, or of the noun phrase without one."""
     end: int
+    """Position after the noun phrase."""
 
 
 def read(text: str) -> Asked | None:
@@ -191,14 +207,14 @@ def plain(text: str) -> str:
     return " ".join(text.replace("’", "'").split())
 
 
-_END_MARKS = re.compile(r"[\s?.!,…]+$")
+_END_MARKS = " ?.!,…"
 _GREETING = re.compile(
     r"(?:so|hey(?: there)?|hi(?: there)?|hello|ok|okay|um"
-    r"|(?:can|could|would) you (?:kindly |please )?tell me(?! if\b| whether\b| the\b))(?![\w'-])[\s,:.!]*",
+    r"|(?:can|could|would) you (?:kindly |please )?tell me(?! if\b| whether\b| the\b))(?![\w'-])[ ,:.!]*",
     re.IGNORECASE,
 )
-_THANKS = re.compile(r"[\s,.!?]*(?<![\w-])(?:thanks|thank you)$", re.IGNORECASE)
-_PLEASE = re.compile(r",?\s*(?<![\w-])(?:please|kindly)(?![\w-]),?", re.IGNORECASE)
+_THANKS = re.compile(r"(?<![\w-])(?:thanks|thank you)$", re.IGNORECASE)
+_PLEASE = re.compile(r",? ?(?<![\w-])(?:please|kindly)(?![\w-]),?", re.IGNORECASE)
 
 
 def without_filler(text: str) -> str:
@@ -206,7 +222,7 @@ def without_filler(text: str) -> str:
     before, text = None, plain(text)
     while text != before:
         before = text
-        text = plain(_THANKS.sub("", _END_MARKS.sub("", _PLEASE.sub("", text))))
+        text = plain(_THANKS.sub("", _PLEASE.sub("", text).rstrip(_END_MARKS)))
         greeting = _GREETING.match(text)
         text = text[greeting.end() :] if greeting else text
     return text
@@ -214,7 +230,7 @@ def without_filler(text: str) -> str:
 
 def _is_unsafe(core: str) -> bool:
     """Whether a word may turn, compare or split the meaning, or two findings are asked about."""
-    core = _OR_NOT.sub("", core)
+    core = _HARMLESS.sub("", core)
     term = find_term(core)
     if term is not None:
         # a name may hold such a word itself ("increased interstitial markings")
@@ -230,23 +246,66 @@ def _without_meaningless_end(text: str) -> str:
 
 def _read_noun(core: str, start: int, end: int) -> _Noun:
     """Cut determiners off the front and everything that is no part of the noun phrase off the end."""
-    determiner = ""
+    before, determiner, article = start, "", ""
     while (word := _DETERMINER.match(core, start, end)) is not None:
-        determiner = determiner or word.group().strip().lower()
+        article = word.group().strip().lower()
+        determiner = determiner or article
         start = word.end()
-    first = start - len(core[:start]) + len(core[:start])
-    places: tuple[str, ...] = ()
-    in_the_lung, seen = True, False
+    place, in_the_lung, seen = "", True, False
     while exact_term(core[start:end]) is None:
         rest = core[start:end]
-        if cut := _MEANINGLESS.search(rest):
-            pass
-        elif cut := _SEEN.search(rest):
+        if cut := _SEEN.search(rest):
             seen = True
         elif cut := _IN_THE_LUNG.search(rest) or _ELSEWHERE.search(rest):
             in_the_lung = in_the_lung and cut.re is _IN_THE_LUNG
-            places = (cut["place"], *places)
-        else:
+            place = f"{cut['place']} {place}".rstrip()
+        elif not (cut := _MEANINGLESS.search(rest)):
             break
         end = start + cut.start()
-    return _Noun(determiner, core[start:end], places, in_the_lung, seen, first, end)
+    return _Noun(determiner, article, core[start:end], place, in_the_lung, seen, before, end)
+
+
+def _asked(kind: Kind, noun: _Noun, core: str, be: str | None) -> Asked | None:
+    about_image = _ABNORMALITY.fullmatch(noun.text) is not None
+    if about_image != (kind == "abnormality") and not (about_image and kind == "presence"):
+        return None
+    if kind == "presence" and noun.determiner == "the":
+        # "Is the trachea seen?" does not ask whether there is one
+        return None
+    match = exact_term(noun.text)
+    term = match.term if match is not None and noun.in_the_lung else None
+    if about_image:
+        kind, name = "abnormality", Name("abnormality", "count", "an")
+    elif match is not None:
+        uncounted = match.name.grammar == "mass" and noun.article in ("a", "an")
+        # "a pleural effusion" keeps its article, though the name does not need one
+        name = Name(match.name.text, "count", noun.article) if uncounted else match.name
+    elif _is_noun(noun.text):
+        name = _own_name(noun.text.lower() if core.isupper() else noun.text, noun.article, be)
+    else:
+        return None
+    return Asked(kind, name, term, noun.place, noun.determiner, core[: noun.start], core[noun.end :])
+
+
+def _is_noun(text: str) -> bool:
+    words = text.lower().split()
+    return 0 < len(words) <= LONGEST_NOUN and all(
+        word.replace("-", "").isalpha() and word not in _NO_NOUN for word in words
+    )
+
+
+def _own_name(text: str, article: str, be: str | None) -> Name:
+    """The grammar of a noun phrase that the lexicon does not have, from what stands around it."""
+    if article in ("a", "an"):
+        return Name(text, "count", indefinite_article(text))
+    ends_as_plural = text.endswith("s") and not text.endswith(("ss", "is", "us"))
+    if (be or "").lower() == "are" or (be is None and ends_as_plural):
+        return Name(text, "plural")
+    # "any" goes with counted and uncounted nouns alike, so keeping it is always right
+    return Name(text, "count", "any") if article == "any" else Name(text, "mass")
+
+
+def indefinite_article(text: str) -> str:
+    """ "a" or "an", as the first word of `text` sounds."""
+    first = text.lower()
+    return "an" if first.startswith(tuple("aeiou")) and not first.startswith(("uni", "eu", "use")) else "a"
