@@ -36,7 +36,10 @@ _AUXILIARY = (
 _CHOICES = (
     r"left|right|ap|pa|lateral|frontal|mild|moderate|severe|small|large|bad|a little|unilateral|bilateral|acute|chronic"
 )
-_OPEN_WORD = r"(?:what|which|where|how|why|who|when|describe|list|name|characteri[sz]e|grade)"
+_STATES = r"present|seen|visible|identified|noted|evident|demonstrated"
+_OPEN_WORD = (
+    r"(?:(?:in |on |at |to |of |from )?(?:what|which|where|how|why|who|when|describe|list|name|characteri[sz]e|grade))"
+)
 
 
 def normalize_answer(answer: str, type_: str) -> str:
@@ -58,17 +61,17 @@ def normalize_answer(answer: str, type_: str) -> str:
 def asks_yes_or_no(question: str) -> bool:
     """Whether a question by its form is answered with yes or no.
 
-    It begins with an auxiliary ("Is there", "Does it"), behind courtesies ("Please indicate whether"), and offers no
-    choice of its own ("Is it left or right?"); "or not" is no such choice.
+    It begins with an auxiliary ("Is there", "Does it"), behind courtesies ("Please indicate whether"), or is cut short
+    ("Effusion present?"), and offers no choice of its own ("Is it left or right?").
     """
     text = re.sub(r"\s+", " ", question).strip().lower().replace("’", "'")
-    text = re.sub(r"\bor not\b", "", text)
     if re.match(rf"(?:{_POLITE}\b[ ,]*)*{_OPEN_WORD}\b", text):
         return False
     courteous = re.match(rf"(?:{_POLITE}\b[ ,]*)+(?<=if )|(?:{_POLITE}\b[ ,]*)+(?<=whether )", text)
     if courteous:
         return True
-    if not re.match(rf"(?:so |and |but |then )*{_AUXILIARY}\b", text):
+    elliptic = rf"\b(?:{_STATES}|or not)\W*$"
+    if not re.match(rf"(?:so |and |but |then )*{_AUXILIARY}\b", text) and not re.search(elliptic, text):
         return False
     choice = rf"\b({_CHOICES}) or (just )?(an? |the )?({_CHOICES})( view| projection| image)?\W*$"
     return re.search(choice, text) is None

@@ -41,6 +41,8 @@ CLOSED = [
     "Any fluid?",
     "Doesn’t the heart look big?",
     "Can you spot air around the lung?",
+    "Opacity present?",
+    "Effusion, or not?",
 ]
 OPEN = [
     "What view is this?",

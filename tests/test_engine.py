@@ -96,6 +96,14 @@ def test_other_prompt_styles_are_the_plain_models(style, tiny_model, own_data):
         torch.testing.assert_close(measured.residuals[i, 0], residuals[3], atol=1e-4, rtol=1e-4)
 
 
+def test_a_normalizing_style_asks_the_canonical_form(vlm):
+    asked = ["Please determine whether an effusion is identified.", "Do you see lung fluid?", "Where is it?"]
+    canonical = ["Is there pleural effusion?", "Is there lung fluid?", "Where is it?"]
+    style = PromptStyle(normalize=True, answer_instruction="Yes or no?")
+    plain = [f"{text} Yes or no?" for text in canonical[:2]] + canonical[2:]
+    assert prompt_tokens(vlm.processor, asked, [True, True, False], style) == prompt_tokens(vlm.processor, plain)
+
+
 def test_an_answer_instruction_is_for_closed_questions_only(vlm):
     style = PromptStyle(answer_instruction="Yes or no?")
     first, second = prompt_tokens(vlm.processor, ["Is it there?"] * 2, [True, False], style)

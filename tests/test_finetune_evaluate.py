@@ -10,6 +10,7 @@ from finetune.evaluate import evaluate
 from finetune.lora import add_lora
 from finetune.texts import text_hash
 from finetune.verdict import judge, verdict
+from interp.answers import asks_yes_or_no
 from interp.errors import InputError
 from interp.images import BLANK_IMAGE
 from interp.questions import load_questions, pair_table, prompt_table
@@ -176,6 +177,23 @@ def test_open_questions_alone_are_not_judged(adapted, questions):
     found = evaluate(*adapted, [q for q in questions if not q.closed])
     assert {c.measure for c in found.comparisons} == {"first_token_accuracy"}
     assert found.verdict.startswith("Not judged")
+
+
+def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, questions):
+    unanswered = [
+        q.model_copy(update={"answer": None}) if i % 2 and asks_yes_or_no(q.question) else q
+        for i, q in enumerate(questions)
+    ]
+    left = [q for q in unanswered if q.answer is not None]
+    assert len(left) < len(questions)
+    found, known, whole = (
+        {c.measure: c for c in evaluate(*adapted, asked).comparisons if c.kind == "all"}
+        for asked in (unanswered, left, questions)
+    )
+    for measure in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "text_only_agreement"):
+        assert (found[measure].n, found[measure].adapter.value) == (whole[measure].n, whole[measure].adapter.value)
+    for measure in ("accuracy", "original_accuracy", "first_token_accuracy"):
+        assert (found[measure].n, found[measure].adapter.value) == (known[measure].n, known[measure].adapter.value)
 
 
 def test_no_questions_are_refused(adapted):

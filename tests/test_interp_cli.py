@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from interp import cli
 from interp.artifact import read_layers
 from interp.demo import WORLD
+from interp.questions import load_questions
 
 
 @pytest.fixture
@@ -64,6 +65,31 @@ def test_a_run_on_own_data_writes_a_verdict(run, own_data, tmp_path):
     found = read_layers(tmp_path / "out" / "layers.json")
     assert (found.verdict, found.layers, [p.layer for p in found.profile]) == ("no gate found", [], [3, 4])
     assert found.data.questions == 12
+
+
+def test_the_prompt_style_is_recorded(run, own_data, tmp_path):
+    code, stdout, _ = run("find-features", "--normalize", "--system", "Look.", "--out", tmp_path / "r", *data(own_data))
+    assert code == 3, stdout
+    prompt = read_layers(tmp_path / "r" / "layers.json").prompt
+    assert (prompt.normalize, prompt.system, prompt.image_first) == (True, "Look.", True)
+
+
+def test_paraphrases_are_made_for_questions_that_have_none(run, own_data, tmp_path):
+    given = read_rows(own_data / "questions.jsonl")
+    write_rows(own_data / "questions.jsonl", [row | {"paraphrases": []} if i else row for i, row in enumerate(given)])
+    out = tmp_path / "reworded.jsonl"
+    arguments = ["paraphrase", own_data / "questions.jsonl", "--out", out, "--per-question", 3]
+    code, stdout, _ = run(*arguments)
+    assert code == 0
+    assert "11 questions reworded by rule, 1 had paraphrases already, 0 were not understood" in " ".join(stdout.split())
+    rows = read_rows(out)
+    assert [row["image"] for row in rows] == [row["image"] for row in given]
+    assert rows[0]["paraphrases"] == given[0]["paraphrases"]
+    assert all(len(row["paraphrases"]) == 3 for row in rows[1:])
+    assert len(load_questions(out, own_data)) == 12
+    code, _, stderr = run(*arguments)
+    assert code == 2
+    assert "nothing is overwritten" in stderr
 
 
 def test_missing_image(refused, own_data):
