@@ -6,6 +6,7 @@ behind it. The *write patch* says which layers turn the one into the other: only
 residual is exchanged, and it is read directly, added to the last layer's output.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +59,7 @@ def patch_layers(
     """Patch every layer of every pair, with the random-direction controls.
 
     `residuals` [n prompts, len(layers), d_model] are those of the unpatched prompts after each layer, `before` the same
-    before it (zero for layer 0, whose input at the final token no wording changes). All patches of a pair run in one
-    sequence: up to its final token the prompt is the same, so it is computed once.
+    before it (zero for layer 0, whose input at the final token no wording changes).
     """
     n, count = len(flips.pairs), len(layers)
     original = torch.from_numpy(flips.pairs["original"].to_numpy(np.int64, copy=True))
@@ -67,17 +67,30 @@ def patch_layers(
     state = residuals[original] - residuals[paraphrase]
     added = state - (before[original] - before[paraphrase])
     generator = torch.Generator().manual_seed(seed)
-    deltas = [state, _random_like(state, generator), added, _random_like(added, generator)]
-    rows = prompts.iloc[np.repeat(paraphrase.numpy(), 4 * count)][["image", "text", "closed"]]
-    at = torch.tensor(layers * 2 + [vlm.n_layers - 1] * (2 * count)).repeat(n)
-    edit = Edit(at, torch.stack(deltas, dim=1).flatten(0, 2))
-    margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, 4, count)
-    change = margin - flips.margin_after[:, None, None]
+    deltas = [state, random_like(state, generator), added, random_like(added, generator)]
+    places = layers * 2 + [vlm.n_layers - 1] * (2 * count)
+    change = patch_effect(vlm, prompts, flips, places, torch.cat(deltas, dim=1), description).reshape(n, 4, count)
     shift = flips.margin_before - flips.margin_after
     return LayerPatch(shift, change[:, 0], change[:, 1], change[:, 2], change[:, 3], flips.margin_after)
 
 
-def _random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
+def patch_effect(
+    vlm: Vlm, prompts: pd.DataFrame, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
+) -> NDArray[np.float64]:
+    """m(p') - m(p) [logits] of k patches of every pair, [n, k].
+
+    `delta` float32 [n, k, d_model] is added to the paraphrase's final-token residual after layer `layers`[k]. All
+    patches of a pair run in one sequence: up to its final token the prompt is the same, so it is computed once.
+    """
+    n, k = delta.shape[:2]
+    paraphrase = flips.pairs["paraphrase"].to_numpy(np.int64)
+    rows = prompts.iloc[np.repeat(paraphrase, k)][["image", "text", "closed"]]
+    edit = Edit(torch.tensor(list(layers), dtype=torch.long).repeat(n), delta.flatten(0, 1))
+    margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, k)
+    return margin - flips.margin_after[:, None]
+
+
+def random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
     """Random directions with the norms of `delta` [..., d_model]."""
     noise = torch.randn(delta.shape, generator=generator)
     return noise * delta.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)

@@ -1,0 +1,189 @@
+"""Exact tests of single features: the delta patch on held-out flips, beside every control that could explain it.
+
+A *delta patch* takes from the paraphrase's final-token residual what one feature changed: x' = x_p - delta_f * W_dec.
+*Recovery* is the share of the margin shift that comes back. Beside it stand, at the same layer and on the same pairs:
+random directions of the same norm, features of like activation that do not tell flips, the deltas of other questions,
+and the same patch on pairs that do not flip.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.features import Flips
+from interp.patching import patch_effect, random_like
+from interp.saes import Sae
+from interp.statistics import Estimate, benjamini_hochberg, ratio_interval, sign_flip_p
+from interp.vlm import Vlm
+
+DOSES = (0.5, 1.0, 2.0, 4.0)
+"""Multiples of the delta patch of the dose response; 1 is the patch itself."""
+RANDOMS = 24
+"""Random directions a pair and feature."""
+MATCHED = 3
+"""Matched features a feature."""
+Float = NDArray[np.float64]
+
+
+class FeatureTest(NamedTuple):
+    """What patching one feature does on n held-out flips, and what its controls do."""
+
+    layer: int
+    """Decoder layer."""
+    feature: int
+    """Index into the SAE."""
+    n: int
+    """Flips that were patched."""
+    recovery: Estimate
+    """Recovered share of the margin shift, sum over pairs over the sum of |shift|."""
+    random: float
+    """The same with random directions of the same norm, mean."""
+    matched: float
+    """The same with features of like activation that do not tell flips, mean; NaN where there are none."""
+    swapped: float
+    """The same with the delta of the feature on another pair."""
+    net: Estimate
+    """recovery - random."""
+    p: float
+    """Two-sided sign-flip test over patients that `net` is zero; not adjusted."""
+    p_random: float
+    """Share of the random directions whose recovery over all pairs is at least as large (one-sided, none: 1/(R+1))."""
+    reversals: int
+    """Flips whose answer the patch turns back."""
+    random_reversals: float
+    """The same by random directions, mean."""
+    unflipped_changed: float
+    """Share of pairs that do not flip whose answer the same patch changes; NaN without such pairs."""
+    dose: tuple[float, ...]
+    """Recovery at DOSES times the patch."""
+
+
+def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Tensor) -> Tensor:
+    """Delta of some features, f(p) - f(q) at the final token, float32 [pairs, k] in main memory.
+
+    `residuals` [n prompts, d_model] are those of the SAE's layer.
+    """
+    device = sae.w_enc.device
+    before, after = (torch.from_numpy(pairs[name].to_numpy(np.int64, copy=True)) for name in ("original", "paraphrase"))
+    f = [sae.encode(residuals[rows].to(device), features.to(device)).cpu() for rows in (after, before)]
+    return f[0] - f[1]
+
+
+def matched_features(screen: pd.DataFrame, feature: int, count: int = MATCHED, tolerance: float = 0.05) -> list[int]:
+    """Features of the same layer that move as much but do not tell flips: flip AUC within `tolerance` of .5.
+
+    `screen` are the rows of one layer of a screen (chosen half). Nearest in mean |delta|, on a log scale.
+    """
+    size = np.log(screen["delta_on_flips"] + screen["delta_otherwise"] + 1e-6)
+    own = size[screen["feature"] == feature]
+    if own.empty:
+        return []
+    candidates = screen[((screen["flip_auc"] - 0.5).abs() <= tolerance) & (screen["feature"] != feature)]
+    order = (size[candidates.index] - own.iloc[0]).abs().sort_values().index
+    return [int(f) for f in candidates.loc[order[:count], "feature"]]
+
+
+def probe_features(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    flips: Flips,
+    unflipped: Flips,
+    residuals: Tensor,
+    layers: list[int],
+    screen: pd.DataFrame,
+    candidates: list[tuple[int, int]],
+    load: Callable[[int], Sae],
+    seed: int,
+) -> list[FeatureTest]:
+    """Patch every candidate (layer, feature) on `flips`, with its controls; in the order of `candidates`.
+
+    `residuals` [n prompts, len(layers), d_model]; `screen` as of `interp.features.adjust`; `load` gives a layer's SAE.
+    """
+    found: dict[tuple[int, int], FeatureTest] = {}
+    for layer in sorted({layer for layer, _ in candidates}):
+        sae = load(layer)
+        x = residuals[:, layers.index(layer)]
+        here = screen[screen["layer"] == layer]
+        for feature in [f for place, f in candidates if place == layer]:
+            found[layer, feature] = _probe(vlm, prompts, flips, unflipped, x, sae, here, feature, seed)
+    return [found[candidate] for candidate in candidates]
+
+
+def _probe(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    flips: Flips,
+    unflipped: Flips,
+    residuals: Tensor,
+    sae: Sae,
+    screen: pd.DataFrame,
+    feature: int,
+    seed: int,
+) -> FeatureTest:
+    n = len(flips.pairs)
+    matched = matched_features(screen, feature)
+    columns = torch.tensor([feature, *matched])
+    delta = feature_delta(sae, residuals, flips.pairs, columns)
+    directions = sae.w_dec[columns.to(sae.w_dec.device)].float().cpu()
+    patch = -delta[:, :1, None] * directions[:1]
+    generator = torch.Generator().manual_seed(seed)
+    other = -delta[torch.randperm(n, generator=generator), :1, None] * directions[:1]
+    patches = [
+        *(dose * patch for dose in DOSES),
+        other,
+        -delta[:, 1:, None] * directions[1:],
+        random_like(patch.expand(-1, RANDOMS, -1), generator),
+    ]
+    stacked = torch.cat(patches, dim=1)
+    effect = patch_effect(vlm, prompts, flips, [sae.layer] * stacked.shape[1], stacked, f"{sae.layer}:{feature}")
+    shift = flips.margin_before - flips.margin_after
+    size, towards = np.abs(shift), effect * np.sign(shift)[:, None]
+    share = towards.sum(0) / size.sum()
+    turned = ((flips.margin_after[:, None] + effect) > 0) == (flips.margin_before > 0)[:, None]
+    one, swap = DOSES.index(1.0), len(DOSES)
+    like, noise = slice(swap + 1, swap + 1 + len(matched)), slice(swap + 1 + len(matched), None)
+    patients = flips.pairs["patient"].tolist()
+    net = towards[:, one] - towards[:, noise].mean(1)
+    return FeatureTest(
+        layer=sae.layer,
+        feature=feature,
+        n=n,
+        recovery=ratio_interval(towards[:, one], size, patients, seed),
+        random=float(share[noise].mean()),
+        matched=float(share[like].mean()) if matched else float("nan"),
+        swapped=float(share[swap]),
+        net=ratio_interval(net, size, patients, seed),
+        p=sign_flip_p(net, patients, seed),
+        p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
+        reversals=int(turned[:, one].sum()),
+        random_reversals=float(turned[:, noise].sum(0).mean()),
+        unflipped_changed=_changed(vlm, prompts, unflipped, residuals, sae, feature),
+        dose=tuple(float(v) for v in share[: len(DOSES)]),
+    )
+
+
+def _changed(vlm: Vlm, prompts: pd.DataFrame, unflipped: Flips, residuals: Tensor, sae: Sae, feature: int) -> float:
+    """Share of unflipped pairs whose paraphrase gets another answer by the delta patch of one feature."""
+    if not len(unflipped.pairs):
+        return float("nan")
+    delta = feature_delta(sae, residuals, unflipped.pairs, torch.tensor([feature]))
+    patch = -delta[:, :, None] * sae.w_dec[feature].float().cpu()
+    effect = patch_effect(vlm, prompts, unflipped, [sae.layer], patch, "unflipped pairs")[:, 0]
+    return float((((unflipped.margin_after + effect) > 0) != (unflipped.margin_after > 0)).mean())
+
+
+def joint_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
+    """The delta patch of several features at once: float32 [pairs, d_model] to add to the paraphrase's residual."""
+    columns = torch.tensor(features)
+    delta = feature_delta(sae, residuals, pairs, columns)
+    return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())
+
+
+def adjusted(tests: list[FeatureTest]) -> Float:
+    """The tests' p values, Benjamini-Hochberg adjusted over all of them."""
+    return benjamini_hochberg(np.array([test.p for test in tests], float)).astype(float)
