@@ -47,8 +47,6 @@ def _noun(asked: Asked) -> str:
         return asked.term.canonical.phrase
     noun = asked.noun.text.lower()
     head = find_term(noun)
-    if head is not None and head.end == len(noun):
-        needs_article = head.name.grammar == "count"
-    else:
-        needs_article = asked.noun.article in ("a", "an")
+    counted = head is not None and head.name.grammar == "count"
+    needs_article = counted or asked.noun.article in ("a", "an")
     return f"{indefinite_article(noun)} {noun}" if needs_article else noun

@@ -138,7 +138,7 @@ _NEGATION = _pattern(
 _COMPARISON = _pattern(
     "improv\\w+|wors\\w+|increas\\w+|decreas\\w+|chang\\w+|unchanged|compar\\w+|prior|previous\\w*|earlier|than|still"
     "|stable|progress\\w*|interval|new|newly|persist\\w*|since|again|recurr\\w*|larger|smaller|bigger|better|more|less"
-    "|most|least|greater|fewer|other|another|additional|else|grow\\w*|last|follow-up"
+    "|most|least|greater|fewer|residual|remaining|further|other|another|additional|else|grow\\w*|last|follow-up"
 )
 _SEVERAL = _pattern(
     "and|or|vs|versus|plus|but|two|three|several|multiple|many|all|every|each|only|just|rather|instead|same|because"
@@ -156,7 +156,8 @@ _NO_NOUN_WORDS = (
     "some enough much very too likely possible possibly probable probably suspected suspicious definite anything "
     "something finding findings evidence sign signs presence normal abnormal abnormality abnormalities history "
     "present seen visible identified appreciated demonstrated noted evident apparent detected observed shown located "
-    "taken image imaging picture x-ray radiograph scan study view modality plane position patient even"
+    "taken image imaging picture x-ray radiograph scan study view modality plane position patient even one now "
+    "today currently yet"
 )
 _NO_NOUN = frozenset(_NO_NOUN_WORDS.split())
 
@@ -218,11 +219,14 @@ _PLEASE = re.compile(r",? ?(?<![\w-])(?:please|kindly)(?![\w-]),?", re.IGNORECAS
 
 
 def without_filler(text: str) -> str:
-    """`plain(text)` without greetings, politeness and the marks at its end; empty if nothing else is there."""
-    before, text = None, plain(text)
-    while text != before:
+    """`plain(text)` without greetings, politeness and the marks at its end; empty if nothing else is there.
+
+    A text longer than LONGEST loses no more than the marks.
+    """
+    before, text = "", plain(text).rstrip(_END_MARKS)
+    while text != before and len(text) <= LONGEST:
         before = text
-        text = plain(_THANKS.sub("", _PLEASE.sub("", text).rstrip(_END_MARKS)))
+        text = _THANKS.sub("", plain(_PLEASE.sub("", text))).rstrip(_END_MARKS)
         greeting = _GREETING.match(text)
         text = text[greeting.end() :] if greeting else text
     return text
@@ -289,6 +293,10 @@ def _asked(kind: Kind, noun: _Noun, core: str, be: str | None) -> Asked | None:
 
 def _is_noun(text: str) -> bool:
     words = text.lower().split()
+    known = find_term(text)
+    if known is not None and known.end < len(text):
+        # "mass effect" is no mass, "effusions bilaterally" no noun phrase
+        return False
     return 0 < len(words) <= LONGEST_NOUN and all(
         word.replace("-", "").isalpha() and word not in _NO_NOUN for word in words
     )
