@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from interp.errors import InputError
 from interp.files import write_text
 from interp.fit import TransferVerdict
-from interp.layers import Rule
+from interp.layers import Profile, Rule
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -73,6 +73,10 @@ class ProfileEntry(_Part):
     write: Interval = Field(description="write patch: share recovered by the layer's own addition, read directly")
     write_control: Interval = Field(description="the same with random directions of that addition's norm")
     net_write: Interval = Field(description="write - write_control")
+    joint: Interval | None = Field(
+        default=None, description="joint patch of the layer's features of highest attribution: recovered share"
+    )
+    net_joint: Interval | None = Field(default=None, description="joint - random directions of its norm")
     reversals: int = Field(description="flips whose answer the layer patch restores")
     r2: Interval | None = Field(default=None, description="explained variance of the SAE on all these residuals")
     transfer: TransferVerdict | None = Field(default=None, description="whether that is above 0.95 (interp.fit)")
@@ -80,8 +84,25 @@ class ProfileEntry(_Part):
     l0: float | None = Field(description="mean active features on these residuals")
 
 
+class CausalEntry(_Part):
+    """What the delta patch of one feature does on held-out flips, beside its controls (interp.causal)."""
+
+    n: int = Field(description="flips patched")
+    recovery: Interval = Field(description="recovered share of the margin shift")
+    random: float | None = Field(description="the same by random directions of the same norm, mean")
+    matched: float | None = Field(description="the same by features that move as much but do not tell flips, mean")
+    swapped: float | None = Field(description="the same with the feature's delta on another pair")
+    net: Interval = Field(description="recovery - random")
+    p: float | None = Field(description="sign-flip p of net over patients, adjusted over all features tested")
+    p_random: float | None = Field(description="share of random directions that recover as much")
+    reversals: int = Field(description="flips whose answer the patch turns back")
+    random_reversals: float | None = Field(description="the same by random directions, mean")
+    unflipped_changed: float | None = Field(description="share of unflipped pairs whose answer the patch changes")
+    dose: list[float] = Field(description="recovery at 0.5, 1, 2 and 4 times the patch")
+
+
 class FeatureEntry(_Part):
-    """One feature of the screen, best first."""
+    """One feature that was tested, highest net recovery first."""
 
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index into the SAE")
@@ -94,12 +115,15 @@ class FeatureEntry(_Part):
     firing_rate: float | None = Field(description="share of prompts with the feature active")
     mean_activation: float | None = Field(description="mean activation where active")
     register_auc: float | None = Field(description="AUC for formal against casual wordings")
+    attribution: float | None = Field(default=None, description="recovery predicted by gradient, selection half")
+    causal: CausalEntry | None = Field(default=None, description="its delta patch on held-out flips")
 
 
 class RangeEntry(_Part):
     """A range of layers taken by one rule."""
 
     rule: Rule = Field(description="how it was taken")
+    profile: Profile | None = Field(default=None, description="the score that it was taken from")
     first: int = Field(description="first layer")
     last: int = Field(description="last layer, included")
     peak: int = Field(description="layer of the highest score")
@@ -129,6 +153,9 @@ class Layers(_Part):
     layers: list[int] = Field(description="the range to train, empty where no gate was found")
     peak: int | None = Field(description="layer of the highest score")
     rule: Rule = Field(description="the rule that took `layers`")
+    commit_layer: int | None = Field(
+        default=None, description="first layer whose layer patch turns half of the flips back"
+    )
     ranges: list[RangeEntry] = Field(description="what each rule gives")
     model: ModelEntry = Field(description="the model")
     prompt: PromptEntry = Field(default=PromptEntry(), description="the prompt around the questions")

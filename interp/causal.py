@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.features import Flips
 from interp.patching import patch_effect, random_like
 from interp.saes import Sae
-from interp.statistics import Estimate, benjamini_hochberg, ratio_interval, sign_flip_p
+from interp.statistics import Estimate, ratio_interval, sign_flip_p
 from interp.vlm import Vlm
 
 DOSES = (0.5, 1.0, 2.0, 4.0)
@@ -179,11 +179,20 @@ def _changed(vlm: Vlm, prompts: pd.DataFrame, unflipped: Flips, residuals: Tenso
 
 def joint_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
     """The delta patch of several features at once: float32 [pairs, d_model] to add to the paraphrase's residual."""
-    columns = torch.tensor(features)
+    columns = torch.tensor(features, dtype=torch.long)
     delta = feature_delta(sae, residuals, pairs, columns)
     return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())
 
 
-def adjusted(tests: list[FeatureTest]) -> Float:
-    """The tests' p values, Benjamini-Hochberg adjusted over all of them."""
-    return benjamini_hochberg(np.array([test.p for test in tests], float)).astype(float)
+def patch_jointly(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, joint: Tensor, layers: list[int], seed: int) -> Float:
+    """Effect [n, 2, layers] of each layer's joint patch [n, layers, d_model], and of random directions of its norm."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = torch.cat([joint, random_like(joint, generator)], dim=1)
+    return patch_effect(vlm, prompts, flips, layers * 2, deltas, "joint patches").reshape(-1, 2, len(layers))
+
+
+def sample_pairs(flips: Flips, count: int, seed: int) -> Flips:
+    """At most `count` of the pairs, drawn at random."""
+    drawn = np.zeros(len(flips.pairs), bool)
+    drawn[np.random.default_rng([seed, 13]).permutation(len(drawn))[:count]] = True
+    return flips.take(drawn)

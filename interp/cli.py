@@ -66,6 +66,10 @@ def find_features_command(
     ] = "train",
     layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
     rule: Annotated[Literal["write", "rise", "level"], typer.Option(help="How the range is taken.")] = "write",
+    profile: Annotated[
+        Literal["auc", "recovery", "net"] | None,
+        typer.Option(help="Score that rise or level reads.", show_default="recovery for rise, auc for level"),
+    ] = None,
     max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
     device: Device = "auto",
@@ -109,7 +113,7 @@ def find_features_command(
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
     vlm = load_vlm(model, device, dtype, revision, style)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
-    settings = FindSettings(rule=rule, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+    settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
     result = find_features(vlm, sae_of, asked, chosen, settings, split, batch_tokens=1024 * batch_size)
     save_result(result, out)
     show_result(result, out)

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from interp.artifact import Interval, Layers
+from interp.artifact import Interval, Layers, RangeEntry
 from interp.find import FindResult
 from interp.importing import ImportReport
 from interp.paraphrase import Report
@@ -54,8 +54,10 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     )
     console.print(_profile_table(artifact))
     console.print(_feature_table(artifact))
-    ranges = "; ".join(f"{r.rule} {r.first}-{r.last}" for r in artifact.ranges)
+    ranges = "; ".join(f"{_rule_name(r)} {r.first}-{r.last}" for r in artifact.ranges)
     console.print(f"ranges by rule: {ranges}")
+    if artifact.commit_layer is not None:
+        console.print(f"from layer {artifact.commit_layer} on the layer patch turns at least half of the flips back")
     for warning in artifact.warnings:
         console.print(f"[yellow]warning[/yellow]: {warning}")
     console.print(f"[bold]{artifact.verdict}[/bold]: {artifact.reason}")
@@ -93,29 +95,31 @@ def _value(interval: Interval) -> str:
     return "-" if interval.value is None else _bare(f"{interval.value:.2f}")
 
 
-def _feature_table(artifact: Layers, rows: int = 8) -> Table:
+def _rule_name(taken: RangeEntry) -> str:
+    return taken.rule if taken.profile in (None, taken.rule) else f"{taken.rule}({taken.profile})"
+
+
+def _feature_table(artifact: Layers, rows: int = 10) -> Table:
     table = Table(
-        title="Top features of the range, chosen on half of the patients (held out: the rest)",
+        title="Features chosen on half of the patients, patched on flips of the others",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
         collapse_padding=True,
     )
-    formats = {
-        "flip AUC": ("flip_auc", "{:.2f}"),
-        "held out": ("held_out_auc", "{:.2f}"),
-        "adj. p": ("flip_p", "{:.0e}"),
-        "|delta| flips": ("delta_on_flips", "{:.2f}"),
-        "others": ("delta_otherwise", "{:.2f}"),
-        "r(margin)": ("margin_r", "{:.2f}"),
-        "register": ("register_auc", "{:.2f}"),
-    }
-    for name in ("layer:feature", *formats):
+    for name in ("feature", "flip AUC", "predicted", "recovery", "rand.", "like", "swap", "adj. p", "back", "harm"):
         table.add_column(name, justify="right", no_wrap=True)
     for f in artifact.features[:rows]:
-        numbers = [(getattr(f, field), form) for field, form in formats.values()]
-        cells = ["-" if number is None else form.format(number) for number, form in numbers]
-        table.add_row(f"{f.layer}:{f.feature}", *cells)
+        auc = "-" if f.held_out_auc is None else f"{f.held_out_auc:.2f}"
+        predicted = "-" if f.attribution is None else f"{f.attribution:.2f}"
+        cells = ["-"] * 7
+        if f.causal is not None:
+            c = f.causal
+            controls = ["-" if v is None else f"{v:.2f}" for v in (c.random, c.matched, c.swapped)]
+            p = "-" if c.p is None else f"{c.p:.3f}" if c.p >= 0.001 else "<.001"
+            harm = "-" if c.unflipped_changed is None else f"{c.unflipped_changed:.2f}"
+            cells = [interval_text(c.recovery), *controls, p, f"{c.reversals}/{c.n}", harm]
+        table.add_row(f"{f.layer}:{f.feature}", *map(_bare, [auc, predicted, *cells]))
     return table
 
 

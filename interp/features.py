@@ -22,6 +22,7 @@ SCREEN_COLUMNS = {
     "firing_rate": "share of prompts on which the feature is active",
     "mean_activation": "mean over the prompts on which it is active [activation units]",
     "register_auc": "AUC of the activation for formal against casual wordings; NaN where untagged",
+    "attribution": "recovery that its delta patch would have on the same pairs' flip bank, by gradient",
 }
 
 

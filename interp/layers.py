@@ -9,6 +9,7 @@ import numpy as np
 from interp.errors import InputError
 
 Rule = Literal["write", "rise", "level"]
+Profile = Literal["write", "auc", "recovery", "net"]
 
 
 class LayerRange(NamedTuple):

@@ -1,9 +1,6 @@
 """Prompt normalisation, a published baseline against sensitivity to wording: every question in one canonical form."""
 
-from collections.abc import Iterable
-
 from interp.lexicon import find_term
-from interp.questions import Question
 from interp.wording import Asked, indefinite_article, plain, read, without_filler
 
 
@@ -21,19 +18,6 @@ def normalize(text: str) -> str:
         return f"{verb} there {_noun(asked)}{place}?"
     core = without_filler(text)
     return f"{core[:1].upper()}{core[1:]}?" if core else plain(text)
-
-
-def normalized(questions: Iterable[Question]) -> list[Question]:
-    """Copies of the questions with every wording in canonical form; the number of paraphrases and all tags stay."""
-    return [
-        question.model_copy(
-            update={
-                "question": normalize(question.question),
-                "paraphrases": [p.model_copy(update={"text": normalize(p.text)}) for p in question.paraphrases],
-            }
-        )
-        for question in questions
-    ]
 
 
 def _is_plural(asked: Asked) -> bool:

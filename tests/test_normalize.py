@@ -8,9 +8,8 @@ import pytest
 from test_paraphrase import NOT_UNDERSTOOD, lexicon_questions
 
 from interp.demo import phrasings
-from interp.normalize import normalize, normalized
+from interp.normalize import normalize
 from interp.paraphrase import paraphrases
-from interp.questions import Paraphrase, Question
 from interp.wording import read
 
 CANONICAL = [
@@ -159,30 +158,3 @@ def test_a_random_negation_never_disappears():
         words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(["no", "without", "never", "isn't"])))
         kept = normalize(" ".join(words)).lower().split()
         assert any(word.strip("?.,!") in ("no", "without", "never", "isn't") for word in kept), words
-
-
-def test_normalized_keeps_count_and_tags():
-    question = Question(
-        id="a",
-        image="0.png",
-        type="presence",
-        question="Please determine whether cardiomegaly is identified.",
-        answer="yes",
-        register="formal",
-        paraphrases=[
-            Paraphrase(text="Got a big heart?", phenomenon="syntactic_restructuring", register="casual"),
-            Paraphrase(text="please", phenomenon=None, register=None),
-        ],
-    )
-    copy = question.model_copy(deep=True)
-    (result,) = normalized([question])
-    assert question == copy
-    assert result.question == "Is there cardiomegaly?"
-    assert [p.text for p in result.paraphrases] == ["Is there cardiomegaly?", "please"]
-    assert [(p.phenomenon, p.register_) for p in result.paraphrases] == [
-        ("syntactic_restructuring", "casual"),
-        (None, None),
-    ]
-    assert (result.id, result.answer, result.register_) == ("a", "yes", "formal")
-    assert Question.model_validate_json(result.model_dump_json(by_alias=True)) == result
-    assert normalized([]) == []

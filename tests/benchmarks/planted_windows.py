@@ -40,9 +40,15 @@ def one_world(base: Path, number: int, seed: int, steps: int) -> list[dict[str, 
         found = find_features(vlm, locate_saes(base / "saes"), asked, split="train").artifact
     about = {"world": seed, "base": base.name, "planted": f"{window[0]}-{window[-1]}" if window else "none"}
     about |= {"strength": strength if window else 0.0, "flips": found.data.question_flip_rate.value}
-    about |= {"verdict": found.verdict}
+    beat = [f for f in found.features if f.causal and (f.causal.net.low or 0) > 0 and (f.causal.p or 1) < 0.05]
+    about |= {"verdict": found.verdict, "features that beat their controls": len(beat)}
     return [
-        about | {"rule": r.rule, "found": f"{r.first}-{r.last}", "iou": overlap(range(r.first, r.last + 1), window)}
+        about
+        | {
+            "rule": r.rule if r.rule == r.profile else f"{r.rule} {r.profile}",
+            "found": f"{r.first}-{r.last}",
+            "iou": overlap(range(r.first, r.last + 1), window),
+        }
         for r in found.ranges
     ]
 
@@ -60,7 +66,7 @@ def main() -> None:
     for number in range(options.worlds):
         base = options.bases[number % len(options.bases)]
         rows += one_world(base, number, options.seed + number, options.steps)
-        wide = pd.DataFrame(rows[-3:]).pivot(index=["world", "planted", "flips"], columns="rule", values="found")
+        wide = pd.DataFrame(rows[-7:]).pivot(index=["world", "planted", "flips"], columns="rule", values="found")
         print(wide.to_string(header=number == 0), rows[-1]["verdict"], flush=True)
     table = pd.DataFrame(rows)
     if options.out:

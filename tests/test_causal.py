@@ -1,0 +1,241 @@
+"""Patches of single features by plain hooks, controls that are centred on zero, and attribution by differences."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kstest, spearmanr
+from test_find_features import plain_margin
+
+from interp.attribution import attribute, margin_gradients, path_gradients
+from interp.candidates import choose_candidates
+from interp.causal import (
+    DOSES,
+    feature_delta,
+    joint_patch,
+    matched_features,
+    patch_jointly,
+    probe_features,
+    sample_pairs,
+)
+from interp.demo import WORLD
+from interp.features import Flips, adjust, find_flips, screen_layer
+from interp.patching import patch_effect, random_like
+from interp.questions import load_questions, pair_table, prompt_table
+from interp.sae_sources import locate_saes
+from interp.saes import load_sae
+from interp.statistics import sign_flip_p
+from interp.vlm import Edit, load_vlm, measure
+
+LAYERS = [4, 7]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_vlm(WORLD / "planted", "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:300])
+
+
+@pytest.fixture(scope="module")
+def measured(planted, prompts):
+    return measure(planted, prompts, LAYERS)
+
+
+@pytest.fixture(scope="module")
+def flips(prompts, measured):
+    return find_flips(prompts, pair_table(prompts), measured.margin, 0.25)
+
+
+@pytest.fixture(scope="module")
+def banked(flips):
+    return flips.take(flips.banked)
+
+
+@pytest.fixture(scope="module")
+def saes():
+    found = locate_saes(WORLD / "saes")
+    return {layer: load_sae(found[layer], layer, 128) for layer in LAYERS}
+
+
+@pytest.fixture(scope="module")
+def screen(saes, measured, prompts, flips):
+    tables = [screen_layer(saes[layer], measured.residuals[:, k], prompts, flips) for k, layer in enumerate(LAYERS)]
+    return adjust(pd.concat(tables, ignore_index=True))
+
+
+@pytest.fixture(scope="module")
+def tests(planted, prompts, flips, banked, measured, saes, screen):
+    unflipped = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed=0)
+    candidates = [(4, 110), (7, 66), (4, 283)]
+    return probe_features(
+        planted, prompts, banked, unflipped, measured.residuals, LAYERS, screen, candidates, saes.get, seed=0
+    )
+
+
+def first(flips: Flips, count: int) -> Flips:
+    return flips.take(np.arange(len(flips.pairs)) < count)
+
+
+def test_the_delta_patch_and_its_doses_by_plain_hooks(tests, planted, prompts, banked, saes):
+    few = first(banked, 3)
+    for test in tests[:2]:
+        sae = saes[test.layer]
+        recovered = np.zeros(len(DOSES))
+        for _, pair in few.pairs.iterrows():
+            q, p = (prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
+            (margin_q, seen_q), (margin_p, seen_p) = plain_margin(planted, q), plain_margin(planted, p)
+            f = [float(sae.encode(seen[test.layer])[test.feature]) for seen in (seen_p, seen_q)]
+            for k, dose in enumerate(DOSES):
+                patched = seen_p[test.layer] - dose * (f[0] - f[1]) * sae.w_dec[test.feature]
+                after, _ = plain_margin(planted, p, test.layer, patched)
+                recovered[k] += (after - margin_p) * np.sign(margin_q - margin_p)
+        mine = probe_features(
+            planted,
+            prompts,
+            few,
+            first(few, 0),
+            torch.stack([measure(planted, prompts, [test.layer]).residuals[:, 0]], 1),
+            [test.layer],
+            pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []}),
+            [(test.layer, test.feature)],
+            saes.get,
+            seed=0,
+        )[0]
+        np.testing.assert_allclose(mine.dose, recovered / np.abs(few.margin_before - few.margin_after).sum(), atol=1e-4)
+        assert mine.recovery.value == mine.dose[DOSES.index(1.0)]
+        assert np.isnan(mine.matched)
+        assert np.isnan(mine.unflipped_changed)
+
+
+def test_known_features_beat_their_controls(tests, banked):
+    for test in tests:
+        assert test.n == len(banked.pairs)
+        assert test.net.low > 0.03
+        assert test.recovery.value > 5 * max(abs(test.random), abs(test.matched))
+        assert test.p < 0.01
+        assert test.p_random == pytest.approx(1 / 25)
+        assert test.reversals > test.random_reversals
+        assert test.unflipped_changed <= 0.02
+    assert [(t.layer, t.feature) for t in tests] == [(4, 110), (7, 66), (4, 283)]
+
+
+def test_small_random_directions_are_centred_on_zero(planted, prompts, banked):
+    # Large ones are not: the margin bends, so that any push brings some of it back. That is why net is reported.
+    generator = torch.Generator().manual_seed(3)
+    size = torch.full((len(banked.pairs), 1, 128), 0.05).expand(-1, 200, -1)
+    effect = patch_effect(planted, prompts, banked, [4] * 200, random_like(size, generator), "random")
+    share = (effect * np.sign(banked.margin_before - banked.margin_after)[:, None]).mean(0)
+    assert abs(share.mean()) < 4 * share.std() / np.sqrt(200)
+    assert share.std() > 0
+
+
+def test_the_p_value_is_uniform_where_there_is_nothing():
+    rng = np.random.default_rng(0)
+    patients = [i // 3 for i in range(60)]
+    p = []
+    for seed in range(200):
+        by_patient = rng.normal(0, 1, 20)[np.array(patients)]
+        p.append(sign_flip_p(by_patient + rng.normal(0, 1, 60), patients, seed, draws=400))
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) < 0.05) < 0.1
+
+
+def test_a_joint_patch_of_one_feature_is_its_delta_patch(planted, prompts, banked, measured, saes, tests):
+    x = measured.residuals[:, 0]
+    joint = joint_patch(saes[4], x, banked.pairs, [110])
+    effect = patch_jointly(planted, prompts, banked, joint[:, None], [4], seed=0)
+    towards = effect[:, 0, 0] * np.sign(banked.margin_before - banked.margin_after)
+    share = towards.sum() / np.abs(banked.margin_before - banked.margin_after).sum()
+    assert share == pytest.approx(tests[0].recovery.value, abs=1e-5)
+    both = joint_patch(saes[4], x, banked.pairs, [110, 283])
+    torch.testing.assert_close(both, joint + joint_patch(saes[4], x, banked.pairs, [283]))
+
+
+def test_feature_delta_by_hand(measured, banked, saes):
+    delta = feature_delta(saes[7], measured.residuals[:, 1], banked.pairs, torch.tensor([66, 3]))
+    for i in (0, 5):
+        q, p = (saes[7].encode(measured.residuals[banked.pairs.iloc[i][k], 1]) for k in ("original", "paraphrase"))
+        torch.testing.assert_close(delta[i], (p - q)[[66, 3]])
+
+
+def test_matched_features_move_as_much_and_tell_nothing():
+    screen = pd.DataFrame(
+        {
+            "feature": [1, 2, 3, 4, 5],
+            "flip_auc": [0.9, 0.51, 0.49, 0.7, 0.52],
+            "delta_on_flips": [10.0, 9.0, 1.0, 10.0, 12.0],
+            "delta_otherwise": [5.0, 6.0, 1.0, 5.0, 5.0],
+        }
+    )
+    assert matched_features(screen, 1, count=2) == [2, 5]
+    assert matched_features(screen, 99) == []
+
+
+def test_candidates_come_from_both_orders_without_repetition():
+    screen = pd.DataFrame(
+        {
+            "layer": [1, 1, 2, 2],
+            "feature": [7, 8, 7, 9],
+            "flip_auc": [0.9, 0.8, 0.7, 0.6],
+            "attribution": [0.1, 0, 0.3, 0.2],
+        }
+    )
+    assert choose_candidates(screen, 4) == [(1, 7), (1, 8), (2, 7), (2, 9)]
+    assert choose_candidates(screen, 2) == [(1, 7), (2, 7)]
+
+
+def test_gradients_are_differences(planted, prompts, banked):
+    rows = prompts.iloc[banked.pairs["paraphrase"].to_numpy()[:6]].reset_index(drop=True)
+    gradients = margin_gradients(planted, rows, [2, 9], batch_tokens=200)
+    generator = torch.Generator().manual_seed(0)
+    for k, layer in enumerate((2, 9)):
+        direction = torch.randn(6, 128, generator=generator)
+        step = 0.02
+        at = torch.full((6,), layer)
+        up, down = (measure(planted, rows, edit=Edit(at, sign * step * direction)).margin for sign in (1, -1))
+        expected = (up - down) / (2 * step)
+        torch.testing.assert_close((gradients[:, k] * direction).sum(1), expected, rtol=0.05, atol=0.02)
+
+
+def test_attribution_ranks_as_exact_patching_does(planted, prompts, banked, measured, saes):
+    rows = prompts.iloc[banked.pairs["paraphrase"].to_numpy()]
+    gradients = margin_gradients(planted, rows, LAYERS)
+    size = np.abs(banked.margin_before - banked.margin_after)
+    for k, layer in enumerate(LAYERS):
+        sae, x = saes[layer], measured.residuals[:, k]
+        predicted = attribute(sae, x, banked, gradients[:, k])
+        moving = np.flatnonzero(predicted)
+        chosen = np.random.default_rng(0).choice(moving, 40, replace=False)
+        delta = feature_delta(sae, x, banked.pairs, torch.from_numpy(chosen))
+        effect = patch_effect(
+            planted, prompts, banked, [layer] * 40, -delta[..., None] * sae.w_dec[torch.from_numpy(chosen)], "exact"
+        )
+        exact = (effect * np.sign(banked.margin_before - banked.margin_after)[:, None]).sum(0) / size.sum()
+        assert spearmanr(predicted[chosen], exact).statistic > 0.85
+
+
+def test_path_gradients_add_up_to_the_whole_shift(planted, prompts, banked, measured):
+    # Completeness: the mean gradient along the way, times the way, is the effect of the whole layer patch.
+    x = measured.residuals[:, 1]
+    gradients = path_gradients(planted, prompts, banked, x, 7, steps=16)
+    original, paraphrase = (torch.from_numpy(banked.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
+    way = x[original] - x[paraphrase]
+    whole = patch_effect(planted, prompts, banked, [7], way[:, None], "whole")[:, 0]
+    np.testing.assert_allclose((gradients * way).sum(1).numpy(), whole, rtol=0.05, atol=0.1)
+
+
+def test_one_step_at_the_paraphrase_is_the_plain_gradient(planted, prompts, banked, measured):
+    few = first(banked, 4)
+    flat = measured.residuals[:, 1].clone()
+    flat[few.pairs["original"]] = flat[few.pairs["paraphrase"]]
+    rows = prompts.iloc[few.pairs["paraphrase"].to_numpy()]
+    torch.testing.assert_close(
+        path_gradients(planted, prompts, few, flat, 7, steps=1),
+        margin_gradients(planted, rows, [7])[:, 0],
+        rtol=1e-2,
+        atol=1e-3,
+    )
