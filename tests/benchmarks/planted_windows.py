@@ -1,9 +1,11 @@
-"""Does each rule find windows that nobody looked at? Plants gates at random layers and compares the ranges found.
+"""Does each rule find windows that nobody looked at? Plants gates and compares the ranges found with them.
 
     python tests/benchmarks/planted_windows.py --worlds 16 --seed 1000 --out windows.csv
+    python tests/benchmarks/planted_windows.py --named --worlds 30 --seed 3000 --out named.csv
 
-A gate's first layer, width (1 to 4) and strength (0.4 to 0.8) are drawn at random; every fifth world has no gate.
-About a minute a world on two CPU cores. `--bases` names further built worlds (`interp demo build`), used in turn.
+A gate's first layer, width (1 to 4) and strength (0.4 to 0.8) are drawn at random; every fifth world has no gate. With
+`--named` the worlds are those of NAMED in turn, with other seeds in every round. About a minute a world on two CPU
+cores, ten seconds on a GPU. `--bases` names further built worlds (`interp demo build`), used in turn.
 """
 
 import argparse
@@ -24,22 +26,37 @@ from interp.vlm import load_vlm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world
 
+NAMED: dict[str, tuple[list[int], float]] = {
+    "early": ([1, 2], 0.5),
+    "middle": ([4, 5], 0.5),
+    "late": ([7, 8], 0.5),
+    "weak": ([4, 5], 0.25),
+    "two windows": ([2, 7], 0.5),
+    "no gate": ([], 0.0),
+}
+"""Name -> the layers that a gate is planted into, and its strength."""
 
-def one_world(base: Path, number: int, seed: int, steps: int) -> list[dict[str, object]]:
-    """Plant, search, and compare: one row a rule."""
+
+def drawn_case(n_layers: int, number: int, seed: int) -> tuple[str, list[int], float]:
+    """A window of random place, width and strength; none for every fifth world."""
     rng = np.random.default_rng(seed)
-    n_layers = len(locate_saes(base / "saes"))
     width = int(rng.integers(1, 5))
     first = int(rng.integers(0, n_layers - width + 1))
     strength = round(float(rng.uniform(0.4, 0.8)), 2)
-    window = [] if number % 5 == 4 else list(range(first, first + width))
+    return ("no gate", [], 0.0) if number % 5 == 4 else ("drawn", list(range(first, first + width)), strength)
+
+
+def one_world(base: Path, case: tuple[str, list[int], float], seed: int, steps: int) -> list[dict[str, object]]:
+    """Plant, search, and compare: one row a rule."""
+    name, window, strength = case
     with tempfile.TemporaryDirectory() as folder:
         world = plant_world(Path(folder), base, window, strength, seed, steps)
         vlm = load_vlm(world / "planted", "auto", "float32")
         asked = load_questions(world / "questions.jsonl", split="train")
         found = find_features(vlm, locate_saes(base / "saes"), asked, split="train").artifact
-    about = {"world": seed, "base": base.name, "planted": f"{window[0]}-{window[-1]}" if window else "none"}
-    about |= {"strength": strength if window else 0.0, "flips": found.data.question_flip_rate.value}
+    planted = ",".join(map(str, window)) if window else "none"
+    about: dict[str, object] = {"world": seed, "base": base.name, "case": name, "planted": planted}
+    about |= {"strength": strength, "flips": found.data.question_flip_rate.value}
     beat = [f for f in found.features if f.causal and (f.causal.net.low or 0) > 0 and (f.causal.p or 1) < 0.05]
     about |= {"verdict": found.verdict, "features that beat their controls": len(beat)}
     return [
@@ -60,12 +77,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--bases", type=Path, nargs="*", default=[WORLD])
+    parser.add_argument("--named", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     rows = []
     for number in range(options.worlds):
         base = options.bases[number % len(options.bases)]
-        rows += one_world(base, number, options.seed + number, options.steps)
+        seed = options.seed + number
+        name = list(NAMED)[number % len(NAMED)]
+        drawn = drawn_case(len(locate_saes(base / "saes")), number, seed)
+        rows += one_world(base, (name, *NAMED[name]) if options.named else drawn, seed, options.steps)
         wide = pd.DataFrame(rows[-7:]).pivot(index=["world", "planted", "flips"], columns="rule", values="found")
         print(wide.to_string(header=number == 0), rows[-1]["verdict"], flush=True)
     table = pd.DataFrame(rows)
@@ -74,6 +95,7 @@ def main() -> None:
     gated = table[table["planted"] != "none"]
     by_rule = gated.groupby("rule")["iou"]
     print(pd.DataFrame({"mean IoU": by_rule.mean(), "touches": by_rule.agg(lambda x: (x > 0).mean())}).round(2))
+    print(gated.pivot_table(index="case", columns="rule", values="iou").round(2).to_string())
     print(gated.drop_duplicates("world")["verdict"].value_counts().rename("planted worlds").to_string())
     clean = table[table["planted"] == "none"].drop_duplicates("world")
     print(clean["verdict"].value_counts().rename("worlds without a gate").to_string())
