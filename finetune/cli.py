@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune.settings import TrainSettings
+from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
@@ -140,9 +141,30 @@ def train(
 
 @app.command("evaluate")
 def evaluate_command(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a saved adapter.", show_default=False)],
+    adapter: Annotated[
+        Path | None, typer.Argument(help="Folder of a saved adapter; not needed with --clamp.", show_default=False)
+    ] = None,
+    clamp: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold SAE features at zero, LAYER:FEATURE with commas, or at another value: 17:3818=12.5, "
+            "17:3818=mean (over the questions).",
+            show_default="none",
+        ),
+    ] = None,
+    clamp_at: Annotated[
+        Literal["final", "all"],
+        typer.Option(help="Clamp at the final prompt token, or at all text tokens but the first."),
+    ] = "final",
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
     model: Annotated[
-        str | None, typer.Option(help="The base model: a folder or a hub id.", show_default="the one the adapter names")
+        str | None,
+        typer.Option(
+            help="The base model: a folder or a hub id.",
+            show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
+        ),
     ] = None,
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
@@ -163,21 +185,27 @@ def evaluate_command(
 ) -> None:
     """Compare a saved adapter with its base: flips, margins, accuracy and reliance on the image, side by side.
 
-    Every measure comes with a 95% interval over patients and a paired test; phrasings that training never showed are
-    listed apart.
+    With --clamp, some SAE features are held at a value beside the adapter, or in its place. Every measure comes with a
+    95% interval over patients and a paired test; phrasings that training never showed are listed apart.
 
     [bold]Example:[/bold]  finetune evaluate artifacts/adapter --out artifacts/evaluation.json
+
+    [bold]Clamp:[/bold]  finetune evaluate --clamp 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
+    --model google/medgemma-4b-it --questions mine.jsonl
     """
+    from interp.clamps import parse_clamps
     from interp.files import refuse_used, write_text
 
     if out is not None:
         refuse_used(out)
     from finetune.run import evaluate_saved
+    from interp.sae_sources import locate_saes
 
+    clamps = parse_clamps(clamp) if clamp is not None else []
     evaluation = evaluate_saved(
         adapter,
         questions,
-        model,
+        model or (str(WORLD / "planted") if adapter is None else None),
         images,
         split,
         device,
@@ -186,6 +214,9 @@ def evaluate_command(
         seed,
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
+        clamps,
+        locate_saes(saes, width, l0, {spec.layer for spec in clamps}) if clamps else {},
+        clamp_at,
     )
     if out is not None:
         write_text(out, evaluation.to_json())

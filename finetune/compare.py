@@ -1,4 +1,4 @@
-"""Base and adapter side by side: each measure, for each group of questions, with intervals and a paired test."""
+"""Base and adapter, or clamp, side by side: each measure, for each group of questions, with intervals and a test."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Bools = NDArray[np.bool_]
 
 
 class Arm(NamedTuple):
-    """What one model, base or adapted, did on the n rows of a prompt table."""
+    """What one model, base or changed, did on the n rows of a prompt table."""
 
     margin: NDArray[np.float64]
     """[n] answer margin [logits]."""
@@ -47,7 +47,7 @@ class Units(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One measure in one group of questions, base against adapter."""
+    """One measure in one group of questions, base against the second arm: adapter, clamp or both."""
 
     kind: str
     """Kind of the subset."""
@@ -60,11 +60,11 @@ class Comparison(NamedTuple):
     patients: int
     """Number of patients, or of images where patients are unknown."""
     base: Estimate
-    """Without the adapter."""
+    """Of the base."""
     adapter: Estimate
-    """With it."""
+    """Of the second arm, whatever it is."""
     difference: Estimate
-    """Adapter - base, paired."""
+    """Second arm - base, paired."""
     test: str
     """The paired test: mcnemar (exact, over questions) or sign-flip (over patients)."""
     p: float

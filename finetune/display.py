@@ -7,16 +7,22 @@ from finetune.compare import Comparison
 from finetune.evaluate import Evaluation
 from interp.statistics import Estimate
 
+PLACES = {"final": "the final token", "all": "all text tokens"}
+"""Where a clamp holds, in words."""
+
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Every comparison as a rich table: shares in percent, margins in logits, 95% intervals over patients."""
     title = f"{evaluation.model}: {evaluation.questions} questions of {evaluation.patients} patients"
+    if evaluation.clamps:
+        held = ", ".join(f"{clamp.layer}:{clamp.feature}={clamp.value:g}" for clamp in evaluation.clamps)
+        title += f"; clamp {held} at {PLACES[evaluation.clamps[0].where]}"
     table = Table(
         title=title, caption="95% intervals: bootstrap over patients; p: paired, two-sided", title_justify="left"
     )
     for heading in ("questions", "measure"):
         table.add_column(heading, overflow="fold")
-    for heading in ("n", "base", "adapter", "difference", "p"):
+    for heading in ("n", "base", evaluation.arm, "difference", "p"):
         table.add_column(heading, justify="right", overflow="fold")
     last: tuple[str, str] | None = None
     for comparison in evaluation.comparisons:
@@ -34,7 +40,7 @@ def _name(comparison: Comparison) -> str:
 
 
 def comparison_cells(comparison: Comparison) -> list[str]:
-    """Measure with its unit, n, base, adapter, difference and p, as plain text."""
+    """Measure with its unit, n, base, second arm, difference and p, as plain text."""
     scale = 1.0 if comparison.measure == "margin_difference" else 100.0
     unit = "logits" if scale == 1.0 else "%"
     return [

@@ -1,7 +1,8 @@
-"""Measuring base and adapter on held-out questions: consistent, accurate, still looking at the image?"""
+"""Measuring base and adapter, or a clamp, on held-out questions: consistent, accurate, still looking at the image?"""
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from finetune.compare import Arm, Comparison, closed_originals, compare, subsets_of
 from finetune.verdict import verdict
 from interp.artifact import Interval
+from interp.clamps import Clamp, clamped, with_means
 from interp.errors import InputError
 from interp.files import software
 from interp.images import BLANK_IMAGE
@@ -22,16 +24,21 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ARMS = ("base", "adapter", "difference")
+"""The estimates of a comparison; `adapter` is the second arm, whatever it is."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Base and adapter side by side on one set of questions."""
+    """The base and a second arm side by side on one set of questions."""
 
     comparisons: list[Comparison]
     """One entry a measure and subset."""
     verdict: str
     """One sentence."""
+    arm: str
+    """What the second arm is: adapter, clamp, or adapter + clamp."""
+    clamps: list[Clamp]
+    """Features held at a value in the second arm."""
     model: str
     """The base model."""
     questions: int
@@ -63,6 +70,8 @@ class Evaluation:
         content = {
             "schema_version": 1,
             "verdict": self.verdict,
+            "arm": self.arm,
+            "clamps": [clamp.record() for clamp in self.clamps],
             "model": self.model,
             "questions": self.questions,
             "patients": self.patients,
@@ -76,34 +85,49 @@ class Evaluation:
 
 def evaluate(
     vlm: Vlm,
-    adapted: "PeftModel",
+    adapted: "PeftModel | None",
     questions: Sequence[Question],
     known: Collection[str] | None = None,
     seed: int = 0,
+    clamps: Sequence[Clamp] = (),
 ) -> Evaluation:
-    """Compare `vlm.model` without and with its adapter; the weights are held once.
+    """Compare the base with a second arm: its adapter, feature clamps, or both; the weights are held once.
 
-    `known` are the hashes of the adapter's training texts (see `finetune.texts`), None if unknown. Raises InputError
-    if there are no questions, for unreadable images, or if a margin is not finite.
+    `adapted` is `vlm.model` with its adapter, None for none. `known` are the hashes of the adapter's training texts
+    (see `finetune.texts`), None if unknown. A clamp at the feature's mean takes it over the wordings evaluated on, in
+    the second arm before the clamp. Raises InputError if there is no second arm, if there are no questions, for
+    unreadable images, for a clamp beyond the model, or if a margin is not finite.
     """
+    arm = arm_name(adapted is not None, bool(clamps))
     if not questions:
         raise InputError("No questions to evaluate on.")
     prompts = prompt_table(questions)
     pairs = pair_table(prompts)
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
-    adapter = measure_arm(vlm, prompts, "adapter")
-    with adapted.disable_adapter():
+    held = with_means(vlm, prompts, clamps)
+    with clamped(vlm, held):
+        changed = measure_arm(vlm, prompts, arm)
+    with adapted.disable_adapter() if adapted is not None else nullcontext():
         base = measure_arm(vlm, prompts, "base")
-    comparisons = compare(prompts, pairs, base, adapter, subsets_of(prompts, pairs, known), seed)
+    comparisons = compare(prompts, pairs, base, changed, subsets_of(prompts, pairs, known), seed)
     return Evaluation(
         comparisons=comparisons,
-        verdict=verdict(comparisons),
+        verdict=verdict(comparisons, arm),
+        arm=arm,
+        clamps=held,
         model=vlm.name,
         questions=len(questions),
         patients=prompts["patient"].nunique(),
         data=fingerprint(questions),
         seed=seed,
     )
+
+
+def arm_name(adapter: bool, clamp: bool) -> str:
+    """What the second arm is called. Raises InputError if it would be the base itself."""
+    if not adapter and not clamp:
+        raise InputError("Nothing to compare with the base. Give an adapter, features to --clamp, or both.")
+    return " + ".join(["adapter"] * adapter + ["clamp"] * clamp)
 
 
 def measure_arm(vlm: Vlm, prompts: pd.DataFrame, name: str) -> Arm:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
 from finetune.card import model_card
 from finetune.choice import Choice, choose_layers, read_choice
-from finetune.evaluate import Evaluation, evaluate
+from finetune.evaluate import Evaluation, arm_name, evaluate
 from finetune.lora import add_lora, trainable_parameters
 from finetune.plan import plan_steps, wordings
 from finetune.settings import TrainSettings
 from finetune.texts import text_hash
 from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
+from interp.clamps import ClampSpec, Where, load_clamps
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
 from interp.images import BLANK_IMAGE
@@ -83,7 +84,7 @@ def train_and_evaluate(
 
 
 def evaluate_saved(
-    adapter: Path,
+    adapter: Path | None,
     questions: Path,
     model: str | None = None,
     images: Path | None = None,
@@ -94,21 +95,30 @@ def evaluate_saved(
     seed: int = 0,
     revision: str | None = None,
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
+    clamps: Sequence[ClampSpec] = (),
+    sae_of: Mapping[int, Path] = MappingProxyType({}),
+    clamp_at: Where = "final",
 ) -> Evaluation:
-    """Compare a saved adapter with its base; `model` is by default the base that the adapter names, the prompt style
-    the one it was trained with but for `prompt_changes`.
+    """Compare the base with a saved adapter, with `clamps` of features of the SAEs `sae_of` (layer -> folder), or both.
 
-    Raises InputError for bad input, and for an adapter that does not fit the model.
+    `model` is by default the base that the adapter names, the prompt style the one it was trained with but for
+    `prompt_changes`. Raises InputError for bad input, for an adapter that does not fit the model, and if there is
+    nothing to compare or no model.
     """
-    named = base_of(adapter)
-    record = read_record(adapter)
+    arm_name(adapter is not None, bool(clamps))
+    named = base_of(adapter) if adapter else None
+    record = read_record(adapter) if adapter else None
+    source = model or named
+    if source is None:
+        raise InputError("No model. Without an adapter, give one with --model.")
     asked = load_questions(questions, images, split)[:limit]
     style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
-    vlm = load_vlm(model or named, device, dtype, revision, style._replace(**prompt_changes))
-    adapted = load_adapter(vlm, adapter)
+    vlm = load_vlm(source, device, dtype, revision, style._replace(**prompt_changes))
+    held = load_clamps(clamps, sae_of, vlm.d_model, vlm.device, clamp_at)
+    adapted = load_adapter(vlm, adapter) if adapter else None
     # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
     known = (record.text_hashes or None) if record else None
-    return evaluate(vlm, adapted, asked, known, seed)
+    return evaluate(vlm, adapted, asked, known, seed, held)
 
 
 def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:

@@ -1,4 +1,4 @@
-"""The verdict: one sentence on whether the adapter is better, which flips alone never decide."""
+"""The verdict: one sentence on whether an adapter or a clamp helps, which flips alone never decide."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ JUDGED = {"question_flip_rate": "flips", "accuracy": "accuracy", "text_only_agre
 
 
 def direction(change: Comparison) -> int:
-    """-1 if the measure fell with the adapter, 1 if it rose, 0 if neither is shown."""
+    """-1 if the measure fell in the second arm, 1 if it rose, 0 if neither is shown."""
     shown = change.p < LEVEL and (change.difference.low > 0 or change.difference.high < 0)
     return (1 if change.difference.value > 0 else -1) if shown else 0
 
@@ -30,14 +30,14 @@ def judge(flips: int, accuracy: int, agreement: int) -> str:
     return "improved but less grounded" if agreement > 0 else "improved"
 
 
-def verdict(comparisons: Iterable[Comparison]) -> str:
-    """One sentence over all the questions: the verdict, and what it rests on."""
+def verdict(comparisons: Iterable[Comparison], arm: str) -> str:
+    """One sentence over all the questions: the verdict on the second arm, by its name, and what it rests on."""
     overall = {c.measure: c for c in comparisons if c.kind == "all" and c.measure in JUDGED}
     if len(overall) < len(JUDGED):
         return "Not judged: there are no closed questions with paraphrases."
     directions = {measure: direction(overall[measure]) for measure in JUDGED}
     reasons = [_reason(words, overall[measure], directions[measure]) for measure, words in JUDGED.items()]
-    return f"{judge(*directions.values()).capitalize()}: {', '.join(reasons)}."
+    return f"{judge(*directions.values()).capitalize()}: with the {arm}, {', '.join(reasons)}."
 
 
 def _reason(words: str, change: Comparison, direction: int) -> str:

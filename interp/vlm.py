@@ -4,7 +4,7 @@ Every image goes through the vision tower once; the prompts on it are packed beh
 `interp.packing`), and only the final token's residuals and logits are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,8 @@ class Vlm:
     """How every question is put to it."""
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
+    changes: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
+    """Layer -> what becomes of its output [B, S, d_model] when it is measured (interp.clamps), never in training."""
 
     @property
     def layers(self) -> Any:
@@ -234,7 +236,7 @@ def measure(
         batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
         images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
         index = torch.tensor(batch.prompts)
-        with _watched(vlm, batch.final, layers, edit, index) as caught:
+        with _watched(vlm, batch, batch.final, layers, edit, index) as caught:
             logits = final_logits(vlm.model, batch, images)
         margin[index] = answer_margin(logits, vlm.answers).cpu()
         top_token[index] = logits.argmax(-1).cpu()
@@ -270,7 +272,7 @@ def text_residuals(
         images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
-        with _watched(vlm, places, layers) as caught:
+        with _watched(vlm, batch, places, layers) as caught:
             run_packed(vlm.model, batch, images)
         residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
@@ -279,11 +281,17 @@ def text_residuals(
 
 @contextmanager
 def _watched(
-    vlm: Vlm, places: Tensor, layers: Sequence[int], edit: Edit | None = None, index: Tensor | None = None
+    vlm: Vlm,
+    batch: Batch,
+    places: Tensor,
+    layers: Sequence[int],
+    edit: Edit | None = None,
+    index: Tensor | None = None,
 ) -> Iterator[dict[int, Tensor]]:
-    """While open, catches the residuals of `layers` at `places`, int64 [n, 2] of row and column in the batch.
+    """While open, makes the changes of `vlm` and catches the residuals of `layers` at `places` behind them.
 
-    With `edit`, they are changed first; `index` int64 [n] gives the prompt of each place.
+    `places` int64 [n, 2] are row and column in the batch. With `edit`, they are changed before they are caught; `index`
+    int64 [n] gives the prompt of each place.
     """
     caught: dict[int, Tensor] = {}
     row, column = places[:, 0], places[:, 1]
@@ -291,6 +299,8 @@ def _watched(
 
     def hook(layer: int) -> Any:
         def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            if layer in vlm.changes:
+                output = vlm.changes[layer](output, batch)
             if edit is not None and layer in edited:
                 mine = (edit.layer[index] == layer).to(output.device)
                 delta = edit.delta[index].to(output.device)[mine]
@@ -302,7 +312,8 @@ def _watched(
 
         return watch
 
-    handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in sorted(edited | set(layers))]
+    hooked = sorted(edited | set(layers) | set(vlm.changes))
+    handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
     try:
         yield caught
     finally:

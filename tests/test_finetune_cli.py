@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import torch
 from finetune_world import make_world
 
 from finetune import cli
+from interp.saes import Sae, save_sae
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,88 @@ def test_a_failure_while_evaluating_leaves_nothing(run, world, tmp_path, monkeyp
 
 def test_evaluate_refuses_what_is_no_adapter(run, world, tmp_path):
     assert_error(run("evaluate", tmp_path, "--questions", world.questions), "no adapter_config.json")
+
+
+@pytest.fixture(scope="module")
+def saes(tmp_path_factory):
+    """Random SAEs of layers 0 and 1, their features always active."""
+    folder = tmp_path_factory.mktemp("saes")
+    generator = torch.Generator().manual_seed(0)
+    for layer in (0, 1):
+        w_enc, w_dec = (torch.randn(shape, generator=generator) for shape in ((32, 8), (8, 32)))
+        sae = Sae(layer, "", w_enc / 8, torch.full((8,), 5.0), w_dec, torch.zeros(32), torch.zeros(8))
+        save_sae(sae, folder / f"layer_{layer}_width_16k_l0_small", "tiny", torch.float32)
+    return folder
+
+
+def test_a_clamp_in_place_of_an_adapter_and_beside_it(run, world, saes, tmp_path):
+    shared = ["--questions", world.questions, "--device", "cpu", "--limit", 4, "--json"]
+    assert run(*options(world, "--layers", "1", "--out", "adapter"))[0] == 0
+    held = ["--clamp", "1:3,0:5=2.5", "--saes", saes, "--clamp-at", "all"]
+    results = {
+        "adapter": run("evaluate", "adapter", *shared),
+        "clamp": run("evaluate", "--model", world.model, *held, *shared, "--out", "c.json"),
+        "adapter + clamp": run("evaluate", "adapter", *held, *shared),
+    }
+    found = {}
+    for arm, (code, out, _) in results.items():
+        assert code == 0
+        found[arm] = json.loads(out)
+        assert found[arm]["arm"] == arm
+        assert f"with the {arm}, flips" in found[arm]["verdict"]
+    assert json.loads((tmp_path / "c.json").read_text()) == found["clamp"]
+    assert found["adapter"]["clamps"] == []
+    assert found["clamp"]["clamps"] == [
+        {"layer": 0, "feature": 5, "value": 2.5, "where": "all", "sae": "layer_0_width_16k_l0_small"},
+        {"layer": 1, "feature": 3, "value": 0.0, "where": "all", "sae": "layer_1_width_16k_l0_small"},
+    ]
+    # One base in all; three second arms that differ. An adapter knows its wordings, which makes more groups.
+    bases, changed = ([overall(content, arm) for content in found.values()] for arm in ("base", "adapter"))
+    assert bases[1] == pytest.approx(bases[0], abs=1e-6)
+    assert bases[2] == pytest.approx(bases[0], abs=1e-6)
+    assert len({round(margins["margin_difference"], 6) for margins in changed}) == 3
+
+
+def overall(content, arm):
+    return {c["measure"]: c[arm]["value"] for c in content["comparisons"] if c["kind"] == "all"}
+
+
+def test_the_table_names_the_clamp(run, world, saes):
+    asked = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--limit", 4, "--saes", saes]
+    code, out, _ = run("evaluate", "--clamp", "1:3=2", *asked)
+    assert code == 0
+    assert "clamp 1:3=2 at the final token" in out
+    assert "adapter" not in out
+    code, out, _ = run("evaluate", "--clamp", "1:3=mean", *asked, "--json")
+    assert code == 0
+    assert json.loads(out)["clamps"][0]["value"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "Nothing to compare with the base"),
+        (["--clamp", "1-3"], "'1-3' is not LAYER:FEATURE"),
+        (["--clamp", ""], "is not LAYER:FEATURE"),
+        (["--clamp", "1:3,1:3"], "1:3 is named twice"),
+        (["--clamp", "1:8"], "layer_1_width_16k_l0_small has features 0 to 7"),
+        (["--clamp", "2:3"], "layer 2 has no SAE"),
+        (["--clamp", "1:3", "--saes", "./absent"], "./absent"),
+        (["--clamp", "1:3", "--width", "262k"], "262k"),
+        (["absent", "--clamp", "1:3"], "no adapter_config.json"),
+    ],
+)
+def test_a_clamp_that_can_not_be(run, world, saes, tmp_path, more, message):
+    asked = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--saes", saes]
+    assert_error(run("evaluate", *asked, "--out", "e.json", *more), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clamp_beyond_the_model(run, world, saes, tmp_path):
+    shutil.copytree(saes / "layer_1_width_16k_l0_small", tmp_path / "saes" / "layer_7_width_16k_l0_small")
+    (tmp_path / "saes" / "layer_7_width_16k_l0_small" / "config.json").unlink()
+    asked = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--saes", "saes"]
+    assert_error(run("evaluate", *asked, "--clamp", "7:3"), "7:3: model has layers 0 to 2 only")
 
 
 def assert_error(result, message):

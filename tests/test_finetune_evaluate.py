@@ -229,12 +229,15 @@ def comparison(measure, before, after, p, half_width):
 
 def verdict_of(flips, accuracy, agreement):
     names = ("question_flip_rate", "accuracy", "text_only_agreement")
-    return verdict(comparison(name, *values) for name, values in zip(names, (flips, accuracy, agreement), strict=True))
+    values = zip(names, (flips, accuracy, agreement), strict=True)
+    return verdict((comparison(name, *value) for name, value in values), "adapter")
 
 
 def test_the_verdict_needs_test_and_interval():
     same, lower = (0.8, 0.8, 1.0, 0.05), (0.2, 0.05, 0.001, 0.05)
-    assert verdict_of(lower, same, (0.5, 0.5, 1.0, 0.05)).startswith("Improved: flips fell (20.0% to 5.0%, p = 0.001)")
+    assert verdict_of(lower, same, (0.5, 0.5, 1.0, 0.05)).startswith(
+        "Improved: with the adapter, flips fell (20.0% to 5.0%, p = 0.001)"
+    )
     assert verdict_of((0.2, 0.05, 0.2, 0.05), same, same).startswith("No improvement shown")
     assert verdict_of((0.2, 0.05, 0.001, 0.2), same, same).startswith("No improvement shown")
     assert verdict_of(lower, same, (0.5, 0.7, 0.001, 0.05)).startswith("Improved but less grounded")
@@ -256,5 +259,5 @@ def test_a_model_that_ignores_the_image_is_not_called_better():
     blank = np.where((prompts["variant"] == 0).to_numpy(), 2.0, np.nan)
     base = Arm(looking, looking > 0, blank)
     constant = Arm(np.full(2 * n, 2.0), np.ones(2 * n, bool), blank)
-    found = verdict(compare(prompts, pairs, base, constant, subsets_of(prompts, pairs, None), seed=0))
+    found = verdict(compare(prompts, pairs, base, constant, subsets_of(prompts, pairs, None), seed=0), "adapter")
     assert found.startswith("Improved but less grounded"), found

@@ -1,10 +1,10 @@
-"""Do the p values keep their promise where there is nothing? Screens and tests on shuffled labels, and plots the p values.
+"""Do the p values keep their promise where there is nothing? Screens and tests on shuffled labels, as a plot.
 
     python tests/benchmarks/calibration.py --draws 20 --out calibration.png
 
 Three kinds of p values on the embedded world, all of whose effects are taken away by shuffling: flip AUC with flips
-shuffled freely over pairs; flip AUC with as many flips a patient as some other patient has, on pairs drawn at random, so
-that flips still come together; and the causal test of a feature with the sign of every patient's shift drawn anew.
+shuffled freely over pairs; flip AUC with as many flips a patient as some other patient has, on pairs drawn at random,
+so that flips still come together; and the causal test of a feature with the sign of every patient's shift drawn anew.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
         plot(found, options.out)
 
 
-def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:  # noqa: ANN001
+def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
     """p of net recovery of 40 features, the direction of every patient's shift drawn at random, `draws` times."""
     banked = sample_pairs(flips.take(flips.banked), 80, seed=0)
     delta = feature_delta(sae, x, banked.pairs, torch.arange(sae.d_sae))

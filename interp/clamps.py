@@ -1,0 +1,189 @@
+"""Feature clamps: single SAE features held at a value wherever the model is measured, x' = x - (f - v) * W_dec.
+
+f is read from the residual as the layer puts it out, in float32, and the change is added in float32, so that neither
+the order of the clamps of a layer nor the packing of the prompts matters. Image tokens and <bos> are never touched.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.packing import Batch
+from interp.saes import load_sae
+from interp.vlm import Vlm, measure, text_residuals
+
+Where = Literal["final", "all"]
+"""At the final prompt token only, or at every text token but the first, the template's among them."""
+
+
+class ClampSpec(NamedTuple):
+    """What the user asked to clamp."""
+
+    layer: int
+    """Decoder layer."""
+    feature: int
+    """Index into its SAE."""
+    value: float
+    """Activation that it is held at; NaN for its mean, which is yet to be measured (`with_means`)."""
+
+
+class Clamp(NamedTuple):
+    """One feature held at a value."""
+
+    layer: int
+    """Decoder layer whose output is changed."""
+    feature: int
+    """Index into its SAE."""
+    w_enc: Tensor
+    """float32 [d_model]: column of the encoder."""
+    b_enc: Tensor
+    """float32 []: bias of the encoder."""
+    threshold: Tensor
+    """float32 []: the feature is silent unless its pre-activation exceeds this."""
+    w_dec: Tensor
+    """float32 [d_model]: row of the decoder, the direction that the feature writes."""
+    value: float
+    """Activation that it is held at; NaN for its mean, which is yet to be measured (`with_means`)."""
+    where: Where
+    """The tokens at which it is held."""
+    sae: str
+    """Id of its SAE, e.g. layer_17_width_16k_l0_medium."""
+
+    def record(self) -> dict[str, Any]:
+        """What a result says of it: layer, feature, value, where and sae."""
+        return {name: getattr(self, name) for name in ("layer", "feature", "value", "where", "sae")}
+
+
+def parse_clamps(text: str) -> list[ClampSpec]:
+    """What `17:3818`, `17:3818=12.5`, `17:3818=mean` or several of these with commas ask for; the value is 0 if absent.
+
+    Raises InputError for any other text, for a value that is not finite, and for a feature that is named twice.
+    """
+    specs = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+):([0-9]+)(?:=(.+))?", part)
+        value = _value(match[3] or "0") if match else None
+        if match is None or value is None:
+            raise InputError(
+                f"--clamp {text!r}: {part.strip()!r} is not LAYER:FEATURE or LAYER:FEATURE=VALUE, with a number or "
+                "mean as value. Write 17:3818, or several as 17:3818,17:250=12.5."
+            )
+        specs.append(ClampSpec(int(match[1]), int(match[2]), value))
+    named = [spec[:2] for spec in specs]
+    for layer, feature in named:
+        if named.count((layer, feature)) > 1:
+            raise InputError(f"--clamp {text!r}: {layer}:{feature} is named twice. Name every feature once.")
+    return specs
+
+
+def _value(text: str) -> float | None:
+    """NaN for mean, None for what is no finite number."""
+    if text.strip() == "mean":
+        return math.nan
+    try:
+        return value if math.isfinite(value := float(text)) else None
+    except ValueError:
+        return None
+
+
+def load_clamps(
+    specs: Sequence[ClampSpec], sae_of: Mapping[int, Path], d_model: int, device: torch.device | str, where: Where
+) -> list[Clamp]:
+    """The clamps of some features, layer by layer; only the SAEs of these layers are read, one is held at a time.
+
+    `sae_of` is layer -> SAE folder (`interp.sae_sources.locate_saes`). Raises InputError for a layer without SAE, for
+    a feature beyond its SAE, and as `interp.saes.load_sae`.
+    """
+    clamps = []
+    for layer in sorted({spec.layer for spec in specs}):
+        if layer not in sae_of:
+            raise InputError(f"--clamp: layer {layer} has no SAE. There are SAEs of layers {sorted(sae_of)}.")
+        sae = load_sae(sae_of[layer], layer, d_model)
+        for _, i, value in (spec for spec in specs if spec.layer == layer):
+            if i >= sae.d_sae:
+                raise InputError(f"--clamp {layer}:{i}: {sae.id} has features 0 to {sae.d_sae - 1}.")
+            parts = (sae.w_enc[:, i], sae.b_enc[i], sae.threshold[i], sae.w_dec[i])
+            # Copies: a view would keep the whole SAE in memory.
+            w_enc, b_enc, threshold, w_dec = (part.clone().to(device) for part in parts)
+            clamps.append(Clamp(layer, i, w_enc, b_enc, threshold, w_dec, value, where, sae.id))
+    return clamps
+
+
+def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
+    """The same clamps; a value that is NaN becomes the feature's mean activation in the model as it now stands.
+
+    The mean is over the final tokens of a prompt table for a clamp there, else over the text tokens behind what all of
+    its prompts begin with. Raises InputError for a layer beyond the model.
+    """
+    _refuse_beyond(vlm, clamps)
+    means: dict[tuple[int, int, str], float] = {}
+    unknown = [clamp for clamp in clamps if math.isnan(clamp.value)]
+    for where in sorted({clamp.where for clamp in unknown}):
+        held = [clamp for clamp in unknown if clamp.where == where]
+        layers = sorted({clamp.layer for clamp in held})
+        x = measure(vlm, prompts, layers).residuals if where == "final" else text_residuals(vlm, prompts, layers)[0]
+        for clamp in held:
+            f = _activations([clamp], x[:, layers.index(clamp.layer)].to(clamp.w_enc.device))
+            means[clamp.layer, clamp.feature, where] = float(f.mean())
+    return [clamp._replace(value=means.get((clamp.layer, clamp.feature, clamp.where), clamp.value)) for clamp in clamps]
+
+
+@contextmanager
+def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
+    """While open, `measure` and `text_residuals` see the model with these clamps and no others; training does not.
+
+    Residuals are caught, and edits made, behind the clamps of their layer. Raises InputError for a layer beyond the
+    model.
+    """
+    _refuse_beyond(vlm, clamps)
+    layers = {clamp.layer for clamp in clamps}
+    image_token = vlm.model.config.image_token_id
+    before = vlm.changes
+    vlm.changes = {
+        layer: partial(_clamp, clamps=[c for c in clamps if c.layer == layer], image_token=image_token)
+        for layer in layers
+    }
+    try:
+        yield
+    finally:
+        vlm.changes = before
+
+
+def _refuse_beyond(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
+    for clamp in clamps:
+        if clamp.layer >= vlm.n_layers:
+            raise InputError(
+                f"--clamp {clamp.layer}:{clamp.feature}: {vlm.name} has layers 0 to {vlm.n_layers - 1} only."
+            )
+
+
+def _clamp(output: Tensor, batch: Batch, clamps: Sequence[Clamp], image_token: int) -> Tensor:
+    """A layer's output [B, S, d_model] with the clamps of that layer."""
+    final = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+    final[batch.final[:, 0], batch.final[:, 1]] = True
+    # Padding has position 0, as <bos> has.
+    text = (batch.position_ids > 0) & (batch.input_ids != image_token)
+    everywhere = torch.tensor([clamp.where == "all" for clamp in clamps], device=output.device)
+    row, column = (text if everywhere.any() else final).nonzero(as_tuple=True)
+    x = output[row, column].float()
+    push = torch.tensor([clamp.value for clamp in clamps], device=output.device) - _activations(clamps, x)
+    push = push * (everywhere | final[row, column][:, None])
+    output = output.clone()
+    output[row, column] = (x + push @ torch.stack([clamp.w_dec for clamp in clamps])).to(output.dtype)
+    return output
+
+
+def _activations(clamps: Sequence[Clamp], x: Tensor) -> Tensor:
+    """Activations [n, number of clamps] of the features of one layer, in its residuals [n, d_model]; all float32."""
+    w_enc, b_enc, threshold = (torch.stack([getattr(c, n) for c in clamps]) for n in ("w_enc", "b_enc", "threshold"))
+    z = x @ w_enc.T + b_enc
+    return torch.relu(z) * (z > threshold)

@@ -1,0 +1,398 @@
+"""Clamped models against plain hooks on plain transformers, sae-lens and TransformerLens."""
+
+import math
+import subprocess
+
+import pytest
+import torch
+from finetune_world import plain_margin
+
+from interp.clamps import ClampSpec, clamped, load_clamps, parse_clamps, with_means
+from interp.demo import WORLD
+from interp.errors import InputError
+from interp.features import find_flips
+from interp.images import open_image
+from interp.packing import common_prefix
+from interp.patching import patch_effect
+from interp.prompts import PLAIN, prompt_tokens
+from interp.questions import load_questions, pair_table, prompt_table
+from interp.sae_sources import locate_saes
+from interp.saes import Sae, load_sae, save_sae
+from interp.vlm import Edit, load_vlm, measure, text_residuals
+
+GATE = "4:110,4:283"
+"""The features of the shipped world whose delta patches recover most, net of their controls."""
+D_SAE = 24
+SEVERAL = "0:3,1:7=1.5,1:11,3:2"
+CASES = {
+    "final": [("final", "2:5")],
+    "all": [("all", "1:7")],
+    "a value": [("final", "0:3=6.5")],
+    "two at one layer": [("all", "1:7,1:11=2")],
+    "several layers": [("all", SEVERAL)],
+    "several layers, final": [("final", "1:2=-1,1:7,2:5,3:2=4")],
+    "both places": [("final", "1:7=3"), ("all", "1:11=2")],
+}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["image first", "question first"])
+def vlm(request, tiny_model):
+    return load_vlm(tiny_model, "cpu", "float32", style=PLAIN._replace(image_first=request.param))
+
+
+@pytest.fixture
+def prompts(own_data):
+    return prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:9].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def sae_folder(tmp_path_factory):
+    """A random SAE for layers 0 to 3 of the tiny model, its features active at some tokens and silent at others."""
+    folder = tmp_path_factory.mktemp("saes")
+    generator = torch.Generator().manual_seed(1)
+    for layer in range(4):
+        w_enc, w_dec = (torch.randn(shape, generator=generator) for shape in ((32, D_SAE), (D_SAE, 32)))
+        b_enc, threshold = torch.randn(D_SAE, generator=generator), torch.rand(D_SAE, generator=generator) * 2
+        sae = Sae(layer, "", w_enc / 4, b_enc, w_dec, torch.zeros(32), threshold)
+        save_sae(sae, folder / f"layer_{layer}_width_16k_l0_small", "tiny", torch.float32)
+    return folder
+
+
+def clamps_of(sae_folder, text, where, d_model=32):
+    return load_clamps(parse_clamps(text), locate_saes(sae_folder), d_model, "cpu", where)
+
+
+def plain_inputs(vlm, row):
+    content = [{"type": "image", "image": open_image(row["image"])}, {"type": "text", "text": row["text"]}]
+    message = {"role": "user", "content": content if vlm.style.image_first else content[::-1]}
+    return vlm.processor.apply_chat_template(
+        [message], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+
+
+def plain_run(vlm, row, change=None):
+    """Margin and every layer's output [layers, S, d_model] of one prompt, by hooks on the plain model.
+
+    `change`(layer, x [S, d_model], token ids [S]) gives what becomes of a layer's output.
+    """
+    inputs = plain_inputs(vlm, row)
+    outputs = {}
+
+    def hook(layer):
+        def watch(module, args, output):
+            if change is not None:
+                output = change(layer, output[0], inputs["input_ids"][0])[None]
+            outputs[layer] = output[0]
+            return output
+
+        return watch
+
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(vlm.layers)]
+    with torch.no_grad():
+        logits = vlm.model(**inputs).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return plain_margin(logits, vlm.processor.tokenizer), torch.stack([outputs[i] for i in range(vlm.n_layers)])
+
+
+def slowly(vlm, sae_folder, text, where, seen=None):
+    """The formula token by token and feature by feature; `seen` takes the activations met."""
+    saes = {layer: load_sae(path, layer, vlm.d_model) for layer, path in locate_saes(sae_folder).items()}
+
+    def change(layer, x, ids):
+        changed, last = x.clone(), len(ids) - 1
+        places = [p for p in range(1, len(ids)) if ids[p] != vlm.model.config.image_token_id]
+        for place in places if where == "all" else [last]:
+            for _, i, value in (spec for spec in parse_clamps(text) if spec.layer == layer):
+                sae = saes[layer]
+                z = float(x[place] @ sae.w_enc[:, i] + sae.b_enc[i])
+                f = z if z > max(0.0, float(sae.threshold[i])) else 0.0
+                changed[place] -= (f - value) * sae.w_dec[i]
+                if seen is not None:
+                    seen.append(f)
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clamped_margins_and_residuals_are_the_plain_hooks(case, vlm, prompts, sae_folder):
+    layers = range(vlm.n_layers)
+    free = measure(vlm, prompts, layers)
+    with clamped(vlm, [clamp for where, text in CASES[case] for clamp in clamps_of(sae_folder, text, where)]):
+        held = measure(vlm, prompts, layers, batch_tokens=400)
+    seen = []
+    parts = [slowly(vlm, sae_folder, text, where, seen) for where, text in CASES[case]]
+    for i, row in prompts.iterrows():
+        margin, outputs = plain_run(vlm, row, lambda *met: met[1] + sum(part(*met) - met[1] for part in parts))
+        assert held.margin[i] == pytest.approx(margin, abs=1e-4)
+        torch.testing.assert_close(held.residuals[i], outputs[:, -1], atol=1e-4, rtol=1e-4)
+    assert any(seen), "a feature that is never active makes no test"
+    assert (held.margin - free.margin).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("where", ["final", "all"])
+def test_residuals_of_text_tokens_are_the_plain_hooks(where, vlm, prompts, sae_folder):
+    layers = [1, 3]
+    with clamped(vlm, clamps_of(sae_folder, SEVERAL, where)):
+        residuals, owners = text_residuals(vlm, prompts, layers, batch_tokens=300)
+    start = common_prefix(prompt_tokens(vlm.processor, list(prompts["text"]), style=vlm.style))
+    image_token = vlm.model.config.image_token_id
+    for i, row in prompts.iterrows():
+        ids = plain_inputs(vlm, row)["input_ids"][0]
+        places = [p for p in range(start, len(ids)) if ids[p] != image_token]
+        _, outputs = plain_run(vlm, row, slowly(vlm, sae_folder, SEVERAL, where))
+        theirs = outputs[layers][:, places].transpose(0, 1)
+        torch.testing.assert_close(residuals[owners == i], theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["final", "all"])
+def test_image_tokens_and_the_first_are_never_touched(where, vlm, prompts, sae_folder):
+    caught = []
+    with clamped(vlm, clamps_of(sae_folder, "1:7=50", where)):
+        change = vlm.changes[1]
+
+        def watched(x, batch):
+            changed = change(x, batch)
+            caught.append(((x != changed).any(-1), batch))
+            return changed
+
+        vlm.changes[1] = watched
+        measure(vlm, prompts, batch_tokens=400)
+    for touched, batch in caught:
+        expected = (batch.input_ids != vlm.model.config.image_token_id) & (batch.segment >= 0)
+        expected &= batch.input_ids != vlm.processor.tokenizer.bos_token_id
+        if where == "final":
+            expected = torch.zeros_like(expected)
+            expected[batch.final[:, 0], batch.final[:, 1]] = True
+        assert torch.equal(touched, expected)
+
+
+def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folder):
+    clamps = clamps_of(sae_folder, SEVERAL, "all")
+    with clamped(vlm, clamps):
+        packed = measure(vlm, prompts).margin
+        shuffled = prompts.sample(frac=1, random_state=1)
+        other = measure(vlm, shuffled, batch_tokens=64).margin
+        alone = torch.cat([measure(vlm, prompts.iloc[[i]]).margin for i in range(len(prompts))])
+        twice = prompts.iloc[[0, 0, 0]]
+        no_edit = Edit(torch.zeros(3, dtype=torch.long), torch.zeros(3, vlm.d_model))
+        copies = measure(vlm, twice, edit=no_edit).margin
+    with clamped(vlm, clamps[::-1]):
+        reversed_order = measure(vlm, prompts).margin
+    torch.testing.assert_close(other, packed[list(shuffled.index)], atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone, packed, atol=1e-4, rtol=0)
+    torch.testing.assert_close(copies, packed[[0, 0, 0]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(reversed_order, packed, atol=1e-4, rtol=0)
+
+
+def test_an_edit_is_made_behind_the_clamp(vlm, prompts, sae_folder):
+    delta = torch.randn(1, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
+    with clamped(vlm, clamps_of(sae_folder, "2:5", "final")):
+        edited = measure(vlm, prompts.iloc[[1]], [2], Edit(torch.tensor([2]), delta))
+    clamp = slowly(vlm, sae_folder, "2:5", "final")
+
+    def change(layer, x, ids):
+        x = clamp(layer, x, ids)
+        if layer == 2:
+            x[-1] += delta[0]
+        return x
+
+    margin, outputs = plain_run(vlm, prompts.iloc[1], change)
+    assert edited.margin[0] == pytest.approx(margin, abs=1e-4)
+    torch.testing.assert_close(edited.residuals[0, 0], outputs[2, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, sae_folder):
+    vlm = load_vlm(tiny_model, "cpu", "bfloat16")
+    clamps = clamps_of(sae_folder, "2:5,2:7=3", "final")
+    free = measure(vlm, prompts, [2]).residuals[:, 0]
+    with clamped(vlm, clamps):
+        held = measure(vlm, prompts, [2]).residuals[:, 0]
+    sae = load_sae(locate_saes(sae_folder)[2], 2, 32)
+    f = sae.encode(free, torch.tensor([5, 7]))
+    exact = free + (torch.tensor([0.0, 3.0]) - f) @ sae.w_dec[[5, 7]]
+    # One rounding to bfloat16, which keeps 8 bits.
+    torch.testing.assert_close(held, exact, atol=1e-6, rtol=2**-8)
+    assert not torch.equal(held, free)
+
+
+def test_the_plain_model_is_back_afterwards_and_was_never_gone_for_others(vlm, prompts, sae_folder):
+    free = measure(vlm, prompts).margin
+    inputs = plain_inputs(vlm, prompts.iloc[0])
+    with torch.no_grad():
+        logits = vlm.model(**inputs).logits
+        with clamped(vlm, clamps_of(sae_folder, "1:7=50", "all")):
+            assert torch.equal(vlm.model(**inputs).logits, logits), "training sees no clamp"
+            outer = measure(vlm, prompts).margin
+            with clamped(vlm, []):
+                assert torch.equal(measure(vlm, prompts).margin, free)
+            assert torch.equal(measure(vlm, prompts).margin, outer)
+            assert not torch.equal(outer, free)
+    with pytest.raises(KeyError), clamped(vlm, clamps_of(sae_folder, "1:7=50", "all")):
+        raise KeyError
+    assert torch.equal(measure(vlm, prompts).margin, free)
+    assert vlm.changes == {}
+
+
+@pytest.mark.parametrize("where", ["final", "all"])
+def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, sae_folder):
+    clamps = with_means(vlm, prompts, clamps_of(sae_folder, "1:7=mean,2:5=4", where))
+    seen = []
+    start = common_prefix(prompt_tokens(vlm.processor, list(prompts["text"]), style=vlm.style))
+    sae = load_sae(locate_saes(sae_folder)[1], 1, 32)
+    for _, row in prompts.iterrows():
+        ids = plain_inputs(vlm, row)["input_ids"][0]
+        text = [p for p in range(start, len(ids)) if ids[p] != vlm.model.config.image_token_id]
+        _, outputs = plain_run(vlm, row)
+        seen.append(sae.encode(outputs[1, text if where == "all" else [len(ids) - 1]])[:, 7])
+    assert clamps[0].value == pytest.approx(float(torch.cat(seen).mean()), abs=1e-5)
+    assert clamps[1].value == 4
+    with clamped(vlm, clamps_of(sae_folder, "1:7=mean", where)), pytest.raises(InputError, match="not finite"):
+        measure(vlm, prompts)
+
+
+def test_what_can_be_asked_for():
+    assert parse_clamps("17:3818") == [ClampSpec(17, 3818, 0.0)]
+    assert parse_clamps("17:3818, 17:250=12.5,4:1=-1e2") == [(17, 3818, 0.0), (17, 250, 12.5), (4, 1, -100.0)]
+    assert math.isnan(parse_clamps("1:2=mean")[0].value)
+
+
+@pytest.mark.parametrize("text", ["", "17", "17:", "a:1", "-1:2", "1:2=", "1:2=x", "1:2=nan", "1:2=1e999", "1:2,"])
+def test_what_can_not(text):
+    with pytest.raises(InputError, match=r"not LAYER:FEATURE.*Write 17:3818") as error:
+        parse_clamps(text)
+    assert "\n" not in str(error.value)
+
+
+def test_clamps_that_do_not_fit(vlm, prompts, sae_folder):
+    with pytest.raises(InputError, match="1:7 is named twice"):
+        parse_clamps("1:7,1:8,1:7=2")
+    with pytest.raises(InputError, match=r"1:24: layer_1_\w+ has features 0 to 23"):
+        clamps_of(sae_folder, "1:24", "final")
+    with pytest.raises(InputError, match=r"layer 9 has no SAE. There are SAEs of layers \[0, 1, 2, 3\]"):
+        clamps_of(sae_folder, "1:7,9:3", "final")
+    with pytest.raises(InputError, match="made for a residual stream of width 32"):
+        clamps_of(sae_folder, "1:7", "final", d_model=64)
+    beyond = [clamp._replace(layer=4) for clamp in clamps_of(sae_folder, "3:7", "final")]
+    for refused in (lambda: clamped(vlm, beyond).__enter__(), lambda: with_means(vlm, prompts, beyond)):
+        with pytest.raises(InputError, match="4:7: model has layers 0 to 3 only"):
+            refused()
+
+
+def test_only_the_saes_of_the_clamped_layers_are_read(sae_folder):
+    sae_of = locate_saes(sae_folder) | {2: sae_folder / "absent"}
+    clamps = load_clamps(parse_clamps("3:7,1:2=5"), sae_of, 32, "cpu", "all")
+    assert [(clamp.layer, clamp.feature, clamp.value) for clamp in clamps] == [(1, 2, 5.0), (3, 7, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_vlm(WORLD / "planted", "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:8])
+
+
+def gate(where):
+    return clamps_of(WORLD / "saes", GATE, where, d_model=128)
+
+
+def lens_clamp(where, image_token):
+    """The clamp of GATE by an SAE of sae-lens: x [S, d_model] and token ids [S] -> x."""
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+
+    ours = load_sae(locate_saes(WORLD / "saes")[4], 4, 128)
+    theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=128, d_sae=ours.d_sae, apply_b_dec_to_input=False))
+    names = {"W_enc": "w_enc", "W_dec": "w_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
+    theirs.load_state_dict({name: getattr(ours, own) for name, own in names.items()})
+
+    def change(x, ids):
+        f = torch.zeros(len(x), ours.d_sae)
+        f[:, [110, 283]] = theirs.encode(x)[:, [110, 283]]
+        text = (ids != image_token) & (torch.arange(len(ids)) > 0)
+        places = text if where == "all" else torch.arange(len(ids)) == len(ids) - 1
+        return x - places[:, None] * (f @ theirs.W_dec)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def bridged():
+    """A plain Vlm whose model is wrapped by transformer-lens, and the wrapper."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    own = load_vlm(WORLD / "planted", "cpu", "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        # It would install what it misses.
+        patch.setattr(subprocess, "check_call", None)
+        bridge = TransformerBridge.boot_transformers(
+            str(WORLD / "planted"), hf_model=own.model, tokenizer=own.processor.tokenizer, device="cpu"
+        )
+    # transformer-lens 3.9 computes the vision tower's LayerNorm as the language model's RMSNorm; natively it is right.
+    for module in own.model.model.vision_tower.modules():
+        if isinstance(module, NormalizationBridge):
+            module.use_native_layernorm_autograd = True
+    return own, bridge
+
+
+def bridge_margin(bridged, row, layer, change):
+    """The margin of one prompt by transformer-lens, with `change`(x [S, d_model], ids) made at a layer's output."""
+    own, bridge = bridged
+    inputs = plain_inputs(own, row)
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        logits = bridge.run_with_hooks(
+            ids,
+            fwd_hooks=[(f"blocks.{layer}.hook_out", lambda x, hook: change(x[0], ids[0])[None])],
+            pixel_values=inputs["pixel_values"],
+            token_type_ids=inputs["token_type_ids"],
+        )
+    return plain_margin(logits[0, -1], own.processor.tokenizer)
+
+
+@pytest.mark.parametrize("where", ["final", "all"])
+def test_clamps_are_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(where, planted, asked, bridged):
+    change = lens_clamp(where, planted.model.config.image_token_id)
+    free = measure(planted, asked).margin
+    with clamped(planted, gate(where)):
+        held = measure(planted, asked, [4, 9])
+    for i in range(0, len(asked), 4):
+        margin, outputs = plain_run(planted, asked.iloc[i], lambda layer, x, ids: change(x, ids) if layer == 4 else x)
+        assert held.margin[i] == pytest.approx(margin, abs=1e-4)
+        torch.testing.assert_close(held.residuals[i], outputs[[4, 9], -1], atol=1e-4, rtol=0)
+        assert held.margin[i] == pytest.approx(bridge_margin(bridged, asked.iloc[i], 4, change), abs=1e-4)
+    assert (held.margin - free).abs().max() > 0.05
+
+
+def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridged):
+    measured = measure(planted, asked, [4])
+    flips = find_flips(asked, pair_table(asked), measured.margin, 0.25)
+    sae = load_sae(locate_saes(WORLD / "saes")[4], 4, 128)
+    f = sae.encode(measured.residuals[:, 0])[:, 110]
+    original, paraphrase = flips.pairs["original"].tolist(), flips.pairs["paraphrase"].tolist()
+    patch = -(f[paraphrase] - f[original])[:, None] * sae.w_dec[110]
+    effect = patch_effect(planted, asked, flips, [4], patch[:, None], "patches")[:, 0]
+    assert (abs(effect) > 0.01).any()
+    for i in sorted(range(len(effect)), key=lambda i: -abs(effect[i]))[:4]:
+        row = asked.iloc[paraphrase[i]]
+        margin = bridge_margin(bridged, row, 4, lambda x, ids, i=i: torch.cat([x[:-1], x[-1:] + patch[i]]))
+        assert flips.margin_after[i] + effect[i] == pytest.approx(margin, abs=1e-4)
+
+
+def test_facts_of_the_clamp_on_the_shipped_world(planted, asked):
+    layers = [0, 3, 4]
+    free = measure(planted, asked, layers)
+    with clamped(planted, gate("all")):
+        held = measure(planted, asked, layers)
+    assert torch.equal(held.residuals[:, :2], free.residuals[:, :2]), "layers before the clamp know nothing of it"
+    sae = load_sae(locate_saes(WORLD / "saes")[4], 4, 128)
+    f = sae.encode(free.residuals[:, 2], torch.tensor([110, 283]))
+    expected = free.residuals[:, 2] - f @ sae.w_dec[[110, 283]]
+    torch.testing.assert_close(held.residuals[:, 2], expected, atol=1e-4, rtol=0)
+    held_at_own = [clamp._replace(value=float(value)) for clamp, value in zip(gate("final"), f[0], strict=True)]
+    with clamped(planted, held_at_own):
+        assert measure(planted, asked.iloc[[0]]).margin[0] == pytest.approx(float(free.margin[0]), abs=1e-4)
