@@ -257,13 +257,15 @@ def push_command(
 def _show(evaluation: "Evaluation") -> None:
     from rich.console import Console
 
-    from finetune.display import evaluation_table
+    from finetune.display import controls_line, evaluation_table
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
     console.print(evaluation_table(evaluation))
-    console.print(evaluation.verdict, highlight=False, markup=False)
+    for sentence in (controls_line(evaluation), evaluation.verdict):
+        if sentence is not None:
+            console.print(sentence, highlight=False, markup=False)
 
 
 def main() -> None:

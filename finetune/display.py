@@ -34,6 +34,19 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
+def controls_line(evaluation: Evaluation) -> str | None:
+    """What clamps of other features did, in one sentence; None where nothing was clamped."""
+    if not evaluation.controls:
+        return None
+    flips, right = (
+        sorted(100 * getattr(c, name) for c in evaluation.controls) for name in ("question_flip_rate", "accuracy")
+    )
+    return (
+        f"Control: {len(evaluation.controls)} clamps of other features as active gave question flips of "
+        f"{flips[0]:.1f} to {flips[-1]:.1f}% and accuracy of {right[0]:.1f} to {right[-1]:.1f}%."
+    )
+
+
 def _name(comparison: Comparison) -> str:
     shown = {"phrasings": f"{comparison.subset} phrasings", "type": f"type: {comparison.subset}"}
     return shown.get(comparison.kind, comparison.subset)

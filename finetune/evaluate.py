@@ -1,18 +1,20 @@
 """Measuring base and adapter, or a clamp, on held-out questions: consistent, accurate, still looking at the image?"""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from finetune.compare import Arm, Comparison, closed_originals, compare, subsets_of
+from finetune.compare import MEASURES, Arm, Comparison, closed_originals, compare, subsets_of
 from finetune.verdict import verdict
 from interp.artifact import Interval
-from interp.clamps import Clamp, clamped, with_means
+from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
 from interp.files import software
 from interp.images import BLANK_IMAGE
@@ -23,8 +25,21 @@ from interp.vlm import Vlm, measure
 if TYPE_CHECKING:
     from peft import PeftModel
 
+CONTROLS = 5
+"""Control clamps beside a clamp."""
 ARMS = ("base", "adapter", "difference")
 """The estimates of a comparison; `adapter` is the second arm, whatever it is."""
+
+
+class ClampControl(NamedTuple):
+    """The same clamp of other features, as active as the clamped ones."""
+
+    features: list[str]
+    """LAYER:FEATURE of each."""
+    question_flip_rate: float
+    """Share of closed questions with a flipped paraphrase."""
+    accuracy: float
+    """Share of right answers of closed questions, all wordings; NaN where no answer is known."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class Evaluation:
     """What the second arm is: adapter, clamp, or adapter + clamp."""
     clamps: list[Clamp]
     """Features held at a value in the second arm."""
+    controls: list[ClampControl]
+    """Other features clamped in their place."""
     model: str
     """The base model."""
     questions: int
@@ -72,6 +89,7 @@ class Evaluation:
             "verdict": self.verdict,
             "arm": self.arm,
             "clamps": [clamp.record() for clamp in self.clamps],
+            "controls": [control._asdict() for control in self.controls],
             "model": self.model,
             "questions": self.questions,
             "patients": self.patients,
@@ -90,13 +108,15 @@ def evaluate(
     known: Collection[str] | None = None,
     seed: int = 0,
     clamps: Sequence[Clamp] = (),
+    sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> Evaluation:
     """Compare the base with a second arm: its adapter, feature clamps, or both; the weights are held once.
 
     `adapted` is `vlm.model` with its adapter, None for none. `known` are the hashes of the adapter's training texts
-    (see `finetune.texts`), None if unknown. A clamp at the feature's mean takes it over the wordings evaluated on, in
-    the second arm before the clamp. Raises InputError if there is no second arm, if there are no questions, for
-    unreadable images, for a clamp beyond the model, or if a margin is not finite.
+    (see `finetune.texts`), None if unknown. `sae_of` (layer -> SAE folder) is where the controls of the clamps come
+    from, other features as active as the clamped ones. A clamp at the feature's mean takes it over the wordings
+    evaluated on, in the second arm before the clamp. Raises InputError if there is no second arm, if there are no
+    questions, for unreadable images, for a clamp beyond the model, or if a margin is not finite.
     """
     arm = arm_name(adapted is not None, bool(clamps))
     if not questions:
@@ -107,6 +127,8 @@ def evaluate(
     held = with_means(vlm, prompts, clamps)
     with clamped(vlm, held):
         changed = measure_arm(vlm, prompts, arm)
+    others = like_clamps(vlm, prompts, held, sae_of, CONTROLS) if held and len(pairs) else []
+    controls = [measure_control(vlm, prompts, pairs, clamps) for clamps in others]
     with adapted.disable_adapter() if adapted is not None else nullcontext():
         base = measure_arm(vlm, prompts, "base")
     comparisons = compare(prompts, pairs, base, changed, subsets_of(prompts, pairs, known), seed)
@@ -115,12 +137,27 @@ def evaluate(
         verdict=verdict(comparisons, arm),
         arm=arm,
         clamps=held,
+        controls=controls,
         model=vlm.name,
         questions=len(questions),
         patients=prompts["patient"].nunique(),
         data=fingerprint(questions),
         seed=seed,
     )
+
+
+def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps: Sequence[Clamp]) -> ClampControl:
+    """Flips and accuracy of the model as it stands, with other features clamped; `pairs` are of closed questions."""
+    with clamped(vlm, clamps):
+        margin = measure(vlm, prompts, description="control").margin.double().numpy()
+    nothing = np.full(len(prompts), np.nan)
+    everything = subsets_of(prompts, pairs, None)[0]
+    arm = Arm(margin, nothing, nothing)
+    flips, right = (
+        MEASURES[name](prompts, pairs, arm, everything).values for name in ("question_flip_rate", "accuracy")
+    )
+    accuracy = float(right.mean()) if len(right) else float("nan")
+    return ClampControl([f"{c.layer}:{c.feature}" for c in clamps], float(flips.mean()), accuracy)
 
 
 def arm_name(adapter: bool, clamp: bool) -> str:

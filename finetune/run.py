@@ -118,7 +118,7 @@ def evaluate_saved(
     adapted = load_adapter(vlm, adapter) if adapter else None
     # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
     known = (record.text_hashes or None) if record else None
-    return evaluate(vlm, adapted, asked, known, seed, held)
+    return evaluate(vlm, adapted, asked, known, seed, held, sae_of)
 
 
 def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:

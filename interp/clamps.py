@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.packing import Batch
-from interp.saes import load_sae
+from interp.saes import Sae, load_sae
 from interp.vlm import Vlm, measure, text_residuals
 
 Where = Literal["final", "all"]
@@ -111,11 +111,15 @@ def load_clamps(
         for _, i, value in (spec for spec in specs if spec.layer == layer):
             if i >= sae.d_sae:
                 raise InputError(f"--clamp {layer}:{i}: {sae.id} has features 0 to {sae.d_sae - 1}.")
-            parts = (sae.w_enc[:, i], sae.b_enc[i], sae.threshold[i], sae.w_dec[i])
-            # Copies: a view would keep the whole SAE in memory.
-            w_enc, b_enc, threshold, w_dec = (part.clone().to(device) for part in parts)
-            clamps.append(Clamp(layer, i, w_enc, b_enc, threshold, w_dec, value, where, sae.id))
+            clamps.append(_clamp_of(sae, i, value, where, device))
     return clamps
+
+
+def _clamp_of(sae: Sae, i: int, value: float, where: Where, device: torch.device | str) -> Clamp:
+    parts = (sae.w_enc[:, i], sae.b_enc[i], sae.threshold[i], sae.w_dec[i])
+    # Copies: a view would keep the whole SAE in memory.
+    w_enc, b_enc, threshold, w_dec = (part.clone().to(device) for part in parts)
+    return Clamp(sae.layer, i, w_enc, b_enc, threshold, w_dec, value, where, sae.id)
 
 
 def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
@@ -135,6 +139,33 @@ def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list
             f = _activations([clamp], x[:, layers.index(clamp.layer)].to(clamp.w_enc.device))
             means[clamp.layer, clamp.feature, where] = float(f.mean())
     return [clamp._replace(value=means.get((clamp.layer, clamp.feature, clamp.where), clamp.value)) for clamp in clamps]
+
+
+def like_clamps(
+    vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp], sae_of: Mapping[int, Path], count: int
+) -> list[list[Clamp]]:
+    """Controls: up to `count` sets of clamps of other features of the same layers, as active as the clamped ones.
+
+    The mean activation at the final tokens of a prompt table says how active a feature is; the nearest on a log scale
+    are taken. A value other than zero is scaled to the feature's own mean.
+    """
+    layers = sorted({clamp.layer for clamp in clamps})
+    residuals = measure(vlm, prompts, layers).residuals
+    chosen: list[list[Clamp]] = [[] for _ in range(count)]
+    for layer in layers:
+        sae = load_sae(sae_of[layer], layer, vlm.d_model, vlm.device)
+        parts = residuals[:, layers.index(layer)].to(vlm.device).split(512)
+        mean = torch.stack([sae.encode(part).sum(0) for part in parts]).sum(0) / len(prompts)
+        taken = {clamp.feature for clamp in clamps if clamp.layer == layer}
+        for clamp in (c for c in clamps if c.layer == layer):
+            own = float(mean[clamp.feature])
+            order = (mean.clamp_min(1e-9).log() - math.log(max(own, 1e-9))).abs().argsort().tolist()
+            others = [i for i in order if i not in taken and mean[i] > 0][:count]
+            taken |= set(others)
+            for controls, i in zip(chosen, others, strict=False):
+                value = clamp.value * float(mean[i]) / own if clamp.value and own else 0.0
+                controls.append(_clamp_of(sae, i, value, clamp.where, vlm.device))
+    return [controls for controls in chosen if len(controls) == len(clamps)]
 
 
 @contextmanager

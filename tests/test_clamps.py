@@ -7,7 +7,7 @@ import pytest
 import torch
 from finetune_world import plain_margin
 
-from interp.clamps import ClampSpec, clamped, load_clamps, parse_clamps, with_means
+from interp.clamps import ClampSpec, clamped, like_clamps, load_clamps, parse_clamps, with_means
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.features import find_flips
@@ -396,3 +396,23 @@ def test_facts_of_the_clamp_on_the_shipped_world(planted, asked):
     held_at_own = [clamp._replace(value=float(value)) for clamp, value in zip(gate("final"), f[0], strict=True)]
     with clamped(planted, held_at_own):
         assert measure(planted, asked.iloc[[0]]).margin[0] == pytest.approx(float(free.margin[0]), abs=1e-4)
+
+
+def test_control_clamps_are_of_other_features_as_active(planted, asked):
+    saes = locate_saes(WORLD / "saes")
+    clamps = load_clamps(parse_clamps("4:110,4:283=2"), saes, planted.d_model, planted.device, "final")
+    residuals = measure(planted, asked, [4]).residuals[:, 0]
+    sae = load_sae(saes[4], 4, planted.d_model)
+    mean = sae.encode(residuals).mean(0)
+    controls = like_clamps(planted, asked, clamps, saes, 3)
+    assert len(controls) == 3
+    used = [clamp.feature for controls_of in controls for clamp in controls_of]
+    assert len(set(used)) == 6
+    assert not set(used) & {110, 283}
+    left = [i for i in range(sae.d_sae) if mean[i] > 0 and i not in (110, 283)]
+    near = sorted(left, key=lambda i: abs(float(torch.log(mean[i] / mean[110]))))
+    assert [controls_of[0].feature for controls_of in controls] == near[:3]
+    for first, second in controls:
+        assert first.value == 0
+        assert second.value == pytest.approx(2 * float(mean[second.feature] / mean[283]), rel=1e-4)
+        torch.testing.assert_close(first.w_dec, sae.w_dec[first.feature])

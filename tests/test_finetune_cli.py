@@ -182,7 +182,8 @@ def test_a_clamp_in_place_of_an_adapter_and_beside_it(run, world, saes, tmp_path
         assert found[arm]["arm"] == arm
         assert f"with the {arm}, flips" in found[arm]["verdict"]
     assert json.loads((tmp_path / "c.json").read_text()) == found["clamp"]
-    assert found["adapter"]["clamps"] == []
+    assert found["adapter"]["clamps"] == found["adapter"]["controls"] == []
+    assert {f for c in found["clamp"]["controls"] for f in c["features"]}.isdisjoint({"1:3", "0:5"})
     assert found["clamp"]["clamps"] == [
         {"layer": 0, "feature": 5, "value": 2.5, "where": "all", "sae": "layer_0_width_16k_l0_small"},
         {"layer": 1, "feature": 3, "value": 0.0, "where": "all", "sae": "layer_1_width_16k_l0_small"},
