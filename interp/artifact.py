@@ -77,6 +77,7 @@ class ProfileEntry(_Part):
         default=None, description="joint patch of the layer's features of highest attribution: recovered share"
     )
     net_joint: Interval | None = Field(default=None, description="joint - random directions of its norm")
+    explained: float | None = Field(default=None, description="joint over recovery: share that the features explain")
     reversals: int = Field(description="flips whose answer the layer patch restores")
     r2: Interval | None = Field(default=None, description="explained variance of the SAE on all these residuals")
     transfer: TransferVerdict | None = Field(default=None, description="whether that is above 0.95 (interp.fit)")

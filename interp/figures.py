@@ -81,6 +81,11 @@ def layer_profile(artifact: Layers) -> Any:
         ls="--",
         label="layer patch, random direction",
     )
+    if all(p.net_joint is not None for p in profile):
+        joint = [p.net_joint for p in profile if p.net_joint is not None]
+        _band(
+            below, layers, joint, color=INK, marker="^", ms=4, ls=":", label="joint patch of 10 features, net of random"
+        )
     writes = [p.net_write.value or 0.0 for p in profile]
     below.bar(
         layers, writes, width=0.6, color="none", edgecolor=INK, hatch="///", lw=0.6, label="write patch, net of random"
@@ -92,7 +97,9 @@ def layer_profile(artifact: Layers) -> Any:
     for axes in (above, below):
         if artifact.layers:
             axes.axvspan(artifact.layers[0] - 0.5, artifact.layers[-1] + 0.5, color=ACCENT, alpha=0.12, lw=0)
-        axes.legend(fontsize=7, loc="best")
+    above.legend(fontsize=7, loc="best")
+    # Four curves leave no room inside.
+    below.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 

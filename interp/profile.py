@@ -55,6 +55,7 @@ def layer_profile(
             write_control=share(write_control[:, i]),
             net_write=share((write - write_control)[:, i]),
             joint=share(together[:, i]),
+            explained=_ratio(together[:, i].sum(), recovered[:, i].sum()),
             net_joint=share((together - together_control)[:, i]),
             reversals=int(patch.reversed[:, i].sum()),
             r2=Interval.of(fits[i][1].r2),
@@ -64,6 +65,10 @@ def layer_profile(
         )
         for i, layer in enumerate(layers)
     ]
+
+
+def _ratio(top: float, bottom: float) -> float | None:
+    return round(float(top / bottom), 6) if bottom else None
 
 
 def auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> NDArray[np.float64]:
