@@ -46,7 +46,7 @@ class FeatureTest(NamedTuple):
     matched: float
     """The same with features of like activation that do not tell flips, mean; NaN where there are none."""
     swapped: float
-    """The same with the delta of the feature on another pair."""
+    """The same with the delta of the feature on another pair; NaN with one flip."""
     net: Estimate
     """recovery - random."""
     p: float
@@ -132,7 +132,11 @@ def _probe(
     directions = sae.w_dec[columns.to(sae.w_dec.device)].float().cpu()
     patch = -delta[:, :1, None] * directions[:1]
     generator = torch.Generator().manual_seed(seed)
-    other = -delta[torch.randperm(n, generator=generator), :1, None] * directions[:1]
+    order = torch.randperm(n, generator=generator)
+    swapped = torch.empty_like(delta[:, 0])
+    # One behind the other in a random order: no pair keeps its own.
+    swapped[order] = delta[order.roll(1), 0]
+    other = -swapped[:, None, None] * directions[:1]
     patches = [
         *(dose * patch for dose in DOSES),
         other,
@@ -156,7 +160,7 @@ def _probe(
         recovery=ratio_interval(towards[:, one], size, patients, seed),
         random=float(share[noise].mean()),
         matched=float(share[like].mean()) if matched else float("nan"),
-        swapped=float(share[swap]),
+        swapped=float(share[swap]) if n > 1 else float("nan"),
         net=ratio_interval(net, size, patients, seed),
         p=sign_flip_p(net, patients, seed),
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),

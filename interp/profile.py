@@ -11,6 +11,8 @@ from interp.patching import LayerPatch
 from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval
 
 DRAWS = 1000
+LEAST_SHARE = 0.5
+"""Least share of the write patches' whole net recovery that the range of a gate holds."""
 OWN_PROFILE: dict[Rule, Profile] = {"write": "write", "rise": "recovery", "level": "auc"}
 """What each rule reads where nothing else is asked for."""
 
@@ -125,8 +127,9 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
     """The verdict and its reason: a gate is found only if every one of these holds.
 
     Enough banked flips on the held-out half, from at least five patients; held-out features that tell flips better
-    than shuffled labels do, at the best layer; and, somewhere in the range, a write patch whose net recovery has an
-    interval above zero.
+    than shuffled labels do, at the best layer; somewhere in the range, a write patch whose net recovery has an interval
+    above zero; and at least LEAST_SHARE of all that any layer writes inside the range: where answers turn at all, some
+    layers write the turn, and only their being few makes a gate.
     """
     flips, patients = len(banked.pairs), banked.pairs["patient"].nunique()
     if flips < min_flips or patients < 5:
@@ -145,6 +148,13 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
         return (
             "no gate found",
             f"in layers {found.first}-{found.last} no layer's own addition moves the answer more than its control",
+        )
+    written = {p.layer: max(0.0, p.net_write.value or 0.0) for p in profile}
+    share = sum(written[layer] for layer in found.layers if layer in written) / sum(written.values())
+    if share < LEAST_SHARE:
+        return "no gate found", (
+            f"what turns the answer is spread over the layers: {found.first}-{found.last} hold {share:.0%} of all that "
+            f"is written, less than the {LEAST_SHARE:.0%} of a gate"
         )
     return "gate found", (
         f"what layer {', '.join(map(str, rising))} adds moves the answer more than random directions do; "
