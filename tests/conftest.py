@@ -12,8 +12,9 @@ from interp.demo import WORLD
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    # The workers of xdist share the cores.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

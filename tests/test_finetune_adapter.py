@@ -17,7 +17,7 @@ from interp.vlm import load_vlm
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("adapter") / "world", patients=6)
 
 

@@ -22,7 +22,7 @@ SETTINGS = TrainSettings(rank=4, alpha=8, dropout=0.1, lr=1e-2, batch_size=6, ep
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("card") / "world", patients=6)
 
 

@@ -13,7 +13,7 @@ from interp.saes import Sae, save_sae
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("cli") / "world", patients=4)
 
 

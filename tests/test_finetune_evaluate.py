@@ -27,7 +27,7 @@ KNOWN_SAMPLE = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("evaluate") / "world", patients=12)
 
 

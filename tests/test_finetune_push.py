@@ -33,7 +33,7 @@ SENT = ["README.md", "adapter_config.json", "adapter_model.safetensors", "evalua
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("push") / "world", patients=4)
 
 

@@ -25,7 +25,7 @@ from interp.vlm import encode_images, load_vlm
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return make_world(tmp_path_factory.mktemp("train") / "world", patients=6)
 
 

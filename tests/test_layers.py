@@ -1,10 +1,13 @@
 """The range rules, on published and on known profiles."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from interp.layers import growth_range, level_range, overlap
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
+from interp.profile import commit_layer, judge, ranges_of
 
 
 def steps(recovery):
@@ -55,3 +58,47 @@ def test_layers_that_take_away_do_not_shrink_the_whole():
     writes = {0: -0.1, 1: -0.1, 2: -0.1, 3: 0.3, 4: 0.2, 5: -0.1}
     assert growth_range(writes).layers == [3, 4]
     assert growth_range(writes, share=0.6).layers == [3]
+
+
+def _entry(layer: int, write: float) -> ProfileEntry:
+    def sure(value: float) -> Interval:
+        return Interval(value=value, low=value - 0.01, high=value + 0.01)
+
+    same = dict.fromkeys(("recovery", "control", "step", "write_control"), sure(0.0))
+    return ProfileEntry(
+        layer=layer,
+        flip_auc=sure(0.9),
+        flip_auc_null=0.7,
+        write=sure(write),
+        net_write=sure(write),
+        reversals=layer,
+        fvu=0.1,
+        l0=5.0,
+        **same,
+    )
+
+
+def test_a_gate_holds_half_of_what_is_written():
+    pairs = pd.DataFrame({"patient": [f"p{i}" for i in range(20)]})
+    flips = Flips(pairs, *(np.ones(20) for _ in range(2)), *(np.ones(20, bool) for _ in range(2)))
+    for spread, verdict in ((0.01, "gate found"), (0.2, "no gate found")):
+        profile = [_entry(layer, 0.3 if layer in (4, 5) else spread) for layer in range(10)]
+        found = ranges_of(profile, max_width=2)["write", "write"]
+        assert found.layers == [4, 5]
+        said, reason = judge(profile, flips, found, min_flips=10)
+        assert said == verdict
+        if spread == 0.2:
+            assert "4-5 hold 27% of all that is written" in reason
+
+
+def test_every_rule_reads_every_profile():
+    ranges = ranges_of([_entry(layer, 0.1) for layer in range(4)], max_width=3)
+    names = {("write", "write")} | {(rule, name) for rule in ("rise", "level") for name in ("auc", "recovery", "net")}
+    assert set(ranges) == names
+
+
+def test_the_commit_layer_turns_half_of_the_flips_back():
+    profile = [_entry(layer, 0.1) for layer in range(10)]
+    assert commit_layer(profile, flips=12) == 6
+    assert commit_layer(profile, flips=40) is None
+    assert commit_layer(profile, flips=0) is None
