@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interp.artifact import Interval, ProfileEntry
+from interp.features import Flips
 from interp.layers import growth_range, level_range, overlap
+from interp.profile import commit_layer, judge, ranges_of
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
-from interp.profile import commit_layer, judge, ranges_of
 
 
 def steps(recovery):
