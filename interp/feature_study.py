@@ -22,20 +22,9 @@ from interp.features import Flips, adjust, find_flips, screen_layer
 from interp.patching import patch_effect
 from interp.prompts import AnswerTokens, PromptStyle, answer_margin
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.register_grid import (
-    MIN_PATIENTS,
-    GridResult,
-    correlation,
-    grid_findings,
-    grid_prompts,
-    guarded,
-    named_finding,
-    read_grid,
-    resampled,
-    study_grid,
-)
+from interp.register_grid import GridResult, grid_findings, grid_prompts, named_finding, read_grid, study_grid
 from interp.saes import Sae
-from interp.statistics import Estimate, auc, ratio_interval
+from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, guarded, ratio_interval, resampled
 from interp.vlm import Vlm, measure
 
 NEIGHBOURS = 8

@@ -5,7 +5,7 @@ the frame. Frames of different levels that end in the same tokens show whether t
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from interp.errors import InputError
 from interp.lexicon import TERMS, find_term
 from interp.prompts import prompt_tokens
 from interp.saes import Sae
-from interp.statistics import Estimate, auc, clusters_drawn, mean_interval
+from interp.statistics import Estimate, auc, correlation, guarded, mean_interval, resampled
 from interp.vlm import Vlm, measure
 
 SHIPPED = Path(__file__).with_name("register_grid.csv")
@@ -34,11 +34,6 @@ COMMON_FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly", "consolid
 """Asked for where the questions name none of the lexicon."""
 LAST_TOKENS = 3
 """Tokens that the wordings of a token-controlled pair share at their end."""
-MIN_PATIENTS = 5
-"""Fewest patients that an interval is given for: a bootstrap over fewer is narrower than the truth."""
-ROUNDING = 1e-4
-"""Standard deviation up to which a series does not vary: packed elsewhere, a prompt differs in its last digits."""
-NAN = float("nan")
 
 
 class LevelMean(NamedTuple):
@@ -159,7 +154,7 @@ def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int)
         controlled_pairs=len(pairs),
         controlled=guarded(mean_interval(differences, patient[pairs[:, 0]].tolist(), seed), patient[pairs[:, 0]])
         if len(pairs)
-        else Estimate(NAN, NAN, NAN),
+        else Estimate(np.nan, np.nan, np.nan),
         cells=cells.agg(prompts="size", mean_activation="mean").reset_index(),
     )
 
@@ -194,33 +189,3 @@ def _rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float
     from scipy.stats import rankdata
 
     return correlation(rankdata(a), rankdata(b))
-
-
-def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Pearson's r of two series [n]; NaN where one of them varies by no more than ROUNDING."""
-    if min(a.std(), b.std()) <= ROUNDING:
-        return NAN
-    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
-
-
-def resampled(
-    statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[object], seed: int, draws: int = 1000
-) -> Estimate:
-    """A statistic of rows with its 95% cluster-bootstrap interval; draws for which it is undefined do not count.
-
-    `statistic` takes row positions, repeated as drawn. The interval is NaN for fewer than MIN_PATIENTS clusters.
-    """
-    member, drawn = clusters_drawn(clusters, draws, seed)
-    rows = np.arange(len(member))
-    value = statistic(rows)
-    if np.isnan(value):
-        return Estimate(NAN, NAN, NAN)
-    samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn])
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return guarded(Estimate(value, float(low), float(high)), clusters)
-
-
-def guarded(estimate: Estimate, clusters: Sequence[object]) -> Estimate:
-    """The estimate without its interval where it comes from fewer than MIN_PATIENTS clusters."""
-    enough = len(set(clusters)) >= MIN_PATIENTS
-    return estimate if enough else Estimate(estimate.value, NAN, NAN)

@@ -1,12 +1,17 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels; every interval resamples patients, not rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
+
+MIN_PATIENTS = 5
+"""Fewest patients that an interval is given for: a bootstrap over fewer is narrower than the truth."""
+ROUNDING = 1e-4
+"""Standard deviation up to which a series does not vary: packed elsewhere, a prompt differs in its last digits."""
 
 
 class Estimate(NamedTuple):
@@ -95,3 +100,33 @@ def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, d
     rng = np.random.default_rng(seed)
     null = np.abs([rng.choice((-1.0, 1.0), size=len(sums)) @ sums for _ in range(draws)])
     return float((1 + (null >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
+
+
+def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Pearson's r of two series [n]; NaN where one of them varies by no more than ROUNDING."""
+    if min(a.std(), b.std()) <= ROUNDING:
+        return float("nan")
+    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
+
+
+def resampled(
+    statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[object], seed: int, draws: int = 1000
+) -> Estimate:
+    """A statistic of rows with its 95% cluster-bootstrap interval; draws for which it is undefined do not count.
+
+    `statistic` takes row positions, repeated as drawn. The interval is NaN for fewer than MIN_PATIENTS clusters.
+    """
+    member, drawn = clusters_drawn(clusters, draws, seed)
+    rows = np.arange(len(member))
+    value = statistic(rows)
+    if np.isnan(value):
+        return Estimate(np.nan, np.nan, np.nan)
+    samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn])
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return guarded(Estimate(value, float(low), float(high)), clusters)
+
+
+def guarded(estimate: Estimate, clusters: Sequence[object]) -> Estimate:
+    """The estimate without its interval where it comes from fewer than MIN_PATIENTS clusters."""
+    enough = len(set(clusters)) >= MIN_PATIENTS
+    return estimate if enough else Estimate(estimate.value, np.nan, np.nan)
