@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.features import Flips
-from interp.packing import batches, collate
-from interp.progress import track
 from interp.prompts import answer_margin
 from interp.saes import Sae
-from interp.vlm import Vlm, encode_images, final_logits, rows_of
+from interp.vlm import Vlm, encode_images, final_logits, loaded_batches, rows_of
 
 
 def margin_gradients(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 2048) -> Tensor:
@@ -74,11 +72,8 @@ def _gradients(
     """Gradients by `deltas` [n, k, d_model], added after the k layers."""
     encode_images(vlm, list(prompts["image"]))
     found = torch.empty_like(deltas)
-    image_of = prompts["image"].to_numpy()
     rows = rows_of(vlm, prompts, by_text)
-    for chunk in track(list(batches(rows, batch_tokens)), "gradients", unit=max(1, len(prompts) // max(1, len(rows)))):
-        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "gradients"):
         index = torch.tensor(batch.prompts)
         probe = deltas[index].to(vlm.device).requires_grad_()
         with torch.enable_grad(), _added(vlm, batch.final, probe, layers):

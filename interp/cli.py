@@ -40,6 +40,7 @@ Questions = Annotated[
 Images = Annotated[
     Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")]
 
@@ -75,9 +76,7 @@ def find_features_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
     revision: Revision = None,
     image_first: ImageFirst = None,
@@ -146,9 +145,7 @@ def study_feature_command(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Seed of controls, grid images and intervals.")] = 0,
     revision: Revision = None,
     image_first: ImageFirst = None,

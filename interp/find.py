@@ -33,14 +33,13 @@ from interp.fit import R2_NEEDED, judge_transfer, reconstruct, summarize
 from interp.inversion import inverting_operator
 from interp.layers import Profile, Rule
 from interp.patching import patch_layers
-from interp.profile import OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
+from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.saes import Sae, load_sae, sae_shapes
 from interp.statistics import mean_interval
 from interp.vlm import Vlm, measure
 
-DRAWS = 1000
 FEATURES_KEPT = 20
 
 

@@ -202,6 +202,19 @@ def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]
     return pack(_tokens_of(vlm, prompts), groups, vlm.model.config.image_token_id)
 
 
+def loaded_batches(
+    vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
+
+    The images must have been encoded.
+    """
+    image_of = prompts["image"].to_numpy()
+    for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, len(prompts) // max(1, len(rows)))):
+        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
+        yield batch, torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+
+
 def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
     """Token ids of every row of a prompt table; equal wordings are tokenized once."""
     asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
@@ -230,11 +243,8 @@ def measure(
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model)
-    image_of = prompts["image"].to_numpy()
     rows = rows_of(vlm, prompts, by_text=edit is not None)
-    for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, n // max(1, len(rows)))):
-        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         index = torch.tensor(batch.prompts)
         with _watched(vlm, batch, batch.final, layers, edit, index) as caught:
             logits = final_logits(vlm.model, batch, images)
@@ -265,11 +275,8 @@ def text_residuals(
     image_token = vlm.model.config.image_token_id
     rows = pack(tokens, range(len(prompts)), image_token)
     start = common_prefix(tokens)
-    image_of = prompts["image"].to_numpy()
     residuals, owners = [], []
-    for chunk in track(list(batches(rows, batch_tokens)), "residuals"):
-        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        images = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "residuals"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
         with _watched(vlm, batch, places, layers) as caught:

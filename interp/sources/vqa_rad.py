@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.answers import normalize_answer
+from interp.answers import ANSWER_SETS, normalize_answer
 from interp.questions import Paraphrase
 from interp.sources.records import Dropped, Record
 from interp.sources.tables import Row, columns_of, match_columns, read_rows, text_of
@@ -79,7 +79,8 @@ def _type(cells: Mapping[str, Any], answer: str) -> str:
     """Our type of a question: the first of VQA-RAD's (`PRES, POS`) that we know and whose answers fit."""
     for name in str(cells.get("type") or "").upper().replace(";", ",").split(","):
         type_ = TYPES.get(name.strip())
-        fits = {"presence": ("yes", "no"), "view": ("pa", "ap", "lateral")}
-        if type_ is not None and (type_ not in fits or normalize_answer(answer, type_) in fits[type_]):
-            return type_
+        if type_ is not None:
+            allowed = ANSWER_SETS[type_]
+            if allowed is None or normalize_answer(answer, type_) in allowed:
+                return type_
     return "other"
