@@ -65,6 +65,11 @@ class Vlm:
         """Where the language model's weights are."""
         return self.model.lm_head.weight.device
 
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        """Of the vision tower's weights, and of the pixels that it takes."""
+        return self.model.model.vision_tower.dtype
+
 
 class Edit(NamedTuple):
     """One change to the residual stream for each of n prompts, at its final token."""
@@ -158,12 +163,16 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
     """Run every image not met before through the vision tower and projector, into `vlm.features`."""
     vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
-    tower_dtype = vlm.model.model.vision_tower.dtype
     for start in track(range(0, len(missing), batch_size), "images", unit=batch_size):
         chunk = missing[start : start + batch_size]
-        pixels = vlm.processor.image_processor([open_image(p) for p in chunk], return_tensors="pt")["pixel_values"]
-        encoded = image_tokens(vlm.model, pixels.to(vlm.device, tower_dtype))
+        pixels = pixels_of(vlm, [open_image(p) for p in chunk])
+        encoded = image_tokens(vlm.model, pixels.to(vlm.device, vlm.tower_dtype))
         vlm.features.update(zip(chunk, encoded.cpu(), strict=True))
+
+
+def pixels_of(vlm: Vlm, pictures: Sequence[Any]) -> Tensor:
+    """PIL pictures as the vision tower takes them: [b, 3, h, w], resized and normalized by the model's own processor."""
+    return vlm.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
 
 
 def image_tokens(model: Any, pixels: Tensor) -> Tensor:

@@ -1,0 +1,69 @@
+"""Images in the place of the true one: blanks that show nothing, and other patients' images.
+
+An answer that stays with all of them does not rest on the image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp.images import BLANK_IMAGE, open_image
+from interp.vlm import Vlm, encode_images, image_tokens, pixels_of
+
+BLANKS = {"grey": BLANK_IMAGE, "white": "<white>", "noise": "<noise>", "mean": "<mean>"}
+"""Kind of blank -> what stands for it wherever an image path is expected, once `encode_blanks` has run.
+
+grey: uniform mid-grey; white: uniform white; noise: uniform noise, each pixel of each channel alone; mean: the mean of
+the images asked about.
+"""
+
+
+@torch.no_grad()
+def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
+    """Put the image tokens of every kind of blank into `vlm.features`; `images` are the paths that `mean` is of.
+
+    Raises InputError for unreadable images.
+    """
+    from PIL import Image
+
+    encode_images(vlm, [BLANK_IMAGE])
+    shape = pixels_of(vlm, [open_image(BLANK_IMAGE)]).shape[1:]
+    different = sorted(set(images))
+    total = torch.zeros(shape, dtype=torch.float64)
+    for start in range(0, len(different), 32):
+        chunk = pixels_of(vlm, [open_image(path) for path in different[start : start + 32]])
+        total += chunk.double().sum(0)
+    # What the processor makes of black and white.
+    plain = [Image.new("RGB", (64, 64), (level,) * 3) for level in (0, 255)]
+    low, high = pixels_of(vlm, plain).float()
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    pixels = {"white": high, "noise": low + noise * (high - low), "mean": (total / max(1, len(different))).float()}
+    encoded = image_tokens(vlm.model, torch.stack(list(pixels.values())).to(vlm.device, vlm.tower_dtype))
+    vlm.features.update(zip((BLANKS[kind] for kind in pixels), encoded.cpu(), strict=True))
+
+
+def other_patients_images(
+    images: Sequence[str], patients: Sequence[str], rng: np.random.Generator, count: int = 1
+) -> NDArray[np.object_]:
+    """For each of n questions, `count` images of other patients: [n, count], None where there is no other patient.
+
+    `images` and `patients` [n] are those of the questions. Other patients are drawn without replacement while there are
+    enough, so that an answer is tried on different ones; every patient is as likely, whatever number of images he has.
+    """
+    images_of: dict[str, list[str]] = {}
+    for patient, image in sorted(set(zip(patients, images, strict=True))):
+        images_of.setdefault(patient, []).append(image)
+    names = list(images_of)
+    place = {name: i for i, name in enumerate(names)}
+    chosen = np.full((len(images), count), None, dtype=object)
+    others = len(names) - 1
+    if not others:
+        return chosen
+    for row, patient in enumerate(patients):
+        picks = rng.choice(others, size=count, replace=others < count)
+        for k, pick in enumerate(picks):
+            own = images_of[names[pick + (pick >= place[patient])]]
+            chosen[row, k] = own[rng.integers(len(own))]
+    return chosen
