@@ -171,7 +171,7 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
 
 
 def pixels_of(vlm: Vlm, pictures: Sequence[Any]) -> Tensor:
-    """PIL pictures as the vision tower takes them: [b, 3, h, w], resized and normalized by the model's own processor."""
+    """PIL pictures as the vision tower takes them, resized and normalized by the model's processor: [b, 3, h, w]."""
     return vlm.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
 
 
