@@ -49,10 +49,12 @@ class Batch(NamedTuple):
 
 
 def pack(
-    tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int = 2048
+    tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int | None = None
 ) -> list[Row]:
     """Lay prompts of one group (same image) behind their common prefix; a row takes at most about `max_tokens`.
 
+    By default that is four prefixes, or 512 where they are shorter: attention pays for the square of a row, a new row
+    for one more prefix.
     A prompt whose image does not lie whole inside the common prefix gets a row of its own.
     """
     members: dict[Hashable, list[int]] = {}
@@ -65,9 +67,10 @@ def pack(
             rows += [Row([i], [], [tokens[i]]) for i in indices]
             continue
         row = Row([], tokens[indices[0]][:cut], [])
+        limit = max(512, 4 * cut) if max_tokens is None else max_tokens
         for i in indices:
             suffix = tokens[i][cut:]
-            if row.prompts and row.length + len(suffix) > max_tokens:
+            if row.prompts and row.length + len(suffix) > limit:
                 rows.append(row)
                 row = Row([], row.prefix, [])
             row.prompts.append(i)

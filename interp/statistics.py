@@ -1,6 +1,7 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels; every interval resamples patients, not rows."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -130,3 +131,195 @@ def guarded(estimate: Estimate, clusters: Sequence[object]) -> Estimate:
     """The estimate without its interval where it comes from fewer than MIN_PATIENTS clusters."""
     enough = len(set(clusters)) >= MIN_PATIENTS
     return estimate if enough else Estimate(estimate.value, np.nan, np.nan)
+
+
+Statistic = Callable[[FloatArray], FloatArray]
+"""Column totals [..., c] over the units of a sample -> a number for each [...]; NaN where it is undefined."""
+
+
+class Paired(NamedTuple):
+    """A statistic of two samples of the same patients."""
+
+    before: Estimate
+    """Of the first."""
+    after: Estimate
+    """Of the second."""
+    difference: Estimate
+    """Second - first."""
+    p: float
+    """Two-sided p value of the difference."""
+
+
+def mean_of_totals(totals: FloatArray) -> FloatArray:
+    """Statistic of columns (value, 1): the mean; of (top, bottom): their ratio."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return totals[..., 0] / totals[..., 1]
+
+
+def paired_statistic(
+    statistic: Statistic,
+    before: FloatArray,
+    after: FloatArray,
+    clusters: tuple[Sequence[object], Sequence[object]],
+    seed: int,
+    draws: int = 2000,
+    shuffles: int = 5000,
+) -> Paired:
+    """Any statistic of totals in two samples, with cluster-bootstrap intervals and a paired permutation test.
+
+    `before` [k, c] and `after` [l, c] hold the columns of each unit, `clusters` whom each comes from. The bootstrap
+    draws whole patients, the same for both. The permutation exchanges the two samples of whole patients, which for a
+    mean of paired values is the sign-flip test. Intervals are NaN for fewer than MIN_PATIENTS patients.
+    """
+    sums = _cluster_sums([before, after], clusters)
+    value = [float(statistic(table.sum(0))) for table in sums]
+    drawn = _drawn(len(sums[0]), draws, seed)
+    samples = [statistic(drawn @ table) for table in sums]
+    estimates = [_percentiles(v, s, len(sums[0])) for v, s in zip(value, samples, strict=True)]
+    change = value[1] - value[0]
+    difference = _percentiles(change, samples[1] - samples[0], len(sums[0]))
+    return Paired(estimates[0], estimates[1], difference, _exchange_p(statistic, sums, change, seed, shuffles))
+
+
+def pooled_over_seeds(
+    statistic: Statistic,
+    before: FloatArray,
+    after: Sequence[FloatArray],
+    clusters: Sequence[Sequence[object]],
+    seed: int,
+    draws: int = 2000,
+) -> Paired:
+    """A statistic of a first sample against the mean of the same statistic over several training seeds.
+
+    `after` are the samples of the seeds, at least two; `clusters` whom each unit comes from, of `before` first. Both
+    the patients and the seeds are random: SE² = bootstrap variance over patients of the mean over seeds + variance
+    between seeds / number of seeds. Interval and p are Student's t, its degrees of freedom by Welch-Satterthwaite
+    (patients - 1 and seeds - 1). The variance between seeds holds some of that over patients too, so the interval errs
+    on the wide side.
+    """
+    from scipy.stats import t as student
+
+    sums = _cluster_sums([before, *after], clusters)
+    count, seeds = len(sums[0]), len(after)
+    value = np.array([float(statistic(table.sum(0))) for table in sums])
+    drawn = _drawn(count, draws, seed)
+    samples = np.stack([statistic(drawn @ table) for table in sums])
+
+    def interval(values: FloatArray, over_patients: FloatArray) -> tuple[Estimate, float]:
+        parts = np.array([np.nanvar(over_patients, ddof=1), values.var(ddof=1) / seeds])
+        freedom = np.array([count - 1, seeds - 1])
+        mean, spread = float(values.mean()), float(np.sqrt(parts.sum()))
+        if count < MIN_PATIENTS or not np.isfinite(spread):
+            return Estimate(mean, np.nan, np.nan), np.nan
+        if spread == 0:
+            return Estimate(mean, mean, mean), 0.0 if mean else 1.0
+        df = parts.sum() ** 2 / (parts**2 / freedom).sum()
+        half = spread * float(student.ppf(0.975, df))
+        return Estimate(mean, mean - half, mean + half), float(2 * student.sf(abs(mean) / spread, df))
+
+    first = _percentiles(value[0], samples[0], count)
+    second, _ = interval(value[1:], samples[1:].mean(0))
+    difference, p = interval(value[1:] - value[0], (samples[1:] - samples[0]).mean(0))
+    return Paired(first, second, difference, p)
+
+
+def _cluster_sums(columns: Sequence[FloatArray], clusters: Sequence[Sequence[object]]) -> list[FloatArray]:
+    """Column totals of each sample by cluster, [K, c] each; the K clusters are those of all samples."""
+    labels = [np.asarray(names, dtype=str) for names in clusters]
+    _, member = np.unique(np.concatenate(labels), return_inverse=True)
+    count = int(member.max()) + 1 if len(member) else 0
+    parts = np.split(member, np.cumsum([len(names) for names in labels])[:-1])
+    sums: list[FloatArray] = []
+    for values, part in zip(columns, parts, strict=True):
+        table = np.zeros((count, values.shape[1]))
+        np.add.at(table, part, values)
+        sums.append(table)
+    return sums
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, draws: int, seed: int) -> FloatArray:
+    """How often each of `count` clusters is drawn in every bootstrap sample: [draws, count]."""
+    return clusters_drawn(range(count), draws, seed)[1].astype(float)
+
+
+@lru_cache(maxsize=4)
+def _exchanged(count: int, shuffles: int, seed: int) -> NDArray[np.bool_]:
+    """Whether the two samples of each of `count` clusters change places: [shuffles, count]."""
+    return np.random.default_rng(seed).random((shuffles, count)) < 0.5
+
+
+def _percentiles(value: float, samples: FloatArray, clusters: int) -> Estimate:
+    defined = samples[np.isfinite(samples)]
+    if np.isnan(value) or not len(defined) or clusters < MIN_PATIENTS:
+        return Estimate(value, np.nan, np.nan)
+    return Estimate(value, *map(float, np.percentile(defined, [2.5, 97.5])))
+
+
+def _exchange_p(statistic: Statistic, sums: Sequence[FloatArray], change: float, seed: int, shuffles: int) -> float:
+    if np.isnan(change):
+        return np.nan
+    before, after = sums
+    beyond, defined = 0, 0
+    for block in np.array_split(_exchanged(len(before), shuffles, seed), max(1, shuffles // 500)):
+        moved = block.astype(float)
+        first = before.sum(0) + moved @ (after - before)
+        second = before.sum(0) + after.sum(0) - first
+        null = statistic(second) - statistic(first)
+        beyond += int((np.abs(null) >= abs(change) - 1e-12).sum())
+        defined += int(np.isfinite(null).sum())
+    return (1 + beyond) / (defined + 1)
+
+
+def two_proportions_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
+    """Two-sided two-proportion z test, pooled variance, as if the two samples had nothing to do with each other.
+
+    What the published work used on the same questions; the paired test is the one to trust. NaN where a sample is empty
+    or both proportions are the same 0 or 1.
+    """
+    from statsmodels.stats.proportion import proportions_ztest
+
+    counts, sizes = [int(before.sum()), int(after.sum())], [len(before), len(after)]
+    if min(sizes) == 0 or sum(counts) in (0, sum(sizes)):
+        return np.nan
+    return float(proportions_ztest(counts, sizes)[1])
+
+
+def cohens_h(before: float, after: float) -> float:
+    """Effect size of two proportions, 2 asin sqrt(after) - 2 asin sqrt(before); .2 small, .5 medium, .8 large.
+
+    Cohen, Statistical Power Analysis (1988), 6.2.
+    """
+    return float(2 * (np.arcsin(np.sqrt(np.clip(after, 0, 1))) - np.arcsin(np.sqrt(np.clip(before, 0, 1)))))
+
+
+def needed_units(difference: Estimate, units: int, bound: float, power: float = 0.8) -> int | None:
+    """Units (questions, say) with which the interval would stay clear of `bound`, if the difference is what it seems.
+
+    The standard error is read from the interval, so that it holds for clustered data, and shrinks with the root of the
+    number of units: n = units ((z_.975 + z_power) SE / |difference - bound|)². None where the estimate lies at the
+    bound, or there is no interval.
+    """
+    from scipy.stats import norm
+
+    gap = abs(difference.value - bound)
+    spread = (difference.high - difference.low) / (2 * norm.ppf(0.975))
+    if not np.isfinite(spread) or gap == 0:
+        return None
+    return int(np.ceil(units * ((norm.ppf(0.975) + norm.ppf(power)) * spread / gap) ** 2))
+
+
+def same_marginals_p(table: NDArray[np.integer]) -> float:
+    """Whether the shares of the categories changed in a square table of counts before (rows) and after (columns).
+
+    Stuart-Maxwell test of marginal homogeneity (Maxwell 1970); categories that never occur are left out. 1 where
+    nothing moved.
+    """
+    from statsmodels.stats.contingency_tables import SquareTable
+
+    counts = np.asarray(table, float)
+    kept = (counts.sum(0) + counts.sum(1)) > 0
+    counts = counts[np.ix_(kept, kept)]
+    if len(counts) < 2 or counts.sum() == np.trace(counts):
+        return 1.0
+    return float(SquareTable(counts, shift_zeros=False).homogeneity(method="stuart_maxwell").pvalue)

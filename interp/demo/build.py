@@ -83,6 +83,8 @@ def _pool(processor: Any, seed: int, device: str) -> Lessons:
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
+    # Every answer of this world is one token, and nothing taught the model what to say behind it.
+    model.generation_config.max_new_tokens = 1
     with quiet_loading():
         model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
