@@ -1,13 +1,13 @@
 """The model card of an adapter: the README.md that the hub and peft's users expect, made of its own record."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.adapter import AdapterRecord
-from finetune.display import comparison_cells
+from finetune.display import comparison_cells, overall
 from finetune.evaluate import Evaluation
 from interp.errors import InputError
 from interp.prompts import PLAIN, PromptStyle
@@ -102,9 +102,10 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
         layers=layers_text(record.layers),
         by_hand=record.layers_from.startswith("--"),
         layers_from=file_names_only(record.layers_from),
+        grounding=grounding_text(record.settings),
         prompt=PromptStyle(**record.prompt.model_dump()),
         plain=PLAIN,
-        rows=[comparison_cells(c) for c in evaluation.comparisons if c.kind == "all"],
+        rows=[comparison_cells(c) for c in overall(evaluation, evaluation.shown[0])],
         software=", ".join(f"{name} {version}" for name, version in record.software.items()),
     )
 
@@ -149,6 +150,12 @@ def layers_text(layers: Sequence[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def grounding_text(settings: Mapping[str, Any]) -> str:
+    """The grounding term of a record's settings in short: none, as before there was one, or swap, weight 1.0."""
+    kind = settings.get("grounding", "none")
+    return kind if kind == "none" else f"{kind}, weight {settings['grounding_weight']}"
 
 
 def file_names_only(text: str) -> str:

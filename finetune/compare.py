@@ -1,53 +1,21 @@
-"""Base and adapter, or clamp, side by side: each measure, for each group of questions, with intervals and a test."""
+"""Arms side by side: each measure, in each group of questions, with intervals and a paired test."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from finetune.measures import MEASURES, Measure
+from finetune.sheet import Answers, Sheet, Subset, Units
 from finetune.texts import text_hash
-from interp.statistics import Estimate, mcnemar_p, ratio_interval, sign_flip_p
-
-Bools = NDArray[np.bool_]
-
-
-class Arm(NamedTuple):
-    """What one model, base or changed, did on the n rows of a prompt table."""
-
-    margin: NDArray[np.float64]
-    """[n] answer margin [logits]."""
-    right_token: Bools
-    """[n] whether the most probable first token is that of the true answer, whatever its case or leading space."""
-    blank_margin: NDArray[np.float64]
-    """[n] answer margin with a blank image [logits]; NaN where it was not measured."""
-
-
-class Subset(NamedTuple):
-    """A group of wordings and of pairs."""
-
-    kind: str
-    """all, phrasings, type or phenomenon."""
-    name: str
-    """Which one of its kind."""
-    prompts: Bools
-    """[n] the rows of the prompt table."""
-    pairs: Bools
-    """[m] the rows of the pair table."""
-
-
-class Units(NamedTuple):
-    """The k values that a measure is the mean of."""
-
-    values: NDArray[np.float64]
-    """[k]."""
-    patients: NDArray[np.object_]
-    """[k] whom each value comes from."""
+from interp.register_grid import named_finding
+from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, pooled_over_seeds, two_proportions_p
 
 
 class Comparison(NamedTuple):
-    """One measure in one group of questions, base against the second arm: adapter, clamp or both."""
+    """One measure in one group of questions, one arm against another."""
 
     kind: str
     """Kind of the subset."""
@@ -55,158 +23,127 @@ class Comparison(NamedTuple):
     """Name of the subset."""
     measure: str
     """A key of MEASURES."""
+    reference: str
+    """The arm that is compared with, mostly the base."""
+    arm: str
+    """The arm that is judged."""
     n: int
-    """Number of values: questions, pairs or wordings."""
+    """Number of units in the arm: questions, pairs or wordings."""
     patients: int
     """Number of patients, or of images where patients are unknown."""
-    base: Estimate
-    """Of the base."""
-    adapter: Estimate
-    """Of the second arm, whatever it is."""
+    before: Estimate
+    """Of the reference."""
+    after: Estimate
+    """Of the arm."""
     difference: Estimate
-    """Second arm - base, paired."""
+    """Arm - reference, paired."""
+    effect_size: float
+    """Cohen's h of the two shares; NaN for what is no share."""
     test: str
-    """The paired test: mcnemar (exact, over questions) or sign-flip (over patients)."""
+    """The paired test: mcnemar (exact, over questions), permutation (over patients), or t (over patients and seeds)."""
     p: float
     """Its two-sided p value."""
-
-
-def _question_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    chosen = pairs[subset.pairs].assign(flipped=_flipped(pairs, arm)[subset.pairs])
-    questions = chosen.groupby("question", sort=True).agg(flipped=("flipped", "any"), patient=("patient", "first"))
-    return Units(questions["flipped"].to_numpy(float), questions["patient"].to_numpy(object))
-
-
-def _pair_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return Units(_flipped(pairs, arm)[subset.pairs].astype(float), pairs["patient"].to_numpy(object)[subset.pairs])
-
-
-def _margin_difference(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    shift = np.abs(arm.margin[pairs["original"].to_numpy()] - arm.margin[pairs["paraphrase"].to_numpy()])
-    return Units(shift[subset.pairs], pairs["patient"].to_numpy(object)[subset.pairs])
-
-
-def _accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(
-        prompts, _correct(prompts, arm), subset.prompts & _answered(prompts) & prompts["closed"].to_numpy()
-    )
-
-
-def _original_accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(prompts, _correct(prompts, arm), subset.prompts & _answered(prompts) & closed_originals(prompts))
-
-
-def _first_token_accuracy(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    return _of_prompts(prompts, arm.right_token, subset.prompts & _answered(prompts))
-
-
-def _text_only_agreement(prompts: pd.DataFrame, pairs: pd.DataFrame, arm: Arm, subset: Subset) -> Units:
-    same = (arm.margin > 0) == (arm.blank_margin > 0)
-    return _of_prompts(prompts, same, subset.prompts & closed_originals(prompts))
-
-
-MEASURES: dict[str, Callable[[pd.DataFrame, pd.DataFrame, Arm, Subset], Units]] = {
-    "question_flip_rate": _question_flips,
-    "pairwise_flip_rate": _pair_flips,
-    "margin_difference": _margin_difference,
-    "accuracy": _accuracy,
-    "original_accuracy": _original_accuracy,
-    "first_token_accuracy": _first_token_accuracy,
-    "text_only_agreement": _text_only_agreement,
-}
-"""Measure -> its values: shares, but for margin_difference in logits.
-
-question_flip_rate: closed questions with a flipped paraphrase. pairwise_flip_rate: flipped (question, paraphrase)
-pairs. margin_difference: mean |m(q) - m(p)| over those pairs. accuracy: right sign of the margin, closed questions,
-all wordings. original_accuracy: the same, original wording only. first_token_accuracy: right most probable token, all
-types and wordings. text_only_agreement: closed questions, original wording, whose answer stays with a blank image.
-"""
-
-MCNEMAR = frozenset({"question_flip_rate", "original_accuracy"})
-"""Measures with one yes or no a question, tested by McNemar; the others by sign flips over patients."""
-
-
-def closed_originals(prompts: pd.DataFrame) -> Bools:
-    """[n] the original wordings of closed questions."""
-    return (prompts["closed"] & (prompts["variant"] == 0)).to_numpy(bool)
-
-
-def _flipped(pairs: pd.DataFrame, arm: Arm) -> Bools:
-    return (arm.margin[pairs["original"].to_numpy()] > 0) != (arm.margin[pairs["paraphrase"].to_numpy()] > 0)
-
-
-def _answered(prompts: pd.DataFrame) -> Bools:
-    return prompts["answer"].notna().to_numpy(bool)
-
-
-def _correct(prompts: pd.DataFrame, arm: Arm) -> Bools:
-    return (arm.margin > 0) == (prompts["answer"] == "yes").to_numpy()
-
-
-def _of_prompts(prompts: pd.DataFrame, values: NDArray, rows: Bools) -> Units:
-    return Units(values[rows].astype(float), prompts["patient"].to_numpy(object)[rows])
+    p_unpaired: float
+    """Of the two-proportion z test, which the published work used; NaN where a unit is no yes or no a question."""
 
 
 def subsets_of(prompts: pd.DataFrame, pairs: pd.DataFrame, known: Collection[str] | None) -> list[Subset]:
-    """All questions, then by phrasings, type and phenomenon.
+    """All questions, then by phrasings, type, finding, register and phenomenon.
 
     `pairs` are those of closed questions. `known` are the hashes of the training texts: a wording is seen if its hash
     is among them, a pair if both of its wordings are, and everything else is unseen. With None (unknown) there is no
-    split by phrasings. Groups by phenomenon have pairs only.
+    split by phrasings. The finding is that of the original wording. `register` groups wordings, `registers` and
+    `phenomenon` pairs.
     """
-    everything = Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool))
     before, after = pairs["original"].to_numpy(), pairs["paraphrase"].to_numpy()
-    subsets = [everything]
+    no_prompts, no_pairs = np.zeros(len(prompts), bool), np.zeros(len(pairs), bool)
+    subsets = [Subset("all", "all", ~no_prompts, ~no_pairs)]
     if known is not None:
         seen = np.array([text_hash(text) in known for text in prompts["text"]], dtype=bool)
         pair_seen = seen[before] & seen[after]
         subsets += [Subset("phrasings", "seen", seen, pair_seen), Subset("phrasings", "unseen", ~seen, ~pair_seen)]
-    for name in dict.fromkeys(prompts["type"]):
-        rows = (prompts["type"] == name).to_numpy(bool)
-        subsets.append(Subset("type", name, rows, rows[before]))
-    for name in sorted(set(pairs["phenomenon"])):
-        chosen = (pairs["phenomenon"] == name).to_numpy(bool)
-        subsets.append(Subset("phenomenon", name, np.zeros(len(prompts), bool), chosen))
-    return subsets
+    original = prompts[prompts["variant"] == 0].set_index("question")["text"]
+    finding = original.map(named_finding).loc[prompts["question"]].to_numpy()
+    for kind, values in {"type": prompts["type"].to_numpy(), "finding": finding}.items():
+        for name in dict.fromkeys(values):
+            rows = values == name
+            subsets.append(Subset(kind, name, rows, rows[before]))
+    register = prompts["register"].to_numpy(object)
+    subsets += [Subset("register", name, register == name, no_pairs) for name in ("formal", "casual")]
+    for kind in ("registers", "phenomenon"):
+        for name in sorted(set(pairs[kind].dropna())):
+            subsets.append(Subset(kind, name, no_prompts, (pairs[kind] == name).to_numpy(bool)))
+    return [subset for subset in subsets if subset.prompts.any() or subset.pairs.any()]
 
 
 def compare(
-    prompts: pd.DataFrame, pairs: pd.DataFrame, base: Arm, adapter: Arm, subsets: Sequence[Subset], seed: int
+    prompts: pd.DataFrame,
+    pairs: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    pools: Mapping[str, Sequence[str]],
+    subsets: Sequence[Subset],
+    seed: int,
 ) -> list[Comparison]:
-    """Every measure in every subset in which it has a value."""
+    """Every measure in every subset in which it has a value: each arm and each pool against the first arm, the base.
+
+    `answers` are the arms, `pools` are names of several arms that are the same but for the seed of their training. In
+    the first subset, that of all questions, the arms other than the base are also compared with one another.
+    """
+    base, *others = answers
+    couples = [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
     found = []
     for subset in subsets:
-        for name, units_of in MEASURES.items():
-            before, after = (units_of(prompts, pairs, arm, subset) for arm in (base, adapter))
-            if len(before.values):
-                found.append(_comparison(subset, name, before, after, seed))
+        sheet = Sheet(prompts, pairs, subset)
+        for name, measure in MEASURES.items():
+            units = {arm: measure.units(sheet, given) for arm, given in answers.items()}
+            asked = {arm: each for arm, each in units.items() if len(each.columns)}
+            row = partial(_row, subset, name, measure, seed)
+            found += [row(asked, base, arm) for arm in others if {base, arm} <= set(asked)]
+            found += [
+                row(asked, base, pool, members) for pool, members in pools.items() if {base, *members} <= set(asked)
+            ]
+            if subset is subsets[0]:
+                found += [row(asked, *couple) for couple in couples if set(couple) <= set(asked)]
     return found
 
 
-def _comparison(subset: Subset, measure: str, before: Units, after: Units, seed: int) -> Comparison:
-    change = after.values - before.values
-    patients = before.patients.tolist()
-    if measure in MCNEMAR:
-        test, p = "mcnemar", mcnemar_p(before.values > 0, after.values > 0)
+def _row(
+    subset: Subset,
+    name: str,
+    measure: Measure,
+    seed: int,
+    units: Mapping[str, Units],
+    reference: str,
+    arm: str,
+    members: Sequence[str] = (),
+) -> Comparison:
+    """One comparison; of a pool, if it has `members`."""
+    before, after = units[reference], [units[member] for member in members or [arm]]
+    columns, patients = [each.columns for each in after], [each.patients for each in (before, *after)]
+    share, p_unpaired = measure.unit == "%", float("nan")
+    if members:
+        found = pooled_over_seeds(measure.statistic, before.columns, columns, patients, seed)
+        test = "t"
     else:
-        test, p = "sign-flip", sign_flip_p(change, patients, seed)
+        found = paired_statistic(measure.statistic, before.columns, columns[0], (patients[0], patients[1]), seed)
+        test = "permutation"
+        if measure.mcnemar:
+            outcomes = before.columns[:, 0] > 0, columns[0][:, 0] > 0
+            found, test = found._replace(p=mcnemar_p(*outcomes)), "mcnemar"
+            p_unpaired = two_proportions_p(*outcomes)
     return Comparison(
         kind=subset.kind,
         subset=subset.name,
-        measure=measure,
-        n=len(change),
-        patients=len(set(patients)),
-        base=_mean(before.values, patients, seed),
-        adapter=_mean(after.values, patients, seed),
-        difference=_mean(change, patients, seed),
+        measure=name,
+        reference=reference,
+        arm=arm,
+        n=len(columns[0]),
+        patients=len(set(patients[1])),
+        before=found.before,
+        after=found.after,
+        difference=found.difference,
+        effect_size=cohens_h(found.before.value, found.after.value) if share else float("nan"),
         test=test,
-        p=p,
+        p=found.p,
+        p_unpaired=p_unpaired,
     )
-
-
-def _mean(values: NDArray[np.float64], patients: Sequence[object], seed: int) -> Estimate:
-    """The mean with a cluster-bootstrap interval, summed within patients first so that memory follows their number."""
-    names, member = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    counts = np.bincount(member).astype(float)
-    sums = np.bincount(member, weights=values).astype(float)
-    return ratio_interval(sums, counts, names.tolist(), seed)

@@ -1,72 +1,163 @@
-"""The evaluation as a table for the eye."""
+"""The evaluation as tables for the eye."""
 
 from rich.markup import escape
 from rich.table import Table
 
 from finetune.compare import Comparison
 from finetune.evaluate import Evaluation
+from finetune.measures import MEASURES
+from finetune.quadrants import QUADRANTS, Quadrants
 from interp.statistics import Estimate
 
 PLACES = {"final": "the final token", "all": "all text tokens"}
 """Where a clamp holds, in words."""
+GROUPED = ("question_flip_rate", "accuracy", "text_only_agreement")
+"""The measures that the table of groups shows."""
+GROUPS = {"phrasings": "phrasings", "type": "type", "finding": "finding", "register": "register", "registers": "pairs"}
+"""Kind of subset -> what stands before its name; others stand alone."""
+CAPTION = "95% intervals: bootstrap over patients; p: paired, two-sided, against the base"
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Every comparison as a rich table: shares in percent, margins in logits, 95% intervals over patients."""
-    title = f"{evaluation.model}: {evaluation.questions} questions of {evaluation.patients} patients"
-    if evaluation.clamps:
-        held = ", ".join(f"{clamp.layer}:{clamp.feature}={clamp.value:g}" for clamp in evaluation.clamps)
-        title += f"; clamp {held} at {PLACES[evaluation.clamps[0].where]}"
-    table = Table(
-        title=title, caption="95% intervals: bootstrap over patients; p: paired, two-sided", title_justify="left"
-    )
-    for heading in ("questions", "measure"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("n", "base", evaluation.arm, "difference", "p"):
-        table.add_column(heading, justify="right", overflow="fold")
-    last: tuple[str, str] | None = None
-    for comparison in evaluation.comparisons:
-        group = (comparison.kind, comparison.subset)
-        if group != last and last is not None:
-            table.add_section()
-        table.add_row(_name(comparison) if group != last else "", *map(escape, comparison_cells(comparison)))
-        last = group
+    """Every measure over all questions, an arm a column: value with its interval, and the p value against the base."""
+    table = Table(title=_title(evaluation), caption=CAPTION, title_justify="left")
+    table.add_column("all questions")
+    for heading in ("n", evaluation.base):
+        table.add_column(heading, justify="right")
+    for arm in evaluation.shown:
+        table.add_column(escape(arm), justify="right", overflow="fold")
+        table.add_column("p", justify="right")
+    for measure in MEASURES:
+        found = [c for arm in evaluation.shown for c in overall(evaluation, arm) if c.measure == measure]
+        if found:
+            cells = [escape(label(measure)), str(found[0].n), interval(found[0].before, measure)]
+            for comparison in found:
+                cells += [interval(comparison.after, measure), p_value(comparison.p)]
+            table.add_row(*cells)
     return table
 
 
-def controls_line(evaluation: Evaluation) -> str | None:
-    """What clamps of other features did, in one sentence; None where nothing was clamped."""
-    if not evaluation.controls:
-        return None
-    flips, right = (
-        sorted(100 * getattr(c, name) for c in evaluation.controls) for name in ("question_flip_rate", "accuracy")
-    )
-    return (
-        f"Control: {len(evaluation.controls)} clamps of other features as active gave question flips of "
-        f"{flips[0]:.1f} to {flips[-1]:.1f}% and accuracy of {right[0]:.1f} to {right[-1]:.1f}%."
-    )
+def groups_table(evaluation: Evaluation) -> Table:
+    """Flips, accuracy and text-only agreement of each group of questions, base and arms."""
+    names = [evaluation.base, *evaluation.shown]
+    table = Table(title="By group [%]", title_justify="left", caption="→ base to " + ", ".join(map(escape, names[1:])))
+    table.add_column("group")
+    table.add_column("questions", justify="right")
+    for measure in GROUPED:
+        table.add_column(label(measure).removesuffix(" [%]"), justify="right")
+    groups = dict.fromkeys((c.kind, c.subset) for c in evaluation.comparisons if c.kind != "all")
+    last = None
+    for kind, subset in groups:
+        found = {
+            measure: [
+                c
+                for arm in evaluation.shown
+                for c in evaluation.comparisons
+                if (c.reference, c.arm, c.kind, c.subset, c.measure) == (evaluation.base, arm, kind, subset, measure)
+            ]
+            for measure in GROUPED
+        }
+        if not any(found.values()):
+            continue
+        if last not in (None, kind):
+            table.add_section()
+        counts = found["question_flip_rate"] or found["accuracy"]
+        cells = [escape(f"{GROUPS[kind]}: {subset}" if kind in GROUPS else subset)]
+        cells.append(str(counts[0].n) if counts else "")
+        cells += [_arrow(found[measure]) for measure in GROUPED]
+        table.add_row(*cells)
+        last = kind
+    return table
 
 
-def _name(comparison: Comparison) -> str:
-    shown = {"phrasings": f"{comparison.subset} phrasings", "type": f"type: {comparison.subset}"}
-    return shown.get(comparison.kind, comparison.subset)
+def quadrants_table(evaluation: Evaluation) -> Table:
+    """Where the questions of each arm stand, by both kinds of reliance."""
+    table = Table(title="Quadrants [% of the closed questions]", title_justify="left")
+    table.caption = (
+        "ideal: consistent, rests on the image; fragile: rests on it; dangerous: consistent only; worst: neither\n"
+        "by grey: rests on the image if the answer changes with the grey blank; by any: with any blank or swapped image\n"
+        "moved: changed quadrant since the base; p: Stuart-Maxwell, shares against the base"
+    )
+    for heading in ("arm", "by"):
+        table.add_column(heading)
+    for heading in (*QUADRANTS, "moved", "p"):
+        table.add_column(heading, justify="right")
+    for found in evaluation.quadrants:
+        moved = "" if found.arm == evaluation.base else f"{100 * moved_share(found):.1f}"
+        shares = [interval(found.shares[quadrant], "ideal") for quadrant in QUADRANTS]
+        p = "" if found.arm == evaluation.base else p_value(found.p)
+        table.add_row(escape(found.arm), found.reliance, *shares, moved, p)
+    return table
+
+
+def moved_share(found: Quadrants) -> float:
+    """Share of the questions that are not where they were in the base."""
+    return 1 - sum(found.moves[i][i] for i in range(len(QUADRANTS))) / found.questions
+
+
+def controls_lines(evaluation: Evaluation) -> list[str]:
+    """What clamps of other features did, a sentence an arm with clamps."""
+    lines = []
+    for arm, controls in evaluation.controls.items():
+        if controls:
+            flips, right = (
+                sorted(100 * getattr(c, name) for c in controls) for name in ("question_flip_rate", "accuracy")
+            )
+            lines.append(
+                f"Control of {arm}: {len(controls)} clamps of other features as active gave question flips of "
+                f"{flips[0]:.1f} to {flips[-1]:.1f}% and accuracy of {right[0]:.1f} to {right[-1]:.1f}%."
+            )
+    return lines
+
+
+def overall(evaluation: Evaluation, arm: str) -> list[Comparison]:
+    """The comparisons of an arm with the base over all questions."""
+    return [c for c in evaluation.comparisons if (c.kind, c.reference, c.arm) == ("all", evaluation.base, arm)]
 
 
 def comparison_cells(comparison: Comparison) -> list[str]:
-    """Measure with its unit, n, base, second arm, difference and p, as plain text."""
-    scale = 1.0 if comparison.measure == "margin_difference" else 100.0
-    unit = "logits" if scale == 1.0 else "%"
+    """Measure with its unit, n, reference, arm, difference and p, as plain text."""
+    measure = comparison.measure
     return [
-        f"{comparison.measure.replace('_', ' ')} [{unit}]",
+        label(measure),
         str(comparison.n),
-        _interval(comparison.base, scale),
-        _interval(comparison.adapter, scale),
-        _interval(comparison.difference, scale, sign="+"),
-        f"{comparison.p:.3f}" if comparison.p >= 0.001 else "<0.001",
+        interval(comparison.before, measure),
+        interval(comparison.after, measure),
+        interval(comparison.difference, measure, sign="+"),
+        p_value(comparison.p),
     ]
 
 
-def _interval(estimate: Estimate, scale: float, sign: str = "") -> str:
-    digits = 2 if scale == 1.0 else 1
+def label(measure: str) -> str:
+    """A measure in words, with its unit."""
+    words = measure.replace("_", " ").replace("auc", "AUC").replace("text only agreement", "text-only agreement")
+    unit = MEASURES[measure].unit
+    return f"{words} [{unit}]" if unit else words
+
+
+def interval(estimate: Estimate, measure: str, sign: str = "") -> str:
+    """An estimate in the unit of its measure: shares in percent."""
+    scale, digits = (100.0, 1) if MEASURES[measure].unit == "%" else (1.0, 2)
     value, low, high = (f"{scale * number:{sign}.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if estimate.low == estimate.low else value
+
+
+def p_value(p: float) -> str:
+    """Three decimals; nothing where there is no test."""
+    return "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _title(evaluation: Evaluation) -> str:
+    title = f"{evaluation.model}: {evaluation.questions} questions of {evaluation.patients} patients"
+    for clamps in evaluation.arms.values():
+        if clamps:
+            held = ", ".join(f"{clamp.layer}:{clamp.feature}={clamp.value:g}" for clamp in clamps)
+            title += f"; {held} at {PLACES[clamps[0].where]}"
+    return escape(title)
+
+
+def _arrow(found: list[Comparison]) -> str:
+    """Base to arms, in percent; nothing where the group has no such value."""
+    if not found:
+        return ""
+    return f"{100 * found[0].before.value:.1f} → " + ", ".join(f"{100 * c.after.value:.1f}" for c in found)

@@ -1,34 +1,36 @@
-"""Measuring base and adapter, or a clamp, on held-out questions: consistent, accurate, still looking at the image?"""
+"""Measuring the base, adapters and clamps on held-out questions: consistent, accurate, still looking at the image?"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from finetune.compare import MEASURES, Arm, Comparison, closed_originals, compare, subsets_of
-from finetune.verdict import verdict
+from finetune.arms import Arm, seed_pools
+from finetune.ask import ask, images_of_others
+from finetune.compare import Comparison, compare, subsets_of
+from finetune.measures import ECE_BINS, MEASURES, confidence, confidence_bin
+from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
+from finetune.settings import NEW_TOKENS, TOLERANCE
+from finetune.sheet import Answers, Sheet, Subset
+from finetune.verdict import Verdict, verdict
 from interp.artifact import Interval
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
 from interp.files import software
-from interp.images import BLANK_IMAGE
-from interp.prompts import first_answer_token
 from interp.questions import Question, fingerprint, pair_table, prompt_table
+from interp.statistics import FloatArray, mean_of_totals
+from interp.substitutes import encode_blanks
 from interp.vlm import Vlm, measure
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 CONTROLS = 5
 """Control clamps beside a clamp."""
-ARMS = ("base", "adapter", "difference")
-"""The estimates of a comparison; `adapter` is the second arm, whatever it is."""
+SCHEMA_VERSION = 2
+"""Of evaluation.json."""
 
 
 class ClampControl(NamedTuple):
@@ -42,20 +44,41 @@ class ClampControl(NamedTuple):
     """Share of right answers of closed questions, all wordings; NaN where no answer is known."""
 
 
+class ReliabilityBin(NamedTuple):
+    """One point of a reliability curve."""
+
+    arm: str
+    """Name of the arm."""
+    low: float
+    """Least confidence in the bin."""
+    n: int
+    """Wordings of closed questions with a known answer in it."""
+    confidence: float
+    """Their mean confidence, sigmoid |m|."""
+    accuracy: float
+    """Share of them answered rightly."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """The base and a second arm side by side on one set of questions."""
+    """Some arms side by side on one set of questions; the first is the base."""
 
+    arms: dict[str, list[Clamp]]
+    """Name of each arm -> the features clamped in it."""
+    pools: dict[str, list[str]]
+    """Name of each pool -> the arms that differ in their training's seed only."""
     comparisons: list[Comparison]
-    """One entry a measure and subset."""
-    verdict: str
-    """One sentence."""
-    arm: str
-    """What the second arm is: adapter, clamp, or adapter + clamp."""
-    clamps: list[Clamp]
-    """Features held at a value in the second arm."""
-    controls: list[ClampControl]
-    """Other features clamped in their place."""
+    """One entry a measure, subset, and couple of arms."""
+    quadrants: list[Quadrants]
+    """One entry an arm and kind of reliance."""
+    reliability: list[ReliabilityBin]
+    """The reliability curve of every arm."""
+    verdicts: dict[str, Verdict]
+    """Every arm and pool but the base -> the verdict on it."""
+    controls: dict[str, list[ClampControl]]
+    """Every arm with clamps -> other features clamped in their place."""
+    tolerance: float
+    """Loss that a verdict allows for, as a share of the questions."""
     model: str
     """The base model."""
     questions: int
@@ -65,79 +88,135 @@ class Evaluation:
     data: str
     """Fingerprint of the questions."""
     seed: int
-    """Seed of bootstrap and permutations."""
+    """Seed of bootstrap, permutations, noise and swapped images."""
+
+    @property
+    def base(self) -> str:
+        """Name of the first arm."""
+        return next(iter(self.arms))
+
+    @property
+    def shown(self) -> list[str]:
+        """The arms and pools that a table has room for: pools in place of their members."""
+        pooled = {name for members in self.pools.values() for name in members}
+        return [name for name in self.verdicts if name not in pooled]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts on what is shown."""
+        return [self.verdicts[name].sentence for name in self.shown]
+
+    def find(self, arm: str, measure: str, kind: str = "all", subset: str = "all") -> Comparison:
+        """The comparison of an arm or pool with the base. Raises KeyError if there is none."""
+        for found in self.comparisons:
+            if (found.reference, found.arm, found.measure, found.kind, found.subset) == (
+                self.base,
+                arm,
+                measure,
+                kind,
+                subset,
+            ):
+                return found
+        raise KeyError(f"no {measure} of {arm} in {kind} {subset}")
 
     def table(self) -> pd.DataFrame:
-        """One row a comparison; each arm's value, low and high are columns of their own."""
+        """One row a comparison; value, low and high of each estimate are columns of their own."""
         rows = []
         for comparison in self.comparisons:
             row = comparison._asdict()
-            for arm in ARMS:
-                estimate = row.pop(arm)
-                row |= {arm: estimate.value, f"{arm}_low": estimate.low, f"{arm}_high": estimate.high}
+            for name in ESTIMATES:
+                estimate = row.pop(name)
+                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             rows.append(row)
         return pd.DataFrame(rows)
 
     def to_json(self) -> str:
-        """The whole result as JSON, indented; undefined numbers are null."""
-        rows: list[dict[str, Any]] = []
-        for comparison in self.comparisons:
-            intervals = {arm: Interval.of(getattr(comparison, arm)).model_dump() for arm in ARMS}
-            rows.append(comparison._asdict() | intervals)
+        """The whole result as JSON, indented; undefined numbers are null. No text, path or patient is in it."""
         content = {
-            "schema_version": 1,
-            "verdict": self.verdict,
-            "arm": self.arm,
-            "clamps": [clamp.record() for clamp in self.clamps],
-            "controls": [control._asdict() for control in self.controls],
+            "schema_version": SCHEMA_VERSION,
+            "verdict": " ".join(self.sentences),
+            "verdicts": {name: _verdict_record(found) for name, found in self.verdicts.items()},
+            "tolerance": self.tolerance,
+            "arms": {name: [clamp.record() for clamp in clamps] for name, clamps in self.arms.items()},
+            "pools": self.pools,
+            "controls": {name: [c._asdict() for c in found] for name, found in self.controls.items()},
             "model": self.model,
             "questions": self.questions,
             "patients": self.patients,
             "data": self.data,
             "seed": self.seed,
             "software": software(),
-            "comparisons": rows,
+            "quadrants": [
+                q._asdict() | {"shares": {k: Interval.of(v).model_dump() for k, v in q.shares.items()}}
+                for q in self.quadrants
+            ],
+            "quadrant_order": QUADRANTS,
+            "reliability": [point._asdict() for point in self.reliability],
+            "comparisons": [_comparison_record(comparison) for comparison in self.comparisons],
         }
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        return json.dumps(_defined(content), indent=2, allow_nan=False) + "\n"
+
+
+ESTIMATES = ("before", "after", "difference")
+"""The estimates of a comparison."""
 
 
 def evaluate(
     vlm: Vlm,
-    adapted: "PeftModel | None",
+    arms: Sequence[Arm],
     questions: Sequence[Question],
     known: Collection[str] | None = None,
     seed: int = 0,
-    clamps: Sequence[Clamp] = (),
     sae_of: Mapping[int, Path] = MappingProxyType({}),
+    tolerance: float = TOLERANCE,
+    new_tokens: int = NEW_TOKENS,
 ) -> Evaluation:
-    """Compare the base with a second arm: its adapter, feature clamps, or both; the weights are held once.
+    """Compare some arms with the first, the base; the weights are held once.
 
-    `adapted` is `vlm.model` with its adapter, None for none. `known` are the hashes of the adapter's training texts
-    (see `finetune.texts`), None if unknown. `sae_of` (layer -> SAE folder) is where the controls of the clamps come
-    from, other features as active as the clamped ones. A clamp at the feature's mean takes it over the wordings
-    evaluated on, in the second arm before the clamp. Raises InputError if there is no second arm, if there are no
-    questions, for unreadable images, for a clamp beyond the model, or if a margin is not finite.
+    `known` are the hashes of the adapters' training texts (see `finetune.texts`), None if unknown. `sae_of` (layer ->
+    SAE folder) is where the controls of the clamps come from, other features as active as the clamped ones. A clamp at
+    the feature's mean takes it over the wordings evaluated on, in its arm before the clamp. With `new_tokens` 0 no
+    answers are generated, and the measures of them are left out. Raises InputError if there is nothing to compare or
+    no question, for unreadable images, for a clamp beyond the model, or if a margin is not finite.
     """
-    arm = arm_name(adapted is not None, bool(clamps))
+    if len(arms) < 2:
+        raise InputError("Nothing to compare with the base. Give an adapter, features to --clamp, or both.")
     if not questions:
         raise InputError("No questions to evaluate on.")
     prompts = prompt_table(questions)
     pairs = pair_table(prompts)
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
-    held = with_means(vlm, prompts, clamps)
-    with clamped(vlm, held):
-        changed = measure_arm(vlm, prompts, arm)
-    others = like_clamps(vlm, prompts, held, sae_of, CONTROLS) if held and len(pairs) else []
-    controls = [measure_control(vlm, prompts, pairs, clamps) for clamps in others]
-    with adapted.disable_adapter() if adapted is not None else nullcontext():
-        base = measure_arm(vlm, prompts, "base")
-    comparisons = compare(prompts, pairs, base, changed, subsets_of(prompts, pairs, known), seed)
+    encode_blanks(vlm, list(prompts["image"]), seed)
+    others = images_of_others(prompts, seed)
+    answers: dict[str, Answers] = {}
+    clamps: dict[str, list[Clamp]] = {}
+    controls: dict[str, list[ClampControl]] = {}
+    for arm in arms:
+        with arm.enter():
+            clamps[arm.name] = with_means(vlm, prompts, arm.clamps)
+            with clamped(vlm, clamps[arm.name]):
+                answers[arm.name] = ask(vlm, prompts, others, new_tokens, arm.name)
+            if arm.clamps and len(pairs):
+                like = like_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
+                controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
+    base = answers[arms[0].name]
+    pools = seed_pools(arms)
+    comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)
+    judged = [*(arm.name for arm in arms[1:]), *pools]
     return Evaluation(
+        arms=clamps,
+        pools=pools,
         comparisons=comparisons,
-        verdict=verdict(comparisons, arm),
-        arm=arm,
-        clamps=held,
+        quadrants=[
+            quadrants(prompts, pairs, base, found, name, reliance, seed)
+            for name, found in answers.items()
+            for reliance in RELIANCE
+            if len(pairs)
+        ],
+        reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
+        verdicts={name: verdict(comparisons, arms[0].name, name, tolerance) for name in judged},
         controls=controls,
+        tolerance=tolerance,
         model=vlm.name,
         questions=len(questions),
         patients=prompts["patient"].nunique(),
@@ -150,38 +229,51 @@ def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps
     """Flips and accuracy of the model as it stands, with other features clamped; `pairs` are of closed questions."""
     with clamped(vlm, clamps):
         margin = measure(vlm, prompts, description="control").margin.double().numpy()
-    nothing = np.full(len(prompts), np.nan)
-    everything = subsets_of(prompts, pairs, None)[0]
-    arm = Arm(margin, nothing, nothing)
+    everything = Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool))
+    answers = _margins_only(margin)
     flips, right = (
-        MEASURES[name](prompts, pairs, arm, everything).values for name in ("question_flip_rate", "accuracy")
+        mean_of_totals(MEASURES[name].units(Sheet(prompts, pairs, everything), answers).columns.sum(0))
+        for name in ("question_flip_rate", "accuracy")
     )
-    accuracy = float(right.mean()) if len(right) else float("nan")
-    return ClampControl([f"{c.layer}:{c.feature}" for c in clamps], float(flips.mean()), accuracy)
+    return ClampControl([f"{c.layer}:{c.feature}" for c in clamps], float(flips), float(right))
 
 
-def arm_name(adapter: bool, clamp: bool) -> str:
-    """What the second arm is called. Raises InputError if it would be the base itself."""
-    if not adapter and not clamp:
-        raise InputError("Nothing to compare with the base. Give an adapter, features to --clamp, or both.")
-    return " + ".join(["adapter"] * adapter + ["clamp"] * clamp)
+def _margins_only(margin: FloatArray) -> Answers:
+    nothing = np.full(len(margin), np.nan)
+    return Answers(margin, nothing > 0, {}, nothing[:, None], np.full(len(margin), None, dtype=object), nothing)
 
 
-def measure_arm(vlm: Vlm, prompts: pd.DataFrame, name: str) -> Arm:
-    """Measure the model as it stands on every row of a prompt table, and on its closed originals without the image."""
-    tokenizer = vlm.processor.tokenizer
-    seen = measure(vlm, prompts, description=name)
-    word_of = {answer: first_answer_token(tokenizer, answer) for answer in set(prompts["answer"].dropna())}
-    right = [_word(tokenizer, token) for token in seen.top_token.tolist()]
-    true = [_word(tokenizer, word_of[answer]) if answer in word_of else None for answer in prompts["answer"]]
-    blank_margin = np.full(len(prompts), np.nan)
-    rows = closed_originals(prompts)
-    if rows.any():
-        blank = measure(vlm, prompts[rows].assign(image=BLANK_IMAGE), description=f"{name}, blank image")
-        blank_margin[rows] = blank.margin.double().numpy()
-    return Arm(seen.margin.double().numpy(), np.array(right) == np.array(true), blank_margin)
+def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
+    """The reliability curve of one arm (Guo et al., arXiv 1706.04599), of closed questions; empty bins are left out."""
+    rows = (prompts["closed"] & prompts["answer"].notna()).to_numpy(bool)
+    margin = answers.margin[rows]
+    sure, place = confidence(margin), confidence_bin(margin)
+    right = (margin > 0) == (prompts["answer"][rows] == "yes").to_numpy()
+    return [
+        ReliabilityBin(
+            arm, 0.5 + i / (2 * ECE_BINS), int(inside.sum()), float(sure[inside].mean()), float(right[inside].mean())
+        )
+        for i in range(ECE_BINS)
+        if (inside := place == i).any()
+    ]
 
 
-def _word(tokenizer: Any, token: int) -> str:
-    """A token without case and outer blanks, so that Yes, yes and ▁yes are one answer."""
-    return tokenizer.decode([token]).strip().lower()
+def _comparison_record(comparison: Comparison) -> dict[str, Any]:
+    return comparison._asdict() | {name: Interval.of(getattr(comparison, name)).model_dump() for name in ESTIMATES}
+
+
+def _verdict_record(found: Verdict) -> dict[str, Any]:
+    axes = [
+        {"axis": j.axis, "measure": j.comparison.measure, "state": j.state, "needed": j.needed}
+        for j in found.judgements
+    ]
+    return {"label": found.label, "sentence": found.sentence, "axes": axes}
+
+
+def _defined(content: Any) -> Any:
+    """The same content with null in the place of NaN."""
+    if isinstance(content, dict):
+        return {key: _defined(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_defined(value) for value in content]
+    return None if isinstance(content, float) and np.isnan(content) else content

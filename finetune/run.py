@@ -7,13 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from finetune.adapter import AdapterRecord, base_of, load_adapter, read_record, write_adapter
+from finetune.adapter import AdapterRecord, base_of, read_record, write_adapter
+from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
 from finetune.choice import Choice, choose_layers, read_choice
-from finetune.evaluate import Evaluation, arm_name, evaluate
+from finetune.evaluate import Evaluation, evaluate
 from finetune.lora import add_lora, trainable_parameters
 from finetune.plan import plan_steps, wordings
-from finetune.settings import TrainSettings
+from finetune.settings import NEW_TOKENS, TOLERANCE, TrainSettings
 from finetune.texts import text_hash
 from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
@@ -66,14 +67,14 @@ def train_and_evaluate(
     # An unreadable test image is better found before hours of training than after.
     encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
     adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-    steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed)
+    steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
     started = time.monotonic()
     history = train(vlm, adapted, steps, settings, accelerator)
     seconds = time.monotonic() - started
     if not accelerator.is_main_process:
         return None
     hashes = sorted(map(text_hash, wordings(steps)))
-    evaluation = evaluate(vlm, adapted, asked, hashes, settings.seed)
+    evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
     with whole_folder(out) as folder:
         record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
         write_adapter(folder, adapted, record, history)
@@ -84,7 +85,7 @@ def train_and_evaluate(
 
 
 def evaluate_saved(
-    adapter: Path | None,
+    adapters: Sequence[Path],
     questions: Path,
     model: str | None = None,
     images: Path | None = None,
@@ -95,30 +96,40 @@ def evaluate_saved(
     seed: int = 0,
     revision: str | None = None,
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
-    clamps: Sequence[ClampSpec] = (),
+    clamps: Sequence[Sequence[ClampSpec]] = (),
     sae_of: Mapping[int, Path] = MappingProxyType({}),
     clamp_at: Where = "final",
+    tolerance: float = TOLERANCE,
+    new_tokens: int = NEW_TOKENS,
 ) -> Evaluation:
-    """Compare the base with a saved adapter, with `clamps` of features of the SAEs `sae_of` (layer -> folder), or both.
+    """Compare the base with saved adapters, and with `clamps` of features of the SAEs `sae_of` (layer -> folder) in it.
 
-    `model` is by default the base that the adapter names, the prompt style the one it was trained with but for
-    `prompt_changes`. Raises InputError for bad input, for an adapter that does not fit the model, and if there is
-    nothing to compare or no model.
+    Each adapter and each set of clamps is an arm. `model` is by default the base that the adapters name, the prompt
+    style the one they were trained with but for `prompt_changes`. Raises InputError for bad input, for adapters that do
+    not fit the model or each other, and if there is nothing to compare or no model.
     """
-    arm_name(adapter is not None, bool(clamps))
-    named = base_of(adapter) if adapter else None
-    record = read_record(adapter) if adapter else None
-    source = model or named
-    if source is None:
-        raise InputError("No model. Without an adapter, give one with --model.")
+    names = names_of(adapters)
+    bases = {base_of(adapter) for adapter in adapters}
+    records = [read_record(adapter) for adapter in adapters]
+    if model is None and len(bases) != 1:
+        raise InputError(
+            "No model. Without an adapter, give one with --model."
+            if not bases
+            else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
+        )
+    styles = {PromptStyle(**record.prompt.model_dump()) if record else PLAIN for record in records} or {PLAIN}
+    if len({style._replace(**prompt_changes) for style in styles}) > 1:
+        raise InputError(
+            "The adapters were trained with different prompts (order of image and question, system instruction, "
+            "answer instruction or normalization). Evaluate them apart, or name one prompt for all by these options."
+        )
     asked = load_questions(questions, images, split)[:limit]
-    style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
-    vlm = load_vlm(source, device, dtype, revision, style._replace(**prompt_changes))
-    held = load_clamps(clamps, sae_of, vlm.d_model, vlm.device, clamp_at)
-    adapted = load_adapter(vlm, adapter) if adapter else None
-    # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
-    known = (record.text_hashes or None) if record else None
-    return evaluate(vlm, adapted, asked, known, seed, held, sae_of)
+    style = styles.pop()._replace(**prompt_changes)
+    vlm = load_vlm(model or bases.pop(), device, dtype, revision, style)
+    held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
+    arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]
+    arms += [clamp_arm(each) for each in held]
+    return evaluate(vlm, arms, asked, known_texts(records), seed, sae_of, tolerance, new_tokens)
 
 
 def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:

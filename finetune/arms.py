@@ -1,0 +1,100 @@
+"""The arms of an evaluation: the base, adapters in it, clamps on it. An arm is what the model is while it is asked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune.adapter import AdapterRecord, load_adapter
+from interp.clamps import Clamp
+from interp.errors import InputError
+from interp.vlm import Vlm
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class Arm(NamedTuple):
+    """One of the models that are compared; all of them are the same base with something in it."""
+
+    name: str
+    """As tables call it; no path."""
+    enter: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Makes the model that arm, for the time of the context."""
+    clamps: Sequence[Clamp] = ()
+    """SAE features held at a value in it."""
+    record: AdapterRecord | None = None
+    """Where its adapter came from, None for no adapter or one that was not made here."""
+
+
+def base_arm(adapted: "PeftModel | None" = None) -> Arm:
+    """The base; with the model's own adapter, if it holds one, switched off."""
+    return Arm("base") if adapted is None else Arm("base", adapted.disable_adapter)
+
+
+def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None) -> Arm:
+    """A saved adapter, loaded when it is asked and taken out of the model again after it."""
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        adapted = load_adapter(vlm, folder)
+        try:
+            yield
+        finally:
+            adapted.unload()
+
+    return Arm(name, enter, record=record)
+
+
+def clamp_arm(clamps: Sequence[Clamp]) -> Arm:
+    """The base with some features held at a value."""
+    return Arm("clamp " + ",".join(f"{clamp.layer}:{clamp.feature}" for clamp in clamps), clamps=clamps)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, with as many parts before it as it takes to tell them apart.
+
+    Raises InputError for a folder that is named twice.
+    """
+    parts = [folder.absolute().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise InputError("The same adapter is named twice. Name every adapter once.")
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """Adapters that differ in nothing but the seed of their training, two or more: name of the pool -> names of arms.
+
+    Two of the same seed are no pool: one of them is a copy.
+    """
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.record is not None:
+            groups.setdefault(_recipe(arm.record), []).append(arm)
+    pools = {}
+    for members in groups.values():
+        seeds = {arm.record.settings.get("seed") for arm in members if arm.record}
+        if len(members) > 1 and len(seeds) == len(members):
+            names = [arm.name for arm in members]
+            alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+            common = "".join(letters[0] for letters in alike).rstrip("-_/. 0123456789")
+            title = f"{common or members[0].name} ({len(members)} seeds)"
+            pools[title if title not in pools else f"{title} of {names[0]}"] = names
+    return pools
+
+
+def _recipe(record: AdapterRecord) -> str:
+    settings = {name: value for name, value in sorted(record.settings.items()) if name != "seed"}
+    return repr((record.model.id, record.prompt, record.layers, record.data, settings))
+
+
+def known_texts(records: Sequence[AdapterRecord | None]) -> set[str] | None:
+    """Hashes of the texts that any of some adapters was trained on; None if there is none or one's are unknown."""
+    # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
+    if not records or any(record is None or not record.text_hashes for record in records):
+        return None
+    return {text for record in records if record for text in record.text_hashes}
