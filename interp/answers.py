@@ -1,6 +1,7 @@
 """Answers: which of them a type of question admits, one spelling for each, and which questions ask for yes or no."""
 
 import re
+import unicodedata
 
 CLOSED_ANSWERS = frozenset({"yes", "no"})
 
@@ -41,6 +42,28 @@ _OPEN_WORD = (
     r"(?:(?:in |on |at |to |of |from )?(?:what|which|where|how|why|who|when|describe|list|name|characteri[sz]e|grade))"
 )
 
+_FIRST = (
+    r"(?:(?:the |my |final |short )*answer(?: is)?\W+)?(yes|no)\b"
+    r"(?!(?:/| or | and )(?:yes|no)\b)(?! (?:image|information|way|idea|doubt)s?\b)"
+)
+_UNDECIDED = (
+    r"yes(?:/| or | and )no|cannot|can not|can't|unable|not able|not possible|impossible|"
+    r"unclear|not clear (?:if|whether)|uncertain|unsure|not (?:sure|certain)|(?:not|\w+n't) know|"
+    r"inconclusive|indeterminate|undetermined|equivocal|(?:difficult|hard) to|"
+    r"insufficient|not enough|not applicable|n/a|no (?:image|information|way|idea)s?"
+)
+_TENTATIVE = r"may|might|could|maybe|perhaps|possible|possibly|if|whether"
+_NORMAL = r"normal|unremarkable|clear(?! (?:evidence|signs?)\b)|intact|healthy"
+_DISCLAIMER = r"advice|diagnosis|substitute|doctor|physician|radiologist|professional"
+_DENIES = (
+    r"no(?! doubt\b)|nope|not|\w+n't|none|nothing|neither|nor|without|absent|absence|negative|lacks?|free of|unlikely"
+)
+_AFFIRMS = (
+    r"yes|yeah|yep|present|positive for|there(?:'s| is| are| appears? to be| seems? to be) |(?:evidence|signs?) of|"
+    r"(?:is|are|was|were) (?:\w+ly )?(?:seen|visible|identified|noted|evident|observed|detected|demonstrated)"
+)
+_CLAUSE_END = r"[.,;:!\n()]|\b(?=(?:but|however|although|though|while|whereas|and|with|without)\b)"
+
 
 def normalize_answer(answer: str, type_: str) -> str:
     """One spelling of an answer: lower case, single blanks, no final stop; yes, no and the views by their usual names.
@@ -75,3 +98,62 @@ def asks_yes_or_no(question: str) -> bool:
         return False
     choice = rf"\b({_CHOICES}) or (just )?(an? |the )?({_CHOICES})( view| projection| image)?\W*$"
     return re.search(choice, text) is None
+
+
+def parse_yes_no(text: str) -> str | None:
+    """What a generated answer to a closed question says, "yes" or "no"; None where it commits itself to neither.
+
+    By keywords, as benchmarks of medical VQA do:
+
+    1. The first word decides if it is yes or no, behind "Answer:" or the question said again too.
+    2. Else a text that declares itself undecided anywhere ("cannot be excluded", "unclear") says nothing.
+    3. Else every clause is heard. One that denies (no, not, without, absent, negative ...) says no, whatever it affirms
+       beside; one that affirms (yes, present, there is, evidence of, is seen ...) says yes. A tentative one (may,
+       possibly, whether), a disclaimer, and one that calls things normal, clear or unremarkable say nothing: the last
+       is a yes or a no by what was asked.
+    4. None if no clause speaks, or if two disagree.
+
+    The question is not looked at: "There is a nodule." is a yes, even where effusion was asked for.
+    """
+    plain = _plain(text)
+    whole = normalize_answer(plain, "other")
+    if whole in CLOSED_ANSWERS:
+        return whole
+    answered = re.sub(r"[^.!?\n]*\?", "", plain).strip()
+    for part in (plain, answered):
+        if first := re.match(_FIRST, part):
+            return first[1]
+    if re.search(rf"\b(?:{_UNDECIDED})\b", plain):
+        return None
+    said = set()
+    for clause in re.split(_CLAUSE_END, answered):
+        if re.search(rf"\b(?:{_TENTATIVE}|{_NORMAL}|{_DISCLAIMER})\b", clause):
+            continue
+        if re.search(rf"\b(?:{_DENIES})\b", clause):
+            said.add("no")
+        elif re.search(rf"\b(?:{_AFFIRMS})\b", clause):
+            said.add("yes")
+    return said.pop() if len(said) == 1 else None
+
+
+def begins_with_answer(generated: str, answer: str, type_: str) -> bool:
+    """Whether some number of a generated text's leading words are the whole true answer to a question of `type_`.
+
+    Both are compared in one spelling (`normalize_answer`), without case, punctuation and markup: "**Left** lung" begins
+    with "left" and "P.A. view" with "pa", but "mildly" does not begin with "mild", nor "left/right" with "left".
+    """
+    text = _plain(generated)
+    true = _words(normalize_answer(answer, type_))
+    leads = (text[: word.end()] for word in re.finditer(r"\w+\b(?!/)", text))
+    return bool(true) and any(_words(normalize_answer(lead, type_)) == true for lead in leads)
+
+
+def _plain(text: str) -> str:
+    """Lower case, without markup and what is no word at the beginning; single blanks, lines kept apart."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    text = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`#>\"“”]", "", text))
+    return re.sub(r"^\W+", "", text)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())

@@ -180,11 +180,12 @@ def image_tokens(model: Any, pixels: Tensor) -> Tensor:
     return model.model.get_image_features(pixels, return_dict=True).pooler_output
 
 
-def run_packed(model: Any, batch: Batch, images: Tensor) -> Tensor:
+def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
     """Run a packed batch through the language model.
 
-    `images` [..., d_model] are the projected image tokens of its rows, one behind the other. Returns the hidden states
-    after the final norm [B, S, d_model]. Gradients flow if enabled.
+    `images` [..., d_model] are the projected image tokens of its rows, one behind the other; a transformers `cache`
+    takes the keys and values of all positions, if given. Returns the hidden states after the final norm
+    [B, S, d_model]. Gradients flow if enabled.
     """
     config = model.config
     is_image = batch.input_ids == config.image_token_id
@@ -194,7 +195,8 @@ def run_packed(model: Any, batch: Batch, images: Tensor) -> Tensor:
         inputs_embeds=embedded,
         attention_mask=attention_masks(batch, config.image_token_id, config.text_config.sliding_window),
         position_ids=batch.position_ids,
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,
     )
     return output.last_hidden_state
 
@@ -255,7 +257,7 @@ def measure(
     rows = rows_of(vlm, prompts, by_text=edit is not None)
     for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         index = torch.tensor(batch.prompts)
-        with _watched(vlm, batch, batch.final, layers, edit, index) as caught:
+        with watched(vlm, batch, batch.final, layers, edit, index) as caught:
             logits = final_logits(vlm.model, batch, images)
         margin[index] = answer_margin(logits, vlm.answers).cpu()
         top_token[index] = logits.argmax(-1).cpu()
@@ -288,7 +290,7 @@ def text_residuals(
     for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "residuals"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
-        with _watched(vlm, batch, places, layers) as caught:
+        with watched(vlm, batch, places, layers) as caught:
             run_packed(vlm.model, batch, images)
         residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
@@ -296,11 +298,11 @@ def text_residuals(
 
 
 @contextmanager
-def _watched(
+def watched(
     vlm: Vlm,
     batch: Batch,
     places: Tensor,
-    layers: Sequence[int],
+    layers: Sequence[int] = (),
     edit: Edit | None = None,
     index: Tensor | None = None,
 ) -> Iterator[dict[int, Tensor]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.answers import asks_yes_or_no, normalize_answer
+from interp.answers import asks_yes_or_no, begins_with_answer, normalize_answer, parse_yes_no
 from interp.demo import WORLD
 from interp.inversion import inverting_operator, operators_of
 from interp.questions import Paraphrase, Question, load_questions, pair_table, prompt_table
@@ -126,3 +126,131 @@ def test_a_question_without_an_answer_is_closed_by_its_form():
     assert Question(question="Is there effusion?", **shared).closed
     assert not Question(question="Where is it?", **shared).closed
     assert prompt_table([Question(question="Is there effusion?", **shared)])["answer"].isna().all()
+
+
+SAID = {
+    "yes": [
+        "Yes",
+        "**Yes**",
+        "yes.",
+        "True",
+        "Yes, there is a small left pleural effusion.",
+        "Yes. No other abnormality is seen.",
+        "Yes - although a pneumothorax cannot be excluded.",
+        "**Answer:** Yes",
+        "The answer is yes.",
+        "Final answer: **Yes**",
+        "Based on the image, yes.",
+        "Is there an effusion? Yes, with no pneumothorax.",
+        "There is a small left pleural effusion.",
+        "There’s a small effusion.",
+        "Yep.",
+        "There are multiple nodules in both lungs.",
+        "There appears to be a small effusion.",
+        "There is clear evidence of a left-sided effusion.",
+        "The chest X-ray shows evidence of cardiomegaly.",
+        "A pleural effusion is present on the left.",
+        "An opacity is clearly seen in the right lower lobe.",
+        "The lungs are clear on the left, but there is an opacity on the right.",
+        "There is a small effusion, which may be due to heart failure.",
+        "There is no doubt that an effusion is present.",
+        "There is an effusion. This is not medical advice; please consult a doctor.",
+        "Positive for pneumothorax.",
+    ],
+    "no": [
+        "No",
+        "no.",
+        "**No.**",
+        "False.",
+        "No, there is no evidence of pneumothorax.",
+        "No evidence of pneumothorax.",
+        "No pleural effusion is present.",
+        "My answer is: no",
+        "There is no evidence of pneumothorax.",
+        "There is, however, no evidence of pneumothorax.",
+        "There is not any sign of effusion.",
+        "There does not appear to be a pneumothorax.",
+        "I don’t see a nodule.",
+        "The image doesn't show signs of edema.",
+        "The lungs are clear and there is no effusion.",
+        "The lungs are clear without focal consolidation.",
+        "Pneumothorax is absent.",
+        "Negative for fracture.",
+        "The chest is free of effusion.",
+        "None.",
+        "Nope",
+        "Not seen.",
+        "An effusion is unlikely.",
+        "Is there evidence of an effusion? There is none.",
+        "The heart size is normal, not enlarged.",
+    ],
+    None: [
+        "",
+        "...",
+        "Normal",
+        "Unremarkable.",
+        "The heart is within normal limits.",
+        "The lungs are clear.",
+        "The radiograph is not normal.",
+        "There is a normal cardiac silhouette.",
+        "The image shows a frontal chest radiograph.",
+        "The image is a chest X-ray of an adult patient.",
+        "It is not possible to determine from this image.",
+        "I cannot tell.",
+        "I can't provide a diagnosis, but there is an opacity.",
+        "I am unable to see any effusion.",
+        "I do not know.",
+        "It is unclear whether there is an effusion.",
+        "It is not clear if an effusion is present.",
+        "A small effusion cannot be excluded.",
+        "There is no effusion seen, but a small one cannot be excluded.",
+        "There may be a small effusion.",
+        "There is a possible opacity in the left lung.",
+        "To tell whether there is an effusion, look at the costophrenic angles.",
+        "Yes and no.",
+        "Yes/No",
+        "N/A",
+        "No image was provided.",
+        "There is a consolidation but no effusion.",
+        "There is cardiomegaly. There is no effusion.",
+        "Northern representation yesterday",
+        "Is there evidence of an effusion?",
+        "Left lower lobe",
+    ],
+}
+
+
+@pytest.mark.parametrize(("text", "said"), [(text, said) for said, texts in SAID.items() for text in texts])
+def test_what_a_generated_answer_says(text, said):
+    assert parse_yes_no(text) == said
+    assert parse_yes_no(f"  {text.upper()}\n") == said
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer", "type_", "begins"),
+    [
+        ("Yes", "yes", "presence", True),
+        ("**Yes**, there is.", "yes", "presence", True),
+        ("YES\nThere is.", "Yes, small.", "presence", True),
+        ("yesterday", "yes", "presence", False),
+        ("No", "yes", "presence", False),
+        ("N/A", "no", "presence", False),
+        ("There is: yes", "yes", "presence", False),
+        ("", "yes", "presence", False),
+        ("Mild effusion.", "mild", "level", True),
+        ("Mildly", "mild", "level", False),
+        ("mild/moderate", "mild", "level", False),
+        ("moderate", "moderate to severe", "level", False),
+        ("Moderate  to\nSevere, perhaps", "moderate to severe", "level", True),
+        ("Left-sided", "left", "location", True),
+        ("Right lower lobe (small)", "right lower-lobe", "location", True),
+        ("The left", "left", "location", False),
+        ("P.A. view of the chest", "pa", "view", True),
+        ("Postero-anterior (PA).", "pa", "view", True),
+        ("AP", "pa", "view", False),
+        ("Frontal", "frontal.", "other", True),
+        ("frontal", "...", "other", False),
+    ],
+)
+def test_a_text_begins_with_the_whole_answer(generated, answer, type_, begins):
+    assert begins_with_answer(generated, answer, type_) is begins
