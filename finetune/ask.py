@@ -35,10 +35,9 @@ def ask(vlm: Vlm, prompts: pd.DataFrame, others: NDArray[np.object_], new_tokens
         table = prompts[originals].loc[lambda rows: rows.index.repeat(SWAPS)].assign(image=others.ravel())
         margin = measure(vlm, table, description=f"{name}, others' images").margin.double().numpy()
         swapped[originals] = margin.reshape(-1, SWAPS)
-    parsed, right = _in_words(vlm, prompts, new_tokens, name)
-    return Answers(
-        seen.margin.double().numpy(), _right_token(vlm, prompts, seen.top_token), blank, swapped, parsed, right
-    )
+    first = _right_token(vlm, prompts, seen.top_token)
+    words = _in_words(vlm, prompts, seen.top_token, new_tokens, name)
+    return Answers(seen.margin.double().numpy(), first, blank, swapped, *words)
 
 
 def images_of_others(prompts: pd.DataFrame, seed: int) -> NDArray[np.object_]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.settings import TrainSettings
+from finetune.settings import Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
@@ -76,6 +76,16 @@ def train(
     consistency_weight: Annotated[
         float, typer.Option(min=0, help="Weight of the divergence between two wordings' answers; 0 for answers alone.")
     ] = DEFAULTS.consistency_weight,
+    grounding: Annotated[
+        Grounding,
+        typer.Option(
+            help="Hold yes/no answers to the image: blank, undecided without it; swap, less of the true answer on "
+            "another patient's, of which the opposite is true."
+        ),
+    ] = DEFAULTS.grounding,
+    grounding_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the grounding term.")
+    ] = DEFAULTS.grounding_weight,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = DEFAULTS.seed,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -114,6 +124,8 @@ def train(
         micro_batch_size=micro_batch_size,
         epochs=epochs,
         consistency_weight=consistency_weight,
+        grounding=grounding,
+        grounding_weight=grounding_weight,
         seed=seed,
     )
     from finetune.run import train_and_evaluate

@@ -1,10 +1,15 @@
-"""The loss: right answers for both wordings, and the same answer for both."""
+"""The loss: right answers for both wordings, the same answer for both, and, where asked for, not without the image."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+SWAP_MARGIN = 2.0
+"""By how much another patient's image must lower the margin towards the truth [logits]: a logit for each answer, so
+that both can be right at odds of e to 1."""
 
 
 class Losses(NamedTuple):
@@ -14,6 +19,9 @@ class Losses(NamedTuple):
     """float32 [n]: of the first answer token [nats], mean over the question's wordings."""
     divergence: Tensor
     """float32 [n]: symmetric KL between the wordings' first-token distributions [nats], 0 without a paraphrase."""
+    grounding: Tensor
+    """float32 [n]: `blank_loss` [nats] or `swap_loss` [logits], mean over the question's wordings, 0 for questions
+    without a substitute image."""
 
 
 def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -33,4 +41,35 @@ def question_losses(original: Tensor, paraphrase: Tensor, paired: Tensor, target
     cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (second - cross_entropy[paired]))
     divergence = torch.zeros_like(cross_entropy)
     divergence = divergence.index_add(0, paired, symmetric_divergence(original[paired], paraphrase))
-    return Losses(cross_entropy, divergence)
+    return Losses(cross_entropy, divergence, torch.zeros_like(cross_entropy))
+
+
+def grounding_losses(own: Tensor, other: Tensor, yes: Tensor, blank: Tensor, question: Tensor, n: int) -> Tensor:
+    """The grounding term of n questions from w of their wordings, mean over those of a question: float32 [n].
+
+    `own` and `other` [w] are answer margins [logits] on the true and the substitute image; bool [w] say whether `yes`
+    is true and whether the substitute is `blank`, else another patient's; `question` int64 [w] is that of each wording.
+    0 for questions without any.
+    """
+    terms = torch.where(blank, blank_loss(other), swap_loss(own, other, yes))
+    return terms.new_zeros(n).index_add(0, question, terms / question.bincount()[question])
+
+
+def blank_loss(margin: Tensor) -> Tensor:
+    """KL of the odds of yes and no without the image from even ones: KL(1/2 || sigmoid(m)), as there is nothing to see.
+
+    `margin` [...] are answer margins on the blank image [logits] -> float32 [...] in nats: 0 where the margin is 0,
+    about |m| / 2 - log 2 where it is large.
+    """
+    margin = margin.float()
+    return -0.5 * (F.logsigmoid(margin) + F.logsigmoid(-margin)) - math.log(2)
+
+
+def swap_loss(own: Tensor, swapped: Tensor, yes: Tensor) -> Tensor:
+    """By how much the image fails to move the margin: a hinge, 0 where it moves it by SWAP_MARGIN towards the truth.
+
+    `own` and `swapped` [...] are answer margins [logits] on the true image and on one with the opposite answer; `yes`
+    bool [...] says whether yes is true of the own image -> float32 [...] in logits.
+    """
+    moved = own.float() - swapped.float()
+    return F.relu(SWAP_MARGIN - torch.where(yes, moved, -moved))

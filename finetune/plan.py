@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finetune.opposites import opposite_images
+from finetune.settings import Grounding
+from interp.errors import InputError
+from interp.images import BLANK_IMAGE
 from interp.questions import Question
 
 
@@ -20,6 +24,8 @@ class Item(NamedTuple):
     """The original wording."""
     paraphrase: str | None
     """Another wording, None where the question has no other."""
+    substitute: str | None = None
+    """Image that should change the answer: BLANK_IMAGE, or another patient's; None for no grounding term."""
 
 
 class Step(NamedTuple):
@@ -31,26 +37,47 @@ class Step(NamedTuple):
     """The global batch."""
 
 
-def plan_steps(questions: Sequence[Question], epochs: int, batch_size: int, seed: int) -> list[Step]:
+def plan_steps(
+    questions: Sequence[Question], epochs: int, batch_size: int, seed: int, grounding: Grounding = "none"
+) -> list[Step]:
     """Every question once an epoch, in random order, with one random paraphrase of it.
 
-    The steps of an epoch differ by at most one question, so that none is left with a remainder.
+    The steps of an epoch differ by at most one question, so that none is left with a remainder. Order and paraphrases
+    do not depend on `grounding`. Raises InputError if it has no question to act on.
     """
     steps = []
     for epoch in range(epochs):
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(questions))
+        substitutes = _substitutes(questions, grounding, np.random.default_rng([seed, epoch, 1]))
         for part in np.array_split(order, math.ceil(len(order) / batch_size)):
-            steps.append(Step(epoch, [_item(questions[i], rng) for i in part]))
+            steps.append(Step(epoch, [_item(questions[i], substitutes[i], rng) for i in part]))
     return steps
 
 
-def _item(question: Question, rng: np.random.Generator) -> Item:
+def _substitutes(questions: Sequence[Question], grounding: Grounding, rng: np.random.Generator) -> list[str | None]:
+    """For each question the image that should change its answer."""
+    if grounding == "none":
+        return [None] * len(questions)
+    if grounding == "blank":
+        found: list[str | None] = [BLANK_IMAGE if question.closed else None for question in questions]
+    else:
+        found = opposite_images(questions, rng)
+    if not any(found):
+        wanted = {"blank": "asks for yes or no", "swap": "is asked of another patient too with the opposite answer"}
+        raise InputError(
+            f"--grounding {grounding}: none of the {len(questions)} questions to train on {wanted[grounding]}, so "
+            "there is nothing for it to act on. Use other questions, or --grounding none."
+        )
+    return found
+
+
+def _item(question: Question, substitute: str | None, rng: np.random.Generator) -> Item:
     others = question.same_meaning
     chosen = others[rng.integers(len(others))].text if others else None
     if question.answer is None:
         raise ValueError("a question without an answer can not be trained on")
-    return Item(question.image, question.answer, question.question, chosen)
+    return Item(question.image, question.answer, question.question, chosen, substitute)
 
 
 def wordings(steps: Iterable[Step]) -> set[str]:

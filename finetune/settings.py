@@ -1,8 +1,12 @@
 """The settings of a training run."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from interp.errors import InputError
+
+Grounding = Literal["none", "blank", "swap"]
+"""What holds an adapter to the image: nothing, the blank image, or other patients' images (finetune.loss)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class TrainSettings:
     """Times that every question is met, each time with another random paraphrase."""
     consistency_weight: float = 1.0
     """Weight of the divergence between the two wordings' answers; 0 trains on the answers alone."""
+    grounding: Grounding = "none"
+    """Term added for yes/no questions. blank: without the image their answer shall be undecided. swap: on another
+    patient's image, of which the opposite is true, it shall lean less towards the truth."""
+    grounding_weight: float = 1.0
+    """Weight of the grounding term."""
     warmup_share: float = 0.03
     """Share of the steps in which the learning rate rises to its peak; a cosine takes it to zero after."""
     weight_decay: float = 0.01
@@ -47,6 +56,8 @@ class TrainSettings:
         for name in ("lr", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected above 0.")
-        for name in ("consistency_weight", "weight_decay", "seed"):
+        for name in ("consistency_weight", "grounding_weight", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0.")
+        if self.grounding not in get_args(Grounding):
+            raise InputError(f"grounding is {self.grounding!r}, expected one of {', '.join(get_args(Grounding))}.")

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from finetune.lora import set_dropout
-from finetune.loss import Losses, question_losses
+from finetune.loss import Losses, grounding_losses, question_losses
 from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
-from interp.answers import CLOSED_ANSWERS
+from interp.answers import CLOSED_ANSWERS, normalize_answer
 from interp.errors import InputError
+from interp.images import BLANK_IMAGE
 from interp.packing import Batch, collate, pack
 from interp.progress import track
-from interp.prompts import first_answer_token, prompt_tokens
+from interp.prompts import answer_margin, first_answer_token, prompt_tokens
 from interp.vlm import Vlm, encode_images, final_logits
 
 if TYPE_CHECKING:
@@ -33,13 +34,20 @@ class StepRecord(NamedTuple):
     lr: float
     """Learning rate of the step."""
     loss: float
-    """Cross-entropy + consistency weight * divergence, mean over the questions of the step, before the update."""
+    """Cross-entropy + consistency weight * divergence + grounding weight * grounding term, mean over the questions of
+    the step, before the update."""
     ce: float
     """Cross-entropy of the first answer token [nats]."""
     kl: float
     """Symmetric KL between the two wordings [nats]."""
+    grounding: float
+    """Grounding term [nats for blank, logits for swap], 0 without one."""
     grad_norm: float
     """Norm of the gradient before clipping."""
+
+
+Forward = Callable[[Sequence[tuple[Batch, Tensor]]], Tensor]
+"""As `FirstToken`: some batches, each with its images -> the logits of all their prompts."""
 
 
 class FirstToken(torch.nn.Module):
@@ -49,9 +57,10 @@ class FirstToken(torch.nn.Module):
         super().__init__()
         self.adapted = adapted
 
-    def forward(self, batch: Batch, images: Tensor) -> Tensor:
-        """First-answer-token logits [n, vocabulary]; `images` [B, image tokens, d_model]."""
-        return final_logits(self.adapted.get_base_model(), batch, images)
+    def forward(self, parts: Sequence[tuple[Batch, Tensor]]) -> Tensor:
+        """First-answer-token logits [n, vocabulary] of batches, each with its images [B, image tokens, d_model]."""
+        model = self.adapted.get_base_model()
+        return torch.cat([final_logits(model, batch, images) for batch, images in parts])
 
 
 def accelerator_for(device: str) -> "Accelerator":
@@ -78,29 +87,55 @@ def learning_rate(step: int, steps: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def packed_losses(forward: Callable[[Batch, Tensor], Tensor], vlm: Vlm, items: Sequence[Item]) -> Losses:
-    """Losses of some questions, all of their wordings in one packed batch; `forward` as `FirstToken`.
+def packed_losses(forward: Forward, vlm: Vlm, items: Sequence[Item]) -> Losses:
+    """Losses of some questions, all of their wordings and images in one call of `forward`, as `FirstToken`.
 
-    Wordings of one image share a row, so that what they begin with is computed once. The images must have been encoded.
+    Wordings of one image share a row, so that what they begin with is computed once. The images, substitutes among
+    them, must have been encoded.
     """
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     texts = [item.original for item in items] + [str(items[i].paraphrase) for i in paired]
-    images = [item.image for item in items] + [items[i].image for i in paired]
-    answers = [item.answer for item in items] + [items[i].answer for i in paired]
-    closed = [answer.strip().lower() in CLOSED_ANSWERS for answer in answers]
-    config = vlm.model.config
-    rows = pack(prompt_tokens(vlm.processor, texts, closed, vlm.style), images, config.image_token_id)
-    batch = collate(rows, config.text_config.pad_token_id or 0)
-    features = torch.stack([vlm.features[images[row.prompts[0]]] for row in rows]).to(vlm.device)
-    logits = forward(batch.to(vlm.device), features.to(vlm.device))
-    logits = logits[torch.tensor(batch.prompts, device=logits.device).argsort()]
+    asked = [*items, *(items[i] for i in paired)]
+    grounded = [w for w, item in enumerate(asked) if item.substitute is not None]
+    closed = [item.answer.strip().lower() in CLOSED_ANSWERS for item in asked]
+    tokens = prompt_tokens(vlm.processor, texts, closed, vlm.style)
+    substitutes = [str(asked[w].substitute) for w in grounded]
+    images = [item.image for item in asked] + substitutes
+    logits = _packed_logits(forward, vlm, tokens + [tokens[w] for w in grounded], images)
     targets = [first_answer_token(vlm.processor.tokenizer, item.answer) for item in items]
-    return question_losses(
+    losses = question_losses(
         logits[: len(items)],
-        logits[len(items) :],
+        logits[len(items) : len(asked)],
         torch.tensor(paired, dtype=torch.long, device=logits.device),
         torch.tensor(targets, device=logits.device),
     )
+    if not grounded:
+        return losses
+    own, other = (answer_margin(part, vlm.answers) for part in (logits[grounded], logits[len(asked) :]))
+    true = [normalize_answer(asked[w].answer, "presence") == "yes" for w in grounded]
+    blank = [image == BLANK_IMAGE for image in substitutes]
+    question = [[*range(len(items)), *paired][w] for w in grounded]
+    yes, grey, of = (torch.tensor(values, device=logits.device) for values in (true, blank, question))
+    return losses._replace(grounding=grounding_losses(own, other, yes, grey, of, len(items)))
+
+
+def _packed_logits(forward: Forward, vlm: Vlm, tokens: Sequence[list[int]], images: Sequence[str]) -> Tensor:
+    """First-answer-token logits [n, vocabulary] of n prompts.
+
+    All wordings meet on the blank image, so its row is longer than the others and would pad them: it is run apart.
+    """
+    config = vlm.model.config
+    rows = pack(tokens, images, config.image_token_id)
+    blank = [row for row in rows if images[row.prompts[0]] == BLANK_IMAGE]
+    seen = [row for row in rows if images[row.prompts[0]] != BLANK_IMAGE]
+    parts, order = [], []
+    for part in filter(None, (seen, blank)):
+        batch = collate(part, config.text_config.pad_token_id or 0)
+        features = torch.stack([vlm.features[images[row.prompts[0]]] for row in part])
+        parts.append((batch.to(vlm.device), features.to(vlm.device)))
+        order += batch.prompts
+    logits = forward(parts)
+    return logits[torch.tensor(order, device=logits.device).argsort()]
 
 
 def train(
@@ -122,18 +157,20 @@ def train(
         optimizer, lambda step: learning_rate(step, len(steps), settings.warmup_share)
     )
     module, optimizer, schedule = accelerator.prepare(FirstToken(adapted), optimizer, schedule)
-    encode_images(vlm, [item.image for step in steps for item in step.items])
+    items = [item for step in steps for item in step.items]
+    encode_images(vlm, [i.image for i in items] + [i.substitute for i in items if i.substitute is not None])
     torch.manual_seed(settings.seed + accelerator.process_index)
     set_dropout(adapted, True)
     history: list[StepRecord] = []
     shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
     for number, step in enumerate(shown, start=1):
-        ce, kl = _accumulate(module, vlm, step, settings, accelerator)
-        loss = ce + settings.consistency_weight * kl
+        ce, kl, grounding = _accumulate(module, vlm, step, settings, accelerator)
+        loss = ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
         if not math.isfinite(loss):
             raise InputError(f"The loss of training step {number} is not finite. Lower --lr, or try --dtype float32.")
         norm = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
-        history.append(StepRecord(number, step.epoch + 1, optimizer.param_groups[0]["lr"], loss, ce, kl, norm))
+        lr = optimizer.param_groups[0]["lr"]
+        history.append(StepRecord(number, step.epoch + 1, lr, loss, ce, kl, grounding, norm))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -143,8 +180,8 @@ def train(
 
 def _accumulate(
     module: Any, vlm: Vlm, step: Step, settings: TrainSettings, accelerator: "Accelerator"
-) -> tuple[float, float]:
-    """Add the gradient of this process's share of a step; returns the whole step's mean cross-entropy and divergence.
+) -> tuple[float, float, float]:
+    """Add the gradient of this process's share of a step; returns the whole step's mean of each part of the losses.
 
     Every sum is divided by the size of the global batch, and multiplied by the number of processes, over which DDP
     takes the mean; so the gradient does not depend on how the batch is cut.
@@ -152,11 +189,12 @@ def _accumulate(
     share = step.items[accelerator.process_index :: accelerator.num_processes]
     size = settings.micro_batch_size
     chunks = [share[i : i + size] for i in range(0, len(share), size)]
-    sums = torch.zeros(2, device=vlm.device)
+    sums = torch.zeros(len(Losses._fields), device=vlm.device)
 
     def backward(items: Sequence[Item]) -> None:
         losses = packed_losses(module, vlm, items)
-        total = (losses.cross_entropy + settings.consistency_weight * losses.divergence).sum()
+        total = losses.cross_entropy + settings.consistency_weight * losses.divergence
+        total = (total + settings.grounding_weight * losses.grounding).sum()
         accelerator.backward(total * accelerator.num_processes / len(step.items))
         sums.add_(torch.stack([part.detach().sum() for part in losses]))
 
@@ -167,5 +205,5 @@ def _accumulate(
         backward(chunks[-1])
     except torch.OutOfMemoryError:
         raise InputError(f"Out of GPU memory at {size} questions a pass. Lower --micro-batch-size.") from None
-    ce, kl = (accelerator.reduce(sums, "sum") / len(step.items)).tolist()
-    return ce, kl
+    ce, kl, grounding = (accelerator.reduce(sums, "sum") / len(step.items)).tolist()
+    return ce, kl, grounding

@@ -5,17 +5,20 @@ import pytest
 import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
 
-from finetune.compare import Arm, Comparison, compare, subsets_of
+from finetune.arms import Arm, base_arm
+from finetune.ask import SWAPS, images_of_others
+from finetune.compare import subsets_of
 from finetune.evaluate import evaluate
 from finetune.lora import add_lora
+from finetune.measures import MEASURES
 from finetune.texts import text_hash
-from finetune.verdict import judge, verdict
-from interp.answers import asks_yes_or_no
+from interp.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
 from interp.errors import InputError
-from interp.images import BLANK_IMAGE
+from interp.images import BLANK_IMAGE, open_image
+from interp.prompts import prompt_tokens
 from interp.questions import load_questions, pair_table, prompt_table
-from interp.statistics import Estimate, mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import load_vlm
+from interp.statistics import mcnemar_p, mean_interval, sign_flip_p
+from interp.vlm import load_vlm, pixels_of
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",
@@ -37,6 +40,11 @@ def adapted(world):
     model = add_lora(vlm, [0, 1, 2])
     awaken(model, scale=1.0)
     model.eval()
+    # The answers of this world have up to three tokens.
+    generation = vlm.model.generation_config
+    generation.max_new_tokens = None
+    # A random model says it now and then, and the plain model takes it for an image.
+    generation.eos_token_id = [*generation.eos_token_id, vlm.model.config.image_token_id]
     return vlm, model
 
 
@@ -45,54 +53,132 @@ def questions(world):
     return load_questions(world.questions, split="test")
 
 
+def arms_of(model):
+    return [base_arm(model), Arm("adapter")]
+
+
 @pytest.fixture(scope="module")
 def evaluation(adapted, questions):
-    return evaluate(*adapted, questions, {text_hash(t) for t in KNOWN_SAMPLE}, seed=3)
+    vlm, model = adapted
+    return evaluate(vlm, arms_of(model), questions, {text_hash(t) for t in KNOWN_SAMPLE}, seed=3, new_tokens=3)
+
+
+def logits_on(vlm, pixels, text):
+    """First-answer-token logits of one prompt on given pixels, by nothing but transformers."""
+    ids = torch.tensor(prompt_tokens(vlm.processor, [text]))
+    types = (ids == vlm.model.config.image_token_id).long()
+    return vlm.model(input_ids=ids, pixel_values=pixels[None], token_type_ids=types).logits[0, -1]
+
+
+def spoken(vlm, image, text, tokens):
+    """Greedy answer of one prompt, token by token, each time from the start."""
+    ids = torch.tensor(prompt_tokens(vlm.processor, [text]))
+    pixels = pixels_of(vlm, [open_image(image)])
+    ends = vlm.model.generation_config.eos_token_id
+    said = []
+    for _ in range(tokens):
+        types = (ids == vlm.model.config.image_token_id).long()
+        token = int(vlm.model(input_ids=ids, pixel_values=pixels, token_type_ids=types).logits[0, -1].argmax())
+        if token in ends:
+            break
+        said.append(token)
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    return vlm.processor.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
 @pytest.fixture(scope="module")
 def slow(adapted, questions):
-    """Every wording of every question, one plain forward each: {arm: [(question, texts, margins, words, blank)]}."""
+    """Every wording of every question, one plain forward each: {arm: [what was answered to each question]}."""
     vlm, model = adapted
     tokenizer = vlm.processor.tokenizer
+    plain = [pixels_of(vlm, [open_image(image)])[0] for image in sorted({q.image for q in questions})]
+    low, high = plain[0].min() * 0 - 1, plain[0].min() * 0 + 1
+    noise = low + torch.rand(plain[0].shape, generator=torch.Generator().manual_seed(3)) * (high - low)
+    blanks = {
+        "grey": pixels_of(vlm, [open_image(BLANK_IMAGE)])[0],
+        "white": torch.ones_like(plain[0]),
+        "noise": noise,
+        "mean": torch.stack(plain).mean(0),
+    }
+    others = iter(images_of_others(prompt_table(questions), 3))
 
-    def run(question):
+    def margin(pixels, text):
+        return plain_margin(logits_on(vlm, pixels, text), tokenizer)
+
+    def run(question, swaps):
         texts = [question.question, *(p.text for p in question.paraphrases)]
         logits = [plain_logits(vlm.model, vlm.processor, question.image, text) for text in texts]
-        blank = plain_logits(vlm.model, vlm.processor, BLANK_IMAGE, question.question)
-        words = [tokenizer.decode([int(x.argmax())]).strip().lower() for x in logits]
-        return question, texts, [plain_margin(x, tokenizer) for x in logits], words, plain_margin(blank, tokenizer)
+        return {
+            "question": question,
+            "texts": texts,
+            "margins": [plain_margin(x, tokenizer) for x in logits],
+            "words": [tokenizer.decode([int(x.argmax())]).strip().lower() for x in logits],
+            "said": [spoken(vlm, question.image, text, 3) for text in texts],
+            "blank": {kind: margin(pixels, texts[0]) for kind, pixels in blanks.items()},
+            "blanks": [margin(blanks["grey"], text) for text in texts],
+            "swapped": [margin(pixels_of(vlm, [open_image(image)])[0], texts[0]) for image in swaps],
+        }
 
     with torch.no_grad():
-        after = [run(q) for q in questions]
+        swaps = [next(others) if q.closed else [] for q in questions]
+        after = [run(q, images) for q, images in zip(questions, swaps, strict=True)]
         with model.disable_adapter():
-            before = [run(q) for q in questions]
+            before = [run(q, images) for q, images in zip(questions, swaps, strict=True)]
     return {"base": before, "adapter": after}
 
 
 def slow_values(rows, tokenizer, wording_in, pair_in):
-    """Measure -> [(patient, value)] by plain loops."""
-    found = {name: [] for name in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "accuracy")}
-    found |= {name: [] for name in ("original_accuracy", "first_token_accuracy", "text_only_agreement")}
-    for q, texts, margins, words, blank in rows:
-        closed = q.answer.lower() in ("yes", "no")
-        first = tokenizer.decode(tokenizer(q.answer.lower(), add_special_tokens=False)["input_ids"][:1]).strip().lower()
-        flips = []
-        for k, text in enumerate(texts):
-            if wording_in(q, text):
-                found["first_token_accuracy"].append((q.patient, float(words[k] == first)))
-                if closed:
-                    right = float((margins[k] > 0) == (q.answer.lower() == "yes"))
-                    found["accuracy"].append((q.patient, right))
-                    if k == 0:
-                        found["original_accuracy"].append((q.patient, right))
-                        found["text_only_agreement"].append((q.patient, float((blank > 0) == (margins[0] > 0))))
-            if k and closed and pair_in(q, q.paraphrases[k - 1], texts[0], text):
-                flips.append(float((margins[0] > 0) != (margins[k] > 0)))
-                found["pairwise_flip_rate"].append((q.patient, flips[-1]))
-                found["margin_difference"].append((q.patient, abs(margins[0] - margins[k])))
-        if flips:
-            found["question_flip_rate"].append((q.patient, max(flips)))
+    """Measure -> [(patient, value)] by plain loops, for the measures that are means."""
+    found = {name: [] for name, measure in MEASURES.items() if measure.statistic.__name__ == "mean_of_totals"}
+    for row in rows:
+        q, texts, margins = row["question"], row["texts"], row["margins"]
+        answer = q.answer.lower()
+        closed = answer in ("yes", "no")
+        yes = [m > 0 for m in margins]
+        first = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"][:1]).strip().lower()
+
+        def add(name, value, patient=q.patient):
+            found[name].append((patient, float(value)))
+
+        parsed = [parse_yes_no(said) for said in row["said"]]
+        inside = [k for k, text in enumerate(texts) if wording_in(q, text)]
+        pairs = [k for k in range(1, len(texts)) if pair_in(q, q.paraphrases[k - 1], texts[0], texts[k])]
+        for k in inside:
+            add("first_token_accuracy", row["words"][k] == first)
+            add("sequence_accuracy", begins_with_answer(row["said"][k], answer, q.type))
+            if closed:
+                add("accuracy", yes[k] == (answer == "yes"))
+                add("unparsed", parsed[k] is None)
+                if parsed[k] is not None:
+                    add("parsed_accuracy", parsed[k] == answer)
+                    add("parsed_agreement", parsed[k] == ("yes" if yes[k] else "no"))
+        if not closed:
+            continue
+        if 0 in inside:
+            add("original_accuracy", yes[0] == (answer == "yes"))
+            same = {kind: (m > 0) == yes[0] for kind, m in row["blank"].items()}
+            add("text_only_agreement", np.mean(list(same.values())))
+            for kind, stayed in same.items():
+                add(f"text_only_agreement_{kind}", stayed)
+            add("swap_sensitivity", np.mean([(m > 0) != yes[0] for m in row["swapped"]]))
+        if len(inside) > 1:
+            differ = [yes[a] != yes[b] for i, a in enumerate(inside) for b in inside[i + 1 :]]
+            add("symmetric_flip_rate", np.mean(differ))
+        for k in pairs:
+            add("pairwise_flip_rate", yes[0] != yes[k])
+            add("margin_difference", abs(margins[0] - margins[k]))
+            if parsed[0] is not None and parsed[k] is not None:
+                add("parsed_flip_rate", parsed[0] != parsed[k])
+        if pairs:
+            consistent = all(yes[0] == yes[k] for k in pairs)
+            reliant = (row["blank"]["grey"] > 0) != yes[0]
+            grey = [m > 0 for m in row["blanks"]]
+            add("question_flip_rate", not consistent)
+            add("blank_flip_rate", any(grey[0] != grey[k] for k in pairs))
+            add("ideal", consistent and reliant)
+            add("fragile", not consistent and reliant)
+            add("dangerous", consistent and not reliant)
+            add("worst", not consistent and not reliant)
     return found
 
 
@@ -115,27 +201,55 @@ def test_numbers_equal_a_slow_direct_computation(evaluation, slow, adapted, subs
     tokenizer = adapted[0].processor.tokenizer
     found = {c.measure: c for c in evaluation.comparisons if (c.kind, c.subset) == subset}
     before, after = (slow_values(slow[arm], tokenizer, *SUBSETS[subset]) for arm in ("base", "adapter"))
-    assert set(found) == {name for name, values in before.items() if values}
-    for name, comparison in found.items():
-        patients = [patient for patient, _ in before[name]]
+    means = {name for name, values in before.items() if values and after[name]}
+    assert {name for name in found if MEASURES[name].statistic.__name__ == "mean_of_totals"} == means
+    for name in means:
+        comparison = found[name]
         b, a = (np.array([value for _, value in arm[name]]) for arm in (before, after))
-        assert (comparison.n, comparison.patients) == (len(b), len(set(patients))), name
-        assert comparison.base.value == pytest.approx(b.mean(), abs=1e-5), name
-        assert comparison.adapter.value == pytest.approx(a.mean(), abs=1e-5), name
+        patients = [patient for patient, _ in after[name]]
+        assert (comparison.n, comparison.patients) == (len(a), len(set(patients))), name
+        assert comparison.before.value == pytest.approx(b.mean(), abs=1e-5), name
+        assert comparison.after.value == pytest.approx(a.mean(), abs=1e-5), name
+        if [patient for patient, _ in before[name]] != patients or len(set(patients)) < 5:
+            continue
         assert comparison.difference == pytest.approx(mean_interval(a - b, patients, 3), abs=1e-5), name
-        assert comparison.base == pytest.approx(mean_interval(b, patients, 3), abs=1e-5), name
-        if name in ("question_flip_rate", "original_accuracy"):
-            expected = ("mcnemar", mcnemar_p(b > 0, a > 0))
+        assert comparison.before == pytest.approx(mean_interval(b, patients, 3), abs=1e-5), name
+        if MEASURES[name].mcnemar:
+            expected = ("mcnemar", mcnemar_p(b > 0, a > 0), 1e-9)
         else:
-            expected = ("sign-flip", sign_flip_p(a - b, patients, 3))
-        assert (comparison.test, comparison.p) == (expected[0], pytest.approx(expected[1], abs=1e-3)), name
+            # Other draws of the same permutations.
+            expected = ("permutation", sign_flip_p(a - b, patients, 3), 0.03)
+        assert (comparison.test, comparison.p) == (expected[0], pytest.approx(expected[1], abs=expected[2])), name
 
 
 def test_the_comparison_is_not_of_zeros(evaluation):
-    overall = {c.measure: c for c in evaluation.comparisons if c.kind == "all"}
-    assert overall["question_flip_rate"].adapter.value > 0
-    assert overall["question_flip_rate"].base.value != overall["question_flip_rate"].adapter.value
-    assert overall["margin_difference"].base.value > 0
+    flips = evaluation.find("adapter", "question_flip_rate")
+    assert flips.after.value > 0
+    assert flips.before.value != flips.after.value
+    assert evaluation.find("adapter", "margin_difference").before.value > 0
+    for measure in ("swap_sensitivity", "text_only_agreement", "margin_dispersion", "margin_auc"):
+        assert evaluation.find("adapter", measure).difference.value != 0, measure
+
+
+def test_other_patients_images_are_of_others(questions):
+    prompts = prompt_table(questions)
+    originals = prompts[prompts["closed"] & (prompts["variant"] == 0)]
+    others = images_of_others(prompts, 0)
+    assert others.shape == (len(originals), SWAPS)
+    patient_of = dict(zip(prompts["image"], prompts["patient"], strict=True))
+    for own, images in zip(originals["patient"], others, strict=True):
+        assert own not in {patient_of[image] for image in images}
+        assert len({patient_of[image] for image in images}) == SWAPS
+
+
+def test_one_patient_alone_has_no_swaps(adapted, questions):
+    vlm, model = adapted
+    found = evaluate(vlm, arms_of(model), [q for q in questions if q.patient == questions[0].patient], new_tokens=0)
+    measures = {c.measure for c in found.comparisons}
+    assert "swap_sensitivity" not in measures
+    assert "text_only_agreement" in measures
+    assert not {m for m in measures if m.startswith(("parsed", "sequence", "unparsed"))}
+    assert found.verdicts["adapter"].label == "not improved"
 
 
 def test_evaluating_leaves_the_adapter_on(evaluation, adapted, questions):
@@ -151,13 +265,14 @@ def test_table_and_json_hold_every_comparison(evaluation):
     table = evaluation.table()
     content = json.loads(evaluation.to_json())
     assert len(table) == len(content["comparisons"]) == len(evaluation.comparisons)
-    assert content["verdict"] == evaluation.verdict
-    assert {"kind", "subset", "measure", "n", "base", "base_low", "adapter_high", "difference", "test", "p"} <= set(
-        table
+    assert content["verdict"] == evaluation.sentences[0]
+    assert {"kind", "subset", "measure", "n", "before", "before_low", "after_high", "p", "p_unpaired"} <= set(table)
+    values = [c["before"]["value"] for c in content["comparisons"]]
+    assert table["before"].tolist() == pytest.approx(
+        [np.nan if v is None else v for v in values], abs=1e-6, nan_ok=True
     )
-    assert table["base"].tolist() == pytest.approx([c["base"]["value"] for c in content["comparisons"]], abs=1e-6)
-    texts = {t for words in UNSEEN.values() for t in words} | set(KNOWN_SAMPLE)
-    assert not any(text in evaluation.to_json() for text in texts)
+    hidden = {t for words in UNSEEN.values() for t in words} | set(KNOWN_SAMPLE) | {"patient0", "0.png"}
+    assert not any(text in evaluation.to_json() for text in hidden)
 
 
 def test_hashes_ignore_case_and_outer_blanks_only(questions):
@@ -170,16 +285,19 @@ def test_hashes_ignore_case_and_outer_blanks_only(questions):
     known = {text_hash(t.upper()) for t in prompts["text"]}
     by_name = {s.name: s for s in subsets_of(prompts, pairs, known)}
     assert by_name["seen"].prompts.all()
-    assert not by_name["unseen"].pairs.any()
+    assert "unseen" not in by_name
 
 
 def test_open_questions_alone_are_not_judged(adapted, questions):
-    found = evaluate(*adapted, [q for q in questions if not q.closed])
-    assert {c.measure for c in found.comparisons} == {"first_token_accuracy"}
-    assert found.verdict.startswith("Not judged")
+    vlm, model = adapted
+    found = evaluate(vlm, arms_of(model), [q for q in questions if not q.closed], new_tokens=3)
+    assert {c.measure for c in found.comparisons} == {"first_token_accuracy", "sequence_accuracy"}
+    assert found.sentences[0].startswith("Not judged")
+    assert found.quadrants == []
 
 
 def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, questions):
+    vlm, model = adapted
     unanswered = [
         q.model_copy(update={"answer": None}) if i % 2 and asks_yes_or_no(q.question) else q
         for i, q in enumerate(questions)
@@ -187,77 +305,18 @@ def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, question
     left = [q for q in unanswered if q.answer is not None]
     assert len(left) < len(questions)
     found, known, whole = (
-        {c.measure: c for c in evaluate(*adapted, asked).comparisons if c.kind == "all"}
+        {c.measure: c for c in evaluate(vlm, arms_of(model), asked, new_tokens=0).comparisons if c.kind == "all"}
         for asked in (unanswered, left, questions)
     )
-    for measure in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "text_only_agreement"):
-        assert (found[measure].n, found[measure].adapter.value) == (whole[measure].n, whole[measure].adapter.value)
-    for measure in ("accuracy", "original_accuracy", "first_token_accuracy"):
-        assert (found[measure].n, found[measure].adapter.value) == (known[measure].n, known[measure].adapter.value)
+    for measure in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "text_only_agreement_grey"):
+        assert (found[measure].n, found[measure].after.value) == (whole[measure].n, whole[measure].after.value)
+    for measure in ("accuracy", "original_accuracy", "first_token_accuracy", "balanced_accuracy", "margin_auc"):
+        assert (found[measure].n, found[measure].after.value) == (known[measure].n, known[measure].after.value)
 
 
-def test_no_questions_are_refused(adapted):
+def test_no_questions_and_no_second_arm_are_refused(adapted, questions):
+    vlm, model = adapted
     with pytest.raises(InputError, match="No questions"):
-        evaluate(*adapted, [])
-
-
-@pytest.mark.parametrize(
-    ("flips", "accuracy", "agreement", "expected"),
-    [
-        (-1, 0, 0, "improved"),
-        (-1, 1, -1, "improved"),
-        (-1, 0, 1, "improved but less grounded"),
-        (-1, 1, 1, "improved but less grounded"),
-        (-1, -1, 0, "more consistent but less accurate"),
-        (-1, -1, 1, "more consistent but less accurate and less grounded"),
-        (0, 1, -1, "no improvement shown"),
-        (0, 0, 0, "no improvement shown"),
-        (0, -1, 0, "worse"),
-        (1, 1, 0, "worse"),
-    ],
-)
-def test_the_rule_of_the_verdict(flips, accuracy, agreement, expected):
-    assert judge(flips, accuracy, agreement) == expected
-
-
-def comparison(measure, before, after, p, half_width):
-    change = after - before
-    interval = Estimate(change, change - half_width, change + half_width)
-    values = Estimate(before, before, before), Estimate(after, after, after)
-    return Comparison("all", "all", measure, 100, 50, *values, interval, "sign-flip", p)
-
-
-def verdict_of(flips, accuracy, agreement):
-    names = ("question_flip_rate", "accuracy", "text_only_agreement")
-    values = zip(names, (flips, accuracy, agreement), strict=True)
-    return verdict((comparison(name, *value) for name, value in values), "adapter")
-
-
-def test_the_verdict_needs_test_and_interval():
-    same, lower = (0.8, 0.8, 1.0, 0.05), (0.2, 0.05, 0.001, 0.05)
-    assert verdict_of(lower, same, (0.5, 0.5, 1.0, 0.05)).startswith(
-        "Improved: with the adapter, flips fell (20.0% to 5.0%, p = 0.001)"
-    )
-    assert verdict_of((0.2, 0.05, 0.2, 0.05), same, same).startswith("No improvement shown")
-    assert verdict_of((0.2, 0.05, 0.001, 0.2), same, same).startswith("No improvement shown")
-    assert verdict_of(lower, same, (0.5, 0.7, 0.001, 0.05)).startswith("Improved but less grounded")
-
-
-def test_a_model_that_ignores_the_image_is_not_called_better():
-    """Perfectly consistent, as accurate as before, and answering from the text: flips alone would praise it."""
-    rng = np.random.default_rng(0)
-    n = 200
-    lines = [
-        {"id": str(i), "image": f"{i}.png", "type": "presence", "question": f"q{i % 7}", "answer": "yes"}
-        for i in range(n)
-    ]
-    from interp.questions import Question
-
-    prompts = prompt_table(Question.model_validate(line | {"paraphrases": [{"text": "p"}]}) for line in lines)
-    pairs = pair_table(prompts)
-    looking = np.where(rng.random(2 * n) < 0.8, 2.0, -2.0)
-    blank = np.where((prompts["variant"] == 0).to_numpy(), 2.0, np.nan)
-    base = Arm(looking, looking > 0, blank)
-    constant = Arm(np.full(2 * n, 2.0), np.ones(2 * n, bool), blank)
-    found = verdict(compare(prompts, pairs, base, constant, subsets_of(prompts, pairs, None), seed=0), "adapter")
-    assert found.startswith("Improved but less grounded"), found
+        evaluate(vlm, arms_of(model), [])
+    with pytest.raises(InputError, match="Nothing to compare"):
+        evaluate(vlm, [base_arm(model)], questions)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.loss import question_losses, symmetric_divergence
+from finetune.loss import blank_loss, grounding_losses, question_losses, swap_loss, symmetric_divergence
 
 
 def softmax(x):
@@ -55,3 +55,31 @@ def test_no_paraphrases_at_all(logits):
     found = question_losses(original, original[:0], torch.zeros(0, dtype=torch.long), torch.tensor([3, 0, 6, 2]))
     assert torch.isfinite(found.cross_entropy).all()
     assert found.divergence.tolist() == [0, 0, 0, 0]
+    assert found.grounding.tolist() == [0, 0, 0, 0]
+
+
+def test_blank_loss_by_hand():
+    # Odds of 3 to 1: -(log(3/4) + log(1/4)) / 2 - log 2 = log(2 / sqrt 3).
+    found = blank_loss(torch.tensor([0.0, np.log(3), -np.log(3), 80.0]))
+    assert found.tolist() == pytest.approx(
+        [0, np.log(2 / np.sqrt(3)), np.log(2 / np.sqrt(3)), 40 - np.log(2)], rel=1e-6, abs=1e-7
+    )
+
+
+def test_swap_loss_by_hand():
+    own = torch.tensor([3.0, 3.0, -3.0, -3.0, 1.0], requires_grad=True)
+    swapped = torch.tensor([-1.0, 4.0, -4.0, 2.0, 0.0])
+    found = swap_loss(own, swapped, torch.tensor([True, True, False, False, True]))
+    assert found.tolist() == [0.0, 3.0, 3.0, 0.0, 1.0]
+    found.sum().backward()
+    assert own.grad.tolist() == [0.0, -1.0, 1.0, 0.0, -1.0], "towards the truth, and no further than asked"
+
+
+def test_the_grounding_term_is_a_mean_over_wordings_and_zero_elsewhere():
+    own, other = torch.tensor([1.0, 1.0, 0.0, 5.0]), torch.tensor([1.0, 2.0, np.log(3), 0.0])
+    yes, blank = torch.tensor([True, True, False, True]), torch.tensor([False, False, True, False])
+    found = grounding_losses(own, other, yes, blank, torch.tensor([3, 3, 1, 0]), 5)
+    assert found.tolist() == pytest.approx([0, np.log(2 / np.sqrt(3)), 0, (2 + 3) / 2, 0])
+    assert found.dtype == torch.float32
+    low = grounding_losses(own.bfloat16(), other.bfloat16(), yes, blank, torch.tensor([3, 3, 1, 0]), 5)
+    assert low.dtype == torch.float32

@@ -1,0 +1,147 @@
+"""Measures that are no plain mean, and quadrants, by hand or against an independent implementation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from finetune.measures import MEASURES, confidence
+from finetune.quadrants import QUADRANTS, quadrant_of, quadrants
+from finetune.sheet import Answers, Sheet, Subset
+from interp.questions import Question, pair_table, prompt_table
+from interp.substitutes import BLANKS
+
+
+def asked(answers, paraphrases=1):
+    """Closed questions with these answers, one patient each."""
+    lines = [
+        {"id": str(i), "image": f"{i}.png", "type": "presence", "question": f"q{i}", "answer": answer}
+        for i, answer in enumerate(answers)
+    ]
+    extra = [{"text": f"p{k}"} for k in range(paraphrases)]
+    prompts = prompt_table(Question.model_validate(line | {"paraphrases": extra}) for line in lines)
+    pairs = pair_table(prompts)
+    return Sheet(prompts, pairs, Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool)))
+
+
+def answered(sheet, margin, grey=None, other_blanks=None, swapped=None):
+    """Answers with these margins; blanks by default as the image."""
+    margin = np.asarray(margin, float)
+    original = (sheet.prompts["variant"] == 0).to_numpy()
+    blank = {kind: np.where(original, margin, np.nan) for kind in BLANKS}
+    blank["grey"] = margin.copy()
+    if grey is not None:
+        blank["grey"][original] = grey
+    if other_blanks is not None:
+        for kind in set(BLANKS) - {"grey"}:
+            blank[kind][original] = other_blanks
+    others = np.full((len(margin), 3), np.nan)
+    others[original] = np.asarray(margin[original] if swapped is None else swapped, float)[:, None]
+    nothing = np.full(len(margin), np.nan)
+    return Answers(margin, nothing > 0, blank, others, np.full(len(margin), None, dtype=object), nothing)
+
+
+def value(name, sheet, answers):
+    measure = MEASURES[name]
+    return float(measure.statistic(measure.units(sheet, answers).columns.sum(0)))
+
+
+def random_answers(sheet, seed):
+    rng = np.random.default_rng(seed)
+    truth = (sheet.prompts["answer"] == "yes").to_numpy()
+    return answered(sheet, rng.normal(np.where(truth, 0.8, -0.8), 1))
+
+
+@pytest.fixture(scope="module")
+def sheet():
+    return asked(np.random.default_rng(0).choice(["yes", "no"], 60, p=[0.3, 0.7]), paraphrases=2)
+
+
+def test_the_auc_is_mann_whitneys(sheet):
+    answers = random_answers(sheet, 1)
+    truth = (sheet.prompts["answer"] == "yes").to_numpy()
+    u = stats.mannwhitneyu(answers.margin[truth], answers.margin[~truth]).statistic
+    assert value("margin_auc", sheet, answers) == pytest.approx(u / (truth.sum() * (~truth).sum()))
+    tied = answers._replace(margin=np.round(answers.margin))
+    u = stats.mannwhitneyu(tied.margin[truth], tied.margin[~truth]).statistic
+    assert value("margin_auc", sheet, tied) == pytest.approx(u / (truth.sum() * (~truth).sum()))
+
+
+def test_the_auc_of_more_wordings_than_bins_is_off_by_less_than_a_thousandth():
+    many = asked(np.random.default_rng(2).choice(["yes", "no"], 800), paraphrases=2)
+    answers = random_answers(many, 3)
+    truth = (many.prompts["answer"] == "yes").to_numpy()
+    u = stats.mannwhitneyu(answers.margin[truth], answers.margin[~truth]).statistic
+    assert value("margin_auc", many, answers) == pytest.approx(u / (truth.sum() * (~truth).sum()), abs=1e-3)
+
+
+def test_balanced_accuracy_by_hand():
+    four = asked(["yes", "no", "no", "no"], paraphrases=0)
+    # yes: 0 of 1; no: 2 of 3
+    assert value("balanced_accuracy", four, answered(four, [-1, -1, -2, 3])) == pytest.approx((0 + 2 / 3) / 2)
+    assert np.isnan(value("balanced_accuracy", asked(["no"], 0), answered(asked(["no"], 0), [-1])))
+
+
+def test_calibration_error_by_slow_bins(sheet):
+    answers = random_answers(sheet, 4)
+    right = (answers.margin > 0) == (sheet.prompts["answer"] == "yes").to_numpy()
+    sure = np.maximum(1 / (1 + np.exp(-answers.margin)), 1 / (1 + np.exp(answers.margin)))
+    assert confidence(answers.margin) == pytest.approx(sure)
+    error = 0.0
+    for low in np.linspace(0.5, 1, 16)[:-1]:
+        inside = (sure >= low) & (sure < low + 1 / 30)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+    assert value("calibration_error", sheet, answers) == pytest.approx(error)
+
+
+def test_a_model_as_sure_as_it_is_right_is_calibrated():
+    rng = np.random.default_rng(5)
+    margin = rng.normal(0, 2, 4000)
+    truth = rng.random(4000) < 1 / (1 + np.exp(-margin))
+    many = asked(np.where(truth, "yes", "no"), paraphrases=0)
+    assert value("calibration_error", many, answered(many, margin)) < 0.03
+    assert value("calibration_error", many, answered(many, 5 * margin)) > 0.1
+
+
+def test_dispersion_by_hand_and_free_of_scale():
+    two = asked(["yes", "no"], paraphrases=2)
+    # within: (1 + 0 + 1) and (4 + 0 + 4), 2 degrees of freedom each; means 2 and -4
+    answers = answered(two, [1, 2, 3, -6, -4, -2])
+    expected = np.sqrt((2 + 8) / 4) / 3
+    assert value("margin_dispersion", two, answers) == pytest.approx(expected)
+    assert value("margin_dispersion", two, answered(two, 0.01 * answers.margin)) == pytest.approx(expected)
+    assert value("margin_difference", two, answered(two, 0.01 * answers.margin)) < 0.03
+
+
+def test_symmetric_flips_have_no_first_wording():
+    one = asked(["yes"], paraphrases=3)
+    # One of four wordings differs: 3 of 6 pairs, whichever it is. Pairwise against the first: 3 of 3, or 1 of 3.
+    odd_first, odd_last = answered(one, [-1, 1, 1, 1]), answered(one, [1, 1, 1, -1])
+    assert value("symmetric_flip_rate", one, odd_first) == value("symmetric_flip_rate", one, odd_last) == 0.5
+    assert value("pairwise_flip_rate", one, odd_first) == 1
+    assert value("pairwise_flip_rate", one, odd_last) == pytest.approx(1 / 3)
+
+
+def test_the_four_quadrants():
+    four = asked(["yes"] * 4)
+    # consistent and blank differs; flips and blank differs; consistent and blank agrees; flips and blank agrees
+    margin = [1, 1, 1, -1, 1, 1, 1, -1]
+    grey = [-1, -1, 1, 1]
+    answers = answered(four, margin, grey, other_blanks=[1, 1, 1, -1])
+    assert quadrant_of(four.prompts, four.pairs, answers, "grey").tolist() == [0, 1, 2, 3]
+    for name in QUADRANTS:
+        assert value(name, four, answers) == 0.25
+    # A white image changes the last answer, another patient's the third.
+    anyhow = answers._replace(swapped_margin=np.where(np.arange(8)[:, None] == 4, -1.0, answers.swapped_margin))
+    assert quadrant_of(four.prompts, four.pairs, anyhow, "any").tolist() == [0, 1, 0, 1]
+
+
+def test_moves_between_quadrants():
+    four = asked(["yes"] * 4)
+    base = answered(four, [1, -1, 1, -1, 1, 1, 1, 1], [-1, -1, -1, 1])
+    blind = answered(four, np.ones(8), np.ones(4))
+    found = quadrants(four.prompts, four.pairs, base, blind, "blind", "grey", 0)
+    # two fragile, one ideal and one dangerous question all become dangerous
+    assert found.moves == [[0, 0, 1, 0], [0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert found.shares["dangerous"].value == 1
+    assert quadrants(four.prompts, four.pairs, base, base, "base", "grey", 0).p == 1

@@ -1,0 +1,149 @@
+"""The verdict's rule, case by case, and what it says of models that would fool a flip rate."""
+
+import numpy as np
+import pytest
+from test_finetune_measures import answered, asked
+
+from finetune.compare import Comparison, compare, subsets_of
+from finetune.verdict import as_bad, label_of, verdict, worst
+from interp.statistics import Estimate
+
+
+@pytest.mark.parametrize(
+    ("consistency", "accuracy", "looking", "beyond", "expected"),
+    [
+        ("better", "kept", "kept", False, "improved"),
+        ("better", "better", "better", False, "improved"),
+        ("better", "kept", "lost", False, "improved but less grounded"),
+        ("better", "unclear", "lost", False, "not improved"),
+        ("better", "unclear", "kept", False, "not improved"),
+        ("better", "kept", "unclear", False, "not improved"),
+        ("better", "lost", "kept", False, "not improved"),
+        ("better", "lost", "kept", True, "worse"),
+        ("unclear", "better", "better", False, "not improved"),
+        ("unclear", "lost", "kept", False, "worse"),
+        ("lost", "better", "kept", False, "worse"),
+    ],
+)
+def test_the_rule(consistency, accuracy, looking, beyond, expected):
+    assert label_of(consistency, accuracy, looking, beyond) == expected
+
+
+def test_one_axis_is_as_good_as_its_worst_measure():
+    assert worst(["better", "lost"]) == "lost"
+    assert worst(["better", "unclear"]) == "unclear"
+    assert worst(["kept", "kept"]) == "kept"
+
+
+def comparison(measure, before, after, half_width, p=None, n=100):
+    change = after - before
+    interval = Estimate(change, change - half_width, change + half_width)
+    p = (0.001 if abs(change) > half_width else 0.5) if p is None else p
+    values = Estimate(before, before, before), Estimate(after, after, after)
+    return Comparison("all", "all", measure, "base", "x", n, 50, *values, interval, 0.0, "permutation", p, np.nan)
+
+
+NAMES = ("question_flip_rate", "accuracy", "text_only_agreement", "swap_sensitivity")
+
+
+def verdict_of(*values):
+    return verdict([comparison(name, *value) for name, value in zip(NAMES, values, strict=True)], "base", "x")
+
+
+FEWER, SAME, LOOKS, SWAPS = (0.2, 0.05, 0.06), (0.8, 0.79, 0.03), (0.5, 0.51, 0.03), (0.45, 0.44, 0.03)
+
+
+def test_improved_needs_every_axis_to_be_shown():
+    found = verdict_of(FEWER, SAME, LOOKS, SWAPS)
+    assert found.label == "improved"
+    assert found.sentence.startswith("Improved: with x, flips fell (20.0% to 5.0%, -15.0 [-21.0, -9.0], p = 0.001)")
+    assert "accuracy kept within 5 points (80.0% to 79.0%, -1.0 [-4.0, +2.0], p = 0.5)" in found.sentence
+    # the interval of flips reaches zero, or the test does not show it
+    assert verdict_of((0.2, 0.05, 0.2), SAME, LOOKS, SWAPS).label == "not improved"
+    assert verdict_of((*FEWER, 0.2), SAME, LOOKS, SWAPS).label == "not improved"
+
+
+def test_what_is_too_uncertain_to_be_kept_is_said_with_the_n_that_would_do():
+    found = verdict_of(FEWER, (0.8, 0.79, 0.06), LOOKS, SWAPS)
+    assert found.label == "not improved"
+    # se = 6/1.96 points at n = 100, gap to -5 points is 4: 100 (2.80 * 3.06 / 4)^2
+    assert "accuracy not shown to be kept" in found.sentence
+    assert found.judgements[1].needed == pytest.approx(100 * (2.8016 * (6 / 1.96) / 4) ** 2, rel=0.01)
+    assert f"about {found.judgements[1].needed:,} wordings would tell" in found.sentence
+
+
+def test_a_shown_loss_of_looking_is_named_whichever_measure_shows_it():
+    assert verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS).label == "improved but less grounded"
+    assert verdict_of(FEWER, SAME, LOOKS, (0.45, 0.35, 0.05)).label == "improved but less grounded"
+    # losing accuracy: a little, against the gain; beyond the tolerance
+    assert verdict_of(FEWER, (0.8, 0.77, 0.02), LOOKS, SWAPS).label == "not improved"
+    assert verdict_of(FEWER, (0.8, 0.7, 0.04), LOOKS, SWAPS).label == "worse"
+
+
+def test_failing_a_pipeline():
+    improved = verdict_of(FEWER, SAME, LOOKS, SWAPS)
+    less = verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS)
+    not_improved = verdict_of((0.2, 0.19, 0.06), SAME, LOOKS, SWAPS)
+    limits = ("less-grounded", "not-improved", "worse")
+    assert [as_bad(improved, limit) for limit in limits] == [False, False, False]
+    assert [as_bad(less, limit) for limit in limits] == [True, False, False]
+    assert [as_bad(not_improved, limit) for limit in limits] == [True, True, False]
+    assert as_bad(verdict([], "base", "x"), "worse")
+
+
+def judged(sheet, base, arm):
+    subsets = subsets_of(sheet.prompts, sheet.pairs, None)
+    return verdict(compare(sheet.prompts, sheet.pairs, {"base": base, "x": arm}, {}, subsets, seed=0), "base", "x")
+
+
+@pytest.fixture(scope="module")
+def looking():
+    """400 balanced questions; a model that looks, is right in 80%, and flips where it is unsure."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice(["yes", "no"], 400)
+    sheet = asked(truth, paraphrases=1)
+    sign = np.repeat(np.where(truth == "yes", 1.0, -1.0), 2)
+    margin = np.where(rng.random(800) < 0.8, 2.0, -2.0) * sign
+    blank, swapped = rng.choice([-1.0, 1.0], (2, 400))
+    return sheet, sign, answered(sheet, margin, blank, blank, swapped)
+
+
+def test_a_model_that_ignores_the_image_is_not_called_better(looking):
+    """Perfectly consistent, as accurate as before (the text tells the answer here), and deaf to every image."""
+    sheet, sign, base = looking
+    rng = np.random.default_rng(1)
+    constant = np.repeat(np.where(rng.random(400) < 0.8, 2.0, -2.0), 2) * sign
+    found = judged(sheet, base, answered(sheet, constant))
+    assert found.label == "improved but less grounded", found.sentence
+    assert "text-only agreement rose" in found.sentence
+    assert "swap sensitivity fell" in found.sentence
+
+
+def test_a_model_that_always_says_yes_is_worse(looking):
+    sheet, _, base = looking
+    found = judged(sheet, base, answered(sheet, np.full(800, 2.0)))
+    assert found.label == "worse", found.sentence
+
+
+def test_a_model_that_is_consistent_and_looks_is_improved(looking):
+    sheet, sign, base = looking
+    margin = np.repeat(base.margin[::2], 2)
+    margin = np.where(np.arange(800) % 20 < 4, 2.0 * sign, margin)
+    original = ~np.isnan(base.blank_margin["white"])
+    found = judged(
+        sheet,
+        base,
+        answered(
+            sheet,
+            margin,
+            base.blank_margin["grey"][original],
+            base.blank_margin["white"][original],
+            base.swapped_margin[original][:, 0],
+        ),
+    )
+    assert found.label == "improved", found.sentence
+
+
+def test_the_base_is_not_better_than_itself(looking):
+    sheet, _, base = looking
+    assert judged(sheet, base, base).label == "not improved"
