@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finetune.adapter import AdapterRecord, load_adapter
 from interp.clamps import Clamp
 from interp.errors import InputError
+from interp.layers import layers_text
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -80,11 +81,19 @@ def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
         seeds = {arm.record.settings.get("seed") for arm in members if arm.record}
         if len(members) > 1 and len(seeds) == len(members):
             names = [arm.name for arm in members]
-            alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-            common = "".join(letters[0] for letters in alike).rstrip("-_/. 0123456789")
-            title = f"{common or members[0].name} ({len(members)} seeds)"
-            pools[title if title not in pools else f"{title} of {names[0]}"] = names
+            title = f"{_common(names) or _layers(members[0])} ({len(members)} seeds)"
+            pools[title if title not in pools else f"{title}, {names[0]} ..."] = names
     return pools
+
+
+def _common(names: Sequence[str]) -> str:
+    """What the names begin with, without numbers and separators at its end."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in alike).rstrip("-_/. 0123456789")
+
+
+def _layers(arm: Arm) -> str:
+    return f"layers {layers_text(arm.record.layers)}" if arm.record else arm.name
 
 
 def _recipe(record: AdapterRecord) -> str:

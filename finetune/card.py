@@ -1,7 +1,7 @@
 """The model card of an adapter: the README.md that the hub and peft's users expect, made of its own record."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +10,7 @@ from finetune.adapter import AdapterRecord
 from finetune.display import comparison_cells, overall
 from finetune.evaluate import Evaluation
 from interp.errors import InputError
+from interp.layers import layers_text
 from interp.prompts import PLAIN, PromptStyle
 
 if TYPE_CHECKING:
@@ -139,17 +140,6 @@ def parse_card(card: str) -> "ModelCard":
         return ModelCard(card)
     except (YAMLError, ValueError, TypeError) as error:
         raise InputError(f"README.md: unreadable front matter ({str(error).splitlines()[0]}).") from None
-
-
-def layers_text(layers: Sequence[int]) -> str:
-    """Ascending layers in short: 4, or 15-19, or 0-1, 5."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def grounding_text(settings: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.settings import Grounding, TrainSettings
+from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULTS = TrainSettings()
 LAYERS = Path("artifacts/layers.json")
+FAILED_VERDICT = 4
+"""Exit code where a verdict is as bad as --fail-on says."""
 
 app = typer.Typer(
     add_completion=False,
@@ -153,14 +155,15 @@ def train(
 
 @app.command("evaluate")
 def evaluate_command(
-    adapter: Annotated[
-        Path | None, typer.Argument(help="Folder of a saved adapter; not needed with --clamp.", show_default=False)
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of saved adapters, each an arm; none is needed with --clamp.", show_default=False),
     ] = None,
     clamp: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Hold SAE features at zero, LAYER:FEATURE with commas, or at another value: 17:3818=12.5, "
-            "17:3818=mean (over the questions).",
+            help="An arm with SAE features of the base held at zero, LAYER:FEATURE with commas, or at another value: "
+            "17:3818=12.5, 17:3818=mean (over the questions). May be given several times.",
             show_default="none",
         ),
     ] = None,
@@ -175,17 +178,32 @@ def evaluate_command(
         str | None,
         typer.Option(
             help="The base model: a folder or a hub id.",
-            show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
+            show_default=f"the one the adapters name; without an adapter {EMBEDDED}",
         ),
     ] = None,
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
     split: Annotated[SplitName, typer.Option(help="Questions to evaluate on.")] = "test",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0, max=100, help="Loss of accuracy or of looking that the verdict calls kept [points of a percentage]."
+        ),
+    ] = 100 * TOLERANCE,
+    new_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens generated of each answer; 0 for first-token measures alone.")
+    ] = NEW_TOKENS,
+    fail_on: Annotated[
+        Literal["less-grounded", "not-improved", "worse"] | None,
+        typer.Option(
+            help="Exit with 4 if the verdict on an arm is this or worse, or cannot be given.", show_default="never"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the tables.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap, permutations, noise and swapped images.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
@@ -195,12 +213,16 @@ def evaluate_command(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
 ) -> None:
-    """Compare a saved adapter with its base: flips, margins, accuracy and reliance on the image, side by side.
+    """Compare saved adapters and clamps with their base: consistent, accurate, and still looking at the image?
 
-    With --clamp, some SAE features are held at a value beside the adapter, or in its place. Every measure comes with a
-    95% interval over patients and a paired test; phrasings that training never showed are listed apart.
+    Flips, margins, accuracy, calibration, answers in words, reliance on the image and the four quadrants, side by side,
+    each with a 95% interval over patients and a paired test; phrasings that training never showed are listed apart.
+    Adapters that differ only in the seed of their training are pooled. The verdict is improved, improved but less
+    grounded, not improved or worse; "kept" means that the interval allows no loss beyond --tolerance.
 
     [bold]Example:[/bold]  finetune evaluate artifacts/adapter --out artifacts/evaluation.json
+
+    [bold]Side by side:[/bold]  finetune evaluate targeted-0 targeted-1 targeted-2 all-layers --clamp 5:466
 
     [bold]Clamp:[/bold]  finetune evaluate --clamp 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
     --model google/medgemma-4b-it --questions mine.jsonl
@@ -211,13 +233,15 @@ def evaluate_command(
     if out is not None:
         refuse_used(out)
     from finetune.run import evaluate_saved
+    from finetune.verdict import as_bad
     from interp.sae_sources import locate_saes
 
-    clamps = parse_clamps(clamp) if clamp is not None else []
+    clamps = [parse_clamps(text) for text in clamp or []]
+    layers = {spec.layer for specs in clamps for spec in specs}
     evaluation = evaluate_saved(
-        adapter,
+        adapters or [],
         questions,
-        model or (str(WORLD / "planted") if adapter is None else None),
+        model or (None if adapters else str(WORLD / "planted")),
         images,
         split,
         device,
@@ -227,8 +251,10 @@ def evaluate_command(
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
         clamps,
-        locate_saes(saes, width, l0, {spec.layer for spec in clamps}) if clamps else {},
+        locate_saes(saes, width, l0, layers) if clamps else {},
         clamp_at,
+        tolerance / 100,
+        new_tokens,
     )
     if out is not None:
         write_text(out, evaluation.to_json())
@@ -236,6 +262,121 @@ def evaluate_command(
         typer.echo(evaluation.to_json(), nl=False)
     else:
         _show(evaluation)
+    if fail_on is not None and any(as_bad(evaluation.verdicts[arm], fail_on) for arm in evaluation.shown):
+        raise typer.Exit(FAILED_VERDICT)
+
+
+@app.command("grounding")
+def grounding_command(
+    adapter: Annotated[
+        Path | None, typer.Argument(help="Folder of a saved adapter to set beside its base.", show_default=False)
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(help="With commas: attention, rollout, gradient, integrated, occlusion.", show_default="all"),
+    ] = None,
+    fill: Annotated[
+        Literal["grey", "blur", "mean"],
+        typer.Option(help="What removed parts are filled with: mid-grey, the image blurred, or its mean colour."),
+    ] = "grey",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Of the attention map, as 15-19; the rollout goes up to the last.", show_default="all"),
+    ] = None,
+    heads: Annotated[str | None, typer.Option(help="Of the attention map, as 0-3 or 0,2.", show_default="all")] = None,
+    feature: Annotated[
+        str | None, typer.Option(help="Also the map of an SAE feature, LAYER:FEATURE.", show_default="none")
+    ] = None,
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model: a folder or a hub id.",
+            show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
+        ),
+    ] = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[SplitName, typer.Option(help="Questions to study.")] = "test",
+    any_answer: Annotated[
+        bool, typer.Option("--any-answer", help="Also questions with a box whose true answer is not yes.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for grounding.json, grounding.csv (one row a question and score) and grounding.png.",
+            show_default=False,
+        ),
+    ] = None,
+    include_examples: Annotated[
+        int,
+        typer.Option(min=0, help="Also draw the first N images with their maps and boxes into --out: it shows images."),
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random places, orders, partners and intervals.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Study the first N of the questions with boxes only.", show_default="all")
+    ] = None,
+    revision: Revision = None,
+    image_first: ImageFirst = None,
+    system: System = None,
+    answer_instruction: AnswerInstruction = None,
+    normalize: Normalize = None,
+) -> None:
+    """Ask where the model looks, and whether the maps that claim to show it are faithful.
+
+    On yes/no questions with lesion boxes, attention, rollout, gradient, integrated-gradient and occlusion maps are
+    judged: do they lie on the lesion, do their cells carry the answer when removed, do they agree across paraphrases?
+    Each beside controls (shifted and random boxes, random orders, other images and questions), and beside what filling
+    the lesion itself does. With an adapter, base and adapter are compared on the same questions.
+
+    [bold]Example:[/bold]  finetune grounding --limit 30 --out artifacts/grounding
+
+    [bold]Base against adapter:[/bold]  finetune grounding artifacts/adapter --maps attention,occlusion --layers 4-5
+
+    [bold]A feature:[/bold]  finetune grounding --feature 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
+    --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
+    """
+    from finetune.grounding import GroundingSettings, study_saved
+    from finetune.looking import map_settings
+    from interp.feature_study import parse_feature
+    from interp.files import refuse_used
+    from interp.sae_sources import locate_saes
+
+    if out is None and include_examples:
+        raise InputError("--include-examples draws into a folder. Give one with --out.")
+    if out is not None:
+        refuse_used(out)
+    settings = GroundingSettings(map_settings(maps, fill, layers, heads), limit, any_answer, seed=seed)
+    chosen = parse_feature(feature) if feature is not None else None
+    found = study_saved(
+        adapter,
+        questions,
+        model or (str(WORLD / "planted") if adapter is None else None),
+        images,
+        split,
+        settings,
+        chosen,
+        locate_saes(saes, width, l0, {chosen[0]}) if chosen is not None else {},
+        device,
+        dtype,
+        revision,
+        style_changes(image_first, system, answer_instruction, normalize),
+    )
+    if out is not None:
+        from finetune.grounding_figures import save_grounding
+
+        save_grounding(found, out, include_examples)
+    if json:
+        typer.echo(found.to_json(), nl=False)
+        return
+    from finetune.grounding_display import show_grounding
+
+    show_grounding(found, out)
 
 
 @app.command("push")
@@ -269,15 +410,16 @@ def push_command(
 def _show(evaluation: "Evaluation") -> None:
     from rich.console import Console
 
-    from finetune.display import controls_line, evaluation_table
+    from finetune.display import controls_lines, evaluation_table, groups_table, quadrants_table
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)
-    console.print(evaluation_table(evaluation))
-    for sentence in (controls_line(evaluation), evaluation.verdict):
-        if sentence is not None:
-            console.print(sentence, highlight=False, markup=False)
+        console = Console(width=140 + 30 * max(0, len(evaluation.shown) - 2))
+    for table in (evaluation_table(evaluation), groups_table(evaluation), quadrants_table(evaluation)):
+        console.print(table)
+        console.print()
+    for sentence in (*controls_lines(evaluation), *evaluation.sentences):
+        console.print(sentence, highlight=False, markup=False)
 
 
 def main() -> None:

@@ -9,6 +9,12 @@ Grounding = Literal["none", "blank", "swap"]
 """What holds an adapter to the image: nothing, the blank image, or other patients' images (finetune.loss)."""
 
 
+TOLERANCE = 0.05
+"""Loss of accuracy or of looking, as a share of the questions, that a verdict calls kept: a convention, no finding."""
+NEW_TOKENS = 16
+"""Tokens that an evaluation generates of every answer, unless the true answer is longer."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """How an adapter is trained; the defaults are those of the published targeted LoRA (arXiv 2603.00148).

@@ -107,3 +107,14 @@ def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int
             f"--layers {text!r}: no SAE for layer {', '.join(map(str, absent))}; found {sorted(available)}."
         )
     return layers
+
+
+def layers_text(layers: Sequence[int]) -> str:
+    """Ascending layers in short: 4, or 15-19, or 0-1, 5."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -206,7 +206,8 @@ def pooled_over_seeds(
     samples = np.stack([statistic(drawn @ table) for table in sums])
 
     def interval(values: FloatArray, over_patients: FloatArray) -> tuple[Estimate, float]:
-        parts = np.array([np.nanvar(over_patients, ddof=1), values.var(ddof=1) / seeds])
+        defined = over_patients[np.isfinite(over_patients)]
+        parts = np.array([defined.var(ddof=1) if len(defined) > 1 else np.nan, values.var(ddof=1) / seeds])
         freedom = np.array([count - 1, seeds - 1])
         mean, spread = float(values.mean()), float(np.sqrt(parts.sum()))
         if count < MIN_PATIENTS or not np.isfinite(spread):

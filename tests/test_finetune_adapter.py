@@ -83,7 +83,7 @@ def test_the_folder_and_its_record(world, trained):
     assert record.text_hashes == sorted(record.text_hashes)
     assert record.last_loss < record.first_loss
     history = (folder / "history.csv").read_text().splitlines()
-    assert history[0] == "step,epoch,lr,loss,ce,kl,grad_norm"
+    assert history[0] == "step,epoch,lr,loss,ce,kl,grounding,grad_norm"
     assert len(history) == 1 + record.steps == 1 + 2 * 3
     assert (folder / "evaluation.json").read_text() == evaluation.to_json()
     for path in folder.iterdir():
@@ -92,15 +92,15 @@ def test_the_folder_and_its_record(world, trained):
 
 def test_evaluating_it_again_gives_the_same_numbers(world, trained):
     folder, evaluation = trained
-    again = evaluate_saved(folder, world.questions, device="cpu", seed=7)
-    assert again.verdict == evaluation.verdict
+    again = evaluate_saved([folder], world.questions, device="cpu", seed=7)
+    assert again.sentences == evaluation.sentences
     first, second = (table.select_dtypes("number").to_numpy() for table in (evaluation.table(), again.table()))
     assert second == pytest.approx(first, abs=1e-4, nan_ok=True)
 
 
 def test_an_adapter_from_elsewhere_has_no_record(world, tmp_path):
     add_lora(load_vlm(world.model, "cpu", "float32"), [1]).save_pretrained(str(tmp_path / "plain"))
-    found = evaluate_saved(tmp_path / "plain", world.questions, device="cpu")
+    found = evaluate_saved([tmp_path / "plain"], world.questions, device="cpu")
     assert read_record(tmp_path / "plain") is None
     assert "phrasings" not in {c.kind for c in found.comparisons}
 
@@ -133,4 +133,4 @@ def test_damaged_adapters_are_refused(world, trained, tmp_path, damage):
     else:
         record.write_text("{")
     with pytest.raises(InputError, match=str(folder)):
-        evaluate_saved(folder, world.questions, device="cpu")
+        evaluate_saved([folder], world.questions, device="cpu")

@@ -74,7 +74,9 @@ def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
     saved = json.loads((folder / "evaluation.json").read_text())
     for wanted in (
         "question flip rate",
-        "text only agreement",
+        "text-only agreement",
+        "dangerous",
+        "By group",
         "first token accuracy",
         "adapter",
         saved["verdict"][:30],
@@ -166,48 +168,96 @@ def saes(tmp_path_factory):
     return folder
 
 
-def test_a_clamp_in_place_of_an_adapter_and_beside_it(run, world, saes, tmp_path):
+def test_adapters_and_clamps_side_by_side(run, world, saes, tmp_path):
     shared = ["--questions", world.questions, "--device", "cpu", "--limit", 4, "--json"]
-    assert run(*options(world, "--layers", "1", "--out", "adapter"))[0] == 0
-    held = ["--clamp", "1:3,0:5=2.5", "--saes", saes, "--clamp-at", "all"]
+    for layer in (1, 2):
+        assert run(*options(world, "--layers", layer, "--out", f"layer-{layer}"))[0] == 0
+    held = ["--clamp", "1:3,0:5=2.5", "--clamp", "1:4", "--saes", saes, "--clamp-at", "all"]
     results = {
-        "adapter": run("evaluate", "adapter", *shared),
-        "clamp": run("evaluate", "--model", world.model, *held, *shared, "--out", "c.json"),
-        "adapter + clamp": run("evaluate", "adapter", *held, *shared),
+        "adapters": run("evaluate", "layer-1", "layer-2", *shared),
+        "clamps": run("evaluate", "--model", world.model, *held, *shared, "--out", "c.json"),
+        "all": run("evaluate", "layer-1", "layer-2", *held, *shared),
     }
     found = {}
-    for arm, (code, out, _) in results.items():
-        assert code == 0
-        found[arm] = json.loads(out)
-        assert found[arm]["arm"] == arm
-        assert f"with the {arm}, flips" in found[arm]["verdict"]
-    assert json.loads((tmp_path / "c.json").read_text()) == found["clamp"]
-    assert found["adapter"]["clamps"] == found["adapter"]["controls"] == []
-    assert {f for c in found["clamp"]["controls"] for f in c["features"]}.isdisjoint({"1:3", "0:5"})
-    assert found["clamp"]["clamps"] == [
+    for name, (code, out, err) in results.items():
+        assert code == 0, err
+        found[name] = json.loads(out)
+    assert json.loads((tmp_path / "c.json").read_text()) == found["clamps"]
+    assert list(found["all"]["arms"]) == ["base", "layer-1", "layer-2", "clamp 0:5,1:3", "clamp 1:4"]
+    assert list(found["all"]["verdicts"]) == list(found["all"]["arms"])[1:]
+    assert found["adapters"]["controls"] == {}
+    used = {f for c in found["clamps"]["controls"]["clamp 0:5,1:3"] for f in c["features"]}
+    assert used.isdisjoint({"1:3", "0:5"})
+    assert found["clamps"]["arms"]["clamp 0:5,1:3"] == [
         {"layer": 0, "feature": 5, "value": 2.5, "where": "all", "sae": "layer_0_width_16k_l0_small"},
         {"layer": 1, "feature": 3, "value": 0.0, "where": "all", "sae": "layer_1_width_16k_l0_small"},
     ]
-    # One base in all; three second arms that differ. An adapter knows its wordings, which makes more groups.
-    bases, changed = ([overall(content, arm) for content in found.values()] for arm in ("base", "adapter"))
-    assert bases[1] == pytest.approx(bases[0], abs=1e-6)
-    assert bases[2] == pytest.approx(bases[0], abs=1e-6)
-    assert len({round(margins["margin_difference"], 6) for margins in changed}) == 3
+    # Each arm is the same whatever stands beside it: no adapter stays in the model, no clamp in the adapters.
+    together = overall(found["all"], "after")
+    assert overall(found["adapters"], "after") | overall(found["clamps"], "after") == pytest.approx(together, abs=1e-6)
+    assert len({round(together[arm, "margin_difference"], 6) for arm in found["all"]["verdicts"]}) == 4
+    bases = overall(found["all"], "before")
+    assert len({round(bases[arm, "margin_difference"], 6) for arm in found["all"]["verdicts"]}) == 1
+    couples = {(c["reference"], c["arm"]) for c in found["adapters"]["comparisons"]}
+    assert couples == {("base", "layer-1"), ("base", "layer-2"), ("layer-1", "layer-2")}
 
 
-def overall(content, arm):
-    return {c["measure"]: c[arm]["value"] for c in content["comparisons"] if c["kind"] == "all"}
+def overall(content, estimate):
+    return {
+        (c["arm"], c["measure"]): c[estimate]["value"]
+        for c in content["comparisons"]
+        if c["kind"] == "all" and c["reference"] == "base" and c[estimate]["value"] is not None
+    }
+
+
+def test_seeds_of_one_recipe_are_pooled(run, world, tmp_path):
+    shared = ["--questions", world.questions, "--device", "cpu"]
+    for seed in (0, 1, 2):
+        assert run(*options(world, "--layers", 1, "--seed", seed, "--out", f"runs/{seed}/adapter"))[0] == 0
+    assert run(*options(world, "--layers", 2, "--out", "other"))[0] == 0
+    folders = [f"runs/{seed}/adapter" for seed in (0, 1, 2)]
+    code, out, _ = run("evaluate", *folders, "other", *shared, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert list(found["arms"])[1:4] == ["0/adapter", "1/adapter", "2/adapter"]
+    pool = "layers 1 (3 seeds)"
+    assert found["pools"] == {pool: ["0/adapter", "1/adapter", "2/adapter"]}
+    each, base = overall(found, "after"), overall(found, "before")
+    for measure in ("margin_difference", "accuracy", "margin_auc", "calibration_error"):
+        seeds = [each[name, measure] for name in found["pools"][pool]]
+        assert each[pool, measure] == pytest.approx(sum(seeds) / 3, abs=2e-6)
+        assert base[pool, measure] == base["0/adapter", measure]
+    assert {c["test"] for c in found["comparisons"] if c["arm"] == pool} == {"t"}
+    # The table shows the pool in place of its members.
+    code, out, _ = run("evaluate", *folders, "other", *shared)
+    assert code == 0
+    assert pool in out
+    assert "0/adapter" not in out.split("Quadrants [")[0]
+    assert_error(run("evaluate", folders[0], folders[0], *shared), "named twice")
+
+
+def test_failing_a_pipeline_on_the_verdict(run, world, tmp_path):
+    assert run(*options(world, "--layers", "1", "--out", "adapter"))[0] == 0
+    asked = ["evaluate", "adapter", "--questions", world.questions, "--device", "cpu", "--limit", 4, "--json"]
+    code, out, _ = run(*asked)
+    label = next(iter(json.loads(out)["verdicts"].values()))["label"]
+    # One step on random weights improves nothing.
+    assert (code, label) == (0, "not improved")
+    assert run(*asked, "--fail-on", "worse", "--out", "e.json")[0] == 0
+    code, out, _ = run(*asked, "--fail-on", "not-improved", "--out", "f.json")
+    assert code == 4
+    assert json.loads((tmp_path / "f.json").read_text()) == json.loads(out)
 
 
 def test_the_table_names_the_clamp(run, world, saes):
     asked = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--limit", 4, "--saes", saes]
     code, out, _ = run("evaluate", "--clamp", "1:3=2", *asked)
     assert code == 0
-    assert "clamp 1:3=2 at the final token" in out
+    assert "1:3=2 at the final token" in out
     assert "adapter" not in out
     code, out, _ = run("evaluate", "--clamp", "1:3=mean", *asked, "--json")
     assert code == 0
-    assert json.loads(out)["clamps"][0]["value"] > 0
+    assert json.loads(out)["arms"]["clamp 1:3"][0]["value"] > 0
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
         (folder / name).write_bytes(content)
     base = AutoModelForImageTextToText.from_pretrained(world.model)
     assert PeftModel.from_pretrained(base, folder).peft_config["default"].base_model_name_or_path == BASE
-    again = evaluate_saved(folder, world.questions, str(world.model), device="cpu", seed=3)
+    again = evaluate_saved([folder], world.questions, str(world.model), device="cpu", seed=3)
     assert {c.kind for c in again.comparisons} >= {"all", "type"}
     assert "phrasings" not in {c.kind for c in again.comparisons}, "without hashes nothing is called unseen"
 
