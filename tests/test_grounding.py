@@ -1,0 +1,410 @@
+"""The study of maps: its parts against plain transformers, its whole against the truth of the embedded world."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import read_rows, write_rows
+from finetune_world import awaken, make_world, plain_logits, plain_margin
+from PIL import Image, ImageDraw
+
+from finetune import cli
+from finetune.faithfulness import rank_agreement
+from finetune.grounding import GroundingSettings, study
+from finetune.grounding_display import show_grounding
+from finetune.grounding_figures import save_grounding
+from finetune.grounding_plan import asks_of, studied
+from finetune.grounding_scores import SCORES
+from finetune.grounding_summary import differences, summaries
+from finetune.looking import MapSettings, curves, map_settings, see
+from finetune.lora import add_lora
+from interp.demo import WORLD
+from interp.errors import InputError
+from interp.images import open_image
+from interp.questions import load_questions
+from interp.saes import load_sae
+from interp.statistics import mean_interval, sign_flip_p
+from interp.vlm import load_vlm
+
+SETTINGS = GroundingSettings(limit=4, curve_steps=4)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_vlm(WORLD / "base", "cpu", "float32"), load_questions(WORLD / "questions.jsonl", split="test")
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    """The tiny untrained world, every presence and abnormality question with a box."""
+    world = make_world(tmp_path_factory.mktemp("grounding") / "world", patients=16)
+    rows = read_rows(world.questions)
+    for i, row in enumerate(rows):
+        if row["type"] in ("presence", "abnormality"):
+            row["boxes"] = [[4 + i % 7, 6, 15 + i % 7, 20]]
+    write_rows(world.questions, rows)
+    return world
+
+
+@pytest.fixture(scope="module")
+def two_arms(boxed):
+    """A study of base and adapter in the tiny world, and one of the base alone."""
+    questions = load_questions(boxed.questions, split="test")
+    alone = study(load_vlm(boxed.model, "cpu", "float32"), None, questions, SETTINGS)
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    adapted = add_lora(vlm, [0, 1, 2])
+    awaken(adapted, scale=1.0)
+    adapted.eval()
+    return study(vlm, adapted, questions, SETTINGS), alone, questions
+
+
+@pytest.fixture(scope="module")
+def seen_by_base(shipped):
+    """The occlusion maps of the embedded base, whose answers rest on the lesions."""
+    vlm, questions = shipped
+    settings = GroundingSettings(MapSettings(maps=("occlusion",)), limit=24, paraphrases=0, curve_steps=4)
+    return study(vlm, None, questions, settings)
+
+
+def entry(found, *key, arm="base"):
+    (match,) = [e for e in found.summary if (e.arm, e.map, e.score, e.against) == (arm, *key)]
+    return match
+
+
+def test_the_base_uses_the_lesions(seen_by_base):
+    assert seen_by_base.right["base"] > 0.9
+    for score in ("roi_margin", "roi_flip"):
+        effect = entry(seen_by_base, "model", score, "random region")
+        assert effect.n == effect.patients == 24
+        assert effect.net.low > 0
+        assert effect.p < 0.01
+    for score in ("mass", "precision"):
+        for against in ("shifted", "random"):
+            assert entry(seen_by_base, "occlusion", score, against).net.low > 0, (score, against)
+    for score in ("deletion_probability", "insertion_probability", "deletion_margin", "insertion_margin"):
+        assert entry(seen_by_base, "occlusion", score, "random order").net.low > 0, score
+    assert entry(seen_by_base, "occlusion", "rank_agreement", "other image").net.low > 0
+
+
+def plain(vlm, question, picture, tmp_path):
+    picture.save(tmp_path / "edited.png")
+    with torch.no_grad():
+        logits = plain_logits(vlm.model, vlm.processor, str(tmp_path / "edited.png"), question.question)
+    return plain_margin(logits, vlm.processor.tokenizer)
+
+
+def test_occlusion_and_filled_boxes_are_those_of_edited_pictures(seen_by_base, shipped, tmp_path):
+    vlm, _ = shipped
+    question = seen_by_base.asked[3]
+    picture = open_image(question.image)
+    whole = plain(vlm, question, picture, tmp_path)
+    sign = 1 if whole > 0 else -1
+    for cell in (0, 6, 11):
+        edited = picture.copy()
+        x, y = 16 * (cell % 4), 16 * (cell // 4)
+        ImageDraw.Draw(edited).rectangle((x, y, x + 15, y + 15), fill=(128,) * 3)
+        expected = sign * (whole - plain(vlm, question, edited, tmp_path))
+        assert seen_by_base.maps["base"]["occlusion"][3, cell] == pytest.approx(expected, abs=2e-4)
+    pixels = np.array(picture)
+    ((x0, y0, x1, y1),) = question.boxes
+    for y in range(64):
+        for x in range(64):
+            if x0 <= x + 0.5 < x1 and y0 <= y + 0.5 < y1:
+                pixels[y, x] = 128
+    filled = plain(vlm, question, Image.fromarray(pixels), tmp_path)
+    rows = seen_by_base.scores[(seen_by_base.scores["question"] == 3) & (seen_by_base.scores["map"] == "model")]
+    values = rows.set_index("score")["value"]
+    assert values["roi_margin"] == pytest.approx(sign * (whole - filled), abs=2e-4)
+    assert values["roi_flip"] == float((filled > 0) != (whole > 0))
+
+
+def test_curves_are_those_of_edited_pictures(shipped, tmp_path):
+    vlm, questions = shipped
+    question = studied(questions, False, 1)[0]
+    picture = open_image(question.image)
+    rng = np.random.default_rng(0)
+    orders, random = [rng.permutation(16) for _ in range(2)], rng.permutation(16)
+    found = curves(vlm, see(vlm, question.image, []), "grey", question.question, True, orders, [random], 4)
+    assert found.shape == (3, 2, 5)
+
+    def without(cells):
+        edited = picture.copy()
+        for cell in cells:
+            x, y = 16 * (cell % 4), 16 * (cell // 4)
+            ImageDraw.Draw(edited).rectangle((x, y, x + 15, y + 15), fill=(128,) * 3)
+        return plain(vlm, question, edited, tmp_path)
+
+    for k, order in enumerate(orders):
+        for step in range(5):
+            assert found[k, 0, step] == pytest.approx(without(order[: 4 * step]), abs=2e-4)
+            assert found[k, 1, step] == pytest.approx(without(order[4 * step :]), abs=2e-4)
+    np.testing.assert_allclose(found[2, 1], found[2, 0, ::-1])
+    assert found[2, 0, 1] == pytest.approx(without(random[:4]), abs=2e-4)
+
+
+def test_curve_scores_by_hand(seen_by_base):
+    curve, scores = seen_by_base.curves, seen_by_base.scores
+    mean = scores.groupby("score")[["value", "control"]].mean()
+    for name, column in (("occlusion", "value"), ("random", "control")):
+        rows = curve[(curve["map"] == name) & (curve["arm"] == "base")]
+        for unit in ("margin", "probability"):
+            d, i = (rows[rows["kind"] == kind][unit].to_numpy() for kind in ("deletion", "insertion"))
+            lost = d[0] - (d[0] / 2 + d[1] + d[2] + d[3] + d[4] / 2) / 4
+            gained = (i[0] / 2 + i[1] + i[2] + i[3] + i[4] / 2) / 4 - i[0]
+            assert mean.loc[f"deletion_{unit}", column] == pytest.approx(lost)
+            assert mean.loc[f"insertion_{unit}", column] == pytest.approx(gained)
+            assert (d[0], d[4]) == pytest.approx((i[4], i[0]))
+
+
+def test_what_is_asked(boxed):
+    questions = load_questions(boxed.questions, split="test")
+    asked = studied(questions, True, None)
+    asks = asks_of(asked, questions, 2, seed=0)
+    assert len(asked) == 16
+    for i, q in enumerate(asked):
+        mine = asks[asks["question"] == i].set_index("role")
+        assert mine.loc["original"].tolist() == [i, q.image, q.question, True]
+        assert mine.loc[["paraphrase"], "text"].tolist() == [p.text for p in q.paraphrases[:2]]
+        other = mine.loc["other image"]
+        assert other["text"] == q.question
+        assert other["image"] in {o.image for o in asked if o.group != q.group}
+        other = mine.loc["other question"]
+        assert other["image"] == q.image
+        assert other["text"] in {o.question for o in questions if o.image == q.image and o.id != q.id and o.closed}
+    assert asks_of(asked[:2], questions, 0, 0)["role"].tolist() == ["original", "other question"] * 2
+    assert {q.true_answer for q in studied(questions, False, None)} == {"yes"}
+    with pytest.raises(InputError, match="that is truly answered yes"):
+        studied([q for q in questions if q.true_answer != "yes"], False, None)
+
+
+def test_the_arms(two_arms):
+    both, alone, _ = two_arms
+    assert (both.arms, alone.arms, alone.differences) == (["base", "adapter"], ["base"], [])
+    base = both.scores[both.scores["arm"] == "base"].reset_index(drop=True)
+    np.testing.assert_allclose(base["value"], alone.scores["value"], atol=1e-4)
+    np.testing.assert_allclose(base["control"], alone.scores["control"], atol=1e-4)
+    adapter = both.scores[both.scores["arm"] == "adapter"]
+    assert not np.allclose(adapter["value"], base["value"], atol=1e-2)
+    key = ["question", "map", "score", "against"]
+    joined = base.merge(adapter, on=key, suffixes=("", "_after"))
+    joined["change"] = joined["value_after"] - joined["control_after"] - joined["value"] + joined["control"]
+    for d in both.differences:
+        rows = joined[(joined["map"] == d.map) & (joined["score"] == d.score) & (joined["against"] == d.against)]
+        assert d.difference.value == pytest.approx(rows["change"].mean(), abs=1e-9)
+    assert {(d.map, d.score) for d in both.differences} >= {("attention", "mass"), ("model", "roi_margin")}
+
+
+@pytest.mark.parametrize("part", ["tower", "language"])
+def test_an_adapter_of_the_tower_leaves_the_base_alone(boxed, two_arms, part):
+    from peft import LoraConfig, get_peft_model
+
+    _, alone, questions = two_arms
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    names = {"tower": r".*vision_tower.*q_proj", "language": r".*language_model.*v_proj"}
+    adapted = get_peft_model(vlm.model, LoraConfig(r=4, target_modules=names[part]))
+    awaken(adapted, scale=3.0)
+    adapted.eval()
+    settings = GroundingSettings(MapSettings(maps=("occlusion",)), limit=4, curve_steps=4)
+    found = study(vlm, adapted, questions, settings)
+    expected = alone.maps["base"]["occlusion"]
+    np.testing.assert_allclose(found.maps["base"]["occlusion"], expected, atol=1e-4)
+    assert np.abs(found.maps["adapter"]["occlusion"] - expected).max() > 1e-3
+
+
+def test_agreement_scores(two_arms, boxed):
+    _, alone, _ = two_arms
+    rows = alone.scores[alone.scores["question"] == 2].set_index(["map", "score", "against"])
+    maps = {name: values[2] for name, values in alone.maps["base"].items()}
+    for name in ("attention", "rollout", "gradient", "integrated"):
+        value = rows.loc[(name, "rank_agreement", "other image"), "value"]
+        assert value == pytest.approx(rank_agreement(maps[name], maps["occlusion"]))
+    # The same question alone, its first paraphrase put as the original.
+    q = alone.asked[2]
+    first = q.model_copy(update={"question": q.paraphrases[0].text, "paraphrases": [], "id": "other"})
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    settings = GroundingSettings(paraphrases=1, curve_steps=1)
+    pair = study(vlm, None, [q, first], settings)
+    for name in maps:
+        scores = pair.scores.set_index(["question", "map", "score", "against"])
+        of_pair = rank_agreement(*pair.maps["base"][name])
+        # The one other question on this image is this very paraphrase, and there is no other image.
+        found = scores.loc[(0, name, "paraphrase_agreement", "other question")]
+        assert (found["value"], found["control"]) == pytest.approx((of_pair, of_pair), abs=1e-6)
+        assert (0, name, "paraphrase_agreement", "other image") not in scores.index
+
+
+def test_every_score_of_every_map_is_there(two_arms):
+    both, _, _ = two_arms
+    of_maps = set(SCORES) - {"roi_margin", "roi_flip"}
+    for arm in both.arms:
+        for name in ("attention", "rollout", "gradient", "integrated", "occlusion"):
+            assert {e.score for e in both.summary if (e.arm, e.map) == (arm, name)} == of_maps
+        assert {e.score for e in both.summary if (e.arm, e.map) == (arm, "model")} == {"roi_margin", "roi_flip"}
+    box = both.scores[both.scores["score"].isin(["mass", "coverage", "precision", "pointing"])]
+    assert box[["value", "control"]].stack().between(-1e-9, 1 + 1e-9).all()
+
+
+def test_summaries_and_differences_by_hand():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for question in range(12):
+        for arm, effect in (("base", 0.0), ("adapter", 1.0)):
+            value = rng.normal(effect) if question != 5 else np.nan
+            rows.append((question, arm, "attention", "mass", "random", value, 0.25))
+    table = pd.DataFrame(rows, columns=["question", "arm", "map", "score", "against", "value", "control"])
+    patients = [f"p{q // 2}" for q in range(12)]
+    base, adapter = summaries(table, patients, seed=1)
+    (change,) = differences(table, patients, seed=1)
+    kept = [q for q in range(12) if q != 5]
+    values = {arm: table[table["arm"] == arm].set_index("question")["value"][kept] for arm in ("base", "adapter")}
+    whose = [patients[q] for q in kept]
+    for found, arm in ((base, "base"), (adapter, "adapter")):
+        assert (found.arm, found.n, found.patients) == (arm, 11, 6)
+        assert found.control == pytest.approx((0.25, 0.25, 0.25))
+        net = values[arm].to_numpy() - 0.25
+        assert found.net == pytest.approx(mean_interval(net, whose, 1))
+        assert found.value.value == pytest.approx(values[arm].mean())
+        assert found.p == pytest.approx(sign_flip_p(net, whose, 1), abs=0.02)
+    shift = (values["adapter"] - values["base"]).to_numpy()
+    assert change.difference == pytest.approx(mean_interval(shift, whose, 1))
+    assert change.p == pytest.approx(sign_flip_p(shift, whose, 1), abs=0.02)
+    few = summaries(table[table["question"] < 4], patients, seed=1)
+    assert np.isnan(few[0].net.low)
+
+
+def test_an_effect_of_rounding_is_none():
+    import pandas as pd
+
+    rows = [(q, "base", "rollout", "mass", "random", 0.1 + (q % 2 + 1) * 1e-15, 0.1) for q in range(10)]
+    table = pd.DataFrame(rows, columns=["question", "arm", "map", "score", "against", "value", "control"])
+    (found,) = summaries(table, [str(q) for q in range(10)], 0)
+    assert found.net == pytest.approx((0, 0, 0), abs=1e-12)
+    assert found.p == 1
+
+
+def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, capsys):
+    both, _, questions = two_arms
+    save_grounding(both, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grounding.csv", "grounding.json", "grounding.png"]
+    show_grounding(both)
+    shown = capsys.readouterr().out
+    written = [(tmp_path / "out" / name).read_text() for name in ("grounding.json", "grounding.csv")] + [shown]
+    for q in questions:
+        for secret in (q.question, q.image, q.patient, q.id):
+            assert not any(secret in text for text in written), secret
+    content = json.loads(written[0])
+    assert len(content["summary"]) == len(both.summary)
+    assert content["settings"]["maps"]["fill"] == "grey"
+    first, same = content["summary"][0], both.summary[0]
+    assert first["net"]["value"] == pytest.approx(same.net.value, abs=1e-6)
+    with (tmp_path / "out" / "grounding.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(both.scores)
+    assert float(rows[7]["value"]) == pytest.approx(both.scores["value"][7], rel=1e-5)
+    with pytest.raises(InputError, match="already holds something"):
+        save_grounding(both, tmp_path / "out")
+
+
+def test_examples_are_drawn_only_when_asked(two_arms, tmp_path):
+    both, _, _ = two_arms
+    save_grounding(both, tmp_path / "out", examples=2)
+    assert Image.open(tmp_path / "out" / "examples.png").size[0] > 600
+
+
+def test_a_features_map(shipped):
+    vlm, questions = shipped
+    sae = load_sae(next((WORLD / "saes").rglob("layer_4_*")), 4, vlm.d_model)
+    settings = GroundingSettings(MapSettings(maps=("attention",)), limit=1, paraphrases=0, curve_steps=1)
+    found = study(vlm, None, questions, settings, (sae, 110))
+    assert found.feature == f"4:110 of {sae.id}"
+    assert list(found.maps["base"]) == ["attention", "feature"]
+    with pytest.raises(InputError, match="features 0 to"):
+        study(vlm, None, questions, settings, (sae, sae.d_sae))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"maps": "attention,heat"}, "--maps: found heat, expected some of attention"),
+        ({"layers": "3-1"}, "--layers '3-1'"),
+        ({"heads": "x"}, "--heads 'x'"),
+    ],
+)
+def test_map_settings_that_do_not_exist(given, message):
+    with pytest.raises(InputError) as stopped:
+        map_settings(**({"maps": None, "fill": "grey", "layers": None, "heads": None} | given))
+    assert message in str(stopped.value)
+
+
+def test_map_settings_beyond_the_model(shipped):
+    vlm, questions = shipped
+    chosen = map_settings("attention", "mean", "0,9-10", "1")
+    assert (chosen.maps, chosen.layers, chosen.heads) == (("attention",), (0, 9, 10), (1,))
+    with pytest.raises(InputError, match="--layers: found 10, but base has layers 0 to 9"):
+        study(vlm, None, questions, GroundingSettings(chosen))
+    with pytest.raises(InputError, match="--heads: found 4, but base has heads 0 to 3"):
+        study(vlm, None, questions, GroundingSettings(MapSettings(heads=(4,))))
+
+
+def test_boxes_outside_the_image_are_named(shipped):
+    vlm, questions = shipped
+    q = studied(questions, False, 1)[0].model_copy(update={"id": "mine", "boxes": [(70, 0, 90, 9)]})
+    with pytest.raises(InputError, match=r"question 'mine': box .* 64 x 64 pixels"):
+        study(vlm, None, [q])
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `finetune grounding`; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["finetune", "grounding", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_the_command(run, boxed, tmp_path):
+    from finetune.adapter import base_of
+
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    adapted = add_lora(vlm, [1])
+    awaken(adapted)
+    adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    assert base_of(tmp_path / "adapter") == str(boxed.model)
+    shared = ["--questions", boxed.questions, "--device", "cpu", "--limit", 2, "--maps", "attention,gradient"]
+    code, out, _ = run("adapter", *shared, "--layers", "0-1", "--out", "found", "--json", "--seed", 3)
+    assert code == 0
+    content = json.loads(out)
+    assert content == json.loads((tmp_path / "found" / "grounding.json").read_text())
+    assert content["arms"] == ["base", "adapter"]
+    assert content["settings"]["seed"] == 3
+    assert {e["map"] for e in content["summary"]} == {"attention", "gradient", "model"}
+    code, out, _ = run("--model", boxed.model, *shared, "--fill", "blur")
+    assert code == 0
+    assert "paraphrase agreement" in out
+    assert "filled with: blur" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "found"]
+
+
+def test_mistakes_of_the_command(run, boxed, tmp_path):
+    for arguments, message in (
+        (["--out", tmp_path], "already holds something"),
+        (["--include-examples", 2], "Give one with --out"),
+        (["--maps", "x"], "--maps: found x"),
+        (["--feature", "9"], "expected LAYER:FEATURE"),
+    ):
+        (tmp_path / "file").write_text("")
+        code, out, error = run("--model", boxed.model, "--questions", boxed.questions, *arguments)
+        assert code == 2
+        assert message in " ".join(error.split())
+        assert "Traceback" not in error + out
