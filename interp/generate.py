@@ -11,10 +11,14 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from interp.errors import InputError
 from interp.packing import Batch
 from interp.vlm import Vlm, encode_images, loaded_batches, rows_of, run_packed, watched
+
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Of attention in the steps: all but cuDNN's, which is planned anew (70 ms on an H100) for every length it meets."""
 
 
 @torch.no_grad()
@@ -67,7 +71,7 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
     while said.shape[1] < max_new_tokens and not torch.isin(said, said.new_tensor(ends)).any(1).all():
         step = next_step(batch, said)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
-        with watched(vlm, step, step.final):
+        with watched(vlm, step, step.final), sdpa_kernel(_KERNELS):
             output = vlm.model.model.language_model(
                 input_ids=step.input_ids,
                 attention_mask=step_masks(segment, position, step.segment.shape[1], window),

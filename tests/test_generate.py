@@ -137,6 +137,7 @@ def test_no_prompts_have_no_answers(vlm, prompts):
 
 
 def test_an_adapter_in_place(vlm, prompts):
+    prompts = prompts[:8]
     free = generate(vlm, prompts, NEW)
     adapted = add_lora(vlm, [1, 2, 3], rank=4)
     assert generate(vlm, prompts, NEW) == free
