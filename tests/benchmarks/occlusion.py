@@ -1,0 +1,132 @@
+"""All occlusions of one image with several wordings: in batches, against the usual loop, and against the tower's floor.
+
+    python tests/benchmarks/occlusion.py
+    python tests/benchmarks/occlusion.py --shape medgemma-4b --folder /tmp/true_shape
+
+The usual loop is one occluded image and one wording at a time through plain transformers, `--loop` occlusions of it,
+scaled up to all. The floor is what the vision tower alone would take for all occlusions at the speed of a large matrix
+product on this device. medgemma-4b has random weights (8.6 GB in `--folder`, written if not there) and needs a GPU.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from interp.demo import WORLD
+from interp.images import open_image
+from interp.occlusion import encode_without, filling, margins_on, picture_pixels, replaced, single_cells
+from interp.prompts import answer_margin
+from interp.questions import Question, load_questions, prompt_table
+from interp.regions import grid_side
+from interp.vlm import Vlm, image_tokens, load_vlm
+
+
+def seconds(run: Callable[[], object], times: int = 3) -> float:
+    """Least wall time of `times` runs, after one that warms up."""
+    found = []
+    for _ in range(times + 1):
+        started = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def matmul_rate(vlm: Vlm) -> float:
+    """FLOP/s of a square matrix product in the tower's dtype."""
+    n = 8192 if vlm.device.type == "cuda" else 1024
+    a = torch.randn(n, n, device=vlm.device, dtype=vlm.tower_dtype)
+    return 2 * n**3 / seconds(lambda: a @ a, 5)
+
+
+@torch.no_grad()
+def loop(vlm: Vlm, pixels: torch.Tensor, texts: list[str], question: Question) -> torch.Tensor:
+    """Margins [v, t] of every image and wording, one plain forward each."""
+    picture = open_image(question.image)
+    rows = []
+    for text in texts:
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        inputs = vlm.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(vlm.device)
+        column = []
+        for image in pixels:
+            logits = vlm.model(**inputs | {"pixel_values": image[None]}, logits_to_keep=1).logits
+            column.append(answer_margin(logits[0, -1], vlm.answers).cpu())
+        rows.append(torch.stack(column))
+    return torch.stack(rows, dim=1)
+
+
+def measured(vlm: Vlm, question: Question, wordings: int, looped: int) -> dict[str, float]:
+    """The timings of one image."""
+    texts = [question.question, *(p.text for p in question.paraphrases)][:wordings]
+    pixels = picture_pixels(vlm, question.image)
+    side = grid_side(vlm.model.config.mm_tokens_per_image)
+    cells, filled = single_cells(side), filling(vlm, pixels, "grey")
+    looped = min(looped or len(cells), len(cells))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        image_tokens(vlm.model, pixels[None])
+    tower = counter.get_total_flops() * len(cells)
+    occluded = replaced(pixels, filled, cells)
+    closed = [True] * len(texts)
+    batched = seconds(lambda: margins_on(vlm, occluded, texts, closed))
+    alone = seconds(lambda: encode_without(vlm, pixels, filled, cells))
+    usual = seconds(lambda: loop(vlm, occluded[:looped], texts, question), 1) * len(cells) / looped
+    ours = margins_on(vlm, occluded, texts, closed)
+    difference = (ours[:looped] - loop(vlm, occluded[:looped], texts, question)).abs().max()
+    rate = matmul_rate(vlm)
+    return {
+        "occlusions": len(cells),
+        "wordings": len(texts),
+        "usual_loop_s": usual,
+        "looped_occlusions": looped,
+        "batched_s": batched,
+        "ratio": usual / batched,
+        "tower_alone_s": alone,
+        "tower_tflop": tower / 1e12,
+        "matmul_tflop_per_s": rate / 1e12,
+        "floor_s": tower / rate,
+        "batched_over_floor": batched / (tower / rate),
+        "largest_difference_logits": float(difference),
+        "margin_spread_logits": float(ours.std()),
+    }
+
+
+def main() -> None:
+    """Time one image and print the numbers, as a table and as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=("tiny", "medgemma-4b"), default="tiny")
+    parser.add_argument("--wordings", type=int, default=5, help="wordings put to every occlusion")
+    parser.add_argument("--loop", type=int, default=16, help="occlusions in the usual loop, 0 for all")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/true_shape"))
+    options = parser.parse_args()
+    asked = [q for q in load_questions(WORLD / "questions.jsonl", split="test") if q.closed and q.boxes]
+    model = WORLD / "planted"
+    if options.shape == "medgemma-4b":
+        from true_shape import write_model
+
+        model = options.folder / "medgemma-4b-it"
+        if not model.is_dir():
+            write_model(model, prompt_table(asked[:20]))
+    vlm = load_vlm(model)
+    question = next(q for q in asked if len(q.paraphrases) + 1 >= min(options.wordings, 4))
+    device = torch.cuda.get_device_name() if vlm.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    found = {"shape": options.shape, "device": device, "dtype": str(vlm.tower_dtype).removeprefix("torch.")}
+    numbers = measured(vlm, question, options.wordings, options.loop)
+    print(pd.Series(numbers).map("{:.4g}".format).to_string())
+    print(json.dumps(found | {k: float(f"{v:.5g}") for k, v in numbers.items()}))
+
+
+if __name__ == "__main__":
+    main()
