@@ -19,7 +19,7 @@ from finetune.grounding_figures import save_grounding
 from finetune.grounding_plan import asks_of, studied
 from finetune.grounding_scores import SCORES
 from finetune.grounding_summary import differences, summaries
-from finetune.looking import MapSettings, curves, map_settings, see
+from finetune.looking import MapSettings, curves, look, map_settings, see
 from finetune.lora import add_lora
 from interp.demo import WORLD
 from interp.errors import InputError
@@ -234,6 +234,44 @@ def test_agreement_scores(two_arms, boxed):
         found = scores.loc[(0, name, "paraphrase_agreement", "other question")]
         assert (found["value"], found["control"]) == pytest.approx((of_pair, of_pair), abs=1e-6)
         assert (0, name, "paraphrase_agreement", "other image") not in scores.index
+
+
+def test_agreement_between_fills_and_with_another_image(boxed):
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    questions = load_questions(boxed.questions, split="test")
+    by_fill = {}
+    for fill in ("grey", "blur", "mean"):
+        maps = MapSettings(maps=("attention", "occlusion"), fill=fill)
+        by_fill[fill] = study(vlm, None, questions, GroundingSettings(maps, limit=3, paraphrases=0, curve_steps=1))
+    scores = by_fill["grey"].scores.set_index(["question", "map", "score"])
+    asks = asks_of(by_fill["grey"].asked, questions, 0, 0)
+    for i in range(3):
+        (other,) = asks[(asks["question"] == i) & (asks["role"] == "other image")].itertuples()
+        elsewhere = look(vlm, see(vlm, other.image, ["grey"]), [other.text], [True], [], MapSettings()).reference[0]
+        grey, blur, mean = (by_fill[fill].maps["base"]["occlusion"][i] for fill in by_fill)
+        found = scores.loc[(i, "occlusion", "rank_agreement")]
+        assert found["value"] == pytest.approx((rank_agreement(grey, blur) + rank_agreement(grey, mean)) / 2)
+        expected = (rank_agreement(elsewhere, blur) + rank_agreement(elsewhere, mean)) / 2
+        assert found["control"] == pytest.approx(expected)
+        found = scores.loc[(i, "attention", "rank_agreement")]
+        shown = by_fill["grey"].maps["base"]["attention"][i]
+        assert found["value"] == pytest.approx(rank_agreement(grey, shown))
+        assert found["control"] == pytest.approx(rank_agreement(elsewhere, shown))
+
+
+def test_an_adapter_that_does_nothing_changes_nothing(boxed):
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    adapted = add_lora(vlm, [0, 1, 2])
+    adapted.eval()
+    questions = load_questions(boxed.questions, split="test")
+    settings = GroundingSettings(
+        MapSettings(maps=("gradient",)), limit=6, paraphrases=1, curve_steps=2, any_answer=True
+    )
+    found = study(vlm, adapted, questions, settings)
+    assert len(found.differences) == len([e for e in found.summary if e.arm == "base"])
+    for change in found.differences:
+        assert change.difference.value == pytest.approx(0, abs=1e-6)
+        assert change.n == 6
 
 
 def test_every_score_of_every_map_is_there(two_arms):
