@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.faithfulness import removals
 from interp.errors import InputError
-from interp.image_maps import STEPS, attention, feature_maps, gradient_maps, integrated_maps
+from interp.image_maps import attention, feature_maps, gradient_maps, integrated_maps
 from interp.images import BLANK_IMAGE
 from interp.layers import listed_layers
 from interp.occlusion import (
@@ -47,8 +47,8 @@ class MapSettings:
     """Of the attention map; the rollout goes up to the last of them. None for all."""
     heads: tuple[int, ...] | None = None
     """Of the attention map; None for all."""
-    integration_steps: int = STEPS
-    """Points on the way of the integrated gradients."""
+    integration_steps: int = 12
+    """Points on the way of the integrated gradients; on the embedded world 12 rank the cells as 64 do (.998)."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.maps if name not in MAPS]
