@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.adapter import AdapterRecord, load_adapter
+from finetune.settings import TrainSettings
 from interp.clamps import Clamp
 from interp.errors import InputError
 from interp.layers import layers_text
@@ -97,7 +99,9 @@ def _layers(arm: Arm) -> str:
 
 
 def _recipe(record: AdapterRecord) -> str:
-    settings = {name: value for name, value in sorted(record.settings.items()) if name != "seed"}
+    # Older records lack settings that came later, whose defaults are what they were trained with.
+    given = asdict(TrainSettings()) | record.settings
+    settings = {name: value for name, value in sorted(given.items()) if name != "seed"}
     return repr((record.model.id, record.prompt, record.layers, record.data, settings))
 
 
