@@ -16,7 +16,7 @@ def show_grounding(found: GroundingStudy, out: Path | None = None, console: Cons
     """Print the study; `out` is where it was written."""
     console = console or Console()
     if not console.is_terminal:
-        console = Console(width=160, file=console.file)
+        console = Console(width=180, file=console.file)
     console.print(grounding_table(found))
     if out is not None:
         console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)
@@ -36,11 +36,10 @@ def grounding_table(found: GroundingStudy) -> Table:
     )
     for heading in ("score", "against", "map"):
         table.add_column(heading, overflow="fold")
-    for heading in ("n", *(h for arm in found.arms for h in (arm, "control", "net", "p"))):
+    # Of two arms it is the difference that is tested here; the p of each arm's own net is in the JSON.
+    tested = ["adapter - base"] if len(found.arms) > 1 else []
+    for heading in ("n", *(h for arm in found.arms for h in (arm, "control", "net")), *tested, "p"):
         table.add_column(heading, justify="right", overflow="fold")
-    if found.differences:
-        table.add_column("adapter - base", justify="right", overflow="fold")
-        table.add_column("p", justify="right", overflow="fold")
     for score in SCORES:
         for against in dict.fromkeys(entry.against for entry in found.summary if entry.score == score):
             _section(table, found, score, against)
@@ -58,17 +57,13 @@ def _section(table: Table, found: GroundingStudy, score: str, against: str) -> N
         for arm in found.arms:
             entry = of_arm.get(arm)
             if entry is None:
-                cells += ["-"] * 4
+                cells += ["-"] * 3
             else:
-                numbers = (
-                    _number(entry.value.value),
-                    _number(entry.control.value),
-                    _interval(entry.net, "+"),
-                    _p(entry.p),
-                )
-                cells += numbers
-        if found.differences:
-            change = changes.get(name)
+                cells += [_number(entry.value.value), _number(entry.control.value), _interval(entry.net, "+")]
+        change = changes.get(name)
+        if len(found.arms) == 1:
+            cells.append(_p(of_arm[found.arms[0]].p))
+        else:
             cells += [_interval(change.difference, "+"), _p(change.p)] if change else ["-", "-"]
         table.add_row(*map(escape, cells))
 
