@@ -65,7 +65,7 @@ def two_arms(boxed):
 def seen_by_base(shipped):
     """The occlusion maps of the embedded base, whose answers rest on the lesions."""
     vlm, questions = shipped
-    settings = GroundingSettings(MapSettings(maps=("occlusion",)), limit=24, paraphrases=0, curve_steps=4)
+    settings = GroundingSettings(MapSettings(maps=("occlusion",)), limit=16, paraphrases=0, curve_steps=4)
     return study(vlm, None, questions, settings)
 
 
@@ -78,7 +78,7 @@ def test_the_base_uses_the_lesions(seen_by_base):
     assert seen_by_base.right["base"] > 0.9
     for score in ("roi_margin", "roi_flip"):
         effect = entry(seen_by_base, "model", score, "random region")
-        assert effect.n == effect.patients == 24
+        assert effect.n == effect.patients == 16
         assert effect.net.low > 0
         assert effect.p < 0.01
     for score in ("mass", "precision"):
