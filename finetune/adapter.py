@@ -118,3 +118,11 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
         raise InputError(
             f"{folder}: does not fit {vlm.name} ({str(error).splitlines()[0]}). Give --model its own base."
         ) from None
+
+
+def changes_sight(adapted: "PeftModel") -> bool:
+    """Whether the adapter reaches the vision tower or the projector, so that the arms see different image tokens."""
+    from peft import get_peft_model_state_dict
+
+    names = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return any("vision_tower" in name or "multi_modal_projector" in name for name in names)

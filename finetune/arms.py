@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.adapter import AdapterRecord, load_adapter
+from finetune.adapter import AdapterRecord, changes_sight, load_adapter
 from finetune.settings import TrainSettings
 from interp.clamps import Clamp
 from interp.errors import InputError
@@ -41,10 +41,14 @@ def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None)
 
     @contextmanager
     def enter() -> Iterator[None]:
-        adapted = load_adapter(vlm, folder)
+        adapted, features = load_adapter(vlm, folder), vlm.features
+        if changes_sight(adapted):
+            # Its image tokens are others.
+            vlm.features = {}
         try:
             yield
         finally:
+            vlm.features = features
             adapted.unload()
 
     return Arm(name, enter, record=record)

@@ -6,7 +6,7 @@ from rich.table import Table
 from finetune.compare import Comparison
 from finetune.evaluate import Evaluation
 from finetune.measures import MEASURES
-from finetune.quadrants import QUADRANTS, Quadrants
+from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
 from interp.statistics import Estimate
 
 PLACES = {"final": "the final token", "all": "all text tokens"}
@@ -71,23 +71,36 @@ def groups_table(evaluation: Evaluation) -> Table:
 
 
 def quadrants_table(evaluation: Evaluation) -> Table:
-    """Where the questions of each arm stand, by both kinds of reliance."""
+    """Where the questions of each arm stand, by both kinds of reliance; of a pool, the means over its arms."""
     table = Table(title="Quadrants [% of the closed questions]", title_justify="left")
     table.caption = (
         "ideal: consistent, rests on the image; fragile: rests on it; dangerous: consistent only; worst: neither\n"
-        "by grey: rests on the image if the answer changes with the grey blank; by any: with any blank or swapped image\n"
+        "grey: it rests on the image if the answer changes with the grey blank; any: with any blank or swapped image\n"
         "moved: changed quadrant since the base; p: Stuart-Maxwell, shares against the base"
     )
     for heading in ("arm", "by"):
         table.add_column(heading)
     for heading in (*QUADRANTS, "moved", "p"):
         table.add_column(heading, justify="right")
-    for found in evaluation.quadrants:
-        moved = "" if found.arm == evaluation.base else f"{100 * moved_share(found):.1f}"
-        shares = [interval(found.shares[quadrant], "ideal") for quadrant in QUADRANTS]
-        p = "" if found.arm == evaluation.base else p_value(found.p)
-        table.add_row(escape(found.arm), found.reliance, *shares, moved, p)
+    for name in (evaluation.base, *evaluation.shown):
+        members = evaluation.pools.get(name, [name])
+        for reliance in RELIANCE:
+            found = [q for q in evaluation.quadrants if q.arm in members and q.reliance == reliance]
+            if found:
+                table.add_row(escape(name), reliance, *_quadrant_cells(found, name == evaluation.base))
     return table
+
+
+def _quadrant_cells(found: list[Quadrants], base: bool) -> list[str]:
+    if len(found) == 1:
+        shares = [interval(found[0].shares[quadrant], "ideal") for quadrant in QUADRANTS]
+    else:
+        means = [sum(q.shares[quadrant].value for q in found) / len(found) for quadrant in QUADRANTS]
+        shares = [f"{100 * mean:.1f}" for mean in means]
+    if base:
+        return [*shares, "", ""]
+    moved = 100 * sum(map(moved_share, found)) / len(found)
+    return [*shares, f"{moved:.1f}", p_value(found[0].p) if len(found) == 1 else ""]
 
 
 def moved_share(found: Quadrants) -> float:

@@ -24,7 +24,7 @@ from interp.errors import InputError
 from interp.files import software
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.statistics import FloatArray, mean_of_totals
-from interp.substitutes import encode_blanks
+from interp.substitutes import BLANKS, encode_blanks
 from interp.vlm import Vlm, measure
 
 CONTROLS = 5
@@ -193,6 +193,8 @@ def evaluate(
     controls: dict[str, list[ClampControl]] = {}
     for arm in arms:
         with arm.enter():
+            if BLANKS["mean"] not in vlm.features:
+                encode_blanks(vlm, list(prompts["image"]), seed)
             clamps[arm.name] = with_means(vlm, prompts, arm.clamps)
             with clamped(vlm, clamps[arm.name]):
                 answers[arm.name] = ask(vlm, prompts, others, new_tokens, arm.name)

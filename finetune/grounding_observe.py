@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from finetune.adapter import changes_sight
 from finetune.faithfulness import Floats, order_of
 from finetune.grounding_plan import Lesion
 from finetune.looking import FILLS, Look, MapSettings, Sight, curves, look, margins_without_regions, see
@@ -55,7 +56,7 @@ def observe(
     the tower too.
     """
     arms = ["base"] if adapted is None else ["base", "adapter"]
-    apart = adapted is not None and _changes_sight(adapted)
+    apart = adapted is not None and changes_sight(adapted)
     fills = [settings.fill, *(f for f in FILLS if f != settings.fill and "occlusion" in settings.maps)]
     rows_of = {str(image): rows for image, rows in asks.groupby("image", sort=False)}
     looks: dict[str, list[Look]] = {arm: [] for arm in arms}
@@ -102,11 +103,3 @@ def _joined(looks: Sequence[Look], place: NDArray[np.intp], parts: Mapping[int, 
 
 def _as_arm(adapted: "PeftModel | None", arm: str) -> AbstractContextManager[None]:
     return adapted.disable_adapter() if adapted is not None and arm == "base" else nullcontext()
-
-
-def _changes_sight(adapted: "PeftModel") -> bool:
-    """Whether the adapter reaches the vision tower or the projector, so that the arms see different image tokens."""
-    from peft import get_peft_model_state_dict
-
-    names = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return any("vision_tower" in name or "multi_modal_projector" in name for name in names)

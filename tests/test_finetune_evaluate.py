@@ -5,7 +5,7 @@ import pytest
 import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
 
-from finetune.arms import Arm, base_arm
+from finetune.arms import Arm, adapter_arm, base_arm
 from finetune.ask import SWAPS, images_of_others
 from finetune.compare import subsets_of
 from finetune.evaluate import evaluate
@@ -18,7 +18,7 @@ from interp.images import BLANK_IMAGE, open_image
 from interp.prompts import prompt_tokens
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.statistics import mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import load_vlm, pixels_of
+from interp.vlm import load_vlm, measure, pixels_of
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",
@@ -227,8 +227,8 @@ def test_the_comparison_is_not_of_zeros(evaluation):
     assert flips.after.value > 0
     assert flips.before.value != flips.after.value
     assert evaluation.find("adapter", "margin_difference").before.value > 0
-    for measure in ("swap_sensitivity", "text_only_agreement", "margin_dispersion", "margin_auc"):
-        assert evaluation.find("adapter", measure).difference.value != 0, measure
+    for name in ("swap_sensitivity", "text_only_agreement", "margin_dispersion", "margin_auc"):
+        assert evaluation.find("adapter", name).difference.value != 0, name
 
 
 def test_other_patients_images_are_of_others(questions):
@@ -308,10 +308,10 @@ def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, question
         {c.measure: c for c in evaluate(vlm, arms_of(model), asked, new_tokens=0).comparisons if c.kind == "all"}
         for asked in (unanswered, left, questions)
     )
-    for measure in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "text_only_agreement_grey"):
-        assert (found[measure].n, found[measure].after.value) == (whole[measure].n, whole[measure].after.value)
-    for measure in ("accuracy", "original_accuracy", "first_token_accuracy", "balanced_accuracy", "margin_auc"):
-        assert (found[measure].n, found[measure].after.value) == (known[measure].n, known[measure].after.value)
+    for name in ("question_flip_rate", "pairwise_flip_rate", "margin_difference", "text_only_agreement_grey"):
+        assert (found[name].n, found[name].after.value) == (whole[name].n, whole[name].after.value)
+    for name in ("accuracy", "original_accuracy", "first_token_accuracy", "balanced_accuracy", "margin_auc"):
+        assert (found[name].n, found[name].after.value) == (known[name].n, known[name].after.value)
 
 
 def test_no_questions_and_no_second_arm_are_refused(adapted, questions):
@@ -320,3 +320,26 @@ def test_no_questions_and_no_second_arm_are_refused(adapted, questions):
         evaluate(vlm, arms_of(model), [])
     with pytest.raises(InputError, match="Nothing to compare"):
         evaluate(vlm, [base_arm(model)], questions)
+
+
+def test_an_adapter_of_the_vision_tower_sees_with_its_own_eyes(world, questions, tmp_path):
+    """Image tokens are kept from arm to arm, but not those of another tower."""
+    from peft import LoraConfig, get_peft_model
+
+    fresh = load_vlm(world.model, "cpu", "float32")
+    config = LoraConfig(r=2, target_modules=r".*vision_tower.*q_proj", init_lora_weights=False)
+    adapted = get_peft_model(fresh.model, config)
+    adapted.save_pretrained(str(tmp_path / "tower"))
+    prompts = prompt_table(questions)
+    expected = measure(fresh, prompts).margin.double().numpy()
+
+    vlm = load_vlm(world.model, "cpu", "float32")
+    arms = [base_arm(), adapter_arm(vlm, tmp_path / "tower", "tower", None), Arm("base again")]
+    found = evaluate(vlm, arms, questions, new_tokens=0)
+    pairs = pair_table(prompts)
+    pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]]
+    shift = np.abs(expected[pairs["original"]] - expected[pairs["paraphrase"]]).mean()
+    assert found.find("tower", "margin_difference").after.value == pytest.approx(shift, abs=1e-5)
+    assert found.find("tower", "margin_difference").difference.value != 0
+    again = [c.difference.value for c in found.comparisons if (c.reference, c.arm) == ("base", "base again")]
+    assert {value for value in again if not np.isnan(value)} == {0}

@@ -3,10 +3,11 @@
     python tests/benchmarks/grounding_loss.py --out artifacts/grounding
     finetune evaluate artifacts/grounding/published-0 artifacts/grounding/blank-0 artifacts/grounding/swap-0
 
-The published loss, and with each grounding term; then the three again under stress, with a consistency weight that
-rewards the same answer to every wording ten times as much. The arms of a seed meet the same questions in the same order
-and wordings. Each is a folder as `finetune` writes it; those already there are kept, so that a stopped run goes on.
-About two minutes an arm on two CPU cores.
+The published loss, and with each grounding term; the three again under stress, with a consistency weight that rewards
+the same answer to every wording ten times as much; and alone, both weights so large that the true answers hardly count
+and nothing but a grounding term speaks against answering everything alike. The arms of a seed meet the same questions
+in the same order and wordings. Each is a folder as `finetune` writes it; those already there are kept, so that a
+stopped run goes on. About two minutes an arm on two CPU cores.
 
 With `--told-by-text .95` the training is made a trap: of the training questions on presence, 95% of those are left out
 whose answer does not follow from the finding alone (yes to one half of the findings, no to the others). Text
@@ -28,6 +29,7 @@ from interp.register_grid import named_finding
 
 PUBLISHED = TrainSettings()
 STRESS = dataclasses.replace(PUBLISHED, consistency_weight=10.0)
+ALONE = dataclasses.replace(PUBLISHED, consistency_weight=1000.0, grounding_weight=1000.0)
 ARMS = {
     "published": PUBLISHED,
     "blank": dataclasses.replace(PUBLISHED, grounding="blank"),
@@ -35,6 +37,9 @@ ARMS = {
     "stress": STRESS,
     "stress-blank": dataclasses.replace(STRESS, grounding="blank"),
     "stress-swap": dataclasses.replace(STRESS, grounding="swap"),
+    "alone": ALONE,
+    "alone-blank": dataclasses.replace(ALONE, grounding="blank"),
+    "alone-swap": dataclasses.replace(ALONE, grounding="swap"),
 }
 """Name -> how it is trained, but for the seed."""
 
