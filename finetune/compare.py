@@ -124,6 +124,9 @@ def _row(
     if members:
         found = pooled_over_seeds(measure.statistic, before.columns, columns, patients, seed)
         test = "t"
+        if share:
+            # Student's interval does not know that a share ends at 0 and 1.
+            found = found._replace(after=Estimate(*np.clip(found.after, 0, 1).tolist()))
     else:
         found = paired_statistic(measure.statistic, before.columns, columns[0], (patients[0], patients[1]), seed)
         test = "permutation"

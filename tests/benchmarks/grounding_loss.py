@@ -10,8 +10,9 @@ in the same order and wordings. Each is a folder as `finetune` writes it; those 
 stopped run goes on. About two minutes an arm on two CPU cores.
 
 With `--told-by-text .95` the training is made a trap: of the training questions on presence, 95% of those are left out
-whose answer does not follow from the finding alone (yes to one half of the findings, no to the others). Text
-then tells most answers, as in real data, while the test questions stay balanced.
+whose answer does not follow from the finding alone (yes to one half of the findings, no to the others). Text then tells
+most answers, as in real data, while the test questions stay balanced. With `--relabel` they are not left out but given
+the answer that the finding tells: what is taught is to ignore the image.
 """
 
 import argparse
@@ -44,8 +45,8 @@ ARMS = {
 """Name -> how it is trained, but for the seed."""
 
 
-def told_by_text(questions: list[Question], share: float) -> list[Question]:
-    """Without `share` of the training questions on presence whose answer the finding alone does not tell."""
+def told_by_text(questions: list[Question], share: float, relabel: bool) -> list[Question]:
+    """Without `share` of the training questions on presence whose answer the finding does not tell, or so answered."""
     rng = np.random.default_rng(0)
     findings = sorted({named_finding(q.question) for q in questions if q.type == "presence"} - {"other"})
     yes = findings[: len(findings) // 2]
@@ -57,6 +58,8 @@ def told_by_text(questions: list[Question], share: float) -> list[Question]:
         trapped = question.type == "presence" and finding != "other" and split_of(question) == "train"
         if not (trapped and contrary and rng.random() < share):
             kept.append(question)
+        elif relabel:
+            kept.append(question.model_copy(update={"answer": "yes" if finding in yes else "no"}))
     return kept
 
 
@@ -69,12 +72,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=PUBLISHED.epochs)
     parser.add_argument("--limit", type=int, default=None, help="first N questions of each split, to try it out")
     parser.add_argument("--told-by-text", type=float, default=0.0, help="share of the contrary questions left out")
+    parser.add_argument("--relabel", action="store_true", help="answer them as the text tells instead")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     questions = WORLD / "questions.jsonl"
     if options.told_by_text:
         questions = options.out / "questions.jsonl"
-        asked = told_by_text(load_questions(WORLD / "questions.jsonl"), options.told_by_text)
+        asked = told_by_text(load_questions(WORLD / "questions.jsonl"), options.told_by_text, options.relabel)
         write_questions(asked, questions, WORLD)
     for seed in options.seeds:
         for arm in options.arms:
