@@ -202,6 +202,9 @@ def evaluate_command(
     out: Annotated[
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)
     ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw changes, reliability and quadrants, a PNG file.", show_default=False)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the tables.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap, permutations, noise and swapped images.")] = 0,
     device: Device = "auto",
@@ -230,8 +233,9 @@ def evaluate_command(
     from interp.clamps import parse_clamps
     from interp.files import refuse_used, write_text
 
-    if out is not None:
-        refuse_used(out)
+    for path in (out, figure):
+        if path is not None:
+            refuse_used(path)
     from finetune.run import evaluate_saved
     from finetune.verdict import as_bad
     from interp.sae_sources import locate_saes
@@ -258,6 +262,10 @@ def evaluate_command(
     )
     if out is not None:
         write_text(out, evaluation.to_json())
+    if figure is not None:
+        from finetune.figures import save_evaluation_figure
+
+        save_evaluation_figure(evaluation, figure)
     if json:
         typer.echo(evaluation.to_json(), nl=False)
     else:

@@ -9,8 +9,10 @@ from finetune.arms import Arm, adapter_arm, base_arm
 from finetune.ask import SWAPS, images_of_others
 from finetune.compare import subsets_of
 from finetune.evaluate import evaluate
+from finetune.figures import CHANGES, evaluation_figure, save_evaluation_figure
 from finetune.lora import add_lora
 from finetune.measures import MEASURES
+from finetune.quadrants import QUADRANTS
 from finetune.texts import text_hash
 from interp.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
 from interp.errors import InputError
@@ -343,3 +345,22 @@ def test_an_adapter_of_the_vision_tower_sees_with_its_own_eyes(world, questions,
     assert found.find("tower", "margin_difference").difference.value != 0
     again = [c.difference.value for c in found.comparisons if (c.reference, c.arm) == ("base", "base again")]
     assert {value for value in again if not np.isnan(value)} == {0}
+
+
+def test_the_figure_draws_the_numbers_of_the_evaluation(evaluation, tmp_path):
+    figure = evaluation_figure(evaluation)
+    changes, reliability, grey, _ = figure.axes
+    points = changes.containers[0].lines[0].get_xdata()
+    assert points == pytest.approx([100 * evaluation.find("adapter", name).difference.value for name in CHANGES])
+    drawn = {line.get_label(): line for line in reliability.lines}
+    bins = [point for point in evaluation.reliability if point.arm == "adapter" and point.n >= 10]
+    assert drawn["adapter"].get_ydata() == pytest.approx([point.accuracy for point in bins])
+    shares = [bar.get_width() for bars in grey.containers for bar in bars]
+    expected = [
+        100 * next(q for q in evaluation.quadrants if (q.arm, q.reliance) == (arm, "grey")).shares[quadrant].value
+        for arm in ("base", "adapter")
+        for quadrant in QUADRANTS
+    ]
+    assert shares == pytest.approx(expected)
+    save_evaluation_figure(evaluation, tmp_path / "evaluation.png")
+    assert (tmp_path / "evaluation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
