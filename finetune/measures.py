@@ -178,6 +178,11 @@ def _text_only(*kinds: str) -> Callable[[Sheet, Answers], Units]:
     return units
 
 
+def _blank_margin(sheet: Sheet, answers: Answers) -> Units:
+    size = np.abs(np.stack([answers.blank_margin[kind] for kind in BLANKS])).mean(0)
+    return _of_prompts(sheet, size, closed_originals(sheet.prompts))
+
+
 def _swap_sensitivity(sheet: Sheet, answers: Answers) -> Units:
     change = swaps_change(answers)
     return _of_prompts(sheet, change, closed_originals(sheet.prompts) & ~np.isnan(change))
@@ -251,6 +256,7 @@ MEASURES: dict[str, Measure] = {
     "sequence_accuracy": Measure(_sequence, "%"),
     "text_only_agreement": Measure(_text_only(*BLANKS), "%"),
     **{f"text_only_agreement_{kind}": Measure(_text_only(kind), "%") for kind in BLANKS},
+    "blank_margin": Measure(_blank_margin, "logits"),
     "swap_sensitivity": Measure(_swap_sensitivity, "%"),
     "blank_flip_rate": Measure(lambda s, a: _question_flips(s, a.blank_margin["grey"]), "%", mcnemar=True),
     **{name: Measure(_share_of(i), "%", mcnemar=True) for i, name in enumerate(QUADRANTS)},
@@ -268,13 +274,16 @@ questions over that between them; no threshold, and shrinking all margins does n
 
 accuracy: right sign of the margin, closed questions, all wordings. original_accuracy: the same, original wording.
 balanced_accuracy: mean of that of the yes and of the no questions. margin_auc: chance that a yes question has a greater
-margin than a no question. calibration_error: of sigmoid |m| against being right. first_token_accuracy: right most
-probable token, all types and wordings. sequence_accuracy: generated answer begins with the whole true answer.
+margin than a no question. calibration_error: of sigmoid |m| against being right; resampling makes any model look worse,
+so its interval lies high. first_token_accuracy: right most probable token, all types and wordings. sequence_accuracy:
+generated answer begins with the whole true answer.
 
 text_only_agreement: original wordings of closed questions whose answer stays without the image, mean over four blanks;
-then each blank alone. swap_sensitivity: whose answer changes with other patients' images. blank_flip_rate:
-question_flip_rate with the grey blank. ideal, fragile, dangerous, worst: shares of the four quadrants, a question
-resting on the image if its answer changes with the grey blank (finetune.quadrants). parsed_*: of the generated answers
-by keywords, where they say yes or no: pairs that differ, right ones, ones that agree with the margin; unparsed: those
-that say neither or both, excluded.
+then each blank alone. blank_margin: mean |m| with the four blanks, how sure the model is of what it can not see; where
+it is small, the measures by sign are tosses of a coin. swap_sensitivity: whose answer changes with other patients'
+images. blank_flip_rate: question_flip_rate with the grey blank. ideal, fragile, dangerous, worst: the four quadrants, a
+question resting on the image if its answer changes with the grey blank (finetune.quadrants).
+
+parsed_*: of the generated answers by keywords, where they say yes or no: pairs that differ, right ones, ones that agree
+with the margin. unparsed: those that say neither or both, excluded from the former.
 """

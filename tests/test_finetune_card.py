@@ -63,7 +63,7 @@ def test_the_results_are_those_of_the_evaluation(trained):
     rows = {row[0]: row[1:] for row in tables(text)}
     overall = [c for c in evaluation["comparisons"] if c["kind"] == "all"]
     assert {c["measure"] for c in overall} > {"question_flip_rate", "accuracy", "text_only_agreement", "dangerous"}
-    units = {"margin_difference": " [logits]", "margin_dispersion": "", "margin_auc": ""}
+    units = {"margin_difference": " [logits]", "blank_margin": " [logits]", "margin_dispersion": "", "margin_auc": ""}
     words = {"margin_auc": "margin AUC", "text_only_agreement": "text-only agreement"}
     for c in overall:
         unit = units.get(c["measure"], " [%]")

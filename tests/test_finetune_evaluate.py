@@ -162,6 +162,7 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
             add("text_only_agreement", np.mean(list(same.values())))
             for kind, stayed in same.items():
                 add(f"text_only_agreement_{kind}", stayed)
+            add("blank_margin", np.mean(np.abs(list(row["blank"].values()))))
             add("swap_sensitivity", np.mean([(m > 0) != yes[0] for m in row["swapped"]]))
         if len(inside) > 1:
             differ = [yes[a] != yes[b] for i, a in enumerate(inside) for b in inside[i + 1 :]]
