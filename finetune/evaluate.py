@@ -18,10 +18,9 @@ from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
 from finetune.settings import NEW_TOKENS, TOLERANCE
 from finetune.sheet import Answers, Sheet, Subset
 from finetune.verdict import Verdict, verdict
-from interp.artifact import Interval
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
-from interp.files import software
+from interp.files import json_ready, software
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.statistics import FloatArray, mean_of_totals
 from interp.substitutes import BLANKS, encode_blanks
@@ -139,22 +138,19 @@ class Evaluation:
             "tolerance": self.tolerance,
             "arms": {name: [clamp.record() for clamp in clamps] for name, clamps in self.arms.items()},
             "pools": self.pools,
-            "controls": {name: [c._asdict() for c in found] for name, found in self.controls.items()},
+            "controls": self.controls,
             "model": self.model,
             "questions": self.questions,
             "patients": self.patients,
             "data": self.data,
             "seed": self.seed,
             "software": software(),
-            "quadrants": [
-                q._asdict() | {"shares": {k: Interval.of(v).model_dump() for k, v in q.shares.items()}}
-                for q in self.quadrants
-            ],
+            "quadrants": self.quadrants,
             "quadrant_order": QUADRANTS,
-            "reliability": [point._asdict() for point in self.reliability],
-            "comparisons": [_comparison_record(comparison) for comparison in self.comparisons],
+            "reliability": self.reliability,
+            "comparisons": self.comparisons,
         }
-        return json.dumps(_defined(content), indent=2, allow_nan=False) + "\n"
+        return json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
 
 
 ESTIMATES = ("before", "after", "difference")
@@ -260,22 +256,9 @@ def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[Relia
     ]
 
 
-def _comparison_record(comparison: Comparison) -> dict[str, Any]:
-    return comparison._asdict() | {name: Interval.of(getattr(comparison, name)).model_dump() for name in ESTIMATES}
-
-
 def _verdict_record(found: Verdict) -> dict[str, Any]:
     axes = [
         {"axis": j.axis, "measure": j.comparison.measure, "state": j.state, "needed": j.needed}
         for j in found.judgements
     ]
     return {"label": found.label, "sentence": found.sentence, "axes": axes}
-
-
-def _defined(content: Any) -> Any:
-    """The same content with null in the place of NaN."""
-    if isinstance(content, dict):
-        return {key: _defined(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_defined(value) for value in content]
-    return None if isinstance(content, float) and np.isnan(content) else content

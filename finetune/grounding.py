@@ -22,15 +22,13 @@ from finetune.grounding_plan import asks_of, lesion_of, studied
 from finetune.grounding_scores import mean_curves, score_table
 from finetune.grounding_summary import ArmDifference, ArmSummary, differences, summaries
 from finetune.looking import MapSettings
-from interp.artifact import Interval
 from interp.errors import InputError
 from interp.feature_study import folder_of
-from interp.files import software
+from interp.files import json_ready, software
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.regions import grid_side
 from interp.saes import Sae, load_sae
-from interp.statistics import Estimate
 from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
@@ -107,13 +105,13 @@ class GroundingStudy:
             "questions": self.questions,
             "patients": self.patients,
             "right": self.right,
-            "summary": [entry._asdict() for entry in self.summary],
-            "differences": [entry._asdict() for entry in self.differences],
+            "summary": self.summary,
+            "differences": self.differences,
             "curves": self.curves.to_dict("records"),
             "settings": asdict(self.settings),
             "software": software(),
         }
-        return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+        return json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
 
 
 def study(
@@ -200,16 +198,3 @@ def study_saved(
 def _right(margins: Floats, asked: Sequence[Question]) -> float:
     known = [(m > 0) == (q.true_answer == "yes") for m, q in zip(margins, asked, strict=True) if q.answer is not None]
     return float(np.mean(known)) if known else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """Estimates as intervals, floats to six significant digits, undefined ones as None."""
-    if isinstance(value, Estimate):
-        return Interval.of(value).model_dump()
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

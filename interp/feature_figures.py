@@ -10,7 +10,7 @@ import pandas as pd
 from interp.causal import DOSES
 from interp.feature_study import FeatureStudy, GroupRecovery
 from interp.figures import ACCENT, INK, MUTED, STYLE
-from interp.files import software, whole_folder, write_json
+from interp.files import json_ready, software, whole_folder, write_json
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -51,20 +51,7 @@ def study_json(study: FeatureStudy) -> dict[str, Any]:
         "neighbours": study.neighbours,
         "software": software(),
     }
-    return _plain({"schema_version": SCHEMA_VERSION} | content | parts)
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as objects, NaN as None, floats to six significant digits."""
-    if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    return json_ready({"schema_version": SCHEMA_VERSION} | content | parts)
 
 
 def group_table(study: FeatureStudy) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,6 +25,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, so that it appears whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def json_ready(value: Any) -> Any:
+    """Content as JSON takes it: named tuples as objects, floats to six significant digits, undefined ones as None."""
+    if hasattr(value, "_asdict"):
+        return json_ready(value._asdict())
+    if isinstance(value, dict):
+        return {key: json_ready(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(inside) for inside in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
 
 
 @contextmanager
