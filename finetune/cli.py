@@ -349,8 +349,8 @@ def grounding_command(
     [bold]A feature:[/bold]  finetune grounding --feature 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
     --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
     """
-    from finetune.grounding import GroundingSettings, study_saved
-    from finetune.looking import map_settings
+    from finetune.grounding.looking import map_settings
+    from finetune.grounding.study import GroundingSettings, study_saved
     from interp.feature_study import parse_feature
     from interp.files import refuse_used
     from interp.sae_sources import locate_saes
@@ -376,13 +376,13 @@ def grounding_command(
         style_changes(image_first, system, answer_instruction, normalize),
     )
     if out is not None:
-        from finetune.grounding_figures import save_grounding
+        from finetune.grounding.figures import save_grounding
 
         save_grounding(found, out, include_examples)
     if json:
         typer.echo(found.to_json(), nl=False)
         return
-    from finetune.grounding_display import show_grounding
+    from finetune.grounding.display import show_grounding
 
     show_grounding(found, out)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from finetune.faithfulness import (
+from finetune.grounding.faithfulness import (
     area,
     box_scores,
     order_of,

@@ -12,14 +12,14 @@ from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
 from finetune import cli
-from finetune.faithfulness import rank_agreement
-from finetune.grounding import GroundingSettings, study
-from finetune.grounding_display import show_grounding
-from finetune.grounding_figures import save_grounding
-from finetune.grounding_plan import asks_of, studied
-from finetune.grounding_scores import SCORES
-from finetune.grounding_summary import differences, summaries
-from finetune.looking import MapSettings, curves, look, map_settings, see
+from finetune.grounding.display import show_grounding
+from finetune.grounding.faithfulness import rank_agreement
+from finetune.grounding.figures import save_grounding
+from finetune.grounding.looking import MapSettings, curves, look, map_settings, see
+from finetune.grounding.plan import asks_of, studied
+from finetune.grounding.scores import SCORES
+from finetune.grounding.study import GroundingSettings, study
+from finetune.grounding.summary import differences, summaries
 from finetune.lora import add_lora
 from interp.demo import WORLD
 from interp.errors import InputError

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.faithfulness import removals
+from finetune.grounding.faithfulness import removals
 from interp.errors import InputError
 from interp.image_maps import attention, feature_maps, gradient_maps, integrated_maps
 from interp.images import BLANK_IMAGE

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from finetune.adapter import base_of, load_adapter, read_record
-from finetune.faithfulness import Floats
-from finetune.grounding_observe import observe
-from finetune.grounding_plan import asks_of, lesion_of, studied
-from finetune.grounding_scores import mean_curves, score_table
-from finetune.grounding_summary import ArmDifference, ArmSummary, differences, summaries
-from finetune.looking import MapSettings
+from finetune.grounding.faithfulness import Floats
+from finetune.grounding.looking import MapSettings
+from finetune.grounding.observe import observe
+from finetune.grounding.plan import asks_of, lesion_of, studied
+from finetune.grounding.scores import mean_curves, score_table
+from finetune.grounding.summary import ArmDifference, ArmSummary, differences, summaries
 from interp.errors import InputError
 from interp.feature_study import folder_of
 from interp.files import json_ready, software
@@ -82,13 +82,13 @@ class GroundingStudy:
     right: dict[str, float]
     """Arm -> share of the questions that it answers truly, of those whose answer is known."""
     scores: pd.DataFrame
-    """One row a question, arm, map, score and control (`finetune.grounding_scores.COLUMNS`)."""
+    """One row a question, arm, map, score and control (`finetune.grounding.scores.COLUMNS`)."""
     summary: list[ArmSummary]
     """Means over the questions."""
     differences: list[ArmDifference]
     """Adapter - base; empty without an adapter."""
     curves: pd.DataFrame
-    """Mean deletion and insertion (`finetune.grounding_scores.mean_curves`)."""
+    """Mean deletion and insertion (`finetune.grounding.scores.mean_curves`)."""
     maps: dict[str, dict[str, Floats]]
     """Arm -> map -> [questions, T], of the original wordings."""
     asked: list[Question]

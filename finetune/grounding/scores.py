@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from finetune.faithfulness import Floats, area, box_scores, rank_agreement
-from finetune.grounding_observe import Observed
-from finetune.grounding_plan import Lesion
+from finetune.grounding.faithfulness import Floats, area, box_scores, rank_agreement
+from finetune.grounding.observe import Observed
+from finetune.grounding.plan import Lesion
 
 SCORES: Mapping[str, str] = {
     "mass": "share of the map's positive part inside the boxes",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from finetune.faithfulness import Floats, Region, region_of, shifted_region
+from finetune.grounding.faithfulness import Floats, Region, region_of, shifted_region
 from interp.errors import InputError
 from interp.images import open_image
 from interp.questions import Question

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune.grounding import GroundingStudy
-from finetune.grounding_scores import SCORES
+from finetune.grounding.scores import SCORES
+from finetune.grounding.study import GroundingStudy
 from interp.statistics import Estimate
 
 

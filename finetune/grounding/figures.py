@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.grounding import GroundingStudy
+from finetune.grounding.study import GroundingStudy
 from interp.figures import ACCENT, INK, MUTED, STYLE
 from interp.files import whole_folder, write_text
 from interp.images import open_image

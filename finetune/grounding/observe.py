@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from finetune.adapter import changes_sight
-from finetune.faithfulness import Floats, order_of
-from finetune.grounding_plan import Lesion
-from finetune.looking import FILLS, Look, MapSettings, Sight, curves, look, margins_without_regions, see
+from finetune.grounding.faithfulness import Floats, order_of
+from finetune.grounding.looking import FILLS, Look, MapSettings, Sight, curves, look, margins_without_regions, see
+from finetune.grounding.plan import Lesion
 from interp.progress import track
 from interp.saes import Sae
 from interp.vlm import Vlm
@@ -29,7 +29,7 @@ class Observed(NamedTuple):
     margins: Floats
     """[asks] answer margin [logits]."""
     maps: Mapping[str, Floats]
-    """Name -> [asks, T], as in `finetune.looking.Look`."""
+    """Name -> [asks, T], as in `finetune.grounding.looking.Look`."""
     reference: Floats
     """[asks, T] occlusion by the chosen fill."""
     other_fills: Floats
@@ -50,7 +50,7 @@ def observe(
     seed: int,
     feature: tuple[Sae, int] | None = None,
 ) -> dict[str, Observed]:
-    """Every arm, base and if there is one adapter, on every image of an asks table (`finetune.grounding_plan`).
+    """Every arm, base and if there is one adapter, on every image of an asks table (`finetune.grounding.plan`).
 
     Both arms meet the same random orders. An image and its parts meet the vision tower once, unless the adapter changes
     the tower too.
