@@ -187,7 +187,9 @@ def evaluate_command(
     tolerance: Annotated[
         float,
         typer.Option(
-            min=0, max=100, help="Loss of accuracy or of looking that the verdict calls kept [points of a percentage]."
+            min=0,
+            max=100,
+            help="Loss of accuracy or of looking that the verdict still calls kept, in percentage points.",
         ),
     ] = 100 * TOLERANCE,
     new_tokens: Annotated[
