@@ -24,6 +24,8 @@ class Item(NamedTuple):
     """The original wording."""
     paraphrase: str | None
     """Another wording, None where the question has no other."""
+    closed: bool
+    """Whether it asks for yes or no, as it will be asked when it is evaluated."""
     substitute: str | None = None
     """Image that should change the answer: BLANK_IMAGE, or another patient's; None for no grounding term."""
 
@@ -77,7 +79,7 @@ def _item(question: Question, substitute: str | None, rng: np.random.Generator) 
     chosen = others[rng.integers(len(others))].text if others else None
     if question.answer is None:
         raise ValueError("a question without an answer can not be trained on")
-    return Item(question.image, question.answer, question.question, chosen, substitute)
+    return Item(question.image, question.answer, question.question, chosen, question.closed, substitute)
 
 
 def wordings(steps: Iterable[Step]) -> set[str]:

@@ -11,7 +11,7 @@ from finetune.lora import set_dropout
 from finetune.loss import Losses, grounding_losses, question_losses
 from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
-from interp.answers import CLOSED_ANSWERS, normalize_answer
+from interp.answers import normalize_answer
 from interp.errors import InputError
 from interp.images import BLANK_IMAGE
 from interp.packing import Batch, collate, pack
@@ -97,8 +97,7 @@ def packed_losses(forward: Forward, vlm: Vlm, items: Sequence[Item]) -> Losses:
     texts = [item.original for item in items] + [str(items[i].paraphrase) for i in paired]
     asked = [*items, *(items[i] for i in paired)]
     grounded = [w for w, item in enumerate(asked) if item.substitute is not None]
-    closed = [item.answer.strip().lower() in CLOSED_ANSWERS for item in asked]
-    tokens = prompt_tokens(vlm.processor, texts, closed, vlm.style)
+    tokens = prompt_tokens(vlm.processor, texts, [item.closed for item in asked], vlm.style)
     substitutes = [str(asked[w].substitute) for w in grounded]
     images = [item.image for item in asked] + substitutes
     logits = _packed_logits(forward, vlm, tokens + [tokens[w] for w in grounded], images)

@@ -107,7 +107,10 @@ def plain_margin(logits: torch.Tensor, tokenizer) -> float:
 
 def items_of(questions) -> list[Item]:
     """One item a question, with its last paraphrase."""
-    return [Item(q.image, q.answer, q.question, q.paraphrases[-1].text if q.paraphrases else None) for q in questions]
+    return [
+        Item(q.image, q.answer, q.question, q.paraphrases[-1].text if q.paraphrases else None, q.closed)
+        for q in questions
+    ]
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:

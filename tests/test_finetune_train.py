@@ -18,7 +18,7 @@ from finetune.settings import TrainSettings
 from finetune.train import FirstToken, accelerator_for, learning_rate, packed_losses, train
 from interp.errors import InputError
 from interp.packing import collate, pack
-from interp.prompts import prompt_tokens
+from interp.prompts import PLAIN, PromptStyle, prompt_tokens
 from interp.questions import load_questions
 from interp.vlm import encode_images, load_vlm
 
@@ -90,6 +90,22 @@ def test_packed_loss_and_gradient_equal_one_by_one(vlm, questions):
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             assert torch.allclose(packed[name], parameter.grad, rtol=1e-3, atol=1e-5), name
+
+
+def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, questions):
+    """ "Yes." is a closed question's answer, so the instruction stands behind it in training too."""
+    closed = next(q for q in questions if q.closed and q.type == "presence")
+    spelled = [closed.model_copy(update={"answer": answer}) for answer in ("yes", "Yes.", "yes, small")]
+    vlm.style = PromptStyle(answer_instruction="Answer yes or no.")
+    model = add_lora(vlm, [1])
+    encode_images(vlm, [closed.image])
+    plain, stop, more = (packed_losses(FirstToken(model), vlm, items_of([q])) for q in spelled)
+    assert more.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), abs=1e-6)
+    # Another first token, the same prompt: the wordings diverge alike.
+    assert stop.divergence.item() == pytest.approx(plain.divergence.item(), abs=1e-7)
+    vlm.style = PLAIN
+    without = packed_losses(FirstToken(model), vlm, items_of(spelled[:1]))
+    assert abs(without.divergence.item() - plain.divergence.item()) > 1e-5
 
 
 def test_plan_meets_every_question_once_an_epoch_with_its_own_paraphrase(questions):
