@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from finetune.grounding.cli import grounding_command
+from finetune.options import Device, Dtype, Images, Limit, Questions, SplitName
 from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
@@ -27,23 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Questions = Annotated[
-    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
-]
-Images = Annotated[
-    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
-]
-SplitName = Literal["train", "test", "all"]
-Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Of the frozen base; auto is bfloat16 on a GPU, float32 on a CPU. The adapter is float32."),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="Take the first N questions of each split, to try things out.", show_default="all"),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -276,117 +261,7 @@ def evaluate_command(
         raise typer.Exit(FAILED_VERDICT)
 
 
-@app.command("grounding")
-def grounding_command(
-    adapter: Annotated[
-        Path | None, typer.Argument(help="Folder of a saved adapter to set beside its base.", show_default=False)
-    ] = None,
-    maps: Annotated[
-        str | None,
-        typer.Option(help="With commas: attention, rollout, gradient, integrated, occlusion.", show_default="all"),
-    ] = None,
-    fill: Annotated[
-        Literal["grey", "blur", "mean"],
-        typer.Option(help="What removed parts are filled with: mid-grey, the image blurred, or its mean colour."),
-    ] = "grey",
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Of the attention map, as 15-19; the rollout goes up to the last.", show_default="all"),
-    ] = None,
-    heads: Annotated[str | None, typer.Option(help="Of the attention map, as 0-3 or 0,2.", show_default="all")] = None,
-    feature: Annotated[
-        str | None, typer.Option(help="Also the map of an SAE feature, LAYER:FEATURE.", show_default="none")
-    ] = None,
-    saes: Saes = str(WORLD / "saes"),
-    width: Width = None,
-    l0: L0 = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: a folder or a hub id.",
-            show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
-        ),
-    ] = None,
-    questions: Questions = WORLD / "questions.jsonl",
-    images: Images = None,
-    split: Annotated[SplitName, typer.Option(help="Questions to study.")] = "test",
-    any_answer: Annotated[
-        bool, typer.Option("--any-answer", help="Also questions with a box whose true answer is not yes.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="New folder for grounding.json, grounding.csv (one row a question and score) and grounding.png.",
-            show_default=False,
-        ),
-    ] = None,
-    include_examples: Annotated[
-        int,
-        typer.Option(min=0, help="Also draw the first N images with their maps and boxes into --out: it shows images."),
-    ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random places, orders, partners and intervals.")] = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Study the first N of the questions with boxes only.", show_default="all")
-    ] = None,
-    revision: Revision = None,
-    image_first: ImageFirst = None,
-    system: System = None,
-    answer_instruction: AnswerInstruction = None,
-    normalize: Normalize = None,
-) -> None:
-    """Ask where the model looks, and whether the maps that claim to show it are faithful.
-
-    On yes/no questions with lesion boxes, attention, rollout, gradient, integrated-gradient and occlusion maps are
-    judged: do they lie on the lesion, do their cells carry the answer when removed, do they agree across paraphrases?
-    Each beside controls (shifted and random boxes, random orders, other images and questions), and beside what filling
-    the lesion itself does. With an adapter, base and adapter are compared on the same questions.
-
-    [bold]Example:[/bold]  finetune grounding --limit 30 --out artifacts/grounding
-
-    [bold]Base against adapter:[/bold]  finetune grounding artifacts/adapter --maps attention,occlusion --layers 4-5
-
-    [bold]A feature:[/bold]  finetune grounding --feature 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
-    --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
-    """
-    from finetune.grounding.looking import map_settings
-    from finetune.grounding.study import GroundingSettings, study_saved
-    from interp.feature_study import parse_feature
-    from interp.files import refuse_used
-    from interp.sae_sources import locate_saes
-
-    if out is None and include_examples:
-        raise InputError("--include-examples draws into a folder. Give one with --out.")
-    if out is not None:
-        refuse_used(out)
-    settings = GroundingSettings(map_settings(maps, fill, layers, heads), limit, any_answer, seed=seed)
-    chosen = parse_feature(feature) if feature is not None else None
-    found = study_saved(
-        adapter,
-        questions,
-        model or (str(WORLD / "planted") if adapter is None else None),
-        images,
-        split,
-        settings,
-        chosen,
-        locate_saes(saes, width, l0, {chosen[0]}) if chosen is not None else {},
-        device,
-        dtype,
-        revision,
-        style_changes(image_first, system, answer_instruction, normalize),
-    )
-    if out is not None:
-        from finetune.grounding.figures import save_grounding
-
-        save_grounding(found, out, include_examples)
-    if json:
-        typer.echo(found.to_json(), nl=False)
-        return
-    from finetune.grounding.display import show_grounding
-
-    show_grounding(found, out)
+app.command("grounding")(grounding_command)
 
 
 @app.command("push")

@@ -1,0 +1,25 @@
+"""Command-line options that several commands of `finetune` take."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.demo import EMBEDDED
+
+Questions = Annotated[
+    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
+]
+SplitName = Literal["train", "test", "all"]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Of the frozen base; auto is bfloat16 on a GPU, float32 on a CPU. The adapter is float32."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Take the first N questions of each split, to try things out.", show_default="all"),
+]
