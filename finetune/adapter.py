@@ -1,6 +1,6 @@
 """The adapter folder: peft's own files, and a record of where the adapter came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
 from interp.files import write_text
+from interp.prompts import PLAIN, PromptStyle
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -86,6 +87,33 @@ def base_of(folder: Path) -> str:
     if not named:
         raise InputError(f"{folder}: adapter_config.json names no base model. Give one with --model.")
     return named
+
+
+def shared_base(
+    adapters: Sequence[Path], model: str | None, prompt_changes: Mapping[str, Any]
+) -> tuple[str, PromptStyle, list[AdapterRecord | None]]:
+    """The base of some adapters, the prompt they were trained with, and the record of each.
+
+    `model` stands in place of the base that they name, `prompt_changes` in place of fields of the prompt. Raises
+    InputError if there is neither an adapter nor a model, if the adapters name different bases or prompts, and for
+    folders that are no whole adapter.
+    """
+    bases = {base_of(adapter) for adapter in adapters}
+    records = [read_record(adapter) for adapter in adapters]
+    if model is None and len(bases) != 1:
+        raise InputError(
+            "No model. Without an adapter, give one with --model."
+            if not bases
+            else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
+        )
+    styles = [PromptStyle(**record.prompt.model_dump()) if record else PLAIN for record in records] or [PLAIN]
+    changed = {style._replace(**prompt_changes) for style in styles}
+    if len(changed) > 1:
+        raise InputError(
+            "The adapters were trained with different prompts (order of image and question, system instruction, "
+            "answer instruction or normalization). Evaluate them apart, or name one prompt for all by these options."
+        )
+    return model or bases.pop(), changed.pop(), records
 
 
 def check_adapter(folder: Path) -> None:

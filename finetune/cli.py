@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune.grounding.cli import grounding_command
-from finetune.options import Device, Dtype, Images, Limit, Questions, SplitName
+from finetune.options import BaseModel, Device, Dtype, Images, Limit, Questions, SplitName
 from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
@@ -159,13 +159,7 @@ def evaluate_command(
     saes: Saes = str(WORLD / "saes"),
     width: Width = None,
     l0: L0 = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: a folder or a hub id.",
-            show_default=f"the one the adapters name; without an adapter {EMBEDDED}",
-        ),
-    ] = None,
+    model: BaseModel = None,
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
     split: Annotated[SplitName, typer.Option(help="Questions to evaluate on.")] = "test",

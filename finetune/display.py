@@ -27,8 +27,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for arm in evaluation.shown:
         table.add_column(escape(arm), justify="right", overflow="fold")
         table.add_column("p", justify="right")
+    at = evaluation.against_base()
     for measure in MEASURES:
-        found = [c for arm in evaluation.shown for c in overall(evaluation, arm) if c.measure == measure]
+        found = [c for arm in evaluation.shown if (c := at.get((arm, measure, "all", "all")))]
         if found:
             cells = [escape(label(measure)), str(found[0].n), interval(found[0].before, measure)]
             for comparison in found:
@@ -46,15 +47,11 @@ def groups_table(evaluation: Evaluation) -> Table:
     for measure in GROUPED:
         table.add_column(label(measure).removesuffix(" [%]"), justify="right")
     groups = dict.fromkeys((c.kind, c.subset) for c in evaluation.comparisons if c.kind != "all")
+    at = evaluation.against_base()
     last = None
     for kind, subset in groups:
         found = {
-            measure: [
-                c
-                for arm in evaluation.shown
-                for c in evaluation.comparisons
-                if (c.reference, c.arm, c.kind, c.subset, c.measure) == (evaluation.base, arm, kind, subset, measure)
-            ]
+            measure: [c for arm in evaluation.shown if (c := at.get((arm, measure, kind, subset)))]
             for measure in GROUPED
         }
         if not any(found.values()):

@@ -16,7 +16,7 @@ from finetune.compare import Comparison, compare, subsets_of
 from finetune.measures import ECE_BINS, MEASURES, confidence, confidence_bin
 from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
 from finetune.settings import NEW_TOKENS, TOLERANCE
-from finetune.sheet import Answers, Sheet, Subset
+from finetune.sheet import Answers, Sheet, Subset, answered_rightly, judged
 from finetune.verdict import Verdict, verdict
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
@@ -105,18 +105,13 @@ class Evaluation:
         """The verdicts on what is shown."""
         return [self.verdicts[name].sentence for name in self.shown]
 
+    def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
+        """Arm or pool, measure, kind and name of the subset -> the comparison with the base."""
+        return {(c.arm, c.measure, c.kind, c.subset): c for c in self.comparisons if c.reference == self.base}
+
     def find(self, arm: str, measure: str, kind: str = "all", subset: str = "all") -> Comparison:
         """The comparison of an arm or pool with the base. Raises KeyError if there is none."""
-        for found in self.comparisons:
-            if (found.reference, found.arm, found.measure, found.kind, found.subset) == (
-                self.base,
-                arm,
-                measure,
-                kind,
-                subset,
-            ):
-                return found
-        raise KeyError(f"no {measure} of {arm} in {kind} {subset}")
+        return self.against_base()[arm, measure, kind, subset]
 
     def table(self) -> pd.DataFrame:
         """One row a comparison; value, low and high of each estimate are columns of their own."""
@@ -243,13 +238,12 @@ def _margins_only(margin: FloatArray) -> Answers:
 
 def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
     """The reliability curve of one arm (Guo et al., arXiv 1706.04599), of closed questions; empty bins are left out."""
-    rows = (prompts["closed"] & prompts["answer"].notna()).to_numpy(bool)
-    margin = answers.margin[rows]
+    rows = judged(prompts)
+    margin, correct = answers.margin[rows], answered_rightly(prompts, answers)[rows]
     sure, place = confidence(margin), confidence_bin(margin)
-    right = (margin > 0) == (prompts["answer"][rows] == "yes").to_numpy()
     return [
         ReliabilityBin(
-            arm, 0.5 + i / (2 * ECE_BINS), int(inside.sum()), float(sure[inside].mean()), float(right[inside].mean())
+            arm, 0.5 + i / (2 * ECE_BINS), int(inside.sum()), float(sure[inside].mean()), float(correct[inside].mean())
         )
         for i in range(ECE_BINS)
         if (inside := place == i).any()

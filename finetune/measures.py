@@ -8,7 +8,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from finetune.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
-from finetune.sheet import Answers, Bools, Sheet, Units, closed_originals, says_yes, stays, swaps_change
+from finetune.sheet import (
+    Answers,
+    Bools,
+    Sheet,
+    Units,
+    answered,
+    answered_rightly,
+    closed_originals,
+    flipped,
+    judged,
+    says_yes,
+    stays,
+    swaps_change,
+    truly_yes,
+)
 from interp.statistics import FloatArray, Statistic, mean_of_totals
 from interp.substitutes import BLANKS
 
@@ -31,14 +45,6 @@ class Measure(NamedTuple):
     """Whether it is one yes or no a question, the same questions in both arms; else it is tested by permutation."""
 
 
-def _answered(prompts: pd.DataFrame) -> Bools:
-    return prompts["answer"].notna().to_numpy(bool)
-
-
-def _true_yes(prompts: pd.DataFrame) -> Bools:
-    return (prompts["answer"] == "yes").to_numpy(bool)
-
-
 def _mean(values: NDArray, patients: pd.Series | NDArray) -> Units:
     """Units of a plain mean."""
     values = np.asarray(values, float)
@@ -55,13 +61,9 @@ def _of_pairs(sheet: Sheet, values: NDArray) -> Units:
     return _mean(np.asarray(values)[rows], sheet.pairs["patient"].to_numpy(object)[rows])
 
 
-def _flipped(pairs: pd.DataFrame, margin: FloatArray) -> Bools:
-    return says_yes(margin[pairs["original"].to_numpy()]) != says_yes(margin[pairs["paraphrase"].to_numpy()])
-
-
 def _question_flips(sheet: Sheet, margin: FloatArray) -> Units:
     """Of each question with a pair in the subset, whether one of its pairs flips."""
-    chosen = sheet.pairs[sheet.subset.pairs].assign(flipped=_flipped(sheet.pairs, margin)[sheet.subset.pairs])
+    chosen = sheet.pairs[sheet.subset.pairs].assign(flipped=flipped(sheet.pairs, margin)[sheet.subset.pairs])
     questions = chosen.groupby("question", sort=True).agg(flipped=("flipped", "any"), patient=("patient", "first"))
     return _mean(questions["flipped"].to_numpy(float), questions["patient"].to_numpy(object))
 
@@ -97,23 +99,16 @@ def _dispersion(totals: FloatArray) -> FloatArray:
         return np.sqrt(within / freedom) / np.sqrt(np.where(between > 0, between, np.nan))
 
 
-def _judged(sheet: Sheet) -> Bools:
-    """[n] wordings of closed questions with a known answer."""
-    return _answered(sheet.prompts) & sheet.prompts["closed"].to_numpy(bool)
-
-
-def _right(sheet: Sheet, answers: Answers) -> Bools:
-    return says_yes(answers.margin) == _true_yes(sheet.prompts)
-
-
 def _original_accuracy(sheet: Sheet, answers: Answers) -> Units:
-    return _of_prompts(sheet, _right(sheet, answers), _answered(sheet.prompts) & closed_originals(sheet.prompts))
+    return _of_prompts(
+        sheet, answered_rightly(sheet.prompts, answers), answered(sheet.prompts) & closed_originals(sheet.prompts)
+    )
 
 
 def _by_class(sheet: Sheet, answers: Answers) -> Units:
     """Of each judged wording: right and of yes, of yes, right and of no, of no."""
-    rows = _judged(sheet) & sheet.subset.prompts
-    right, yes = _right(sheet, answers)[rows], _true_yes(sheet.prompts)[rows]
+    rows = judged(sheet.prompts) & sheet.subset.prompts
+    right, yes = answered_rightly(sheet.prompts, answers)[rows], truly_yes(sheet.prompts)[rows]
     columns = np.stack([right & yes, yes, right & ~yes, ~yes], axis=1).astype(float)
     return Units(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
 
@@ -127,8 +122,8 @@ def _by_rank(sheet: Sheet, answers: Answers) -> Units:
     """Of each judged wording, its margin's rank among SCORE_BINS, one-hot: first those of yes, then those of no."""
     from scipy.stats import rankdata
 
-    rows = _judged(sheet) & sheet.subset.prompts
-    yes, n = _true_yes(sheet.prompts)[rows], int(rows.sum())
+    rows = judged(sheet.prompts) & sheet.subset.prompts
+    yes, n = truly_yes(sheet.prompts)[rows], int(rows.sum())
     bins = min(n, SCORE_BINS)
     place = ((rankdata(answers.margin[rows]) - 0.5) * bins / max(n, 1)).astype(int)
     columns = np.zeros((n, 2 * bins))
@@ -156,8 +151,8 @@ def confidence_bin(margin: FloatArray) -> NDArray[np.intp]:
 
 def _by_confidence(sheet: Sheet, answers: Answers) -> Units:
     """Of each judged wording, one-hot by bin: right - confidence, then 1."""
-    rows = _judged(sheet) & sheet.subset.prompts
-    margin, right = answers.margin[rows], _right(sheet, answers)[rows]
+    rows = judged(sheet.prompts) & sheet.subset.prompts
+    margin, right = answers.margin[rows], answered_rightly(sheet.prompts, answers)[rows]
     columns = np.zeros((len(margin), 2 * ECE_BINS))
     each, place = np.arange(len(margin)), confidence_bin(margin)
     columns[each, place], columns[each, place + ECE_BINS] = right - confidence(margin), 1
@@ -198,11 +193,11 @@ def _share_of(quadrant: int) -> Callable[[Sheet, Answers], Units]:
 
 
 def _first_token(sheet: Sheet, answers: Answers) -> Units:
-    return _of_prompts(sheet, answers.right_token, _answered(sheet.prompts))
+    return _of_prompts(sheet, answers.right_token, answered(sheet.prompts))
 
 
 def _sequence(sheet: Sheet, answers: Answers) -> Units:
-    return _of_prompts(sheet, answers.right_sequence, _answered(sheet.prompts) & ~np.isnan(answers.right_sequence))
+    return _of_prompts(sheet, answers.right_sequence, answered(sheet.prompts) & ~np.isnan(answers.right_sequence))
 
 
 def _generated_closed(sheet: Sheet, answers: Answers) -> Bools:
@@ -218,7 +213,7 @@ def _excluded(sheet: Sheet, answers: Answers) -> Units:
 
 
 def _parsed_accuracy(sheet: Sheet, answers: Answers) -> Units:
-    rows = _generated_closed(sheet, answers) & _answered(sheet.prompts) & _spoken(answers)
+    rows = _generated_closed(sheet, answers) & answered(sheet.prompts) & _spoken(answers)
     return _of_prompts(sheet, answers.parsed == sheet.prompts["answer"].to_numpy(object), rows)
 
 
@@ -243,11 +238,11 @@ def _margin_shift(sheet: Sheet, answers: Answers) -> Units:
 
 MEASURES: dict[str, Measure] = {
     "question_flip_rate": Measure(lambda s, a: _question_flips(s, a.margin), "%", mcnemar=True),
-    "pairwise_flip_rate": Measure(lambda s, a: _of_pairs(s, _flipped(s.pairs, a.margin)), "%"),
+    "pairwise_flip_rate": Measure(lambda s, a: _of_pairs(s, flipped(s.pairs, a.margin)), "%"),
     "symmetric_flip_rate": Measure(_symmetric_flips, "%"),
     "margin_difference": Measure(_margin_shift, "logits"),
     "margin_dispersion": Measure(_spread, "", _dispersion),
-    "accuracy": Measure(lambda s, a: _of_prompts(s, _right(s, a), _judged(s)), "%"),
+    "accuracy": Measure(lambda s, a: _of_prompts(s, answered_rightly(s.prompts, a), judged(s.prompts)), "%"),
     "original_accuracy": Measure(_original_accuracy, "%", mcnemar=True),
     "balanced_accuracy": Measure(_by_class, "%", _balanced),
     "margin_auc": Measure(_by_rank, "", _auc),

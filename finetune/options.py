@@ -13,6 +13,13 @@ Questions = Annotated[
 Images = Annotated[
     Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
 ]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        help="The base model: a folder or a hub id.",
+        show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
+    ),
+]
 SplitName = Literal["train", "test", "all"]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Dtype = Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finetune.sheet import Answers, Bools, closed_originals, says_yes, stays, swaps_change
+from finetune.sheet import Answers, Bools, closed_originals, flipped, stays, swaps_change
 from interp.statistics import Estimate, mean_interval, same_marginals_p
 from interp.substitutes import BLANKS
 
@@ -39,10 +39,9 @@ class Quadrants(NamedTuple):
 
 
 def quadrant_of(prompts: pd.DataFrame, pairs: pd.DataFrame, answers: Answers, reliance: str) -> NDArray[np.intp]:
-    """Index into QUADRANTS of every question with pairs, in the order of `questions_of`."""
+    """Index into QUADRANTS of every question with pairs, ascending by question."""
     rows = originals_with_pairs(prompts, pairs)
-    yes = says_yes(answers.margin)
-    flips = pairs.assign(flipped=yes[pairs["original"].to_numpy()] != yes[pairs["paraphrase"].to_numpy()])
+    flips = pairs.assign(flipped=flipped(pairs, answers.margin))
     consistent = ~flips.groupby("question", sort=True)["flipped"].any().to_numpy(bool)
     reliant = stays(answers, ("grey",))[rows] < 1
     if reliance == "any":

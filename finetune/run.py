@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from finetune.adapter import AdapterRecord, base_of, read_record, write_adapter
+from finetune.adapter import AdapterRecord, shared_base, write_adapter
 from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
 from finetune.choice import Choice, choose_layers, read_choice
@@ -109,23 +109,9 @@ def evaluate_saved(
     not fit the model or each other, and if there is nothing to compare or no model.
     """
     names = names_of(adapters)
-    bases = {base_of(adapter) for adapter in adapters}
-    records = [read_record(adapter) for adapter in adapters]
-    if model is None and len(bases) != 1:
-        raise InputError(
-            "No model. Without an adapter, give one with --model."
-            if not bases
-            else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
-        )
-    styles = {PromptStyle(**record.prompt.model_dump()) if record else PLAIN for record in records} or {PLAIN}
-    if len({style._replace(**prompt_changes) for style in styles}) > 1:
-        raise InputError(
-            "The adapters were trained with different prompts (order of image and question, system instruction, "
-            "answer instruction or normalization). Evaluate them apart, or name one prompt for all by these options."
-        )
+    source, style, records = shared_base(adapters, model, prompt_changes)
     asked = load_questions(questions, images, split)[:limit]
-    style = styles.pop()._replace(**prompt_changes)
-    vlm = load_vlm(model or bases.pop(), device, dtype, revision, style)
+    vlm = load_vlm(source, device, dtype, revision, style)
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
     arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]
     arms += [clamp_arm(each) for each in held]

@@ -72,6 +72,31 @@ def says_yes(margin: FloatArray) -> Bools:
     return margin > 0
 
 
+def flipped(pairs: pd.DataFrame, margin: FloatArray) -> Bools:
+    """[m] whether the two wordings of each pair are answered differently."""
+    return says_yes(margin[pairs["original"].to_numpy()]) != says_yes(margin[pairs["paraphrase"].to_numpy()])
+
+
+def answered(prompts: pd.DataFrame) -> Bools:
+    """[n] wordings whose true answer is known."""
+    return prompts["answer"].notna().to_numpy(bool)
+
+
+def truly_yes(prompts: pd.DataFrame) -> Bools:
+    """[n] wordings whose true answer is yes."""
+    return (prompts["answer"] == "yes").to_numpy(bool)
+
+
+def judged(prompts: pd.DataFrame) -> Bools:
+    """[n] wordings of closed questions with a known answer."""
+    return answered(prompts) & prompts["closed"].to_numpy(bool)
+
+
+def answered_rightly(prompts: pd.DataFrame, answers: Answers) -> Bools:
+    """[n] whether the margin's sign is that of the true answer, where `judged`."""
+    return says_yes(answers.margin) == truly_yes(prompts)
+
+
 def stays(answers: Answers, kinds: tuple[str, ...]) -> FloatArray:
     """[n] share of these blanks with which the answer stays; NaN where they were not shown."""
     blank = np.stack([answers.blank_margin[kind] for kind in kinds], axis=1)

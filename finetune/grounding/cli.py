@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune.options import Device, Dtype, Images, Questions, SplitName
+from finetune.options import BaseModel, Device, Dtype, Images, Questions, SplitName
 from interp.cli import L0, Saes, Width
-from interp.demo import EMBEDDED, WORLD
+from interp.demo import WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
 
@@ -35,13 +35,7 @@ def grounding_command(
     saes: Saes = str(WORLD / "saes"),
     width: Width = None,
     l0: L0 = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: a folder or a hub id.",
-            show_default=f"the one the adapter names; without an adapter {EMBEDDED}",
-        ),
-    ] = None,
+    model: BaseModel = None,
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
     split: Annotated[SplitName, typer.Option(help="Questions to study.")] = "test",

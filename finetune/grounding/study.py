@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune.adapter import base_of, load_adapter, read_record
+from finetune.adapter import load_adapter, shared_base
 from finetune.grounding.faithfulness import Floats
 from finetune.grounding.looking import MapSettings
 from finetune.grounding.observe import observe
@@ -25,7 +25,6 @@ from finetune.grounding.summary import ArmDifference, ArmSummary, differences, s
 from interp.errors import InputError
 from interp.feature_study import folder_of
 from interp.files import json_ready, software
-from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.regions import grid_side
 from interp.saes import Sae, load_sae
@@ -179,14 +178,10 @@ def study_saved(
     `prompt_changes`. `feature` is layer and feature of one of the SAEs `sae_of` (layer -> folder). Raises InputError as
     `study`, and for bad input, an adapter that does not fit the model, and if there is no model.
     """
-    source = model or (base_of(adapter) if adapter else None)
-    if source is None:
-        raise InputError("No model. Without an adapter, give one with --model.")
-    record = read_record(adapter) if adapter else None
+    source, style, _ = shared_base([adapter] if adapter else [], model, prompt_changes)
     asked = load_questions(questions, images, split)
     studied(asked, settings.any_answer, settings.limit)
-    style = PromptStyle(**record.prompt.model_dump()) if record else PLAIN
-    vlm = load_vlm(source, device, dtype, revision, style._replace(**prompt_changes))
+    vlm = load_vlm(source, device, dtype, revision, style)
     chosen = None
     if feature is not None:
         layer, index = feature
