@@ -12,12 +12,13 @@ from finetune.loss import Losses, grounding_losses, question_losses
 from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
 from interp.answers import normalize_answer
+from interp.decoder import final_logits
 from interp.errors import InputError
 from interp.images import BLANK_IMAGE
 from interp.packing import Batch, collate, pack
 from interp.progress import track
 from interp.prompts import answer_margin, first_answer_token, prompt_tokens
-from interp.vlm import Vlm, encode_images, final_logits
+from interp.vlm import Vlm, encode_images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

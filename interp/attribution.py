@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.decoder import final_logits
 from interp.features import Flips
 from interp.prompts import answer_margin
 from interp.saes import Sae
-from interp.vlm import Vlm, encode_images, final_logits, loaded_batches, rows_of
+from interp.vlm import Vlm, encode_images, loaded_batches, rows_of
 
 
 def margin_gradients(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 2048) -> Tensor:

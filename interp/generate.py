@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from interp.decoder import run_layers, run_packed
 from interp.errors import InputError
 from interp.packing import Batch
-from interp.vlm import Vlm, encode_images, loaded_batches, rows_of, run_packed, watched
+from interp.vlm import Vlm, encode_images, loaded_batches, rows_of, watched
 
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Of attention in the steps: all but cuDNN's, which is planned anew (70 ms on an H100) for every length it meets."""
@@ -72,15 +73,11 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
         step = next_step(batch, said)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
         with watched(vlm, step, step.final), sdpa_kernel(_KERNELS):
-            output = vlm.model.model.language_model(
-                input_ids=step.input_ids,
-                attention_mask=step_masks(segment, position, step.segment.shape[1], window),
-                position_ids=step.position_ids,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        hidden = output.last_hidden_state
-        said = torch.cat([said, _most_probable(vlm, hidden[row, slot])[:, None]], 1)
+            masks = step_masks(segment, position, step.segment.shape[1], window)
+            embedded = vlm.model.get_input_embeddings()(step.input_ids)
+            hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)
+        final = vlm.model.model.language_model.norm(hidden[row, slot])
+        said = torch.cat([said, _most_probable(vlm, final)[:, None]], 1)
     return [_until(tokens, ends) for tokens in said.tolist()]
 
 

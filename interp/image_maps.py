@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interp.decoder import final_logits, run_packed
 from interp.occlusion import packed, variant_batches
 from interp.packing import Batch
 from interp.prompts import answer_margin
 from interp.saes import Sae
-from interp.vlm import Vlm, final_logits, run_packed
+from interp.vlm import Vlm
 
 Target = Callable[[Batch, Tensor], Tensor]
 """A packed batch and the image tokens of its rows -> one number for each of its n prompts, [n]."""

@@ -6,8 +6,10 @@ prompts run one by one (tested against the plain model).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,11 +83,10 @@ def pack(
 
 def common_prefix(tokens: list[list[int]]) -> int:
     """Number of leading tokens shared by all, leaving every prompt at least its final token."""
+    # What the least and the greatest in lexical order begin with, all between them do.
+    first, last = min(tokens), max(tokens)
     limit = min(map(len, tokens)) - 1
-    for place in range(limit):
-        if any(t[place] != tokens[0][place] for t in tokens):
-            return place
-    return limit
+    return next((place for place in range(limit) if first[place] != last[place]), limit)
 
 
 def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
@@ -102,25 +103,24 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 def collate(rows: Sequence[Row], pad_token: int) -> Batch:
     """Pad rows to one length and record where every prompt ends."""
+    # In numpy: a tensor for every prompt would take longer than the model does.
     shape = (len(rows), max(row.length for row in rows))
-    input_ids = torch.full(shape, pad_token, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    segment = torch.full(shape, -1, dtype=torch.long)
+    input_ids = np.full(shape, pad_token, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    segment = np.full(shape, -1, dtype=np.int64)
     final, prompts = [], []
     for r, row in enumerate(rows):
-        start = len(row.prefix)
-        input_ids[r, :start] = torch.tensor(row.prefix, dtype=torch.long)
-        position_ids[r, :start] = torch.arange(start)
-        segment[r, :start] = 0
-        for k, suffix in enumerate(row.suffixes, start=1):
-            end = start + len(suffix)
-            input_ids[r, start:end] = torch.tensor(suffix)
-            position_ids[r, start:end] = torch.arange(len(suffix)) + len(row.prefix)
-            segment[r, start:end] = k
-            final.append((r, end - 1))
-            start = end
+        start, length = len(row.prefix), row.length
+        sizes = [len(suffix) for suffix in row.suffixes]
+        ends = start + np.cumsum(sizes)
+        input_ids[r, :length] = [*row.prefix, *chain.from_iterable(row.suffixes)]
+        segment[r, :length] = np.repeat(np.arange(1 + len(sizes)), [start, *sizes])
+        # Every suffix starts anew behind the prefix.
+        position_ids[r, :length] = np.arange(length) - np.repeat([0, *(ends - sizes - start)], [start, *sizes])
+        final += [(r, end - 1) for end in ends]
         prompts += row.prompts
-    return Batch(input_ids, position_ids, segment, torch.tensor(final), prompts)
+    ids, positions, segments = (torch.from_numpy(a) for a in (input_ids, position_ids, segment))
+    return Batch(ids, positions, segments, torch.tensor(np.array(final, np.int64)), prompts)
 
 
 def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) -> dict[str, Tensor]:

@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp.decoder import final_logits, run_packed
 from interp.errors import InputError
 from interp.hub import locate
 from interp.images import NO_IMAGE, open_image
-from interp.packing import Batch, Row, attention_masks, batches, collate, common_prefix, pack
+from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 
@@ -178,33 +179,6 @@ def pixels_of(vlm: Vlm, pictures: Sequence[Any]) -> Tensor:
 def image_tokens(model: Any, pixels: Tensor) -> Tensor:
     """Pixels [b, 3, h, w] -> projected image tokens [b, image tokens, d_model]."""
     return model.model.get_image_features(pixels, return_dict=True).pooler_output
-
-
-def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
-    """Run a packed batch through the language model.
-
-    `images` [..., d_model] are the projected image tokens of its rows, one behind the other; a transformers `cache`
-    takes the keys and values of all positions, if given. Returns the hidden states after the final norm
-    [B, S, d_model]. Gradients flow if enabled.
-    """
-    config = model.config
-    is_image = batch.input_ids == config.image_token_id
-    embedded = model.get_input_embeddings()(batch.input_ids.masked_fill(is_image, config.text_config.pad_token_id or 0))
-    embedded = embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
-    output = model.model.language_model(
-        inputs_embeds=embedded,
-        attention_mask=attention_masks(batch, config.image_token_id, config.text_config.sliding_window),
-        position_ids=batch.position_ids,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    return output.last_hidden_state
-
-
-def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
-    """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
-    hidden = run_packed(model, batch, images)
-    return model.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
 
 
 def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.decoder import run_packed
 from interp.demo.teach import Lessons, normalized
 from interp.fit import fit
 from interp.packing import collate, pack
 from interp.progress import track
 from interp.saes import Sae, save_sae
-from interp.vlm import image_tokens, run_packed
+from interp.vlm import image_tokens
 
 D_SAE = 512
 K = 24  # mean number of active features a token while training

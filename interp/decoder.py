@@ -1,0 +1,64 @@
+"""The language model on a packed batch: all of it, or from any of its layers to any other."""
+
+from typing import Any
+
+from torch import Tensor
+
+from interp.packing import Batch, attention_masks
+
+
+def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
+    """What enters the first layer: float [B, S, d_model].
+
+    `images` [..., d_model] are the projected image tokens of the batch's rows, one behind the other.
+    """
+    config = model.config
+    is_image = batch.input_ids == config.image_token_id
+    embedded = model.get_input_embeddings()(batch.input_ids.masked_fill(is_image, config.text_config.pad_token_id or 0))
+    return embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
+
+
+def masks_of(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """The masks of `interp.packing.attention_masks` for this model."""
+    return attention_masks(batch, model.config.image_token_id, model.config.text_config.sliding_window)
+
+
+def run_layers(
+    model: Any,
+    hidden: Tensor,
+    masks: dict[str, Tensor],
+    position_ids: Tensor,
+    start: int = 0,
+    stop: int | None = None,
+    cache: Any = None,
+) -> Tensor:
+    """Run the layers `start` to `stop` - 1 (by default to the last): [B, S, d_model] -> [B, S, d_model], resid_post.
+
+    `hidden` is the output of layer `start` - 1; `masks` hold one mask for each kind of layer. A transformers `cache`
+    takes the keys and values of every layer, and gives what it held before. Gradients flow if enabled.
+    """
+    text = model.model.language_model
+    kinds = text.config.layer_types[start:stop]
+    places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
+    for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
+        hidden = layer(
+            hidden,
+            attention_mask=masks[kind],
+            position_embeddings=places[kind],
+            position_ids=position_ids,
+            past_key_values=cache,
+        )
+    return hidden
+
+
+def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
+    """Run a packed batch through all layers and the final norm: [B, S, d_model]; parameters as for the parts above."""
+    hidden = run_layers(model, embed(model, batch, images), masks_of(model, batch), batch.position_ids, cache=cache)
+    return model.model.language_model.norm(hidden)
+
+
+def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
+    """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
+    hidden = run_layers(model, embed(model, batch, images), masks_of(model, batch), batch.position_ids)
+    final = hidden[batch.final[:, 0], batch.final[:, 1]]
+    return model.lm_head(model.model.language_model.norm(final))
