@@ -21,10 +21,11 @@ from interp.artifact import ModelEntry, PromptEntry
 from interp.clamps import ClampSpec, Where, load_clamps
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
+from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
-from interp.vlm import Vlm, encode_images, load_vlm
+from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -14,11 +14,12 @@ from finetune.settings import TrainSettings
 from interp.answers import normalize_answer
 from interp.decoder import final_logits
 from interp.errors import InputError
+from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
 from interp.packing import Batch, collate, pack
 from interp.progress import track
 from interp.prompts import answer_margin, first_answer_token, prompt_tokens
-from interp.vlm import Vlm, encode_images
+from interp.vlm import Vlm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

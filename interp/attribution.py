@@ -7,46 +7,31 @@ gradients, Sundararajan et al., arXiv 1703.01365): the features' shares then add
 shares of the joint change, not what a patch of one feature does.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.decoder import final_logits
 from interp.features import Flips
-from interp.prompts import answer_margin
+from interp.replay import Replay
 from interp.saes import Sae
-from interp.vlm import Vlm, encode_images, loaded_batches, rows_of
 
 
-def margin_gradients(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 2048) -> Tensor:
-    """dm/dx of the final-token residual after each layer: float32 [n, layers, d_model], in one backward pass a batch.
+def margin_gradients(replay: Replay, layers: Sequence[int]) -> Tensor:
+    """dm/dx of the final-token residual of each prompt after each layer: float32 [n, layers, d_model]."""
+    still = torch.zeros(len(replay.prompts), len(layers), replay.vlm.d_model)
+    return replay.slopes(layers, still)
 
-    `prompts` as for `interp.vlm.measure`. Activations of every layer are kept, so batches are small.
+
+def path_gradients(replay: Replay, way: Tensor, layer: int, steps: int) -> Tensor:
+    """dm/dx after one layer, averaged over `steps` points on `way` from each prompt's residual: float32 [n, d_model].
+
+    `way` [n, d_model] is the original's residual less the paraphrase's. The points are the middles of equal parts.
     """
-    zero = torch.zeros(len(prompts), len(layers), vlm.d_model)
-    return _gradients(vlm, prompts, zero, layers, False, batch_tokens)
-
-
-def path_gradients(
-    vlm: Vlm, prompts: pd.DataFrame, flips: Flips, residuals: Tensor, layer: int, steps: int, batch_tokens: int = 2048
-) -> Tensor:
-    """dm/dx after one layer, averaged over `steps` points between paraphrase and original: float32 [pairs, d_model].
-
-    `residuals` [n prompts, d_model] are those of the layer. The points are the middles of `steps` equal parts.
-    """
-    original, paraphrase = (flips.pairs[name].to_numpy(np.int64, copy=True) for name in ("original", "paraphrase"))
-    way = residuals[torch.from_numpy(original)] - residuals[torch.from_numpy(paraphrase)]
     points = (torch.arange(steps) + 0.5) / steps
-    deltas = (way[:, None] * points[None, :, None]).flatten(0, 1)[:, None]
-    rows = prompts.iloc[np.repeat(paraphrase, steps)][["image", "text", "closed"]]
-    found = _gradients(vlm, rows, deltas, [layer], True, batch_tokens)
-    return found.reshape(len(flips.pairs), steps, -1).mean(1)
+    return replay.slopes([layer] * steps, way[:, None] * points[None, :, None]).mean(1)
 
 
 def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> NDArray[np.float64]:
@@ -65,39 +50,3 @@ def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> N
         slope = (gradients[part].to(device, sae.w_dec.dtype) @ sae.w_dec.T).float()
         score += (sign[part.to(device), None] * slope * (before - after)).sum(0)
     return score.double().cpu().numpy() / np.abs(flips.margin_before - flips.margin_after).sum()
-
-
-def _gradients(
-    vlm: Vlm, prompts: pd.DataFrame, deltas: Tensor, layers: Sequence[int], by_text: bool, batch_tokens: int
-) -> Tensor:
-    """Gradients by `deltas` [n, k, d_model], added after the k layers."""
-    encode_images(vlm, list(prompts["image"]))
-    found = torch.empty_like(deltas)
-    rows = rows_of(vlm, prompts, by_text)
-    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "gradients"):
-        index = torch.tensor(batch.prompts)
-        probe = deltas[index].to(vlm.device).requires_grad_()
-        with torch.enable_grad(), _added(vlm, batch.final, probe, layers):
-            margin = answer_margin(final_logits(vlm.model, batch, images), vlm.answers)
-            (gradient,) = torch.autograd.grad(margin.sum(), probe)
-        found[index] = gradient.float().cpu()
-    return found
-
-
-@contextmanager
-def _added(vlm: Vlm, places: Tensor, probe: Tensor, layers: Sequence[int]) -> Iterator[None]:
-    """While open, `probe` [n, k, d_model] is added to the residuals at `places` after each of the k layers."""
-    row, column = places[:, 0], places[:, 1]
-
-    def hook(k: int) -> Any:
-        def add(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            return output.index_put((row, column), (output[row, column].float() + probe[:, k]).to(output.dtype))
-
-        return add
-
-    handles = [vlm.layers[layer].register_forward_hook(hook(k)) for k, layer in enumerate(layers)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

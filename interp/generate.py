@@ -11,15 +11,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
-from interp.decoder import run_layers, run_packed
+from interp.decoder import STEP_KERNELS, run_layers, run_packed
 from interp.errors import InputError
+from interp.image_tokens import encode_images
 from interp.packing import Batch
-from interp.vlm import Vlm, encode_images, loaded_batches, rows_of, watched
-
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Of attention in the steps: all but cuDNN's, which is planned anew (70 ms on an H100) for every length it meets."""
+from interp.vlm import Vlm, loaded_batches, rows_of, watched
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
     while said.shape[1] < max_new_tokens and not torch.isin(said, said.new_tensor(ends)).any(1).all():
         step = next_step(batch, said)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
-        with watched(vlm, step, step.final), sdpa_kernel(_KERNELS):
+        with watched(vlm, step, step.final), sdpa_kernel(STEP_KERNELS):
             masks = step_masks(segment, position, step.segment.shape[1], window)
             embedded = vlm.model.get_input_embeddings()(step.input_ids)
             hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)

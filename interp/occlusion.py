@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from interp.decoder import final_logits
+from interp.image_tokens import image_tokens, pixels_of
 from interp.images import BLANK_IMAGE, open_image
 from interp.packing import Batch, Row, batches, collate, pack
 from interp.prompts import answer_margin, prompt_tokens
-from interp.vlm import Vlm, image_tokens, pixels_of
+from interp.vlm import Vlm
 
 Fill = Literal["grey", "blur", "mean"]
 """What a part is replaced by: mid-grey, the image blurred until no detail is left, or the image's mean colour."""

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from interp.image_tokens import encode_images, image_tokens, pixels_of
 from interp.images import BLANK_IMAGE, open_image
-from interp.vlm import Vlm, encode_images, image_tokens, pixels_of
+from interp.vlm import Vlm
 
 BLANKS = {"grey": BLANK_IMAGE, "white": "<white>", "noise": "<noise>", "mean": "<mean>"}
 """Kind of blank -> what stands for it wherever an image path is expected, once `encode_blanks` has run.

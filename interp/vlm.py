@@ -17,7 +17,8 @@ from torch import Tensor
 from interp.decoder import final_logits, run_packed
 from interp.errors import InputError
 from interp.hub import locate
-from interp.images import NO_IMAGE, open_image
+from interp.image_tokens import encode_images
+from interp.images import NO_IMAGE
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
@@ -72,15 +73,6 @@ class Vlm:
         return self.model.model.vision_tower.dtype
 
 
-class Edit(NamedTuple):
-    """One change to the residual stream for each of n prompts, at its final token."""
-
-    layer: Tensor
-    """int64 [n]: the change is made to the output of this layer (resid_post)."""
-    delta: Tensor
-    """float32 [n, d_model]: added to the residual."""
-
-
 class Measurement(NamedTuple):
     """What the model did on each of n prompts."""
 
@@ -89,7 +81,7 @@ class Measurement(NamedTuple):
     top_token: Tensor
     """int64 [n]: most probable first answer token."""
     residuals: Tensor
-    """float32 [n, number of layers asked for, d_model]: resid_post at the final token."""
+    """float32, unless stored otherwise, [n, number of layers asked for, d_model]: resid_post at the final token."""
 
 
 def load_vlm(
@@ -159,32 +151,9 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@torch.no_grad()
-def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 32) -> None:
-    """Run every image not met before through the vision tower and projector, into `vlm.features`."""
-    vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
-    missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
-    for start in track(range(0, len(missing), batch_size), "images", unit=batch_size):
-        chunk = missing[start : start + batch_size]
-        pixels = pixels_of(vlm, [open_image(p) for p in chunk])
-        encoded = image_tokens(vlm.model, pixels.to(vlm.device, vlm.tower_dtype))
-        vlm.features.update(zip(chunk, encoded.cpu(), strict=True))
-
-
-def pixels_of(vlm: Vlm, pictures: Sequence[Any]) -> Tensor:
-    """PIL pictures as the vision tower takes them, resized and normalized by the model's processor: [b, 3, h, w]."""
-    return vlm.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-
-
-def image_tokens(model: Any, pixels: Tensor) -> Tensor:
-    """Pixels [b, 3, h, w] -> projected image tokens [b, image tokens, d_model]."""
-    return model.model.get_image_features(pixels, return_dict=True).pooler_output
-
-
-def rows_of(vlm: Vlm, prompts: pd.DataFrame, by_text: bool = False) -> list[Row]:
-    """Pack a prompt table's rows by image, or by image and wording where the same prompt is run many times."""
-    groups = list(zip(prompts["image"], prompts["text"], strict=True)) if by_text else list(prompts["image"])
-    return pack(_tokens_of(vlm, prompts), groups, vlm.model.config.image_token_id)
+def rows_of(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
+    """Pack a prompt table's rows by image."""
+    return pack(_tokens_of(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
 def loaded_batches(
@@ -214,29 +183,29 @@ def measure(
     vlm: Vlm,
     prompts: pd.DataFrame,
     layers: Sequence[int] = (),
-    edit: Edit | None = None,
     batch_tokens: int = 16384,
     description: str = "prompts",
+    into: Tensor | None = None,
 ) -> Measurement:
     """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
 
-    `layers` are those whose residuals are returned. With `edit`, prompt i runs with its residual changed at its
-    final token; `edit.layer` and `edit.delta` are aligned with the rows. Raises InputError if a margin is not finite.
+    `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. Raises InputError if a
+    margin is not finite.
     """
     encode_images(vlm, list(prompts["image"]))
     n = len(prompts)
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
-    residuals = torch.empty(n, len(layers), vlm.d_model)
-    rows = rows_of(vlm, prompts, by_text=edit is not None)
+    residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
+    rows = rows_of(vlm, prompts)
     for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         index = torch.tensor(batch.prompts)
-        with watched(vlm, batch, batch.final, layers, edit, index) as caught:
+        with watched(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
         margin[index] = answer_margin(logits, vlm.answers).cpu()
         top_token[index] = logits.argmax(-1).cpu()
         if layers:
-            residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).float().cpu()
+            residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype).cpu()
     if not torch.isfinite(margin).all():
         bad = int((~torch.isfinite(margin)).nonzero()[0])
         raise InputError(
@@ -277,34 +246,25 @@ def watched(
     batch: Batch,
     places: Tensor,
     layers: Sequence[int] = (),
-    edit: Edit | None = None,
-    index: Tensor | None = None,
 ) -> Iterator[dict[int, Tensor]]:
     """While open, makes the changes of `vlm` and catches the residuals of `layers` at `places` behind them.
 
-    `places` int64 [n, 2] are row and column in the batch. With `edit`, they are changed before they are caught; `index`
-    int64 [n] gives the prompt of each place.
+    `places` int64 [n, 2] are row and column in the batch.
     """
     caught: dict[int, Tensor] = {}
     row, column = places[:, 0], places[:, 1]
-    edited = set() if edit is None else set(edit.layer[index].tolist())
 
     def hook(layer: int) -> Any:
         def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
             if layer in vlm.changes:
                 output = vlm.changes[layer](output, batch)
-            if edit is not None and layer in edited:
-                mine = (edit.layer[index] == layer).to(output.device)
-                delta = edit.delta[index].to(output.device)[mine]
-                output = output.clone()
-                output[row[mine], column[mine]] = (output[row[mine], column[mine]].float() + delta).to(output.dtype)
             if layer in layers:
                 caught[layer] = output[row, column]
             return output
 
         return watch
 
-    hooked = sorted(edited | set(layers) | set(vlm.changes))
+    hooked = sorted(set(layers) | set(vlm.changes))
     handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
     try:
         yield caught

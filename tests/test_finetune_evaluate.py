@@ -16,11 +16,12 @@ from finetune.quadrants import QUADRANTS
 from finetune.texts import text_hash
 from interp.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
 from interp.errors import InputError
+from interp.image_tokens import pixels_of
 from interp.images import BLANK_IMAGE, open_image
 from interp.prompts import prompt_tokens
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.statistics import mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import load_vlm, measure, pixels_of
+from interp.vlm import load_vlm, measure
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",

@@ -21,9 +21,10 @@ from finetune.run import train_and_evaluate
 from finetune.settings import TrainSettings
 from finetune.train import FirstToken, accelerator_for, packed_losses, train
 from interp.errors import InputError
+from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
 from interp.questions import Question, load_questions
-from interp.vlm import encode_images, load_vlm
+from interp.vlm import load_vlm
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from finetune.plan import Step, plan_steps, wordings
 from finetune.settings import TrainSettings
 from finetune.train import FirstToken, accelerator_for, learning_rate, packed_losses, train
 from interp.errors import InputError
+from interp.image_tokens import encode_images
 from interp.packing import collate, pack
 from interp.prompts import PLAIN, PromptStyle, prompt_tokens
 from interp.questions import load_questions
-from interp.vlm import encode_images, load_vlm
+from interp.vlm import load_vlm
 
 
 @pytest.fixture(scope="module")

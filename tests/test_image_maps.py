@@ -10,12 +10,13 @@ from PIL import Image
 
 from interp.decoder import run_packed
 from interp.image_maps import attention, attention_seen, feature_maps, gradient_maps, integrated_maps
+from interp.image_tokens import image_tokens
 from interp.images import BLANK_IMAGE, open_image
 from interp.occlusion import packed, picture_pixels, token_margins, variant_batches
 from interp.packing import attention_masks
 from interp.prompts import PLAIN
 from interp.saes import Sae
-from interp.vlm import image_tokens, load_vlm, quiet_loading
+from interp.vlm import load_vlm, quiet_loading
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
 CLOSED = [True] * 3

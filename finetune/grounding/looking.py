@@ -12,6 +12,7 @@ from torch import Tensor
 from finetune.grounding.faithfulness import removals
 from interp.errors import InputError
 from interp.image_maps import attention, feature_maps, gradient_maps, integrated_maps
+from interp.image_tokens import image_tokens
 from interp.images import BLANK_IMAGE
 from interp.layers import listed_layers
 from interp.occlusion import (
@@ -26,7 +27,7 @@ from interp.occlusion import (
 )
 from interp.regions import centres_in, grid_side
 from interp.saes import Sae
-from interp.vlm import Vlm, image_tokens
+from interp.vlm import Vlm
 
 Floats = NDArray[np.float64]
 Order = NDArray[np.intp]

@@ -11,10 +11,10 @@ from torch import Tensor
 from interp.decoder import run_packed
 from interp.demo.teach import Lessons, normalized
 from interp.fit import fit
+from interp.image_tokens import image_tokens
 from interp.packing import collate, pack
 from interp.progress import track
 from interp.saes import Sae, save_sae
-from interp.vlm import image_tokens
 
 D_SAE = 512
 K = 24  # mean number of active features a token while training

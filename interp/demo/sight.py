@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from interp.demo.model import IMAGE_SEQUENCE
 from interp.demo.radiographs import FINDINGS, GRADED, KINDS, LEVELS, SIDED, SIDES, VIEWS
 from interp.demo.teach import Lessons, normalized
+from interp.image_tokens import image_tokens
 from interp.progress import track
-from interp.vlm import image_tokens
 
 
 def _targets(data: Lessons) -> list[tuple[Tensor, int]]:

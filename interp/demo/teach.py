@@ -17,10 +17,10 @@ from interp.decoder import run_packed
 from interp.demo.cases import ANSWERS, Case, cases_of
 from interp.demo.phrasings import FRAMES, TERMS, wordings
 from interp.demo.radiographs import Anatomy
+from interp.image_tokens import image_tokens
 from interp.packing import Batch, Row, collate, pack
 from interp.progress import track
 from interp.prompts import AnswerTokens, answer_margin, answer_tokens, first_answer_token, prompt_tokens
-from interp.vlm import image_tokens
 
 
 class Example(NamedTuple):

@@ -19,12 +19,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.demo import WORLD
+from interp.image_tokens import image_tokens
 from interp.images import open_image
 from interp.occlusion import encode_without, filling, margins_on, picture_pixels, replaced, single_cells
 from interp.prompts import answer_margin
 from interp.questions import Question, load_questions, prompt_table
 from interp.regions import grid_side
-from interp.vlm import Vlm, image_tokens, load_vlm
+from interp.vlm import Vlm, load_vlm
 
 
 def seconds(run: Callable[[], object], times: int = 3) -> float:
