@@ -1,0 +1,229 @@
+"""What the benchmarks share: a model with the SAEs of all its layers, questions in any number, timing and counting.
+
+`tiny` is the embedded world's model with its SAEs of 512 features. `medgemma-4b` has MedGemma 4B's true configuration
+with random bfloat16 weights and random SAEs of 16k for all 34 layers, made in GPU memory: what it finds means nothing.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from interp.decoder import final_logits
+from interp.demo import WORLD
+from interp.demo.cases import ANSWERS
+from interp.demo.model import CHAT_TEMPLATE, IMAGE_TOKENS, train_tokenizer
+from interp.demo.phrasings import all_texts
+from interp.image_tokens import image_tokens
+from interp.packing import Row, collate
+from interp.prompts import answer_tokens
+from interp.questions import Question, load_questions, prompt_table
+from interp.sae_sources import locate_saes
+from interp.saes import Sae, load_sae
+from interp.vlm import Vlm, load_vlm, measure
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from medgemma import medgemma_config
+
+Shape = Literal["tiny", "medgemma-4b"]
+SHAPES: tuple[Shape, ...] = ("tiny", "medgemma-4b")
+PIXELS = {"tiny": 64, "medgemma-4b": 896}
+"""Side of the square that each model's tower takes."""
+D_SAE = 16384
+
+
+def build(shape: Shape) -> tuple[Vlm, list[Sae]]:
+    """The model of a shape and an SAE of every layer, on the GPU if there is one; medgemma-4b needs one."""
+    if shape == "medgemma-4b":
+        prompts = prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:20])
+        vlm = random_medgemma(prompts)
+        return vlm, random_saes(vlm, prompts)
+    vlm = load_vlm(WORLD / "planted")
+    folders = locate_saes(WORLD / "saes")
+    return vlm, [load_sae(folders[layer], layer, vlm.d_model, vlm.device) for layer in sorted(folders)]
+
+
+def random_medgemma(prompts: pd.DataFrame) -> Vlm:
+    """MedGemma 4B's configuration with random bfloat16 weights, and a processor for 896 pixels and 256 image tokens.
+
+    Its margins straddle zero on `prompts`.
+    """
+    from transformers import Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
+
+    tokenizer = train_tokenizer(all_texts(), ANSWERS)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
+    config = medgemma_config()
+    config.boi_token_index, config.eoi_token_index = ids["boi_token"], ids["eoi_token"]
+    config.image_token_index = config.image_token_id = ids["image_token"]
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = Gemma3ForConditionalGeneration(config).eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
+    images = Gemma3ImageProcessor(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = Gemma3Processor(
+        image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=256
+    )
+    vlm = Vlm(model, processor, "random", None, answer_tokens(tokenizer))
+    center_margins(vlm, prompts)
+    return vlm
+
+
+def center_margins(vlm: Vlm, prompts: pd.DataFrame) -> None:
+    """Move the output rows of "no" so that the margins straddle zero: random weights answer all questions alike."""
+    hidden: list[torch.Tensor] = []
+    handle = vlm.model.lm_head.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0].float()))
+    margin = measure(vlm, prompts).margin
+    handle.remove()
+    mean = torch.cat(hidden).mean(0)
+    rows = vlm.model.lm_head.weight[vlm.answers.no]
+    vlm.model.lm_head.weight[vlm.answers.no] = (rows.float() + float(margin.median()) * mean / mean.dot(mean)).to(rows)
+
+
+def random_saes(vlm: Vlm, prompts: pd.DataFrame) -> list[Sae]:
+    """Random bfloat16 SAEs of every layer with some 80 active features a token: thresholds of 2.6 standard deviations.
+
+    Encoder and decoder share their memory, 2.9 GB in all.
+    """
+    scale = measure(vlm, prompts, range(vlm.n_layers)).residuals.pow(2).mean((0, 2)).sqrt()
+    generator = torch.Generator(vlm.device).manual_seed(0)
+    saes = []
+    for layer in range(vlm.n_layers):
+        w = torch.randn(vlm.d_model, D_SAE, generator=generator, device=vlm.device)
+        w = (w / w.norm(dim=0)).bfloat16()
+        zeros = torch.zeros(D_SAE, device=vlm.device)
+        name = f"layer_{layer}_width_16k_l0_small"
+        b_dec = torch.zeros(vlm.d_model, device=vlm.device)
+        saes.append(Sae(layer, name, w, zeros, w.T, b_dec, zeros + 2.6 * float(scale[layer])))
+    return saes
+
+
+class Counts(NamedTuple):
+    """How much is asked."""
+
+    images: int
+    """Image files."""
+    questions: int
+    """Original wordings, spread evenly over the images."""
+    paraphrases: int
+    """Other wordings, spread evenly over the questions; at most four each."""
+
+
+MIMIC = Counts(images=999, questions=3266, paraphrases=8938)
+"""The MIMIC part of PSF-Med, which the published study screened."""
+
+
+def counts_of(images: int, prompts_an_image: int) -> Counts:
+    """So many wordings about each image, in questions of about 3.7 as in PSF-Med's MIMIC part, and of 5 at most."""
+    asked = max(round(prompts_an_image / 3.7), -(-prompts_an_image // 5))
+    return Counts(images, images * asked, images * (prompts_an_image - asked))
+
+
+def questions(counts: Counts, folder: Path, side: int) -> list[Question]:
+    """Yes/no questions of the embedded world in these counts, each image a JPEG of its own in `folder`.
+
+    Images are scaled to `side` pixels; each has its patient. Where the world runs out, its questions come again, on
+    darker copies of their images.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = [q for q in load_questions(WORLD / "questions.jsonl") if q.closed]
+    made: list[Question] = []
+    paths: list[str] = []
+    for k in range(counts.questions):
+        known = pool[k % len(pool)]
+        place = k * counts.images // counts.questions
+        if place == len(paths):
+            paths.append(str(folder / f"{place}.jpg"))
+            _copy(known.image, paths[-1], side, 1 - 0.1 * (k // len(pool) % 5))
+        first, last = (j * counts.paraphrases // counts.questions for j in (k, k + 1))
+        changed = {"id": str(k), "image": paths[place], "patient": str(place), "boxes": [], "split": None}
+        made.append(known.model_copy(update=changed | {"paraphrases": known.paraphrases[: last - first]}))
+    return made
+
+
+def _copy(source: str, path: str, side: int, brightness: float) -> None:
+    with Image.open(source) as picture:
+        scaled = picture.resize((side, side), Image.Resampling.BICUBIC)
+    scaled.point(lambda value: value * brightness).save(path, quality=95)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], object], repeats: int = 3) -> float:
+    """Median wall time of `repeats` runs, after one that warms up."""
+    found = []
+    for _ in range(repeats + 1):
+        synchronize()
+        started = time.perf_counter()
+        run()
+        synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:])
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / seconds(lambda: a @ a, 5)
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes/s, read and written, of a copy of a quarter GiB inside the device's memory."""
+    a = torch.ones(2**28, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.numel() / seconds(lambda: b.copy_(a), 5)
+
+
+class Operations(NamedTuple):
+    """What the parts of a model cost [FLOP], attention between positions left out: it adds some hundredths."""
+
+    image: int
+    """One image through the vision tower and the projector, its attention included."""
+    position: int
+    """One position through all decoder layers."""
+    logits: int
+    """One final token through the output layer."""
+
+
+@torch.no_grad()
+def operations(vlm: Vlm) -> Operations:
+    """Count the operations of a model by running it on one image and on one token."""
+    side = vlm.model.config.vision_config.image_size
+    with FlopCounterMode(display=False) as tower:
+        image_tokens(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
+    batch = collate([Row([0], [], [[int(vlm.answers.yes[0])]])], 0).to(vlm.device)
+    with FlopCounterMode(display=False) as decoder:
+        final_logits(vlm.model, batch, torch.empty(0, vlm.d_model, device=vlm.device))
+    logits = 2 * vlm.model.lm_head.weight.numel()
+    return Operations(tower.get_total_flops(), decoder.get_total_flops() - logits, logits)
+
+
+def machine(vlm: Vlm) -> dict[str, str]:
+    """Device and dtype, as every report names them."""
+    cuda = vlm.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+        "dtype": str(vlm.model.dtype).removeprefix("torch."),
+    }
+
+
+def report(facts: Mapping[str, Any], table: pd.DataFrame) -> None:
+    """Print facts and table for people, then both as one line of JSON."""
+    print(pd.Series({k: f"{v:.5g}" if isinstance(v, float) else str(v) for k, v in facts.items()}).to_string())
+    print(table.to_string(float_format="{:.4g}".format, na_rep=""))
+    rows = json.loads(table.reset_index().to_json(orient="records", double_precision=6))
+    print(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in facts.items()} | {"rows": rows}))
