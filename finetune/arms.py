@@ -105,7 +105,8 @@ def _layers(arm: Arm) -> str:
 def _recipe(record: AdapterRecord) -> str:
     # Older records lack settings that came later, whose defaults are what they were trained with.
     given = asdict(TrainSettings()) | record.settings
-    settings = {name: value for name, value in sorted(given.items()) if name != "seed"}
+    # How a batch is cut changes nothing.
+    settings = {name: value for name, value in sorted(given.items()) if name not in ("seed", "micro_batch_size")}
     return repr((record.model.id, record.prompt, record.layers, record.data, settings))
 
 

@@ -57,7 +57,8 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.lr,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions an optimizer step.")] = DEFAULTS.batch_size,
     micro_batch_size: Annotated[
-        int, typer.Option(min=1, help="Questions a forward pass; lower it if memory runs out.")
+        int | None,
+        typer.Option(min=1, help="Questions a forward pass.", show_default="as many as the GPU's memory holds"),
     ] = DEFAULTS.micro_batch_size,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = DEFAULTS.epochs,
     consistency_weight: Annotated[

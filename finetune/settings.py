@@ -32,8 +32,8 @@ class TrainSettings:
     """Peak learning rate of AdamW."""
     batch_size: int = 8
     """Questions (each with one paraphrase) an optimizer step."""
-    micro_batch_size: int = 8
-    """Questions a forward pass; lower it to save memory, the result stays the same up to dropout."""
+    micro_batch_size: int | None = None
+    """Questions a forward pass; None for as many as the GPU's memory holds. The result stays the same up to dropout."""
     epochs: int = 3
     """Times that every question is met, each time with another random paraphrase."""
     consistency_weight: float = 1.0
@@ -54,7 +54,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha", "batch_size", "micro_batch_size", "epochs"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1.")
         for name in ("dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:

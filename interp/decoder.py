@@ -59,6 +59,11 @@ def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> T
 
 def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
     """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
-    hidden = run_layers(model, embed(model, batch, images), masks_of(model, batch), batch.position_ids)
+    return logits_from(model, batch, embed(model, batch, images))
+
+
+def logits_from(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
+    """The same from what enters layer `start`, [B, S, d_model]."""
+    hidden = run_layers(model, hidden, masks_of(model, batch), batch.position_ids, start)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from finetune.frozen import FrozenLayers
+from finetune.loss import Losses
+from finetune.packed import FirstToken, lay_out, packed_losses
 from finetune.plan import Item
 from interp.demo.model import build_model, build_processor, train_tokenizer
 from interp.images import open_image
@@ -111,6 +114,11 @@ def items_of(questions) -> list[Item]:
         Item(q.image, q.answer, q.question, q.paraphrases[-1].text if q.paraphrases else None, q.closed)
         for q in questions
     ]
+
+
+def losses_of(vlm, adapted, items: list[Item]) -> Losses:
+    """The losses of questions whose images are encoded, nothing kept from before."""
+    return packed_losses(FirstToken(adapted), lay_out(FrozenLayers(vlm), items), vlm.answers)
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetune_world import awaken, make_world, plain_logits, plain_margin
+from finetune_world import awaken, losses_of, make_world, plain_logits, plain_margin
 from torch.nn import functional as F
 
 from finetune.adapter import read_record
@@ -19,7 +19,7 @@ from finetune.opposites import opposite_images
 from finetune.plan import plan_steps
 from finetune.run import train_and_evaluate
 from finetune.settings import TrainSettings
-from finetune.train import FirstToken, accelerator_for, packed_losses, train
+from finetune.train import accelerator_for, train
 from interp.errors import InputError
 from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
@@ -158,7 +158,7 @@ def test_packed_term_and_gradient_equal_one_by_one(vlm, questions, grounding):
     alone = next(k for k, item in enumerate(items) if item.substitute is not None)
     items[alone] = items[alone]._replace(substitute=None)
     encode_images(vlm, [i.image for i in items] + [i.substitute for i in items if i.substitute])
-    losses = packed_losses(FirstToken(adapted), vlm, items)
+    losses = losses_of(vlm, adapted, items)
     assert losses.grounding.dtype == torch.float32
     losses.grounding.sum().backward()
     packed = {n: p.grad.clone() for n, p in adapted.named_parameters() if p.requires_grad}
@@ -207,7 +207,7 @@ def test_the_other_parts_of_the_loss_do_not_change_with_a_term(vlm, questions):
     found = {}
     for grounding in ("none", "blank", "swap"):
         [step] = plan_steps(questions[:12], 1, 12, 0, grounding)
-        found[grounding] = packed_losses(FirstToken(adapted), vlm, step.items)
+        found[grounding] = losses_of(vlm, adapted, step.items)
     assert torch.equal(found["none"].grounding, torch.zeros(12))
     for grounding in ("blank", "swap"):
         assert torch.allclose(found[grounding].cross_entropy, found["none"].cross_entropy, atol=1e-5)

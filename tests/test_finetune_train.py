@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_world import awaken, items_of, make_world, plain_logits
+from finetune_world import awaken, items_of, losses_of, make_world, plain_logits
 from torch.nn import functional as F
 
+from finetune.frozen import FrozenLayers, Prompt
 from finetune.lora import add_lora
+from finetune.packed import FirstToken
 from finetune.plan import Step, plan_steps, wordings
 from finetune.settings import TrainSettings
-from finetune.train import FirstToken, accelerator_for, learning_rate, packed_losses, train
+from finetune.train import accelerator_for, learning_rate, train
 from interp.errors import InputError
 from interp.image_tokens import encode_images
-from interp.packing import collate, pack
-from interp.prompts import PLAIN, PromptStyle, prompt_tokens
+from interp.prompts import PLAIN, PromptStyle
 from interp.questions import load_questions
 from interp.vlm import load_vlm
 
@@ -48,16 +49,15 @@ def test_packed_training_logits_equal_plain_transformers(vlm, questions):
     adapted = add_lora(vlm, [0, 1, 2], dropout=0.0)
     awaken(adapted)
     encode_images(vlm, [q.image for q in questions])
-    asked = [(q.image, text) for q in questions for text in (q.question, *(p.text for p in q.paraphrases))]
-    rows = pack(
-        prompt_tokens(vlm.processor, [t for _, t in asked]), [i for i, _ in asked], vlm.model.config.image_token_id
-    )
+    texts = [(q.image, text) for q in questions for text in (q.question, *(p.text for p in q.paraphrases))]
+    asked = [Prompt(image, text, False) for image, text in texts]
+    frozen = FrozenLayers(vlm)
+    rows = frozen.pack(asked)
     assert len(rows) < len(asked), "wordings of one image share a row"
-    batch = collate(rows, 0)
-    images = torch.stack([vlm.features[asked[row.prompts[0]][0]] for row in rows])
-    found = FirstToken(adapted)([(batch, images)])
+    batch = frozen.collate(rows)
+    found = FirstToken(adapted)([(batch, frozen.inputs(asked, rows, batch))])
     for place, index in enumerate(batch.prompts):
-        expected = plain_logits(vlm.model, vlm.processor, *asked[index])
+        expected = plain_logits(vlm.model, vlm.processor, *texts[index])
         assert torch.allclose(found[place], expected, atol=1e-5), asked[index]
 
 
@@ -67,7 +67,7 @@ def test_packed_loss_and_gradient_equal_one_by_one(vlm, questions):
     items = items_of(questions[:9])
     assert any(item.paraphrase is None for item in items)
     encode_images(vlm, [item.image for item in items])
-    losses = packed_losses(FirstToken(adapted), vlm, items)
+    losses = losses_of(vlm, adapted, items)
     (losses.cross_entropy + 0.7 * losses.divergence).sum().backward()
     packed = {name: p.grad.clone() for name, p in adapted.named_parameters() if p.requires_grad}
     adapted.zero_grad()
@@ -100,12 +100,12 @@ def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, que
     vlm.style = PromptStyle(answer_instruction="Answer yes or no.")
     model = add_lora(vlm, [1])
     encode_images(vlm, [closed.image])
-    plain, stop, more = (packed_losses(FirstToken(model), vlm, items_of([q])) for q in spelled)
+    plain, stop, more = (losses_of(vlm, model, items_of([q])) for q in spelled)
     assert more.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), abs=1e-6)
     # Another first token, the same prompt: the wordings diverge alike.
     assert stop.divergence.item() == pytest.approx(plain.divergence.item(), abs=1e-7)
     vlm.style = PLAIN
-    without = packed_losses(FirstToken(model), vlm, items_of(spelled[:1]))
+    without = losses_of(vlm, model, items_of(spelled[:1]))
     assert abs(without.divergence.item() - plain.divergence.item()) > 1e-5
 
 
