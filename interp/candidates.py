@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from interp.artifact import CausalEntry, FeatureEntry, Interval
 from interp.causal import FeatureTest
 from interp.features import SCREEN_COLUMNS, Flips
-from interp.saes import Sae
+from interp.residuals import Residuals
+from interp.saes import Sae, encode_features
 from interp.statistics import auc, benjamini_hochberg
 
 Candidate = tuple[int, int]
@@ -33,8 +33,7 @@ def choose_candidates(screen: pd.DataFrame, count: int) -> list[Candidate]:
 def held_out_aucs(
     candidates: Sequence[Candidate],
     load: Callable[[int], Sae],
-    residuals: Tensor,
-    layers: list[int],
+    residuals: Residuals,
     held_out: Flips,
 ) -> dict[Candidate, float]:
     """AUC of |delta| for held-out flips of every candidate; `load` gives the SAE of a layer."""
@@ -42,8 +41,7 @@ def held_out_aucs(
     for layer in sorted({layer for layer, _ in candidates}):
         sae = load(layer)
         mine = [feature for place, feature in candidates if place == layer]
-        x = residuals[:, layers.index(layer)].to(sae.w_enc.device)
-        f = sae.encode(x, torch.tensor(mine, device=sae.w_enc.device)).cpu().numpy()
+        f = encode_features(sae, residuals.after(layer), torch.tensor(mine)).numpy()
         values = auc(np.abs(f[held_out.pairs["paraphrase"]] - f[held_out.pairs["original"]]), held_out.flipped)
         found |= {(layer, feature): float(value) for feature, value in zip(mine, values, strict=True)}
     return found

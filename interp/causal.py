@@ -17,9 +17,10 @@ from torch import Tensor
 
 from interp.features import Flips
 from interp.patching import patch_effect, random_like
-from interp.saes import Sae
+from interp.replay import Replay
+from interp.residuals import Residuals
+from interp.saes import Sae, encode_features
 from interp.statistics import Estimate, ratio_interval, sign_flip_p
-from interp.vlm import Vlm
 
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the delta patch of the dose response; 1 is the patch itself."""
@@ -68,9 +69,8 @@ def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Te
 
     `residuals` [n prompts, d_model] are those of the SAE's layer.
     """
-    device = sae.w_enc.device
     before, after = (torch.from_numpy(pairs[name].to_numpy(np.int64, copy=True)) for name in ("original", "paraphrase"))
-    f = [sae.encode(residuals[rows].to(device), features.to(device)).cpu() for rows in (after, before)]
+    f = [encode_features(sae, residuals[rows], features) for rows in (after, before)]
     return f[0] - f[1]
 
 
@@ -89,12 +89,11 @@ def matched_features(screen: pd.DataFrame, feature: int, count: int = MATCHED, t
 
 
 def probe_features(
-    vlm: Vlm,
-    prompts: pd.DataFrame,
+    replay: Replay,
     flips: Flips,
+    unflipped_replay: Replay,
     unflipped: Flips,
-    residuals: Tensor,
-    layers: list[int],
+    residuals: Residuals,
     screen: pd.DataFrame,
     candidates: list[tuple[int, int]],
     load: Callable[[int], Sae],
@@ -102,22 +101,23 @@ def probe_features(
 ) -> list[FeatureTest]:
     """Patch every candidate (layer, feature) on `flips`, with its controls; in the order of `candidates`.
 
-    `residuals` [n prompts, len(layers), d_model]; `screen` as of `interp.features.adjust`; `load` gives a layer's SAE.
+    `replay` and `unflipped_replay` are those of the two sets of pairs (`interp.patching.replay_of`).
+    `residuals` are of all prompts; `screen` as of `interp.features.adjust`; `load` gives a layer's SAE.
     """
     found: dict[tuple[int, int], FeatureTest] = {}
     for layer in sorted({layer for layer, _ in candidates}):
         sae = load(layer)
-        x = residuals[:, layers.index(layer)]
+        x = residuals.after(layer)
         here = screen[screen["layer"] == layer]
         for feature in [f for place, f in candidates if place == layer]:
-            found[layer, feature] = _probe(vlm, prompts, flips, unflipped, x, sae, here, feature, seed)
+            found[layer, feature] = _probe(replay, flips, unflipped_replay, unflipped, x, sae, here, feature, seed)
     return [found[candidate] for candidate in candidates]
 
 
 def _probe(
-    vlm: Vlm,
-    prompts: pd.DataFrame,
+    replay: Replay,
     flips: Flips,
+    unflipped_replay: Replay,
     unflipped: Flips,
     residuals: Tensor,
     sae: Sae,
@@ -144,7 +144,7 @@ def _probe(
         random_like(patch.expand(-1, RANDOMS, -1), generator),
     ]
     stacked = torch.cat(patches, dim=1)
-    effect = patch_effect(vlm, prompts, flips, [sae.layer] * stacked.shape[1], stacked, f"{sae.layer}:{feature}")
+    effect = patch_effect(replay, flips, [sae.layer] * stacked.shape[1], stacked, f"{sae.layer}:{feature}")
     shift = flips.margin_before - flips.margin_after
     size, towards = np.abs(shift), effect * np.sign(shift)[:, None]
     share = towards.sum(0) / size.sum()
@@ -166,18 +166,18 @@ def _probe(
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(turned[:, one].sum()),
         random_reversals=float(turned[:, noise].sum(0).mean()),
-        unflipped_changed=_changed(vlm, prompts, unflipped, residuals, sae, feature),
+        unflipped_changed=_changed(unflipped_replay, unflipped, residuals, sae, feature),
         dose=tuple(float(v) for v in share[: len(DOSES)]),
     )
 
 
-def _changed(vlm: Vlm, prompts: pd.DataFrame, unflipped: Flips, residuals: Tensor, sae: Sae, feature: int) -> float:
+def _changed(replay: Replay, unflipped: Flips, residuals: Tensor, sae: Sae, feature: int) -> float:
     """Share of unflipped pairs whose paraphrase gets another answer by the delta patch of one feature."""
     if not len(unflipped.pairs):
         return float("nan")
     delta = feature_delta(sae, residuals, unflipped.pairs, torch.tensor([feature]))
     patch = -delta[:, :, None] * sae.w_dec[feature].float().cpu()
-    effect = patch_effect(vlm, prompts, unflipped, [sae.layer], patch, "unflipped pairs")[:, 0]
+    effect = patch_effect(replay, unflipped, [sae.layer], patch, "unflipped pairs")[:, 0]
     return float((((unflipped.margin_after + effect) > 0) != (unflipped.margin_after > 0)).mean())
 
 
@@ -188,11 +188,11 @@ def joint_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list
     return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())
 
 
-def patch_jointly(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, joint: Tensor, layers: list[int], seed: int) -> Float:
+def patch_jointly(replay: Replay, flips: Flips, joint: Tensor, layers: list[int], seed: int) -> Float:
     """Effect [n, 2, layers] of each layer's joint patch [n, layers, d_model], and of random directions of its norm."""
     generator = torch.Generator().manual_seed(seed)
     deltas = torch.cat([joint, random_like(joint, generator)], dim=1)
-    return patch_effect(vlm, prompts, flips, layers * 2, deltas, "joint patches").reshape(-1, 2, len(layers))
+    return patch_effect(replay, flips, layers * 2, deltas, "joint patches").reshape(-1, 2, len(layers))
 
 
 def sample_pairs(flips: Flips, count: int, seed: int) -> Flips:

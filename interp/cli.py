@@ -32,13 +32,22 @@ L0 = Annotated[
     typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
 ]
 SaeDtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; one SAE is held at a time.")
+    Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; bfloat16 takes half the memory.")
 ]
 Questions = Annotated[
     Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
 ]
 Images = Annotated[
     Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        help="Memory that the run may take [GiB], on the GPU and in main memory each; what does not fit is computed "
+        "again, read again or kept in a temporary file.",
+        show_default="80% of what is free",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -84,6 +93,7 @@ def find_features_command(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
     sae_dtype: SaeDtype = "float32",
+    max_memory: MaxMemory = None,
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
 
@@ -100,6 +110,7 @@ def find_features_command(
     from interp.display import show_result
     from interp.find import FindSettings, find_features
     from interp.layers import listed_layers, parse_layers
+    from interp.memory import limit_memory
     from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
@@ -111,9 +122,10 @@ def find_features_command(
     sae_of = locate_saes(saes, width, l0, listed_layers(layers))
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
     vlm = load_vlm(model, device, dtype, revision, style)
+    limit_memory(vlm.device, max_memory)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
-    result = find_features(vlm, sae_of, asked, chosen, settings, split, batch_tokens=1024 * batch_size)
+    result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
     save_result(result, out)
     show_result(result, out)
     if result.artifact.verdict == "no gate found":

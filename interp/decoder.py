@@ -2,9 +2,16 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from interp.packing import Batch, attention_masks
+from interp.prompts import AnswerTokens, answer_margin
+
+STEP_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Of attention where few tokens follow a cache: all but cuDNN's, which is planned anew (70 ms on an H100) for every
+length it meets."""
 
 
 def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
@@ -67,3 +74,12 @@ def logits_from(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Ten
     hidden = run_layers(model, hidden, masks_of(model, batch), batch.position_ids, start)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
+
+
+def final_margins(model: Any, residuals: Tensor, answers: AnswerTokens) -> Tensor:
+    """Answer margins [...] of the last layer's residuals [..., d_model]: of the vocabulary, the answer tokens alone."""
+    ids = torch.cat(answers).to(residuals.device)
+    weight = model.lm_head.weight[ids]
+    logits = model.model.language_model.norm(residuals) @ weight.T
+    places = torch.arange(len(ids))
+    return answer_margin(logits, AnswerTokens(places[: len(answers.yes)], places[len(answers.yes) :]))

@@ -19,11 +19,13 @@ from torch import Tensor
 from interp.causal import FeatureTest, feature_delta, probe_features, sample_pairs
 from interp.errors import InputError
 from interp.features import Flips, adjust, find_flips, screen_layer
-from interp.patching import patch_effect
+from interp.patching import patch_effect, replay_of
 from interp.prompts import AnswerTokens, PromptStyle, answer_margin
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.register_grid import GridResult, grid_findings, grid_prompts, named_finding, read_grid, study_grid
-from interp.saes import Sae
+from interp.replay import Replay
+from interp.residuals import Residuals
+from interp.saes import Sae, encode_features
 from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, guarded, ratio_interval, resampled
 from interp.vlm import Vlm, measure
 
@@ -153,21 +155,21 @@ def study_feature(
     prompts = prompt_table(asked)
     watched = sorted({sae.layer, vlm.n_layers - 1})
     measured = measure(vlm, prompts, watched, description="margins and residuals")
-    residuals = measured.residuals[:, [watched.index(sae.layer)]]
+    residuals = Residuals(watched, measured.residuals.transpose(0, 1))
+    here = residuals.after(sae.layer)
     flips = find_flips(prompts, pair_table(prompts), measured.margin, BANK_MARGIN)
     banked = flips.take(flips.banked)
-    delta = feature_delta(sae, residuals[:, 0], flips.pairs, torch.tensor([feature]))[:, 0].double().numpy()
+    delta = feature_delta(sae, here, flips.pairs, torch.tensor([feature]))[:, 0].double().numpy()
     test, groups = None, list[GroupRecovery]()
     if len(banked.pairs):
-        screen = adjust(screen_layer(sae, residuals[:, 0], prompts, flips))
+        screen = adjust(screen_layer(sae, here, prompts, flips))
         unflipped = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
         where = [(sae.layer, feature)]
-        (test,) = probe_features(
-            vlm, prompts, banked, unflipped, residuals, [sae.layer], screen, where, lambda _: sae, seed
-        )
+        replay, other = replay_of(vlm, prompts, banked), replay_of(vlm, prompts, unflipped)
+        (test,) = probe_features(replay, banked, other, unflipped, residuals, screen, where, lambda _: sae, seed)
         whose = banked.pairs["patient"]
         test = test._replace(recovery=guarded(test.recovery, whose), net=guarded(test.net, whose))
-        groups = recovery_by_group(vlm, sae, feature, prompts, banked, delta[flips.banked], seed)
+        groups = recovery_by_group(replay, sae, feature, prompts, banked, delta[flips.banked], seed)
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
     study = FeatureStudy(
@@ -181,8 +183,8 @@ def study_feature(
         fingerprint=fingerprint(asked),
         questions=len(asked),
         patients=prompts["patient"].nunique(),
-        firing_rate=_firing_rate(sae, residuals[:, 0], feature),
-        tracking=track_margin(sae, residuals[:, 0], feature, flips, delta, seed),
+        firing_rate=_firing_rate(sae, here, feature),
+        tracking=track_margin(sae, here, feature, flips, delta, seed),
         test=test,
         groups=groups,
         grid=study_grid(vlm, sae, feature, grid_table, seed),
@@ -227,12 +229,12 @@ def largest_among_flips(sae: Sae, residuals: Tensor, feature: int, flips: Flips)
 
 
 def recovery_by_group(
-    vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame, banked: Flips, delta: NDArray[np.float64], seed: int
+    replay: Replay, sae: Sae, feature: int, prompts: pd.DataFrame, banked: Flips, delta: NDArray[np.float64], seed: int
 ) -> list[GroupRecovery]:
     """Recovery of the delta patch on the banked flips of every finding, phenomenon and registers; `delta` [flips]."""
     direction = sae.w_dec[feature].float().cpu()
     patch = -torch.from_numpy(delta).float()[:, None, None] * direction
-    effect = patch_effect(vlm, prompts, banked, [sae.layer], patch, "recovery by group")[:, 0]
+    effect = patch_effect(replay, banked, [sae.layer], patch, "recovery by group")[:, 0]
     shift = banked.margin_before - banked.margin_after
     towards, size = effect * np.sign(shift), np.abs(shift)
     patients = banked.pairs["patient"].to_numpy()
@@ -326,8 +328,7 @@ def folder_of(sae_of: Mapping[int, Path], layer: int, source: str) -> Path:
 
 
 def _firing_rate(sae: Sae, residuals: Tensor, feature: int) -> float:
-    device = sae.w_enc.device
-    return float((sae.encode(residuals.to(device), torch.tensor([feature], device=device)) > 0).float().mean())
+    return float((encode_features(sae, residuals, torch.tensor([feature])) > 0).float().mean())
 
 
 def _notes(study: FeatureStudy, wordings: Sequence[str]) -> list[str]:

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.saes import Sae
-from interp.statistics import auc, auc_p_value, benjamini_hochberg
+from interp.codes import differences, encode_sparse, sparse_auc
+from interp.saes import Sae, encode_features
+from interp.statistics import auc_p_value, benjamini_hochberg
 
 SCREEN_COLUMNS = {
     "layer": "decoder layer",
@@ -62,61 +63,52 @@ def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, thres
     return Flips(pairs, before, after, flipped, banked)
 
 
-def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips, chunk: int = 2048) -> pd.DataFrame:
+def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
     """Screen every feature of one SAE on the given pairs; columns as in SCREEN_COLUMNS, p values not yet adjusted.
 
     `residuals` [n prompts, d_model] at the final token of every row of `prompts`. Features that are active on none
-    of the prompts are left out. `chunk` features are held for all prompts at once, so that memory does not
-    grow with the SAE's width.
+    of the prompts of these pairs are left out.
     """
-    used = np.unique(np.concatenate([flips.pairs["original"], flips.pairs["paraphrase"]]))
-    register = prompts["register"].to_numpy()[used]
-    tagged = pd.notna(register)
-    x = residuals.to(sae.w_enc.device)
-    alive = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
-    for part in torch.from_numpy(used).to(x.device).split(512):
-        alive |= (sae.encode(x[part]) > 0).any(0)
-    tables = []
-    for features in alive.nonzero()[:, 0].split(chunk):
-        activations = sae.encode(x, features).cpu().numpy()
-        tables.append(_screen_features(sae.layer, features.cpu().numpy(), activations, used, register, tagged, flips))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(SCREEN_COLUMNS))
-
-
-def _screen_features(
-    layer: int,
-    features: NDArray[np.int64],
-    activations: NDArray[np.float32],
-    used: NDArray[np.int64],
-    register: NDArray[np.object_],
-    tagged: NDArray[np.bool_],
-    flips: Flips,
-) -> pd.DataFrame:
-    delta = activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]]
-    size = np.abs(delta)
+    codes = encode_sparse(sae, residuals)
+    device = codes.value.device
+    original, paraphrase = (
+        torch.from_numpy(flips.pairs[side].to_numpy(np.int64, copy=True)) for side in ("original", "paraphrase")
+    )
+    used = torch.zeros(len(prompts), dtype=torch.bool)
+    used[original], used[paraphrase] = True, True
+    here = codes.rows(used.to(device))
+    firing, activation = here.sums(torch.ones_like(here.value)), here.sums(here.value)
+    delta = differences(codes, original, paraphrase)
+    size, flipped = delta.value.abs(), torch.from_numpy(flips.flipped).to(device)
+    n, n_flips = len(flips.flipped), int(flips.flipped.sum())
     shift = flips.margin_after - flips.margin_before
-    here = activations[used]
-    active = here > 0
-    flip_auc = auc(size, flips.flipped)
-    n_flips = int(flips.flipped.sum())
+    centred = torch.from_numpy(shift - shift.mean() if n else shift).to(device)
+    flip_auc = sparse_auc(delta, flipped)
+    register = prompts["register"].to_numpy()
+    tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
+    register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
+    flips_here, otherwise = (delta.sums(size * kept[delta.row]) for kept in (flipped, ~flipped))
+    mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
+    spread = (square - mean**2).clamp(min=0).sqrt()
+    features = (firing > 0).nonzero()[:, 0].cpu().numpy()
+
+    def of(values: Tensor) -> NDArray[np.float64]:
+        return values.cpu().numpy()[features]
+
     with np.errstate(invalid="ignore", divide="ignore"):
-        centred = delta - delta.mean(0)
-        r = centred.T @ (shift - shift.mean()) / (delta.std(0) * shift.std() * len(shift))
-        mean_active = here.sum(0) / active.sum(0)
-        mean_flips = size[flips.flipped].mean(0) if n_flips else np.full(len(features), np.nan)
-    formal = register[tagged] == "formal"
+        r = of(delta.sums(delta.value * centred[delta.row])) / (of(spread) * shift.std() * n)
     return pd.DataFrame(
         {
-            "layer": layer,
+            "layer": sae.layer,
             "feature": features,
-            "flip_auc": flip_auc,
-            "flip_p": auc_p_value(flip_auc, n_flips, len(flips.flipped) - n_flips),
-            "delta_on_flips": mean_flips,
-            "delta_otherwise": size[~flips.flipped].mean(0),
+            "flip_auc": of(flip_auc),
+            "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips),
+            "delta_on_flips": of(flips_here) / n_flips if n_flips else np.nan,
+            "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,
-            "firing_rate": active.mean(0),
-            "mean_activation": mean_active,
-            "register_auc": auc(here[tagged], formal) if tagged.any() else np.nan,
+            "firing_rate": of(firing) / int(used.sum()),
+            "mean_activation": of(activation) / of(firing),
+            "register_auc": of(register_auc),
         }
     )
 
@@ -136,7 +128,6 @@ def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) 
     drowns the others.
     """
     features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
-    device = sae.w_enc.device
-    activations = sae.encode(residuals.to(device), features.to(device)).cpu().numpy().astype(float)
+    activations = encode_features(sae, residuals, features).numpy().astype(float)
     delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
     return (delta / chosen["mean_activation"].to_numpy()).mean(1)

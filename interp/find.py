@@ -6,6 +6,7 @@ half -> range, verdict and `layers.json`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,13 @@ from interp.files import software
 from interp.fit import R2_NEEDED, judge_transfer, reconstruct, summarize
 from interp.inversion import inverting_operator
 from interp.layers import Profile, Rule
-from interp.patching import patch_layers
+from interp.memory import memory_left
+from interp.patching import patch_layers, replay_of
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.saes import Sae, load_sae, sae_shapes
+from interp.residuals import empty_residuals
+from interp.saes import Sae, encode_features, load_sae, sae_shapes
 from interp.statistics import mean_interval
 from interp.vlm import Vlm, measure
 
@@ -94,59 +97,64 @@ def find_features(
     settings: FindSettings = FindSettings(),
     split: str = "all",
     batch_tokens: int = 16384,
+    max_memory: float | None = None,
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip on these questions.
 
     `sae_of` maps layers to SAE folders (see `interp.sae_sources.locate_saes`); `layers` are those to profile, by
-    default all that have an SAE; `batch_tokens` bounds a forward pass. Only closed questions with paraphrases
-    count. Raises InputError if there are none, or if an SAE does not fit the model.
+    default all that have an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
+    (`interp.memory`). Only closed questions with paraphrases count. Raises InputError if there are none, or if an SAE
+    does not fit the model.
     """
     chosen = sorted(sae_of) if layers is None else sorted(layers)
     if not chosen or chosen[-1] >= vlm.n_layers:
         raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")
-    for layer in chosen:
-        sae_shapes(sae_of[layer], layer, vlm.d_model)
+    widths = [sae_shapes(sae_of[layer], layer, vlm.d_model) for layer in chosen]
     asked = [q for q in questions if q.closed and q.same_meaning]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
     prompts = prompt_table(asked)
     watched = sorted({place for layer in chosen for place in (layer - 1, layer) if place >= 0})
-    measured = measure(vlm, prompts, watched, batch_tokens=batch_tokens, description="margins and residuals")
-    after = measured.residuals[:, [watched.index(layer) for layer in chosen]]
-    before = measured.residuals[:, [watched.index(max(layer - 1, 0)) for layer in chosen]]
-    if chosen[0] == 0:
-        before[:, 0] = 0
-    flips = find_flips(prompts, pair_table(prompts), measured.margin, settings.bank_margin)
+    room = memory_left(vlm.device, max_memory)
+    residuals = empty_residuals(watched, len(prompts), vlm.d_model, vlm.model.dtype, room.host // 2)
+    into = residuals.values.transpose(0, 1)
+    margin = measure(vlm, prompts, watched, batch_tokens, "margins and residuals", into).margin
+    flips = find_flips(prompts, pair_table(prompts), margin, settings.bank_margin)
     selecting = select_half(flips, settings.seed)
     choice, held_out = flips.take(selecting), flips.take(~selecting)
+    banked, taught = held_out.take(held_out.banked), choice.take(choice.banked)
 
+    room = memory_left(vlm.device, max_memory)
+    size = 2 * max(widths) * vlm.d_model * settings.sae_dtype.itemsize
+
+    # One at least; all layers of 16k features take 11 GB, in bfloat16 half of it.
+    @lru_cache(max(1, room.device // 2 // size))
     def load(layer: int) -> Sae:
         return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
 
-    banked, taught = held_out.take(held_out.banked), choice.take(choice.banked)
-    paraphrases = prompts.iloc[taught.pairs["paraphrase"].to_numpy()]
-    gradients = margin_gradients(vlm, paraphrases, chosen)
+    gradients = margin_gradients(replay_of(vlm, prompts, taught), chosen)
     tables, scores, fits, joints = [], [], [], []
     ids = {}
     for position, layer in enumerate(track(chosen, "screening features")):
-        # One SAE is held at a time: all layers of 16k features would take 11 GB.
-        sae = load(layer)
+        sae, here = load(layer), residuals.after(layer)
         ids[layer] = sae.id
-        residuals = after[:, position]
-        table = screen_layer(sae, residuals, prompts, choice)
-        predicted = attribute(sae, residuals, taught, gradients[:, position])
+        table = screen_layer(sae, here, prompts, choice)
+        predicted = attribute(sae, here, taught, gradients[:, position])
         table["attribution"] = predicted[table["feature"].to_numpy(np.int64)]
         best = table.nlargest(settings.features_a_layer, "flip_auc")
-        scores.append(flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
+        scores.append(flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
         pushing = [int(f) for f in table.nlargest(settings.features_a_layer, "attribution")["feature"]]
-        joints.append(joint_patch(sae, residuals, banked.pairs, pushing))
-        rebuilt = reconstruct(sae, residuals)
+        joints.append(joint_patch(sae, here, banked.pairs, pushing))
+        rebuilt = reconstruct(sae, here)
         fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), settings.seed)))
         tables.append(table)
     screen = adjust(pd.concat(tables, ignore_index=True))
 
-    patch = patch_layers(vlm, prompts, banked, after, before, chosen, settings.seed, "layer patches")
-    joint = patch_jointly(vlm, prompts, banked, torch.stack(joints, 1), chosen, settings.seed)
+    replay = replay_of(vlm, prompts, banked, room.device // 4)
+    sides = [torch.from_numpy(banked.pairs[side].to_numpy(np.int64, copy=True)) for side in ("original", "paraphrase")]
+    state, before = (residuals.shift([layer + off for layer in chosen], *sides) for off in (0, -1))
+    patch = patch_layers(replay, banked, state, before, chosen, settings.seed, "layer patches")
+    joint = patch_jointly(replay, banked, torch.stack(joints, 1), chosen, settings.seed)
     profile = layer_profile(chosen, np.stack(scores, 1), held_out, banked, patch, joint, fits, settings.seed)
     ranges = ranges_of(profile, settings.max_width)
     own = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
@@ -154,19 +162,18 @@ def find_features(
 
     candidates = choose_candidates(screen, FEATURES_KEPT)
     unflipped = sample_pairs(held_out.take(~held_out.flipped), len(banked.pairs), settings.seed)
+    other = replay_of(vlm, prompts, unflipped, room.device // 8)
     tests = (
-        probe_features(vlm, prompts, banked, unflipped, after, chosen, screen, candidates, load, settings.seed)
+        probe_features(replay, banked, other, unflipped, residuals, screen, candidates, load, settings.seed)
         if len(banked.pairs)
         else []
     )
-    screen = with_tests(screen, candidates, tests, held_out_aucs(candidates, load, after, chosen, held_out))
+    screen = with_tests(screen, candidates, tests, held_out_aucs(candidates, load, residuals, held_out))
     entries = feature_entries(screen, candidates, tests)
-    top_activations = np.zeros(len(after), np.float32)
+    top_activations = np.zeros(len(prompts), np.float32)
     if entries:
-        best_sae = load(entries[0].layer)
-        feature = torch.tensor([entries[0].feature], device=vlm.device)
-        x = after[:, chosen.index(best_sae.layer)].to(vlm.device)
-        top_activations = best_sae.encode(x, feature)[:, 0].cpu().numpy()
+        top = torch.tensor([entries[0].feature])
+        top_activations = encode_features(load(entries[0].layer), residuals.after(entries[0].layer), top)[:, 0].numpy()
     found = own if verdict == "gate found" else None
     artifact = Layers(
         schema_version=SCHEMA_VERSION,
@@ -186,7 +193,7 @@ def find_features(
         ),
         prompt=PromptEntry(**vlm.style._asdict()),
         saes=ids,
-        data=_describe(asked, prompts, flips, measured.margin, split, settings.seed),
+        data=_describe(asked, prompts, flips, margin, split, settings.seed),
         profile=profile,
         features=entries,
         warnings=warnings_of(asked, profile),

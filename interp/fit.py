@@ -53,20 +53,24 @@ class Transfer(NamedTuple):
     """pass if R² is above R2_NEEDED at p < .05, fail if below it at p < .05, else unclear."""
 
 
-def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 512) -> Reconstruction:
-    """Encode and decode residuals [n, d_model]; `chunk` of them are held as activations at once."""
-    x = residuals.to(sae.w_enc.device, torch.float32)
-    total = (x - x.mean(0)).pow(2).sum(1)
-    mean = torch.zeros(sae.d_sae, device=x.device)
-    errors, active = [], []
-    for part in x.split(chunk):
-        f = sae.encode(part)
-        errors.append((part - sae.decode(f)).pow(2).sum(1))
+def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstruction:
+    """Encode and decode residuals [n, d_model]; `chunk` of them are on the SAE's device, as activations, at once."""
+    device = sae.w_enc.device
+    centre = torch.zeros(residuals.shape[1], device=device)
+    for part in residuals.split(chunk):
+        centre += part.to(device, torch.float32).sum(0) / len(residuals)
+    mean = torch.zeros(sae.d_sae, device=device)
+    errors, totals, active = [], [], []
+    for part in residuals.split(chunk):
+        x = part.to(device, torch.float32)
+        f = sae.encode(x)
+        errors.append((x - sae.decode(f)).pow(2).sum(1))
+        totals.append((x - centre).pow(2).sum(1))
         active.append((f > 0).sum(1))
-        mean += f.sum(0) / len(x)
+        mean += f.sum(0) / len(residuals)
     return Reconstruction(
         torch.cat(errors).double().cpu().numpy(),
-        total.double().cpu().numpy(),
+        torch.cat(totals).double().cpu().numpy(),
         torch.cat(active).cpu().numpy(),
         mean.cpu(),
     )

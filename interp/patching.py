@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.features import Flips
-from interp.vlm import Edit, Vlm, measure
+from interp.replay import Replay
+from interp.vlm import Vlm
 
 
 class LayerPatch(NamedTuple):
@@ -47,46 +48,36 @@ class LayerPatch(NamedTuple):
 
 
 def patch_layers(
-    vlm: Vlm,
-    prompts: pd.DataFrame,
-    flips: Flips,
-    residuals: Tensor,
-    before: Tensor,
-    layers: list[int],
-    seed: int,
-    description: str,
+    replay: Replay, flips: Flips, state: Tensor, before: Tensor, layers: list[int], seed: int, description: str
 ) -> LayerPatch:
     """Patch every layer of every pair, with the random-direction controls.
 
-    `residuals` [n prompts, len(layers), d_model] are those of the unpatched prompts after each layer, `before` the same
-    before it (zero for layer 0, whose input at the final token no wording changes).
+    `state` [pairs, len(layers), d_model] is the original's residual less the paraphrase's after each layer, `before`
+    the same before it (zero for layer 0, whose input at the final token no wording changes).
     """
     n, count = len(flips.pairs), len(layers)
-    original = torch.from_numpy(flips.pairs["original"].to_numpy(np.int64, copy=True))
-    paraphrase = torch.from_numpy(flips.pairs["paraphrase"].to_numpy(np.int64, copy=True))
-    state = residuals[original] - residuals[paraphrase]
-    added = state - (before[original] - before[paraphrase])
+    added = state - before
     generator = torch.Generator().manual_seed(seed)
     deltas = [state, random_like(state, generator), added, random_like(added, generator)]
-    places = layers * 2 + [vlm.n_layers - 1] * (2 * count)
-    change = patch_effect(vlm, prompts, flips, places, torch.cat(deltas, dim=1), description).reshape(n, 4, count)
+    places = layers * 2 + [replay.vlm.n_layers - 1] * (2 * count)
+    change = patch_effect(replay, flips, places, torch.cat(deltas, dim=1), description).reshape(n, 4, count)
     shift = flips.margin_before - flips.margin_after
     return LayerPatch(shift, change[:, 0], change[:, 1], change[:, 2], change[:, 3], flips.margin_after)
 
 
-def patch_effect(
-    vlm: Vlm, prompts: pd.DataFrame, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
-) -> NDArray[np.float64]:
-    """m(p') - m(p) [logits] of k patches of every pair, [n, k].
+def replay_of(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, max_bytes: int = 0) -> Replay:
+    """The paraphrases of some pairs, ready to be patched; `prompts` is the whole prompt table."""
+    return Replay(vlm, prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)], max_bytes)
 
-    `delta` float32 [n, k, d_model] is added to the paraphrase's final-token residual after layer `layers`[k]. All
-    patches of a pair run in one sequence: up to its final token the prompt is the same, so it is computed once.
+
+def patch_effect(
+    replay: Replay, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
+) -> NDArray[np.float64]:
+    """m(p') - m(p) [logits] of k patches of every pair, [n, k]; `replay` is that of the pairs (`replay_of`).
+
+    `delta` float32 [n, k, d_model] is added to the paraphrase's final-token residual after layer `layers`[k].
     """
-    n, k = delta.shape[:2]
-    paraphrase = flips.pairs["paraphrase"].to_numpy(np.int64)
-    rows = prompts.iloc[np.repeat(paraphrase, k)][["image", "text", "closed"]]
-    edit = Edit(torch.tensor(list(layers), dtype=torch.long).repeat(n), delta.flatten(0, 1))
-    margin = measure(vlm, rows, edit=edit, description=description).margin.double().numpy().reshape(n, k)
+    margin = replay.margins(layers, delta, description).double().numpy()
     return margin - flips.margin_after[:, None]
 
 

@@ -52,8 +52,18 @@ class Sae(NamedTuple):
         return (f.to(self.w_dec.dtype) @ self.w_dec).float() + self.b_dec
 
 
-def sae_shapes(folder: Path, layer: int, d_model: int) -> None:
-    """Check an SAE without loading it: names, shapes and the place it was made for.
+def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 8192) -> Tensor:
+    """Activations of a few features, int64 [k], on residuals [n, d_model]: float32 [n, k] in main memory.
+
+    `chunk` residuals are on the SAE's device at once.
+    """
+    device = sae.w_enc.device
+    columns = features.to(device)
+    return torch.cat([sae.encode(part.to(device), columns).cpu() for part in residuals.split(chunk)])
+
+
+def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
+    """Check an SAE without loading it: names, shapes and the place it was made for. Returns its number of features.
 
     Raises InputError if a tensor is missing, has a wrong shape, or was made for another width or layer.
     """
@@ -81,6 +91,7 @@ def sae_shapes(folder: Path, layer: int, d_model: int) -> None:
         if shapes[name] != expected[name]:
             raise InputError(f"{path}: {name} has shape {list(shapes[name])}, expected {list(expected[name])}.")
     _check_hook(folder, layer)
+    return d_sae
 
 
 def load_sae(
@@ -94,7 +105,7 @@ def load_sae(
 
     sae_shapes(folder, layer, d_model)
     path = _weights(folder)
-    tensors = {_NAMES.get(name, name): tensor for name, tensor in load_file(path).items()}
+    tensors = {_NAMES.get(name, name): tensor for name, tensor in load_file(path, str(device)).items()}
     for name in PARAMETERS:
         if name in tensors and not torch.isfinite(tensors[name]).all():
             raise InputError(f"{path}: {name} holds NaN or infinite values. Download it again.")

@@ -13,12 +13,13 @@ from interp.errors import InputError
 from interp.features import find_flips
 from interp.images import open_image
 from interp.packing import common_prefix
-from interp.patching import patch_effect
+from interp.patching import patch_effect, replay_of
 from interp.prompts import PLAIN, prompt_tokens
 from interp.questions import load_questions, pair_table, prompt_table
+from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae, save_sae
-from interp.vlm import Edit, load_vlm, measure, text_residuals
+from interp.vlm import load_vlm, measure, text_residuals
 
 GATE = "4:110,4:283"
 """The features of the shipped world whose delta patches recover most, net of their controls."""
@@ -176,31 +177,30 @@ def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folde
         other = measure(vlm, shuffled, batch_tokens=64).margin
         alone = torch.cat([measure(vlm, prompts.iloc[[i]]).margin for i in range(len(prompts))])
         twice = prompts.iloc[[0, 0, 0]]
-        no_edit = Edit(torch.zeros(3, dtype=torch.long), torch.zeros(3, vlm.d_model))
-        copies = measure(vlm, twice, edit=no_edit).margin
+        copies = Replay(vlm, twice).margins([0, 2], torch.zeros(3, 2, vlm.d_model))
     with clamped(vlm, clamps[::-1]):
         reversed_order = measure(vlm, prompts).margin
     torch.testing.assert_close(other, packed[list(shuffled.index)], atol=1e-4, rtol=0)
     torch.testing.assert_close(alone, packed, atol=1e-4, rtol=0)
-    torch.testing.assert_close(copies, packed[[0, 0, 0]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(copies, packed[0].expand(3, 2), atol=1e-4, rtol=0)
     torch.testing.assert_close(reversed_order, packed, atol=1e-4, rtol=0)
 
 
 def test_an_edit_is_made_behind_the_clamp(vlm, prompts, sae_folder):
     delta = torch.randn(1, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
     with clamped(vlm, clamps_of(sae_folder, "2:5", "final")):
-        edited = measure(vlm, prompts.iloc[[1]], [2], Edit(torch.tensor([2]), delta))
+        edited = Replay(vlm, prompts.iloc[[1]]).margins([2, 1], delta.expand(1, 2, -1))
     clamp = slowly(vlm, sae_folder, "2:5", "final")
+    for k, place in enumerate((2, 1)):
 
-    def change(layer, x, ids):
-        x = clamp(layer, x, ids)
-        if layer == 2:
-            x[-1] += delta[0]
-        return x
+        def change(layer, x, ids, place=place):
+            x = clamp(layer, x, ids)
+            if layer == place:
+                x[-1] += delta[0]
+            return x
 
-    margin, outputs = plain_run(vlm, prompts.iloc[1], change)
-    assert edited.margin[0] == pytest.approx(margin, abs=1e-4)
-    torch.testing.assert_close(edited.residuals[0, 0], outputs[2, -1], atol=1e-4, rtol=1e-4)
+        margin, _ = plain_run(vlm, prompts.iloc[1], change)
+        assert edited[0, k] == pytest.approx(margin, abs=1e-4)
 
 
 def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, sae_folder):
@@ -375,7 +375,7 @@ def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridged):
     f = sae.encode(measured.residuals[:, 0])[:, 110]
     original, paraphrase = flips.pairs["original"].tolist(), flips.pairs["paraphrase"].tolist()
     patch = -(f[paraphrase] - f[original])[:, None] * sae.w_dec[110]
-    effect = patch_effect(planted, asked, flips, [4], patch[:, None], "patches")[:, 0]
+    effect = patch_effect(replay_of(planted, asked, flips), flips, [4], patch[:, None], "patches")[:, 0]
     assert (abs(effect) > 0.01).any()
     for i in sorted(range(len(effect)), key=lambda i: -abs(effect[i]))[:4]:
         row = asked.iloc[paraphrase[i]]

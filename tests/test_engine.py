@@ -10,7 +10,9 @@ from interp.images import BLANK_IMAGE, open_image
 from interp.packing import attention_masks, collate, pack
 from interp.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.questions import load_questions, prompt_table
-from interp.vlm import Edit, load_vlm, measure
+from interp.replay import Replay
+from interp.residuals import empty_residuals
+from interp.vlm import load_vlm, measure
 
 
 @pytest.fixture(scope="module")
@@ -113,24 +115,23 @@ def test_an_answer_instruction_is_for_closed_questions_only(vlm):
 
 def test_edits_equal_hooks_on_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
-    rows = prompts.iloc[[0, 0, 0, 5, 5, 8]]
-    layer = torch.tensor([0, 1, 3, 2, 2, 3])
-    delta = torch.randn(6, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
-    edited = measure(vlm, rows, edit=Edit(layer, delta))
+    rows, layers = prompts.iloc[[0, 1, 5, 8, 12]], [3, 0, 2, 2, 1]
+    delta = torch.randn(5, 5, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
+    edited = Replay(vlm, rows).margins(layers, delta)
     clean = measure(vlm, rows)
-    for i in range(6):
-        row = rows.iloc[i]
-        logits, _ = plain_run(vlm, open_image(row["image"]), row["text"], (int(layer[i]), delta[i]))
-        assert edited.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-4)
-    assert (edited.margin - clean.margin).abs().min() > 1e-3
+    for i, row in enumerate(rows.itertuples()):
+        for k, layer in enumerate(layers):
+            logits, _ = plain_run(vlm, open_image(row.image), row.text, (layer, delta[i, k]))
+            assert edited[i, k] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-4)
+    assert (edited - clean.margin[:, None]).abs().min() > 1e-3
 
 
 def test_patching_every_residual_of_the_last_layer_gives_the_originals_margin(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:2]
     measured = measure(vlm, prompts, [3])
     delta = measured.residuals[0] - measured.residuals[1]
-    edited = measure(vlm, prompts.iloc[[1]], edit=Edit(torch.tensor([3]), delta))
-    assert edited.margin[0] == pytest.approx(float(measured.margin[0]), abs=1e-4)
+    edited = Replay(vlm, prompts.iloc[[1]]).margins([3], delta[None])
+    assert edited[0, 0] == pytest.approx(float(measured.margin[0]), abs=1e-4)
 
 
 def test_prompts_of_a_row_do_not_see_each_other():
@@ -181,3 +182,57 @@ def test_blank_image_is_the_same_for_all(vlm):
     prompts = pd.DataFrame({"image": BLANK_IMAGE, "text": ["Is there a nodule?"] * 2, "closed": True})
     margin = measure(vlm, prompts).margin
     assert margin[0] == pytest.approx(float(margin[1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(image_first=False)])
+def test_a_replay_gives_the_same_however_much_of_it_stays(style, tiny_model, own_data):
+    vlm = load_vlm(tiny_model, "cpu", "float32", style=style)
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    delta = torch.randn(len(prompts), 3, vlm.d_model, generator=torch.Generator().manual_seed(1))
+    runs = []
+    handle = vlm.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    found = []
+    for room in (0, 300_000, 2**30):
+        replay = Replay(vlm, prompts, room, batch_tokens=300)
+        found.append(replay.margins([2, 0, 3], delta))
+        first = len(runs)
+        torch.testing.assert_close(replay.margins([2, 0, 3], delta), found[-1], atol=1e-5, rtol=0)
+        # An edit runs from the layer above its own, so the first layer says how much of the prompts ran again.
+        again, runs[:] = len(runs) - first, []
+        assert again == first if room == 0 else again == 0 if room == 2**30 else 0 < again < first
+        torch.testing.assert_close(found[-1], found[0], atol=1e-4, rtol=0)
+    handle.remove()
+
+
+def test_slopes_are_autograd_through_the_plain_model(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
+    generator = torch.Generator().manual_seed(2)
+    delta = torch.randn(5, 2, vlm.d_model, generator=generator)
+    slopes = Replay(vlm, prompts).slopes([1, 3], delta)
+    for i, row in enumerate(prompts.itertuples()):
+        for k, layer in enumerate((1, 3)):
+            probe = delta[i, k].clone().requires_grad_()
+
+            def add(module, inputs, output, probe=probe):
+                return torch.cat([output[:, :-1], output[:, -1:] + probe], 1)
+
+            handle = vlm.layers[layer].register_forward_hook(add)
+            inputs = plain_inputs(vlm, open_image(row.image), row.text)
+            margin = answer_margin(vlm.model(**inputs).logits[0, -1], vlm.answers)
+            handle.remove()
+            (expected,) = torch.autograd.grad(margin, probe)
+            torch.testing.assert_close(slopes[i, k], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_residuals_in_a_file_are_those_in_memory(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    found = []
+    for room in (2**30, 0):
+        kept = empty_residuals([1, 3], len(prompts), vlm.d_model, torch.float32, room)
+        measure(vlm, prompts, [1, 3], into=kept.values.transpose(0, 1))
+        found.append(kept)
+    assert torch.equal(found[0].values, found[1].values)
+    plain = measure(vlm, prompts, [1, 3]).residuals
+    pair = torch.tensor([0]), torch.tensor([1])
+    torch.testing.assert_close(found[1].shift([3, -1], *pair)[0, 0], plain[0, 1] - plain[1, 1])
+    assert not found[1].shift([3, -1], *pair)[0, 1].any()

@@ -29,9 +29,10 @@ from interp.images import open_image
 from interp.prompts import PLAIN
 from interp.questions import load_questions, prompt_table
 from interp.register_grid import controlled_pairs, grid_prompts, read_grid, study_grid
+from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
-from interp.vlm import Edit, load_vlm, measure
+from interp.vlm import load_vlm, measure
 
 QUESTIONS = WORLD / "questions.jsonl"
 ASKED = 240
@@ -242,11 +243,9 @@ def test_direct_effect_and_slope_by_numerical_derivatives(study, planted, sae_of
     # the margin itself, through the whole model with the last layer's residual moved
     few = prompts.iloc[:20]
     step = 0.5
-    moved = [
-        measure(planted, few, edit=Edit(torch.full((20,), 9), sign * step * direction.float().expand(20, -1))).margin
-        for sign in (1, -1)
-    ]
-    slope = float((moved[0] - moved[1]).double().mean()) / (2 * step)
+    ways = torch.stack([step * direction.float(), -step * direction.float()]).expand(20, -1, -1)
+    moved = Replay(planted, few).margins([9, 9], ways)
+    slope = float((moved[:, 0] - moved[:, 1]).double().mean()) / (2 * step)
     assert margin_slope(planted, sae_of[4], 110, last[:20]) == pytest.approx(slope, rel=0.02, abs=1e-4)
     # The two agree in general, not feature by feature (see the docstring of margin_slope).
     features = range(0, 512, 8)

@@ -15,8 +15,9 @@ from interp.features import find_flips
 from interp.find import FindSettings, find_features, select_half, warnings_of
 from interp.images import open_image
 from interp.layers import overlap
-from interp.patching import patch_layers
+from interp.patching import patch_layers, replay_of
 from interp.questions import Paraphrase, load_questions, pair_table, prompt_table
+from interp.residuals import Residuals
 from interp.run import save_result
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
@@ -139,11 +140,10 @@ def test_layer_and_write_patches_by_hooks(result, planted, world):
     flips = flips.take(np.arange(len(flips.pairs)) < 2)
     layers = [0, world["gate_layers"][-1], 9]
     watched = sorted({0, *layers, *(layer - 1 for layer in layers if layer)})
-    residuals = measure(planted, result.prompts, watched).residuals
-    after = residuals[:, [watched.index(layer) for layer in layers]]
-    before = residuals[:, [watched.index(max(layer - 1, 0)) for layer in layers]].clone()
-    before[:, 0] = 0
-    patch = patch_layers(planted, result.prompts, flips, after, before, layers, 0, "patches")
+    residuals = Residuals(watched, measure(planted, result.prompts, watched).residuals.transpose(0, 1))
+    sides = [torch.from_numpy(flips.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase")]
+    state, before = (residuals.shift([layer + off for layer in layers], *sides) for off in (0, -1))
+    patch = patch_layers(replay_of(planted, result.prompts, flips), flips, state, before, layers, 0, "patches")
     for i, pair in flips.pairs.iterrows():
         q, p = (result.prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
         margin_q, seen_q = plain_margin(planted, q)

@@ -19,23 +19,24 @@ from interp.attribution import attribute, margin_gradients, path_gradients
 from interp.causal import feature_delta
 from interp.demo import WORLD
 from interp.features import Flips, find_flips
-from interp.patching import patch_effect
+from interp.patching import patch_effect, replay_of
 from interp.questions import load_questions, pair_table, prompt_table
+from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
-from interp.vlm import Vlm, load_vlm, measure
+from interp.vlm import load_vlm, measure
 
 STEPS, TOP = 8, 10
 
 
-def exact(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArray[np.float64]:
+def exact(replay: Replay, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArray[np.float64]:
     """Recovery of the delta patch of every feature, [d_sae]; 0 for features that change in no flip."""
     delta = feature_delta(sae, x, flips.pairs, torch.arange(sae.d_sae))
     found = np.zeros(sae.d_sae)
     sign, size = np.sign(flips.margin_before - flips.margin_after), np.abs(flips.margin_before - flips.margin_after)
     for part in delta.abs().amax(0).nonzero()[:, 0].split(64):
         patch = -delta[:, part, None] * sae.w_dec[part.to(sae.w_dec.device)].cpu()
-        effect = patch_effect(vlm, prompts, flips, [sae.layer] * len(part), patch, "exact")
+        effect = patch_effect(replay, flips, [sae.layer] * len(part), patch, "exact")
         found[part.numpy()] = (effect * sign[:, None]).sum(0) / size.sum()
     return found
 
@@ -49,17 +50,19 @@ def main() -> None:
     measured = measure(vlm, prompts, layers)
     flips = find_flips(prompts, pair_table(prompts), measured.margin, 0.25)
     flips = flips.take(flips.banked)
+    replay = replay_of(vlm, prompts, flips, 2**33)
+    original, paraphrase = (torch.from_numpy(flips.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
     started = time.monotonic()
-    gradients = margin_gradients(vlm, prompts.iloc[flips.pairs["paraphrase"].to_numpy()], layers)
+    gradients = margin_gradients(replay, layers)
     seconds = {"gradient": time.monotonic() - started, "path": 0.0, "exact": 0.0}
     rows = []
     for layer, folder in sorted(locate_saes(WORLD / "saes").items()):
         sae, x = load_sae(folder, layer, vlm.d_model, vlm.device), measured.residuals[:, layer]
         started = time.monotonic()
-        path = path_gradients(vlm, prompts, flips, x, layer, STEPS)
+        path = path_gradients(replay, x[original] - x[paraphrase], layer, STEPS)
         seconds["path"] += time.monotonic() - started
         started = time.monotonic()
-        truth = exact(vlm, prompts, flips, x, sae)
+        truth = exact(replay, flips, x, sae)
         seconds["exact"] += time.monotonic() - started
         moving = np.flatnonzero(truth)
         best = set(np.argsort(-truth)[:TOP])

@@ -16,7 +16,7 @@ import pandas as pd
 from interp.causal import feature_delta, sample_pairs
 from interp.demo import WORLD
 from interp.features import find_flips, screen_layer
-from interp.patching import patch_effect, random_like
+from interp.patching import patch_effect, random_like, replay_of
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
@@ -72,7 +72,9 @@ def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
     moving = np.argsort(-np.abs(delta.numpy()).mean(0))[:40]
     patch = -delta[:, moving, None] * sae.w_dec[torch.from_numpy(moving.copy())].cpu()
     control = random_like(patch, torch.Generator().manual_seed(0))
-    effect = patch_effect(vlm, prompts, banked, [LAYER] * 80, torch.cat([patch, control], 1), "patches")
+    effect = patch_effect(
+        replay_of(vlm, prompts, banked), banked, [LAYER] * 80, torch.cat([patch, control], 1), "patches"
+    )
     net = effect[:, :40] - effect[:, 40:]
     patients, member = np.unique(banked.pairs["patient"], return_inverse=True)
     p = []

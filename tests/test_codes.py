@@ -1,0 +1,83 @@
+"""Sparse statistics against the dense ones done slowly, entry by entry."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.codes import differences, encode_sparse, sparse_auc
+from interp.saes import Sae, encode_features
+from interp.statistics import auc
+
+N, D_MODEL, D_SAE = 40, 6, 50
+
+
+@pytest.fixture(scope="module")
+def sae():
+    generator = torch.Generator().manual_seed(0)
+    w_enc, w_dec = torch.randn(D_MODEL, D_SAE, generator=generator), torch.randn(D_SAE, D_MODEL, generator=generator)
+    # The last five features are silent, and thresholds make most others silent on most rows.
+    threshold = torch.cat([torch.linspace(1, 6, D_SAE - 5), torch.full((5,), 1e6)])
+    return Sae(3, "random", w_enc, torch.zeros(D_SAE), w_dec, torch.zeros(D_MODEL), threshold)
+
+
+@pytest.fixture(scope="module")
+def residuals():
+    x = torch.randn(N, D_MODEL, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    x[7], x[8] = x[6], x[6]
+    return x
+
+
+def dense(codes):
+    matrix = torch.zeros(codes.n, codes.d_sae)
+    matrix[codes.row, codes.feature] = codes.value
+    return matrix
+
+
+@pytest.mark.parametrize("held", [2**24, 3 * D_SAE])
+def test_codes_are_the_activations(sae, residuals, monkeypatch, held):
+    monkeypatch.setattr("interp.codes.DENSE", held)
+    codes = encode_sparse(sae, residuals)
+    expected = sae.encode(residuals)
+    torch.testing.assert_close(dense(codes), expected)
+    assert len(codes.value) == int((expected > 0).sum())
+    assert (codes.feature.diff() >= 0).all()
+    some = torch.tensor([4, 0, 49])
+    torch.testing.assert_close(encode_features(sae, residuals, some, chunk=7), expected[:, some])
+
+
+def test_sums_are_by_feature(sae, residuals):
+    codes = encode_sparse(sae, residuals)
+    kept = torch.arange(N) % 3 == 0
+    expected = sae.encode(residuals[kept]).double().sum(0)
+    here = codes.rows(kept)
+    torch.testing.assert_close(here.sums(here.value), expected)
+
+
+def test_differences_leave_out_what_does_not_change(sae, residuals):
+    first, second = torch.tensor([0, 6, 5, 7, 0]), torch.tensor([1, 7, 2, 0, 3])
+    delta = differences(encode_sparse(sae, residuals), first, second)
+    f = sae.encode(residuals)
+    torch.testing.assert_close(dense(delta), f[second] - f[first], rtol=0, atol=0)
+    assert (delta.value != 0).all()
+    assert not (delta.row == 1).any(), "rows 6 and 7 are the same"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_is_the_dense_one_ties_and_zeros_included(sae, residuals, seed):
+    rng = np.random.default_rng(seed)
+    first, second = (torch.from_numpy(rng.integers(0, N, 200)) for _ in range(2))
+    delta = differences(encode_sparse(sae, residuals), first, second)
+    positive = torch.from_numpy(rng.random(200) < 0.3)
+    expected = auc(dense(delta).abs().numpy(), positive.numpy())
+    np.testing.assert_allclose(sparse_auc(delta, positive).numpy(), expected, rtol=0, atol=1e-12)
+    assert (expected[-5:] == 0.5).all()
+
+
+def test_auc_among_some_of_the_rows(sae, residuals):
+    codes = encode_sparse(sae, residuals)
+    among = torch.arange(N) < 25
+    positive = (torch.arange(N) % 2 == 0) & among
+    found = sparse_auc(codes.rows(among), positive, 25)
+    expected = auc(sae.encode(residuals[:25]).numpy(), positive[:25].numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+    assert sparse_auc(codes, torch.zeros(N, dtype=torch.bool)).isnan().all()
