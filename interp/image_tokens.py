@@ -1,11 +1,21 @@
-"""The image tokens of every image, computed once: pictures through the vision tower and the projector."""
+"""The image tokens of every image, computed once: pictures through the vision tower and the projector.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+The next images are read and decoded while these pass the tower, and tokens are fetched one batch behind.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from interp.ahead import ahead
+from interp.image_cache import ImageCache, image_cache, read_tokens, write_tokens
 from interp.images import NO_IMAGE, open_image
 from interp.progress import track
 
@@ -13,16 +23,88 @@ if TYPE_CHECKING:
     from interp.vlm import Vlm
 
 
+class Look(NamedTuple):
+    """One image file that was looked at: its tokens were on disk, or it has been decoded."""
+
+    path: str
+    """Of the image."""
+    kept_at: Path | None
+    """Where its tokens are kept on disk; None if they are not to be."""
+    tokens: Tensor | None
+    """[image tokens, d_model] as they were kept, None if they were not."""
+    pixels: Tensor | None
+    """[3, h, w] for the tower, None if the tokens were kept."""
+
+
 @torch.no_grad()
 def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 32) -> None:
-    """Run every image not met before through the vision tower and projector, into `vlm.features`."""
+    """Run every image not met before through the vision tower and projector, into `vlm.features`.
+
+    With `vlm.image_cache`, tokens that are there are taken from it and the others put into it. Raises InputError for an
+    image that can not be read.
+    """
     vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
-    for start in track(range(0, len(missing), batch_size), "images", unit=batch_size):
-        chunk = missing[start : start + batch_size]
-        pixels = pixels_of(vlm, [open_image(p) for p in chunk])
-        encoded = image_tokens(vlm.model, pixels.to(vlm.device, vlm.tower_dtype))
-        vlm.features.update(zip(chunk, encoded.cpu(), strict=True))
+    look = partial(_look, vlm, image_cache(vlm) if missing else None)
+    former: Callable[[], None] | None = None
+    with closing(ahead(look, missing, decoders(vlm.device), batch_size)) as looks:
+        for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
+            chunk = list(islice(looks, batch_size))
+            vlm.features.update({seen.path: seen.tokens for seen in chunk if seen.tokens is not None})
+            launched = _launch(vlm, [seen for seen in chunk if seen.tokens is None])
+            if former is not None:
+                former()
+            former = launched
+    if former is not None:
+        former()
+
+
+def decoders(device: torch.device) -> int:
+    """Threads that read and decode images: few where torch computes on the same cores."""
+    return min(8 if device.type != "cpu" else 2, os.cpu_count() or 1)
+
+
+def _look(vlm: "Vlm", cache: ImageCache | None, path: str) -> Look:
+    file = None if cache is None else cache.file_of(path)
+    tokens = None if file is None else read_tokens(file)
+    if tokens is not None:
+        return Look(path, file, tokens, None)
+    return Look(path, file, None, pixels_of(vlm, [open_image(path)])[0].to(vlm.tower_dtype))
+
+
+def _launch(vlm: "Vlm", looks: Sequence[Look]) -> Callable[[], None]:
+    """Send decoded images through the tower; to call what comes back waits for their tokens and keeps them."""
+    pixels = [seen.pixels for seen in looks if seen.pixels is not None]
+    arrived = _passed(vlm, torch.stack(pixels)) if pixels else list
+
+    def keep() -> None:
+        for seen, tokens in zip(looks, arrived(), strict=True):
+            vlm.features[seen.path] = tokens
+            if seen.kept_at is not None:
+                write_tokens(seen.kept_at, tokens)
+
+    return keep
+
+
+def _passed(vlm: "Vlm", pixels: Tensor) -> Callable[[], Tensor]:
+    """Tokens [b, image tokens, d_model] of pixels [b, 3, h, w]; to call what comes back waits for them, in main memory.
+
+    On a GPU nothing is waited for before that: both copies go through pinned memory, the second before any later work.
+    """
+    if vlm.device.type != "cuda":
+        tokens = image_tokens(vlm.model, pixels.to(vlm.device)).cpu()
+        return lambda: tokens
+    on_device = image_tokens(vlm.model, pixels.pin_memory().to(vlm.device, non_blocking=True))
+    pinned = on_device.to("cpu", non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(vlm.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        # Pinned memory is taken from all programs of the machine, so nothing stays in it.
+        return pinned.clone()
+
+    return wait
 
 
 def pixels_of(vlm: "Vlm", pictures: Sequence[Any]) -> Tensor:

@@ -17,8 +17,10 @@ from torch import Tensor
 from interp.decoder import final_logits, run_packed
 from interp.errors import InputError
 from interp.hub import locate
+from interp.image_cache import cache_folder
 from interp.image_tokens import encode_images
 from interp.images import NO_IMAGE
+from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
@@ -44,6 +46,8 @@ class Vlm:
     """How every question is put to it."""
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
+    image_cache: Path | None = None
+    """Folder that image tokens are kept in between runs (`interp.image_cache`), None for no such."""
     changes: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
     """Layer -> what becomes of its output [B, S, d_model] when it is measured (interp.clamps), never in training."""
 
@@ -90,12 +94,14 @@ def load_vlm(
     dtype: str = "auto",
     revision: str | None = None,
     style: PromptStyle = PLAIN,
+    image_cache: Path | None = None,
 ) -> Vlm:
     """Load a Gemma 3 model and its processor from a local folder or the hub's cache.
 
     `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
-    Raises InputError for a model that is not there or not of this kind (see `interp.hub.locate`), and for a device or
-    dtype that this machine lacks.
+    `image_cache` is a folder that image tokens are kept in between runs; it is made if it is not there. Raises
+    InputError for a model that is not there or not of this kind (see `interp.hub.locate`), for a device or dtype that
+    this machine lacks, and if `image_cache` can not be a folder.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -104,6 +110,7 @@ def load_vlm(
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
+    kept = None if image_cache is None else cache_folder(image_cache)
     try:
         with quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder)
@@ -114,6 +121,7 @@ def load_vlm(
         raise InputError(f"{source.folder}: could not be loaded ({str(error).splitlines()[0]}).") from None
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
+    fuse_norms(loaded)
     return Vlm(
         model=loaded.to(device).eval().requires_grad_(False),
         processor=processor,
@@ -121,6 +129,7 @@ def load_vlm(
         revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
         style=style,
+        image_cache=kept,
     )
 
 
