@@ -8,7 +8,7 @@ from interp.features import Flips
 from interp.fit import Fit, Transfer
 from interp.layers import LayerRange, Profile, Rule, growth_range, level_range
 from interp.patching import LayerPatch
-from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval
+from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
 DRAWS = 1000
 LEAST_SHARE = 0.5
@@ -77,12 +77,9 @@ def auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: i
     """95% bootstrap interval over patients of each column's AUC, [2, layers]."""
     if flips.flipped.sum() in (0, len(flips.flipped)):
         return np.full((2, scores.shape[1]), np.nan)
-    samples = []
     member, drawn = clusters_drawn(flips.pairs["patient"].tolist(), draws, seed)
-    for times in drawn:
-        rows = np.repeat(np.arange(len(member)), times[member])
-        samples.append(auc(scores[rows], flips.flipped[rows]))
-    return np.nanpercentile(np.stack(samples), [2.5, 97.5], axis=0)
+    samples = weighted_aucs(scores, flips.flipped, drawn[:, member])
+    return np.nanpercentile(samples, [2.5, 97.5], axis=0)
 
 
 def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> float | None:
@@ -91,13 +88,19 @@ def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: in
     Flips come in clusters (a hard question flips on several paraphrases), so the labels, in patient order, are rotated
     as a whole by a random offset, which keeps the clusters.
     """
+    from scipy.stats import rankdata
+
     n = len(flips.flipped)
     if flips.flipped.sum() in (0, n):
         return None
     order = np.argsort(flips.pairs["patient"].to_numpy(), kind="stable")
-    labels, scores = flips.flipped[order], scores[order]
+    labels, ranks = flips.flipped[order], rankdata(scores[order], axis=0)
     offsets = np.random.default_rng([seed, 11]).integers(1, n, draws)
-    return float(np.percentile([auc(scores, np.roll(labels, k)).max() for k in offsets], 95))
+    positive = int(labels.sum())
+    # Shuffling the labels leaves the ranks as they are (compare `interp.statistics.auc`).
+    sums = np.stack([np.roll(labels, k) for k in offsets]).astype(float) @ ranks
+    values = (sums - positive * (positive + 1) / 2) / (positive * (n - positive))
+    return float(np.percentile(values.max(1), 95))
 
 
 def ranges_of(profile: list[ProfileEntry], max_width: int) -> dict[tuple[Rule, Profile], LayerRange]:

@@ -70,6 +70,24 @@ def auc(scores: FloatArray, positive: NDArray[np.bool_]) -> FloatArray:
     return u / (n_positive * (n - n_positive))
 
 
+def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDArray[np.integer]) -> FloatArray:
+    """`auc` of each column of `scores` [n, k] with every row taken as often as each draw says: [draws, k].
+
+    `weights` [draws, n] are numbers of times. NaN where a class is empty. A column is sorted once for all draws.
+    """
+    scores = np.asarray(scores, float).reshape(len(positive), -1)
+    found = np.empty((len(weights), scores.shape[1]))
+    for k, column in enumerate(scores.T):
+        order = np.argsort(column, kind="stable")
+        starts = np.flatnonzero(np.diff(column[order], prepend=np.nan) != 0)
+        times, label = weights[:, order], positive[order]
+        up, down = (np.add.reduceat(times * of, starts, axis=1) for of in (label, ~label))
+        below = down.cumsum(1) - down
+        with np.errstate(invalid="ignore"):
+            found[:, k] = (up * (below + down / 2)).sum(1) / (up.sum(1) * down.sum(1))
+    return found
+
+
 def auc_p_value(values: FloatArray, n_positive: int, n_negative: int) -> FloatArray:
     """Two-sided p of AUCs against 0.5 by the normal approximation of Mann-Whitney (ties ignored: conservative)."""
     from scipy.stats import norm
@@ -99,7 +117,7 @@ def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, d
     _, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     sums = np.bincount(member, weights=difference)
     rng = np.random.default_rng(seed)
-    null = np.abs([rng.choice((-1.0, 1.0), size=len(sums)) @ sums for _ in range(draws)])
+    null = np.abs(rng.choice((-1.0, 1.0), size=(draws, len(sums))) @ sums)
     return float((1 + (null >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
 
 

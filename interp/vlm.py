@@ -18,7 +18,7 @@ from interp.decoder import final_logits, run_packed
 from interp.errors import InputError
 from interp.hub import locate
 from interp.image_cache import cache_folder
-from interp.image_tokens import encode_images
+from interp.image_tokens import encode_images, straighten
 from interp.images import NO_IMAGE
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
@@ -119,6 +119,7 @@ def load_vlm(
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{source.folder}: could not be loaded ({str(error).splitlines()[0]}).") from None
+    straighten(loaded)
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
     fuse_norms(loaded)

@@ -21,6 +21,7 @@ from interp.statistics import (
     same_marginals_p,
     sign_flip_p,
     two_proportions_p,
+    weighted_aucs,
 )
 
 
@@ -29,6 +30,18 @@ def test_auc_by_counting_pairs():
     positive = np.array([False, False, True, True])
     # column 0: (.35 > .1), (.35 < .4), (.8 > .1), (.8 > .4) -> 3/4; column 1: 0 wins, 2 ties of 4 -> 1/4
     assert auc(scores, positive).tolist() == [0.75, 0.25]
+
+
+def test_weighted_aucs_are_those_of_the_rows_repeated():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 6, (60, 3)) / 5, rng.random(60) < 0.3
+    weights = rng.integers(0, 4, (20, 60))
+    weights[3, positive] = 0
+    found = weighted_aucs(scores, positive, weights)
+    for draw, times in enumerate(weights):
+        rows = np.repeat(np.arange(60), times)
+        np.testing.assert_allclose(found[draw], auc(scores[rows], positive[rows]), rtol=1e-12)
+    assert np.isnan(found[3]).all()
 
 
 def test_auc_without_a_class_is_undefined():
