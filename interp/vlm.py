@@ -119,9 +119,9 @@ def load_vlm(
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{source.folder}: could not be loaded ({str(error).splitlines()[0]}).") from None
-    straighten(loaded)
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
+    straighten(loaded)
     fuse_norms(loaded)
     return Vlm(
         model=loaded.to(device).eval().requires_grad_(False),
@@ -171,12 +171,38 @@ def loaded_batches(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
 
-    The images must have been encoded.
+    Images not met before pass the tower first: all of them, or as many as `vlm.image_room` holds, which are then
+    dropped for the next. Raises InputError for an unreadable image.
     """
     image_of = prompts["image"].to_numpy()
-    for chunk in track(list(batches(rows, batch_tokens)), description, unit=max(1, len(prompts) // max(1, len(rows)))):
-        batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
-        yield batch, torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk]).to(vlm.device)
+    unit = max(1, len(prompts) // max(1, len(rows)))
+    pad_token = vlm.model.config.text_config.pad_token_id or 0
+    for block in _blocks(list(batches(rows, batch_tokens)), vlm.images_held):
+        images = [image_of[row.prompts[0]] for chunk in block for row in chunk]
+        encode_images(vlm, images)
+        for chunk in track(block, description, unit):
+            tokens = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk])
+            yield collate(chunk, pad_token).to(vlm.device), sent(tokens, vlm.device)
+        if len(vlm.features) > vlm.images_held:
+            for image in images:
+                vlm.features.pop(image, None)
+
+
+def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
+    """Chunks of rows, each row with an image, in blocks of at most `images` rows, but at least one chunk."""
+    block: list[list[Row]] = []
+    for chunk in chunks:
+        if block and sum(map(len, block)) + len(chunk) > images:
+            yield block
+            block = []
+        block.append(chunk)
+    if block:
+        yield block
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, without waiting for what a GPU is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
@@ -202,20 +228,27 @@ def measure(
     `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. Raises InputError if a
     margin is not finite.
     """
-    encode_images(vlm, list(prompts["image"]))
     n = len(prompts)
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-    rows = rows_of(vlm, prompts)
-    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
-        index = torch.tensor(batch.prompts)
-        with watched(vlm, batch, batch.final, layers) as caught:
-            logits = final_logits(vlm.model, batch, images)
+
+    def fetch(index: Tensor, logits: Tensor, caught: dict[int, Tensor]) -> None:
         margin[index] = answer_margin(logits, vlm.answers).cpu()
         top_token[index] = logits.argmax(-1).cpu()
         if layers:
             residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype).cpu()
+
+    former: tuple[Tensor, Tensor, dict[int, Tensor]] | None = None
+    for batch, images in loaded_batches(vlm, rows_of(vlm, prompts), prompts, batch_tokens, description):
+        with watched(vlm, batch, batch.final, layers) as caught:
+            logits = final_logits(vlm.model, batch, images)
+        # One batch behind, so that a GPU has the next one to do while its results are fetched.
+        if former is not None:
+            fetch(*former)
+        former = torch.tensor(batch.prompts), logits, caught
+    if former is not None:
+        fetch(*former)
     if not torch.isfinite(margin).all():
         bad = int((~torch.isfinite(margin)).nonzero()[0])
         raise InputError(
@@ -234,7 +267,6 @@ def text_residuals(
     [tokens]. What all prompts begin with is left out: it is the same in each, and the residual of <bos> alone is so
     large that it would drown all others.
     """
-    encode_images(vlm, list(prompts["image"]))
     tokens = _tokens_of(vlm, prompts)
     image_token = vlm.model.config.image_token_id
     rows = pack(tokens, range(len(prompts)), image_token)
