@@ -9,7 +9,7 @@ import typer
 
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
+from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
 PROMPTS = Path(__file__).parent / "transfer_prompts"
@@ -92,6 +92,7 @@ def find_features_command(
     system: System = None,
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
+    image_cache: ImageCache = None,
     sae_dtype: SaeDtype = "float32",
     max_memory: MaxMemory = None,
 ) -> None:
@@ -121,7 +122,7 @@ def find_features_command(
     asked = load_questions(questions, images, split)[:limit]
     sae_of = locate_saes(saes, width, l0, listed_layers(layers))
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
-    vlm = load_vlm(model, device, dtype, revision, style)
+    vlm = load_vlm(model, device, dtype, revision, style, image_cache)
     limit_memory(vlm.device, max_memory)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
@@ -164,6 +165,7 @@ def study_feature_command(
     system: System = None,
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
+    image_cache: ImageCache = None,
     sae_dtype: SaeDtype = "float32",
 ) -> None:
     """Study one feature: does it follow the flips, does it cause them, and what does it respond to?
@@ -195,7 +197,7 @@ def study_feature_command(
     asked = load_questions(questions, images, split)[:limit]
     folder = folder_of(locate_saes(saes, width, l0, [layer]), layer, saes)
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
-    vlm = load_vlm(model, device, dtype, revision, style)
+    vlm = load_vlm(model, device, dtype, revision, style, image_cache)
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
     study = study_feature(vlm, sae, asked, index, frames, saes, seed)
     if out is not None:

@@ -15,7 +15,6 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, run_layers, run_packed
 from interp.errors import InputError
-from interp.image_tokens import encode_images
 from interp.packing import Batch
 from interp.vlm import Vlm, loaded_batches, rows_of, watched
 
@@ -33,7 +32,6 @@ def generate(
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Ask for 1 or more.")
-    encode_images(vlm, list(prompts["image"]))
     rows = rows_of(vlm, prompts)
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)

@@ -1,5 +1,6 @@
 """Command-line options that both commands take, and what they mean for the library."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +20,14 @@ System = Annotated[str | None, typer.Option(help="System instruction.", show_def
 AnswerInstruction = Annotated[
     str | None, typer.Option(help="Said behind every yes/no question, as 'Answer yes or no.'", show_default="none")
 ]
-
-
+ImageCache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that image tokens are kept in between runs, found again by the content of image and model. It "
+        "then holds data derived from the images, to be protected like them.",
+        show_default="none",
+    ),
+]
 Normalize = Annotated[
     bool | None,
     typer.Option(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, final_margins, run_layers, run_packed
-from interp.image_tokens import encode_images
 from interp.packing import Batch, Row
 from interp.vlm import Vlm, loaded_batches, rows_of, watched
 
@@ -92,7 +91,6 @@ class Replay:
         """What every batch leaves; it is run anew unless it stayed."""
         yield from self._held
         if self._rows is None:
-            encode_images(self.vlm, list(self.prompts["image"]))
             self._rows = rows_of(self.vlm, self.prompts)
         staying: list[Held] = []
         for batch, images in loaded_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):

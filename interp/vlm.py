@@ -20,6 +20,7 @@ from interp.hub import locate
 from interp.image_cache import cache_folder
 from interp.image_tokens import encode_images, straighten
 from interp.images import NO_IMAGE
+from interp.memory import memory_left
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.progress import track
@@ -46,6 +47,8 @@ class Vlm:
     """How every question is put to it."""
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
+    images_held: int = 2**31
+    """Most images in `features` where the prompts themselves say which are needed next (`loaded_batches`)."""
     image_cache: Path | None = None
     """Folder that image tokens are kept in between runs (`interp.image_cache`), None for no such."""
     changes: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
@@ -123,6 +126,7 @@ def load_vlm(
     loaded.name_or_path = str(model)
     straighten(loaded)
     fuse_norms(loaded)
+    bytes_an_image = loaded.config.mm_tokens_per_image * loaded.config.text_config.hidden_size * chosen.itemsize
     return Vlm(
         model=loaded.to(device).eval().requires_grad_(False),
         processor=processor,
@@ -130,6 +134,7 @@ def load_vlm(
         revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
         style=style,
+        images_held=max(1, memory_left(torch.device("cpu")).host // 2 // bytes_an_image),
         image_cache=kept,
     )
 
@@ -171,21 +176,22 @@ def loaded_batches(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
 
-    Images not met before pass the tower first: all of them, or as many as `vlm.image_room` holds, which are then
+    Images not met before pass the tower first: all of them, or as many as `vlm.images_held`, which are then
     dropped for the next. Raises InputError for an unreadable image.
     """
     image_of = prompts["image"].to_numpy()
     unit = max(1, len(prompts) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
     for block in _blocks(list(batches(rows, batch_tokens)), vlm.images_held):
-        images = [image_of[row.prompts[0]] for chunk in block for row in chunk]
-        encode_images(vlm, images)
+        images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
+        new = [image for image in sorted(images) if image not in vlm.features]
+        encode_images(vlm, new)
         for chunk in track(block, description, unit):
             tokens = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk])
             yield collate(chunk, pad_token).to(vlm.device), sent(tokens, vlm.device)
         if len(vlm.features) > vlm.images_held:
-            for image in images:
-                vlm.features.pop(image, None)
+            for image in new:
+                del vlm.features[image]
 
 
 def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:

@@ -1,5 +1,7 @@
 """The packed engine against plain transformers, one prompt at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -236,3 +238,12 @@ def test_residuals_in_a_file_are_those_in_memory(vlm, own_data):
     pair = torch.tensor([0]), torch.tensor([1])
     torch.testing.assert_close(found[1].shift([3, -1], *pair)[0, 0], plain[0, 1] - plain[1, 1])
     assert not found[1].shift([3, -1], *pair)[0, 1].any()
+
+
+def test_images_are_dropped_where_they_do_not_all_fit(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    expected = measure(vlm, prompts).margin
+    few = replace(vlm, features={}, images_held=2)
+    torch.testing.assert_close(measure(few, prompts, batch_tokens=100).margin, expected, atol=1e-4, rtol=0)
+    assert prompts["image"].nunique() > 2
+    assert len(few.features) <= 2
