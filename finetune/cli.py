@@ -13,7 +13,7 @@ from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
+from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
 
 if TYPE_CHECKING:
     from finetune.evaluate import Evaluation
@@ -83,6 +83,7 @@ def train(
     system: System = None,
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
+    image_cache: ImageCache = None,
 ) -> None:
     """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
 
@@ -133,6 +134,7 @@ def train(
         limit,
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
+        image_cache,
     )
     if evaluation is not None:
         _show(evaluation)
@@ -197,6 +199,7 @@ def evaluate_command(
     system: System = None,
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
+    image_cache: ImageCache = None,
 ) -> None:
     """Compare saved adapters and clamps with their base: consistent, accurate, and still looking at the image?
 
@@ -241,6 +244,7 @@ def evaluate_command(
         clamp_at,
         tolerance / 100,
         new_tokens,
+        image_cache,
     )
     if out is not None:
         write_text(out, evaluation.to_json())

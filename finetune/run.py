@@ -46,13 +46,14 @@ def train_and_evaluate(
     limit: int | None = None,
     revision: str | None = None,
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
+    image_cache: Path | None = None,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
     `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
-    `prompt_changes`. Under `accelerate launch` only the main process evaluates and writes; the others return None.
-    Raises InputError for bad input, before anything is trained where it can be known; then and after an interruption
-    `out` does not exist.
+    `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` only the main process evaluates and
+    writes; the others return None. Raises InputError for bad input, before anything is trained where it can be known;
+    then and after an interruption `out` does not exist.
     """
     refuse_used(out)
     wanted = read_choice(layers, layers_from)
@@ -63,7 +64,7 @@ def train_and_evaluate(
         raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
     accelerator = accelerator_for(device)
     style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
-    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes))
+    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
     choice = choose_layers(vlm, wanted)
     # An unreadable test image is better found before hours of training than after.
     encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
@@ -102,17 +103,18 @@ def evaluate_saved(
     clamp_at: Where = "final",
     tolerance: float = TOLERANCE,
     new_tokens: int = NEW_TOKENS,
+    image_cache: Path | None = None,
 ) -> Evaluation:
     """Compare the base with saved adapters, and with `clamps` of features of the SAEs `sae_of` (layer -> folder) in it.
 
     Each adapter and each set of clamps is an arm. `model` is by default the base that the adapters name, the prompt
-    style the one they were trained with but for `prompt_changes`. Raises InputError for bad input, for adapters that do
-    not fit the model or each other, and if there is nothing to compare or no model.
+    style the one they were trained with but for `prompt_changes`; `image_cache` is as of `load_vlm`. Raises InputError
+    for bad input, for adapters that do not fit the model or each other, and if there is nothing to compare or no model.
     """
     names = names_of(adapters)
     source, style, records = shared_base(adapters, model, prompt_changes)
     asked = load_questions(questions, images, split)[:limit]
-    vlm = load_vlm(source, device, dtype, revision, style)
+    vlm = load_vlm(source, device, dtype, revision, style, image_cache)
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
     arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]
     arms += [clamp_arm(each) for each in held]
