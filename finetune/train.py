@@ -48,7 +48,7 @@ class StepRecord(NamedTuple):
 
 def accelerator_for(device: str) -> "Accelerator":
     """The accelerator of a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for another."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     available = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
@@ -59,7 +59,13 @@ def accelerator_for(device: str) -> "Accelerator":
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
     # The base model keeps its own dtype and the adapter is float32, so no autocast on top; the schedule counts steps.
-    return Accelerator(cpu=device == "cpu" or not available, mixed_precision="no", step_scheduler_with_optimizer=False)
+    return Accelerator(
+        cpu=device == "cpu" or not available,
+        mixed_precision="no",
+        step_scheduler_with_optimizer=False,
+        # No buffer changes, and a process must not wait in a pass for others that make fewer of them.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
 
 
 def learning_rate(step: int, steps: int, warmup_share: float) -> float:

@@ -1,0 +1,256 @@
+"""What enters the lowest trained layer is kept, and the gradient stays that of the naive recipe in plain peft."""
+
+import json
+
+import pytest
+import torch
+from finetune_world import awaken, items_of, make_world
+from torch.nn import functional as F
+
+from finetune.frozen import FrozenLayers, lowest_trained
+from finetune.lora import add_lora
+from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.plan import Step, plan_steps
+from finetune.settings import TrainSettings
+from finetune.train import accelerator_for, train
+from interp.errors import InputError
+from interp.image_tokens import encode_images
+from interp.images import open_image
+from interp.prompts import PromptStyle
+from interp.questions import load_questions
+from interp.vlm import load_vlm
+
+ADAPTED = [2, 3]
+EVERYTHING = 2**40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Five layers, with a sliding window shorter than a prompt."""
+    made = make_world(tmp_path_factory.mktemp("frozen") / "world", patients=6, layers=5)
+    path = made.model / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["sliding_window"] = 12
+    path.write_text(json.dumps(config))
+    return made
+
+
+@pytest.fixture
+def questions(world):
+    return load_questions(world.questions, split="train")
+
+
+def adapted_vlm(world, dtype="float32", style=None):
+    vlm = load_vlm(world.model, "cpu", dtype, style=style or PromptStyle())
+    adapted = add_lora(vlm, ADAPTED, dropout=0.0)
+    awaken(adapted)
+    return vlm, adapted
+
+
+def gradient(adapted):
+    return {
+        name.split("base_model.model.")[-1]: p.grad.double()
+        for name, p in adapted.named_parameters()
+        if p.requires_grad
+    }
+
+
+def packed_gradient(world, items, budget, dtype="float32", style=None):
+    """Through the packed engine, with what `budget` bytes hold kept before."""
+    vlm, adapted = adapted_vlm(world, dtype, style)
+    prompts = prompts_of(items)
+    encode_images(vlm, [p.image for p in prompts])
+    frozen = FrozenLayers(vlm)
+    frozen.keep(prompts, budget)
+    losses = packed_losses(FirstToken(adapted), lay_out(frozen, items), vlm.answers)
+    (losses.cross_entropy + losses.divergence).sum().backward()
+    return gradient(adapted)
+
+
+def naive_gradient(world, items, dtype, image_first=True):
+    """Plain transformers and peft: a wording at a time, pixels through the tower, the losses as they are published."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(world.model)
+    model = AutoModelForImageTextToText.from_pretrained(world.model, dtype=dtype).eval()
+    targets = r".*language_model\.layers\.(2|3)\..*_proj"
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets))
+    # As `add_lora` has it: the first factors come from its seed, the second from `awaken`.
+    _, ours = adapted_vlm(world)
+    model.load_state_dict({n: p for n, p in ours.named_parameters() if p.requires_grad}, strict=False)
+    for item in items:
+        logits = []
+        for text in (item.original, item.paraphrase):
+            if text is None:
+                continue
+            content = [{"type": "image", "image": open_image(item.image)}, {"type": "text", "text": text}]
+            messages = [{"role": "user", "content": content if image_first else content[::-1]}]
+            inputs = processor.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            logits.append(model(**inputs).logits[0, -1].float())
+        target = torch.tensor(processor.tokenizer(item.answer, add_special_tokens=False)["input_ids"][0])
+        loss = sum(F.cross_entropy(x, target) for x in logits) / len(logits)
+        if len(logits) == 2:
+            p, q = (x.log_softmax(-1) for x in logits)
+            loss = loss + F.kl_div(p, q, reduction="sum", log_target=True) / 2
+            loss = loss + F.kl_div(q, p, reduction="sum", log_target=True) / 2
+        loss.backward()
+    return gradient(model)
+
+
+def assert_equal(found, expected, least):
+    assert found.keys() == expected.keys()
+    assert len(found) == 2 * 7 * len(ADAPTED)
+    for name in found:
+        cosine = F.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0)
+        assert float(cosine) >= least, (name, float(cosine))
+        assert float(found[name].norm() / expected[name].norm()) == pytest.approx(1, abs=10 * (1 - least)), name
+
+
+@pytest.mark.parametrize("image_first", [True, False])
+def test_the_gradient_is_that_of_the_naive_recipe_whatever_is_kept(world, questions, image_first):
+    items = items_of(questions[:4] + questions[5:9])
+    assert len({i.image for i in items}) == 2, "several questions of an image"
+    expected = naive_gradient(world, items, "float32", image_first)
+    style = PromptStyle(image_first=image_first)
+    for budget in (EVERYTHING, 30_000, 0):
+        assert_equal(packed_gradient(world, items, budget, style=style), expected, 0.999999)
+
+
+def test_the_gradient_in_bfloat16(world, questions):
+    items = items_of(questions[:4] + questions[5:9])
+    expected = naive_gradient(world, items, "bfloat16")
+    for budget in (EVERYTHING, 0):
+        assert_equal(packed_gradient(world, items, budget, "bfloat16"), expected, 0.999)
+
+
+@pytest.mark.parametrize(("budget", "rows_run"), [(EVERYTHING, 0), (30_000, 1), (0, 2)])
+def test_images_beyond_the_budget_are_run_in_their_step(world, questions, budget, rows_run):
+    vlm, _ = adapted_vlm(world)
+    items = items_of(questions[:4] + questions[5:9])
+    encode_images(vlm, [i.image for i in items])
+    plain, kept = FrozenLayers(vlm), FrozenLayers(vlm)
+    kept.keep(prompts_of(items), budget)
+    [(_, expected)] = lay_out(plain, items).parts
+    run = []
+    vlm.layers[0].register_forward_hook(lambda module, inputs, output: run.append(len(inputs[0])))
+    [(batch, found)] = lay_out(kept, items).parts
+    assert sum(run) == rows_run
+    told = batch.segment >= 0
+    assert torch.allclose(found[told], expected[told], atol=1e-5)
+
+
+def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions):
+    """The common prefix of a row depends on which wordings are in it."""
+    vlm, _ = adapted_vlm(world)
+    items = items_of(questions[:6])
+    encode_images(vlm, [i.image for i in items])
+    kept = FrozenLayers(vlm)
+    kept.keep(prompts_of(items), EVERYTHING)
+    for part in (items[:1], items[1:3], items[::-1]):
+        [(batch, found)] = lay_out(kept, part).parts
+        [(_, expected)] = lay_out(FrozenLayers(vlm), part).parts
+        told = batch.segment >= 0
+        assert torch.allclose(found[told], expected[told], atol=1e-5)
+
+
+def test_frozen_layers_meet_a_prompt_once_in_all_epochs(world, questions):
+    vlm, adapted = adapted_vlm(world)
+    steps = plan_steps(questions, 4, 6, 0, "blank")
+    calls: dict[int, list[bool]] = {number: [] for number in range(vlm.n_layers)}
+    for number, layer in enumerate(vlm.layers):
+        layer.register_forward_hook(lambda module, inputs, output, n=number: calls[n].append(torch.is_grad_enabled()))
+    train(vlm, adapted, steps, TrainSettings(grounding="blank"), accelerator_for("cpu"))
+    # All prompts fit into one batch.
+    assert [calls[n] for n in (0, 1)] == [[False]] * 2
+    # In every step the true images and the blank one.
+    assert [calls[n] for n in (2, 3, 4)] == [[True] * (2 * len(steps))] * 3
+
+
+def test_nothing_below_the_lowest_trained_layer_is_saved_for_the_backward_pass(world, questions):
+    vlm, adapted = adapted_vlm(world)
+    items = items_of(questions[:6])
+    encode_images(vlm, [i.image for i in items])
+    reached = [-1]
+    for number, layer in enumerate(vlm.layers):
+        layer.register_forward_pre_hook(lambda module, inputs, n=number: reached.append(n))
+    saved_in = []
+
+    def saved(tensor):
+        saved_in.append(reached[-1])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+        packed_losses(FirstToken(adapted), lay_out(FrozenLayers(vlm), items), vlm.answers)
+    assert reached == [-1, 0, 1, 2, 3, 4], "nothing was kept, so all layers are run"
+    assert set(saved_in) == {2, 3, 4}
+
+
+def test_the_lowest_trained_layer_is_found_in_the_model(world):
+    vlm = load_vlm(world.model, "cpu", "float32")
+    assert lowest_trained(vlm.model) == 5
+    add_lora(vlm, [4, 1])
+    assert lowest_trained(vlm.model) == 1
+    vlm.model.model.multi_modal_projector.mm_input_projection_weight.requires_grad_(True)
+    with pytest.raises(ValueError, match="projector"):
+        lowest_trained(vlm.model)
+
+
+def test_with_all_layers_trained_nothing_is_kept(world, questions):
+    vlm = load_vlm(world.model, "cpu", "float32")
+    add_lora(vlm, range(5))
+    items = items_of(questions[:6])
+    encode_images(vlm, [i.image for i in items])
+    frozen = FrozenLayers(vlm)
+    vlm.layers[0].register_forward_pre_hook(lambda module, inputs: pytest.fail("a trained layer was run"))
+    frozen.keep(prompts_of(items), EVERYTHING)
+    [(batch, hidden)] = lay_out(frozen, items).parts
+    is_image = batch.input_ids == vlm.model.config.image_token_id
+    assert torch.allclose(hidden[is_image], torch.cat([vlm.features[items[0].image]] * len(batch.segment)))
+
+
+def limited(monkeypatch, prompts):
+    """As if the memory held a number of prompts; returns the sizes that it did not hold, as they come."""
+    forward, refused = FirstToken.forward, []
+
+    def limited_forward(self, parts):
+        found = sum(len(batch.prompts) for batch, _ in parts)
+        if found > prompts:
+            refused.append(found)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, parts)
+
+    monkeypatch.setattr(FirstToken, "forward", limited_forward)
+    return refused
+
+
+def unpaired_first(questions):
+    """Steps whose first half fits where the second does not: 4 questions of one wording, then 4 of two."""
+    items = items_of(questions)
+    paired = [i for i in items if i.paraphrase is not None]
+    return [Step(k, [i._replace(paraphrase=None) for i in paired[:4]] + paired[4:8]) for k in range(3)]
+
+
+def test_a_step_that_runs_out_of_memory_is_taken_again_in_smaller_parts(world, questions, monkeypatch):
+    steps, settings = unpaired_first(questions), TrainSettings(dropout=0.0, lr=1e-2)
+    vlm, adapted = adapted_vlm(world)
+    expected = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
+    vlm, again = adapted_vlm(world)
+    refused = limited(monkeypatch, 6)
+    found = train(vlm, again, steps, settings, accelerator_for("cpu"))
+    # All 8 questions, then, behind 4 that fit, the other 4; 2 fit, and are tried first in the steps behind.
+    assert refused == [12, 8]
+    assert found == [pytest.approx(record, rel=1e-4) for record in expected]
+    for (name, one), other in zip(adapted.named_parameters(), again.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4), name
+
+
+@pytest.mark.parametrize(("size", "advice"), [(2, "at 2 questions a pass. Lower --micro-batch-size"), (None, "--rank")])
+def test_memory_that_does_not_reach_is_a_clear_error(world, questions, monkeypatch, size, advice):
+    vlm, adapted = adapted_vlm(world)
+    limited(monkeypatch, 0)
+    with pytest.raises(InputError, match=advice):
+        train(vlm, adapted, unpaired_first(questions), TrainSettings(micro_batch_size=size), accelerator_for("cpu"))
