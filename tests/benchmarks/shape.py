@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
@@ -33,6 +33,7 @@ from interp.vlm import Vlm, load_vlm, measure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from medgemma import medgemma_config
 
+T = TypeVar("T")
 Shape = Literal["tiny", "medgemma-4b"]
 SHAPES: tuple[Shape, ...] = ("tiny", "medgemma-4b")
 PIXELS = {"tiny": 64, "medgemma-4b": 896}
@@ -100,10 +101,10 @@ def random_saes(vlm: Vlm, prompts: pd.DataFrame) -> list[Sae]:
     for layer in range(vlm.n_layers):
         w = torch.randn(vlm.d_model, D_SAE, generator=generator, device=vlm.device)
         w = (w / w.norm(dim=0)).bfloat16()
-        zeros = torch.zeros(D_SAE, device=vlm.device)
-        name = f"layer_{layer}_width_16k_l0_small"
-        b_dec = torch.zeros(vlm.d_model, device=vlm.device)
-        saes.append(Sae(layer, name, w, zeros, w.T, b_dec, zeros + 2.6 * float(scale[layer])))
+        b_enc, b_dec = torch.zeros(D_SAE, device=vlm.device), torch.zeros(vlm.d_model, device=vlm.device)
+        # As a file of bfloat16 would hold it.
+        threshold = torch.full_like(b_enc, 2.6 * float(scale[layer])).bfloat16().float()
+        saes.append(Sae(layer, f"layer_{layer}_width_16k_l0_small", w, b_enc, w.T, b_dec, threshold))
     return saes
 
 
@@ -162,16 +163,22 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(run: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time of `repeats` runs, after one that warms up."""
+def timed(run: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
+    """Median wall time of `repeats` runs, after one that warms up, and what the last one returned."""
     found = []
-    for _ in range(repeats + 1):
+    result = run()
+    for _ in range(repeats):
         synchronize()
         started = time.perf_counter()
-        run()
+        result = run()
         synchronize()
         found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])
+    return statistics.median(found), result
+
+
+def seconds(run: Callable[[], object], repeats: int = 3) -> float:
+    """Median wall time of `repeats` runs, after one that warms up."""
+    return timed(run, repeats)[0]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -225,5 +232,5 @@ def report(facts: Mapping[str, Any], table: pd.DataFrame) -> None:
     """Print facts and table for people, then both as one line of JSON."""
     print(pd.Series({k: f"{v:.5g}" if isinstance(v, float) else str(v) for k, v in facts.items()}).to_string())
     print(table.to_string(float_format="{:.4g}".format, na_rep=""))
-    rows = json.loads(table.reset_index().to_json(orient="records", double_precision=6))
+    rows = json.loads(table.reset_index().to_json(orient="records", double_precision=10))
     print(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in facts.items()} | {"rows": rows}))

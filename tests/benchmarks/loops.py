@@ -1,0 +1,169 @@
+"""How others screen: the usual loop of TransformerLens and sae-lens, plain transformers with hooks, and nnsight.
+
+Each takes a prompt table and gives the answer margins, and the activations of every SAE at the final tokens.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.images import open_image
+from interp.prompts import answer_margin
+from interp.saes import Sae
+from interp.vlm import Vlm
+
+
+class Found(NamedTuple):
+    """What a way to screen found on each of n prompts."""
+
+    margin: Tensor
+    """float32 [n]: answer margins [logits], in main memory."""
+    activations: Tensor
+    """float32 [n, layers, d_sae]: of the final tokens, on the model's device."""
+
+
+Screen = Callable[[pd.DataFrame], Found]
+
+
+def inputs_of(vlm: Vlm, prompts: pd.DataFrame) -> dict[str, Tensor]:
+    """What the model takes for these prompts, each with its own image, padded on the left, on the model's device."""
+    asked = [
+        [{"role": "user", "content": [{"type": "image", "image": open_image(image)}, {"type": "text", "text": text}]}]
+        for image, text in zip(prompts["image"], prompts["text"], strict=True)
+    ]
+    texts = vlm.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    images = [[message["content"][0]["image"]] for (message,) in asked]
+    inputs = vlm.processor(
+        text=texts, images=images, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
+    inputs["pixel_values"] = inputs["pixel_values"].to(vlm.tower_dtype)
+    # Without these a padded prompt would stand at other positions than alone.
+    inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return {name: value.to(vlm.device) for name, value in inputs.items()}
+
+
+def encoded(saes: Sequence[Sae], residuals: Sequence[Tensor]) -> Tensor:
+    """Residuals [n, d_model] of every layer -> activations [n, layers, d_sae]."""
+    return torch.stack([sae.encode(x) for sae, x in zip(saes, residuals, strict=True)], dim=1)
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """The prompts of all parts, one behind the other."""
+    return Found(torch.cat([part.margin for part in parts]), torch.cat([part.activations for part in parts]))
+
+
+def in_batches(prompts: pd.DataFrame, size: int) -> list[pd.DataFrame]:
+    """The prompts, `size` at a time."""
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
+
+
+def plain_batches(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
+    """Transformers with forward hooks on the final token, `size` prompts at a time."""
+
+    @torch.no_grad()
+    def batch(prompts: pd.DataFrame) -> Found:
+        caught: list[Tensor] = []
+        handles = [
+            layer.register_forward_hook(lambda module, inputs, output: caught.append(output[:, -1]))
+            for layer in vlm.layers
+        ]
+        logits = vlm.model(**inputs_of(vlm, prompts), logits_to_keep=1, use_cache=False).logits[:, -1]
+        for handle in handles:
+            handle.remove()
+        return Found(answer_margin(logits, vlm.answers).cpu(), encoded(saes, caught))
+
+    return lambda prompts: joined([batch(part) for part in in_batches(prompts, size)])
+
+
+def nnsight_traces(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
+    """nnsight, `size` prompts a trace, which saves every layer's final token. Raises ImportError if it is missing."""
+    from nnsight import NNsight, save
+
+    model = NNsight(vlm.model)
+
+    @torch.no_grad()
+    def batch(prompts: pd.DataFrame) -> Found:
+        with model.trace(**inputs_of(vlm, prompts), logits_to_keep=1, use_cache=False):
+            caught = save([layer.output[:, -1] for layer in model.model.language_model.layers])
+            logits = save(model.lm_head.output[:, -1])
+        return Found(answer_margin(logits, vlm.answers).cpu(), encoded(saes, caught))
+
+    return lambda prompts: joined([batch(part) for part in in_batches(prompts, size)])
+
+
+def usual_loop(vlm: Vlm, saes: Sequence[Sae], folder: Path) -> Screen:
+    """TransformerLens's run_with_cache, one prompt at a time, and sae-lens on all of its positions.
+
+    Only resid_post is cached, which is less than the default. Wraps the model in place: nothing else runs on it then.
+    Writes its configuration and processor into `folder`, where TransformerLens looks for them.
+    """
+    _stand_in_for_wandb()
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    vlm.model.config.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
+    bridge = TransformerBridge.boot_transformers(
+        str(folder), hf_model=vlm.model, tokenizer=vlm.processor.tokenizer, device=vlm.device, dtype=vlm.model.dtype
+    )
+    # transformer-lens 3.9 computes the vision tower's LayerNorm as the language model's RMSNorm; natively it is right.
+    for module in vlm.model.model.vision_tower.modules():
+        if isinstance(module, NormalizationBridge):
+            module.use_native_layernorm_autograd = True
+    theirs = [lens_sae(sae) for sae in saes]
+    names = [f"blocks.{sae.layer}.hook_resid_post" for sae in saes]
+
+    @torch.no_grad()
+    def one(prompt: pd.DataFrame) -> Found:
+        inputs = inputs_of(vlm, prompt)
+        logits, cache = bridge.run_with_cache(
+            inputs["input_ids"],
+            pixel_values=inputs["pixel_values"],
+            token_type_ids=inputs["token_type_ids"],
+            names_filter=names,
+        )
+        activations = [sae.encode(cache[name])[:, -1] for sae, name in zip(theirs, names, strict=True)]
+        return Found(answer_margin(logits[:, -1], vlm.answers).cpu(), torch.stack(activations, dim=1).float())
+
+    return lambda prompts: joined([one(part) for part in in_batches(prompts, 1)])
+
+
+def lens_sae(sae: Sae) -> Any:
+    """The same SAE as sae-lens's own, its matrices in the same memory and the rest in their dtype."""
+    _stand_in_for_wandb()
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+
+    dtype = sae.w_enc.dtype
+    config = JumpReLUSAEConfig(
+        d_in=len(sae.b_dec),
+        d_sae=sae.d_sae,
+        apply_b_dec_to_input=False,
+        dtype=str(dtype).removeprefix("torch."),
+        device="meta",
+    )
+    theirs = JumpReLUSAE(config)
+    weights = {
+        "W_enc": sae.w_enc,
+        "W_dec": sae.w_dec,
+        "b_enc": sae.b_enc.to(dtype),
+        "b_dec": sae.b_dec.to(dtype),
+        "threshold": sae.threshold.to(dtype),
+    }
+    theirs.load_state_dict(weights, assign=True)
+    return theirs
+
+
+def _stand_in_for_wandb() -> None:
+    """sae-lens imports wandb, which it needs for training alone."""
+    if importlib.util.find_spec("wandb") is None:
+        module = types.ModuleType("wandb")
+        module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        sys.modules["wandb"] = module

@@ -1,0 +1,157 @@
+"""Screening, from image files and questions to margins and activations of all layers' SAEs: ours and the usual ways.
+
+    python tests/benchmarks/screening.py
+    python tests/benchmarks/screening.py --shape medgemma-4b --images 64 --prompts-an-image 12
+
+Ours reads all prompts, images anew each time; the others read a sample, as their time grows in proportion. All must
+find the same. The floor is what the counted operations (tower once an image, every position once, output layer and SAEs
+once a prompt) would take at the speed of a large matrix product on this device. medgemma-4b needs a GPU.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from loops import Found, Screen, nnsight_traces, plain_batches, usual_loop
+from shape import (
+    MIMIC,
+    PIXELS,
+    SHAPES,
+    build,
+    counts_of,
+    machine,
+    matmul_rate,
+    memory_rate,
+    operations,
+    questions,
+    report,
+    timed,
+)
+
+from interp.questions import prompt_table
+from interp.saes import Sae
+from interp.vlm import Vlm, measure, rows_of
+
+TOLERANCE = 1e-3
+"""Of margins [logits] and of activations, in float32."""
+BLUR = 4
+"""Times the difference that the batch size alone makes to plain transformers, which bfloat16 may differ by."""
+
+
+def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray) -> Found:
+    """Margins of all prompts, and the activations of those at `kept`; those of all are computed."""
+    vlm.features.clear()
+    measured = measure(vlm, prompts, [sae.layer for sae in saes])
+    activations = [sae.encode(measured.residuals[:, k].to(vlm.device))[kept] for k, sae in enumerate(saes)]
+    return Found(measured.margin, torch.stack(activations, dim=1))
+
+
+def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, dict[str, float]]:
+    """Seconds that the least work takes on these prompts, and what goes into it."""
+    cost = operations(vlm)
+    prefixes: dict[str, int] = {}
+    suffixes = 0
+    for row in rows_of(vlm, prompts):
+        prefixes[prompts["image"].iloc[row.prompts[0]]] = len(row.prefix)
+        suffixes += sum(map(len, row.suffixes))
+    positions = sum(prefixes.values()) + suffixes
+    encoders = sum(2 * sae.w_enc.numel() for sae in saes)
+    parts = {
+        "tower_tflop": len(prefixes) * cost.image / 1e12,
+        "decoder_tflop": positions * cost.position / 1e12,
+        "logits_and_sae_tflop": len(prompts) * (cost.logits + encoders) / 1e12,
+    }
+    rate = matmul_rate(vlm.device, vlm.model.dtype)
+    read = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
+    read += sum(sae.w_enc.numel() * sae.w_enc.element_size() for sae in saes)
+    seconds = sum(parts.values()) * 1e12 / rate
+    return seconds, {
+        "positions": positions,
+        **parts,
+        "matmul_tflop_per_s": rate / 1e12,
+        "floor_s": seconds,
+        "weights_read_once_s": read / memory_rate(vlm.device),
+    }
+
+
+def differences(a: Found, b: Found) -> dict[str, float]:
+    """How far two ways differ on the same prompts.
+
+    `margin_diff` is the largest [logits]; `activation_diff` the largest among features that fire in both, relative to
+    the strongest of that prompt and layer; `fires_in_one` the share of firing features that do in one of them alone.
+    """
+    fires_a, fires_b = a.activations > 0, b.activations > 0
+    strongest = b.activations.amax(-1, keepdim=True).clamp(min=1e-9)
+    relative = ((a.activations - b.activations).abs() / strongest)[fires_a & fires_b]
+    return {
+        "margin_diff": float((a.margin - b.margin).abs().max()),
+        "activation_diff": float(relative.max()),
+        "fires_in_one": float((fires_a ^ fires_b).sum() / (fires_a | fires_b).sum()),
+    }
+
+
+def main() -> None:
+    """Time every way on the same prompts, and print the numbers as a table and as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--prompts-an-image", type=int, default=12)
+    parser.add_argument("--mimic", action="store_true", help="as many images and questions as PSF-Med's MIMIC part")
+    parser.add_argument("--side", type=int, help="pixels of the image files, by default those of the tower")
+    parser.add_argument("--sample", type=int, default=96, help="prompts of the batched ways; the usual loop takes 1/8")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32], help="prompts a batch of plain transformers")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    vlm, saes = build(options.shape)
+    counts = MIMIC if options.mimic else counts_of(options.images, options.prompts_an_image)
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = prompt_table(questions(counts, Path(folder), options.side or PIXELS[options.shape]))
+        floor_s, facts = floor(vlm, saes, prompts)
+        kept = np.unique(np.linspace(0, len(prompts) - 1, min(options.sample, len(prompts))).astype(int))
+        sample = prompts.iloc[kept]
+        found: dict[str, Found] = {}
+        rows: dict[str, dict[str, float]] = {}
+
+        def run(name: str, screen: Screen, asked: pd.DataFrame) -> None:
+            seconds, found[name] = timed(lambda: screen(asked), options.repeats)
+            rows[name] = {"prompts": len(asked), "seconds": seconds, "prompts_per_s": len(asked) / seconds}
+            print(f"{name}: {len(asked) / seconds:.1f} prompts/s", file=sys.stderr, flush=True)
+
+        run("ours", lambda asked: ours(vlm, saes, asked, kept), prompts)
+        found["ours"] = Found(found["ours"].margin[kept], found["ours"].activations)
+        for size in options.batches:
+            run(f"transformers, batches of {size}", plain_batches(vlm, saes, size), sample)
+        best = max(options.batches, key=lambda size: rows[f"transformers, batches of {size}"]["prompts_per_s"])
+        try:
+            run(f"nnsight, traces of {best}", nnsight_traces(vlm, saes, best), sample)
+        except ImportError as missing:
+            print(f"nnsight left out: {missing}")
+        every = sample[::8]
+        run("TransformerLens and sae-lens, one by one", usual_loop(vlm, saes, Path(folder) / "config"), every)
+
+    plain = found[f"transformers, batches of {options.batches[0]}"]
+    blur = differences(found[f"transformers, batches of {options.batches[-1]}"], plain)
+    for name, other in found.items():
+        step = 8 if len(other.margin) < len(sample) else 1
+        mine = Found(found["ours"].margin[::step], found["ours"].activations[::step])
+        if name != "ours":
+            rows[name] |= differences(other, mine)
+            rows[name]["ours_is_faster"] = rows["ours"]["prompts_per_s"] / rows[name]["prompts_per_s"]
+    rows["floor"] = {"prompts": len(prompts), "seconds": floor_s, "prompts_per_s": len(prompts) / floor_s}
+    rows["floor"]["ours_is_faster"] = floor_s / rows["ours"]["seconds"]
+    shown = {"shape": options.shape, **machine(vlm), **counts._asdict(), **facts}
+    shown |= {"share_of_floor": rows["floor"]["ours_is_faster"], "margin_spread": float(found["ours"].margin.std())}
+    shown |= {f"batch_size_{name}": value for name, value in blur.items()}
+    report(shown, pd.DataFrame(rows.values(), index=pd.Index(rows, name="way")))
+    bounds = {name: max(TOLERANCE, BLUR * value) for name, value in blur.items()}
+    if apart := [name for name, row in rows.items() if any(row.get(key, 0) > bounds[key] for key in bounds)]:
+        sys.exit(f"not the same as ours: {', '.join(apart)}")
+
+
+if __name__ == "__main__":
+    main()
