@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
-from interp.decoder import embed, masks_of, run_layers
+from interp.decoder import STEP_KERNELS, embed, masks_of, run_layers
 from interp.packing import Batch, Row, batches, collate, pack
 from interp.progress import track
 from interp.prompts import prompt_tokens
@@ -167,7 +168,8 @@ class FrozenLayers:
         model = self.vlm.model
         images = torch.stack([self.vlm.features[prompts[row.prompts[0]].image] for row in rows]).to(self.vlm.device)
         hidden = embed(model, batch, images)
-        return run_layers(model, hidden, masks_of(model, batch), batch.position_ids, stop=self.first)
+        with sdpa_kernel(STEP_KERNELS):
+            return run_layers(model, hidden, masks_of(model, batch), batch.position_ids, stop=self.first)
 
 
 def lowest_trained(model: Any) -> int:

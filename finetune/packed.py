@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
 from finetune.frozen import FrozenLayers, Prompt, lowest_trained
 from finetune.loss import Losses, grounding_losses, question_losses
 from finetune.plan import Item
 from interp.answers import normalize_answer
-from interp.decoder import logits_from
+from interp.decoder import STEP_KERNELS, logits_from
 from interp.images import BLANK_IMAGE
 from interp.packing import Batch
 from interp.prompts import AnswerTokens, answer_margin, first_answer_token
@@ -33,7 +34,9 @@ class FirstToken(torch.nn.Module):
     def forward(self, parts: Sequence[tuple[Batch, Tensor]]) -> Tensor:
         """First-answer-token logits [n, vocabulary] of batches, each with what enters layer `first` [B, S, d_model]."""
         model = self.adapted.get_base_model()
-        return torch.cat([logits_from(model, batch, hidden, self.first) for batch, hidden in parts])
+        # Rows are of another length in every step.
+        with sdpa_kernel(STEP_KERNELS):
+            return torch.cat([logits_from(model, batch, hidden, self.first) for batch, hidden in parts])
 
 
 class Grounded(NamedTuple):

@@ -1,0 +1,285 @@
+"""Training on question-paraphrase pairs: ours, the published recipe as it is usually written, and a well-tuned loop.
+
+    python tests/benchmarks/training.py
+    python tests/benchmarks/training.py --shape medgemma-4b
+
+naive: plain transformers and peft, batch 1, accumulation over 8, each of two wordings a forward of its own with its
+pixels through the tower. batched: 8 questions in both wordings padded into one batch of 16, the tower once a question
+and without gradient, logits of the last position alone. Both are given their inputs ready made, ours reads and
+tokenizes them. All train the same LoRA with AdamW. The floor of a step is what its counted operations, from the lowest
+trained layer up and back, take at the speed of a large matrix product. medgemma-4b needs a GPU.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import torch
+from shape import MIMIC, PIXELS, SHAPES, Counts, machine, matmul_rate, questions, random_medgemma, report, synchronize
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetune.frozen import FrozenLayers
+from finetune.lora import add_lora, set_dropout
+from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.plan import Item, Step, plan_steps
+from finetune.settings import TrainSettings
+from finetune.train import accelerator_for, train
+from interp.demo import WORLD
+from interp.image_tokens import encode_images, image_tokens
+from interp.images import open_image
+from interp.layers import parse_layers
+from interp.memory import memory_left
+from interp.prompts import first_answer_token
+from interp.questions import load_questions, prompt_table
+from interp.vlm import Vlm, load_vlm
+
+SETTINGS = TrainSettings()
+"""The published ones: 8 questions a step, 3 epochs."""
+Inputs = list[tuple[dict[str, Tensor], Tensor]]
+"""What the processor makes of some prompts, and the first token of the true answer of each question."""
+
+
+def chat(vlm: Vlm, asked: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """What the model takes for images and wordings, padded on the left, in main memory."""
+    content = [[{"type": "image", "image": open_image(image)}, {"type": "text", "text": text}] for image, text in asked]
+    inputs = vlm.processor.apply_chat_template(
+        [[{"role": "user", "content": part}] for part in content],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    )
+    return dict(inputs) | {"pixel_values": inputs["pixel_values"].to(vlm.tower_dtype)}
+
+
+def targets_of(vlm: Vlm, items: Sequence[Item]) -> Tensor:
+    return torch.tensor([first_answer_token(vlm.processor.tokenizer, item.answer) for item in items])
+
+
+def naive_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
+    """One entry a question: its two wordings, each of which is run alone."""
+    return [
+        (
+            {
+                f"{k}.{name}": value
+                for k, text in enumerate((item.original, item.paraphrase))
+                for name, value in chat(vlm, [(item.image, str(text))]).items()
+            },
+            targets_of(vlm, [item]),
+        )
+        for item in items
+    ]
+
+
+def batched_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
+    """One entry: all original wordings, then all paraphrases, with the pixels of the originals alone."""
+    asked = [(i.image, i.original) for i in items] + [(i.image, str(i.paraphrase)) for i in items]
+    inputs = chat(vlm, asked)
+    return [(inputs | {"pixel_values": inputs["pixel_values"][: len(items)]}, targets_of(vlm, items))]
+
+
+def published_loss(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of both wordings and their symmetric KL, summed over the questions; logits [n, vocabulary]."""
+    ce = (F.cross_entropy(p, targets, reduction="sum") + F.cross_entropy(q, targets, reduction="sum")) / 2
+    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+    there = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    return ce + (there + F.kl_div(log_q, log_p, reduction="sum", log_target=True)) / 2
+
+
+def naive_step(adapted: Any, inputs: Inputs) -> None:
+    """Add the gradient of some questions, one wording at a time."""
+    for wordings, targets in inputs:
+        logits = []
+        for k in range(2):
+            mine = {n[2:]: v.to(adapted.device) for n, v in wordings.items() if n.startswith(f"{k}.")}
+            logits.append(adapted(**mine).logits[:, -1].float())
+        published_loss(*logits, targets.to(adapted.device)).backward()
+
+
+def batched_step(adapted: Any, inputs: Inputs) -> None:
+    """Add the gradient of some questions in one batch."""
+    for given, targets in inputs:
+        mine = {name: value.to(adapted.device, non_blocking=True) for name, value in given.items()}
+        with torch.no_grad():
+            features = image_tokens(adapted.get_base_model(), mine.pop("pixel_values"))
+        image = SimpleNamespace(pooler_output=torch.cat([features, features]))
+        logits = adapted(**mine, mm_encoder_outputs={"image": image}, logits_to_keep=1).logits[:, -1].float()
+        published_loss(*logits.chunk(2), targets.to(adapted.device)).backward()
+
+
+def plain_pairs(adapted: Any, step: Callable[[Any, Inputs], None], batches: Sequence[Inputs], n: int) -> float:
+    """Pairs/s of a plain loop with an optimizer step a batch of `n` questions: median of its steps but the first."""
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
+    taken = []
+    set_dropout(adapted, True)
+    for batch in batches:
+        synchronize()
+        started = time.perf_counter()
+        step(adapted, batch)
+        torch.nn.utils.clip_grad_norm_(parameters, SETTINGS.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        synchronize()
+        taken.append(time.perf_counter() - started)
+    set_dropout(adapted, False)
+    return n / statistics.median(taken[1:])
+
+
+def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> tuple[float, float, float]:
+    """Pairs/s of the first epoch with all that is kept, of those behind it, and of the run; medians of repeated runs.
+
+    A run before them warms up.
+    """
+    in_epoch = sum(step.epoch == 0 for step in steps)
+    pairs = sum(len(step.items) for step in steps[:in_epoch])
+    first, steady, whole = [], [], []
+    for _ in range(repeats + 1):
+        vlm.features.clear()
+        stamps = [time.perf_counter()]
+        hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
+        train(vlm, adapted, steps, SETTINGS, accelerator_for("auto"))
+        hook.remove()
+        synchronize()
+        epochs = [later - before for before, later in pairwise(stamps[::in_epoch])]
+        first.append(epochs[0])
+        steady += epochs[1:]
+        whole.append(statistics.mean(epochs))
+    # Without the run that warms up.
+    times = (first[1:], steady[SETTINGS.epochs - 1 :], whole[1:])
+    at_first, then, over_all = (pairs / statistics.median(part) for part in times)
+    return at_first, then, over_all
+
+
+def ready(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
+    """The frozen layers with all that these questions need."""
+    prompts = prompts_of(items)
+    vlm.features.clear()
+    encode_images(vlm, [p.image for p in prompts])
+    frozen = FrozenLayers(vlm)
+    frozen.keep(prompts, memory_left(vlm.device).host)
+    return frozen
+
+
+def packed_step(vlm: Vlm, adapted: Any, frozen: FrozenLayers, items: Sequence[Item]) -> None:
+    """Add the gradient of some questions as `train` does."""
+    losses = packed_losses(FirstToken(adapted), lay_out(frozen, items), vlm.answers)
+    (losses.cross_entropy + losses.divergence).sum().backward()
+
+
+def gradient(adapted: Any, run: Callable[[], None]) -> dict[str, Tensor]:
+    """The gradient that `run` adds, by parameter."""
+    adapted.zero_grad()
+    run()
+    found = {n: p.grad.double().flatten() for n, p in adapted.named_parameters() if p.grad is not None}
+    adapted.zero_grad()
+    return found
+
+
+def likeness(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, float]:
+    """Cosine of two gradients, and the least of a single parameter's."""
+    names = sorted(one)
+    single = [float(F.cosine_similarity(one[n], other[n], dim=0)) for n in names]
+    whole = F.cosine_similarity(torch.cat([one[n] for n in names]), torch.cat([other[n] for n in names]), dim=0)
+    return float(whole), min(single)
+
+
+def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
+    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout."""
+    naive = gradient(adapted, lambda: naive_step(adapted, naive_inputs(vlm, items)))
+    batched = gradient(adapted, lambda: batched_step(adapted, batched_inputs(vlm, items)))
+    frozen = ready(vlm, items)
+    ours = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
+    (cosine, least), (peer, peer_least) = likeness(ours, naive), likeness(batched, naive)
+    return {"cosine": cosine, "least_cosine": least, "batched_cosine": peer, "batched_least_cosine": peer_least}
+
+
+@contextmanager
+def peak(found: dict[str, float], name: str) -> Iterator[None]:
+    """Note the peak of allocated GPU memory [GiB]; nothing on a CPU."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    found[name] = torch.cuda.max_memory_allocated() / 2**30
+
+
+def main() -> None:
+    """Time the three, compare their gradients, print a table and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--layers", help="by default 15-19, of tiny 4-5")
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps an epoch")
+    parser.add_argument("--peer-steps", type=int, default=4, help="optimizer steps of the other loops, one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of ours of 3 epochs, behind one that warms up")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    if options.shape == "tiny":
+        vlm = load_vlm(WORLD / "planted")
+    else:
+        known = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed]
+        vlm = random_medgemma(prompt_table(known[:20]))
+    layers = parse_layers(
+        options.layers or ("4-5" if options.shape == "tiny" else "15-19"), range(vlm.n_layers), vlm.n_layers
+    )
+    adapted = add_lora(vlm, layers, SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
+    n = SETTINGS.batch_size
+    asked = n * options.steps
+    counts = Counts(max(1, round(asked * MIMIC.images / MIMIC.questions)), asked, 2 * asked)
+    pairs, memory = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        taught = questions(counts, Path(folder), PIXELS[options.shape])
+        steps = plan_steps(taught, SETTINGS.epochs, n, SETTINGS.seed)
+        assert all(item.paraphrase for step in steps for item in step.items)
+        with peak(memory, "ours"):
+            first, steady, whole = our_pairs(vlm, adapted, steps, options.repeats)
+        pairs |= {"ours, kept inputs": steady, "ours, first epoch": first, "ours, whole run": whole}
+        for name, prepare, step in (
+            ("naive", naive_inputs, naive_step),
+            ("batched", batched_inputs, batched_step),
+        ):
+            batches = [prepare(vlm, part.items) for part in steps[: options.peer_steps]]
+            with peak(memory, name):
+                pairs[name] = plain_pairs(adapted, step, batches, n)
+        items = steps[0].items
+        frozen = ready(vlm, items)
+        with FlopCounterMode(display=False) as counter:
+            packed_step(vlm, adapted, frozen, items)
+        floor = counter.get_total_flops() / matmul_rate(vlm.device, vlm.model.dtype)
+        facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
+        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
+        if vlm.model.dtype != torch.float32:
+            vlm.model.float()
+            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items).items()}
+    facts |= {
+        "images": counts.images,
+        "questions": counts.questions,
+        "step_tflop": counter.get_total_flops() / 1e12,
+        "step_floor_s": floor,
+        "step_s": n / steady,
+        "share_of_floor": floor * steady / n,
+        "total_s": time.perf_counter() - started,
+    }
+    table = pd.DataFrame({"pairs_per_s": pairs})
+    table["over_naive"] = table["pairs_per_s"] / pairs["naive"]
+    table["over_batched"] = table["pairs_per_s"] / pairs["batched"]
+    table["peak_gib"] = [memory.get(name.split(",")[0]) for name in table.index]
+    report(facts, table)
+
+
+if __name__ == "__main__":
+    main()
