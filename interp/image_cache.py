@@ -111,7 +111,7 @@ def read_tokens(file: Path) -> Tensor | None:
         # Not mapped into memory: a system allows fewer maps than there are images.
         saved = load(file.read_bytes())
         tokens, digest = saved["tokens"], bytes(saved["digest"].tolist())
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     return tokens if digest == tensor_digest(tokens) else None
 

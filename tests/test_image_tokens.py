@@ -1,0 +1,300 @@
+"""Image tokens against plain transformers, one image at a time; and when they are taken from disk."""
+
+import re
+import shutil
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from finetune.arms import Arm, adapter_arm, base_arm
+from finetune.evaluate import evaluate
+from interp.ahead import ahead
+from interp.errors import InputError
+from interp.image_cache import read_tokens
+from interp.image_tokens import encode_images, image_tokens
+from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
+from interp.questions import load_questions
+from interp.vlm import load_vlm, measure
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eleven images of several sizes, named after a patient."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "patient17").mkdir()
+    paths = [tmp_path / "patient17" / f"scan{i}.png" for i in range(11)]
+    for i, path in enumerate(paths):
+        Image.fromarray(rng.integers(0, 256, (60 + 9 * (i % 3), 70 + i), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def cached(tiny_model, tmp_path):
+    """The tiny model, loaded anew with one and the same cache, as by several runs."""
+    return lambda dtype="float32", model=tiny_model: load_vlm(
+        model, "cpu", dtype, image_cache=tmp_path / "cache" / "tokens"
+    )
+
+
+@contextmanager
+def tower_calls(vlm):
+    """How many images each call of the tower had."""
+    calls = []
+    handle = vlm.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    yield calls
+    handle.remove()
+
+
+def encoded(vlm, paths):
+    """The tokens of some images, and how many images met the tower for it."""
+    with tower_calls(vlm) as calls:
+        encode_images(vlm, paths, batch_size=4)
+    return torch.stack([vlm.features[path] for path in paths]), sum(calls)
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_tokens_are_plain_transformers(tiny_model, pictures):
+    from transformers import AutoModelForImageTextToText
+
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_model).eval()
+    with tower_calls(vlm) as calls:
+        encode_images(vlm, [*pictures, NO_IMAGE, BLANK_IMAGE, *pictures], batch_size=5)
+        encode_images(vlm, pictures)
+    assert calls == [5, 5, 2]
+    for path in [*pictures, BLANK_IMAGE]:
+        pixels = vlm.processor.image_processor(open_image(path), return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            expected = plain.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+        torch.testing.assert_close(vlm.features[path], expected, atol=1e-5, rtol=1e-5)
+    assert vlm.features[NO_IMAGE].shape == (0, vlm.d_model)
+
+
+def test_the_tower_computes_on_contiguous_states_and_as_before(tiny_model):
+    from transformers import AutoModelForImageTextToText
+
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_model).eval()
+    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    layouts, tokens = [], []
+    for model in (vlm.model, plain):
+        tower = model.model.vision_tower
+        encoder = getattr(tower, "vision_model", tower).encoder
+        encoder.register_forward_pre_hook(
+            lambda module, args, kwargs: layouts.append(kwargs["inputs_embeds"].is_contiguous()), with_kwargs=True
+        )
+        with torch.no_grad():
+            tokens.append(image_tokens(model, pixels))
+    assert layouts == [True, False]
+    torch.testing.assert_close(*tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_an_unreadable_image_is_named(cached, tiny_model, pictures, tmp_path):
+    broken = tmp_path / "patient17" / "scan5.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    for vlm in (load_vlm(tiny_model, "cpu", "float32"), cached()):
+        with pytest.raises(InputError, match=re.escape(f"{broken}: not a readable image")):
+            encode_images(vlm, pictures, batch_size=2)
+        with pytest.raises(InputError, match=r"gone\.png: image not found"):
+            encode_images(vlm, [pictures[0], "gone.png"])
+
+
+def test_kept_tokens_are_found_under_any_name(cached, pictures, tmp_path):
+    first, computed = encoded(cached(), pictures)
+    assert computed == 11
+    moved = [str(tmp_path / f"other{i}.png") for i in range(11)]
+    for old, new in zip(pictures, moved, strict=True):
+        shutil.move(old, new)
+    again, computed = encoded(cached(), moved[::-1])
+    assert computed == 0
+    assert torch.equal(again.flip(0), first)
+
+
+def test_some_kept_and_some_not(cached, tiny_model, pictures):
+    encoded(cached(), pictures[1::3])
+    mixed, computed = encoded(cached(), [*pictures, BLANK_IMAGE])
+    assert computed == 12 - 4
+    plain, _ = encoded(load_vlm(tiny_model, "cpu", "float32"), [*pictures, BLANK_IMAGE])
+    torch.testing.assert_close(mixed, plain, atol=1e-5, rtol=1e-5)
+    _, computed = encoded(cached(), [*pictures, BLANK_IMAGE])
+    assert computed == 1, "what is no file is not kept"
+
+
+def test_a_changed_image_is_another(cached, pictures):
+    encoded(cached(), pictures)
+    Image.new("L", (70, 60), 200).save(pictures[2])
+    after, computed = encoded(cached(), pictures)
+    assert computed == 1
+    assert not torch.equal(after[2], after[3])
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
+def test_other_weights_are_another_model(cached, pictures, part):
+    encoded(cached(), pictures)
+    changed = cached()
+    weight = list(getattr(changed.model.model, part).parameters())[-1]
+    weight.data[0] += 0.5
+    after, computed = encoded(changed, pictures)
+    assert computed == 11
+    weight.data[0] += 0.5
+    changed.features.clear()
+    again, computed = encoded(changed, pictures)
+    assert computed == 11, "changed in place, within one run"
+    assert not torch.equal(after, again)
+
+
+def test_other_dtype_processor_and_architecture_are_another_model(cached, pictures, tiny_model, tmp_path):
+    encoded(cached(), pictures)
+    assert encoded(cached("bfloat16"), pictures)[1] == 11
+    assert encoded(cached("bfloat16"), pictures)[1] == 0
+    assert encoded(cached("bfloat16"), pictures)[0].dtype == torch.bfloat16
+    darker = cached()
+    darker.processor.image_processor.image_mean = [0.6, 0.5, 0.5]
+    assert encoded(darker, pictures)[1] == 11
+    for name, value in (("layer_norm_eps", 1e-3), ("hidden_act", "gelu")):
+        other = cached()
+        setattr(other.model.config.vision_config, name, value)
+        assert encoded(other, pictures)[1] == 11
+    shutil.copytree(tiny_model, tmp_path / "copied model")
+    assert encoded(cached(model=tmp_path / "copied model"), pictures)[1] == 0, "the same, from elsewhere"
+
+
+def test_damaged_files_are_made_again(cached, pictures, tmp_path):
+    first, _ = encoded(cached(), pictures)
+    kept = files_in(tmp_path / "cache")
+    whole = [path.read_bytes() for path in kept]
+    kept[0].write_bytes(b"")
+    kept[1].write_bytes(whole[1][:-40])
+    kept[2].write_bytes(whole[2][:-3] + bytes([whole[2][-3] ^ 1]) + whole[2][-2:])
+    save_file({"other": torch.zeros(2)}, kept[3])
+    save_file({**load_file(kept[4]), "digest": torch.zeros(3)}, kept[4])
+    assert [read_tokens(path) for path in kept[:5]] == [None] * 5
+    again, computed = encoded(cached(), pictures)
+    assert computed == 5
+    torch.testing.assert_close(again, first, atol=1e-5, rtol=1e-5)
+    assert encoded(cached(), pictures)[1] == 0
+
+
+def test_nothing_but_hashes_and_tokens(cached, pictures, tmp_path):
+    encoded(cached(), pictures)
+    folder = tmp_path / "cache" / "tokens"
+    assert folder.stat().st_mode & 0o077 == 0, "others must not read it"
+    names = [str(path.relative_to(folder)) for path in files_in(folder)]
+    assert len(names) == 11
+    for name in names:
+        assert re.fullmatch(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.safetensors", name)
+        content = (folder / name).read_bytes()
+        assert not any(part in content for part in (b"patient", b"scan", b"png"))
+        assert set(load_file(folder / name)) == {"tokens", "digest"}
+
+
+def test_a_cache_that_can_not_be_one_is_refused(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--image-cache .*file: can not be written to"):
+        load_vlm(tiny_model, "cpu", image_cache=tmp_path / "file")
+
+
+def test_an_adapted_tower_never_takes_kept_tokens(tiny_model, cached, own_data, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    questions = load_questions(own_data / "questions.jsonl")
+    images = sorted({q.image for q in questions})
+    fresh = load_vlm(tiny_model, "cpu", "float32")
+    config = LoraConfig(r=2, target_modules=r".*vision_tower.*q_proj", init_lora_weights=False)
+    get_peft_model(fresh.model, config).save_pretrained(str(tmp_path / "tower"))
+    expected, _ = encoded(fresh, images)
+    plain, _ = encoded(cached(), images)
+    assert (expected - plain).abs().max() > 1e-2
+    kept = files_in(tmp_path / "cache")
+
+    vlm = cached()
+    with adapter_arm(vlm, tmp_path / "tower", "tower", None).enter():
+        inside, computed = encoded(vlm, images)
+        assert computed == 6
+    torch.testing.assert_close(inside, expected, atol=1e-5, rtol=1e-5)
+    outside, computed = encoded(vlm, images)
+    assert computed == 0
+    assert torch.equal(outside, plain)
+    assert files_in(tmp_path / "cache") == kept, "nor are its own kept"
+
+    arms = [base_arm(), adapter_arm(vlm, tmp_path / "tower", "tower", None), Arm("base again")]
+    with_cache = evaluate(vlm, arms, questions, new_tokens=0)
+    without = load_vlm(tiny_model, "cpu", "float32")
+    arms = [base_arm(), adapter_arm(without, tmp_path / "tower", "tower", None), Arm("base again")]
+    tables = [found.table() for found in (with_cache, evaluate(without, arms, questions, new_tokens=0))]
+    pd.testing.assert_frame_equal(*tables, atol=1e-4)
+
+
+def test_an_adapter_switched_off_in_the_tower_is_not_its_tokens(cached, tiny_model, pictures):
+    """The weights are the same with it on and off."""
+    from peft import LoraConfig, get_peft_model
+
+    vlm = cached()
+    config = LoraConfig(r=2, target_modules=r".*vision_tower.*q_proj", init_lora_weights=False)
+    adapted = get_peft_model(vlm.model, config)
+    seen, _ = encoded(vlm, pictures)
+    vlm.features.clear()
+    with adapted.disable_adapter():
+        base, _ = encoded(vlm, pictures)
+    plain, _ = encoded(load_vlm(tiny_model, "cpu", "float32"), pictures)
+    torch.testing.assert_close(base, plain, atol=1e-5, rtol=1e-5)
+    assert (seen - plain).abs().max() > 1e-2
+
+
+def test_an_adapter_of_the_decoder_sees_with_kept_tokens(cached, own_data):
+    from peft import LoraConfig, get_peft_model
+
+    images = [q.image for q in load_questions(own_data / "questions.jsonl")]
+    encode_images(cached(), images)
+    vlm = cached()
+    get_peft_model(vlm.model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    assert encoded(vlm, images)[1] == 0
+
+
+def test_measures_are_the_same_with_a_cache(cached, tiny_model, own_data):
+    prompts = pd.DataFrame(
+        {"image": [q.image for q in load_questions(own_data / "questions.jsonl")], "text": "Is it?", "closed": True}
+    )
+    plain = measure(load_vlm(tiny_model, "cpu", "float32"), prompts).margin
+    for _ in range(2):
+        torch.testing.assert_close(measure(cached(), prompts).margin, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_work_ahead_keeps_order_bounds_and_errors():
+    begun, lock = [], threading.Lock()
+    first_may_end = threading.Event()
+
+    def slow_first(i):
+        with lock:
+            begun.append(i)
+        if i == 0:
+            first_may_end.wait(5)
+        if i == 30:
+            raise ValueError("thirty")
+        return i * i
+
+    results = ahead(slow_first, range(100), threads=3, most=6)
+    threading.Timer(0.2, first_may_end.set).start()
+    for i in range(30):
+        assert next(results) == i * i
+        with lock:
+            assert max(begun) <= i + 6, "no further ahead than that"
+    with pytest.raises(ValueError, match="thirty"):
+        next(results)
+    assert max(begun) <= 37, "the rest is dropped"
+    assert list(ahead(str, [], threads=2, most=4)) == []
+    early = ahead(slow_first, range(31, 90), threads=2, most=3)
+    assert next(early) == 31 * 31
+    early.close()
+    assert max(begun) <= 31 + 4
