@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from loops import Found, Screen, nnsight_traces, plain_batches, usual_loop
+from ready import ready
 from shape import (
     MIMIC,
     PIXELS,
@@ -122,7 +123,8 @@ def main() -> None:
             rows[name] = {"prompts": len(asked), "seconds": seconds, "prompts_per_s": len(asked) / seconds}
             print(f"{name}: {len(asked) / seconds:.1f} prompts/s", file=sys.stderr, flush=True)
 
-        run("ours", lambda asked: ours(vlm, saes, asked, kept), prompts)
+        with ready(vlm):
+            run("ours", lambda asked: ours(vlm, saes, asked, kept), prompts)
         found["ours"] = Found(found["ours"].margin[kept], found["ours"].activations)
         for size in options.batches:
             run(f"transformers, batches of {size}", plain_batches(vlm, saes, size), sample)
