@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.image_tokens import encode_images, image_tokens, pixels_of
+from interp.ahead import ahead
+from interp.image_tokens import decoders, encode_images, image_tokens, pixels_of
 from interp.images import BLANK_IMAGE, open_image
 from interp.vlm import Vlm
 
@@ -33,16 +34,15 @@ def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
     shape = pixels_of(vlm, [open_image(BLANK_IMAGE)]).shape[1:]
     different = sorted(set(images))
     total = torch.zeros(shape, dtype=torch.float64)
-    for start in range(0, len(different), 32):
-        chunk = pixels_of(vlm, [open_image(path) for path in different[start : start + 32]])
-        total += chunk.double().sum(0)
+    for pixels in ahead(lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoders(vlm.device), most=32):
+        total += pixels.double()
     # What the processor makes of black and white.
     plain = [Image.new("RGB", (64, 64), (level,) * 3) for level in (0, 255)]
     low, high = pixels_of(vlm, plain).float()
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    pixels = {"white": high, "noise": low + noise * (high - low), "mean": (total / max(1, len(different))).float()}
-    encoded = image_tokens(vlm.model, torch.stack(list(pixels.values())).to(vlm.device, vlm.tower_dtype))
-    vlm.features.update(zip((BLANKS[kind] for kind in pixels), encoded.cpu(), strict=True))
+    blanks = {"white": high, "noise": low + noise * (high - low), "mean": (total / max(1, len(different))).float()}
+    encoded = image_tokens(vlm.model, torch.stack(list(blanks.values())).to(vlm.device, vlm.tower_dtype))
+    vlm.features.update(zip((BLANKS[kind] for kind in blanks), encoded.cpu(), strict=True))
 
 
 def other_patients_images(

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetune_world import make_world
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -16,7 +18,7 @@ from finetune.arms import Arm, adapter_arm, base_arm
 from finetune.evaluate import evaluate
 from interp.ahead import ahead
 from interp.errors import InputError
-from interp.image_cache import read_tokens
+from interp.image_cache import read_tokens, write_tokens
 from interp.image_tokens import encode_images, image_tokens
 from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
 from interp.questions import load_questions
@@ -269,6 +271,33 @@ def test_measures_are_the_same_with_a_cache(cached, tiny_model, own_data):
     plain = measure(load_vlm(tiny_model, "cpu", "float32"), prompts).margin
     for _ in range(2):
         torch.testing.assert_close(measure(cached(), prompts).margin, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_the_commands_share_a_cache_and_give_the_same_numbers(tmp_path, monkeypatch, capsys):
+    from finetune import cli
+
+    monkeypatch.chdir(tmp_path)
+    world = make_world(tmp_path / "world", patients=4)
+    shared = ["--questions", world.questions, "--device", "cpu"]
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, (*arguments, *shared))])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert not stopped.value.code
+        return capsys.readouterr().out
+
+    run("--layers", "1", "--model", world.model, "--out", "adapter", "--image-cache", "cache")
+    kept = files_in(tmp_path / "cache")
+    assert len(kept) == 4
+    written = [path.stat().st_mtime_ns for path in kept]
+    with_cache = run("evaluate", "adapter", "--new-tokens", "0", "--json", "--image-cache", "cache")
+    assert with_cache == run("evaluate", "adapter", "--new-tokens", "0", "--json")
+    assert [path.stat().st_mtime_ns for path in files_in(tmp_path / "cache")] == written
+    for path in kept:
+        write_tokens(path, torch.zeros_like(read_tokens(path)))
+    blind = run("evaluate", "adapter", "--new-tokens", "0", "--json", "--image-cache", "cache")
+    assert blind != with_cache
 
 
 def test_work_ahead_keeps_order_bounds_and_errors():
