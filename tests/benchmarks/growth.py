@@ -5,8 +5,8 @@
 
 Each configuration is a process of its own, which makes one small search to warm up and then those that are measured:
 median wall time without loading the model, images included, and the peaks of the resident set and, on a GPU, of
-allocated memory. medgemma-4b needs a GPU; its random SAEs, 168 MB a layer, are written into `--folder` if they are not there.
-Linux only.
+allocated memory. medgemma-4b needs a GPU; its random SAEs, 168 MB a layer, are written into `--folder` if they are not
+there. Linux only.
 """
 
 import argparse
