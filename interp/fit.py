@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes import Sae
-from interp.statistics import Estimate, ratio_interval
+from interp.statistics import Estimate, cluster_of, ratio_interval
 
 R2_NEEDED = 0.95
 """The least R² at which the published work calls an SAE carried over."""
@@ -95,9 +95,9 @@ def judge_transfer(found: Reconstruction, clusters: Sequence[object], seed: int,
     """
     from scipy.stats import ttest_1samp
 
-    names, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    member = cluster_of(clusters)
     error, total = (np.bincount(member, values).astype(float) for values in (found.error, found.total))
-    r2 = ratio_interval(total - error, total, names.tolist(), seed)
+    r2 = ratio_interval(found.total - found.error, found.total, clusters, seed)
     surplus = (1 - needed) * total - error
     above, below = (float(ttest_1samp(surplus, 0, alternative=side).pvalue) for side in ("greater", "less"))
     verdict: TransferVerdict = "pass" if above < 0.05 else "fail" if below < 0.05 else "unclear"

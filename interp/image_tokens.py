@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.ahead import ahead
 from interp.image_cache import ImageCache, image_cache, read_tokens, write_tokens
 from interp.images import NO_IMAGE, open_image
+from interp.later import fetched, sent
 from interp.progress import track
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _look(vlm: "Vlm", cache: ImageCache | None, path: str) -> Look:
 def _launch(vlm: "Vlm", looks: Sequence[Look]) -> Callable[[], None]:
     """Send decoded images through the tower; to call what comes back waits for their tokens and keeps them."""
     pixels = [seen.pixels for seen in looks if seen.pixels is not None]
-    arrived = _passed(vlm, torch.stack(pixels)) if pixels else list
+    arrived = fetched(image_tokens(vlm.model, sent(torch.stack(pixels), vlm.device))) if pixels else list
 
     def keep() -> None:
         for seen, tokens in zip(looks, arrived(), strict=True):
@@ -84,27 +85,6 @@ def _launch(vlm: "Vlm", looks: Sequence[Look]) -> Callable[[], None]:
                 write_tokens(seen.kept_at, tokens)
 
     return keep
-
-
-def _passed(vlm: "Vlm", pixels: Tensor) -> Callable[[], Tensor]:
-    """Tokens [b, image tokens, d_model] of pixels [b, 3, h, w]; to call what comes back waits for them, in main memory.
-
-    On a GPU nothing is waited for before that: both copies go through pinned memory, the second before any later work.
-    """
-    if vlm.device.type != "cuda":
-        tokens = image_tokens(vlm.model, pixels.to(vlm.device)).cpu()
-        return lambda: tokens
-    on_device = image_tokens(vlm.model, pixels.pin_memory().to(vlm.device, non_blocking=True))
-    pinned = on_device.to("cpu", non_blocking=True)
-    done = torch.cuda.Event()
-    done.record(torch.cuda.current_stream(vlm.device))
-
-    def wait() -> Tensor:
-        done.synchronize()
-        # Pinned memory is taken from all programs of the machine, so nothing stays in it.
-        return pinned.clone()
-
-    return wait
 
 
 def pixels_of(vlm: "Vlm", pictures: Sequence[Any]) -> Tensor:

@@ -28,11 +28,23 @@ class Estimate(NamedTuple):
 
 def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Cluster bootstrap: each row's cluster [n], and how often each cluster is drawn with replacement [draws, k]."""
-    _, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    count = int(member.max()) + 1 if len(member) else 0
+    member = cluster_of(clusters)
+    return member, _times_drawn(int(member.max()) + 1 if len(member) else 0, draws, seed)
+
+
+def cluster_of(clusters: Sequence[object]) -> NDArray[np.intp]:
+    """Number of each row's cluster [n], in the order of their names as text."""
+    import pandas as pd
+
+    return pd.factorize(np.array([str(name) for name in clusters], object), sort=True)[0]
+
+
+@lru_cache(maxsize=8)
+def _times_drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else np.zeros((draws, 0), np.int64)
-    return member, drawn
+    drawn.flags.writeable = False
+    return drawn
 
 
 def ratio_interval(
@@ -114,7 +126,7 @@ def mcnemar_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
 
 def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, draws: int = 5000) -> float:
     """Two-sided permutation test that paired differences [n] have mean zero, flipping signs of whole clusters."""
-    _, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    member = cluster_of(clusters)
     sums = np.bincount(member, weights=difference)
     rng = np.random.default_rng(seed)
     null = np.abs(rng.choice((-1.0, 1.0), size=(draws, len(sums))) @ sums)

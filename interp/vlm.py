@@ -20,6 +20,7 @@ from interp.hub import locate
 from interp.image_cache import cache_folder
 from interp.image_tokens import encode_images, straighten
 from interp.images import NO_IMAGE
+from interp.later import fetched, sent
 from interp.memory import memory_left
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
@@ -206,11 +207,6 @@ def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
         yield block
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, without waiting for what a GPU is busy with."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
     """Token ids of every row of a prompt table; equal wordings are tokenized once."""
     asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
@@ -239,22 +235,25 @@ def measure(
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
 
-    def fetch(index: Tensor, logits: Tensor, caught: dict[int, Tensor]) -> None:
-        margin[index] = answer_margin(logits, vlm.answers).cpu()
-        top_token[index] = logits.argmax(-1).cpu()
+    def keep(index: Tensor, arriving: list[Callable[[], Tensor]]) -> None:
+        margin[index], top_token[index] = arriving[0](), arriving[1]()
         if layers:
-            residuals[index] = torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype).cpu()
+            residuals[index] = arriving[2]()
 
-    former: tuple[Tensor, Tensor, dict[int, Tensor]] | None = None
+    former: tuple[Tensor, list[Callable[[], Tensor]]] | None = None
     for batch, images in loaded_batches(vlm, rows_of(vlm, prompts), prompts, batch_tokens, description):
         with watched(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
-        # One batch behind, so that a GPU has the next one to do while its results are fetched.
+        parts = [answer_margin(logits, vlm.answers), logits.argmax(-1)]
+        if layers:
+            parts.append(torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype))
+        launched = torch.tensor(batch.prompts), [fetched(part) for part in parts]
+        # One batch behind, so that a GPU has the next one to do while these arrive.
         if former is not None:
-            fetch(*former)
-        former = torch.tensor(batch.prompts), logits, caught
+            keep(*former)
+        former = launched
     if former is not None:
-        fetch(*former)
+        keep(*former)
     if not torch.isfinite(margin).all():
         bad = int((~torch.isfinite(margin)).nonzero()[0])
         raise InputError(
