@@ -96,16 +96,16 @@ def train(
         optimizer, lambda step: learning_rate(step, len(steps), settings.warmup_share)
     )
     module, optimizer, schedule = accelerator.prepare(FirstToken(adapted), optimizer, schedule)
-    shares = [step.items[accelerator.process_index :: accelerator.num_processes] for step in steps]
-    frozen = _frozen(vlm, shares, accelerator)
+    frozen = _frozen(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
     set_dropout(adapted, True)
     size = settings.micro_batch_size or settings.batch_size
     history: list[StepRecord] = []
     shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
-    for number, (step, share) in enumerate(zip(shown, shares, strict=True), start=1):
-        sums, size = _accumulate(module, frozen, share, settings, accelerator, size)
-        _add_up(parameters, len(step.items), accelerator)
+    for number, step in enumerate(shown, start=1):
+        sums, size = _accumulate(module, frozen, step, settings, accelerator, size)
+        if accelerator.num_processes > 1:
+            _add_up(parameters, accelerator)
         sums = accelerator.reduce(sums, "sum") / len(step.items)
         norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         # Together, as the GPU is waited for.
@@ -122,9 +122,14 @@ def train(
     return history
 
 
-def _frozen(vlm: Vlm, shares: Sequence[Sequence[Item]], accelerator: "Accelerator") -> FrozenLayers:
+def _share(step: Step, accelerator: "Accelerator") -> list[Item]:
+    """This process's questions of a step."""
+    return step.items[accelerator.process_index :: accelerator.num_processes]
+
+
+def _frozen(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> FrozenLayers:
     """Pass all that this process will ask through the frozen part of the model."""
-    prompts = [prompt for share in shares for prompt in prompts_of(share)]
+    prompts = [prompt for step in steps for prompt in prompts_of(_share(step, accelerator))]
     encode_images(vlm, [prompt.image for prompt in prompts])
     frozen = FrozenLayers(vlm)
     # Images and questions remain to be held beside, and other processes of this machine do the same.
@@ -133,58 +138,49 @@ def _frozen(vlm: Vlm, shares: Sequence[Sequence[Item]], accelerator: "Accelerato
 
 
 def _accumulate(
-    module: Any,
-    frozen: FrozenLayers,
-    share: Sequence[Item],
-    settings: TrainSettings,
-    accelerator: "Accelerator",
-    size: int,
+    module: Any, frozen: FrozenLayers, step: Step, settings: TrainSettings, accelerator: "Accelerator", size: int
 ) -> tuple[Tensor, int]:
-    """Add up this process's gradient of a step, `size` questions a pass; fewer where the memory does not hold them.
+    """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
 
     Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
     """
+    n_questions = len(_share(step, accelerator))
     while True:
         try:
-            return _backward(module, frozen, share, settings, accelerator, size), size
+            return _backward(module, frozen, step, settings, accelerator, size), size
         except torch.OutOfMemoryError:
             if settings.micro_batch_size is not None:
                 raise InputError(f"Out of GPU memory at {size} questions a pass. Lower --micro-batch-size.") from None
-            if min(size, len(share)) == 1:
+            if min(size, n_questions) == 1:
                 raise InputError(
                     "Out of GPU memory at one question a pass. Lower --rank, or train on fewer or higher layers."
                 ) from None
         # Behind the except clause: the error holds on to what the attempt had taken.
-        size = math.ceil(min(size, len(share)) / 2)
+        size = math.ceil(min(size, n_questions) / 2)
         module.zero_grad()
         torch.cuda.empty_cache()
 
 
 def _backward(
-    module: Any,
-    frozen: FrozenLayers,
-    share: Sequence[Item],
-    settings: TrainSettings,
-    accelerator: "Accelerator",
-    size: int,
+    module: Any, frozen: FrozenLayers, step: Step, settings: TrainSettings, accelerator: "Accelerator", size: int
 ) -> Tensor:
+    """Divides by the size of the global batch, so that the gradient does not depend on how the batch is cut."""
+    share = _share(step, accelerator)
     sums = torch.zeros(len(Losses._fields), device=frozen.vlm.device)
     # Processes may cut their shares differently, so they meet once, behind all passes (`_add_up`), not in one of them.
     with accelerator.no_sync(module):
         for start in range(0, len(share), size):
             losses = packed_losses(module, lay_out(frozen, share[start : start + size]), frozen.vlm.answers)
             total = losses.cross_entropy + settings.consistency_weight * losses.divergence
-            accelerator.backward((total + settings.grounding_weight * losses.grounding).sum())
+            total = (total + settings.grounding_weight * losses.grounding).sum()
+            accelerator.backward(total / len(step.items))
             sums += torch.stack([part.detach().sum() for part in losses])
     return sums
 
 
-def _add_up(parameters: Sequence[torch.nn.Parameter], n_questions: int, accelerator: "Accelerator") -> None:
-    """Make the gradients those of the mean loss of all questions of the step, over all processes.
-
-    So they do not depend on how the batch is cut.
-    """
+def _add_up(parameters: Sequence[torch.nn.Parameter], accelerator: "Accelerator") -> None:
+    """Sum the gradients over all processes."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     added: Any = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "sum")
     for gradient, part in zip(gradients, added.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient) / n_questions)
+        gradient.copy_(part.view_as(gradient))
