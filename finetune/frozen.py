@@ -22,6 +22,8 @@ from interp.vlm import Vlm
 
 BATCH_TOKENS = 16384
 """Positions that pass the frozen layers together."""
+PROMPTS = 2048
+"""Prompts that are laid out together: as lists, the tokens of all would take much memory."""
 
 
 class Prompt(NamedTuple):
@@ -111,13 +113,15 @@ class FrozenLayers:
             return
         chosen, n_tokens = self._admit(prompts, budget // (self.vlm.d_model * self._states.itemsize))
         self._states = torch.empty(n_tokens, self.vlm.d_model, dtype=self._states.dtype)
-        for rows in track(list(batches(self.pack(chosen), BATCH_TOKENS)), "frozen layers"):
-            batch = self.collate(rows).to(self.vlm.device)
-            hidden = self._run(chosen, rows, batch).flatten(0, 1)
-            positions, places = self._places(chosen, dict(enumerate(rows)), batch.input_ids.shape[1])
-            places, once = np.unique(places, return_index=True)
-            found = hidden[torch.from_numpy(positions[once]).to(hidden.device)]
-            self._states.index_copy_(0, torch.from_numpy(places), found.cpu())
+        for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
+            part = chosen[start : start + PROMPTS]
+            for rows in batches(self.pack(part), BATCH_TOKENS):
+                batch = self.collate(rows).to(self.vlm.device)
+                hidden = self._run(part, rows, batch).flatten(0, 1)
+                positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])
+                places, once = np.unique(places, return_index=True)
+                found = hidden[torch.from_numpy(positions[once]).to(hidden.device)]
+                self._states.index_copy_(0, torch.from_numpy(places), found.cpu())
 
     def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
         """The prompts that fit into a table of `limit` rows, whole images, and the rows they take; fills `_kept`."""

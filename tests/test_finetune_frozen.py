@@ -143,8 +143,9 @@ def test_images_beyond_the_budget_are_run_in_their_step(world, questions, budget
     assert torch.allclose(found[told], expected[told], atol=1e-5)
 
 
-def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions):
+def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions, monkeypatch):
     """The common prefix of a row depends on which wordings are in it."""
+    monkeypatch.setattr("finetune.frozen.PROMPTS", 4)
     vlm, _ = adapted_vlm(world)
     items = items_of(questions[:6])
     encode_images(vlm, [i.image for i in items])
