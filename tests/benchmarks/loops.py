@@ -108,11 +108,14 @@ def usual_loop(vlm: Vlm, saes: Sequence[Sae], folder: Path) -> Screen:
     _stand_in_for_wandb()
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+    from transformers import AutoProcessor
 
     vlm.model.config.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
+    # It takes a tokenizer that was read from a folder, and no other.
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=vlm.model, tokenizer=vlm.processor.tokenizer, device=vlm.device, dtype=vlm.model.dtype
+        str(folder), hf_model=vlm.model, tokenizer=tokenizer, device=vlm.device, dtype=vlm.model.dtype
     )
     # transformer-lens 3.9 computes the vision tower's LayerNorm as the language model's RMSNorm; natively it is right.
     for module in vlm.model.model.vision_tower.modules():

@@ -62,6 +62,8 @@ def random_medgemma(prompts: pd.DataFrame) -> Vlm:
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     config = medgemma_config()
+    # As its file says; a model made in memory does not.
+    config.architectures = [Gemma3ForConditionalGeneration.__name__]
     config.boi_token_index, config.eoi_token_index = ids["boi_token"], ids["eoi_token"]
     config.image_token_index = config.image_token_id = ids["image_token"]
     torch.manual_seed(0)
