@@ -10,12 +10,11 @@ product on this device. medgemma-4b has random weights (8.6 GB in `--folder`, wr
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
+from shape import SHAPES, machine, matmul_rate, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.demo import WORLD
@@ -26,25 +25,6 @@ from interp.prompts import answer_margin
 from interp.questions import Question, load_questions, prompt_table
 from interp.regions import grid_side
 from interp.vlm import Vlm, load_vlm
-
-
-def seconds(run: Callable[[], object], times: int = 3) -> float:
-    """Least wall time of `times` runs, after one that warms up."""
-    found = []
-    for _ in range(times + 1):
-        started = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return min(found[1:])
-
-
-def matmul_rate(vlm: Vlm) -> float:
-    """FLOP/s of a square matrix product in the tower's dtype."""
-    n = 8192 if vlm.device.type == "cuda" else 1024
-    a = torch.randn(n, n, device=vlm.device, dtype=vlm.tower_dtype)
-    return 2 * n**3 / seconds(lambda: a @ a, 5)
 
 
 @torch.no_grad()
@@ -86,7 +66,7 @@ def measured(vlm: Vlm, question: Question, wordings: int, looped: int) -> dict[s
     usual = seconds(lambda: loop(vlm, occluded[:looped], texts, question), 1) * len(cells) / looped
     ours = margins_on(vlm, occluded, texts, closed)
     difference = (ours[:looped] - loop(vlm, occluded[:looped], texts, question)).abs().max()
-    rate = matmul_rate(vlm)
+    rate = matmul_rate(vlm.device, vlm.tower_dtype)
     return {
         "occlusions": len(cells),
         "wordings": len(texts),
@@ -107,7 +87,7 @@ def measured(vlm: Vlm, question: Question, wordings: int, looped: int) -> dict[s
 def main() -> None:
     """Time one image and print the numbers, as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=("tiny", "medgemma-4b"), default="tiny")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--wordings", type=int, default=5, help="wordings put to every occlusion")
     parser.add_argument("--loop", type=int, default=16, help="occlusions in the usual loop, 0 for all")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/true_shape"))
@@ -122,11 +102,10 @@ def main() -> None:
             write_model(model, prompt_table(asked[:20]))
     vlm = load_vlm(model)
     question = next(q for q in asked if len(q.paraphrases) + 1 >= min(options.wordings, 4))
-    device = torch.cuda.get_device_name() if vlm.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    found = {"shape": options.shape, "device": device, "dtype": str(vlm.tower_dtype).removeprefix("torch.")}
     numbers = measured(vlm, question, options.wordings, options.loop)
     print(pd.Series(numbers).map("{:.4g}".format).to_string())
-    print(json.dumps(found | {k: float(f"{v:.5g}") for k, v in numbers.items()}))
+    facts = {"shape": options.shape, **machine(vlm)}
+    print(json.dumps(facts | {k: float(f"{v:.5g}") for k, v in numbers.items()}))
 
 
 if __name__ == "__main__":

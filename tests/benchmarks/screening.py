@@ -39,7 +39,7 @@ from interp.saes import Sae
 from interp.vlm import Vlm, measure, rows_of
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
-"""By the model's dtype: of margins [logits], of activations, and of the share of features that fire in one way alone."""
+"""By dtype: of margins [logits], of activations, and of the share of features that fire in one way alone."""
 BLUR = 4
 """What counts as the same, too: so many times the difference that the batch size makes to plain transformers."""
 
