@@ -21,7 +21,8 @@ def _norm(module: Any, x: Tensor) -> Tensor:
         return type(module).forward(module, x)
     from interp.norm_kernel import RmsNorm
 
-    if x.is_contiguous() or x.dim() < 3:
-        return RmsNorm.apply(x.contiguous(), module.weight, module.eps)
     # Queries and keys come with heads and positions exchanged: their memory is left as it is.
-    return RmsNorm.apply(x.transpose(1, 2).contiguous(), module.weight, module.eps).transpose(1, 2)
+    exchanged = x.dim() == 4 and not x.is_contiguous() and x.transpose(1, 2).is_contiguous()
+    rows = x.transpose(1, 2) if exchanged else x.contiguous()
+    y = RmsNorm.apply(rows, module.weight, module.eps)
+    return y.transpose(1, 2) if exchanged else y
