@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from ready import ready
 from shape import MIMIC, PIXELS, SHAPES, Counts, machine, matmul_rate, questions, random_medgemma, report, synchronize
 from torch import Tensor
 from torch.nn import functional as F
@@ -163,7 +164,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> tu
     return at_first, then, over_all
 
 
-def ready(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
+def kept(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
     """The frozen layers with all that these questions need."""
     prompts = prompts_of(items)
     vlm.features.clear()
@@ -200,8 +201,9 @@ def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
     """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout."""
     naive = gradient(adapted, lambda: naive_step(adapted, naive_inputs(vlm, items)))
     batched = gradient(adapted, lambda: batched_step(adapted, batched_inputs(vlm, items)))
-    frozen = ready(vlm, items)
-    ours = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
+    with ready(vlm):
+        frozen = kept(vlm, items)
+        ours = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
     (cosine, least), (peer, peer_least) = likeness(ours, naive), likeness(batched, naive)
     return {"cosine": cosine, "least_cosine": least, "batched_cosine": peer, "batched_least_cosine": peer_least}
 
@@ -245,7 +247,7 @@ def main() -> None:
         taught = questions(counts, Path(folder), PIXELS[options.shape])
         steps = plan_steps(taught, SETTINGS.epochs, n, SETTINGS.seed)
         assert all(item.paraphrase for step in steps for item in step.items)
-        with peak(memory, "ours"):
+        with peak(memory, "ours"), ready(vlm):
             first, steady, whole = our_pairs(vlm, adapted, steps, options.repeats)
         pairs |= {"ours, kept inputs": steady, "ours, first epoch": first, "ours, whole run": whole}
         for name, prepare, step in (
@@ -256,7 +258,7 @@ def main() -> None:
             with peak(memory, name):
                 pairs[name] = plain_pairs(adapted, step, batches, n)
         items = steps[0].items
-        frozen = ready(vlm, items)
+        frozen = kept(vlm, items)
         with FlopCounterMode(display=False) as counter:
             packed_step(vlm, adapted, frozen, items)
         floor = counter.get_total_flops() / matmul_rate(vlm.device, vlm.model.dtype)
