@@ -53,8 +53,9 @@ def written_saes(shape: Shape, folder: Path, n_layers: int | None) -> dict[int, 
 
 def every(sae_of: dict[int, Path], n_layers: int | None) -> dict[int, Path]:
     """`n_layers` of these layers at even distances."""
-    n = n_layers or len(sae_of)
-    kept = sorted(sae_of)[:: len(sae_of) // n][:n]
+    n, layers = n_layers or len(sae_of), sorted(sae_of)
+    # The middle of each of n parts: one layer alone is neither the first, above which all is run again, nor the last.
+    kept = [layers[(2 * k + 1) * len(layers) // (2 * n)] for k in range(n)]
     return {layer: sae_of[layer] for layer in kept}
 
 
