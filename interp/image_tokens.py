@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from interp.vlm import Vlm
 
 
+LOOK_AHEAD = 32
+"""Decoded images that wait for the tower at most; one of 896 pixels takes 5 MB."""
+
+
 class Look(NamedTuple):
     """One image file that was looked at: its tokens were on disk, or it has been decoded."""
 
@@ -38,17 +42,17 @@ class Look(NamedTuple):
 
 
 @torch.no_grad()
-def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 32) -> None:
+def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None:
     """Run every image not met before through the vision tower and projector, into `vlm.features`.
 
-    With `vlm.image_cache`, tokens that are there are taken from it and the others put into it. Raises InputError for an
-    image that can not be read.
+    Eight images keep a GPU busy, and more would wait for longer to be decoded. With `vlm.image_cache`, tokens that are
+    there are taken from it and the others put into it. Raises InputError for an image that can not be read.
     """
     vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
     look = partial(_look, vlm, image_cache(vlm) if missing else None)
     former: Callable[[], None] | None = None
-    with closing(ahead(look, missing, decoders(vlm.device), batch_size)) as looks:
+    with closing(ahead(look, missing, decoders(vlm.device), LOOK_AHEAD)) as looks:
         for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
             chunk = list(islice(looks, batch_size))
             vlm.features.update({seen.path: seen.tokens for seen in chunk if seen.tokens is not None})
@@ -62,7 +66,7 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 32) -> Non
 
 def decoders(device: torch.device) -> int:
     """Threads that read and decode images: few where torch computes on the same cores."""
-    return min(8 if device.type != "cpu" else 2, os.cpu_count() or 1)
+    return min(16 if device.type != "cpu" else 2, os.cpu_count() or 1)
 
 
 def _look(vlm: "Vlm", cache: ImageCache | None, path: str) -> Look:

@@ -34,7 +34,9 @@ from shape import (
     timed,
 )
 
+from interp.memory import memory_left
 from interp.questions import prompt_table
+from interp.residuals import empty_residuals
 from interp.saes import Sae
 from interp.vlm import Vlm, measure, rows_of
 
@@ -47,9 +49,11 @@ BLUR = 4
 def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray) -> Found:
     """Margins of all prompts, and the activations of those at `kept`; those of all are computed."""
     vlm.features.clear()
-    measured = measure(vlm, prompts, [sae.layer for sae in saes])
-    activations = [sae.encode(measured.residuals[:, k].to(vlm.device))[kept] for k, sae in enumerate(saes)]
-    return Found(measured.margin, torch.stack(activations, dim=1))
+    layers = [sae.layer for sae in saes]
+    residuals = empty_residuals(layers, len(prompts), vlm.d_model, vlm.model.dtype, memory_left(vlm.device).host // 2)
+    margin = measure(vlm, prompts, layers, into=residuals.values.transpose(0, 1)).margin
+    activations = [sae.encode(residuals.after(sae.layer).to(vlm.device))[kept] for sae in saes]
+    return Found(margin, torch.stack(activations, dim=1))
 
 
 def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, dict[str, float]]:
