@@ -111,19 +111,21 @@ def find_features_command(
     from interp.display import show_result
     from interp.find import FindSettings, find_features
     from interp.layers import listed_layers, parse_layers
-    from interp.memory import limit_memory
+    from interp.memory import limit_memory, memory_left
     from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
     from interp.sae_sources import locate_saes
-    from interp.vlm import DTYPES, load_vlm
+    from interp.vlm import DTYPES, hold_images, load_vlm
 
     refuse_run(out)
     asked = load_questions(questions, images, split)[:limit]
     sae_of = locate_saes(saes, width, l0, listed_layers(layers))
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
     vlm = load_vlm(model, device, dtype, revision, style, image_cache)
-    limit_memory(vlm.device, max_memory)
+    if max_memory is not None:
+        limit_memory(vlm.device, max_memory)
+        hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
     result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)

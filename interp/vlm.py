@@ -127,17 +127,23 @@ def load_vlm(
     loaded.name_or_path = str(model)
     straighten(loaded)
     fuse_norms(loaded)
-    bytes_an_image = loaded.config.mm_tokens_per_image * loaded.config.text_config.hidden_size * chosen.itemsize
-    return Vlm(
+    vlm = Vlm(
         model=loaded.to(device).eval().requires_grad_(False),
         processor=processor,
         name=source.name,
         revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
         style=style,
-        images_held=max(1, memory_left(torch.device("cpu")).host // 2 // bytes_an_image),
         image_cache=kept,
     )
+    hold_images(vlm, memory_left(vlm.device).host // 2)
+    return vlm
+
+
+def hold_images(vlm: Vlm, max_bytes: int) -> None:
+    """Set `vlm.images_held` to as many images as `max_bytes` of main memory hold, at least one."""
+    a_token = vlm.d_model * vlm.tower_dtype.itemsize
+    vlm.images_held = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * a_token))
 
 
 def choose_device(device: str) -> str:

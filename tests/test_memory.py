@@ -1,0 +1,76 @@
+"""A run with little memory finds what one with much finds, and keeps what does not fit in a file without a name."""
+
+import tempfile
+
+import psutil
+import pytest
+import torch
+
+from interp.demo import WORLD
+from interp.find import FindSettings, find_features
+from interp.memory import GIB, left_in_group, memory_left
+from interp.questions import load_questions
+from interp.residuals import empty_residuals
+from interp.sae_sources import locate_saes
+from interp.vlm import hold_images, load_vlm
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return load_questions(WORLD / "questions.jsonl", split="train")[:150]
+
+
+def test_what_is_left():
+    rss = psutil.Process().memory_info().rss
+    assert memory_left(CPU, rss / GIB / 2).host == 0
+    assert memory_left(CPU, rss / GIB + 0.25).host == pytest.approx(GIB / 4, abs=GIB / 50)
+    assert 0 < memory_left(CPU).host <= psutil.virtual_memory().total
+
+
+def test_a_schedulers_limit_counts(tmp_path, monkeypatch):
+    assert left_in_group(tmp_path) is None
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 900\nshmem 50\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert left_in_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert left_in_group(tmp_path) == 650
+    monkeypatch.setattr("interp.memory.own_group", lambda: tmp_path)
+    assert memory_left(CPU).host == 520
+
+
+def test_images_that_fit(tiny_model):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    tokens = vlm.model.config.mm_tokens_per_image
+    hold_images(vlm, 10 * tokens * vlm.d_model * 4 + 5)
+    assert vlm.images_held == 10
+    hold_images(vlm, 0)
+    assert vlm.images_held == 1
+
+
+def test_little_memory_changes_nothing_that_is_found(questions):
+    found = []
+    for max_memory in (None, 0.001):
+        vlm = load_vlm(WORLD / "planted", "cpu", "float32")
+        if max_memory:
+            hold_images(vlm, 0)
+        settings = FindSettings(min_flips=1)
+        result = find_features(vlm, locate_saes(WORLD / "saes"), questions, settings=settings, max_memory=max_memory)
+        found.append(result)
+    much, little = (result.table() for result in found)
+    assert found[0].artifact.data == found[1].artifact.data
+    for column in ("flip_auc", "recovery", "control", "net_write", "joint", "r2"):
+        torch.testing.assert_close(
+            torch.tensor(little[column].to_numpy(float)), torch.tensor(much[column].to_numpy(float)), atol=2e-4, rtol=0
+        )
+    assert found[0].artifact.data.flip_bank > 5
+
+
+def test_nothing_stays_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = empty_residuals([3, 4], 5, 6, torch.bfloat16, max_bytes=100)
+    assert list(tmp_path.iterdir()) == []
+    kept.values.fill_(2.5)
+    assert kept.after(4).dtype == torch.bfloat16
+    assert (kept.after(4) == 2.5).all()
