@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -88,6 +87,8 @@ def batched_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
     """One entry: all original wordings, then all paraphrases, with the pixels of the originals alone."""
     asked = [(i.image, i.original) for i in items] + [(i.image, str(i.paraphrase)) for i in items]
     inputs = chat(vlm, asked)
+    # Without these a padded prompt would stand at other positions than alone.
+    inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return [(inputs | {"pixel_values": inputs["pixel_values"][: len(items)]}, targets_of(vlm, items))]
 
 
@@ -113,10 +114,13 @@ def batched_step(adapted: Any, inputs: Inputs) -> None:
     """Add the gradient of some questions in one batch."""
     for given, targets in inputs:
         mine = {name: value.to(adapted.device, non_blocking=True) for name, value in given.items()}
+        ids, model = mine.pop("input_ids"), adapted.get_base_model()
         with torch.no_grad():
-            features = image_tokens(adapted.get_base_model(), mine.pop("pixel_values"))
-        image = SimpleNamespace(pooler_output=torch.cat([features, features]))
-        logits = adapted(**mine, mm_encoder_outputs={"image": image}, logits_to_keep=1).logits[:, -1].float()
+            features = image_tokens(model, mine.pop("pixel_values"))
+            is_image = (ids == model.config.image_token_id)[..., None]
+            # As embeddings, for not every transformers that we support takes images that have passed the tower.
+            embedded = model.get_input_embeddings()(ids).masked_scatter(is_image, torch.cat([features, features]))
+        logits = adapted(**mine, inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].float()
         published_loss(*logits.chunk(2), targets.to(adapted.device)).backward()
 
 
