@@ -38,6 +38,8 @@ class TrainSettings:
     """Times that every question is met, each time with another random paraphrase."""
     consistency_weight: float = 1.0
     """Weight of the divergence between the two wordings' answers; 0 trains on the answers alone."""
+    answer_weight: float = 1.0
+    """Weight of the true answers' cross-entropy; 0 trains on the consistency alone, which any one answer satisfies."""
     grounding: Grounding = "none"
     """Term added for yes/no questions. blank: without the image their answer shall be undecided. swap: on another
     patient's image, of which the opposite is true, it shall lean less towards the truth."""
@@ -62,7 +64,7 @@ class TrainSettings:
         for name in ("lr", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected above 0.")
-        for name in ("consistency_weight", "grounding_weight", "weight_decay", "seed"):
+        for name in ("consistency_weight", "answer_weight", "grounding_weight", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0.")
         if self.grounding not in get_args(Grounding):

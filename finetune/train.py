@@ -34,8 +34,8 @@ class StepRecord(NamedTuple):
     lr: float
     """Learning rate of the step."""
     loss: float
-    """Cross-entropy + consistency weight * divergence + grounding weight * grounding term, mean over the questions of
-    the step, before the update."""
+    """Answer weight * cross-entropy + consistency weight * divergence + grounding weight * grounding term, mean over
+    the questions of the step, before the update."""
     ce: float
     """Cross-entropy of the first answer token [nats]."""
     kl: float
@@ -110,7 +110,7 @@ def train(
         norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         # Together, as the GPU is waited for.
         ce, kl, grounding, norm = torch.cat([sums, norm[None]]).tolist()
-        loss = ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
+        loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
         if not math.isfinite(loss):
             raise InputError(f"The loss of training step {number} is not finite. Lower --lr, or try --dtype float32.")
         lr = optimizer.param_groups[0]["lr"]
@@ -171,7 +171,7 @@ def _backward(
     with accelerator.no_sync(module):
         for start in range(0, len(share), size):
             losses = packed_losses(module, lay_out(frozen, share[start : start + size]), frozen.vlm.answers)
-            total = losses.cross_entropy + settings.consistency_weight * losses.divergence
+            total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
             total = (total + settings.grounding_weight * losses.grounding).sum()
             accelerator.backward(total / len(step.items))
             sums += torch.stack([part.detach().sum() for part in losses])

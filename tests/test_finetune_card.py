@@ -97,6 +97,7 @@ def test_recipe_and_data_are_those_of_the_record(trained):
         "batch size": "batch_size",
         "epochs": "epochs",
         "consistency weight": "consistency_weight",
+        "answer weight": "answer_weight",
     }.items():
         assert rows[row] == str(record["settings"][key]) == str(getattr(SETTINGS, key))
     assert rows["trainable parameters"] == f"{record['trainable_parameters']:,}"
