@@ -4,15 +4,17 @@ Margins and residuals -> flips -> screen of every feature on one half of the pat
 half -> range, verdict and `layers.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from interp.artifact import (
     SCHEMA_VERSION,
@@ -30,7 +32,7 @@ from interp.causal import joint_patch, patch_jointly, probe_features, sample_pai
 from interp.errors import InputError
 from interp.features import Flips, adjust, find_flips, flip_score, screen_layer
 from interp.files import software
-from interp.fit import R2_NEEDED, judge_transfer, reconstruct, summarize
+from interp.fit import R2_NEEDED, Fit, Transfer, judge_transfer, reconstruct, summarize
 from interp.inversion import inverting_operator
 from interp.layers import Profile, Rule
 from interp.memory import memory_left
@@ -38,7 +40,7 @@ from interp.patching import patch_layers, replay_of
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.residuals import empty_residuals
+from interp.residuals import Residuals, empty_residuals
 from interp.saes import Sae, encode_features, load_sae, sae_shapes
 from interp.statistics import mean_interval
 from interp.vlm import Vlm, measure
@@ -133,29 +135,15 @@ def find_features(
         return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
 
     gradients = margin_gradients(replay_of(vlm, prompts, taught), chosen)
-    tables, scores, fits, joints = [], [], [], []
-    ids = {}
-    for position, layer in enumerate(track(chosen, "screening features")):
-        sae, here = load(layer), residuals.after(layer)
-        ids[layer] = sae.id
-        table = screen_layer(sae, here, prompts, choice)
-        predicted = attribute(sae, here, taught, gradients[:, position])
-        table["attribution"] = predicted[table["feature"].to_numpy(np.int64)]
-        best = table.nlargest(settings.features_a_layer, "flip_auc")
-        scores.append(flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
-        pushing = [int(f) for f in table.nlargest(settings.features_a_layer, "attribution")["feature"]]
-        joints.append(joint_patch(sae, here, banked.pairs, pushing))
-        rebuilt = reconstruct(sae, here)
-        fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), settings.seed)))
-        tables.append(table)
-    screen = adjust(pd.concat(tables, ignore_index=True))
+    screened = _screen_layers(load, residuals, chosen, prompts, choice, taught, held_out, banked, gradients, settings)
+    screen = adjust(screened.features)
 
     replay = replay_of(vlm, prompts, banked, room.device // 4)
     sides = [torch.from_numpy(banked.pairs[side].to_numpy(np.int64, copy=True)) for side in ("original", "paraphrase")]
     state, before = (residuals.shift([layer + off for layer in chosen], *sides) for off in (0, -1))
     patch = patch_layers(replay, banked, state, before, chosen, settings.seed, "layer patches")
-    joint = patch_jointly(replay, banked, torch.stack(joints, 1), chosen, settings.seed)
-    profile = layer_profile(chosen, np.stack(scores, 1), held_out, banked, patch, joint, fits, settings.seed)
+    joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
+    profile = layer_profile(chosen, screened.scores, held_out, banked, patch, joint, screened.fits, settings.seed)
     ranges = ranges_of(profile, settings.max_width)
     own = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
     verdict, reason = judge(profile, banked, own, settings.min_flips)
@@ -192,7 +180,7 @@ def find_features(
             dtype=str(vlm.model.dtype).removeprefix("torch."),
         ),
         prompt=PromptEntry(**vlm.style._asdict()),
-        saes=ids,
+        saes=screened.saes,
         data=_describe(asked, prompts, flips, margin, split, settings.seed),
         profile=profile,
         features=entries,
@@ -202,6 +190,54 @@ def find_features(
         software=software(),
     )
     return FindResult(artifact, screen, flips, top_activations, prompts)
+
+
+class Screened(NamedTuple):
+    """What the SAE of each of the chosen layers says, one SAE after the other."""
+
+    features: pd.DataFrame
+    """Every feature that ever fires on the choosing half, columns as in SCREEN_COLUMNS, p values not yet adjusted."""
+    scores: NDArray[np.float64]
+    """[held-out pairs, layers]: how much the best features of the layer move (`flip_score`)."""
+    joint: Tensor
+    """float32 [banked pairs, layers, d_model]: the joint patch of the features that push most."""
+    fits: list[tuple[Fit, Transfer]]
+    """How well the SAE describes the residuals."""
+    saes: dict[int, str]
+    """Layer -> id of its SAE."""
+
+
+def _screen_layers(
+    load: Callable[[int], Sae],
+    residuals: Residuals,
+    layers: list[int],
+    prompts: pd.DataFrame,
+    choice: Flips,
+    taught: Flips,
+    held_out: Flips,
+    banked: Flips,
+    gradients: Tensor,
+    settings: FindSettings,
+) -> Screened:
+    """Features are chosen on `choice`, whose banked flips are `taught`, and scored on `held_out` and its `banked` ones.
+
+    `gradients` [taught pairs, layers, d_model] are those of the margin at the paraphrases.
+    """
+    tables, scores, fits, joints, saes = [], [], [], [], {}
+    for position, layer in enumerate(track(layers, "screening features")):
+        sae, here = load(layer), residuals.after(layer)
+        saes[layer] = sae.id
+        table = screen_layer(sae, here, prompts, choice)
+        predicted = attribute(sae, here, taught, gradients[:, position])
+        table["attribution"] = predicted[table["feature"].to_numpy(np.int64)]
+        best = table.nlargest(settings.features_a_layer, "flip_auc")
+        scores.append(flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
+        pushing = [int(f) for f in table.nlargest(settings.features_a_layer, "attribution")["feature"]]
+        joints.append(joint_patch(sae, here, banked.pairs, pushing))
+        rebuilt = reconstruct(sae, here)
+        fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), settings.seed)))
+        tables.append(table)
+    return Screened(pd.concat(tables, ignore_index=True), np.stack(scores, 1), torch.stack(joints, 1), fits, saes)
 
 
 def select_half(flips: Flips, seed: int) -> NDArray[np.bool_]:
