@@ -205,9 +205,9 @@ def paired_statistic(
     value = [float(statistic(table.sum(0))) for table in sums]
     drawn = _drawn(len(sums[0]), draws, seed)
     samples = [statistic(drawn @ table) for table in sums]
-    estimates = [_percentiles(v, s, len(sums[0])) for v, s in zip(value, samples, strict=True)]
+    estimates = [percentiles(v, s, len(sums[0])) for v, s in zip(value, samples, strict=True)]
     change = value[1] - value[0]
-    difference = _percentiles(change, samples[1] - samples[0], len(sums[0]))
+    difference = percentiles(change, samples[1] - samples[0], len(sums[0]))
     return Paired(estimates[0], estimates[1], difference, _exchange_p(statistic, sums, change, seed, shuffles))
 
 
@@ -227,31 +227,35 @@ def pooled_over_seeds(
     (patients - 1 and seeds - 1). The variance between seeds holds some of that over patients too, so the interval errs
     on the wide side.
     """
-    from scipy.stats import t as student
-
     sums = _cluster_sums([before, *after], clusters)
-    count, seeds = len(sums[0]), len(after)
+    count = len(sums[0])
     value = np.array([float(statistic(table.sum(0))) for table in sums])
     drawn = _drawn(count, draws, seed)
     samples = np.stack([statistic(drawn @ table) for table in sums])
-
-    def interval(values: FloatArray, over_patients: FloatArray) -> tuple[Estimate, float]:
-        defined = over_patients[np.isfinite(over_patients)]
-        parts = np.array([defined.var(ddof=1) if len(defined) > 1 else np.nan, values.var(ddof=1) / seeds])
-        freedom = np.array([count - 1, seeds - 1])
-        mean, spread = float(values.mean()), float(np.sqrt(parts.sum()))
-        if count < MIN_PATIENTS or not np.isfinite(spread):
-            return Estimate(mean, np.nan, np.nan), np.nan
-        if spread == 0:
-            return Estimate(mean, mean, mean), 0.0 if mean else 1.0
-        df = parts.sum() ** 2 / (parts**2 / freedom).sum()
-        half = spread * float(student.ppf(0.975, df))
-        return Estimate(mean, mean - half, mean + half), float(2 * student.sf(abs(mean) / spread, df))
-
-    first = _percentiles(value[0], samples[0], count)
-    second, _ = interval(value[1:], samples[1:].mean(0))
-    difference, p = interval(value[1:] - value[0], (samples[1:] - samples[0]).mean(0))
+    first = percentiles(value[0], samples[0], count)
+    second, _ = over_patients_and_seeds(value[1:], samples[1:].mean(0), count)
+    difference, p = over_patients_and_seeds(value[1:] - value[0], (samples[1:] - samples[0]).mean(0), count)
     return Paired(first, second, difference, p)
+
+
+def over_patients_and_seeds(values: FloatArray, over_patients: FloatArray, patients: int) -> tuple[Estimate, float]:
+    """The mean of the values [s] of at least two seeds, with interval and p as `pooled_over_seeds` makes them.
+
+    `over_patients` [draws] are bootstrap samples of that mean. Both are NaN for fewer than MIN_PATIENTS patients.
+    """
+    from scipy.stats import t as student
+
+    defined = over_patients[np.isfinite(over_patients)]
+    parts = np.array([defined.var(ddof=1) if len(defined) > 1 else np.nan, values.var(ddof=1) / len(values)])
+    freedom = np.array([patients - 1, len(values) - 1])
+    mean, spread = float(values.mean()), float(np.sqrt(parts.sum()))
+    if patients < MIN_PATIENTS or not np.isfinite(spread):
+        return Estimate(mean, np.nan, np.nan), np.nan
+    if spread == 0:
+        return Estimate(mean, mean, mean), 0.0 if mean else 1.0
+    df = parts.sum() ** 2 / (parts**2 / freedom).sum()
+    half = spread * float(student.ppf(0.975, df))
+    return Estimate(mean, mean - half, mean + half), float(2 * student.sf(abs(mean) / spread, df))
 
 
 def _cluster_sums(columns: Sequence[FloatArray], clusters: Sequence[Sequence[object]]) -> list[FloatArray]:
@@ -280,7 +284,8 @@ def _exchanged(count: int, shuffles: int, seed: int) -> NDArray[np.bool_]:
     return np.random.default_rng(seed).random((shuffles, count)) < 0.5
 
 
-def _percentiles(value: float, samples: FloatArray, clusters: int) -> Estimate:
+def percentiles(value: float, samples: FloatArray, clusters: int) -> Estimate:
+    """A value with the 95% interval of its bootstrap samples [draws]; none for fewer than MIN_PATIENTS clusters."""
     defined = samples[np.isfinite(samples)]
     if np.isnan(value) or not len(defined) or clusters < MIN_PATIENTS:
         return Estimate(value, np.nan, np.nan)
