@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, embed, masks_of, run_layers
+from interp.later import sent
 from interp.packing import Batch, Row, batches, collate, pack
 from interp.progress import track
 from interp.prompts import prompt_tokens
@@ -98,9 +99,10 @@ class FrozenLayers:
         torch.index_select(self._states, 0, torch.from_numpy(index), out=laid)
         hidden = laid.to(self.vlm.device, non_blocking=True).view(*shape, -1)
         if missing:
+            at = sent(torch.tensor(missing), self.vlm.device)
             names = ("input_ids", "position_ids", "segment")
-            part = batch._replace(**{name: getattr(batch, name)[missing] for name in names})
-            hidden[missing] = self._run(prompts, [rows[r] for r in missing], part)
+            part = batch._replace(**{name: getattr(batch, name)[at] for name in names})
+            hidden[at] = self._run(prompts, [rows[r] for r in missing], part)
         return hidden
 
     def keep(self, prompts: Iterable[Prompt], budget: int) -> None:
@@ -120,7 +122,7 @@ class FrozenLayers:
                 hidden = self._run(part, rows, batch).flatten(0, 1)
                 positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])
                 places, once = np.unique(places, return_index=True)
-                found = hidden[torch.from_numpy(positions[once]).to(hidden.device)]
+                found = hidden[sent(torch.from_numpy(positions[once]), hidden.device)]
                 self._states.index_copy_(0, torch.from_numpy(places), found.cpu())
 
     def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
@@ -170,8 +172,8 @@ class FrozenLayers:
     def _run(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
         """The embeddings and the frozen layers on a batch, without a trace for a gradient: [B, S, d_model]."""
         model = self.vlm.model
-        images = torch.stack([self.vlm.features[prompts[row.prompts[0]].image] for row in rows]).to(self.vlm.device)
-        hidden = embed(model, batch, images)
+        images = torch.stack([self.vlm.features[prompts[row.prompts[0]].image] for row in rows])
+        hidden = embed(model, batch, sent(images, self.vlm.device))
         with sdpa_kernel(STEP_KERNELS):
             return run_layers(model, hidden, masks_of(model, batch), batch.position_ids, stop=self.first)
 

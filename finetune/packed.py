@@ -13,6 +13,7 @@ from finetune.plan import Item
 from interp.answers import normalize_answer
 from interp.decoder import STEP_KERNELS, logits_from
 from interp.images import BLANK_IMAGE
+from interp.later import sent
 from interp.packing import Batch
 from interp.prompts import AnswerTokens, answer_margin, first_answer_token
 
@@ -96,9 +97,9 @@ def lay_out(frozen: FrozenLayers, items: Sequence[Item]) -> Laid:
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     return Laid(
         parts,
-        torch.tensor(order).argsort().to(device),
-        torch.tensor([first_answer_token(tokenizer, item.answer) for item in items], device=device),
-        torch.tensor(paired, dtype=torch.long, device=device),
+        sent(torch.tensor(order).argsort(), device),
+        sent(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
+        sent(torch.tensor(paired, dtype=torch.long), device),
         _grounded(items, [*range(len(items)), *paired], device),
     )
 
@@ -111,7 +112,7 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     question = [asked[place] for place in own]
     yes = [normalize_answer(items[i].answer, "presence") == "yes" for i in question]
     blank = [items[i].substitute == BLANK_IMAGE for i in question]
-    return Grounded(*(torch.tensor(values, device=device) for values in (own, yes, blank, question)))
+    return Grounded(*(sent(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
 def packed_losses(forward: Forward, laid: Laid, answers: AnswerTokens) -> Losses:

@@ -1,7 +1,7 @@
 """Training an adapter, built on accelerate: `accelerate launch` shards every batch over the processes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
 from interp.errors import InputError
 from interp.image_tokens import encode_images
+from interp.later import fetched
 from interp.memory import memory_left
 from interp.progress import track
 from interp.vlm import Vlm
@@ -82,8 +83,8 @@ def train(
     """Train the adapter of `vlm.model` in place, one record a step; it is left in eval mode.
 
     Vision tower and lower layers are frozen, so each image and each wording passes them once, before the first step.
-    Raises InputError if the loss is not finite, if memory runs out, or if a step has fewer questions than there are
-    processes.
+    Raises InputError if the loss is not finite, after which the adapter is worth nothing; if memory runs out; or if a
+    step has fewer questions than there are processes.
     """
     if min(len(step.items) for step in steps) < accelerator.num_processes:
         raise InputError(
@@ -101,25 +102,35 @@ def train(
     set_dropout(adapted, True)
     size = settings.micro_batch_size or settings.batch_size
     history: list[StepRecord] = []
+    launched = None
     shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
     for number, step in enumerate(shown, start=1):
         sums, size = _accumulate(module, frozen, step, settings, accelerator, size)
         if accelerator.num_processes > 1:
             _add_up(parameters, accelerator)
         sums = accelerator.reduce(sums, "sum") / len(step.items)
-        norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        # Together, as the GPU is waited for.
-        ce, kl, grounding, norm = torch.cat([sums, norm[None]]).tolist()
-        loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
-        if not math.isfinite(loss):
-            raise InputError(f"The loss of training step {number} is not finite. Lower --lr, or try --dtype float32.")
+        norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         lr = optimizer.param_groups[0]["lr"]
-        history.append(StepRecord(number, step.epoch + 1, lr, loss, ce, kl, grounding, norm))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        # One step behind, so that this one is laid out and launched while the GPU is at the one before.
+        if launched is not None:
+            history.append(_record(*launched, settings))
+        launched = number, step.epoch + 1, lr, fetched(torch.cat([sums, norm[None]]))
+    if launched is not None:
+        history.append(_record(*launched, settings))
     set_dropout(adapted, False)
     return history
+
+
+def _record(step: int, epoch: int, lr: float, arrived: Callable[[], Tensor], settings: TrainSettings) -> StepRecord:
+    """A step whose losses and gradient norm [4] have `arrived`. Raises InputError if its loss is not finite."""
+    ce, kl, grounding, norm = arrived().tolist()
+    loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
+    if not math.isfinite(loss):
+        raise InputError(f"The loss of training step {step} is not finite. Lower --lr, or try --dtype float32.")
+    return StepRecord(step, epoch, lr, loss, ce, kl, grounding, norm)
 
 
 def _share(step: Step, accelerator: "Accelerator") -> list[Item]:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device; a GPU gets it when it has done what it was given before, and nobody waits for that."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetched(tensor: Tensor) -> Callable[[], Tensor]:

@@ -7,11 +7,13 @@ prompts run one by one (tested against the plain model).
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from interp.later import sent
 
 
 class Row(NamedTuple):
@@ -45,8 +47,9 @@ class Batch(NamedTuple):
     """[n] positions of the prompts in the caller's order, aligned with `final`."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "segment", "final")}
+        """The same batch on another device, sent there as `interp.later.sent` does."""
+        names = ("input_ids", "position_ids", "segment", "final")
+        moved: dict[str, Any] = {name: sent(getattr(self, name), torch.device(device)) for name in names}
         return self._replace(**moved)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.later import sent
 
 
 class AnswerTokens(NamedTuple):
@@ -56,9 +57,8 @@ def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
     `logits` [..., vocabulary] at the first answer position -> [...] in logits, positive for yes, in float32.
     """
     logits = logits.float()
-    return logits[..., tokens.yes.to(logits.device)].logsumexp(-1) - logits[..., tokens.no.to(logits.device)].logsumexp(
-        -1
-    )
+    yes, no = (logits[..., sent(ids, logits.device)].logsumexp(-1) for ids in tokens)
+    return yes - no
 
 
 def prompt_tokens(

@@ -169,16 +169,47 @@ def test_the_same_seed_gives_the_same_adapter(world, questions):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_a_loss_that_is_not_finite_names_its_step(vlm, questions):
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_a_loss_that_is_not_finite_names_its_step(vlm, questions, bad, monkeypatch):
+    """The losses are read one step behind, the last ones at the end."""
     adapted = add_lora(vlm, [1])
-    steps = plan_steps(questions[:8], 1, 4, 0)
-    before = adapter_of(adapted)
-    image = steps[0].items[0].image
-    vlm.features[image] = torch.full((16, vlm.d_model), math.nan)
-    with pytest.raises(InputError, match="step 1 is not finite"):
+    steps = plan_steps(questions[:12], 1, 4, 0)
+    assert len(steps) == 3
+    forward, calls = FirstToken.forward, []
+
+    def spoiled(self, parts):
+        calls.append(len(parts))
+        return forward(self, parts) * (math.nan if len(calls) == bad else 1)
+
+    monkeypatch.setattr(FirstToken, "forward", spoiled)
+    with pytest.raises(InputError, match=f"step {bad} is not finite"):
         train(vlm, adapted, steps, TrainSettings(), accelerator_for("cpu"))
-    after = adapter_of(adapted)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_history_is_of_the_steps_as_they_were(vlm, questions):
+    """Losses before their step's update, beside the learning rate of that update."""
+    adapted = add_lora(vlm, [1], dropout=0.0)
+    steps = plan_steps(questions[:12], 2, 4, 0)
+    settings = TrainSettings(dropout=0.0, lr=1e-2)
+    encode_images(vlm, [item.image for step in steps for item in step.items])
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in parameters]
+    history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
+    for parameter, value in zip(parameters, start, strict=True):
+        parameter.data.copy_(value)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay)
+    assert [record.step for record in history] == [*range(1, len(steps) + 1)]
+    for k, (record, step) in enumerate(zip(history, steps, strict=True)):
+        losses = losses_of(vlm, adapted, step.items)
+        total = losses.cross_entropy.mean() + losses.divergence.mean()
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        lr = settings.lr * learning_rate(k, len(steps), settings.warmup_share)
+        assert record[1:4] == (step.epoch + 1, pytest.approx(lr), pytest.approx(total.item(), rel=1e-4))
+        assert record.grad_norm == pytest.approx(norm.item(), rel=1e-3)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def test_learning_rate_rises_then_falls_to_nearly_zero():
