@@ -1,12 +1,14 @@
 """Training an adapter, built on accelerate: `accelerate launch` shards every batch over the processes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from finetune.compiled import compiled, drop, pays
 from finetune.frozen import FrozenLayers
 from finetune.lora import set_dropout
 from finetune.loss import Losses
@@ -100,11 +102,29 @@ def train(
     frozen = _frozen(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
     set_dropout(adapted, True)
+    shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
+    compiling = pays(vlm.device, len(steps))
+    with compiled(vlm.layers[frozen.first :]) if compiling else nullcontext():
+        history = _take_steps(module, frozen, shown, settings, accelerator, optimizer, schedule)
+    set_dropout(adapted, False)
+    return history
+
+
+def _take_steps(
+    module: Any,
+    frozen: FrozenLayers,
+    steps: Iterable[Step],
+    settings: TrainSettings,
+    accelerator: "Accelerator",
+    optimizer: Any,
+    schedule: Any,
+) -> list[StepRecord]:
+    """All optimizer steps, one record each."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     size = settings.micro_batch_size or settings.batch_size
     history: list[StepRecord] = []
     launched = None
-    shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
-    for number, step in enumerate(shown, start=1):
+    for number, step in enumerate(steps, start=1):
         sums, size = _accumulate(module, frozen, step, settings, accelerator, size)
         if accelerator.num_processes > 1:
             _add_up(parameters, accelerator)
@@ -120,7 +140,6 @@ def train(
         launched = number, step.epoch + 1, lr, fetched(torch.cat([sums, norm[None]]))
     if launched is not None:
         history.append(_record(*launched, settings))
-    set_dropout(adapted, False)
     return history
 
 
@@ -153,6 +172,8 @@ def _accumulate(
 ) -> tuple[Tensor, int]:
     """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
 
+    A pass that fails in compiled layers is made again without compiling.
+
     Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
     """
     n_questions = len(_share(step, accelerator))
@@ -166,8 +187,16 @@ def _accumulate(
                 raise InputError(
                     "Out of GPU memory at one question a pass. Lower --rank, or train on fewer or higher layers."
                 ) from None
+            held = math.ceil(min(size, n_questions) / 2)
+        except Exception as error:
+            # Whatever a compiler may run into, the layers do without it.
+            if not drop(frozen.vlm.layers):
+                raise
+            held = size
+            reason = str(error).strip().split("\n")[0]
+            print(f"warning: compiled layers failed ({type(error).__name__}: {reason}); training goes on without.")
         # Behind the except clause: the error holds on to what the attempt had taken.
-        size = math.ceil(min(size, n_questions) / 2)
+        size = held
         module.zero_grad()
         torch.cuda.empty_cache()
 
