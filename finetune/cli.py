@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from finetune.ablate.cli import ablate_command
 from finetune.grounding.cli import grounding_command
 from finetune.options import BaseModel, Device, Dtype, Images, Limit, Questions, SplitName
 from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
@@ -260,6 +261,7 @@ def evaluate_command(
         raise typer.Exit(FAILED_VERDICT)
 
 
+app.command("ablate")(ablate_command)
 app.command("grounding")(grounding_command)
 
 

@@ -57,11 +57,7 @@ def train_and_evaluate(
     """
     refuse_used(out)
     wanted = read_choice(layers, layers_from)
-    taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
-    _refuse_shared_patients(taught, asked)
-    taught, asked = [q for q in taught if q.answer is not None][:limit], asked[:limit]
-    if not taught:
-        raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
+    taught, asked = load_splits(questions, images, split, test_split, limit)
     accelerator = accelerator_for(device)
     style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
     vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
@@ -121,13 +117,24 @@ def evaluate_saved(
     return evaluate(vlm, arms, asked, known_texts(records), seed, sae_of, tolerance, new_tokens)
 
 
-def _refuse_shared_patients(taught: Sequence[Question], asked: Sequence[Question]) -> None:
+def load_splits(
+    questions: Path, images: Path | None, split: Split, test_split: Split, limit: int | None
+) -> tuple[list[Question], list[Question]]:
+    """The questions to train on, which have answers, and those to evaluate on: the first `limit` of each.
+
+    Raises InputError for bad input, for a patient in both, and if none to train on has an answer.
+    """
+    taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
     shared = {q.group for q in taught} & {q.group for q in asked}
     if shared:
         raise InputError(
             f"{len(shared)} patients are in both the training and the test questions, so the evaluation would "
             "not be of held-out patients. Give --split and --test-split that do not overlap."
         )
+    taught = [q for q in taught if q.answer is not None]
+    if not taught:
+        raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
+    return taught[:limit], asked[:limit]
 
 
 def _record(

@@ -1,0 +1,224 @@
+"""Training and asking every arm of an ablation, one after the other, on one model in memory; what is there is kept."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune.ablate.answers import (
+    ArmRecord,
+    Training,
+    check_match,
+    file_name,
+    read_answers,
+    weights_fingerprint,
+    write_answers,
+)
+from finetune.ablate.outcomes import Asked, asked_of, value_of
+from finetune.ablate.plan import AblationSettings, Planned, parameters_a_rank, plan_arms
+from finetune.ablate.result import Ablation, DataEntry, Trained, summarize
+from finetune.ask import ask, images_of_others
+from finetune.choice import Choice, choose_layers, read_choice
+from finetune.lora import add_lora, trainable_parameters
+from finetune.plan import plan_steps
+from finetune.run import load_splits
+from finetune.sheet import Answers
+from finetune.train import accelerator_for, train
+from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
+from interp.errors import InputError
+from interp.files import refuse_used, software
+from interp.image_tokens import encode_images
+from interp.images import BLANK_IMAGE
+from interp.prompts import PromptStyle
+from interp.questions import Question, Split, fingerprint
+from interp.substitutes import encode_blanks
+from interp.vlm import Vlm, load_vlm
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ARMS = "arms"
+"""Folder of the arms' answers inside that of an ablation."""
+
+
+class Run(NamedTuple):
+    """One arm with one seed, or the base."""
+
+    arm: Planned | None
+    """None for the base."""
+    seed: int
+    """Of its training."""
+    path: Path
+    """Where its answers are or will be."""
+    match: dict[str, Any]
+    """What must be the same for answers that are there to be its own."""
+
+    @property
+    def name(self) -> str:
+        """As it is called while it runs."""
+        return f"{self.arm.name}, seed {self.seed}" if self.arm else "base"
+
+
+def ablate_saved(
+    model: str,
+    questions: Path,
+    out: Path,
+    layers_from: Path,
+    settings: AblationSettings,
+    images: Path | None = None,
+    split: Split = "train",
+    test_split: Split = "test",
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+    revision: str | None = None,
+    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
+    image_cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Ablation:
+    """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
+
+    Raises InputError for bad input, before anything is trained where it can be known.
+    """
+    if not (out / ARMS).is_dir():
+        refuse_used(out)
+    wanted = read_choice(None, layers_from)
+    assert isinstance(wanted, Layers)
+    taught, asked = load_splits(questions, images, split, test_split, limit)
+    accelerator = accelerator_for(device)
+    if accelerator.num_processes > 1:
+        raise InputError("An ablation runs in one process. Start it without `accelerate launch`.")
+    style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
+    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
+    choice = choose_layers(vlm, wanted)
+    return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say)
+
+
+def ablate(
+    vlm: Vlm,
+    choice: Choice,
+    profile: Sequence[ProfileEntry],
+    taught: Sequence[Question],
+    asked: Sequence[Question],
+    settings: AblationSettings,
+    out: Path,
+    accelerator: "Accelerator",
+    say: Callable[[str], None] = lambda line: None,
+) -> Ablation:
+    """Train every arm with every seed, ask it, and set them side by side; `say` hears of every arm that is done.
+
+    Each arm's answers are a file in `out`/arms, which appears whole. An arm whose file is there is not run again.
+    Raises InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if
+    there is no closed question with a known answer and a paraphrase to ask.
+    """
+    sheet = asked_of(asked)
+    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings)
+    same = {
+        "base_weights": weights_fingerprint(vlm.model),
+        "arithmetic": _model_entry(vlm).dtype,
+        "prompt": vlm.style._asdict(),
+        "test_questions": fingerprint(asked),
+        "evaluation_seed": settings.seed,
+    }
+    runs = _runs(arms, settings.seeds, out / ARMS, same, fingerprint(taught))
+    done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
+    for run in runs:
+        if run.path in done:
+            check_match(run.path, done[run.path][1], run.match)
+    missing = [run for run in runs if run.path not in done]
+    if missing:
+        say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
+        # An unreadable image is better found before hours of training than after.
+        encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
+        encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
+    for number, run in enumerate(missing, start=1):
+        done[run.path] = _run(vlm, run, taught, sheet, settings.seed, accelerator)
+        say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
+    return summarize(
+        sheet,
+        done[runs[0].path][0],
+        [Trained(arm, [done[run.path] for run in runs if run.arm is arm]) for arm in arms],
+        profile,
+        settings,
+        layers_from=choice.source,
+        model=_model_entry(vlm),
+        base_weights=same["base_weights"],
+        prompt=PromptEntry(**vlm.style._asdict()),
+        data=DataEntry(
+            trained_on=fingerprint(taught),
+            training_questions=len(taught),
+            asked=fingerprint(asked),
+            questions=len(asked),
+            patients=len(sheet.patients),
+        ),
+    )
+
+
+def _model_entry(vlm: Vlm) -> ModelEntry:
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    return ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype)
+
+
+def _runs(arms: Sequence[Planned], seeds: Sequence[int], folder: Path, same: dict[str, Any], taught: str) -> list[Run]:
+    """The base, then all arms seed by seed, so that an interruption leaves whole comparisons."""
+    runs = [Run(None, 0, folder / "base.parquet", same)]
+    for seed in seeds:
+        for arm in arms:
+            training = asdict(replace(arm.training, seed=seed))
+            # How a batch is cut changes nothing.
+            del training["micro_batch_size"]
+            match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
+            runs.append(Run(arm, seed, folder / file_name(arm.kind, arm.layers, seed), match))
+    return runs
+
+
+def _run(
+    vlm: Vlm, run: Run, taught: Sequence[Question], sheet: Asked, seed: int, accelerator: "Accelerator"
+) -> tuple[Answers, ArmRecord]:
+    """Train an arm, ask it and write its answers; `vlm` is the base again after it."""
+    others = images_of_others(sheet.prompts, seed)
+    with _trained(vlm, run, taught, accelerator) as training:
+        answers = ask(vlm, sheet.prompts, others, 0, run.name)
+    kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
+    record = ArmRecord(kind=kind, layers=layers, match=run.match, training=training, software=software())
+    write_answers(run.path, answers, record)
+    return answers, record
+
+
+@contextmanager
+def _trained(vlm: Vlm, run: Run, taught: Sequence[Question], accelerator: "Accelerator") -> Iterator[Training | None]:
+    """While open, `vlm` holds the trained adapter of a run; nothing of the base."""
+    if run.arm is None:
+        yield None
+        return
+    settings = replace(run.arm.training, seed=run.seed)
+    adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
+    try:
+        steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        started = time.monotonic()
+        history = train(vlm, adapted, steps, settings, accelerator)
+        seconds = round(time.monotonic() - started, 1)
+        last = history[-max(1, len(history) // 10) :]
+        ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
+        yield Training(
+            parameters=trainable_parameters(adapted),
+            steps=len(history),
+            cross_entropy=ce,
+            divergence=kl,
+            seconds=seconds,
+        )
+    finally:
+        adapted.unload()
+        # It would hold on to every arm's optimizer.
+        accelerator.free_memory()
+
+
+def _line(sheet: Asked, answers: Answers, record: ArmRecord) -> str:
+    flips, right, blind = (
+        value_of(sheet, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
+    )
+    took = f" ({record.training.seconds:.0f} s of training)" if record.training else ""
+    return f"question flips {flips:.1%}, accuracy {right:.1%}, text-only agreement {blind:.1%}{took}"
