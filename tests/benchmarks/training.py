@@ -7,7 +7,8 @@ naive: plain transformers and peft, batch 1, accumulation over 8, each of two wo
 pixels through the tower. batched: 8 questions in both wordings padded into one batch of 16, the tower once a question
 and without gradient, logits of the last position alone. Both are given their inputs ready made, ours reads and
 tokenizes them. All train the same LoRA with AdamW. The floor of a step is what its counted operations, from the lowest
-trained layer up and back, take at the speed of a large matrix product. medgemma-4b needs a GPU.
+trained layer up and back, take at the speed of a large matrix product. On a GPU ours is timed with compiled layers too,
+as a long training has them. medgemma-4b needs a GPU.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from finetune.compiled import compiled
 from finetune.frozen import FrozenLayers
 from finetune.lora import add_lora, set_dropout
 from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
@@ -143,14 +145,24 @@ def plain_pairs(adapted: Any, step: Callable[[Any, Inputs], None], batches: Sequ
     return n / statistics.median(taken[1:])
 
 
-def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> tuple[float, float, float]:
-    """Pairs/s of the first epoch with all that is kept, of those behind it, and of the run; medians of repeated runs.
+class Pace(NamedTuple):
+    """How fast ours trains, medians of repeated runs."""
 
-    A run before them warms up.
-    """
+    first: float
+    """Pairs/s of the first epoch with all that is kept."""
+    steady: float
+    """Pairs/s of the epochs behind it."""
+    whole: float
+    """Pairs/s of the run."""
+    warm_up: float
+    """Seconds that a run before them took longer."""
+
+
+def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pace:
+    """Train `repeats` times, after a run that warms up."""
     in_epoch = sum(step.epoch == 0 for step in steps)
     pairs = sum(len(step.items) for step in steps[:in_epoch])
-    first, steady, whole = [], [], []
+    first, steady, whole, taken = [], [], [], []
     for _ in range(repeats + 1):
         vlm.features.clear()
         stamps = [time.perf_counter()]
@@ -158,6 +170,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> tu
         train(vlm, adapted, steps, SETTINGS, accelerator_for("auto"))
         hook.remove()
         synchronize()
+        taken.append(time.perf_counter() - stamps[0])
         epochs = [later - before for before, later in pairwise(stamps[::in_epoch])]
         first.append(epochs[0])
         steady += epochs[1:]
@@ -165,7 +178,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> tu
     # Without the run that warms up.
     times = (first[1:], steady[SETTINGS.epochs - 1 :], whole[1:])
     at_first, then, over_all = (pairs / statistics.median(part) for part in times)
-    return at_first, then, over_all
+    return Pace(at_first, then, over_all, taken[0] - statistics.median(taken[1:]))
 
 
 def kept(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
@@ -201,15 +214,29 @@ def likeness(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, f
     return float(whole), min(single)
 
 
-def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
-    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout."""
+def compare(vlm: Vlm, adapted: Any, items: Sequence[Item], compiling: bool) -> dict[str, float]:
+    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout.
+
+    If `compiling`, ours from compiled layers too.
+    """
+    found = {}
     naive = gradient(adapted, lambda: naive_step(adapted, naive_inputs(vlm, items)))
     batched = gradient(adapted, lambda: batched_step(adapted, batched_inputs(vlm, items)))
     with ready(vlm):
         frozen = kept(vlm, items)
-        ours = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
-    (cosine, least), (peer, peer_least) = likeness(ours, naive), likeness(batched, naive)
-    return {"cosine": cosine, "least_cosine": least, "batched_cosine": peer, "batched_least_cosine": peer_least}
+        found[""] = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
+        if compiling:
+            try:
+                with compiled(vlm.layers[frozen.first :]):
+                    found["compiled_"] = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
+            except Exception as error:
+                # All else that was measured is to be reported.
+                print(f"without dropout, compiled layers failed: {error}")
+    found["batched_"] = batched
+    told = {}
+    for name, mine in found.items():
+        told[f"{name}cosine"], told[f"{name}least_cosine"] = likeness(mine, naive)
+    return told
 
 
 @contextmanager
@@ -231,7 +258,7 @@ def main() -> None:
     parser.add_argument("--layers", help="by default 15-19, of tiny 4-5")
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps an epoch")
     parser.add_argument("--peer-steps", type=int, default=4, help="optimizer steps of the other loops, one to warm up")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of ours of 3 epochs, behind one that warms up")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of ours of 3 epochs, behind one that warms up")
     options = parser.parse_args()
     started = time.perf_counter()
     if options.shape == "tiny":
@@ -252,8 +279,15 @@ def main() -> None:
         steps = plan_steps(taught, SETTINGS.epochs, n, SETTINGS.seed)
         assert all(item.paraphrase for step in steps for item in step.items)
         with peak(memory, "ours"), ready(vlm):
-            first, steady, whole = our_pairs(vlm, adapted, steps, options.repeats)
-        pairs |= {"ours, kept inputs": steady, "ours, first epoch": first, "ours, whole run": whole}
+            ours = our_pairs(vlm, adapted, steps, options.repeats)
+        pairs |= {"ours, kept inputs": ours.steady, "ours, first epoch": ours.first, "ours, whole run": ours.whole}
+        compiling = vlm.device.type == "cuda"
+        if compiling:
+            with peak(memory, "ours compiled"), ready(vlm), compiled(vlm.layers[layers[0] :]):
+                fast = our_pairs(vlm, adapted, steps, 1)
+                # `train` goes on without where compiling fails.
+                compiling = "forward" in vars(vlm.layers[-1])
+            pairs["ours compiled, kept inputs"] = fast.steady
         for name, prepare, step in (
             ("naive", naive_inputs, naive_step),
             ("batched", batched_inputs, batched_step),
@@ -267,17 +301,23 @@ def main() -> None:
             packed_step(vlm, adapted, frozen, items)
         floor = counter.get_total_flops() / matmul_rate(vlm.device, vlm.model.dtype)
         facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
-        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
+        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items, compiling).items()}
         if vlm.model.dtype != torch.float32:
             vlm.model.float()
-            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items).items()}
+            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items, False).items()}
+    if compiling:
+        facts |= {
+            "compile_s": fast.warm_up,
+            "compiled_step_s": n / fast.steady,
+            "compiled_share_of_floor": floor * fast.steady / n,
+        }
     facts |= {
         "images": counts.images,
         "questions": counts.questions,
         "step_tflop": counter.get_total_flops() / 1e12,
         "step_floor_s": floor,
-        "step_s": n / steady,
-        "share_of_floor": floor * steady / n,
+        "step_s": n / ours.steady,
+        "share_of_floor": floor * ours.steady / n,
         "total_s": time.perf_counter() - started,
     }
     table = pd.DataFrame({"pairs_per_s": pairs})
