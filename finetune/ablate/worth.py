@@ -12,6 +12,7 @@ from interp.statistics import Estimate, FloatArray, percentiles
 
 SHUFFLES = 5000
 """Permutations of the layers behind a p value."""
+UNDEFINED = Estimate(np.nan, np.nan, np.nan)
 
 
 def _net(value: Interval, control: Interval) -> float | None:
@@ -57,15 +58,19 @@ def worths(
     for score, read in SCORES.items():
         of_layer = {entry.layer: value for entry in profile if (value := read(entry)) is not None}
         kept = [i for i, window in enumerate(windows) if set(window) <= set(of_layer)]
-        means, null = _window_means(of_layer, [windows[i] for i in kept], seed)
+        if len(kept) < 3:
+            rows += [Worth(score, metric, len(kept), UNDEFINED, np.nan) for metric in METRICS]
+            continue
+        means, null = (_centred_ranks(x) for x in _window_means(of_layer, [windows[i] for i in kept], seed))
         for metric in METRICS:
             good = goodness(found, metric)[:, kept]
-            rho = rank_correlation(means, good.mean(2)[0]) if len(kept) > 2 else np.array(np.nan)
+            result = _centred_ranks(good[0].mean(1))
+            rho = _cosine(means, result)
             if np.isnan(rho):
-                rows.append(Worth(score, metric, len(kept), Estimate(np.nan, np.nan, np.nan), np.nan))
+                rows.append(Worth(score, metric, len(kept), UNDEFINED, np.nan))
                 continue
-            drawn = rank_correlation(means, _seeds_drawn(good[1:], seed))
-            beyond = np.abs(rank_correlation(null, good.mean(2)[0]))
+            drawn = _cosine(means, _centred_ranks(_seeds_drawn(good[1:], seed)))
+            beyond = np.abs(_cosine(null, result))
             p = (1 + int((beyond >= abs(rho) - 1e-12).sum())) / (1 + int(np.isfinite(beyond).sum()))
             rows.append(Worth(score, metric, len(kept), percentiles(float(rho), drawn, patients), p))
     return rows
@@ -73,10 +78,19 @@ def worths(
 
 def rank_correlation(a: FloatArray, b: FloatArray) -> FloatArray:
     """Spearman's rho over the last axis of [..., n] and [..., n], ties at their mean rank; NaN if one is constant."""
+    return _cosine(_centred_ranks(a), _centred_ranks(b))
+
+
+def _centred_ranks(values: FloatArray) -> FloatArray:
+    """Ranks over the last axis, less their mean."""
     from scipy.stats import rankdata
 
-    x, y = (rankdata(np.round(values, 12), axis=-1) for values in (a, b))
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    # Means of the same numbers in another order differ in their last digits.
+    found = rankdata(np.round(values, 12), axis=-1)
+    return found - found.mean(-1, keepdims=True)
+
+
+def _cosine(x: FloatArray, y: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
 
@@ -87,9 +101,7 @@ def _window_means(
     """Mean score of every window [w], and the same with the layers' scores permuted [SHUFFLES, w]."""
     layers = sorted(of_layer)
     values = np.array([of_layer[layer] for layer in layers])
-    member = np.array([[layer in window for layer in layers] for window in windows], float).reshape(
-        len(windows), len(layers)
-    )
+    member = np.array([[layer in window for layer in layers] for window in windows], float)
     member /= member.sum(1, keepdims=True)
     dealt = np.random.default_rng([seed, 31]).permuted(np.tile(values, (SHUFFLES, 1)), axis=1)
     return member @ values, dealt @ member.T
