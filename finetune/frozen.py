@@ -23,6 +23,8 @@ from interp.vlm import Vlm
 
 BATCH_TOKENS = 16384
 """Positions that pass the frozen layers together."""
+MASK_ROW = 16
+"""Of this many positions attention's kernels on a GPU take the mask: every layer would copy one of other lengths."""
 PROMPTS = 2048
 """Prompts that are laid out together: as lists, the tokens of all would take much memory."""
 
@@ -75,7 +77,7 @@ class FrozenLayers:
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Rows as one batch in main memory."""
-        return collate(rows, self.vlm.model.config.text_config.pad_token_id or 0)
+        return collate(rows, self.vlm.model.config.text_config.pad_token_id or 0, MASK_ROW)
 
     def inputs(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
         """What enters the lowest trained layer on a batch of packed `rows`: [B, S, d_model] on the model's device.

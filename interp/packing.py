@@ -104,10 +104,10 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def collate(rows: Sequence[Row], pad_token: int) -> Batch:
-    """Pad rows to one length and record where every prompt ends."""
+def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
+    """Pad rows to one length, a multiple of `multiple`, and record where every prompt ends."""
     # In numpy: a tensor for every prompt would take longer than the model does.
-    shape = (len(rows), max(row.length for row in rows))
+    shape = (len(rows), -(-max(row.length for row in rows) // multiple) * multiple)
     input_ids = np.full(shape, pad_token, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
     segment = np.full(shape, -1, dtype=np.int64)

@@ -74,7 +74,7 @@ def assert_alike(found, expected):
 def test_few_graphs_serve_all_layers_and_shapes(world, questions, dtype, backend, grounding, graphs):
     """Layers with an update, without one and the lowest, in batches of several rows and, on the blank image, of one."""
     vlm, adapted = adapted_vlm(world, [1, 2], dtype)
-    steps = plan_steps(questions, 1, 8, 0, grounding)
+    steps = plan_steps(questions, 1, 8, 0, grounding) + plan_steps(questions, 1, 5, 0, grounding)
     expected = gradients(vlm, adapted, steps)
     with compiled(vlm.layers[1:], backend):
         assert "forward" not in vars(vlm.layers[0])
