@@ -330,6 +330,7 @@ def test_the_conclusion_says_beats_ties_and_loses():
         "The chosen range beats the mean of the 5 other windows",
         "The chosen range loses to all layers at the same rank, 6 x its parameters",
         "The chosen range ties with all layers with as many parameters",
+        "Every arm has one seed",
     ]
     assert "+20.0 [" in said[0]
     assert "can not be told from" in conclusion(arms, good, [], [], 4)[0]

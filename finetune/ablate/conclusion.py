@@ -16,7 +16,7 @@ LEVEL = 0.05
 def conclusion(
     arms: Sequence[Planned], good: FloatArray, costs: Sequence[Regret], told: Sequence[Worth], patients: int
 ) -> list[str]:
-    """A sentence each on: the best window, random sets, all layers at either rank, the thirds, the profile.
+    """A sentence each on: the best window, all others, random sets, thirds, all layers at either rank, the profile.
 
     `arms` begin with the chosen range, `good` [1 + DRAWS, arms, seeds] are their combined scores. The range beats, ties
     with or loses to something by the 95% interval of the paired difference; what was not run is not spoken of.
@@ -41,6 +41,8 @@ def conclusion(
             times = sum(arms[place].parameters for place in places) / len(places) / arms[0].parameters
             more = f", {times:.2g} x its parameters" if kind == "all" else ""
             said.append(_sentence(what.format(n=len(places)) + more, apart))
+    if good.shape[2] == 1:
+        said.append("Every arm has one seed: the intervals are over patients alone, and another seed may say otherwise.")
     return [*said, *_on_profile(told)]
 
 
