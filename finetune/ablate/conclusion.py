@@ -42,7 +42,7 @@ def conclusion(
             more = f", {times:.2g} x its parameters" if kind == "all" else ""
             said.append(_sentence(what.format(n=len(places)) + more, apart))
     if good.shape[2] == 1:
-        said.append("Every arm has one seed: the intervals are over patients alone, and another seed may say otherwise.")
+        said.append("Every arm has one seed: intervals are over patients alone, and another seed may say otherwise.")
     return [*said, *_on_profile(told)]
 
 
