@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetune.compiled import compiled, drop, pays
 from finetune.frozen import FrozenLayers
 from finetune.lora import set_dropout
 from finetune.loss import Losses
@@ -103,9 +101,7 @@ def train(
     torch.manual_seed(settings.seed + accelerator.process_index)
     set_dropout(adapted, True)
     shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
-    compiling = pays(vlm.device, len(steps))
-    with compiled(vlm.layers[frozen.first :]) if compiling else nullcontext():
-        history = _take_steps(module, frozen, shown, settings, accelerator, optimizer, schedule)
+    history = _take_steps(module, frozen, shown, settings, accelerator, optimizer, schedule)
     set_dropout(adapted, False)
     return history
 
@@ -172,8 +168,6 @@ def _accumulate(
 ) -> tuple[Tensor, int]:
     """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
 
-    A pass that fails in compiled layers is made again without compiling.
-
     Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
     """
     n_questions = len(_share(step, accelerator))
@@ -188,13 +182,6 @@ def _accumulate(
                     "Out of GPU memory at one question a pass. Lower --rank, or train on fewer or higher layers."
                 ) from None
             held = math.ceil(min(size, n_questions) / 2)
-        except Exception as error:
-            # Whatever a compiler may run into, the layers do without it.
-            if not drop(frozen.vlm.layers):
-                raise
-            held = size
-            reason = str(error).strip().split("\n")[0]
-            print(f"warning: compiled layers failed ({type(error).__name__}: {reason}); training goes on without.")
         # Behind the except clause: the error holds on to what the attempt had taken.
         size = held
         module.zero_grad()

@@ -4,7 +4,6 @@ from importlib.util import find_spec
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -18,9 +17,7 @@ def fuse_norms(model: Any) -> None:
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    # A compiler makes one kernel of the norm and what stands around it.
-    plain = not x.is_cuda or module.weight.requires_grad or torch.compiler.is_compiling()
-    if plain or x.numel() == 0:
+    if not x.is_cuda or module.weight.requires_grad or x.numel() == 0:
         return type(module).forward(module, x)
     from interp.norm_kernel import RmsNorm
 

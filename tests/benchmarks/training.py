@@ -7,12 +7,12 @@ naive: plain transformers and peft, batch 1, accumulation over 8, each of two wo
 pixels through the tower. batched: 8 questions in both wordings padded into one batch of 16, the tower once a question
 and without gradient, logits of the last position alone. Both are given their inputs ready made, ours reads and
 tokenizes them. All train the same LoRA with AdamW. The floor of a step is what its counted operations, from the lowest
-trained layer up and back, take at the speed of a large matrix product. On a GPU ours is timed with compiled layers too,
-as a long training has them. medgemma-4b needs a GPU.
+trained layer up and back, take at the speed of a large matrix product. medgemma-4b needs a GPU.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.compiled import compiled
 from finetune.frozen import FrozenLayers
 from finetune.lora import add_lora, set_dropout
 from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
@@ -154,15 +153,13 @@ class Pace(NamedTuple):
     """Pairs/s of the epochs behind it."""
     whole: float
     """Pairs/s of the run."""
-    warm_up: float
-    """Seconds that a run before them took longer."""
 
 
 def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pace:
     """Train `repeats` times, after a run that warms up."""
     in_epoch = sum(step.epoch == 0 for step in steps)
     pairs = sum(len(step.items) for step in steps[:in_epoch])
-    first, steady, whole, taken = [], [], [], []
+    first, steady, whole = [], [], []
     for _ in range(repeats + 1):
         vlm.features.clear()
         stamps = [time.perf_counter()]
@@ -170,7 +167,6 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
         train(vlm, adapted, steps, SETTINGS, accelerator_for("auto"))
         hook.remove()
         synchronize()
-        taken.append(time.perf_counter() - stamps[0])
         epochs = [later - before for before, later in pairwise(stamps[::in_epoch])]
         first.append(epochs[0])
         steady += epochs[1:]
@@ -178,7 +174,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
     # Without the run that warms up.
     times = (first[1:], steady[SETTINGS.epochs - 1 :], whole[1:])
     at_first, then, over_all = (pairs / statistics.median(part) for part in times)
-    return Pace(at_first, then, over_all, taken[0] - statistics.median(taken[1:]))
+    return Pace(at_first, then, over_all)
 
 
 def kept(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
@@ -214,24 +210,14 @@ def likeness(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, f
     return float(whole), min(single)
 
 
-def compare(vlm: Vlm, adapted: Any, items: Sequence[Item], compiling: bool) -> dict[str, float]:
-    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout.
-
-    If `compiling`, ours from compiled layers too.
-    """
+def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
+    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout."""
     found = {}
     naive = gradient(adapted, lambda: naive_step(adapted, naive_inputs(vlm, items)))
     batched = gradient(adapted, lambda: batched_step(adapted, batched_inputs(vlm, items)))
     with ready(vlm):
         frozen = kept(vlm, items)
         found[""] = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
-        if compiling:
-            try:
-                with compiled(vlm.layers[frozen.first :]):
-                    found["compiled_"] = gradient(adapted, lambda: packed_step(vlm, adapted, frozen, items))
-            except Exception as error:
-                # All else that was measured is to be reported.
-                print(f"without dropout, compiled layers failed: {error}")
     found["batched_"] = batched
     told = {}
     for name, mine in found.items():
@@ -281,13 +267,7 @@ def main() -> None:
         with peak(memory, "ours"), ready(vlm):
             ours = our_pairs(vlm, adapted, steps, options.repeats)
         pairs |= {"ours, kept inputs": ours.steady, "ours, first epoch": ours.first, "ours, whole run": ours.whole}
-        compiling = vlm.device.type == "cuda"
-        if compiling:
-            with peak(memory, "ours compiled"), ready(vlm), compiled(vlm.layers[layers[0] :]):
-                fast = our_pairs(vlm, adapted, steps, 1)
-                # `train` goes on without where compiling fails.
-                compiling = "forward" in vars(vlm.layers[-1])
-            pairs["ours compiled, kept inputs"] = fast.steady
+        print(f"ours, kept inputs: {ours.steady:.1f} pairs/s", file=sys.stderr, flush=True)
         for name, prepare, step in (
             ("naive", naive_inputs, naive_step),
             ("batched", batched_inputs, batched_step),
@@ -295,22 +275,17 @@ def main() -> None:
             batches = [prepare(vlm, part.items) for part in steps[: options.peer_steps]]
             with peak(memory, name):
                 pairs[name] = plain_pairs(adapted, step, batches, n)
+            print(f"{name}: {pairs[name]:.1f} pairs/s", file=sys.stderr, flush=True)
         items = steps[0].items
         frozen = kept(vlm, items)
         with FlopCounterMode(display=False) as counter:
             packed_step(vlm, adapted, frozen, items)
         floor = counter.get_total_flops() / matmul_rate(vlm.device, vlm.model.dtype)
         facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
-        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items, compiling).items()}
+        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
         if vlm.model.dtype != torch.float32:
             vlm.model.float()
-            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items, False).items()}
-    if compiling:
-        facts |= {
-            "compile_s": fast.warm_up,
-            "compiled_step_s": n / fast.steady,
-            "compiled_share_of_floor": floor * fast.steady / n,
-        }
+            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items).items()}
     facts |= {
         "images": counts.images,
         "questions": counts.questions,
