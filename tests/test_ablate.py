@@ -32,7 +32,7 @@ from finetune.ablate.outcomes import (
 )
 from finetune.ablate.plan import AblationSettings, parameters_a_rank, plan_arms, random_sets
 from finetune.ablate.regret import goodness, ranks, regrets
-from finetune.ablate.worth import rank_correlation, worths
+from finetune.ablate.worth import Worth, rank_correlation, worths
 from finetune.lora import add_lora, trainable_parameters
 from finetune.measures import MEASURES
 from finetune.plan import plan_steps
@@ -42,7 +42,7 @@ from finetune.train import accelerator_for, train
 from interp.artifact import ProfileEntry
 from interp.errors import InputError
 from interp.questions import Question, load_questions
-from interp.statistics import pooled_over_seeds
+from interp.statistics import Estimate, pooled_over_seeds
 from interp.vlm import load_vlm
 
 TINY = [100] * 10
@@ -334,6 +334,28 @@ def test_the_conclusion_says_beats_ties_and_loses():
     ]
     assert "+20.0 [" in said[0]
     assert "can not be told from" in conclusion(arms, good, [], [], 4)[0]
+
+
+def told(score, rho, p):
+    return Worth(score, COMBINED, 9, Estimate(rho, rho, rho), p)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([told("flip AUC", 0.2, 0.4), told("depth", -0.9, 0.01)], "no score of the profile is shown to tell"),
+        ([told("flip AUC", 0.9, 0.01), told("depth", -0.2, 0.4)], "windows of higher flip AUC did better; rank"),
+        ([told("flip AUC", 0.8, 0.01), told("depth", -0.9, 0.01)], "did better, but mere depth tells as much; rank"),
+        (
+            [told("flip AUC", 0.8, 0.01), told("write, net", -0.8, 0.01), told("depth", 0.1, 0.9)],
+            "higher flip AUC did better and windows of higher write, net did worse; rank",
+        ),
+    ],
+)
+def test_the_conclusion_on_the_profile(scores, said):
+    arms = plan_arms([0], [1] * 3, AblationSettings(kinds=()))
+    (sentence,) = conclusion(arms, np.zeros((11, 1, 2)), [], scores, 50)
+    assert said in sentence
 
 
 # The loss without the answers.

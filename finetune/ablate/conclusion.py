@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from finetune.ablate.outcomes import COMBINED, estimate
 from finetune.ablate.plan import Planned
 from finetune.ablate.regret import Regret
-from finetune.ablate.worth import Worth
+from finetune.ablate.worth import DEPTH, Worth
 from interp.statistics import Estimate, FloatArray
 
 LEVEL = 0.05
@@ -68,12 +68,15 @@ def _on_profile(told: Sequence[Worth]) -> list[str]:
     if not found:
         return []
     numbers = "; ".join(f"{w.score} {w.rho.value:+.2f} (p {'<.001' if w.p < 0.001 else f'= {w.p:.3f}'})" for w in found)
-    worthy = [w.score for w in found if w.score != "depth" and w.rho.value > 0 and w.p < LEVEL]
-    against = [w.score for w in found if w.score != "depth" and w.rho.value < 0 and w.p < LEVEL]
-    parts = []
-    if worthy:
-        parts.append(f"windows of higher {', '.join(worthy)} did better")
-    if against:
-        parts.append(f"windows of higher {', '.join(against)} did worse")
+    shown = [w for w in found if w.score != DEPTH and w.p < LEVEL]
+    better, worse = ([w.score for w in shown if sign * w.rho.value > 0] for sign in (1, -1))
+    parts = [
+        f"windows of higher {', '.join(scores)} did {how}"
+        for scores, how in ((better, "better"), (worse, "worse"))
+        if scores
+    ]
     verdict = " and ".join(parts) or "no score of the profile is shown to tell how good a window is to train"
-    return [f"Over {found[0].windows} windows, {verdict}: rank correlation with the combined score: {numbers}."]
+    depth = max((abs(w.rho.value) for w in found if w.score == DEPTH), default=0.0)
+    if shown and depth >= max(abs(w.rho.value) for w in shown):
+        verdict += ", but mere depth tells as much"
+    return [f"Over {found[0].windows} windows, {verdict}; rank correlation with the combined score: {numbers}."]

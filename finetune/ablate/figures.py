@@ -11,7 +11,7 @@ from finetune.ablate.result import Ablation
 from interp.figures import ACCENT, INK, MUTED, STYLE
 from interp.files import whole_file
 
-DRAWN = ("question_flip_rate", "margin_difference", "accuracy", "text_only_agreement", COMBINED)
+DRAWN = ("question_flip_rate", "margin_difference", "accuracy", "first_token_accuracy", "text_only_agreement", COMBINED)
 """The metrics that are drawn; the tables have all."""
 MARKS = {"chosen": "o", "window": "o", "third": "^", "random": "x", "all": "D", "all-matched": "D"}
 

@@ -33,6 +33,7 @@ METRICS = {
     "pairwise_flip_rate": -1,
     "margin_difference": -1,
     "accuracy": 1,
+    "first_token_accuracy": 1,
     "text_only_agreement": -1,
     "swap_sensitivity": 1,
     "ideal": 1,
@@ -41,7 +42,10 @@ METRICS = {
     "worst": -1,
     COMBINED: 1,
 }
-"""Metric -> 1 where more is better, -1 where less is; keys of `finetune.measures.MEASURES` and COMBINED."""
+"""Metric -> 1 where more is better, -1 where less is; keys of `finetune.measures.MEASURES` and COMBINED.
+
+first_token_accuracy is there for arms that no longer answer yes or no at all, which the margin between the two hides.
+"""
 DRAWS = 1000
 """Bootstrap draws of the patients."""
 

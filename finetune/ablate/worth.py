@@ -15,6 +15,9 @@ SHUFFLES = 5000
 UNDEFINED = Estimate(np.nan, np.nan, np.nan)
 
 
+DEPTH = "depth"
+
+
 def _net(value: Interval, control: Interval) -> float | None:
     return None if value.value is None or control.value is None else value.value - control.value
 
@@ -24,7 +27,7 @@ SCORES: dict[str, Callable[[ProfileEntry], float | None]] = {
     "recovery, net": lambda layer: _net(layer.recovery, layer.control),
     "write, net": lambda layer: layer.net_write.value,
     "joint, net": lambda layer: layer.net_joint.value if layer.net_joint else None,
-    "depth": lambda layer: float(layer.layer),
+    DEPTH: lambda layer: float(layer.layer),
 }
 """Name -> score of a layer in layers.json. Depth, the layer's number, is what every other score has to beat."""
 
