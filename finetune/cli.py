@@ -9,7 +9,21 @@ import typer
 
 from finetune.ablate.cli import ablate_command
 from finetune.grounding.cli import grounding_command
-from finetune.options import BaseModel, Device, Dtype, Images, Limit, Questions, SplitName
+from finetune.options import (
+    Alpha,
+    BaseModel,
+    BatchSize,
+    Device,
+    Dtype,
+    Epochs,
+    Images,
+    LearningRate,
+    Limit,
+    Questions,
+    SplitName,
+    TestSplit,
+    TrainSplit,
+)
 from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
@@ -47,21 +61,19 @@ def train(
     ] = str(WORLD / "planted"),
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
-    split: Annotated[SplitName, typer.Option(help="Questions to train on.")] = "train",
-    test_split: Annotated[
-        SplitName, typer.Option(help="Questions to evaluate on; no patient may be in both.")
-    ] = "test",
+    split: TrainSplit = "train",
+    test_split: TestSplit = "test",
     out: Annotated[Path, typer.Option(help="New folder for adapter and evaluation.")] = Path("artifacts/adapter"),
     rank: Annotated[int, typer.Option(min=1, help="Rank of the update.")] = DEFAULTS.rank,
-    alpha: Annotated[int, typer.Option(min=1, help="The update is scaled by alpha / rank.")] = DEFAULTS.alpha,
+    alpha: Alpha = DEFAULTS.alpha,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the update's input.")] = DEFAULTS.dropout,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.lr,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions an optimizer step.")] = DEFAULTS.batch_size,
+    lr: LearningRate = DEFAULTS.lr,
+    batch_size: BatchSize = DEFAULTS.batch_size,
     micro_batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Questions a forward pass.", show_default="as many as the GPU's memory holds"),
     ] = DEFAULTS.micro_batch_size,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = DEFAULTS.epochs,
+    epochs: Epochs = DEFAULTS.epochs,
     consistency_weight: Annotated[
         float, typer.Option(min=0, help="Weight of the divergence between two wordings' answers; 0 for answers alone.")
     ] = DEFAULTS.consistency_weight,

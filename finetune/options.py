@@ -21,6 +21,12 @@ BaseModel = Annotated[
     ),
 ]
 SplitName = Literal["train", "test", "all"]
+TrainSplit = Annotated[SplitName, typer.Option(help="Questions to train on.")]
+TestSplit = Annotated[SplitName, typer.Option(help="Questions to evaluate on; no patient may be in both.")]
+Alpha = Annotated[int, typer.Option(min=1, help="The update is scaled by alpha / rank.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions an optimizer step.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the questions.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.features import Flips
+from interp.features import Flips, sides
 from interp.replay import Replay
 from interp.saes import Sae
 
@@ -44,9 +44,9 @@ def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> N
     device = sae.w_enc.device
     sign = torch.from_numpy(np.sign(flips.margin_before - flips.margin_after)).float().to(device)
     score = torch.zeros(sae.d_sae, device=device)
-    columns = [flips.pairs[name].to_numpy(np.int64, copy=True) for name in ("original", "paraphrase")]
+    columns = sides(flips.pairs)
     for part in torch.arange(len(flips.pairs)).split(128):
-        before, after = (sae.encode(residuals[torch.from_numpy(column)[part]].to(device)) for column in columns)
+        before, after = (sae.encode(residuals[column[part]].to(device)) for column in columns)
         slope = (gradients[part].to(device, sae.w_dec.dtype) @ sae.w_dec.T).float()
         score += (sign[part.to(device), None] * slope * (before - after)).sum(0)
     return score.double().cpu().numpy() / np.abs(flips.margin_before - flips.margin_after).sum()

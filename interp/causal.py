@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.features import Flips
+from interp.features import Flips, sides
 from interp.patching import patch_effect, random_like
 from interp.replay import Replay
 from interp.residuals import Residuals
@@ -69,7 +69,7 @@ def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Te
 
     `residuals` [n prompts, d_model] are those of the SAE's layer.
     """
-    before, after = (torch.from_numpy(pairs[name].to_numpy(np.int64, copy=True)) for name in ("original", "paraphrase"))
+    before, after = sides(pairs)
     f = [encode_features(sae, residuals[rows], features) for rows in (after, before)]
     return f[0] - f[1]
 

@@ -58,6 +58,14 @@ def run_layers(
     return hidden
 
 
+def prompt_cache() -> Any:
+    """An empty transformers cache for packed prompts: every layer keeps the keys and values of every position."""
+    from transformers import DynamicCache
+
+    # Without the config: with it, local layers would forget positions by their column, which is not their place.
+    return DynamicCache()
+
+
 def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
     """Run a packed batch through all layers and the final norm: [B, S, d_model]; parameters as for the parts above."""
     hidden = run_layers(model, embed(model, batch, images), masks_of(model, batch), batch.position_ids, cache=cache)

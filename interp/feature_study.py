@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.causal import FeatureTest, feature_delta, probe_features, sample_pairs
 from interp.errors import InputError
-from interp.features import Flips, adjust, find_flips, screen_layer
+from interp.features import Flips, adjust, find_flips, screen_layer, sides
 from interp.patching import patch_effect, replay_of
 from interp.prompts import AnswerTokens, PromptStyle, answer_margin
 from interp.questions import Question, fingerprint, pair_table, prompt_table
@@ -219,10 +219,10 @@ def track_margin(
 def largest_among_flips(sae: Sae, residuals: Tensor, feature: int, flips: Flips) -> int:
     """Flips in which no feature of the SAE has a larger |delta| than `feature`; `residuals` [n prompts, d_model]."""
     device = sae.w_enc.device
-    columns = [flips.pairs[flips.flipped][name].to_numpy(np.int64, copy=True) for name in ("original", "paraphrase")]
+    columns = sides(flips.pairs[flips.flipped])
     count = 0
     for part in torch.arange(len(columns[0])).split(128):
-        before, after = (sae.encode(residuals[torch.from_numpy(column)[part]].to(device)) for column in columns)
+        before, after = (sae.encode(residuals[column[part]].to(device)) for column in columns)
         size = (after - before).abs()
         count += int(((size[:, feature] > 0) & (size[:, feature] >= size.amax(1))).sum())
     return count

@@ -52,6 +52,14 @@ class Flips(NamedTuple):
         )
 
 
+def sides(pairs: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    """Rows of the originals and of the paraphrases of some pairs in the prompt table: int64 [pairs] each."""
+    original, paraphrase = (
+        torch.from_numpy(pairs[name].to_numpy(np.int64, copy=True)) for name in ("original", "paraphrase")
+    )
+    return original, paraphrase
+
+
 def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, threshold: float) -> Flips:
     """Judge every pair of a closed question. `margin` [n prompts]; `threshold` [logits] bounds the flip bank."""
     closed = prompts["closed"].to_numpy(bool)[pairs["original"].to_numpy()]
@@ -71,9 +79,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     """
     codes = encode_sparse(sae, residuals)
     device = codes.value.device
-    original, paraphrase = (
-        torch.from_numpy(flips.pairs[side].to_numpy(np.int64, copy=True)) for side in ("original", "paraphrase")
-    )
+    original, paraphrase = sides(flips.pairs)
     used = torch.zeros(len(prompts), dtype=torch.bool)
     used[original], used[paraphrase] = True, True
     here = codes.rows(used.to(device))

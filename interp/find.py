@@ -30,7 +30,7 @@ from interp.attribution import attribute, margin_gradients
 from interp.candidates import choose_candidates, feature_entries, held_out_aucs, with_tests
 from interp.causal import joint_patch, patch_jointly, probe_features, sample_pairs
 from interp.errors import InputError
-from interp.features import Flips, adjust, find_flips, flip_score, screen_layer
+from interp.features import Flips, adjust, find_flips, flip_score, screen_layer, sides
 from interp.files import software
 from interp.fit import R2_NEEDED, Fit, Transfer, judge_transfer, reconstruct, summarize
 from interp.inversion import inverting_operator
@@ -139,8 +139,7 @@ def find_features(
     screen = adjust(screened.features)
 
     replay = replay_of(vlm, prompts, banked, room.device // 4)
-    sides = [torch.from_numpy(banked.pairs[side].to_numpy(np.int64, copy=True)) for side in ("original", "paraphrase")]
-    state, before = (residuals.shift([layer + off for layer in chosen], *sides) for off in (0, -1))
+    state, before = (residuals.shift([layer + off for layer in chosen], *sides(banked.pairs)) for off in (0, -1))
     patch = patch_layers(replay, banked, state, before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
     profile = layer_profile(chosen, screened.scores, held_out, banked, patch, joint, screened.fits, settings.seed)

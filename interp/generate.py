@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.decoder import STEP_KERNELS, run_layers, run_packed
+from interp.decoder import STEP_KERNELS, prompt_cache, run_layers, run_packed
 from interp.errors import InputError
 from interp.packing import Batch
 from interp.vlm import Vlm, loaded_batches, rows_of, watched
@@ -53,10 +53,7 @@ def end_tokens(model: Any) -> list[int]:
 
 def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list[list[int]]:
     """Token ids of the answer of each of the batch's n prompts, without the end token."""
-    from transformers import DynamicCache
-
-    # Without the config: with it, local layers would forget positions by their column, which is not their place.
-    cache = DynamicCache()
+    cache = prompt_cache()
     window = vlm.model.config.text_config.sliding_window
     ends = end_tokens(vlm.model)
     row, column = batch.final.unbind(1)

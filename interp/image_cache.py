@@ -79,9 +79,14 @@ def sight_of(vlm: "Vlm") -> bytes:
         for part, module in sight_modules(vlm.model).items()
         for name, tensor in module.state_dict().items()
     }
-    with ThreadPoolExecutor(THREADS) as pool:
-        digests = list(pool.map(tensor_digest, weights.values()))
+    digests = tensor_digests(weights.values())
     return _joined([*(text.encode() for text in described), *(name.encode() for name in weights), *digests])
+
+
+def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
+    """`tensor_digest` of each, by several threads."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(tensor_digest, tensors))
 
 
 def tensor_digest(tensor: Tensor) -> bytes:

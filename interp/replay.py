@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.decoder import STEP_KERNELS, final_margins, run_layers, run_packed
+from interp.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.packing import Batch, Row
 from interp.vlm import Vlm, loaded_batches, rows_of, watched
 
@@ -106,10 +106,7 @@ class Replay:
 
 @torch.no_grad()
 def _hold(vlm: Vlm, batch: Batch, images: Tensor) -> Held:
-    from transformers import DynamicCache
-
-    # Without the config: with it, local layers would forget positions by their column, which is not their place.
-    cache: Any = DynamicCache()
+    cache = prompt_cache()
     with watched(vlm, batch, batch.final, range(vlm.n_layers)) as caught:
         run_packed(vlm.model, batch, images, cache)
     final = torch.stack([caught[layer] for layer in range(vlm.n_layers)], dim=1)

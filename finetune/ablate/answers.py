@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from finetune.sheet import Answers
 from interp.errors import InputError
 from interp.files import whole_file
-from interp.image_cache import THREADS, tensor_digest
+from interp.image_cache import tensor_digests
 from interp.layers import layers_text
 from interp.substitutes import BLANKS
 
@@ -54,10 +53,8 @@ def file_name(kind: str, layers: Iterable[int], seed: int) -> str:
 def weights_fingerprint(model: Any) -> str:
     """A hash of the model's weights and of their names."""
     weights = model.state_dict()
-    with ThreadPoolExecutor(THREADS) as pool:
-        digests = list(pool.map(tensor_digest, weights.values()))
     digest = blake2b(digest_size=16)
-    for name, part in zip(weights, digests, strict=True):
+    for name, part in zip(weights, tensor_digests(weights.values()), strict=True):
         digest.update(name.encode() + part)
     return digest.hexdigest()
 

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from finetune.options import Device, Dtype, Images, Limit, Questions, SplitName
+from finetune.options import (
+    Alpha,
+    BatchSize,
+    Device,
+    Dtype,
+    Epochs,
+    Images,
+    LearningRate,
+    Limit,
+    Questions,
+    TestSplit,
+    TrainSplit,
+)
 from finetune.settings import TrainSettings
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
@@ -43,15 +55,13 @@ def ablate_command(
     ] = str(WORLD / "planted"),
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
-    split: Annotated[SplitName, typer.Option(help="Questions to train on.")] = "train",
-    test_split: Annotated[
-        SplitName, typer.Option(help="Questions to evaluate on; no patient may be in both.")
-    ] = "test",
+    split: TrainSplit = "train",
+    test_split: TestSplit = "test",
     rank: Annotated[int, typer.Option(min=1, help="Rank of the chosen range's update.")] = DEFAULTS.rank,
-    alpha: Annotated[int, typer.Option(min=1, help="The update is scaled by alpha / rank.")] = DEFAULTS.alpha,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.lr,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions an optimizer step.")] = DEFAULTS.batch_size,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = DEFAULTS.epochs,
+    alpha: Alpha = DEFAULTS.alpha,
+    lr: LearningRate = DEFAULTS.lr,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    epochs: Epochs = DEFAULTS.epochs,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of random sets, swapped images, noise and intervals; not of the training.")
     ] = 0,
