@@ -3,12 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from sae_lens import JumpReLUSAE
 
 PARAMETERS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 
@@ -50,6 +53,27 @@ class Sae(NamedTuple):
     def decode(self, f: Tensor) -> Tensor:
         """Activations [..., d_sae] -> reconstructed residuals [..., d_model]."""
         return (f.to(self.w_dec.dtype) @ self.w_dec).float() + self.b_dec
+
+    def to_sae_lens(self) -> "JumpReLUSAE":
+        """The same SAE as sae-lens's own, for `Vlm.bridge`: its matrices are these tensors, the rest in their dtype."""
+        from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+        from sae_lens.saes.sae import SAEMetadata
+
+        dtype = self.w_enc.dtype
+        config = JumpReLUSAEConfig(
+            d_in=len(self.b_dec),
+            d_sae=self.d_sae,
+            apply_b_dec_to_input=False,
+            dtype=str(dtype).removeprefix("torch."),
+            device=str(self.w_enc.device),
+            metadata=SAEMetadata(
+                hook_name=f"blocks.{self.layer}.hook_resid_post", hf_hook_name=f"model.layers.{self.layer}.output"
+            ),
+        )
+        with torch.device("meta"):
+            theirs = JumpReLUSAE(config)
+        theirs.load_state_dict({name: getattr(self, own).to(dtype) for name, own in _LENS_NAMES.items()}, assign=True)
+        return theirs.eval().requires_grad_(False)
 
 
 def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 8192) -> Tensor:
@@ -120,6 +144,8 @@ def load_sae(
 
 _NAMES = {"W_enc": "w_enc", "W_dec": "w_dec"}
 """sae-lens's names of what Gemma Scope calls otherwise."""
+_LENS_NAMES = {name: name for name in PARAMETERS if name not in _NAMES.values()} | _NAMES
+"""sae-lens's name of every parameter -> ours."""
 
 
 def _weights(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -26,6 +26,9 @@ from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
+
+if TYPE_CHECKING:
+    from interp.bridge import LensBridge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,6 +82,12 @@ class Vlm:
     def tower_dtype(self) -> torch.dtype:
         """Of the vision tower's weights, and of the pixels that it takes."""
         return self.model.model.vision_tower.dtype
+
+    def bridge(self) -> "LensBridge":
+        """The model in TransformerLens's and sae-lens's hands, over the same weights (`interp.bridge.lens_bridge`)."""
+        from interp.bridge import lens_bridge
+
+        return lens_bridge(self)
 
 
 class Measurement(NamedTuple):

@@ -1,7 +1,6 @@
 """Clamped models against plain hooks on plain transformers, sae-lens and TransformerLens."""
 
 import math
-import subprocess
 
 import pytest
 import torch
@@ -320,29 +319,13 @@ def lens_clamp(where, image_token):
 
 
 @pytest.fixture(scope="module")
-def bridged():
-    """A plain Vlm whose model is wrapped by transformer-lens, and the wrapper."""
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
-
-    own = load_vlm(WORLD / "planted", "cpu", "float32")
-    with pytest.MonkeyPatch.context() as patch:
-        # It would install what it misses.
-        patch.setattr(subprocess, "check_call", None)
-        bridge = TransformerBridge.boot_transformers(
-            str(WORLD / "planted"), hf_model=own.model, tokenizer=own.processor.tokenizer, device="cpu"
-        )
-    # transformer-lens 3.9 computes the vision tower's LayerNorm as the language model's RMSNorm; natively it is right.
-    for module in own.model.model.vision_tower.modules():
-        if isinstance(module, NormalizationBridge):
-            module.use_native_layernorm_autograd = True
-    return own, bridge
+def bridge(planted):
+    return planted.bridge()
 
 
-def bridge_margin(bridged, row, layer, change):
+def bridge_margin(vlm, bridge, row, layer, change):
     """The margin of one prompt by transformer-lens, with `change`(x [S, d_model], ids) made at a layer's output."""
-    own, bridge = bridged
-    inputs = plain_inputs(own, row)
+    inputs = plain_inputs(vlm, row)
     ids = inputs["input_ids"]
     with torch.no_grad():
         logits = bridge.run_with_hooks(
@@ -351,11 +334,11 @@ def bridge_margin(bridged, row, layer, change):
             pixel_values=inputs["pixel_values"],
             token_type_ids=inputs["token_type_ids"],
         )
-    return plain_margin(logits[0, -1], own.processor.tokenizer)
+    return plain_margin(logits[0, -1], vlm.processor.tokenizer)
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_clamps_are_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(where, planted, asked, bridged):
+def test_clamps_are_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(where, planted, asked, bridge):
     change = lens_clamp(where, planted.model.config.image_token_id)
     free = measure(planted, asked).margin
     with clamped(planted, gate(where)):
@@ -364,11 +347,11 @@ def test_clamps_are_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(whe
         margin, outputs = plain_run(planted, asked.iloc[i], lambda layer, x, ids: change(x, ids) if layer == 4 else x)
         assert held.margin[i] == pytest.approx(margin, abs=1e-4)
         torch.testing.assert_close(held.residuals[i], outputs[[4, 9], -1], atol=1e-4, rtol=0)
-        assert held.margin[i] == pytest.approx(bridge_margin(bridged, asked.iloc[i], 4, change), abs=1e-4)
+        assert held.margin[i] == pytest.approx(bridge_margin(planted, bridge, asked.iloc[i], 4, change), abs=1e-4)
     assert (held.margin - free).abs().max() > 0.05
 
 
-def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridged):
+def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridge):
     measured = measure(planted, asked, [4])
     flips = find_flips(asked, pair_table(asked), measured.margin, 0.25)
     sae = load_sae(locate_saes(WORLD / "saes")[4], 4, 128)
@@ -379,7 +362,7 @@ def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridged):
     assert (abs(effect) > 0.01).any()
     for i in sorted(range(len(effect)), key=lambda i: -abs(effect[i]))[:4]:
         row = asked.iloc[paraphrase[i]]
-        margin = bridge_margin(bridged, row, 4, lambda x, ids, i=i: torch.cat([x[:-1], x[-1:] + patch[i]]))
+        margin = bridge_margin(planted, bridge, row, 4, lambda x, ids, i=i: torch.cat([x[:-1], x[-1:] + patch[i]]))
         assert flips.margin_after[i] + effect[i] == pytest.approx(margin, abs=1e-4)
 
 

@@ -8,7 +8,6 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -99,69 +98,26 @@ def nnsight_traces(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
     return lambda prompts: joined([batch(part) for part in in_batches(prompts, size)])
 
 
-def usual_loop(vlm: Vlm, saes: Sequence[Sae], folder: Path) -> Screen:
+def usual_loop(vlm: Vlm, saes: Sequence[Sae]) -> Screen:
     """TransformerLens's run_with_cache, one prompt at a time, and sae-lens on all of its positions.
 
-    Only resid_post is cached, which is less than the default. Wraps the model in place: nothing else runs on it then.
-    Writes its configuration and processor into `folder`, where TransformerLens looks for them.
+    Only resid_post is cached, which is less than the default.
     """
     _stand_in_for_wandb()
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
-    from transformers import AutoProcessor
+    from interp.bridge import lens_inputs
 
-    vlm.model.config.save_pretrained(folder)
-    vlm.processor.save_pretrained(folder)
-    # It takes a tokenizer that was read from a folder, and no other.
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=vlm.model, tokenizer=tokenizer, device=vlm.device, dtype=vlm.model.dtype
-    )
-    # transformer-lens 3.9 computes the vision tower's LayerNorm as the language model's RMSNorm; natively it is right.
-    for module in vlm.model.model.vision_tower.modules():
-        if isinstance(module, NormalizationBridge):
-            module.use_native_layernorm_autograd = True
-    theirs = [lens_sae(sae) for sae in saes]
+    bridge = vlm.bridge()
+    theirs = [sae.to_sae_lens() for sae in saes]
     names = [f"blocks.{sae.layer}.hook_resid_post" for sae in saes]
 
     @torch.no_grad()
     def one(prompt: pd.DataFrame) -> Found:
-        inputs = inputs_of(vlm, prompt)
-        logits, cache = bridge.run_with_cache(
-            inputs["input_ids"],
-            pixel_values=inputs["pixel_values"],
-            token_type_ids=inputs["token_type_ids"],
-            names_filter=names,
-        )
+        (row,) = prompt.itertuples()
+        logits, cache = bridge.run_with_cache(**lens_inputs(vlm, row.image, row.text, row.closed), names_filter=names)
         activations = [sae.encode(cache[name])[:, -1] for sae, name in zip(theirs, names, strict=True)]
         return Found(answer_margin(logits[:, -1], vlm.answers).cpu(), torch.stack(activations, dim=1).float())
 
     return lambda prompts: joined([one(part) for part in in_batches(prompts, 1)])
-
-
-def lens_sae(sae: Sae) -> Any:
-    """The same SAE as sae-lens's own, its matrices in the same memory and the rest in their dtype."""
-    _stand_in_for_wandb()
-    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
-
-    dtype = sae.w_enc.dtype
-    config = JumpReLUSAEConfig(
-        d_in=len(sae.b_dec),
-        d_sae=sae.d_sae,
-        apply_b_dec_to_input=False,
-        dtype=str(dtype).removeprefix("torch."),
-        device="meta",
-    )
-    theirs = JumpReLUSAE(config)
-    weights = {
-        "W_enc": sae.w_enc,
-        "W_dec": sae.w_dec,
-        "b_enc": sae.b_enc.to(dtype),
-        "b_dec": sae.b_dec.to(dtype),
-        "threshold": sae.threshold.to(dtype),
-    }
-    theirs.load_state_dict(weights, assign=True)
-    return theirs
 
 
 def _stand_in_for_wandb() -> None:

@@ -138,7 +138,7 @@ def main() -> None:
         except ImportError as missing:
             print(f"nnsight left out: {missing}")
         every = sample[::8]
-        run("TransformerLens and sae-lens, one by one", usual_loop(vlm, saes, Path(folder) / "config"), every)
+        run("TransformerLens and sae-lens, one by one", usual_loop(vlm, saes), every)
 
     plain = found[f"transformers, batches of {options.batches[0]}"]
     blur = differences(found[f"transformers, batches of {options.batches[-1]}"], plain)
