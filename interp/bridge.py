@@ -51,7 +51,7 @@ def lens_bridge(vlm: Vlm) -> LensBridge:
     adapter.prepare_model(twin)
     bridge = LensBridge(twin, adapter, tokenizer)
     bridge.processor = vlm.processor
-    # transformer-lens 3.9 scales the vision tower's LayerNorms by 1 + weight, as Gemma's RMSNorms; natively it is right.
+    # transformer-lens 3.9 scales the tower's LayerNorms by 1 + weight, as Gemma's RMSNorms; natively it is right.
     for module in twin.model.vision_tower.modules():
         if isinstance(module, NormalizationBridge):
             module.use_native_layernorm_autograd = True

@@ -4,7 +4,7 @@ Margins and residuals -> flips -> screen of every feature on one half of the pat
 half -> range, verdict and `layers.json`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profil
 from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.residuals import Residuals, empty_residuals
+from interp.sae_sources import locate_saes
 from interp.saes import Sae, encode_features, load_sae, sae_shapes
 from interp.statistics import mean_interval
 from interp.vlm import Vlm, measure
@@ -93,7 +94,7 @@ class FindResult:
 
 def find_features(
     vlm: Vlm,
-    sae_of: dict[int, Path],
+    saes: Mapping[int, Path] | str | Path,
     questions: Sequence[Question],
     layers: Sequence[int] | None = None,
     settings: FindSettings = FindSettings(),
@@ -103,11 +104,13 @@ def find_features(
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip on these questions.
 
-    `sae_of` maps layers to SAE folders (see `interp.sae_sources.locate_saes`); `layers` are those to profile, by
-    default all that have an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
+    `saes` is where they are, as `interp.sae_sources.locate_saes` takes it, or what it gives, layer -> SAE folder, if of
+    several SAEs of a layer others than its defaults are meant; `layers` are those to profile, by default all that have
+    an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
     (`interp.memory`). Only closed questions with paraphrases count. Raises InputError if there are none, or if an SAE
     does not fit the model.
     """
+    sae_of = saes if isinstance(saes, Mapping) else locate_saes(saes, layers=layers)
     chosen = sorted(sae_of) if layers is None else sorted(layers)
     if not chosen or chosen[-1] >= vlm.n_layers:
         raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")

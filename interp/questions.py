@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
+from interp.demo import WORLD
 from interp.errors import InputError
 from interp.files import write_text
 from interp.image_paths import climbs_out
@@ -96,8 +97,10 @@ class Question(BaseModel):
         return [p for p in self.paraphrases if p.operator is None]
 
 
-def load_questions(path: str | Path, images: str | Path | None = None, split: Split = "all") -> list[Question]:
-    """Read a JSON Lines file of questions; each returned `image` is an absolute path that exists.
+def load_questions(
+    path: str | Path = WORLD / "questions.jsonl", images: str | Path | None = None, split: Split = "all"
+) -> list[Question]:
+    """Read a JSON Lines file of questions, by default the embedded world's; every `image` returned is an absolute path.
 
     Raises InputError naming the row for anything that is not as the format says, and if the split is empty.
     """

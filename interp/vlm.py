@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.decoder import final_logits, run_packed
+from interp.demo import WORLD
 from interp.errors import InputError
 from interp.hub import locate
 from interp.image_cache import cache_folder
@@ -102,14 +103,14 @@ class Measurement(NamedTuple):
 
 
 def load_vlm(
-    model: str | Path,
+    model: str | Path = WORLD / "planted",
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
     style: PromptStyle = PLAIN,
     image_cache: Path | None = None,
 ) -> Vlm:
-    """Load a Gemma 3 model and its processor from a local folder or the hub's cache.
+    """Load a Gemma 3 model and its processor from a local folder or the hub's cache, by default the embedded world's.
 
     `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
     `image_cache` is a folder that image tokens are kept in between runs; it is made if it is not there. Raises

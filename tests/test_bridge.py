@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 import torch
-
 from finetune_world import awaken
+
 from interp.bridge import lens_inputs
 from interp.demo import WORLD
 from interp.image_tokens import encode_images

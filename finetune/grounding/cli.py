@@ -81,7 +81,7 @@ def grounding_command(
     --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
     """
     from finetune.grounding.looking import map_settings
-    from finetune.grounding.study import GroundingSettings, study_saved
+    from finetune.grounding.study import GroundingSettings, study_grounding
     from interp.feature_study import parse_feature
     from interp.files import refuse_used
     from interp.sae_sources import locate_saes
@@ -92,7 +92,7 @@ def grounding_command(
         refuse_used(out)
     settings = GroundingSettings(map_settings(maps, fill, layers, heads), limit, any_answer, seed=seed)
     chosen = parse_feature(feature) if feature is not None else None
-    found = study_saved(
+    found = study_grounding(
         adapter,
         questions,
         model or (str(WORLD / "planted") if adapter is None else None),

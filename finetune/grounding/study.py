@@ -158,7 +158,7 @@ def study(
     )
 
 
-def study_saved(
+def study_grounding(
     adapter: Path | None,
     questions: Path,
     model: str | None = None,

@@ -1,0 +1,80 @@
+"""`import interp` and `import finetune`: light, complete, and the same functions that the commands call."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import finetune
+import interp
+
+HEAVY = {"torch", "transformers", "pandas", "numpy", "pydantic", "sae_lens", "matplotlib", "scipy", "peft", "rich"}
+PACKAGES = pytest.mark.parametrize("package", [interp, finetune], ids=lambda package: package.__name__)
+
+
+def fresh(code: str) -> str:
+    """What a new Python prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_imports_nothing_heavy():
+    code = "import sys, json, interp, finetune; interp.InputError; interp.WORLD; dir(interp)"
+    loaded = json.loads(fresh(f"{code}; print(json.dumps(list(sys.modules)))"))
+    assert "interp.demo" in loaded
+    assert not HEAVY & set(loaded)
+
+
+@PACKAGES
+def test_every_public_name_is_there(package):
+    assert package.__all__ == sorted(package.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert value is not None
+        assert name in dir(package)
+        assert inspect.getdoc(value) or name == "WORLD"
+
+
+@PACKAGES
+def test_type_checkers_see_the_same_names_from_the_same_modules(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in checked.body for alias in node.names}
+    assert {*seen, *({"InputError"} & set(package.__all__))} == set(package.__all__)
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(package, name)
+
+
+@PACKAGES
+def test_no_name_is_that_of_a_module(package):
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__), "what such a name gives would depend on what was imported before"
+
+
+@PACKAGES
+def test_a_name_that_is_not_there_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=rf"module '{package.__name__}' has no attribute 'find_gates'"):
+        _ = package.find_gates
+    with pytest.raises(ImportError):
+        exec(f"from {package.__name__} import find_gates")
+
+
+def test_without_arguments_it_is_the_embedded_world():
+    assert interp.load_vlm().name == "planted"
+    assert interp.load_questions() == interp.load_questions(interp.WORLD / "questions.jsonl")
+
+
+def test_saes_are_given_as_a_place_or_by_layer():
+    vlm, questions = interp.load_vlm(dtype="float32"), interp.load_questions(split="train")[:60]
+    by_place = interp.find_features(vlm, interp.WORLD / "saes", questions, layers=[4, 5])
+    by_layer = interp.find_features(vlm, interp.locate_saes(interp.WORLD / "saes"), questions, layers=[4, 5])
+    assert list(by_place.artifact.saes) == [4, 5]
+    assert by_place.artifact == by_layer.artifact
+    assert by_place.features.equals(by_layer.features)
+    with pytest.raises(interp.InputError, match="no such folder"):
+        interp.find_features(vlm, "no/such/place/saes", questions)
