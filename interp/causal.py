@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.features import Flips, sides
 from interp.patching import patch_effect, random_like
+from interp.processes import Team
 from interp.replay import Replay
 from interp.residuals import Residuals
 from interp.saes import Sae, encode_features
@@ -88,6 +89,53 @@ def matched_features(screen: pd.DataFrame, feature: int, count: int = MATCHED, t
     return [int(f) for f in candidates.loc[order[:count], "feature"]]
 
 
+class Probe(NamedTuple):
+    """What the test of one feature patches: all that it needs of its layer's SAE and residuals."""
+
+    layer: int
+    """Decoder layer."""
+    feature: int
+    """Index into the SAE."""
+    delta: Tensor
+    """float32 [pairs, 1 + matched]: of the feature and of those that are matched with it."""
+    directions: Tensor
+    """float32 [1 + matched, d_model]: what they write."""
+    unflipped: Tensor
+    """float32 [unflipped pairs]: the feature's delta on pairs that do not flip."""
+
+
+def probes_of(
+    candidates: list[tuple[int, int]],
+    flips: Flips,
+    unflipped: Flips,
+    residuals: Residuals,
+    screen: pd.DataFrame,
+    load: Callable[[int], Sae],
+) -> list[Probe]:
+    """What the tests of some candidates (layer, feature) patch; parameters as of `probe_features`."""
+    found: dict[tuple[int, int], Probe] = {}
+    for layer in sorted({layer for layer, _ in candidates}):
+        sae, x = load(layer), residuals.after(layer)
+        here = screen[screen["layer"] == layer]
+        for feature in [f for place, f in candidates if place == layer]:
+            columns = torch.tensor([feature, *matched_features(here, feature)])
+            directions = sae.w_dec[columns.to(sae.w_dec.device)].float().cpu()
+            delta = feature_delta(sae, x, flips.pairs, columns)
+            other = feature_delta(sae, x, unflipped.pairs, columns[:1])[:, 0]
+            found[layer, feature] = Probe(layer, feature, delta, directions, other)
+    return [found[candidate] for candidate in candidates]
+
+
+def joined_probes(own: list[Probe], candidates: list[tuple[int, int]], team: Team) -> list[Probe]:
+    """The probes of all processes, each of which has made some, in the order of `candidates`."""
+    named = {f"{p.layer}:{p.feature}:{part}": getattr(p, part) for p in own for part in Probe._fields[2:]}
+    whole = {name: tensor for part in team.tensors(named) for name, tensor in part.items()}
+    return [
+        Probe(layer, feature, *(whole[f"{layer}:{feature}:{part}"] for part in Probe._fields[2:]))
+        for layer, feature in candidates
+    ]
+
+
 def probe_features(
     replay: Replay,
     flips: Flips,
@@ -104,32 +152,16 @@ def probe_features(
     `replay` and `unflipped_replay` are those of the two sets of pairs (`interp.patching.replay_of`).
     `residuals` are of all prompts; `screen` as of `interp.features.adjust`; `load` gives a layer's SAE.
     """
-    found: dict[tuple[int, int], FeatureTest] = {}
-    for layer in sorted({layer for layer, _ in candidates}):
-        sae = load(layer)
-        x = residuals.after(layer)
-        here = screen[screen["layer"] == layer]
-        for feature in [f for place, f in candidates if place == layer]:
-            found[layer, feature] = _probe(replay, flips, unflipped_replay, unflipped, x, sae, here, feature, seed)
-    return [found[candidate] for candidate in candidates]
+    probes = probes_of(candidates, flips, unflipped, residuals, screen, load)
+    return [probe_feature(probe, replay, flips, unflipped_replay, unflipped, seed) for probe in probes]
 
 
-def _probe(
-    replay: Replay,
-    flips: Flips,
-    unflipped_replay: Replay,
-    unflipped: Flips,
-    residuals: Tensor,
-    sae: Sae,
-    screen: pd.DataFrame,
-    feature: int,
-    seed: int,
+def probe_feature(
+    probe: Probe, replay: Replay, flips: Flips, unflipped_replay: Replay, unflipped: Flips, seed: int
 ) -> FeatureTest:
-    n = len(flips.pairs)
-    matched = matched_features(screen, feature)
-    columns = torch.tensor([feature, *matched])
-    delta = feature_delta(sae, residuals, flips.pairs, columns)
-    directions = sae.w_dec[columns.to(sae.w_dec.device)].float().cpu()
+    """Patch one feature; parameters as of `probe_features`."""
+    n, matched = len(flips.pairs), len(probe.directions) - 1
+    delta, directions = probe.delta, probe.directions
     patch = -delta[:, :1, None] * directions[:1]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
@@ -144,18 +176,18 @@ def _probe(
         random_like(patch.expand(-1, RANDOMS, -1), generator),
     ]
     stacked = torch.cat(patches, dim=1)
-    effect = patch_effect(replay, flips, [sae.layer] * stacked.shape[1], stacked, f"{sae.layer}:{feature}")
+    effect = patch_effect(replay, flips, [probe.layer] * stacked.shape[1], stacked, f"{probe.layer}:{probe.feature}")
     shift = flips.margin_before - flips.margin_after
     size, towards = np.abs(shift), effect * np.sign(shift)[:, None]
     share = towards.sum(0) / size.sum()
     turned = ((flips.margin_after[:, None] + effect) > 0) == (flips.margin_before > 0)[:, None]
     one, swap = DOSES.index(1.0), len(DOSES)
-    like, noise = slice(swap + 1, swap + 1 + len(matched)), slice(swap + 1 + len(matched), None)
+    like, noise = slice(swap + 1, swap + 1 + matched), slice(swap + 1 + matched, None)
     patients = flips.pairs["patient"].tolist()
     net = towards[:, one] - towards[:, noise].mean(1)
     return FeatureTest(
-        layer=sae.layer,
-        feature=feature,
+        layer=probe.layer,
+        feature=probe.feature,
         n=n,
         recovery=ratio_interval(towards[:, one], size, patients, seed),
         random=float(share[noise].mean()),
@@ -166,18 +198,17 @@ def _probe(
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(turned[:, one].sum()),
         random_reversals=float(turned[:, noise].sum(0).mean()),
-        unflipped_changed=_changed(unflipped_replay, unflipped, residuals, sae, feature),
+        unflipped_changed=_changed(unflipped_replay, unflipped, probe),
         dose=tuple(float(v) for v in share[: len(DOSES)]),
     )
 
 
-def _changed(replay: Replay, unflipped: Flips, residuals: Tensor, sae: Sae, feature: int) -> float:
+def _changed(replay: Replay, unflipped: Flips, probe: Probe) -> float:
     """Share of unflipped pairs whose paraphrase gets another answer by the delta patch of one feature."""
     if not len(unflipped.pairs):
         return float("nan")
-    delta = feature_delta(sae, residuals, unflipped.pairs, torch.tensor([feature]))
-    patch = -delta[:, :, None] * sae.w_dec[feature].float().cpu()
-    effect = patch_effect(replay, unflipped, [sae.layer], patch, "unflipped pairs")[:, 0]
+    patch = -probe.unflipped[:, None, None] * probe.directions[0]
+    effect = patch_effect(replay, unflipped, [probe.layer], patch, "unflipped pairs")[:, 0]
     return float((((unflipped.margin_after + effect) > 0) != (unflipped.margin_after > 0)).mean())
 
 

@@ -112,6 +112,7 @@ def find_features_command(
     from interp.find import FindSettings, find_features
     from interp.layers import listed_layers, parse_layers
     from interp.memory import limit_memory, memory_left
+    from interp.processes import is_main, team_on
     from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
@@ -129,8 +130,11 @@ def find_features_command(
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
     result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
-    save_result(result, out)
-    show_result(result, out)
+    if is_main():
+        save_result(result, out)
+        show_result(result, out)
+    # The launcher stops all processes when one of them ends with an exit code.
+    team_on(vlm.device).meet()
     if result.artifact.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)
 
@@ -355,7 +359,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from interp.processes import first_to
+
+        if first_to("error"):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
 
 

@@ -4,17 +4,15 @@ Margins and residuals -> flips -> screen of every feature on one half of the pat
 half -> range, verdict and `layers.json`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from interp.artifact import (
     SCHEMA_VERSION,
@@ -26,25 +24,26 @@ from interp.artifact import (
     PromptEntry,
     RangeEntry,
 )
-from interp.attribution import attribute, margin_gradients
+from interp.attribution import margin_gradients
 from interp.candidates import choose_candidates, feature_entries, held_out_aucs, with_tests
-from interp.causal import joint_patch, patch_jointly, probe_features, sample_pairs
+from interp.causal import joined_probes, patch_jointly, probe_feature, probes_of, sample_pairs
 from interp.errors import InputError
-from interp.features import Flips, adjust, find_flips, flip_score, screen_layer, sides
+from interp.exchange import measure_together
+from interp.features import Flips, adjust, find_flips
 from interp.files import software
-from interp.fit import R2_NEEDED, Fit, Transfer, judge_transfer, reconstruct, summarize
+from interp.fit import R2_NEEDED
 from interp.inversion import inverting_operator
 from interp.layers import Profile, Rule
 from interp.memory import memory_left
 from interp.patching import patch_layers, replay_of
+from interp.processes import team_on
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
-from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
-from interp.residuals import Residuals, empty_residuals
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, encode_features, load_sae, sae_shapes
+from interp.screening import joined, screen_layers
 from interp.statistics import mean_interval
-from interp.vlm import Vlm, measure
+from interp.vlm import Vlm
 
 FEATURES_KEPT = 20
 
@@ -107,8 +106,8 @@ def find_features(
     `saes` is where they are, as `interp.sae_sources.locate_saes` takes it, or what it gives, layer -> SAE folder, if of
     several SAEs of a layer others than its defaults are meant; `layers` are those to profile, by default all that have
     an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
-    (`interp.memory`). Only closed questions with paraphrases count. Raises InputError if there are none, or if an SAE
-    does not fit the model.
+    (`interp.memory`). Only closed questions with paraphrases count. Several processes (`interp.processes`) share the
+    work, and each returns the same. Raises InputError if there are none, or if an SAE does not fit the model.
     """
     sae_of = saes if isinstance(saes, Mapping) else locate_saes(saes, layers=layers)
     chosen = sorted(sae_of) if layers is None else sorted(layers)
@@ -118,12 +117,11 @@ def find_features(
     asked = [q for q in questions if q.closed and q.same_meaning]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
-    prompts = prompt_table(asked)
-    watched = sorted({place for layer in chosen for place in (layer - 1, layer) if place >= 0})
-    room = memory_left(vlm.device, max_memory)
-    residuals = empty_residuals(watched, len(prompts), vlm.d_model, vlm.model.dtype, room.host // 2)
-    into = residuals.values.transpose(0, 1)
-    margin = measure(vlm, prompts, watched, batch_tokens, "margins and residuals", into).margin
+    prompts, team = prompt_table(asked), team_on(vlm.device)
+    # From here on every process has the residuals around its own layers alone.
+    places = team.block(range(len(chosen)))
+    own = [chosen[place] for place in places]
+    margin, residuals = measure_together(vlm, prompts, chosen, batch_tokens, max_memory, team)
     flips = find_flips(prompts, pair_table(prompts), margin, settings.bank_margin)
     selecting = select_half(flips, settings.seed)
     choice, held_out = flips.take(selecting), flips.take(~selecting)
@@ -137,34 +135,37 @@ def find_features(
     def load(layer: int) -> Sae:
         return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
 
-    gradients = margin_gradients(replay_of(vlm, prompts, taught), chosen)
-    screened = _screen_layers(load, residuals, chosen, prompts, choice, taught, held_out, banked, gradients, settings)
+    gradients = margin_gradients(replay_of(vlm, prompts, taught, team=team), chosen)[:, places]
+    given = (choice, taught, held_out, banked, gradients, settings.features_a_layer, settings.seed)
+    screened = joined(screen_layers(load, residuals, own, prompts, *given), team)
     screen = adjust(screened.features)
 
-    replay = replay_of(vlm, prompts, banked, room.device // 4)
-    state, before = (residuals.shift([layer + off for layer in chosen], *sides(banked.pairs)) for off in (0, -1))
-    patch = patch_layers(replay, banked, state, before, chosen, settings.seed, "layer patches")
+    replay = replay_of(vlm, prompts, banked, room.device // 4, team)
+    patch = patch_layers(replay, banked, screened.state, screened.before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
     profile = layer_profile(chosen, screened.scores, held_out, banked, patch, joint, screened.fits, settings.seed)
     ranges = ranges_of(profile, settings.max_width)
-    own = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
-    verdict, reason = judge(profile, banked, own, settings.min_flips)
+    taken = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
+    verdict, reason = judge(profile, banked, taken, settings.min_flips)
 
     candidates = choose_candidates(screen, FEATURES_KEPT)
+    mine = [candidate for candidate in candidates if candidate[0] in own]
     unflipped = sample_pairs(held_out.take(~held_out.flipped), len(banked.pairs), settings.seed)
-    other = replay_of(vlm, prompts, unflipped, room.device // 8)
+    other = replay_of(vlm, prompts, unflipped, room.device // 8, team)
+    probes = joined_probes(probes_of(mine, banked, unflipped, residuals, screen, load), candidates, team)
     tests = (
-        probe_features(replay, banked, other, unflipped, residuals, screen, candidates, load, settings.seed)
+        [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in probes]
         if len(banked.pairs)
         else []
     )
-    screen = with_tests(screen, candidates, tests, held_out_aucs(candidates, load, residuals, held_out))
+    aucs = team.values(list(held_out_aucs(mine, load, residuals, held_out).items()))
+    screen = with_tests(screen, candidates, tests, {(layer, f): value for part in aucs for (layer, f), value in part})
     entries = feature_entries(screen, candidates, tests)
-    top_activations = np.zeros(len(prompts), np.float32)
-    if entries:
+    top_activations = torch.zeros(len(prompts))
+    if entries and entries[0].layer in own:
         top = torch.tensor([entries[0].feature])
-        top_activations = encode_features(load(entries[0].layer), residuals.after(entries[0].layer), top)[:, 0].numpy()
-    found = own if verdict == "gate found" else None
+        top_activations = encode_features(load(entries[0].layer), residuals.after(entries[0].layer), top)[:, 0]
+    found = taken if verdict == "gate found" else None
     artifact = Layers(
         schema_version=SCHEMA_VERSION,
         verdict=verdict,
@@ -191,55 +192,7 @@ def find_features(
         seed=settings.seed,
         software=software(),
     )
-    return FindResult(artifact, screen, flips, top_activations, prompts)
-
-
-class Screened(NamedTuple):
-    """What the SAE of each of the chosen layers says, one SAE after the other."""
-
-    features: pd.DataFrame
-    """Every feature that ever fires on the choosing half, columns as in SCREEN_COLUMNS, p values not yet adjusted."""
-    scores: NDArray[np.float64]
-    """[held-out pairs, layers]: how much the best features of the layer move (`flip_score`)."""
-    joint: Tensor
-    """float32 [banked pairs, layers, d_model]: the joint patch of the features that push most."""
-    fits: list[tuple[Fit, Transfer]]
-    """How well the SAE describes the residuals."""
-    saes: dict[int, str]
-    """Layer -> id of its SAE."""
-
-
-def _screen_layers(
-    load: Callable[[int], Sae],
-    residuals: Residuals,
-    layers: list[int],
-    prompts: pd.DataFrame,
-    choice: Flips,
-    taught: Flips,
-    held_out: Flips,
-    banked: Flips,
-    gradients: Tensor,
-    settings: FindSettings,
-) -> Screened:
-    """Features are chosen on `choice`, whose banked flips are `taught`, and scored on `held_out` and its `banked` ones.
-
-    `gradients` [taught pairs, layers, d_model] are those of the margin at the paraphrases.
-    """
-    tables, scores, fits, joints, saes = [], [], [], [], {}
-    for position, layer in enumerate(track(layers, "screening features")):
-        sae, here = load(layer), residuals.after(layer)
-        saes[layer] = sae.id
-        table = screen_layer(sae, here, prompts, choice)
-        predicted = attribute(sae, here, taught, gradients[:, position])
-        table["attribution"] = predicted[table["feature"].to_numpy(np.int64)]
-        best = table.nlargest(settings.features_a_layer, "flip_auc")
-        scores.append(flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs)))
-        pushing = [int(f) for f in table.nlargest(settings.features_a_layer, "attribution")["feature"]]
-        joints.append(joint_patch(sae, here, banked.pairs, pushing))
-        rebuilt = reconstruct(sae, here)
-        fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), settings.seed)))
-        tables.append(table)
-    return Screened(pd.concat(tables, ignore_index=True), np.stack(scores, 1), torch.stack(joints, 1), fits, saes)
+    return FindResult(artifact, screen, flips, team.total(top_activations).numpy(), prompts)
 
 
 def select_half(flips: Flips, seed: int) -> NDArray[np.bool_]:

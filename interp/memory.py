@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from interp.processes import count_here
+
 SHARE = 0.8
 """Of what is free that is taken where no limit is given: the rest is for others, and for what is not counted."""
 GIB = 2**30
@@ -32,7 +34,8 @@ def memory_left(device: torch.device, max_memory: float | None = None) -> Memory
 
     available = psutil.virtual_memory().available
     group = left_in_group(own_group())
-    host = int(SHARE * (available if group is None else min(available, group)))
+    # The other processes of a run on this machine take as much.
+    host = int(SHARE * (available if group is None else min(available, group)) / count_here())
     if max_memory is not None:
         host = min(host, int(max_memory * GIB) - psutil.Process().memory_info().rss)
     if device.type != "cuda":

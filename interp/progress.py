@@ -1,7 +1,9 @@
-"""Progress bars: shown on a terminal, silent elsewhere."""
+"""Progress bars: shown on a terminal by the main process, silent elsewhere."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
+
+from interp.processes import is_main
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
     )
 
     console = Console(stderr=True)
-    if not console.is_terminal or len(items) == 0:
+    if not is_main() or not console.is_terminal or len(items) == 0:
         yield from items
         return
     columns = (

@@ -15,7 +15,8 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.packing import Batch, Row
-from interp.vlm import Vlm, loaded_batches, rows_of, watched
+from interp.processes import ALONE, Team
+from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
 
 EDIT_TOKENS = 16384
 """Edited positions that climb together."""
@@ -48,10 +49,13 @@ class Replay:
 
     `prompts` is a table as for `interp.vlm.measure`. Of what its batches leave, up to `max_bytes` stay on the device
     from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first sweep.
+    The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole result.
     """
 
-    def __init__(self, vlm: Vlm, prompts: pd.DataFrame, max_bytes: int = 0, batch_tokens: int = 16384) -> None:
-        self.vlm, self.prompts, self.batch_tokens = vlm, prompts, batch_tokens
+    def __init__(
+        self, vlm: Vlm, prompts: pd.DataFrame, max_bytes: int = 0, batch_tokens: int = 16384, team: Team = ALONE
+    ) -> None:
+        self.vlm, self.prompts, self.batch_tokens, self.team = vlm, prompts, batch_tokens, team
         self._free = max_bytes
         self._held: list[Held] = []
         self._rows: list[Row] | None = None
@@ -61,23 +65,23 @@ class Replay:
 
         `delta` float32 [n, k, d_model] is added to the final token's residual after layer `layers`[k].
         """
-        found = torch.empty(delta.shape[:2])
+        found = torch.zeros(delta.shape[:2])
         with torch.no_grad():
             for held, index, part in self._climbs(layers, EDIT_TOKENS, description):
                 edits = delta[index, part].to(self.vlm.device)
                 found[index, part] = _climb(self.vlm, held, [layers[k] for k in part], edits).cpu()
-        return found
+        return self.team.total(found)
 
     def slopes(self, layers: Sequence[int], delta: Tensor, description: str = "gradients") -> Tensor:
         """Gradients of those margins by each edited residual, at its edited value: float32 as `delta`."""
-        found = torch.empty_like(delta)
+        found = torch.zeros_like(delta)
         for held, index, part in self._climbs(layers, SLOPE_TOKENS, description):
             edits = delta[index, part].to(self.vlm.device).requires_grad_()
             with torch.enable_grad():
                 margins = _climb(self.vlm, held, [layers[k] for k in part], edits)
                 (gradient,) = torch.autograd.grad(margins.sum(), edits)
             found[index, part] = gradient.cpu()
-        return found
+        return self.team.total(found)
 
     def _climbs(self, layers: Sequence[int], tokens: int, description: str) -> Iterator[tuple[Held, Tensor, Tensor]]:
         """Every batch with its prompts int64 [n, 1] and some of the edits int64 [k], of ascending layers."""
@@ -91,7 +95,7 @@ class Replay:
         """What every batch leaves; it is run anew unless it stayed."""
         yield from self._held
         if self._rows is None:
-            self._rows = rows_of(self.vlm, self.prompts)
+            self._rows = deal_rows(rows_of(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
         staying: list[Held] = []
         for batch, images in loaded_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
             held = _hold(self.vlm, batch, images)

@@ -25,6 +25,7 @@ from interp.later import fetched, sent
 from interp.memory import memory_left
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
+from interp.processes import Team, team_on
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 
@@ -127,12 +128,14 @@ def load_vlm(
     kept = None if image_cache is None else cache_folder(image_cache)
     try:
         with quiet_loading():
-            processor = AutoProcessor.from_pretrained(source.folder)
+            processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                source.folder, dtype=chosen, attn_implementation="sdpa"
+                source.folder, dtype=chosen, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{source.folder}: could not be loaded ({str(error).splitlines()[0]}).") from None
+    # transformers takes configurations at their word, and meets false ones with errors of any kind.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
     straighten(loaded)
@@ -157,9 +160,14 @@ def hold_images(vlm: Vlm, max_bytes: int) -> None:
 
 
 def choose_device(device: str) -> str:
-    """`auto` as cuda if there is a GPU, else cpu. Raises InputError for a device that torch cannot use here."""
+    """`auto` as cuda if there is a GPU, else cpu; of several processes each takes its own GPU.
+
+    Raises InputError for a device that torch cannot use here, and as `interp.processes.team_on`.
+    """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        return str(team_on("cuda").device or "cuda")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -188,6 +196,12 @@ def rows_of(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     return pack(_tokens_of(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
+def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[Row]]:
+    """The rows that each process runs, by rank: whole batches, so that each holds what it holds in one process."""
+    chunks = list(batches(rows, batch_tokens))
+    return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
+
+
 def loaded_batches(
     vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
 ) -> Iterator[tuple[Batch, Tensor]]:
@@ -197,7 +211,7 @@ def loaded_batches(
     dropped for the next. Raises InputError for an unreadable image.
     """
     image_of = prompts["image"].to_numpy()
-    unit = max(1, len(prompts) // max(1, len(rows)))
+    unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
     for block in _blocks(list(batches(rows, batch_tokens)), vlm.images_held):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
@@ -240,13 +254,17 @@ def measure(
     batch_tokens: int = 16384,
     description: str = "prompts",
     into: Tensor | None = None,
+    rows: Sequence[Row] | None = None,
 ) -> Measurement:
     """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
 
-    `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. Raises InputError if a
-    margin is not finite.
+    `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. With `rows` of the table's
+    prompts packed (`rows_of`), only theirs are measured, in the order of the table. Raises InputError if a margin is
+    not finite.
     """
-    n = len(prompts)
+    rows = rows_of(vlm, prompts) if rows is None else rows
+    asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+    n = len(asked)
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
@@ -257,13 +275,13 @@ def measure(
             residuals[index] = arriving[2]()
 
     former: tuple[Tensor, list[Callable[[], Tensor]]] | None = None
-    for batch, images in loaded_batches(vlm, rows_of(vlm, prompts), prompts, batch_tokens, description):
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         with watched(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
         parts = [answer_margin(logits, vlm.answers), logits.argmax(-1)]
         if layers:
             parts.append(torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype))
-        launched = torch.tensor(batch.prompts), [fetched(part) for part in parts]
+        launched = torch.searchsorted(asked, torch.tensor(batch.prompts)), [fetched(part) for part in parts]
         # One batch behind, so that a GPU has the next one to do while these arrive.
         if former is not None:
             keep(*former)
@@ -271,7 +289,7 @@ def measure(
     if former is not None:
         keep(*former)
     if not torch.isfinite(margin).all():
-        bad = int((~torch.isfinite(margin)).nonzero()[0])
+        bad = int(asked[~torch.isfinite(margin)][0])
         raise InputError(
             f"The margin of prompt {bad} is not finite. Try --dtype float32, or check the model's weights."
         )
