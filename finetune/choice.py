@@ -1,9 +1,13 @@
 """Which layers to train: by hand, or from the `layers.json` that `interp` wrote about this very model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from interp.artifact import Layers, read_layers
+from finetune.lora import parameters_a_rank
+from finetune.ranks import Ranks, parameters_of, uniform_ranks, weighted_ranks, weights_at
+from finetune.settings import TrainSettings
+from interp.artifact import Layers, ModuleWeight, read_layers
 from interp.errors import InputError
 from interp.layers import parse_layers
 from interp.vlm import Vlm
@@ -16,6 +20,8 @@ class Choice(NamedTuple):
     """Decoder layers, ascending."""
     source: str
     """The option or the file and rule that named them."""
+    weights: Sequence[ModuleWeight] = ()
+    """What a layers.json says of the weight of layers and modules; none by hand."""
 
 
 def read_choice(text: str | None, path: Path | None) -> Layers | str:
@@ -54,7 +60,26 @@ def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
             f"layers.json was made on {_described(*studied)}, but the model here is {_described(*given)}. "
             "Give --model the one that was studied, or run `interp find-features` on this one."
         )
-    return Choice(sorted(wanted.layers), f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint}")
+    source = f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint}"
+    return Choice(sorted(wanted.layers), source, wanted.weights)
+
+
+def ranks_of(vlm: Vlm, choice: Choice, settings: TrainSettings) -> Ranks:
+    """The rank of every layer and module that is trained, as the settings have it.
+
+    Raises InputError if ranks are to be weighted, and nothing of the chosen layers and modules has a weight.
+    """
+    ranks = uniform_ranks(choice.layers, settings.rank, settings.modules)
+    if settings.allocation == "uniform":
+        return ranks
+    weights = weights_at(choice.weights, choice.layers, settings.modules)
+    if not any(weight > 0 for weight in weights.values()):
+        raise InputError(
+            f"{choice.source} has no weights for these layers and modules, by which ranks could be shared out. Run "
+            "`interp find-features` again and give its file with --layers-from, or leave --allocation out."
+        )
+    a_rank = parameters_a_rank(vlm.model)
+    return weighted_ranks(weights, a_rank, parameters_of(ranks, a_rank))
 
 
 def _described(name: str, n_layers: int, d_model: int) -> str:

@@ -1,16 +1,16 @@
 """`layers.json`: the one file that stands between `interp` and `finetune`, and its schema."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from interp.documents import read_object
 from interp.errors import InputError
 from interp.files import write_text
 from interp.fit import TransferVerdict
-from interp.layers import Profile, Rule
+from interp.layers import Module, Profile, Rule
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -83,6 +83,18 @@ class ProfileEntry(_Part):
     transfer: TransferVerdict | None = Field(default=None, description="whether that is above 0.95 (interp.fit)")
     fvu: float | None = Field(description="unexplained variance of the SAE on these residuals")
     l0: float | None = Field(description="mean active features on these residuals")
+
+
+class ModuleWeight(_Part):
+    """How much of the turn of the answers one module of one layer writes."""
+
+    layer: int = Field(description="decoder layer")
+    module: Module = Field(description="its attention or its MLP")
+    net: Interval | None = Field(
+        default=None,
+        description="write patch of this module alone, net of random directions: recovered share of the margin shift",
+    )
+    weight: float = Field(ge=0, description="what `finetune --allocation weighted` shares ranks out by")
 
 
 class CausalEntry(_Part):
@@ -163,11 +175,22 @@ class Layers(_Part):
     saes: dict[int, str] = Field(description="layer -> SAE id")
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry a layer")
+    weights: list[ModuleWeight] = Field(
+        default_factory=list, description="one entry a layer and module; may be written by hand"
+    )
     features: list[FeatureEntry] = Field(description="top features of the screen")
     warnings: list[str] = Field(default_factory=list, description="what limits these results, a sentence each")
     settings: dict[str, Any] = Field(description="options of the run")
     seed: int = Field(description="seed of splits, controls and bootstrap")
     software: dict[str, str] = Field(description="versions")
+
+    @model_validator(mode="after")
+    def _layers_of_the_model(self) -> "Layers":
+        if self.layers != sorted(set(self.layers)) or not all(0 <= x < self.model.n_layers for x in self.layers):
+            raise ValueError(f"layers are not ascending, or not all among the model's {self.model.n_layers}")
+        if self.verdict == "gate found" and not self.layers:
+            raise ValueError("a gate was found, but in no layer")
+        return self
 
 
 def write_layers(layers: Layers, path: Path) -> None:
@@ -180,11 +203,8 @@ def read_layers(path: str | Path) -> Layers:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file. Run `interp find-features` first, or give layers with --layers 15-19.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}). Run `interp find-features` again.") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    content = read_object(path)
+    version = content.get("schema_version")
     if not isinstance(version, int):
         raise InputError(f"{path}: no schema_version, so not a layers.json of GateScope.")
     if version > SCHEMA_VERSION:
@@ -195,4 +215,4 @@ def read_layers(path: str | Path) -> Layers:
         return Layers.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        raise InputError(f"{path}: field {'.'.join(map(str, first['loc'])) or 'layers'}: {first['msg']}.") from None

@@ -10,6 +10,8 @@ from interp.errors import InputError
 
 Rule = Literal["write", "rise", "level"]
 Profile = Literal["write", "auc", "recovery", "net"]
+Module = Literal["attention", "mlp"]
+"""The two parts of a decoder layer that add to the residual stream."""
 
 
 class LayerRange(NamedTuple):
@@ -86,7 +88,7 @@ def listed_layers(text: str) -> list[int] | None:
         return None
     layers: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part, re.ASCII)
         first, last = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 0)
         if first > last:
             raise InputError(f"--layers {text!r}: expected 'all', a range as 15-19, or a list as 9,17,22.")

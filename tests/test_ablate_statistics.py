@@ -23,8 +23,9 @@ from finetune.ablate.outcomes import (
 )
 from finetune.ablate.plan import AblationSettings, plan_arms
 from finetune.ablate.regret import goodness, ranks, regrets
-from finetune.ablate.worth import Worth, rank_correlation, worths
+from finetune.ablate.worth import SCORES, Worth, layer_scores, picked_window, rank_correlation, worths
 from finetune.measures import MEASURES
+from finetune.sensitivity import Sensitivity
 from finetune.sheet import Sheet, Subset
 from interp.artifact import ProfileEntry
 from interp.errors import InputError
@@ -123,6 +124,18 @@ def test_a_known_regret_and_its_ranks():
     assert own.regret == pytest.approx((0, 0, 0))
 
 
+def test_the_regret_of_every_window_and_of_chance():
+    """Windows that flip in 10, 30 and 50%: had the second been chosen .2 were lost, at random the mean of 0, .2, .4."""
+    asked = asked_for(200)
+    windows = [[with_flips(asked, np.arange(200) % 10 < k)] for k in (1, 3, 5)]
+    cost = {each.metric: each for each in regrets(draws_of(windows, asked)[0], 2, 200, 0)}["question_flip_rate"]
+    assert [found.value for found in cost.of_windows] == pytest.approx([0, 0.2, 0.4], abs=1e-9)
+    assert cost.of_windows[2] == cost.regret
+    assert cost.of_chance.value == pytest.approx(0.2, abs=1e-9)
+    alone = {each.metric: each for each in regrets(draws_of(windows, asked)[0], 1, 200, 0)}["question_flip_rate"]
+    assert alone.regret == cost.of_windows[1]
+
+
 def test_arms_that_do_the_same_are_tied_and_cost_nothing():
     asked = asked_for(30)
     rng = np.random.default_rng(2)
@@ -206,7 +219,9 @@ def test_what_a_profile_is_worth():
     windows = list(itertools.pairwise(range(5)))
     means = np.array([auc[a] + auc[b] for a, b in windows]) / 2
     good = {metric: sign * np.tile(means[None, :, None], (11, 1, 1)) for metric, sign in METRICS.items()}
-    found = {(w.score, w.metric): w for w in worths(profile_of(auc), windows, Outcomes(good, {}), 30, 0)}
+    found = {
+        (w.score, w.metric): w for w in worths(layer_scores(profile_of(auc), []), windows, Outcomes(good, {}), 30, 0)
+    }
     for metric in METRICS:
         assert found["flip AUC", metric].rho == pytest.approx((1, 1, 1)), metric
         assert np.isnan(found["write, net", metric].rho.value), "the same in all layers"
@@ -218,8 +233,29 @@ def test_what_a_profile_is_worth():
     assert found["flip AUC", "accuracy"].p == pytest.approx(exact, abs=0.02)
 
 
+def test_the_scores_of_layers_and_the_windows_they_take():
+    profile = profile_of([0.5, 0.9, 0.6, 0.55])
+    told = [Sensitivity(layer, m, 1.0 + layer, 4.0 - layer) for layer in range(4) for m in ("attention", "mlp")]
+    scores = layer_scores(profile, told)
+    assert list(scores) == list(SCORES)
+    # Two modules: norms add by their squares, traces as they are.
+    assert scores["gradient norm"] == pytest.approx({k: 2**0.5 * (1 + k) for k in range(4)})
+    assert scores["Fisher"] == {0: 8.0, 1: 6.0, 2: 4.0, 3: 2.0}
+    # Net write is the same everywhere, so its ranks are all zero.
+    assert scores["write + gradient"] == {0: -0.75, 1: -0.25, 2: 0.25, 3: 0.75}
+    assert scores["joint, net"] == scores["mean of all"] == {}
+    windows = [(0, 1), (1, 2), (2, 3)]
+    taken = {name: picked_window(of_layer, windows, name) for name, of_layer in scores.items()}
+    assert taken["flip AUC"] == 1
+    assert taken["gradient norm"] == taken["write + gradient"] == 2
+    assert taken["Fisher"] == taken["depth"] == 0, "by depth the earliest"
+    assert taken["write, net"] == 0, "the first of equals"
+    assert taken["joint, net"] is None
+
+
 def test_the_conclusion_says_beats_ties_and_loses():
-    arms = plan_arms([0], [1] * 6, AblationSettings(kinds=("random", "window", "all", "all-matched")))
+    a_rank = {(layer, module): 1 for layer in range(6) for module in ("attention", "mlp")}
+    arms = plan_arms([0], a_rank, AblationSettings(kinds=("random", "window", "all", "all-matched")))
     rng = np.random.default_rng(6)
     truth = {"chosen": 0.5, "window": 0.3, "all": 0.7, "all-matched": 0.5}
     noise = 0.02 * rng.normal(size=(401, len(arms), 1))
@@ -253,7 +289,7 @@ def told(score, rho, p):
     ],
 )
 def test_the_conclusion_on_the_profile(scores, said):
-    arms = plan_arms([0], [1] * 3, AblationSettings(kinds=()))
+    arms = plan_arms([0], {(0, "attention"): 1, (0, "mlp"): 1}, AblationSettings(kinds=()))
     (sentence,) = conclusion(arms, np.zeros((11, 1, 2)), [], scores, 50)
     assert said in sentence
 

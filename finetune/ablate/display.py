@@ -5,13 +5,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune.ablate.outcomes import COMBINED, METRICS
-from finetune.ablate.result import Ablation, ArmEntry, RegretEntry
-from finetune.ablate.worth import SCORES
+from finetune.ablate.result import CHANCE, Ablation, ArmEntry, RegretEntry
+from finetune.ablate.worth import DEPTH
 from finetune.display import label
 from finetune.measures import MEASURES
 from interp.artifact import Interval
 from interp.layers import layers_text
 
+JUDGED = (COMBINED, "question_flip_rate", "margin_difference", "first_token_accuracy")
+"""Metrics by which rules are judged in the table; the file has all."""
 WIDTH = 230
 """Of the table where there is no terminal."""
 
@@ -24,6 +26,7 @@ def show_ablation(found: Ablation, console: Console | None = None) -> None:
     console.print(arms_table(found))
     if found.regret:
         console.print(windows_table(found))
+        console.print(rules_table(found))
     for sentence in found.conclusion:
         console.print(sentence, highlight=False, markup=False)
 
@@ -45,9 +48,7 @@ def arms_table(found: Ablation) -> Table:
     table.add_row("base", "", "", *(_stacked(found.base[metric], metric) for metric in METRICS))
     for arm in found.arms:
         cells = [_stacked(arm.metrics[metric], metric) for metric in METRICS]
-        table.add_row(
-            escape(arm.name), str(arm.rank), _times(arm, chosen), *cells, style="bold" if arm is chosen else ""
-        )
+        table.add_row(escape(arm.name), _ranks(arm), _times(arm, chosen), *cells, style="bold" if arm is chosen else "")
     return table
 
 
@@ -58,21 +59,44 @@ def windows_table(found: Ablation) -> Table:
         title_justify="left",
         caption="best: on all the data; optimistic: how much better it is there; regret: how much better those windows "
         "are that were best on the other half of the patients, with the other seeds\nrank: of the chosen range, 1 is "
-        "best; a range of ranks where the interval of a paired difference includes 0 (not adjusted)\nscores of the "
-        "profile: rank correlation of the windows' means with the metric, + if the higher the better; * p < .05, "
-        "layers permuted",
+        "best; a range of ranks where the interval of a paired difference includes 0 (not adjusted)",
     )
-    for heading in ("metric", "best", "optimistic", "regret", "rank", *SCORES):
+    for heading in ("metric", "best", "optimistic", "regret", "rank"):
         table.add_column(heading, justify="left" if heading in ("metric", "best") else "right", overflow="fold")
-    told = {(w.score, w.metric): w for w in found.worth}
     for cost in found.regret:
         cells = [heading_of(cost.metric), escape(cost.best.removeprefix("window "))]
         cells += [number(cost.optimistic, cost.metric, "+"), interval(cost.regret, cost.metric, "+"), rank_of(cost)]
-        for score in SCORES:
-            worth = told.get((score, cost.metric))
-            shown = worth is not None and worth.rho.value is not None
-            cells.append(f"{worth.rho.value:+.2f}{'*' if (worth.p or 1) < 0.05 else ''}" if worth and shown else "-")
         table.add_row(*cells)
+    return table
+
+
+def rules_table(found: Ablation) -> Table:
+    """What each score would have chosen, the regret of that, and how it goes with the windows' results."""
+    table = Table(
+        title="What else could have chosen",
+        title_justify="left",
+        caption=f"the window of the highest mean score, and its regret as above; {DEPTH}: the earliest window; "
+        f"{CHANCE}: a window at random\nrho: rank correlation of the windows' mean scores with the metric, + if the "
+        "higher the better; * p < .05, layers permuted",
+    )
+    table.add_column("score", overflow="fold")
+    table.add_column("window", overflow="fold")
+    for metric in JUDGED:
+        table.add_column(f"regret, {heading_of(metric)}", justify="right")
+        table.add_column("rho", justify="right")
+    told = {(w.score, w.metric): w for w in found.worth}
+    named = {rule.score: rule for rule in found.rules}
+    own = {cost.metric: cost.regret for cost in found.regret}
+    rows = [("chosen range", found.arms[0].name, own)]
+    rows += [(score, rule.arm or "", rule.regret) for score, rule in named.items()]
+    for score, arm, regret in rows:
+        cells = [escape(score), escape(arm.removeprefix("window ").removeprefix("chosen "))]
+        for metric in JUDGED:
+            worth = told.get((score, metric))
+            rho = "" if worth is None or worth.rho.value is None else f"{worth.rho.value:+.2f}"
+            star = "*" if rho and worth is not None and worth.p is not None and worth.p < 0.05 else ""
+            cells += [interval(regret[metric], metric, "+"), rho + star]
+        table.add_row(*cells, style="bold" if score == rows[0][0] else "")
     return table
 
 
@@ -112,6 +136,12 @@ def rank_of(cost: RegretEntry) -> str:
 def _stacked(found: Interval, metric: str) -> str:
     # No break inside of the interval.
     return interval(found, metric).replace(" [", "\n[", 1).replace(", ", ",\xa0")
+
+
+def _ranks(arm: ArmEntry) -> str:
+    if arm.ranks is None or len(set(arm.ranks.values())) == 1:
+        return str(arm.rank)
+    return f"{min(arm.ranks.values())}-{max(arm.ranks.values())}"
 
 
 def _times(arm: ArmEntry, chosen: ArmEntry) -> str:

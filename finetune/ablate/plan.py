@@ -1,21 +1,36 @@
 """The arms of an ablation: which layers are trained, at which rank, with which loss."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from finetune.lora import target_pattern
+from finetune.ranks import Modules, Place, Ranks, matched_rank, parameters_of, uniform_ranks, weighted_ranks, weights_at
 from finetune.settings import TrainSettings
+from interp.artifact import ModuleWeight
 from interp.errors import InputError
 from interp.layers import layers_text
 
-Kind = Literal["chosen", "window", "third", "random", "all", "all-matched", "no-consistency", "consistency-only"]
+Kind = Literal[
+    "chosen",
+    "window",
+    "third",
+    "random",
+    "all",
+    "all-matched",
+    "attention",
+    "mlp",
+    "weighted",
+    "weighted-all",
+    "no-consistency",
+    "consistency-only",
+]
 """chosen: the range itself. window: another run of as many layers. third: early, middle or late third of the layers.
-random: as many layers at random. all, all-matched: every layer, at the same rank or with as many parameters.
-no-consistency, consistency-only: the chosen range with half of the loss."""
+random: as many layers at random. all, all-matched: every layer, at the same rank or with as many parameters. attention,
+mlp: the chosen range's projections of one kind, with as many parameters. weighted, weighted-all: the chosen range or
+every layer with ranks by what each module writes, with as many parameters. no-consistency, consistency-only: the chosen
+range with half of the loss."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 THIRDS = ("early", "middle", "late")
 DEFAULT_TRAINING = TrainSettings()
@@ -58,12 +73,22 @@ class Planned(NamedTuple):
     """Why it is there."""
     name: str
     """As tables call it, unique."""
-    layers: tuple[int, ...]
-    """Decoder layers that are trained, ascending."""
+    ranks: Ranks
+    """Rank of every layer and module that is trained."""
     parameters: int
     """Of its adapter."""
     training: TrainSettings
     """How it is trained; the seed is that of the run."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Decoder layers that are trained, ascending."""
+        return tuple(sorted({layer for layer, _ in self.ranks}))
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all projections of its layers have the rank of its training."""
+        return self.ranks == uniform_ranks(self.layers, self.training.rank)
 
     @property
     def contiguous(self) -> bool:
@@ -71,53 +96,64 @@ class Planned(NamedTuple):
         return self.layers[-1] - self.layers[0] + 1 == len(self.layers)
 
 
-def parameters_a_rank(model: Any) -> list[int]:
-    """[layers] parameters of an adapter of rank 1 on each decoder layer: inputs + outputs of all its projections."""
-    count = len(model.model.language_model.layers)
-    found = [0] * count
-    pattern = re.compile(target_pattern(range(count)))
-    for name, module in model.named_modules():
-        match = pattern.fullmatch(name)
-        if match:
-            found[int(match.group(1))] += module.in_features + module.out_features
-    return found
+def plan_arms(
+    chosen: Sequence[int],
+    a_rank: Mapping[Place, int],
+    settings: AblationSettings,
+    weights: Sequence[ModuleWeight] = (),
+) -> list[Planned]:
+    """Every arm of an ablation, the chosen range first; `a_rank` as `finetune.lora.parameters_a_rank`.
 
-
-def plan_arms(chosen: Sequence[int], a_rank: Sequence[int], settings: AblationSettings) -> list[Planned]:
-    """Every arm of an ablation, the chosen range first; `a_rank` [layers] as `parameters_a_rank`.
-
-    An arm of another number of layers has the rank that brings its parameters closest to those of the chosen range, at
+    An arm of other layers or modules has the rank that brings its parameters closest to those of the chosen range, at
     least 1; its alpha keeps alpha / rank, to the next integer. Fewer random sets than asked for are planned where there
-    are no more that are no arm already.
+    are no more that are no arm already; the weighted arms only where there are `weights`, those of a layers.json.
     """
     layers, width, training = tuple(chosen), len(chosen), settings.training
-    everything = tuple(range(len(a_rank)))
-    budget = training.rank * sum(a_rank[layer] for layer in layers)
+    everything = tuple(sorted({layer for layer, _ in a_rank}))
+    budget = parameters_of(uniform_ranks(layers, training.rank), a_rank)
+
+    def planned(kind: Kind, name: str, ranks: Ranks, training: TrainSettings = training) -> Planned:
+        return Planned(kind, name, ranks, parameters_of(ranks, a_rank), training)
 
     def arm(kind: Kind, name: str, layers: Sequence[int], training: TrainSettings = training) -> Planned:
-        return Planned(kind, name, tuple(layers), training.rank * sum(a_rank[layer] for layer in layers), training)
+        return planned(kind, name, uniform_ranks(layers, training.rank), training)
 
-    def matched(kind: Kind, name: str, layers: Sequence[int]) -> Planned:
-        rank = max(1, round(budget / sum(a_rank[layer] for layer in layers)))
+    def matched(kind: Kind, name: str, layers: Sequence[int], modules: Modules = "all") -> Planned:
+        rank = matched_rank(list(uniform_ranks(layers, 1, modules)), a_rank, budget)
         alpha = max(1, round(rank * training.alpha / training.rank))
-        return arm(kind, name, layers, replace(training, rank=rank, alpha=alpha))
+        return planned(kind, name, uniform_ranks(layers, rank, modules), replace(training, rank=rank, alpha=alpha))
 
     windows = [everything[first : first + width] for first in range(0, len(everything) - width + 1, settings.stride)]
-    planned = [arm("chosen", f"chosen {layers_text(layers)}", layers)]
-    planned += [arm("window", f"window {layers_text(window)}", window) for window in windows if window != layers]
+    found = [arm("chosen", f"chosen {layers_text(layers)}", layers)]
+    found += [arm("window", f"window {layers_text(window)}", window) for window in windows if window != layers]
     thirds = [part.tolist() for part in np.array_split(everything, len(THIRDS))]
-    planned += [
+    found += [
         matched("third", f"{name} third {layers_text(part)}", part)
         for name, part in zip(THIRDS, thirds, strict=True)
         if part
     ]
     sets = random_sets(width, len(everything), settings.random, [layers, *windows], settings.seed)
-    planned += [arm("random", f"random {layers_text(each)}", each) for each in sets]
-    planned.append(arm("all", "all layers", everything))
-    planned.append(matched("all-matched", "all layers, as many parameters", everything))
-    planned.append(arm("no-consistency", "chosen, answers alone", layers, replace(training, consistency_weight=0.0)))
-    planned.append(arm("consistency-only", "chosen, consistency alone", layers, replace(training, answer_weight=0.0)))
-    return [each for each in planned if each.kind == "chosen" or each.kind in settings.kinds]
+    found += [arm("random", f"random {layers_text(each)}", each) for each in sets]
+    found.append(arm("all", "all layers", everything))
+    found.append(matched("all-matched", "all layers, as many parameters", everything))
+    found.append(matched("attention", "chosen, attention alone", layers, "attention"))
+    found.append(matched("mlp", "chosen, MLP alone", layers, "mlp"))
+    by_weight: list[tuple[Kind, str, Sequence[int]]] = [
+        ("weighted", "chosen, ranks by weight", layers),
+        ("weighted-all", "all layers, ranks by weight", everything),
+    ]
+    for kind, name, where in by_weight:
+        at = weights_at(weights, where)
+        if any(weight > 0 for weight in at.values()):
+            found.append(planned(kind, name, weighted_ranks(at, a_rank, budget)))
+    found.append(arm("no-consistency", "chosen, answers alone", layers, replace(training, consistency_weight=0.0)))
+    found.append(arm("consistency-only", "chosen, consistency alone", layers, replace(training, answer_weight=0.0)))
+    return [each for each in found if each.kind == "chosen" or each.kind in settings.kinds]
+
+
+def ranks_entry(arm: Planned) -> dict[str, int]:
+    """The ranks of an arm as JSON has them: 4.mlp -> 16."""
+    return {f"{layer}.{module}": rank for (layer, module), rank in sorted(arm.ranks.items())}
 
 
 def random_sets(

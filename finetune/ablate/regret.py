@@ -22,6 +22,10 @@ class Regret(NamedTuple):
     """How much better it is there: at least 0, and above 0 by luck alone wherever the windows are equal."""
     regret: Estimate
     """How much better the windows that were best on the other patients, and with the other seeds, are."""
+    of_windows: list[Estimate]
+    """The same, had each of the windows been chosen."""
+    of_chance: Estimate
+    """The same for a window taken at random: the mean over all."""
     picked: FloatArray
     """[windows] how often each was best there: shares that sum to 1; NaN where the metric is undefined."""
 
@@ -69,7 +73,7 @@ def regrets(windows: Sums, chosen: int, patients: int, seed: int) -> list[Regret
     whole = outcomes(windows, np.ones((1, patients)))
     n_windows, seeds = whole.arms["accuracy"].shape[1:]
     rng = np.random.default_rng([seed, 29])
-    lost = {metric: np.zeros((len(weights), seeds)) for metric in METRICS}
+    lost = {metric: np.zeros((len(weights), n_windows, seeds)) for metric in METRICS}
     picked = {metric: np.zeros(n_windows) for metric in METRICS}
     for _ in range(SPLITS):
         inside = np.zeros(patients)
@@ -77,7 +81,7 @@ def regrets(windows: Sums, chosen: int, patients: int, seed: int) -> list[Regret
         halves = [outcomes(windows, weights * half) for half in (inside, 1 - inside)]
         for choosing, measuring in (halves, halves[::-1]):
             for metric in METRICS:
-                share, gap = _held_out(goodness(choosing, metric), goodness(measuring, metric), chosen)
+                share, gap = _held_out(goodness(choosing, metric), goodness(measuring, metric))
                 lost[metric] += gap / (2 * SPLITS)
                 picked[metric] += share / (2 * SPLITS)
     found = []
@@ -85,15 +89,17 @@ def regrets(windows: Sums, chosen: int, patients: int, seed: int) -> list[Regret
         mean = goodness(whole, metric)[0].mean(1)
         best = int(np.argmax(np.where(np.isnan(mean), -np.inf, mean)))
         apart = float(mean[best] - mean[chosen])
-        found.append(Regret(metric, best, apart, estimate(lost[metric], patients), picked[metric]))
+        of_windows = [estimate(lost[metric][:, w], patients) for w in range(n_windows)]
+        chance = estimate(lost[metric].mean(1), patients)
+        found.append(Regret(metric, best, apart, of_windows[chosen], of_windows, chance, picked[metric]))
     return found
 
 
-def _held_out(choosing: FloatArray, measuring: FloatArray, chosen: int) -> tuple[FloatArray, FloatArray]:
-    """Goodness [d, w, seeds] of two halves -> share of the first weighting's picks [w], and regret [d, seeds]."""
+def _held_out(choosing: FloatArray, measuring: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Goodness [d, w, seeds] of two halves -> share of the first weighting's picks [w], and every window's regret."""
     seeds = choosing.shape[2]
     share = np.zeros(choosing.shape[1])
-    gap = np.empty((len(choosing), seeds))
+    gap = np.empty(choosing.shape)
     for s in range(seeds):
         others = [k for k in range(seeds) if k != s] or [s]
         mean = choosing[:, :, others].mean(2)
@@ -101,6 +107,6 @@ def _held_out(choosing: FloatArray, measuring: FloatArray, chosen: int) -> tuple
         best = mean >= mean.max(1, keepdims=True) - 1e-12
         with np.errstate(invalid="ignore", divide="ignore"):
             chance = best / best.sum(1, keepdims=True)
-        gap[:, s] = (chance * measuring[:, :, s]).sum(1) - measuring[:, chosen, s]
+        gap[:, :, s] = (chance * measuring[:, :, s]).sum(1)[:, None] - measuring[:, :, s]
         share += chance[0] / seeds
     return share, gap

@@ -1,7 +1,7 @@
 """The result of an ablation, and the schema of ablation.json."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -20,15 +20,19 @@ from finetune.ablate.outcomes import (
     outcomes,
     sums_of,
 )
-from finetune.ablate.plan import AblationSettings, Planned
+from finetune.ablate.plan import AblationSettings, Planned, ranks_entry
 from finetune.ablate.regret import Regret, goodness, ranks, regrets
-from finetune.ablate.worth import worths
+from finetune.ablate.worth import layer_scores, picked_window, worths
+from finetune.sensitivity import Sensitivity
 from finetune.sheet import Answers
 from interp.artifact import Interval, ModelEntry, ProfileEntry, PromptEntry
 from interp.files import software
+from interp.layers import Module
 from interp.statistics import FloatArray, percentiles
 
 SCHEMA_VERSION = 1
+CHANCE = "chance"
+"""Stands among the scores for a window taken at random."""
 
 
 class _Part(BaseModel):
@@ -41,7 +45,10 @@ class ArmEntry(_Part):
     name: str = Field(description="as tables call it")
     kind: str = Field(description="why it is there (finetune.ablate.plan.Kind)")
     layers: list[int] = Field(description="layers that were trained")
-    rank: int = Field(description="of every update")
+    rank: int = Field(description="of every update, or of the uniform adapter with as many parameters")
+    ranks: dict[str, int] | None = Field(
+        default=None, description="rank by layer and module, as 4.mlp, where it is not the same in all of them"
+    )
     alpha: int = Field(description="the update is scaled by alpha / rank")
     consistency_weight: float = Field(description="weight of the divergence")
     answer_weight: float = Field(description="weight of the cross-entropy")
@@ -83,6 +90,23 @@ class WorthEntry(_Part):
     p: float | None = Field(description="two-sided, layers permuted")
 
 
+class SensitivityEntry(_Part):
+    """How steeply the loss falls in a fresh adapter of one module of one layer (finetune.sensitivity)."""
+
+    layer: int = Field(description="decoder layer")
+    module: Module = Field(description="its attention or its MLP")
+    gradient: float = Field(description="norm of the gradient of the mean loss")
+    fisher: float = Field(description="mean squared norm of a question's gradient")
+
+
+class RuleEntry(_Part):
+    """What would have come of taking the window of the highest score, in place of the chosen range."""
+
+    score: str = Field(description="of a layer, mean over a window's; depth takes the earliest, chance the mean of all")
+    arm: str | None = Field(description="the window that it takes; null for chance")
+    regret: dict[str, Interval] = Field(description="metric -> regret of that window (finetune.ablate.regret)")
+
+
 class DataEntry(_Part):
     """The questions; no text, path or patient among it."""
 
@@ -113,6 +137,12 @@ class Ablation(_Part):
     arms: list[ArmEntry] = Field(description="every arm, the chosen range first")
     regret: list[RegretEntry] = Field(description="one entry a metric; empty without other windows")
     worth: list[WorthEntry] = Field(description="one entry a score of the profile and metric")
+    rules: list[RuleEntry] = Field(
+        default_factory=list, description="one entry a score: what it would have chosen, and the regret of that"
+    )
+    sensitivity: list[SensitivityEntry] = Field(
+        default_factory=list, description="gradient of the loss by layer and module, before any training"
+    )
     software: dict[str, str] = Field(description="versions")
 
     def to_json(self) -> str:
@@ -134,6 +164,7 @@ def summarize(
     base: Answers,
     trained: Sequence[Trained],
     profile: Sequence[ProfileEntry],
+    sensitivity: Sequence[Sensitivity],
     settings: AblationSettings,
     **about: Any,
 ) -> Ablation:
@@ -148,7 +179,8 @@ def summarize(
     # The profile tells of runs of layers; a chosen range with gaps is none.
     runs = [i for i in windows if arms[i].contiguous]
     along = Outcomes(_only(found.arms, runs), found.base)
-    told = worths(profile, [arms[i].layers for i in runs], along, patients, settings.seed)
+    scores = layer_scores(profile, sensitivity)
+    told = worths(scores, [arms[i].layers for i in runs], along, patients, settings.seed)
     made = asdict(settings)
     del made["training"]["seed"]
     return Ablation(
@@ -161,6 +193,8 @@ def summarize(
             _regret_entry(cost, [arms[i].name for i in windows], goodness(found, cost.metric)[:, windows], patients)
             for cost in costs
         ],
+        rules=_rules(costs, [arms[i] for i in windows], scores),
+        sensitivity=[SensitivityEntry(**each._asdict()) for each in sensitivity],
         worth=[
             WorthEntry(score=w.score, metric=w.metric, windows=w.windows, rho=Interval.of(w.rho), p=_number(w.p))
             for w in told
@@ -189,6 +223,7 @@ def _arm_entry(trained: Trained, place: int, found: Outcomes, patients: int) -> 
         kind=arm.kind,
         layers=list(arm.layers),
         rank=arm.training.rank,
+        ranks=None if arm.uniform else ranks_entry(arm),
         alpha=arm.training.alpha,
         consistency_weight=arm.training.consistency_weight,
         answer_weight=arm.training.answer_weight,
@@ -200,6 +235,22 @@ def _arm_entry(trained: Trained, place: int, found: Outcomes, patients: int) -> 
         against_base=against_base,
         against_chosen=against_chosen,
     )
+
+
+def _rules(
+    costs: Sequence[Regret], windows: Sequence[Planned], scores: Mapping[str, Mapping[int, float]]
+) -> list[RuleEntry]:
+    """What each score would have chosen among the windows, and chance; nothing without other windows."""
+    if not costs:
+        return []
+    entries = []
+    for score, of_layer in scores.items():
+        picked = picked_window(of_layer, [window.layers for window in windows], score)
+        if picked is not None:
+            regret = {cost.metric: Interval.of(cost.of_windows[picked]) for cost in costs}
+            entries.append(RuleEntry(score=score, arm=windows[picked].name, regret=regret))
+    chance = {cost.metric: Interval.of(cost.of_chance) for cost in costs}
+    return [*entries, RuleEntry(score=CHANCE, arm=None, regret=chance)]
 
 
 def _regret_entry(cost: Regret, names: Sequence[str], good: FloatArray, patients: int) -> RegretEntry:

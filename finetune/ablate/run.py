@@ -18,20 +18,22 @@ from finetune.ablate.answers import (
     write_answers,
 )
 from finetune.ablate.outcomes import Asked, asked_of, value_of
-from finetune.ablate.plan import AblationSettings, Planned, parameters_a_rank, plan_arms
+from finetune.ablate.plan import AblationSettings, Planned, plan_arms, ranks_entry
 from finetune.ablate.result import Ablation, DataEntry, Trained, summarize
 from finetune.ask import ask, images_of_others
 from finetune.choice import Choice, choose_layers, read_choice
-from finetune.lora import add_lora, trainable_parameters
+from finetune.lora import add_lora, parameters_a_rank, trainable_parameters
 from finetune.plan import plan_steps
 from finetune.run import load_splits
+from finetune.sensitivity import sensitivities
 from finetune.sheet import Answers
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
 from interp.errors import InputError
-from interp.files import refuse_used, software
+from interp.files import refuse_used, software, sweep
 from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
+from interp.lock import held
 from interp.prompts import PromptStyle
 from interp.questions import Question, Split, fingerprint
 from interp.substitutes import encode_blanks
@@ -81,7 +83,8 @@ def ablate_saved(
 ) -> Ablation:
     """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
 
-    Raises InputError for bad input, before anything is trained where it can be known.
+    Raises InputError for bad input, before anything is trained where it can be known, and if another process works in
+    `out`.
     """
     if not (out / ARMS).is_dir():
         refuse_used(out)
@@ -92,9 +95,12 @@ def ablate_saved(
     if accelerator.num_processes > 1:
         raise InputError("An ablation runs in one process. Start it without `accelerate launch`.")
     style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
-    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
-    choice = choose_layers(vlm, wanted)
-    return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say)
+    with held(out):
+        # Of arms that were being written when an earlier run was killed.
+        sweep(out / ARMS)
+        vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
+        choice = choose_layers(vlm, wanted)
+        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say)
 
 
 def ablate(
@@ -115,7 +121,7 @@ def ablate(
     there is no closed question with a known answer and a paraphrase to ask.
     """
     sheet = asked_of(asked)
-    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings)
+    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings, choice.weights)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
         "arithmetic": _model_entry(vlm).dtype,
@@ -142,6 +148,7 @@ def ablate(
         done[runs[0].path][0],
         [Trained(arm, [done[run.path] for run in runs if run.arm is arm]) for arm in arms],
         profile,
+        sensitivities(vlm, taught, settings.training),
         settings,
         layers_from=choice.source,
         model=_model_entry(vlm),
@@ -168,9 +175,12 @@ def _runs(arms: Sequence[Planned], seeds: Sequence[int], folder: Path, same: dic
     for seed in seeds:
         for arm in arms:
             training = asdict(replace(arm.training, seed=seed))
-            # How a batch is cut changes nothing.
-            del training["micro_batch_size"]
+            # How a batch is cut changes nothing; where the ranks come from is said by the ranks.
+            for name in ("micro_batch_size", "modules", "allocation"):
+                del training[name]
             match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
+            if not arm.uniform:
+                match["ranks"] = ranks_entry(arm)
             runs.append(Run(arm, seed, folder / file_name(arm.kind, arm.layers, seed), match))
     return runs
 
@@ -195,7 +205,9 @@ def _trained(vlm: Vlm, run: Run, taught: Sequence[Question], accelerator: "Accel
         yield None
         return
     settings = replace(run.arm.training, seed=run.seed)
-    adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
+    adapted = add_lora(
+        vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, run.arm.ranks
+    )
     try:
         steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         started = time.monotonic()

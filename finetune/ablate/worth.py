@@ -7,29 +7,67 @@ import numpy as np
 
 from finetune.ablate.outcomes import METRICS, Outcomes
 from finetune.ablate.regret import goodness
+from finetune.sensitivity import Sensitivity
 from interp.artifact import Interval, ProfileEntry
 from interp.statistics import Estimate, FloatArray, percentiles
 
 SHUFFLES = 5000
 """Permutations of the layers behind a p value."""
 UNDEFINED = Estimate(np.nan, np.nan, np.nan)
-
-
 DEPTH = "depth"
+COMBINATIONS = {
+    "write + gradient": ("write, net", "gradient norm"),
+    "mean of all": ("flip AUC", "recovery, net", "write, net", "joint, net", "gradient norm", "Fisher"),
+}
+"""Scores made of others: the mean of a layer's ranks in them."""
 
 
 def _net(value: Interval, control: Interval) -> float | None:
     return None if value.value is None or control.value is None else value.value - control.value
 
 
-SCORES: dict[str, Callable[[ProfileEntry], float | None]] = {
+OF_PROFILE: dict[str, Callable[[ProfileEntry], float | None]] = {
     "flip AUC": lambda layer: layer.flip_auc.value,
     "recovery, net": lambda layer: _net(layer.recovery, layer.control),
     "write, net": lambda layer: layer.net_write.value,
     "joint, net": lambda layer: layer.net_joint.value if layer.net_joint else None,
-    DEPTH: lambda layer: float(layer.layer),
 }
-"""Name -> score of a layer in layers.json. Depth, the layer's number, is what every other score has to beat."""
+"""Name -> score of a layer in layers.json."""
+SCORES = (*OF_PROFILE, "gradient norm", "Fisher", *COMBINATIONS, DEPTH)
+"""Every score. Depth, the layer's number, is what all others have to beat."""
+
+
+def layer_scores(profile: Sequence[ProfileEntry], sensitivities: Sequence[Sensitivity]) -> dict[str, dict[int, float]]:
+    """Score -> layer -> value, where there is one; the sensitivity of a layer is that of its two modules together."""
+    found = {
+        score: {entry.layer: value for entry in profile if (value := read(entry)) is not None}
+        for score, read in OF_PROFILE.items()
+    }
+    gradient: dict[int, float] = {}
+    fisher: dict[int, float] = {}
+    for each in sensitivities:
+        gradient[each.layer] = gradient.get(each.layer, 0.0) + each.gradient**2
+        fisher[each.layer] = fisher.get(each.layer, 0.0) + each.fisher
+    found["gradient norm"] = {layer: float(np.sqrt(square)) for layer, square in gradient.items()}
+    found["Fisher"] = fisher
+    for name, parts in COMBINATIONS.items():
+        layers = sorted(set.intersection(*(set(found[part]) for part in parts)))
+        table = np.array([[found[part][layer] for layer in layers] for part in parts])
+        ranks = _centred_ranks(table).mean(0) if layers else []
+        found[name] = dict(zip(layers, map(float, ranks), strict=True))
+    return found | {DEPTH: {entry.layer: float(entry.layer) for entry in profile}}
+
+
+def picked_window(of_layer: Mapping[int, float], windows: Sequence[Sequence[int]], score: str) -> int | None:
+    """The window that a score would take: that of the highest mean over its layers, the first of equals.
+
+    By depth the earliest, which is what a trainer would take who searches for nothing. None if a layer of any window
+    has no score.
+    """
+    if any(layer not in of_layer for window in windows for layer in window):
+        return None
+    means = np.round([np.mean([of_layer[layer] for layer in window]) for window in windows], 12)
+    return int(np.argmax(-means if score == DEPTH else means))
 
 
 class Worth(NamedTuple):
@@ -48,9 +86,13 @@ class Worth(NamedTuple):
 
 
 def worths(
-    profile: Sequence[ProfileEntry], windows: Sequence[Sequence[int]], found: Outcomes, patients: int, seed: int
+    scores: Mapping[str, Mapping[int, float]],
+    windows: Sequence[Sequence[int]],
+    found: Outcomes,
+    patients: int,
+    seed: int,
 ) -> list[Worth]:
-    """Every score with every metric; `found` are the windows' metrics [1 + DRAWS, windows, seeds].
+    """Every score (`layer_scores`) with every metric; `found` are the windows' metrics [1 + DRAWS, windows, seeds].
 
     A window's score is the mean over its layers. The interval draws patients and, in each draw, seeds. For the p value
     the layers' scores are dealt out anew before the windows' means are taken, since windows that overlap are alike
@@ -58,8 +100,7 @@ def worths(
     where one of the two is the same in all windows.
     """
     rows = []
-    for score, read in SCORES.items():
-        of_layer = {entry.layer: value for entry in profile if (value := read(entry)) is not None}
+    for score, of_layer in scores.items():
         kept = [i for i, window in enumerate(windows) if set(window) <= set(of_layer)]
         if len(kept) < 3:
             rows += [Worth(score, metric, len(kept), UNDEFINED, np.nan) for metric in METRICS]
