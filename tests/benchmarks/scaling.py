@@ -1,0 +1,313 @@
+"""One process beside several, each with a GPU of its own: how much faster the search and the training are, and whether
+they find the same.
+
+    python tests/benchmarks/scaling.py --processes 1,2
+    python tests/benchmarks/scaling.py --shape medgemma-4b --processes 1,2 --mimic
+
+screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
+read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
+launched as a user would launch it, and prints what it has at once. Without GPUs all processes share the cores.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from shape import MIMIC, PIXELS, SHAPES, build, counts_of, machine, questions, report, synchronize
+
+import interp.find
+from finetune.lora import add_lora
+from finetune.plan import plan_steps
+from finetune.settings import TrainSettings
+from finetune.train import accelerator_for, train
+from interp.demo import WORLD
+from interp.exchange import measure_together
+from interp.find import FindSettings, find_features
+from interp.image_tokens import straighten
+from interp.norm import fuse_norms
+from interp.processes import Team, is_main, team_on
+from interp.questions import Question, load_questions, prompt_table, write_questions
+from interp.sae_sources import locate_saes
+from interp.saes import Sae, save_sae
+from interp.vlm import Vlm
+
+TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
+"""Layers that are trained."""
+STEPS = (
+    *("measure_together", "margin_gradients", "screen_layers", "joined", "patch_layers", "patch_jointly"),
+    *("module_weights", "layer_profile", "probes_of", "joined_probes", "probe_feature", "held_out_aucs"),
+)
+"""Parts of find-features that are timed, where this version has them."""
+
+
+def say(line: str) -> None:
+    if is_main():
+        print(line, file=sys.stderr, flush=True)
+
+
+def clock(team: Team) -> float:
+    """The time when all processes are done with what came before."""
+    synchronize()
+    team.meet()
+    return time.perf_counter()
+
+
+def peaks(team: Team) -> list[float]:
+    """Peak of allocated GPU memory of each process [GiB], and start anew."""
+    if not torch.cuda.is_available():
+        return []
+    found = team.values(torch.cuda.max_memory_allocated() / 2**30)
+    torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+def screening(
+    vlm: Vlm, saes: list[Sae], asked: list[Question], team: Team, repeats: int
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Prompts/s from image files to activations, the margins, and the largest activation of each layer."""
+    prompts, layers = prompt_table(asked), [sae.layer for sae in saes]
+    own, best = team.block(saes), float("inf")
+    for repeat in range(repeats + 1):
+        # The first one warms up, on a part.
+        part = prompts if repeat else prompts.iloc[: max(64, len(prompts) // 16)]
+        vlm.features.clear()
+        started = clock(team)
+        margin, residuals = measure_together(vlm, part, layers, 16384, None, team)
+        measured = clock(team)
+        strongest = torch.tensor([float(sae.encode(residuals.after(sae.layer).to(vlm.device)).max()) for sae in own])
+        done = clock(team)
+        say(f"  screening {len(part)} prompts: {measured - started:.2f} + {done - measured:.2f} s")
+        if repeat and done - started < best:
+            best, took = done - started, {"measure_s": measured - started, "sae_s": done - measured}
+    told = {"prompts": len(prompts), "screening_s": best, "prompts_per_s": len(prompts) / best} | took
+    return told, {"margin": margin, "strongest": torch.cat([part["s"] for part in team.tensors({"s": strongest})])}
+
+
+def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team, into: Path) -> dict[str, Any]:
+    """Seconds of find-features and of its parts; the main process writes what was found to `into`."""
+    parts: dict[str, float] = {}
+
+    def timed(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            synchronize()
+            started = time.perf_counter()
+            result = step(*given, **named)
+            synchronize()
+            parts[name] = parts.get(name, 0.0) + time.perf_counter() - started
+            return result
+
+        return run
+
+    steps = {name: getattr(interp.find, name) for name in STEPS if hasattr(interp.find, name)}
+    vlm.features.clear()
+    random = vlm.name == "random"
+    settings = FindSettings(bank_margin=0.0) if random else FindSettings()
+    started = clock(team)
+    try:
+        for name, step in steps.items():
+            setattr(interp.find, name, timed(name, step))
+        found = find_features(vlm, folders, asked, settings=settings, split="train")
+    finally:
+        for name, step in steps.items():
+            setattr(interp.find, name, step)
+    seconds = clock(team) - started
+    say(f"  find-features: {seconds:.2f} s " + ", ".join(f"{name} {took:.2f}" for name, took in parts.items()))
+    if is_main():
+        (into.with_suffix(".artifact.json")).write_text(found.artifact.model_dump_json())
+        found.features.to_parquet(into.with_suffix(".parquet"))
+    return {"whole_s": seconds, "flip_bank": found.artifact.data.flip_bank, "parts_s": parts}
+
+
+def training(
+    vlm: Vlm, asked: list[Question], layers: range, batch: int, team: Team, accelerator: Any
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Pairs/s of whole runs and of the epochs behind the first, and the adapter."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    settings = TrainSettings(batch_size=batch, dropout=0.0)
+    for part, epochs in ((asked[: 2 * batch], 1), (asked, settings.epochs)):
+        adapted = add_lora(vlm, list(layers), settings.rank, settings.alpha, settings.dropout)
+        steps = plan_steps(part, epochs, batch, settings.seed)
+        in_epoch = sum(step.epoch == 0 for step in steps)
+        vlm.features.clear()
+        stamps = [clock(team)]
+        hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
+        train(vlm, adapted, steps, settings, accelerator)
+        hook.remove()
+        stamps[-1] = clock(team)
+        named = {n: p.detach().float().cpu().clone() for n, p in adapted.named_parameters() if p.requires_grad}
+        adapted.unload()
+        accelerator.free_memory()
+    took = [later - before for before, later in pairwise(stamps[::in_epoch])]
+    pairs = len(asked)
+    told = {
+        "questions": pairs,
+        "training_s": stamps[-1] - stamps[0],
+        "later_epoch_s": sum(took[1:]) / len(took[1:]),
+        "pairs_per_s": epochs * pairs / (stamps[-1] - stamps[0]),
+    }
+    say(f"  training at batch {batch}: " + ", ".join(f"{name} {value:.4g}" for name, value in told.items()))
+    return told, {f"{batch}.{name}": value for name, value in named.items()}
+
+
+def worker(options: argparse.Namespace) -> None:
+    """One of the processes of one launch."""
+    into = Path(options.folder) / f"of-{options.worker}"
+    started = time.perf_counter()
+    accelerator = accelerator_for("auto")
+    team = team_on(accelerator.device)
+    vlm, saes = build(options.shape)
+    straighten(vlm.model)
+    fuse_norms(vlm.model)
+    say(f"{options.worker} processes: built in {time.perf_counter() - started:.1f} s on {machine(vlm)['device']}")
+    peaks(team)
+    told: dict[str, Any] = {"processes": team.size} | machine(vlm)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def note(more: dict[str, Any], found: dict[str, torch.Tensor], name: str) -> None:
+        told.update(more)
+        told[f"{name}_peak_gib"] = peaks(team)
+        tensors.update(found)
+        if is_main():
+            save_file({n: t.contiguous() for n, t in tensors.items()}, into.with_suffix(".safetensors"))
+            into.with_suffix(".json").write_text(json.dumps(told))
+
+    asked = load_questions(Path(options.folder) / "questions.jsonl")
+    if "screening" in options.parts:
+        note(*screening(vlm, saes, asked, team, options.repeats), "screening")
+    if "whole" in options.parts:
+        folders = sae_folders(saes, options, team)
+        saes.clear()
+        note(whole(vlm, folders, asked, team, into), {}, "whole")
+    saes.clear()
+    if "training" in options.parts:
+        for batch in options.batches:
+            more, found = training(vlm, asked[: options.pairs], TRAINED[options.shape], batch, team, accelerator)
+            note({f"{name}_at_{batch}": value for name, value in more.items()}, found, f"training_at_{batch}")
+    clock(team)
+
+
+def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dict[int, Path]:
+    """The SAEs in files, written by the first process that needs them."""
+    if options.shape == "tiny":
+        return locate_saes(WORLD / "saes")
+    folder = Path(options.folder) / "saes" / "resid_post_all"
+    for sae in team.share(saes):
+        if not (folder / sae.id).is_dir():
+            save_sae(sae, folder / sae.id, "random")
+    team.meet()
+    return {sae.layer: folder / sae.id for sae in saes}
+
+
+def launched(count: int, options: argparse.Namespace, given: list[str]) -> bool:
+    """Start `count` processes on the same files and wait for them; whether they ended well and in time."""
+    script = [str(Path(__file__)), "--worker", str(count), "--folder", options.folder, *given]
+    command = [sys.executable, *script]
+    if count > 1:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = str(free.getsockname()[1])
+        launch = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch += ["--num_processes", str(count), "--main_process_port", port]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *launch, *script]
+    running = subprocess.Popen(command, start_new_session=True)
+    try:
+        return running.wait(options.timeout) == 0
+    except subprocess.TimeoutExpired:
+        say(f"{count} processes: stopped after {options.timeout} s")
+        return False
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def speedups(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast another launch was, in everything whose seconds were taken."""
+    timed = [name for name in one if name in other and name.split("_at_")[0].endswith("_s") and "per_s" not in name]
+    return {name.replace("_s", "", 1): one[name] / other[name] for name in timed if isinstance(one[name], float)}
+
+
+def differences(folder: Path, one: int, other: int) -> dict[str, float | bool]:
+    """The greatest differences between what two launches found."""
+    paths = [folder / f"of-{count}" for count in (one, other)]
+    found: dict[str, float | bool] = {}
+    a, b = (load_file(path.with_suffix(".safetensors")) for path in paths)
+    for name in sorted(set(a) & set(b)):
+        kind = name if name in ("margin", "strongest") else f"adapter_at_{name.split('.')[0]}"
+        found[kind] = max(float(found.get(kind, 0.0)), float((a[name] - b[name]).abs().max()))
+    if all(path.with_suffix(".parquet").exists() for path in paths):
+        artifacts = [json.loads(path.with_suffix(".artifact.json").read_text()) for path in paths]
+        found["same_layers_json"] = artifacts[0] == artifacts[1]
+        found["same_layers"] = artifacts[0]["layers"] == artifacts[1]["layers"]
+        tables = [pd.read_parquet(path.with_suffix(".parquet")) for path in paths]
+        both = tables[0].merge(tables[1], on=["layer", "feature"], suffixes=("_a", "_b"))
+        found["same_features"] = len(both) == len(tables[0]) == len(tables[1])
+        for name in ("flip_auc", "attribution", "held_out_auc", "net"):
+            found[name] = float((both[f"{name}_a"] - both[f"{name}_b"]).abs().max())
+    return found
+
+
+def main() -> None:
+    """Launch every number of processes, print what each did, then the ratios and differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--processes", default="1,2", help="numbers of processes, the first to compare with")
+    parser.add_argument("--parts", nargs="+", default=["screening", "whole", "training"])
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--prompts-an-image", type=int, default=12)
+    parser.add_argument("--mimic", action="store_true", help="as many images and questions as PSF-Med's MIMIC part")
+    parser.add_argument("--repeats", type=int, default=1, help="timed screenings, of which the fastest counts")
+    parser.add_argument("--pairs", type=int, default=512, help="questions trained on, 3 epochs")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 64], help="questions of an optimizer step")
+    parser.add_argument("--timeout", type=float, default=280, help="seconds for one launch")
+    parser.add_argument("--folder", help="where files lie between launches, by default temporary")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        return worker(options)
+    given, numbers = sys.argv[1:], [int(count) for count in options.processes.split(",")]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary)
+        options.folder = str(folder)
+        counts = MIMIC if options.mimic else counts_of(options.images, options.prompts_an_image)
+        made = questions(counts, folder / "images", PIXELS[options.shape])
+        write_questions(made, folder / "questions.jsonl", folder)
+        say(f"{counts.images} images written")
+        rows = {}
+        for count in numbers:
+            ended = launched(count, options, given)
+            path = folder / f"of-{count}.json"
+            rows[count] = json.loads(path.read_text()) if path.exists() else {}
+            rows[count] |= {"ended_well": ended}
+            print(json.dumps(rows[count]), flush=True)
+        facts: dict[str, Any] = {"shape": options.shape, **counts._asdict()}
+        facts |= {name: rows[numbers[0]].get(name) for name in ("device", "dtype")}
+        for count in numbers[1:]:
+            facts |= {
+                f"{name}_speedup_{count}": ratio for name, ratio in speedups(rows[numbers[0]], rows[count]).items()
+            }
+            if all((folder / f"of-{n}.safetensors").exists() for n in (numbers[0], count)):
+                told = differences(folder, numbers[0], count)
+                facts |= {f"difference_{count}_{name}": value for name, value in told.items()}
+        shown = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows.values()])
+        report(facts, shown.set_index(pd.Index(rows, name="launch")).T)
+    if not all(row["ended_well"] for row in rows.values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
