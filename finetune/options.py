@@ -36,3 +36,9 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Take the first N questions of each split, to try things out.", show_default="all"),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on behind what an interrupted run of the same command has done, kept in OUT.partial."
+    ),
+]

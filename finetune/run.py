@@ -2,18 +2,31 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from finetune.ablate.answers import weights_fingerprint
 from finetune.adapter import AdapterRecord, shared_base, write_adapter
 from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
-from finetune.choice import Choice, choose_layers, read_choice
+from finetune.checkpoint import (
+    State,
+    discard,
+    finished,
+    read_state,
+    refuse_unfinished,
+    working,
+    working_folder,
+    write_state,
+)
+from finetune.choice import Choice, choose_layers, ranks_of, read_choice
 from finetune.evaluate import Evaluation, evaluate
 from finetune.lora import add_lora, trainable_parameters
 from finetune.plan import plan_steps, wordings
+from finetune.ranks import Ranks
 from finetune.settings import NEW_TOKENS, TOLERANCE, TrainSettings
 from finetune.texts import text_hash
 from finetune.train import StepRecord, accelerator_for, train
@@ -23,6 +36,8 @@ from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
 from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
+from interp.manifest import write_manifest
+from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.vlm import Vlm, load_vlm
@@ -47,39 +62,82 @@ def train_and_evaluate(
     revision: str | None = None,
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
     image_cache: Path | None = None,
+    resume: bool = False,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
     `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
     `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` only the main process evaluates and
-    writes; the others return None. Raises InputError for bad input, before anything is trained where it can be known;
-    then and after an interruption `out` does not exist.
+    writes; the others return None. Raises InputError for bad input, before anything is trained where it can be known,
+    and if another process makes `out`. Until it is whole `out` does not exist: after an interruption a folder beside it
+    (`finetune.checkpoint.working_folder`) holds a checkpoint, and `resume` goes on from there to what would have come
+    out without a break; it returns None if nothing is left to do.
     """
-    refuse_used(out)
+    if not resume:
+        refuse_used(out)
+    refuse_unfinished(out, resume)
     wanted = read_choice(layers, layers_from)
     taught, asked = load_splits(questions, images, split, test_split, limit)
     accelerator = accelerator_for(device)
-    style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
-    vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
-    choice = choose_layers(vlm, wanted)
-    # An unreadable test image is better found before hours of training than after.
-    encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
-    adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-    steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
-    started = time.monotonic()
-    history = train(vlm, adapted, steps, settings, accelerator)
-    seconds = time.monotonic() - started
-    if not accelerator.is_main_process:
-        return None
-    hashes = sorted(map(text_hash, wordings(steps)))
-    evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
-    with whole_folder(out) as folder:
-        record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
-        write_adapter(folder, adapted, record, history)
-        write_text(folder / "evaluation.json", evaluation.to_json())
-        # In place of the empty form that peft wrote, which names the base by its path on this machine.
-        write_text(folder / "README.md", model_card(record, evaluation))
+    work = working_folder(out)
+    with working(work) if accelerator.is_main_process else nullcontext():
+        style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+        vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
+        choice = choose_layers(vlm, wanted)
+        ranks = ranks_of(vlm, choice, settings)
+        made_of = _made_of(vlm, choice, ranks, taught, settings, accelerator.num_processes)
+        if resume and finished(out, made_of):
+            if accelerator.is_main_process:
+                tell(f"{out}: is whole, so nothing is left to do.")
+                discard(work)
+            return None
+        refuse_used(out)
+        saved, before = read_state(work, made_of) or (None, 0.0)
+        # An unreadable test image is better found before hours of training than after.
+        encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
+        adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, ranks)
+        steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        if resume and accelerator.is_main_process:
+            tell(f"Going on behind step {len(saved.history) if saved else 0} of {len(steps)}.")
+        started = time.monotonic() - before
+
+        def keep(state: State) -> None:
+            write_state(work, state, made_of, time.monotonic() - started)
+
+        history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
+        seconds = time.monotonic() - started
+        if not accelerator.is_main_process:
+            return None
+        hashes = sorted(map(text_hash, wordings(steps)))
+        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
+        with whole_folder(out, work) as folder:
+            record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
+            write_adapter(folder, adapted, record, history)
+            write_text(folder / "evaluation.json", evaluation.to_json())
+            # In place of the empty form that peft wrote, which names the base by its path on this machine.
+            write_text(folder / "README.md", model_card(record, evaluation))
+            write_manifest(folder, {path.name: path for path in folder.iterdir()}, made_of)
+        discard(work)
     return evaluation
+
+
+def _made_of(
+    vlm: Vlm, choice: Choice, ranks: Ranks, taught: Sequence[Question], settings: TrainSettings, processes: int
+) -> dict[str, Any]:
+    """What must be the same for a training to be gone on with, and for a finished one to be this one."""
+    # How a batch is cut changes nothing but which of its numbers dropout hits.
+    chosen = {name: value for name, value in asdict(settings).items() if name != "micro_batch_size"}
+    if settings.allocation != "uniform":
+        chosen["ranks"] = sorted([*place, rank] for place, rank in ranks.items())
+    return chosen | {
+        "layers": choice.layers,
+        "training_questions": fingerprint(taught),
+        "base_weights": weights_fingerprint(vlm.model),
+        "prompt": vlm.style._asdict(),
+        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "device": vlm.device.type,
+        "processes": processes,
+    }
 
 
 def evaluate_saved(

@@ -1,12 +1,15 @@
 """Training an adapter, built on accelerate: `accelerate launch` shards every batch over the processes."""
 
 import math
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from finetune.checkpoint import State
 from finetune.frozen import FrozenLayers
 from finetune.lora import set_dropout
 from finetune.loss import Losses
@@ -17,12 +20,17 @@ from interp.errors import InputError
 from interp.image_tokens import encode_images
 from interp.later import fetched
 from interp.memory import memory_left
-from interp.progress import track
+from interp.progress import tell, track
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
+
+CHECKPOINT_SECONDS = 60.0
+"""From one checkpoint to the next: the most that a killed training loses."""
+Keep = Callable[[State], None]
+"""Puts a checkpoint where a later run finds it."""
 
 
 class StepRecord(NamedTuple):
@@ -59,11 +67,10 @@ def accelerator_for(device: str) -> "Accelerator":
             + "."
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
-    # The base model keeps its own dtype and the adapter is float32, so no autocast on top; the schedule counts steps.
+    # The base model keeps its own dtype and the adapter is float32, so no autocast on top.
     return Accelerator(
         cpu=device == "cpu" or not available,
         mixed_precision="no",
-        step_scheduler_with_optimizer=False,
         # No buffer changes, and a process must not wait in a pass for others that make fewer of them.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -78,74 +85,171 @@ def learning_rate(step: int, steps: int, warmup_share: float) -> float:
 
 
 def train(
-    vlm: Vlm, adapted: "PeftModel", steps: Sequence[Step], settings: TrainSettings, accelerator: "Accelerator"
+    vlm: Vlm,
+    adapted: "PeftModel",
+    steps: Sequence[Step],
+    settings: TrainSettings,
+    accelerator: "Accelerator",
+    saved: State | None = None,
+    keep: Keep | None = None,
 ) -> list[StepRecord]:
     """Train the adapter of `vlm.model` in place, one record a step; it is left in eval mode.
 
     Vision tower and lower layers are frozen, so each image and each wording passes them once, before the first step.
-    Raises InputError if the loss is not finite, after which the adapter is worth nothing; if memory runs out; or if a
-    step has fewer questions than there are processes.
+    The main process hands a checkpoint to `keep` every CHECKPOINT_SECONDS and behind the last step; every process goes
+    on from `saved`, to the result that it would have come to without a break. Raises InputError if a loss or gradient
+    is not finite, of which no checkpoint holds anything; if memory runs out; or if a step has fewer questions than
+    there are processes.
     """
     if min(len(step.items) for step in steps) < accelerator.num_processes:
         raise InputError(
             f"A step of {settings.batch_size} questions does not reach for {accelerator.num_processes} processes. "
             "Give a larger --batch-size."
         )
-    parameters = [p for p in adapted.parameters() if p.requires_grad]
-    optimizer: Any = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule: Any = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(step, len(steps), settings.warmup_share)
-    )
-    module, optimizer, schedule = accelerator.prepare(FirstToken(adapted), optimizer, schedule)
+    named = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    if saved is not None:
+        for name, parameter in named.items():
+            parameter.data.copy_(saved.weights[name])
+        if len(saved.history) == len(steps):
+            set_dropout(adapted, False)
+            return _records(saved)
+    optimizer: Any = torch.optim.AdamW(named.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    module, optimizer = accelerator.prepare(FirstToken(adapted), optimizer)
     frozen = _frozen(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
+    run = _Run(module, named, optimizer, frozen, settings, accelerator, len(steps))
     set_dropout(adapted, True)
-    shown = track(steps, "training", settings.batch_size) if accelerator.is_main_process else steps
-    history = _take_steps(module, frozen, shown, settings, accelerator, optimizer, schedule)
+    history = _take_steps(run, steps, saved, keep)
     set_dropout(adapted, False)
     return history
 
 
-def _take_steps(
-    module: Any,
-    frozen: FrozenLayers,
-    steps: Iterable[Step],
-    settings: TrainSettings,
-    accelerator: "Accelerator",
-    optimizer: Any,
-    schedule: Any,
-) -> list[StepRecord]:
-    """All optimizer steps, one record each."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    size = settings.micro_batch_size or settings.batch_size
-    history: list[StepRecord] = []
-    launched = None
-    for number, step in enumerate(steps, start=1):
-        sums, size = _accumulate(module, frozen, step, settings, accelerator, size)
+class _Run(NamedTuple):
+    """What stays the same from step to step."""
+
+    module: Any
+    """`FirstToken`, as accelerate wraps it."""
+    named: dict[str, torch.nn.Parameter]
+    """The trained parameters."""
+    optimizer: Any
+    """Of these, as accelerate wraps it."""
+    frozen: FrozenLayers
+    """What enters the module."""
+    settings: TrainSettings
+    """Of the training."""
+    accelerator: "Accelerator"
+    """The processes."""
+    n_steps: int
+    """Steps in all."""
+
+
+class _Launched(NamedTuple):
+    """A step whose losses are under way."""
+
+    number: int
+    """Counted from 1."""
+    step: Step
+    """What it learns from."""
+    lr: float
+    """Its learning rate."""
+    arrived: Callable[[], Tensor]
+    """Gives cross-entropy, divergence, grounding term, whether a checkpoint is due, and gradient norm: [5]."""
+
+
+def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Keep | None) -> list[StepRecord]:
+    """All optimizer steps that `saved` has not behind it; one record each, and of those before."""
+    settings, accelerator = run.settings, run.accelerator
+    parameters = list(run.named.values())
+    size, history = settings.micro_batch_size or settings.batch_size, list[StepRecord]()
+    if saved is not None:
+        size, history = _restored(run, saved)
+    # A GPU has the next step to do while the losses of one arrive; on a CPU they are there, and stop a bad update.
+    behind = 0 if run.frozen.vlm.device.type == "cpu" else 1
+    launched: deque[_Launched] = deque()
+    written = time.monotonic()
+
+    def settle() -> bool:
+        """Note the oldest step under way, and tell whether the main process found a checkpoint to be due in it."""
+        record, due = _record(launched.popleft(), settings)
+        history.append(record)
+        return due
+
+    left = steps[len(history) :]
+    shown: Iterable[Step] = track(left, "training", settings.batch_size) if accelerator.is_main_process else left
+    for number, step in enumerate(shown, start=len(history) + 1):
+        sums, size = _accumulate(run, step, size)
         if accelerator.num_processes > 1:
             _add_up(parameters, accelerator)
-        sums = accelerator.reduce(sums, "sum") / len(step.items)
+        # Only one clock counts, and all processes learn what it says from the same step.
+        due = accelerator.is_main_process and time.monotonic() - written >= CHECKPOINT_SECONDS
+        sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
         norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        lr = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        # One step behind, so that this one is laid out and launched while the GPU is at the one before.
-        if launched is not None:
-            history.append(_record(*launched, settings))
-        launched = number, step.epoch + 1, lr, fetched(torch.cat([sums, norm[None]]))
-    if launched is not None:
-        history.append(_record(*launched, settings))
+        lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
+        launched.append(_Launched(number, step, lr, fetched(torch.cat([sums, norm[None]]))))
+        write = settle() if not behind else False
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        if len(launched) > behind:
+            write = settle()
+        if keep is not None and (write or number == run.n_steps):
+            while launched:
+                settle()
+            state = _state(run, history, size)
+            if accelerator.is_main_process:
+                keep(state)
+            written = time.monotonic()
+    while launched:
+        settle()
     return history
 
 
-def _record(step: int, epoch: int, lr: float, arrived: Callable[[], Tensor], settings: TrainSettings) -> StepRecord:
-    """A step whose losses and gradient norm [4] have `arrived`. Raises InputError if its loss is not finite."""
-    ce, kl, grounding, norm = arrived().tolist()
+def _state(run: _Run, history: Sequence[StepRecord], size: int) -> State:
+    """What the next step depends on; all processes must call it. Raises InputError if a weight is not finite."""
+    if not all(bool(torch.isfinite(p).all()) for p in run.named.values()):
+        raise InputError(f"A weight is not finite behind training step {len(history)}. Lower --lr.")
+    device = run.frozen.vlm.device
+    random = [torch.get_rng_state()]
+    if device.type == "cuda":
+        random.append(torch.cuda.get_rng_state(device))
+    gathered: Any = run.accelerator.gather(torch.cat(random).to(device)[None])
+    sizes: Any = run.accelerator.gather(torch.tensor([size], device=device))
+    moments = {f"{n}.{k}": v for n, p in run.named.items() for k, v in run.optimizer.state[p].items()}
+    weights = {name: parameter.detach() for name, parameter in run.named.items()}
+    return State(weights, moments, gathered, sizes, torch.tensor(history, dtype=torch.float64))
+
+
+def _restored(run: _Run, saved: State) -> tuple[int, list[StepRecord]]:
+    """Put the optimizer and this process's random numbers where they were; its questions a pass, and the records."""
+    for name, parameter in run.named.items():
+        held = {key.removeprefix(f"{name}."): v for key, v in saved.moments.items() if key.startswith(f"{name}.")}
+        # The count of steps stays in main memory, where the optimizer keeps it.
+        run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in held.items()}
+    place, device = run.accelerator.process_index, run.frozen.vlm.device
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(saved.random[place, :length])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(saved.random[place, length:], device)
+    return run.settings.micro_batch_size or int(saved.sizes[place]), _records(saved)
+
+
+def _records(saved: State) -> list[StepRecord]:
+    return [StepRecord(int(step), int(epoch), *rest) for step, epoch, *rest in saved.history.tolist()]
+
+
+def _record(launched: _Launched, settings: TrainSettings) -> tuple[StepRecord, bool]:
+    """A step whose losses have arrived, and whether a checkpoint is due. Raises InputError if one is not finite."""
+    number, step, lr, arrived = launched
+    ce, kl, grounding, due, norm = arrived().tolist()
     loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
-    if not math.isfinite(loss):
-        raise InputError(f"The loss of training step {step} is not finite. Lower --lr, or try --dtype float32.")
-    return StepRecord(step, epoch, lr, loss, ce, kl, grounding, norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise InputError(
+            f"The {what} of training step {number} is not finite, on a batch of {len(step.items)} questions. Lower "
+            "--lr, or try --dtype float32, and begin anew."
+        )
+    return StepRecord(number, step.epoch + 1, lr, loss, ce, kl, grounding, norm), due > 0
 
 
 def _share(step: Step, accelerator: "Accelerator") -> list[Item]:
@@ -158,24 +262,22 @@ def _frozen(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> Froz
     prompts = [prompt for step in steps for prompt in prompts_of(_share(step, accelerator))]
     encode_images(vlm, [prompt.image for prompt in prompts])
     frozen = FrozenLayers(vlm)
-    # Images and questions remain to be held beside, and other processes of this machine do the same.
-    frozen.keep(prompts, memory_left(vlm.device).host // (2 * accelerator.num_processes))
+    # Images and questions remain to be held beside.
+    frozen.keep(prompts, memory_left(vlm.device).host // 2)
     return frozen
 
 
-def _accumulate(
-    module: Any, frozen: FrozenLayers, step: Step, settings: TrainSettings, accelerator: "Accelerator", size: int
-) -> tuple[Tensor, int]:
+def _accumulate(run: _Run, step: Step, size: int) -> tuple[Tensor, int]:
     """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
 
     Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
     """
-    n_questions = len(_share(step, accelerator))
+    n_questions = len(_share(step, run.accelerator))
     while True:
         try:
-            return _backward(module, frozen, step, settings, accelerator, size), size
+            return _backward(run, step, size), size
         except torch.OutOfMemoryError:
-            if settings.micro_batch_size is not None:
+            if run.settings.micro_batch_size is not None:
                 raise InputError(f"Out of GPU memory at {size} questions a pass. Lower --micro-batch-size.") from None
             if min(size, n_questions) == 1:
                 raise InputError(
@@ -183,24 +285,23 @@ def _accumulate(
                 ) from None
             held = math.ceil(min(size, n_questions) / 2)
         # Behind the except clause: the error holds on to what the attempt had taken.
+        tell(f"Out of GPU memory at {min(size, n_questions)} questions a pass: going on with {held}, to the same loss.")
         size = held
-        module.zero_grad()
+        run.module.zero_grad()
         torch.cuda.empty_cache()
 
 
-def _backward(
-    module: Any, frozen: FrozenLayers, step: Step, settings: TrainSettings, accelerator: "Accelerator", size: int
-) -> Tensor:
+def _backward(run: _Run, step: Step, size: int) -> Tensor:
     """Divides by the size of the global batch, so that the gradient does not depend on how the batch is cut."""
-    share = _share(step, accelerator)
+    settings, frozen, share = run.settings, run.frozen, _share(step, run.accelerator)
     sums = torch.zeros(len(Losses._fields), device=frozen.vlm.device)
     # Processes may cut their shares differently, so they meet once, behind all passes (`_add_up`), not in one of them.
-    with accelerator.no_sync(module):
+    with run.accelerator.no_sync(run.module):
         for start in range(0, len(share), size):
-            losses = packed_losses(module, lay_out(frozen, share[start : start + size]), frozen.vlm.answers)
+            losses = packed_losses(run.module, lay_out(frozen, share[start : start + size]), frozen.vlm.answers)
             total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
             total = (total + settings.grounding_weight * losses.grounding).sum()
-            accelerator.backward(total / len(step.items))
+            run.accelerator.backward(total / len(step.items))
             sums += torch.stack([part.detach().sum() for part in losses])
     return sums
 

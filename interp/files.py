@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
+from interp.lock import LOCK
+from interp.room import room_for
+
+PARTIAL = ".partial-"
+"""What the names of unfinished files and folders begin with."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,44 +46,78 @@ def json_ready(value: Any) -> Any:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same ending, that replaces it when the block ends without an error."""
+def whole_file(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path`, of the same ending, that replaces it when the block ends without an error.
+
+    If `lasting`, the file is there after a loss of power too, which takes some milliseconds to make sure of. Raises
+    InputError if there is no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with room_for(path):
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o644)
+            if lasting:
+                flush(partial)
+            partial.replace(path)
+            if lasting:
+                flush(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends without an error.
+def whole_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """A temporary folder that takes the name `path` when the block ends without an error, after which it lasts.
 
-    Raises InputError if `path` exists already and is not an empty folder.
+    It is made in the folder `within`, of the same file system, by default beside `path`. Raises InputError if `path`
+    exists already and is not an empty folder, and if there is no room.
     """
     refuse_used(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    with room_for(path):
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=within or path.parent))
+        try:
+            yield partial
+            # Some writers make private files; a result is as readable as any file.
+            for inside in [*partial.rglob("*"), partial]:
+                inside.chmod(0o755 if inside.is_dir() else 0o644)
+                flush(inside)
+            if path.is_dir():
+                path.rmdir()
+            partial.replace(path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file, or the list of a folder, is on the disk."""
+    # Windows knows no such thing of a folder, nor of a file that was opened to be read.
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
     try:
-        yield partial
-        if path.is_dir():
-            path.rmdir()
-        # Some writers make private files; a result is as readable as any file.
-        for inside in [partial, *partial.rglob("*")]:
-            inside.chmod(0o755 if inside.is_dir() else 0o644)
-        partial.replace(path)
+        os.fsync(handle)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left unfinished in a folder when they were killed. Nobody else may be writing into it."""
+    for left in folder.glob(f"{PARTIAL}*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def refuse_used(path: Path) -> None:
-    """Raise InputError if `path` is a file or a folder that holds something."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    """Raise InputError if `path` is a file or a folder that holds something; a lock does not count."""
+    if path.is_file() or (path.is_dir() and any(inside.name != LOCK for inside in path.iterdir())):
         raise InputError(
             f"{path}: already holds something, and nothing is overwritten. Choose another --out or remove it."
         )

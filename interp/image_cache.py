@@ -127,7 +127,7 @@ def write_tokens(file: Path, tokens: Tensor) -> None:
 
     digest = torch.tensor(list(tensor_digest(tokens)), dtype=torch.uint8)
     try:
-        with whole_file(file) as partial:
+        with whole_file(file, lasting=False) as partial:
             save_file({"tokens": tokens.contiguous(), "digest": digest}, partial)
     except OSError as error:
         raise _unusable(file.parent.parent, error) from None

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from interp.errors import InputError
+from interp.room import room_for
 
 LOCK = ".lock"
 """Name of the lock file; it says who holds it."""
@@ -14,18 +15,20 @@ LOCK = ".lock"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """While open, no other process holds `folder`, which is made if need be and removed again if it is left empty.
+    """While open, no other process holds `folder`. It is made if need be, and removed again if nothing is left in it.
 
     The operating system frees the lock of a process that dies, however it does. Raises InputError if another process
     holds it, on this machine or another that shares the file system.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
     path = folder / LOCK
     lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with room_for(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         raise InputError(
             f"{folder}: {_holder(path)} is working on it. Wait until it is done, end it, or choose another --out."
@@ -40,7 +43,8 @@ def held(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
-            folder.rmdir()
+            for empty in made:
+                empty.rmdir()
 
 
 def _holder(path: Path) -> str:

@@ -1,11 +1,17 @@
-"""Progress bars: shown on a terminal by the main process, silent elsewhere."""
+"""Progress bars: shown on a terminal by the main process, silent elsewhere; and single lines."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from interp.processes import is_main
 
 T = TypeVar("T")
+
+
+def tell(line: str) -> None:
+    """Say on stderr what a user should know of a run while it goes on."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:

@@ -1,15 +1,18 @@
 """The `finetune grounding` command: argument parsing only."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.options import BaseModel, Device, Dtype, Images, Questions, SplitName
+from finetune.options import BaseModel, Device, Dtype, Images, Questions, Resume, SplitName
 from interp.cli import L0, Saes, Width
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
+
+if TYPE_CHECKING:
+    from finetune.grounding.study import GroundingStudy
 
 
 def grounding_command(
@@ -45,7 +48,7 @@ def grounding_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="New folder for grounding.json, grounding.csv (one row a question and score) and grounding.png.",
+            help="New folder for grounding.json, grounding.csv (one row a question and score) and figures.",
             show_default=False,
         ),
     ] = None,
@@ -53,6 +56,7 @@ def grounding_command(
         int,
         typer.Option(min=0, help="Also draw the first N images with their maps and boxes into --out: it shows images."),
     ] = 0,
+    resume: Resume = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random places, orders, partners and intervals.")] = 0,
     device: Device = "auto",
@@ -80,19 +84,21 @@ def grounding_command(
     [bold]A feature:[/bold]  finetune grounding --feature 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
     --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
     """
+    from functools import partial
+
+    from finetune.grounding.display import show_grounding
     from finetune.grounding.looking import map_settings
-    from finetune.grounding.study import GroundingSettings, study_grounding
+    from finetune.grounding.run import study_into
+    from finetune.grounding.study import GroundingSettings, load_study, study
     from interp.feature_study import parse_feature
-    from interp.files import refuse_used
     from interp.sae_sources import locate_saes
 
-    if out is None and include_examples:
-        raise InputError("--include-examples draws into a folder. Give one with --out.")
-    if out is not None:
-        refuse_used(out)
+    if out is None and (include_examples or resume):
+        raise InputError(f"--{'resume' if resume else 'include-examples'} is of a folder. Give one with --out.")
     settings = GroundingSettings(map_settings(maps, fill, layers, heads), limit, any_answer, seed=seed)
     chosen = parse_feature(feature) if feature is not None else None
-    found = study_grounding(
+    load = partial(
+        load_study,
         adapter,
         questions,
         model or (str(WORLD / "planted") if adapter is None else None),
@@ -106,13 +112,14 @@ def grounding_command(
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
     )
-    if out is not None:
-        from finetune.grounding.figures import save_grounding
-
-        save_grounding(found, out, include_examples)
+    if out is None:
+        loaded = load()
+        found: GroundingStudy | None = study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)
+    else:
+        found = study_into(out, load, settings, include_examples, resume)
+    if found is None:
+        return
     if json:
         typer.echo(found.to_json(), nl=False)
-        return
-    from finetune.grounding.display import show_grounding
-
-    show_grounding(found, out)
+    else:
+        show_grounding(found, out)

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from finetune.adapter import load_adapter, shared_base
 from finetune.grounding.faithfulness import Floats
+from finetune.grounding.kept import Kept
 from finetune.grounding.looking import MapSettings
 from finetune.grounding.observe import observe
 from finetune.grounding.plan import asks_of, lesion_of, studied
@@ -119,10 +120,12 @@ def study(
     questions: Sequence[Question],
     settings: GroundingSettings = GroundingSettings(),
     feature: tuple[Sae, int] | None = None,
+    kept: Kept | None = None,
 ) -> GroundingStudy:
     """Make and judge the maps of every closed question that has a lesion box, in the base and with its adapter.
 
-    `adapted` is `vlm.model` with its adapter, None for none. `feature` adds the map of an SAE feature. Raises
+    `adapted` is `vlm.model` with its adapter, None for none. `feature` adds the map of an SAE feature. Images that are
+    `kept` are not looked at again, others are kept when they are done, unless that is None. Raises
     InputError if there is no such question, for boxes outside their image, unreadable images, and for layers, heads or
     a feature that the model does not have.
     """
@@ -136,7 +139,7 @@ def study(
     side = grid_side(vlm.model.config.mm_tokens_per_image)
     lesions = [lesion_of(q, side, np.random.default_rng([settings.seed, i])) for i, q in enumerate(asked)]
     asks = asks_of(asked, questions, settings.paraphrases, settings.seed)
-    observed = observe(vlm, adapted, asks, lesions, settings.maps, settings.curve_steps, settings.seed, feature)
+    observed = observe(vlm, adapted, asks, lesions, settings.maps, settings.curve_steps, settings.seed, feature, kept)
     scores = score_table(observed, asks, lesions)
     patients = [q.group for q in asked]
     originals = np.flatnonzero(asks["role"] == "original")
@@ -156,6 +159,46 @@ def study(
         maps={arm: {name: values[originals] for name, values in seen.maps.items()} for arm, seen in observed.items()},
         asked=asked,
     )
+
+
+class Loaded(NamedTuple):
+    """What a study is made on."""
+
+    vlm: Vlm
+    """With the adapter in it, if there is one."""
+    adapted: "PeftModel | None"
+    """The model with its adapter."""
+    questions: list[Question]
+    """Of the split."""
+    feature: tuple[Sae, int] | None
+    """SAE and feature whose map is wanted."""
+
+
+def load_study(
+    adapter: Path | None,
+    questions: Path,
+    model: str | None = None,
+    images: Path | None = None,
+    split: Split = "test",
+    settings: GroundingSettings = GroundingSettings(),
+    feature: tuple[int, int] | None = None,
+    sae_of: Mapping[int, Path] = MappingProxyType({}),
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Loaded:
+    """A model on disk and what it is to be asked; arguments and errors as of `study_grounding`."""
+    source, style, _ = shared_base([adapter] if adapter else [], model, prompt_changes)
+    asked = load_questions(questions, images, split)
+    studied(asked, settings.any_answer, settings.limit)
+    vlm = load_vlm(source, device, dtype, revision, style)
+    chosen = None
+    if feature is not None:
+        layer, index = feature
+        chosen = (load_sae(folder_of(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
+    adapted = load_adapter(vlm, adapter) if adapter else None
+    return Loaded(vlm, adapted, asked, chosen)
 
 
 def study_grounding(
@@ -178,16 +221,10 @@ def study_grounding(
     `prompt_changes`. `feature` is layer and feature of one of the SAEs `sae_of` (layer -> folder). Raises InputError as
     `study`, and for bad input, an adapter that does not fit the model, and if there is no model.
     """
-    source, style, _ = shared_base([adapter] if adapter else [], model, prompt_changes)
-    asked = load_questions(questions, images, split)
-    studied(asked, settings.any_answer, settings.limit)
-    vlm = load_vlm(source, device, dtype, revision, style)
-    chosen = None
-    if feature is not None:
-        layer, index = feature
-        chosen = (load_sae(folder_of(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
-    adapted = load_adapter(vlm, adapter) if adapter else None
-    return study(vlm, adapted, asked, settings, chosen)
+    loaded = load_study(
+        adapter, questions, model, images, split, settings, feature, sae_of, device, dtype, revision, prompt_changes
+    )
+    return study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)
 
 
 def _right(margins: Floats, asked: Sequence[Question]) -> float:

@@ -1,0 +1,59 @@
+"""A study into a new folder: image by image, so that one that was killed goes on, and whole or not at all."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune.ablate.answers import weights_fingerprint
+from finetune.checkpoint import discard, finished, refuse_unfinished, working, working_folder
+from finetune.grounding.figures import save_grounding
+from finetune.grounding.kept import Kept
+from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
+from interp.files import refuse_used
+from interp.progress import tell
+from interp.questions import fingerprint
+
+
+def study_into(
+    out: Path, load: Callable[[], Loaded], settings: GroundingSettings, examples: int = 0, resume: bool = False
+) -> GroundingStudy | None:
+    """`study` of what `load` gives, written into the new folder `out` (`save_grounding`).
+
+    Until it is whole `out` does not exist: after an interruption a folder beside it holds the images that were done,
+    and `resume` goes on behind them; it returns None if nothing is left to do. Raises InputError as `study`, if `out`
+    is used, and if another process makes it.
+    """
+    if not resume:
+        refuse_used(out)
+    refuse_unfinished(out, resume)
+    work = working_folder(out)
+    with working(work):
+        loaded = load()
+        made_of = _made_of(loaded, settings)
+        if resume and finished(out, made_of):
+            tell(f"{out}: is whole, so nothing is left to do.")
+            discard(work)
+            return None
+        refuse_used(out)
+        found = study(*loaded[:3], settings, loaded.feature, Kept(work, made_of))
+        save_grounding(found, out, examples, work, made_of)
+        discard(work)
+    return found
+
+
+def _made_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
+    """What must be the same for images that were looked at to be of use."""
+    from peft.tuners.lora import LoraLayer
+
+    vlm = loaded.vlm
+    scales = {name: module.scaling for name, module in vlm.model.named_modules() if isinstance(module, LoraLayer)}
+    return asdict(settings) | {
+        "questions": fingerprint(loaded.questions),
+        "weights": weights_fingerprint(vlm.model),
+        "scales": sorted({scale for each in scales.values() for scale in each.values()}),
+        "feature": f"{loaded.feature[0].id}:{loaded.feature[1]}" if loaded.feature else None,
+        "prompt": vlm.style._asdict(),
+        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "device": vlm.device.type,
+    }

@@ -1,0 +1,314 @@
+"""Kills at random instants, full disks and full memory, over every command that can go on: the result must be the same.
+
+`python tests/chaos.py --kills 200` runs it for real, on the tiny world of the tests. Commands are run in children of
+this process, which has loaded the libraries once, so that most kills fall into the work.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from conftest import read_rows, write_rows
+from finetune_world import make_world
+from test_ablate_statistics import profile_of
+from test_finetune_cli import layers_json
+
+from finetune import cli, train
+from finetune.adapter import read_record  # noqa: F401  loads peft's and pydantic's part
+from interp.manifest import check_manifest
+
+PATIENTS = 6
+OUT = "out"
+CRASHED = 70
+"""Exit code of a child that an error ended that is none of ours."""
+
+
+class Job(NamedTuple):
+    """A command that can go on."""
+
+    name: str
+    """As it is called in the counts."""
+    arguments: list[str]
+    """Of `finetune`, but for --resume."""
+    resume: list[str]
+    """What a second run is given too."""
+
+
+def child(arguments: list[str], folder: Path, log: Path, prepare: Callable[[], None] = lambda: None) -> int:
+    """Start `finetune` in a child of this process, in `folder`; its number. What it says on stderr goes into `log`."""
+    sys.stdout.flush()
+    number = os.fork()
+    if number:
+        return number
+    code = CRASHED
+    try:
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Every step can be the last one kept.
+        train.CHECKPOINT_SECONDS = 0.0
+        prepare()
+        sys.argv = ["finetune", *arguments]
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(number: int, seconds: float) -> int | None:
+    """The exit code of a child, negative for a signal; None if it still runs after so many seconds."""
+    limit = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(number, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= limit:
+            return None
+        time.sleep(0.002)
+
+
+def content(out: Path) -> dict[str, object]:
+    """What a result says, byte for byte, but for how long it took."""
+    found: dict[str, object] = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_dir():
+            continue
+        name = str(path.relative_to(out))
+        if path.name == "gatescope.json":
+            record = json.loads(path.read_text())
+            assert record.pop("seconds") >= 0
+            found[name] = json.dumps(record)
+        elif path.name == "README.md":
+            found[name] = re.sub(r"Trained in [\d.]+ s", "", path.read_text())
+        elif path.name == "manifest.json":
+            record = json.loads(path.read_text())
+            record["files"].pop("gatescope.json", None)
+            found[name] = json.dumps(record)
+        elif path.name == "ablation.json":
+            record = json.loads(path.read_text())
+            for arm in record["arms"]:
+                arm.pop("seconds")
+            found[name] = json.dumps(record)
+        elif path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            record = json.loads(table.attrs["gatescope"])
+            if record["training"]:
+                record["training"].pop("seconds")
+            found[name] = (json.dumps(record), {c: table[c].to_numpy().tobytes() for c in table})
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def jobs(world: Path, adapter: Path) -> list[Job]:
+    """The commands, on a world; `adapter` is there for those that need one."""
+    shared = ["--model", str(world / "model"), "--questions", str(world / "questions.jsonl"), "--device", "cpu"]
+    training = [*shared, "--lr", "0.005", "--dropout", "0.1", "--rank", "4", "--limit", "12", "--out", OUT]
+    ablation = ["--layers-from", str(world / "layers.json"), "--seeds", "0", "--arms", "window,random", "--limit", "8"]
+    maps = ["--maps", "attention,occlusion", "--any-answer"]
+    return [
+        Job("finetune", ["--layers", "1-2", "--epochs", "4", "--batch-size", "3", *training], ["--resume"]),
+        Job(
+            "finetune, swap",
+            ["--layers", "1", "--epochs", "2", "--batch-size", "4", "--grounding", "swap", *training],
+            ["--resume"],
+        ),
+        Job("ablate", ["ablate", *ablation, *shared, "--epochs", "1", "--lr", "0.005", "--out", OUT], []),
+        Job("grounding", ["grounding", str(adapter), *maps, *shared, "--out", OUT], ["--resume"]),
+    ]
+
+
+def prepared(folder: Path) -> list[Job]:
+    """A tiny world with a layers.json and an adapter in `folder`, and the jobs on it."""
+    world = make_world(folder / "world", patients=PATIENTS)
+    rows = read_rows(world.questions)
+    write_rows(
+        world.questions, [row | {"boxes": [[4, 6, 15, 20]]} if row["type"] == "presence" else row for row in rows]
+    )
+    entries = [entry.model_dump() for entry in profile_of([0.6, 0.8, 0.7])]
+    (folder / "world" / "layers.json").write_text(layers_json(profile=entries))
+    made = jobs(folder / "world", folder / "adapter" / OUT)
+    (folder / "adapter").mkdir()
+    log = folder / "log.txt"
+    assert ended(child(made[0].arguments, folder / "adapter", log), 240) == 0, log.read_text()
+    return made
+
+
+def no_room(rng: random.Random) -> None:
+    """No file may grow beyond a random size, as with a quota: writing behind it fails."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(2 ** rng.uniform(12, 17)), resource.RLIM_INFINITY))
+
+
+def no_memory(rng: random.Random) -> None:
+    """From a random pass on, the model does not fit the memory of the GPU."""
+    from finetune.packed import FirstToken
+
+    forward, left = FirstToken.forward, [rng.randrange(20)]
+
+    def limited(self, parts):
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, parts)
+
+    FirstToken.forward = limited
+
+
+class Chaos:
+    """Strikes commands in turn, resumes them until they are done, and compares what they made."""
+
+    def __init__(self, folder: Path, disk: Path | None, kills: int, seed: int, names: list[str]) -> None:
+        self.folder, self.disk, self.kills, self.rng = folder, disk, kills, random.Random(seed)
+        self.log = folder / "log.txt"
+        self.struck: Counter = Counter()
+        """(job, fault) -> runs that it ended before they were done."""
+        self.compared: Counter = Counter()
+        """Job -> results that were finished and compared."""
+        self.faults: list[str] = []
+        """What was not as it should be."""
+        self.jobs = [job for job in prepared(folder) if not names or job.name in names]
+        self.seconds: dict[str, float] = {}
+        self.wanted: dict[str, dict[str, object]] = {}
+
+    def run(self) -> None:
+        """All jobs without a break, then in turn until enough has struck."""
+        for job in self.jobs:
+            home = self.folder / f"whole {job.name}"
+            home.mkdir()
+            started = time.monotonic()
+            assert ended(child(job.arguments, home, self.log), 300) == 0, self.log.read_text()
+            self.seconds[job.name], self.wanted[job.name] = time.monotonic() - started, content(home / OUT)
+        turn = 0
+        while self.struck.total() < self.kills:
+            job = self.jobs[turn % len(self.jobs)]
+            home = (self.disk or self.folder) / f"run {turn}"
+            home.mkdir()
+            self._cycle(job, home)
+            shutil.rmtree(home)
+            turn += 1
+            print(f"{self.struck.total()} of {self.kills}, {len(self.faults)} faults: {job.name}", flush=True)
+
+    def _cycle(self, job: Job, home: Path) -> None:
+        for attempt in range(60):
+            enough = self.struck.total() >= self.kills
+            (fault,) = self.rng.choices(list(FAULTS), list(FAULTS.values())) if not enough else ("none",)
+            code = self._strike([*job.arguments, *(job.resume if attempt else [])], home, fault, job)
+            said = self.log.read_text()
+            if code == 0:
+                break
+            self.struck[job.name, fault] += 1
+            if code not in CODES[fault] or "Traceback" in said:
+                self._fault(f"{job.name}, {fault}: exit code {code}: {said[-1500:]}")
+        else:
+            self._fault(f"{job.name}: not done after 60 runs")
+            return
+        self._compare(job, home)
+
+    def _strike(self, arguments: list[str], home: Path, fault: str, job: Job) -> int | None:
+        """Exit code of one run with a fault that may come too late for it."""
+        chance, filler = random.Random(self.rng.random()), home.parent / "filler"
+        prepare: Callable[[], None] = lambda: None  # noqa: E731
+        if fault == "memory":
+            prepare = lambda: no_memory(chance)  # noqa: E731
+        elif fault == "disk" and self.disk:
+            fill(filler, self.disk, chance)
+        elif fault == "disk":
+            prepare = lambda: no_room(chance)  # noqa: E731
+        number = child(arguments, home, self.log, prepare)
+        timed = fault in ("kill", "interrupt")
+        code = ended(number, self.rng.uniform(0, 1.1 * self.seconds[job.name]) if timed else 300)
+        if code is None:
+            os.kill(number, signal.SIGINT if fault == "interrupt" else signal.SIGKILL)
+            code = ended(number, 60)
+        filler.unlink(missing_ok=True)
+        return code
+
+    def _compare(self, job: Job, home: Path) -> None:
+        found, wanted = content(home / OUT), self.wanted[job.name]
+        other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        left = sorted(path.name for path in home.rglob("*") if path.name.startswith(".") or path.suffix == ".partial")
+        if other:
+            self._fault(f"{job.name}: differs in {', '.join(other)}")
+        if left:
+            self._fault(f"{job.name}: left {', '.join(left)}")
+        check_manifest(home / OUT)
+        self.compared[job.name] += 1
+
+    def _fault(self, what: str) -> None:
+        self.faults.append(what)
+        print(f"FAULT {what}", flush=True)
+
+
+FAULTS = {"kill": 70, "interrupt": 6, "disk": 10, "memory": 8, "none": 6}
+"""What may happen to a run, and how often."""
+CODES = {"kill": (-9,), "interrupt": (130, -2), "disk": (2,), "memory": (2,), "none": ()}
+"""Exit codes of runs that did not get to their end."""
+
+
+def fill(filler: Path, disk: Path, rng: random.Random) -> None:
+    """Leave little room on a disk."""
+    state = os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - int(2 ** rng.uniform(12, 19)))))
+
+
+@contextmanager
+def small_disk(at: Path, megabytes: int = 8) -> Iterator[Path | None]:
+    """A small file system in memory; None for who may not mount one."""
+    at.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(at)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        yield None
+        return
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
+
+
+def main() -> None:
+    """Run it, and say what became of it; exit code 1 if anything was not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="runs that are to be ended before they are done")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--job", action="append", default=[], help="only this one; may be given several times")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk") as disk:
+        trial = Chaos(Path(name), disk, options.kills, options.seed, options.job)
+        trial.run()
+    print("small disk" if disk else "limited file sizes")
+    for (job, fault), count in sorted(trial.struck.items()):
+        print(f"{job:<16}{fault:<12}{count}")
+    print(f"{trial.struck.total()} runs ended, {trial.compared.total()} results compared, {len(trial.faults)} faults")
+    sys.exit(bool(trial.faults))
+
+
+if __name__ == "__main__":
+    main()
