@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from finetune.adapter_config import read_config, refuse_unsaved_ranks
 from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
@@ -69,6 +70,8 @@ def read_record(folder: Path) -> AdapterRecord | None:
                 f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
             )
         return AdapterRecord.model_validate_json(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
@@ -79,11 +82,12 @@ class _Version(BaseModel):
 
 
 def base_of(folder: Path) -> str:
-    """The base model that an adapter folder names. Raises InputError if it is not a peft folder or names none."""
-    check_adapter(folder)
-    from peft import PeftConfig
+    """The base model that an adapter folder names.
 
-    named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    Raises InputError if it is not a folder of a plain LoRA, or names none.
+    """
+    check_adapter(folder)
+    named = read_config(folder).get("base_model_name_or_path")
     if not named:
         raise InputError(f"{folder}: adapter_config.json names no base model. Give one with --model.")
     return named
@@ -126,12 +130,17 @@ def check_adapter(folder: Path) -> None:
 
 
 def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
-    """Put a saved adapter into `vlm.model`, in place. Raises InputError if it is damaged or does not fit the model."""
+    """Put a saved adapter into `vlm.model`, in place.
+
+    Raises InputError if it is damaged, no plain LoRA, or does not fit the model, which then is as it was.
+    """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     check_adapter(folder)
+    config = read_config(folder)
     try:
+        refuse_unsaved_ranks(folder, config)
         adapted = PeftModel.from_pretrained(vlm.model, str(folder))
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
             # peft passes over weights that have no place in the model, which would evaluate another adapter.
@@ -142,10 +151,25 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
         if left:
             raise ValueError(f"{len(left)} weights without a place, as {left[0]}")
         return adapted
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: does not fit {vlm.name} ({str(error).splitlines()[0]}). Give --model its own base."
-        ) from None
+    # peft takes configurations at their word, and meets false ones with errors of any kind.
+    except Exception as error:
+        _take_out(vlm.model)
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: does not fit {vlm.name} ({reason}). Give --model its own base.") from None
+
+
+def _take_out(model: Any) -> None:
+    """Put back what an adapter that was loaded in part has wrapped."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, inner)
 
 
 def changes_sight(adapted: "PeftModel") -> bool:

@@ -84,7 +84,7 @@ def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
             groups.setdefault(_recipe(arm.record), []).append(arm)
     pools = {}
     for members in groups.values():
-        seeds = {arm.record.settings.get("seed") for arm in members if arm.record}
+        seeds = {repr(arm.record.settings.get("seed")) for arm in members if arm.record}
         if len(members) > 1 and len(seeds) == len(members):
             names = [arm.name for arm in members]
             title = f"{_common(names) or _layers(members[0])} ({len(members)} seeds)"

@@ -70,7 +70,7 @@ def parse_clamps(text: str) -> list[ClampSpec]:
     """
     specs = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]+):([0-9]+)(?:=(.+))?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,4}):([0-9]{1,9})(?:=(.+))?", part)
         value = _value(match[3] or "0") if match else None
         if match is None or value is None:
             raise InputError(

@@ -1,9 +1,9 @@
 """Where a model's files are: a local folder, or the Hugging Face hub through its cache."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from interp.documents import read_object
 from interp.errors import InputError
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -89,20 +89,22 @@ def _check_whole(source: Source) -> None:
     )
     index = source.folder / "model.safetensors.index.json"
     needed = ["config.json", "tokenizer_config.json"]
-    needed += ["model.safetensors"] if not index.is_file() else sorted(set(_json(index)["weight_map"].values()))
+    needed += ["model.safetensors"] if not index.is_file() else _parts(index)
     missing = [name for name in needed if not (source.folder / name).is_file()]
     if not any((source.folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
         missing.append("processor_config.json")
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"{source.folder}: no {', '.join(missing[:3])}{more} there. {again}")
-    kind = _json(source.folder / "config.json").get("model_type")
+    kind = read_object(source.folder / "config.json").get("model_type")
     if kind != "gemma3":
         raise InputError(f"{source.folder}: found a model of type {kind!r}, expected 'gemma3' with images.")
 
 
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable JSON ({error}).") from None
+def _parts(index: Path) -> list[str]:
+    """The files of weights that are in several; each a plain name, so that none lies elsewhere."""
+    weight_map = read_object(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise InputError(f"{index}: expected 'weight_map', from weights to the names of files beside it.")
+    return sorted(set(names))

@@ -1,4 +1,8 @@
-"""Reading a radiograph as 8-bit RGB: PNG and JPEG of 8 or 16 bits, and DICOM with its windowing."""
+"""Reading a radiograph as 8-bit RGB: pictures of 8 or 16 bits, and DICOM with its windowing.
+
+Files may come from anywhere: few formats are tried, none that starts another program (PIL hands EPS to Ghostscript),
+and what a file claims to be is looked at before anything is unpacked.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +21,13 @@ BLANK_IMAGE = "<blank>"
 NO_IMAGE = "<none>"
 """Stands for no image at all: the prompt is text alone."""
 DICOM_ENDINGS = (".dcm", ".dicom", ".dic")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+"""Of pictures, as PIL names them."""
+MAX_PIXELS = 2**25
+"""Of an image, some 33 million: twice those of the largest radiographs, 400 MB while grey values are scaled."""
+
+
+TOO_LARGE = f"an image of more than {MAX_PIXELS / 10**6:.0f} million pixels"
 
 
 class UnreadableImageError(ValueError):
@@ -32,7 +43,11 @@ def open_image(path: str) -> "Image":
     try:
         return decode(Path(path))
     except UnreadableImageError as error:
-        raise InputError(f"{path}: {error}. Replace the file or remove its questions.") from None
+        # The path would tell who the patient is, as MIMIC-CXR's do.
+        raise InputError(
+            f"An image can not be used: {error}. `interp import-questions QUESTIONS --format jsonl --images FOLDER "
+            "--out NEW` leaves its questions out, and names their rows."
+        ) from None
 
 
 def decode(path: Path) -> "Image":
@@ -55,7 +70,8 @@ def _picture(path: Path) -> "Image":
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
+            _refuse_large(*picture.size)
             frames = getattr(picture, "n_frames", 1)
             if frames > 1:
                 raise UnreadableImageError(f"not a single image but {frames} frames")
@@ -66,7 +82,10 @@ def _picture(path: Path) -> "Image":
             return picture.convert("RGB")
     except UnreadableImageError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(TOO_LARGE) from None
+    # Decoders meet damage with errors of any kind.
+    except Exception as error:
         # PIL names the file in some messages, by its path or as an object.
         what = "truncated" if "truncated" in str(error) else "damaged, or no image"
         raise UnreadableImageError(f"not a readable image ({what})") from None
@@ -74,19 +93,9 @@ def _picture(path: Path) -> "Image":
 
 def _dicom(path: Path) -> "Image":
     from PIL import Image
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
     from pydicom.pixels import convert_color_space
 
-    try:
-        data = dcmread(path)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError):
-        raise UnreadableImageError("not a readable DICOM file") from None
-    if "PixelData" not in data:
-        raise UnreadableImageError("a DICOM file without pixel data")
-    frames = int(data.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise UnreadableImageError(f"not a single image but {frames} frames")
+    data = _dataset(path)
     try:
         pixels = data.pixel_array
         colours = data.get("PhotometricInterpretation", "MONOCHROME2")
@@ -96,13 +105,49 @@ def _dicom(path: Path) -> "Image":
             pixels = convert_color_space(pixels, colours, "RGB")
         return Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB")
     except (RuntimeError, NotImplementedError):
-        syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
-        name = getattr(syntax, "name", "an unknown transfer syntax")
         raise UnreadableImageError(
-            f"DICOM pixels that can not be decoded ({name}); `pip install 'pylibjpeg[all]'` may help"
+            f"DICOM pixels that can not be decoded ({_syntax_name(data)}); `pip install 'pylibjpeg[all]'` may help"
         ) from None
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError, OSError):
+    except Exception:
         raise UnreadableImageError("DICOM pixels that are truncated or damaged") from None
+
+
+def _dataset(path: Path) -> "Dataset":
+    """A DICOM file of one image of a size that can be shown, its pixels not yet decoded."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    try:
+        # pydicom would unpack it whole, whatever its size.
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnreadableImageError("a deflated DICOM file")
+        data = dcmread(path)
+        if "PixelData" not in data:
+            raise UnreadableImageError("a DICOM file without pixel data")
+        frames = int(data.get("NumberOfFrames") or 1)
+        if frames > 1:
+            raise UnreadableImageError(f"not a single image but {frames} frames")
+        _refuse_large(int(data.get("Rows") or 0), int(data.get("Columns") or 0))
+        return data
+    except UnreadableImageError:
+        raise
+    # pydicom reads elements when they are asked for, and meets damage with errors of any kind.
+    except Exception:
+        raise UnreadableImageError("not a readable DICOM file") from None
+
+
+def _syntax_name(data: "Dataset") -> str:
+    """Of its compression; a name that pydicom knows, and nothing that the file says."""
+    from pydicom.uid import UID_dictionary
+
+    syntax = str(getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", ""))
+    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "an unknown transfer syntax"
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(TOO_LARGE)
 
 
 def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, float | None]:

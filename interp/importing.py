@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.errors import InputError
 from interp.files import write_json
@@ -168,7 +170,9 @@ def _splits(given: Sequence[str | None], report: ImportReport) -> list[Literal["
     splits = [_SPLITS.get(name.lower()) if name else None for name in given]
     unknown = sorted({name for name, split in zip(given, splits, strict=True) if name and split is None})
     if unknown:
-        report.notes.append(f"splits named {', '.join(unknown)} are not known; split by patient instead")
+        report.notes.append(
+            f"{len(unknown)} names in the split column are none of train, validation and test; split by patient instead"
+        )
     if unknown or len(set(splits)) < 2:
         return [None] * len(splits)
     if any(name and name.lower().startswith("val") for name in given):
@@ -200,18 +204,22 @@ def _question(
         paraphrases.append(paraphrase.model_copy(update={"operator": operator}))
     for reason, count in dropped.items():
         report.dropped_paraphrases[reason] = report.dropped_paraphrases.get(reason, 0) + count
-    return Question(
-        id=record.id,
-        image=image,
-        patient=record.patient or _patient_in(image),
-        type=type_,
-        question=record.question,
-        answer=answer,
-        paraphrases=paraphrases,
-        register=record.register,
-        boxes=list(record.boxes),
-        split=split,
-    )
+    try:
+        return Question(
+            id=record.id,
+            image=image,
+            patient=record.patient or _patient_in(image),
+            type=type_,
+            question=record.question,
+            answer=answer,
+            paraphrases=paraphrases,
+            register=record.register,
+            boxes=list(record.boxes),
+            split=split,
+        )
+    except ValidationError as error:
+        report.drop(record.where, f"field {str(error.errors()[0]['loc'][0])!r} is empty or no text")
+        return None
 
 
 def _plain(text: str) -> str:

@@ -5,19 +5,19 @@ image root (by default the folder of the file).
 """
 
 import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 from interp.demo import WORLD
+from interp.documents import parse_json
 from interp.errors import InputError
 from interp.files import write_text
-from interp.image_paths import climbs_out
+from interp.image_paths import climbs_out, is_image_file
 
 Split = Literal["train", "test", "all"]
 
@@ -55,7 +55,7 @@ class Question(BaseModel):
     )
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")
-    boxes: list[tuple[float, float, float, float]] = Field(
+    boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]] = Field(
         default_factory=list, description="lesion boxes, x0 y0 x1 y1 in pixels of the image file"
     )
     split: Literal["train", "test"] | None = Field(None, description="fixed split; by hash of the patient where absent")
@@ -102,7 +102,8 @@ def load_questions(
 ) -> list[Question]:
     """Read a JSON Lines file of questions, by default the embedded world's; every `image` returned is an absolute path.
 
-    Raises InputError naming the row for anything that is not as the format says, and if the split is empty.
+    Raises InputError naming the row for anything that is not as the format says, and if the split is empty. No
+    message holds what a row says, but for the name of its type: the row is enough to look it up.
     """
     path = Path(path)
     root = Path(images) if images is not None else path.parent
@@ -125,7 +126,7 @@ def load_questions(
             raise InputError(
                 f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
             ) from None
-    _check_splits(questions, path)
+    _check_splits(questions, path, row_of)
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
         raise InputError(
@@ -148,43 +149,38 @@ def write_questions(questions: Iterable[Question], path: Path, images: Path) -> 
 
 def _parse(line: str, where: str) -> Question:
     try:
-        return Question.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not a JSON object ({error.msg}, column {error.colno}). Write one question a line."
-        ) from None
+        return Question.model_validate(parse_json(line))
     except ValidationError as error:
         problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not a JSON object ({error}). Write one question a line.") from None
 
 
 def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
     if question.id in row_of:
-        raise InputError(
-            f"{where}: id {question.id!r} was used already in row {row_of[question.id]}. Ids must be unique."
-        )
+        raise InputError(f"{where}: its id was used already in row {row_of[question.id]}. Ids must be unique.")
     allowed = ANSWER_SETS[question.type]
     if allowed is not None and question.answer is not None and question.true_answer not in allowed:
         raise InputError(
-            f"{where}: answer {question.answer!r} is not among the answers of type {question.type!r} "
+            f"{where}: its answer is not among those of type {question.type!r} "
             f"({', '.join(sorted(allowed))}). Correct the answer or the type."
         )
     if climbs_out(question.image):
         raise InputError(
-            f"{where}: image {question.image!r} lies outside the image folder {root}. Use paths inside it."
+            f"{where}: its image may lie outside the image folder {root}. Use paths inside it, without '..'."
         )
-    image = root / question.image
-    if not image.is_file():
-        raise InputError(f"{where}: image {question.image!r} not found in {root}. Add the file or correct --images.")
+    if not is_image_file(root, question.image):
+        raise InputError(f"{where}: its image is not in {root}. Add the file or correct --images.")
 
 
-def _check_splits(questions: Iterable[Question], path: Path) -> None:
+def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str, int]) -> None:
     seen: dict[str, str] = {}
     for question in questions:
         split = split_of(question)
         if seen.setdefault(question.group, split) != split:
             raise InputError(
-                f"{path}: the patient of question {question.id!r} is in both splits, so results would leak. "
+                f"{path}, row {row_of[question.id]}: its patient is in both splits, so results would leak. "
                 "Give all questions of a patient the same 'split'."
             )
 

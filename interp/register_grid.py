@@ -77,8 +77,9 @@ def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
         raise InputError(f"{path}: no such file. Give --grid a CSV file with the columns {', '.join(COLUMNS)}.")
     try:
         grid = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({str(error).strip().splitlines()[0]}).") from None
+    except ValueError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({reason}).") from None
     if list(grid.columns) != COLUMNS:
         raise InputError(
             f"{path}: found the columns {', '.join(map(str, grid.columns))}, expected {', '.join(COLUMNS)}. "

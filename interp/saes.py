@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interp.documents import read_object
 from interp.errors import InputError
 
 if TYPE_CHECKING:
     from sae_lens import JumpReLUSAE
 
 PARAMETERS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+KINDS = ("F32", "BF16", "F16", "F64")
+"""Of numbers that an SAE may be stored in, as safetensors calls them."""
 
 
 class Sae(NamedTuple):
@@ -89,14 +92,16 @@ def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 
 def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
     """Check an SAE without loading it: names, shapes and the place it was made for. Returns its number of features.
 
-    Raises InputError if a tensor is missing, has a wrong shape, or was made for another width or layer.
+    Raises InputError if a tensor is missing, has a wrong shape or kind, or was made for another width or layer.
     """
     from safetensors import SafetensorError, safe_open
 
     path = _weights(folder)
     try:
         with safe_open(path, "pt") as file:
-            shapes = {_NAMES.get(name, name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {_NAMES.get(name, name): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            kinds = {name: str(part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}). Download it again.") from None
     needed = [name for name in PARAMETERS if name != "threshold" or _has_threshold(folder)]
@@ -114,6 +119,10 @@ def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
     for name in needed:
         if shapes[name] != expected[name]:
             raise InputError(f"{path}: {name} has shape {list(shapes[name])}, expected {list(expected[name])}.")
+        if kinds[name] not in KINDS:
+            raise InputError(f"{path}: {name} holds {kinds[name]}, expected one of {', '.join(KINDS)}.")
+    if not d_sae:
+        raise InputError(f"{path}: has no features.")
     _check_hook(folder, layer)
     return d_sae
 
@@ -123,22 +132,22 @@ def load_sae(
 ) -> Sae:
     """Load one SAE; its two matrices as `dtype`, biases and thresholds as float32.
 
-    Raises InputError as `sae_shapes`, and if a tensor holds NaN.
+    Raises InputError as `sae_shapes`, and if a tensor holds what is not finite as `dtype`.
     """
     from safetensors.torch import load_file
 
     sae_shapes(folder, layer, d_model)
     path = _weights(folder)
     tensors = {_NAMES.get(name, name): tensor for name, tensor in load_file(path, str(device)).items()}
-    for name in PARAMETERS:
-        if name in tensors and not torch.isfinite(tensors[name]).all():
-            raise InputError(f"{path}: {name} holds NaN or infinite values. Download it again.")
     # A ReLU SAE is a JumpReLU SAE whose thresholds are zero.
     tensors.setdefault("threshold", torch.zeros_like(tensors["b_enc"]))
     if _lens_config(folder).get("apply_b_dec_to_input", False):
-        tensors["b_enc"] = tensors["b_enc"] - tensors["b_dec"] @ tensors["w_enc"]
+        tensors["b_enc"] = tensors["b_enc"].float() - tensors["b_dec"].float() @ tensors["w_enc"].float()
     dtypes = {"w_enc": dtype, "w_dec": dtype}
     placed = {n: tensors[n].to(device, dtypes.get(n, torch.float32)) for n in PARAMETERS}
+    for name in PARAMETERS:
+        if not torch.isfinite(placed[name]).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values. Download it again.")
     return Sae(layer, folder.resolve().name, **placed)
 
 
@@ -161,7 +170,7 @@ def _weights(folder: Path) -> Path:
 def _lens_config(folder: Path) -> dict[str, Any]:
     """sae-lens's configuration, empty for a Gemma Scope 2 folder."""
     path = folder / "cfg.json"
-    return _json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _has_threshold(folder: Path) -> bool:
@@ -171,21 +180,16 @@ def _has_threshold(folder: Path) -> bool:
 def sae_lens_layer(folder: Path) -> int:
     """The layer of a sae-lens folder. Raises InputError if its configuration names none."""
     config = _lens_config(folder)
-    hook = str((config.get("metadata") or {}).get("hook_name") or config.get("hook_name") or "")
-    match = re.fullmatch(r"(?:blocks\.(\d+)\.hook_resid_post|model\.layers\.(\d+)(?:\.output)?)", hook)
+    metadata = config.get("metadata")
+    named = metadata.get("hook_name") if isinstance(metadata, dict) else None
+    hook = str(named or config.get("hook_name") or "")
+    match = re.fullmatch(r"(?:blocks\.(\d{1,4})\.hook_resid_post|model\.layers\.(\d{1,4})(?:\.output)?)", hook)
     if not match:
         raise InputError(
             f"{folder / 'cfg.json'}: found hook {hook or 'none'!r}, expected blocks.L.hook_resid_post. "
             "Only SAEs of the residual stream after a layer can be used."
         )
     return int(match.group(1) or match.group(2))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}).") from None
 
 
 def _check_hook(folder: Path, layer: int) -> None:
@@ -200,7 +204,7 @@ def _check_hook(folder: Path, layer: int) -> None:
             )
         return
     path = folder / "config.json"
-    config = _json(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     hook = config.get("hf_hook_point_in", f"model.layers.{layer}.output")
     if config.get("architecture", "jump_relu") != "jump_relu" or hook != f"model.layers.{layer}.output":
         raise InputError(

@@ -392,7 +392,7 @@ def test_map_settings_beyond_the_model(shipped):
 def test_boxes_outside_the_image_are_named(shipped):
     vlm, questions = shipped
     q = studied(questions, False, 1)[0].model_copy(update={"id": "mine", "boxes": [(70, 0, 90, 9)]})
-    with pytest.raises(InputError, match=r"question 'mine': box .* 64 x 64 pixels"):
+    with pytest.raises(InputError, match=r"can not be placed. Box .* 64 x 64 pixels"):
         study(vlm, None, [q])
 
 

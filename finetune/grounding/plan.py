@@ -54,7 +54,8 @@ def lesion_of(question: Question, side: int, rng: np.random.Generator) -> Lesion
     try:
         boxes = unit_boxes(question.boxes, open_image(question.image).size)
     except InputError as error:
-        raise InputError(f"question {question.id!r}: {error}") from None
+        # Coordinates find the row, and tell nothing of the question.
+        raise InputError(f"A lesion can not be placed. {str(error)[0].upper()}{str(error)[1:]}") from None
     region = region_of(boxes, side)
     controls = {"shifted": shifted_region(region, side), "random": region_of(moved(boxes, RANDOM_BOXES, rng), side)}
     return Lesion(boxes, region, controls, moved_away(boxes, RANDOM_REGIONS, rng))

@@ -3,13 +3,12 @@
 One row is one wording. With paraphrase columns, the wordings of one `baseline_question` on one image belong together.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.questions import Paraphrase
-from interp.sources.records import Dropped, Record
+from interp.documents import parse_json
+from interp.sources.records import Dropped, Record, paraphrase_of
 from interp.sources.tables import Row, columns_of, match_columns, read_rows, text_of
 
 NEEDED: dict[str, Sequence[str]] = {"question": ("question", "question_text"), "answer": ("answer", "ground_truth")}
@@ -69,8 +68,8 @@ def _image(cells: Mapping[str, Any]) -> str | None:
     given = cells.get("image")
     if isinstance(given, str) and given.startswith("["):
         try:
-            given = json.loads(given.replace("'", '"'))
-        except json.JSONDecodeError:
+            given = parse_json(given.replace("'", '"'))
+        except ValueError:
             return None
     if isinstance(given, list):
         given = given[0] if len(given) == 1 else None
@@ -97,8 +96,10 @@ def _record(number: int, members: Sequence[tuple[Row, dict[str, Any]]]) -> Recor
         given = text_of(cells["answer"])
         if (given or "").lower() != (answer or "").lower():
             dropped.append("paraphrase with another answer than its question")
+        elif (paraphrase := paraphrase_of(text, text_of(cells.get("strategy")))) is None:
+            dropped.append("paraphrase without text")
         else:
-            paraphrases.append(Paraphrase.model_validate({"text": text, "phenomenon": text_of(cells.get("strategy"))}))
+            paraphrases.append(paraphrase)
     return Record(
         where=row.where,
         id=str(number),

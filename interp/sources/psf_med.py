@@ -4,15 +4,15 @@ Two layouts are known: one row a question with a list of paraphrases, and one ro
 names over the versions; images are not part of the data set.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp.answers import asks_yes_or_no
+from interp.documents import parse_json
 from interp.errors import InputError
-from interp.questions import Paraphrase
-from interp.sources.records import Dropped, Record
+from interp.image_paths import climbs_out
+from interp.sources.records import Dropped, Record, paraphrase_of
 from interp.sources.tables import ENDINGS, Row, columns_of, match_columns, read_rows, text_of
 
 SUBSETS = ("mimic", "padchest", "vindr")
@@ -66,19 +66,32 @@ def _files(source: Path, subset: str | None) -> list[Path]:
 
 
 def _configured(card: Path, subset: str) -> list[str]:
-    """File patterns of a subset by the data set's card; none where it has none."""
+    """File patterns of a subset by the data set's card; none where it has none.
+
+    Raises InputError for a card that can not be read, and for patterns that lead out of its folder.
+    """
     if not card.is_file():
         return []
     from huggingface_hub import DatasetCard
+    from yaml import YAMLError
 
-    configs = DatasetCard.load(card).data.to_dict().get("configs") or []
-    patterns: list[str] = []
-    for config in configs:
-        if config.get("config_name") == subset:
+    try:
+        configs = DatasetCard.load(card).data.to_dict().get("configs") or []
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError):
+        raise InputError(
+            f"{card}: its front matter is not readable. Remove the file: tables are found without."
+        ) from None
+    patterns: list[Any] = []
+    for config in configs if isinstance(configs, list) else []:
+        if isinstance(config, dict) and config.get("config_name") == subset:
             files = config.get("data_files") or []
-            for entry in [files] if isinstance(files, str) else files:
-                path = entry["path"] if isinstance(entry, dict) else entry
-                patterns += [path] if isinstance(path, str) else path
+            for entry in files if isinstance(files, list) else [files]:
+                path = entry.get("path") if isinstance(entry, dict) else entry
+                patterns += path if isinstance(path, list) else [path]
+    if not all(isinstance(pattern, str) and pattern.strip("./") and not climbs_out(pattern) for pattern in patterns):
+        raise InputError(
+            f"{card}: data_files of {subset!r} are no paths inside its folder. Correct or remove the file."
+        )
     return patterns
 
 
@@ -114,8 +127,8 @@ def _long(rows: Sequence[Row], columns: Mapping[str, str]) -> Iterator[Record | 
 def _listed(text: str) -> Any:
     """A list that was written into one CSV cell as JSON."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
@@ -133,7 +146,7 @@ def _record(
     for entry in entries:
         text = next((text_of(entry[name]) for name in _TEXT if entry.get(name) is not None), None)
         yes_no = next((entry[name] for name in OPTIONAL["yes_no"] if entry.get(name) is not None), None)
-        if text is None:
+        if not text:
             dropped.append("paraphrase without text")
         elif closed and yes_no is not None and not _truth(yes_no):
             dropped.append("paraphrase of a yes/no question that is none")
@@ -141,7 +154,11 @@ def _record(
             phenomenon = next((text_of(entry[n]) for n in OPTIONAL["phenomenon"] if entry.get(n) is not None), None)
             register = text_of(entry.get("register"))
             tone = register if register in ("formal", "casual") else None
-            paraphrases.append(Paraphrase.model_validate({"text": text, "phenomenon": phenomenon, "register": tone}))
+            paraphrase = paraphrase_of(text, phenomenon, tone)
+            if paraphrase is None:
+                dropped.append("paraphrase without text")
+            else:
+                paraphrases.append(paraphrase)
     return Record(
         where=where,
         id=text_of(cells.get("id")) or str(number),

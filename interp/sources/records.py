@@ -1,6 +1,8 @@
 """What every reader yields: a question as its source has it, or a row that can not become one."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
 
 from interp.questions import Paraphrase
 
@@ -41,3 +43,11 @@ class Dropped(NamedTuple):
     """File and row."""
     reason: str
     """Why, in words that many rows can share; no content."""
+
+
+def paraphrase_of(text: str | None, phenomenon: str | None = None, register: Any = None) -> Paraphrase | None:
+    """A wording as a paraphrase; None if it is blank or no text."""
+    try:
+        return Paraphrase.model_validate({"text": text, "phenomenon": phenomenon, "register": register})
+    except ValidationError:
+        return None

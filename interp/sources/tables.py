@@ -1,16 +1,19 @@
 """Rows of CSV, TSV, JSON, JSON Lines and parquet files, and their columns by whatever name they have."""
 
 import csv
-import json
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from interp.documents import parse_json
 from interp.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _WRAPPERS = ("results", "data", "questions", "rows")
+_ROWS = 10**6
+"""A parquet file may claim as many, or one a byte: more are no different questions, but a few repeated."""
 
 
 class Row(NamedTuple):
@@ -43,12 +46,13 @@ def _text(path: Path, kind: str) -> Sequence[Mapping[str, Any]]:
     try:
         if kind in (".csv", ".tsv"):
             csv.field_size_limit(2**24)
-            return list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if kind == ".tsv" else ","))
+            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ","))
         if kind == ".jsonl":
-            content: Any = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not by splitlines, which also breaks at separators that may stand inside a text.
+            content: Any = [parse_json(line) for line in text.split("\n") if line.strip()]
         else:
-            content = json.loads(text)
-    except (json.JSONDecodeError, csv.Error) as error:
+            content = parse_json(text)
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: damaged ({error}).") from None
     if isinstance(content, dict):
         content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None)
@@ -59,12 +63,19 @@ def _text(path: Path, kind: str) -> Sequence[Mapping[str, Any]]:
 
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     from pyarrow import ArrowException
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
     try:
-        return read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}).") from None
+        with ParquetFile(path) as file:
+            claimed, size = file.metadata.num_rows, path.stat().st_size
+            if claimed > max(_ROWS, size):
+                raise InputError(f"{path}: claims {claimed} rows in {size} bytes. Questions differ; write them anew.")
+            return file.read().to_pylist()
+    except InputError:
+        raise
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged ({reason}).") from None
 
 
 def _value(cell: Any) -> Any:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.answers import ANSWER_SETS, normalize_answer
-from interp.questions import Paraphrase
-from interp.sources.records import Dropped, Record
+from interp.sources.records import Dropped, Record, paraphrase_of
 from interp.sources.tables import Row, columns_of, match_columns, read_rows, text_of
 
 NEEDED = {"question": ("question",), "answer": ("answer",), "image": ("image_name", "image")}
@@ -57,10 +56,12 @@ def _record(number: int, members: Sequence[tuple[Row, Mapping[str, Any]]]) -> Re
             if text is None or text.lower() in seen:
                 continue
             seen.add(text.lower())
-            if same:
-                paraphrases.append(Paraphrase.model_validate({"text": text}))
-            else:
+            if not same:
                 dropped.append("paraphrase with another answer than its question")
+            elif (paraphrase := paraphrase_of(text)) is None:
+                dropped.append("paraphrase without text")
+            else:
+                paraphrases.append(paraphrase)
     return Record(
         where=row.where,
         id=text_of(first.get("id")) or str(number),
