@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.adapter_config import read_config, refuse_unsaved_ranks
+from finetune.lora import quiet_peft
 from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
@@ -141,7 +142,8 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
     config = read_config(folder)
     try:
         refuse_unsaved_ranks(folder, config)
-        adapted = PeftModel.from_pretrained(vlm.model, str(folder))
+        with quiet_peft():
+            adapted = PeftModel.from_pretrained(vlm.model, str(folder))
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
             # peft passes over weights that have no place in the model, which would evaluate another adapter.
             names = set(saved.keys())

@@ -1,7 +1,6 @@
 """The `finetune` command: argument parsing only."""
 
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -322,8 +321,6 @@ def _show(evaluation: "Evaluation") -> None:
 
 def main() -> None:
     """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
-    # peft's use of a transformers name that is going away; nothing that a user could change.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
         app()
     except InputError as error:

@@ -1,7 +1,9 @@
 """Low-rank updates of chosen decoder layers, of the language model only."""
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +99,8 @@ def add_lora(
             f"{vlm.name} has no layer {', '.join(map(str, absent))}: its layers are 0 to {vlm.n_layers - 1}."
         )
     torch.manual_seed(seed)
-    return get_peft_model(vlm.model, lora_config(ranks or uniform_ranks(layers, rank), alpha / rank, dropout))
+    with quiet_peft():
+        return get_peft_model(vlm.model, lora_config(ranks or uniform_ranks(layers, rank), alpha / rank, dropout))
 
 
 def parameters_a_rank(model: Any) -> dict[Place, int]:
@@ -111,6 +114,14 @@ def parameters_a_rank(model: Any) -> dict[Place, int]:
             *_, layer, path, _ = name.split(".")
             found[int(layer), module_of[path]] += projection.in_features + projection.out_features
     return found
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without a warning on peft's use of a transformers name that is going away: nothing that a user could change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def trainable_parameters(model: Any) -> int:
