@@ -11,9 +11,10 @@ from torch import Tensor
 
 from finetune.checkpoint import State
 from finetune.frozen import FrozenLayers
+from finetune.graphed import GraphedPasses, Pass
 from finetune.lora import set_dropout
 from finetune.loss import Losses
-from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.packed import FirstToken, Laid, lay_out, packed_losses, prompts_of
 from finetune.plan import Item, Step
 from finetune.settings import TrainSettings
 from interp.errors import InputError
@@ -21,6 +22,7 @@ from interp.image_tokens import encode_images
 from interp.later import fetched
 from interp.memory import memory_left
 from interp.progress import tell, track
+from interp.prompts import AnswerTokens
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class StepRecord(NamedTuple):
 
 def accelerator_for(device: str) -> "Accelerator":
     """The accelerator of a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for another."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
 
     available = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
@@ -68,12 +70,7 @@ def accelerator_for(device: str) -> "Accelerator":
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
     # The base model keeps its own dtype and the adapter is float32, so no autocast on top.
-    return Accelerator(
-        cpu=device == "cpu" or not available,
-        mixed_precision="no",
-        # No buffer changes, and a process must not wait in a pass for others that make fewer of them.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    return Accelerator(cpu=device == "cpu" or not available, mixed_precision="no")
 
 
 def learning_rate(step: int, steps: int, warmup_share: float) -> float:
@@ -114,10 +111,13 @@ def train(
             set_dropout(adapted, False)
             return _records(saved)
     optimizer: Any = torch.optim.AdamW(named.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    module, optimizer = accelerator.prepare(FirstToken(adapted), optimizer)
+    # The module is not prepared: processes may cut their shares of a step differently, so that they add their gradients
+    # up once (`_add_up`), behind all passes, not in one of them as DDP would.
+    optimizer = accelerator.prepare(optimizer)
+    passes = _passes(adapted, vlm.answers, settings, vlm.device)
     frozen = _frozen(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
-    run = _Run(module, named, optimizer, frozen, settings, accelerator, len(steps))
+    run = _Run(passes, named, optimizer, frozen, settings, accelerator, len(steps))
     set_dropout(adapted, True)
     history = _take_steps(run, steps, saved, keep)
     set_dropout(adapted, False)
@@ -127,8 +127,8 @@ def train(
 class _Run(NamedTuple):
     """What stays the same from step to step."""
 
-    module: Any
-    """`FirstToken`, as accelerate wraps it."""
+    passes: Pass
+    """Adds the gradient of some questions."""
     named: dict[str, torch.nn.Parameter]
     """The trained parameters."""
     optimizer: Any
@@ -190,7 +190,8 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         run.optimizer.step()
-        run.optimizer.zero_grad()
+        # Recorded passes write to the gradients where they are.
+        run.optimizer.zero_grad(set_to_none=False)
         if len(launched) > behind:
             write = settle()
         if keep is not None and (write or number == run.n_steps):
@@ -287,23 +288,33 @@ def _accumulate(run: _Run, step: Step, size: int) -> tuple[Tensor, int]:
         # Behind the except clause: the error holds on to what the attempt had taken.
         tell(f"Out of GPU memory at {min(size, n_questions)} questions a pass: going on with {held}, to the same loss.")
         size = held
-        run.module.zero_grad()
+        run.optimizer.zero_grad(set_to_none=False)
+        if isinstance(run.passes, GraphedPasses):
+            run.passes.forget()
         torch.cuda.empty_cache()
 
 
 def _backward(run: _Run, step: Step, size: int) -> Tensor:
     """Divides by the size of the global batch, so that the gradient does not depend on how the batch is cut."""
-    settings, frozen, share = run.settings, run.frozen, _share(step, run.accelerator)
+    frozen, share = run.frozen, _share(step, run.accelerator)
     sums = torch.zeros(len(Losses._fields), device=frozen.vlm.device)
-    # Processes may cut their shares differently, so they meet once, behind all passes (`_add_up`), not in one of them.
-    with run.accelerator.no_sync(run.module):
-        for start in range(0, len(share), size):
-            losses = packed_losses(run.module, lay_out(frozen, share[start : start + size]), frozen.vlm.answers)
-            total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
-            total = (total + settings.grounding_weight * losses.grounding).sum()
-            run.accelerator.backward(total / len(step.items))
-            sums += torch.stack([part.detach().sum() for part in losses])
+    count = torch.full((), float(len(step.items)), device=frozen.vlm.device)
+    for start in range(0, len(share), size):
+        sums += run.passes(lay_out(frozen, share[start : start + size]), count)
     return sums
+
+
+def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings, device: torch.device) -> Pass:
+    """The pass of some questions forth and back, which returns the sum of each part of their losses, float32 [3]."""
+    module = FirstToken(adapted)
+
+    def run(laid: Laid, count: Tensor) -> Tensor:
+        losses = packed_losses(module, laid, answers)
+        total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
+        ((total + settings.grounding_weight * losses.grounding).sum() / count).backward()
+        return torch.stack([part.detach().sum() for part in losses])
+
+    return GraphedPasses(run) if device.type == "cuda" else run
 
 
 def _add_up(parameters: Sequence[torch.nn.Parameter], accelerator: "Accelerator") -> None:

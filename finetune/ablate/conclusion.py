@@ -16,7 +16,8 @@ LEVEL = 0.05
 def conclusion(
     arms: Sequence[Planned], good: FloatArray, costs: Sequence[Regret], told: Sequence[Worth], patients: int
 ) -> list[str]:
-    """A sentence each on: the best window, all others, random sets, thirds, all layers at either rank, the profile.
+    """A sentence each on: the best window, all others, random sets, thirds, all layers, other shares of the parameters,
+    and the profile.
 
     `arms` begin with the chosen range, `good` [1 + DRAWS, arms, seeds] are their combined scores. The range beats, ties
     with or loses to something by the 95% interval of the paired difference; what was not run is not spoken of.
@@ -34,6 +35,10 @@ def conclusion(
         "third": "the mean of the {n} thirds",
         "all": "all layers at the same rank",
         "all-matched": "all layers with as many parameters",
+        "attention": "its attention alone with as many parameters",
+        "mlp": "its MLP alone with as many parameters",
+        "weighted": "itself with ranks by weight",
+        "weighted-all": "all layers with ranks by weight",
     }.items():
         places = of_kind.get(kind, [])
         if places:

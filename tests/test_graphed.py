@@ -1,0 +1,95 @@
+"""Recorded passes give the gradients and the sums of the passes themselves."""
+
+import pytest
+import torch
+from finetune_world import awaken, items_of, make_world
+
+from finetune.frozen import FrozenLayers
+from finetune.graphed import GraphedPasses
+from finetune.lora import add_lora, set_dropout
+from finetune.packed import FirstToken, lay_out, packed_losses
+from interp.image_tokens import encode_images
+from interp.questions import load_questions
+from interp.vlm import load_vlm
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("graphed") / "world", patients=12)
+
+
+def prepared(world, dropout):
+    """The adapter's parameters, a pass, and batches of questions that come in several shapes, thrice."""
+    vlm = load_vlm(world.model, "cuda", "float32")
+    adapted = add_lora(vlm, [1, 2], dropout=dropout)
+    awaken(adapted)
+    set_dropout(adapted, True)
+    module = FirstToken(adapted)
+    items = items_of(load_questions(world.questions, split="train"))
+    encode_images(vlm, [item.image for item in items])
+    frozen = FrozenLayers(vlm)
+    batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
+
+    def run(laid, count):
+        losses = packed_losses(module, laid, vlm.answers)
+        ((losses.cross_entropy + losses.divergence).sum() / count).backward()
+        return torch.stack([part.detach().sum() for part in losses])
+
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    return parameters, run, [lay_out(frozen, batch) for batch in batches]
+
+
+def stepped(parameters, passes, batches):
+    """The sums and gradients of every batch."""
+    found = []
+    for number, laid in enumerate(batches):
+        for p in parameters:
+            if p.grad is not None:
+                p.grad.zero_()
+        sums = passes(laid, torch.tensor(1.0 + number % 3, device="cuda"))
+        found.append((sums.cpu(), torch.cat([p.grad.flatten() for p in parameters]).cpu()))
+    return found
+
+
+def test_a_recorded_pass_is_the_pass(world):
+    parameters, run, batches = prepared(world, 0.0)
+    plain = stepped(parameters, run, batches)
+    passes = GraphedPasses(run)
+    recorded = stepped(parameters, passes, batches)
+    assert 2 <= len(passes._recorded) < len(batches)
+    assert len({tuple(g[:5].tolist()) for _, g in plain}) >= 6, "batches differ"
+    for (sums, gradient), (expected_sums, expected) in zip(recorded, plain, strict=True):
+        assert torch.allclose(sums, expected_sums, rtol=1e-5, atol=1e-6)
+        assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999999
+        assert float(gradient.norm() / expected.norm()) == pytest.approx(1, abs=1e-4)
+
+
+def test_gradients_of_passes_add_up(world):
+    parameters, run, batches = prepared(world, 0.0)
+    passes = GraphedPasses(run)
+    stepped(parameters, passes, batches)
+    apart = torch.stack([gradient for _, gradient in stepped(parameters, passes, batches[:2])])
+    for p in parameters:
+        p.grad.zero_()
+    passes(batches[0], torch.tensor(1.0, device="cuda"))
+    passes(batches[1], torch.tensor(2.0, device="cuda"))
+    together = torch.cat([p.grad.flatten() for p in parameters]).cpu()
+    assert torch.allclose(together, apart.sum(0), rtol=1e-3, atol=1e-6)
+
+
+def test_dropout_is_drawn_anew_at_every_launch(world):
+    parameters, run, batches = prepared(world, 0.5)
+    passes = GraphedPasses(run)
+    found = stepped(parameters, passes, [batches[0]] * 6)
+    gradients = [gradient for _, gradient in found]
+    for i in range(6):
+        for j in range(i):
+            assert not torch.allclose(gradients[i], gradients[j], rtol=1e-3), (i, j)
+    torch.cuda.manual_seed(7)
+    first = stepped(parameters, passes, [batches[0]] * 3)
+    torch.cuda.manual_seed(7)
+    again = stepped(parameters, passes, [batches[0]] * 3)
+    for (sums, _), (same, _) in zip(first, again, strict=True):
+        assert torch.allclose(sums, same, rtol=1e-5)
