@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from finetune.adapter_config import read_config, refuse_unsaved_ranks
 from finetune.lora import quiet_peft
+from finetune.texts import salt_of
 from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
 from interp.files import write_text
+from interp.manifest import check_manifest
 from interp.prompts import PLAIN, PromptStyle
 from interp.vlm import Vlm
 
@@ -45,6 +47,14 @@ class AdapterRecord(BaseModel):
     trainable_parameters: int = Field(description="parameters of the adapter")
     seconds: float = Field(description="duration of the training")
     software: dict[str, str] = Field(description="versions")
+
+    @field_validator("text_hashes")
+    @classmethod
+    def _one_salt(cls, hashes: list[str]) -> list[str]:
+        # Every salt is another pass over the texts of an evaluation.
+        if len({salt_of(entry) for entry in hashes}) > 1:
+            raise ValueError("hashes of more than one salt")
+        return hashes
 
 
 def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
@@ -122,12 +132,13 @@ def shared_base(
 
 
 def check_adapter(folder: Path) -> None:
-    """Raise InputError unless `folder` holds a whole adapter, in safetensors."""
+    """Raise InputError unless `folder` holds a whole adapter, in safetensors, as its manifest says if it has one."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder}: no {name} there. Give the folder that `finetune --out` wrote, or another of peft's."
             )
+    check_manifest(folder)
 
 
 def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":

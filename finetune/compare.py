@@ -9,7 +9,7 @@ import pandas as pd
 
 from finetune.measures import MEASURES, Measure
 from finetune.sheet import Answers, Sheet, Subset, Units
-from finetune.texts import text_hash
+from finetune.texts import shown
 from interp.register_grid import named_finding
 from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, pooled_over_seeds, two_proportions_p
 
@@ -59,7 +59,7 @@ def subsets_of(prompts: pd.DataFrame, pairs: pd.DataFrame, known: Collection[str
     no_prompts, no_pairs = np.zeros(len(prompts), bool), np.zeros(len(pairs), bool)
     subsets = [Subset("all", "all", ~no_prompts, ~no_pairs)]
     if known is not None:
-        seen = np.array([text_hash(text) in known for text in prompts["text"]], dtype=bool)
+        seen = shown(list(prompts["text"]), known)
         pair_seen = seen[before] & seen[after]
         subsets += [Subset("phrasings", "seen", seen, pair_seen), Subset("phrasings", "unseen", ~seen, ~pair_seen)]
     original = prompts[prompts["variant"] == 0].set_index("question")["text"]

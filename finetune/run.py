@@ -28,7 +28,7 @@ from finetune.lora import add_lora, trainable_parameters
 from finetune.plan import plan_steps, wordings
 from finetune.ranks import Ranks
 from finetune.settings import NEW_TOKENS, TOLERANCE, TrainSettings
-from finetune.texts import text_hash
+from finetune.texts import text_hashes
 from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
 from interp.clamps import ClampSpec, Where, load_clamps
@@ -108,7 +108,7 @@ def train_and_evaluate(
         seconds = time.monotonic() - started
         if not accelerator.is_main_process:
             return None
-        hashes = sorted(map(text_hash, wordings(steps)))
+        hashes = text_hashes(wordings(steps))
         evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
         with whole_folder(out, work) as folder:
             record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)

@@ -1,5 +1,6 @@
 import json
 import os
+from hashlib import scrypt
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from finetune.adapter import base_of, load_adapter, read_record
 from finetune.lora import add_lora
 from finetune.run import evaluate_saved, train_and_evaluate
 from finetune.settings import TrainSettings
-from finetune.texts import text_hash
+from finetune.texts import salt_of, shown, text_hash, text_hashes
 from interp.errors import InputError
 from interp.questions import fingerprint, load_questions
 from interp.vlm import load_vlm
@@ -78,8 +79,9 @@ def test_the_folder_and_its_record(world, trained):
     assert record.settings["seed"] == 7
     assert (record.questions, record.patients, record.data) == (len(taught), 3, fingerprint(taught))
     texts = {t for q in taught for t in (q.question, *(p.text for p in q.paraphrases))}
-    assert set(record.text_hashes) <= {text_hash(t) for t in texts}
-    assert {text_hash(q.question) for q in taught} <= set(record.text_hashes)
+    salt = salt_of(record.text_hashes[0])
+    assert set(record.text_hashes) <= {text_hash(t, salt) for t in texts}
+    assert {text_hash(q.question, salt) for q in taught} <= set(record.text_hashes)
     assert record.text_hashes == sorted(record.text_hashes)
     assert record.last_loss < record.first_loss
     history = (folder / "history.csv").read_text().splitlines()
@@ -88,6 +90,23 @@ def test_the_folder_and_its_record(world, trained):
     assert (folder / "evaluation.json").read_text() == evaluation.to_json()
     for path in folder.iterdir():
         assert not any(text.encode() in path.read_bytes() for text in texts), path
+
+
+def test_hashes_of_texts_are_slow_salted_and_recognised():
+    texts = ["Is it here?", " IS IT HERE?\n", "Any fluid?"]
+    first, other = text_hashes(texts), text_hashes([*texts, "More?"])
+    # By hand, as RFC 7914 has it; no hash tells by itself that two adapters have a text in common.
+    salt = salt_of(first[0])
+    by_hand = scrypt(b"is it here?", salt=salt.encode(), n=256, r=8, p=1, dklen=8).hex()
+    assert f"{salt}${by_hand}" in first
+    assert len(first) == 2
+    assert not {entry.partition("$")[2] for entry in first} & {entry.partition("$")[2] for entry in other}
+    asked = ["is it here?", "is  it here?", "More?", "Any fluid?"]
+    assert shown(asked, first).tolist() == [True, False, False, True]
+    assert shown(asked, {*first, *other}).tolist() == [True, False, True, True]
+    # Adapters of before there was a salt.
+    assert shown(asked, {text_hash("Any fluid?")}).tolist() == [False, False, False, True]
+    assert not shown(asked, set()).any()
 
 
 def test_evaluating_it_again_gives_the_same_numbers(world, trained):

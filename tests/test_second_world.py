@@ -8,7 +8,7 @@ import torch
 from planted import plant_world
 
 from finetune import cli as finetune_cli
-from finetune.texts import text_hash
+from finetune.texts import shown
 from interp import cli as interp_cli
 from interp.artifact import read_layers
 from interp.demo import WORLD
@@ -57,7 +57,7 @@ def test_both_commands(second, tmp_path, monkeypatch, capsys):
     assert record["layers"] == found.layers
     taught = load_questions(second / "mine.jsonl", second / "images", "train")
     assert record["patients"] == len({q.patient for q in taught})
-    assert text_hash(taught[0].question) in record["text_hashes"]
+    assert shown([taught[0].question], record["text_hashes"]).all()
     evaluation = json.loads((tmp_path / "artifacts/adapter/evaluation.json").read_text())
     flips = next(c for c in evaluation["comparisons"] if (c["subset"], c["measure"]) == ("all", "question_flip_rate"))
     assert flips["difference"]["high"] < 0
