@@ -13,7 +13,7 @@ from finetune.packed import Laid
 from interp.later import sent
 
 Pass = Callable[[Laid, Tensor], Tensor]
-"""Questions and a divisor, a scalar -> sums; adds the gradient of their losses by the divisor to the parameters' own."""
+"""Questions and a divisor, a scalar -> sums; adds the gradient of their losses by the divisor to the parameters'."""
 SHAPES = 64
 """Shapes that are recorded; passes of more are launched kernel by kernel. All share their memory."""
 
