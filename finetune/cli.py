@@ -28,6 +28,7 @@ from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
+from interp.processes import first_to, refuse_several
 
 if TYPE_CHECKING:
     from finetune.evaluate import Evaluation
@@ -322,9 +323,12 @@ def _show(evaluation: "Evaluation") -> None:
 def main() -> None:
     """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
     try:
+        if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
+            refuse_several(f"finetune {sys.argv[1]}")
         app()
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        if first_to("error"):
+            typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 
 

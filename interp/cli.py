@@ -10,6 +10,7 @@ import typer
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
+from interp.processes import first_to, is_main, refuse_several, team_on
 
 EXIT_INPUT, EXIT_NO_GATE = 2, 3
 PROMPTS = Path(__file__).parent / "transfer_prompts"
@@ -112,7 +113,6 @@ def find_features_command(
     from interp.find import FindSettings, find_features
     from interp.layers import listed_layers, parse_layers
     from interp.memory import limit_memory, memory_left
-    from interp.processes import is_main, team_on
     from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.run import refuse_run, save_result
@@ -357,10 +357,10 @@ def main() -> None:
     # peft's use of a transformers name that is going away; nothing that a user could change.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
+        if sys.argv[1:2] and sys.argv[1] != "find-features":
+            refuse_several(f"interp {sys.argv[1]}")
         app()
     except InputError as error:
-        from interp.processes import first_to
-
         if first_to("error"):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)

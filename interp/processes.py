@@ -133,27 +133,44 @@ ALONE = Team(0, 1, None)
 
 
 def team_on(device: "torch.device | str") -> Team:
-    """The processes of this run, whose models are on `device`; they meet here for the first time.
+    """The processes of this run, whose models are on `device`; the first call makes them known to each other.
 
-    Each has a GPU of its own (nccl), or all are on the CPU (gloo). Raises InputError if there are fewer GPUs than
-    processes on this machine, or if `device` is the GPU of another one.
+    Each has a GPU of its own and they meet through nccl, or they meet in main memory through gloo. Raises InputError if
+    there are fewer GPUs than processes on this machine, or if `device` is the GPU of another process.
     """
     if count() == 1:
         return ALONE
     import torch
-    from accelerate import PartialState
 
     asked = torch.device(device)
-    if asked.type == "cuda" and torch.cuda.device_count() < count_here():
+    if asked.type == "cuda":
+        asked = own_gpu(asked)
+    if not torch.distributed.is_initialized():
+        with _together():
+            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=PATIENCE)
+    return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
+
+
+def own_gpu(asked: "torch.device") -> "torch.device":
+    """The GPU of this process, which is the current one from here on. Raises InputError as `team_on`."""
+    import torch
+
+    if torch.cuda.device_count() < count_here():
         raise InputError(
             f"{count_here()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give --num_processes as "
             "many as there are GPUs, or --device cpu."
         )
-    with _together():
-        state = PartialState(cpu=asked.type == "cpu", timeout=PATIENCE)
-    if asked.type == "cuda" and asked.index not in (None, state.device.index):
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if asked.index not in (None, own.index):
         raise InputError(f"--device {asked}: every process takes a GPU of its own. Leave --device out.")
-    return Team(state.process_index, state.num_processes, state.device)
+    torch.cuda.set_device(own)
+    return own
+
+
+def refuse_several(what: str) -> None:
+    """Raise InputError if there are several processes, for `what` is done by one."""
+    if count() > 1:
+        raise InputError(f"{what} runs in one process. Start it without `accelerate launch`.")
 
 
 @contextmanager

@@ -114,6 +114,8 @@ def ablate_command(
         image_cache,
         typer.echo,
     )
+    if found is None:
+        return
     # Made anew from the arms each time, so these two may be written over.
     write_text(out / "ablation.json", found.to_json())
     save_ablation_figure(found, out / "ablation.png")

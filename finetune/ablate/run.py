@@ -1,8 +1,11 @@
-"""Training and asking every arm of an ablation, one after the other, on one model in memory; what is there is kept."""
+"""Training and asking every arm of an ablation, one after the other, on one model in memory; what is there is kept.
+
+Of several processes each has a model of its own and takes whole arms, so that an arm is what it is in one process.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,11 +32,11 @@ from finetune.sensitivity import sensitivities
 from finetune.sheet import Answers
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
-from interp.errors import InputError
 from interp.files import refuse_used, software, sweep
 from interp.image_tokens import encode_images
 from interp.images import BLANK_IMAGE
 from interp.lock import held
+from interp.processes import ALONE, Team, alone, own_gpu, team_on
 from interp.prompts import PromptStyle
 from interp.questions import Question, Split, fingerprint
 from interp.substitutes import encode_blanks
@@ -80,7 +83,7 @@ def ablate_saved(
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
     image_cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Ablation:
+) -> Ablation | None:
     """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
 
     Raises InputError for bad input, before anything is trained where it can be known, and if another process works in
@@ -91,16 +94,20 @@ def ablate_saved(
     wanted = read_choice(None, layers_from)
     assert isinstance(wanted, Layers)
     taught, asked = load_splits(questions, images, split, test_split, limit)
-    accelerator = accelerator_for(device)
-    if accelerator.num_processes > 1:
-        raise InputError("An ablation runs in one process. Start it without `accelerate launch`.")
+    # In main memory: arms take hours, and a GPU that waits for another process computes for nothing meanwhile.
+    team = team_on("cpu")
+    with alone():
+        accelerator = accelerator_for(device)
+    if accelerator.device.type == "cuda" and team.size > 1:
+        own_gpu(accelerator.device)
     style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
-    with held(out):
-        # Of arms that were being written when an earlier run was killed.
-        sweep(out / ARMS)
+    with held(out) if team.rank == 0 else nullcontext():
+        if team.rank == 0:
+            # Of arms that were being written when an earlier run was killed.
+            sweep(out / ARMS)
         vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
         choice = choose_layers(vlm, wanted)
-        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say)
+        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team)
 
 
 def ablate(
@@ -113,12 +120,14 @@ def ablate(
     out: Path,
     accelerator: "Accelerator",
     say: Callable[[str], None] = lambda line: None,
-) -> Ablation:
+    team: Team = ALONE,
+) -> Ablation | None:
     """Train every arm with every seed, ask it, and set them side by side; `say` hears of every arm that is done.
 
-    Each arm's answers are a file in `out`/arms, which appears whole. An arm whose file is there is not run again.
-    Raises InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if
-    there is no closed question with a known answer and a paraphrase to ask.
+    Each arm's answers are a file in `out`/arms, which appears whole. An arm whose file is there is not run again. The
+    processes of a `team` deal the arms among themselves; the main one gives the result, the others None. Raises
+    InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if there is no
+    closed question with a known answer and a paraphrase to ask.
     """
     sheet = asked_of(asked)
     arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings, choice.weights)
@@ -135,14 +144,21 @@ def ablate(
         if run.path in done:
             check_match(run.path, done[run.path][1], run.match)
     missing = [run for run in runs if run.path not in done]
+    # Nobody begins before all have seen which files are there.
+    team.meet()
     if missing:
-        say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
+        if team.rank == 0:
+            say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
         # An unreadable image is better found before hours of training than after.
         encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
         encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
-    for number, run in enumerate(missing, start=1):
+    for number, run in team.share(list(enumerate(missing, start=1))):
         done[run.path] = _run(vlm, run, taught, sheet, settings.seed, accelerator)
         say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
+    team.meet()
+    if team.rank != 0:
+        return None
+    done |= {run.path: read_answers(run.path) for run in missing if run.path not in done}
     return summarize(
         sheet,
         done[runs[0].path][0],
