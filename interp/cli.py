@@ -12,7 +12,7 @@ from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
 from interp.processes import first_to, is_main, refuse_several, team_on
 
-EXIT_INPUT, EXIT_NO_GATE = 2, 3
+EXIT_INPUT, EXIT_NO_GATE, EXIT_FOUND = 2, 3, 4
 PROMPTS = Path(__file__).parent / "transfer_prompts"
 
 Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]
@@ -326,6 +326,32 @@ def paraphrase_command(
     reworded, report = add_paraphrases(load_questions(questions, images), per_question, seed)
     write_questions(reworded, out, images or questions.parent)
     show_paraphrased(reworded, report, out)
+
+
+@app.command("scrub")
+def scrub_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that is to be shared.", show_default=False)],
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Questions whose texts, ids and paths no file may hold. May be given several times."),
+    ] = None,
+) -> None:
+    """Check a folder before it is shared: which files may hold question text, paths, patients or images?
+
+        interp scrub artifacts/adapter --questions questions.jsonl
+
+    JSON, notebooks, CSV, parquet, safetensors, PNG, HTML and SVG are read as what they are; files of other kinds are
+    named, as nobody looked into them. Nothing is changed, and no finding is quoted.
+
+    Exits 0 if nothing was found, 4 if something was, 2 on bad input.
+    """
+    from interp.scrub import scrub
+    from interp.scrub_display import show_scrub
+
+    found, files, too_short = scrub(folder, questions or [])
+    show_scrub(found, files, too_short, folder, bool(questions))
+    if found:
+        raise typer.Exit(EXIT_FOUND)
 
 
 @demo_app.command("build")
