@@ -1,0 +1,178 @@
+"""What lies in the folder of a run, found by the names under which the commands write it, checked as it is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from interp.artifact import Layers, read_layers
+from interp.errors import InputError
+from interp.figures.training import COLUMNS
+from interp.report.records import (
+    Ablation,
+    AdapterRecord,
+    Evaluation,
+    Grounding,
+    checked,
+    cleaned,
+    read_record,
+)
+
+DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "float64", "flipped": "bool"}
+"""Column of delta_margin.csv -> what it holds."""
+REGISTER = {"layer": "int64", "feature": "int64", "register": "str", "activation": "float64"}
+"""Column of register.csv -> what it holds."""
+HISTORY = dict.fromkeys(COLUMNS, "float64")
+"""Column of history.csv -> what it holds."""
+SCREENED = ["layer", "feature", "flip_p"]
+"""Columns of features.parquet that are read."""
+PNG = b"\x89PNG\r\n\x1a\n"
+FILES = "layers.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder with an adapter, or with an evaluation alone."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    record: AdapterRecord | None
+    """gatescope.json; None without one."""
+    history: pd.DataFrame | None
+    """history.csv, one row a step, columns of `interp.figures.training` at least; None without one."""
+    evaluation: Evaluation | None
+    """evaluation.json; None without one."""
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A folder with a grounding study."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    study: Grounding
+    """grounding.json."""
+    examples: bytes | None
+    """examples.png, maps over images; None without one, or where examples are not wanted."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that a report can show."""
+
+    layers: Layers | None
+    """layers.json; None without one."""
+    screened: pd.DataFrame | None
+    """features.parquet, one row a feature that fires, columns SCREENED; None without one."""
+    delta: pd.DataFrame | None
+    """delta_margin.csv of the first feature, one row a pair, columns DELTA; None without one."""
+    register: pd.DataFrame | None
+    """register.csv of the first feature, one row a tagged wording, columns REGISTER; None without one."""
+    trained: list[Trained]
+    """Adapters and evaluations, by name of their folder."""
+    grounded: list[Grounded]
+    """Grounding studies, by name of their folder."""
+    ablated: dict[str, Ablation]
+    """Name of the folder -> ablation.json."""
+
+    @property
+    def evaluations(self) -> list[tuple[str, Evaluation]]:
+        """Folder and content of every evaluation."""
+        return [(each.name, each.evaluation) for each in self.trained if each.evaluation]
+
+    @property
+    def examples(self) -> bool:
+        """Whether something shows an image."""
+        return any(each.examples for each in self.grounded)
+
+
+def collect(run: Path, include_examples: bool = False) -> Collected:
+    """Everything known in `run` and in the folders directly inside it.
+
+    layers.json and features.parquet are those of `run` itself. Raises InputError if it is no folder or holds nothing
+    known, for a damaged file, and if examples are wanted and no examples.png is there.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder. Give the one that `interp find-features --out` wrote.")
+    folders = [run, *sorted(path for path in run.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    named = [("" if folder == run else cleaned(folder.name), folder) for folder in folders]
+    found = Collected(
+        layers=_layers(run / "layers.json"),
+        screened=_screened(run / "features.parquet"),
+        delta=_frame(run / "delta_margin.csv", DELTA),
+        register=_frame(run / "register.csv", REGISTER),
+        trained=[each for name, folder in named for each in _trained(name, folder)],
+        grounded=[each for name, folder in named for each in _grounded(name, folder, include_examples)],
+        ablated={
+            name: read_record(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
+        },
+    )
+    if found.layers is None and not (found.trained or found.grounded or found.ablated):
+        raise InputError(f"{run}: nothing to report, neither there nor in a folder inside: none of {FILES}.")
+    if include_examples and not found.examples:
+        raise InputError(
+            f"{run}: no examples.png of a grounding study to include. Make one with `finetune grounding "
+            "--include-examples 3 --out`, or leave --include-examples out."
+        )
+    return found
+
+
+def _layers(path: Path) -> Layers | None:
+    if not path.is_file():
+        return None
+    return checked(path, Layers, cleaned(read_layers(path).model_dump(mode="json")))
+
+
+def _screened(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        return pd.read_parquet(path, columns=SCREENED)
+    # What pyarrow raises for damaged bytes is of several kinds.
+    except Exception as error:
+        raise InputError(
+            f"{path}: no table with the columns {', '.join(SCREENED)} ({_first_line(error)}). Remove it, or run "
+            "`interp find-features` again."
+        ) from None
+
+
+def _trained(name: str, folder: Path) -> Iterator[Trained]:
+    record, history, evaluation = (folder / part for part in ("gatescope.json", "history.csv", "evaluation.json"))
+    if any(path.is_file() for path in (record, history, evaluation)):
+        yield Trained(
+            name,
+            read_record(record, AdapterRecord) if record.is_file() else None,
+            _frame(history, HISTORY),
+            read_record(evaluation, Evaluation) if evaluation.is_file() else None,
+        )
+
+
+def _frame(path: Path, columns: dict[str, str]) -> pd.DataFrame | None:
+    """A CSV file with these columns of these types and a row at least; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        frame = pd.read_csv(path, float_precision="round_trip")
+        missing = [name for name in columns if name not in frame]
+        if missing or not len(frame):
+            raise ValueError(f"no column {missing[0]}" if missing else "no row")
+        return frame.astype(columns)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path}: no table with the columns {', '.join(columns)} ({_first_line(error)}). Remove it, or "
+            "write it again."
+        ) from None
+
+
+def _grounded(name: str, folder: Path, include_examples: bool) -> Iterator[Grounded]:
+    path, picture = folder / "grounding.json", folder / "examples.png"
+    if path.is_file():
+        shown = picture.read_bytes() if include_examples and picture.is_file() else None
+        if shown is not None and not shown.startswith(PNG):
+            raise InputError(f"{picture}: not a PNG file. Remove it, or run `finetune grounding` again.")
+        yield Grounded(name, read_record(path, Grounding), shown)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,291 @@
+"""A small run on disk for the tests of the report: files written by the code that writes them, of drawn numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from finetune.ablate.result import Ablation
+from finetune.adapter import AdapterRecord
+from finetune.compare import Comparison
+from finetune.evaluate import Evaluation, ReliabilityBin
+from finetune.grounding.scores import SCORES
+from finetune.grounding.study import GroundingSettings, GroundingStudy
+from finetune.grounding.summary import ArmDifference, ArmSummary
+from finetune.measures import MEASURES
+from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
+from finetune.verdict import verdict
+from interp.artifact import Interval, Layers, write_layers
+from interp.files import software, write_text
+from interp.statistics import Estimate
+
+MODEL = {"id": "planted", "revision": None, "n_layers": 4, "d_model": 64, "dtype": "float32"}
+FINGERPRINTS = {"search": "a1" * 16, "training": "b2" * 16, "evaluation": "c3" * 16, "grounding": "d4" * 16}
+METRICS = ("question_flip_rate", "margin_difference", "accuracy", "first_token_accuracy", "text_only_agreement")
+
+
+class Draw:
+    """Numbers for every field, each drawn once."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def number(self, low: float = -1, high: float = 1) -> float:
+        return round(float(self.rng.uniform(low, high)), 4)
+
+    def estimate(self, low: float = -1, high: float = 1) -> Estimate:
+        value, reach = self.number(low, high), self.number(0.01, 0.2)
+        return Estimate(value, round(value - reach, 4), round(value + reach, 4))
+
+    def interval(self, low: float = -1, high: float = 1) -> dict[str, Any]:
+        return Interval.of(self.estimate(low, high)).model_dump()
+
+
+def write_run(run: Path, gate: bool = True) -> None:
+    """A whole run: search, adapter, grounding study with examples, ablation."""
+    draw = Draw()
+    write_search(run, draw, gate)
+    write_adapter(run / "adapter", draw)
+    write_grounding(run / "grounding", draw)
+    write_text(run / "ablation" / "ablation.json", ablation(draw).to_json())
+
+
+def write_search(run: Path, draw: Draw, gate: bool = True) -> None:
+    write_layers(layers(draw, gate), run / "layers.json")
+    screened = pd.DataFrame({"layer": [0, 0, 1], "feature": [4, 9, 2], "flip_p": [0.2, 0.01, 0.04]})
+    screened.to_parquet(run / "features.parquet", index=False)
+    delta = draw.rng.normal(size=30)
+    pairs = {"layer": 1, "feature": 20, "delta": delta, "shift": delta + draw.rng.normal(size=30), "flipped": delta > 1}
+    pd.DataFrame(pairs).to_csv(run / "delta_margin.csv", index=False)
+    heard = {"layer": 1, "feature": 20, "register": ["formal", "casual"] * 15, "activation": np.abs(delta)}
+    pd.DataFrame(heard).to_csv(run / "register.csv", index=False)
+
+
+def layers(draw: Draw, gate: bool) -> Layers:
+    def profile(layer: int) -> dict[str, Any]:
+        names = ("flip_auc", "recovery", "control", "step", "write", "write_control", "net_write", "net_joint", "r2")
+        known = {name: draw.interval() for name in names}
+        return known | {
+            "layer": layer,
+            "flip_auc_null": 0.61,
+            "reversals": layer + 3,
+            "fvu": 0.04,
+            "l0": draw.number(10, 90),
+            "transfer": "pass",
+        }
+
+    def feature(layer: int, index: int) -> dict[str, Any]:
+        names = ("flip_auc", "flip_p", "held_out_auc", "delta_on_flips", "delta_otherwise", "margin_r", "firing_rate")
+        known = {name: draw.number(0, 1) for name in (*names, "mean_activation", "register_auc", "attribution")}
+        controls = {name: draw.number() for name in ("random", "matched", "swapped", "random_reversals")}
+        causal = controls | {
+            "n": 40,
+            "recovery": draw.interval(),
+            "net": draw.interval(),
+            "p": draw.number(0.001, 1),
+            "p_random": 0.04,
+            "reversals": 11 + layer,
+            "unflipped_changed": draw.number(0, 1),
+            "dose": [draw.number() for _ in range(4)],
+        }
+        return known | {"layer": layer, "feature": index, "causal": causal}
+
+    content = {
+        "schema_version": 1,
+        "verdict": "gate found" if gate else "no gate found",
+        "reason": "what layer 1, 2 adds moves the answer more than random directions do",
+        "layers": [1, 2] if gate else [],
+        "peak": 2 if gate else None,
+        "rule": "write",
+        "commit_layer": 1,
+        "ranges": [{"rule": "level", "profile": "auc", "first": 0, "last": 2, "peak": 1}],
+        "model": MODEL,
+        "saes": {str(layer): f"layer_{layer}_width_1k" for layer in range(4)},
+        "data": {
+            "fingerprint": FINGERPRINTS["search"],
+            "split": "train",
+            "questions": 120,
+            "pairs": 480,
+            "patients": 77,
+            "flips": 31,
+            "flip_bank": 22,
+            **{name: draw.interval(0, 1) for name in ("question_flip_rate", "pairwise_flip_rate", "accuracy")},
+        },
+        "profile": [profile(layer) for layer in range(4)],
+        "features": [feature(1, 20), feature(2, 7), feature(3, 500)],
+        "warnings": ["whether the SAEs of layers 3 explain 95% is unclear from these data"],
+        "settings": {"rule": "write", "max_width": 5, "layers": [0, 1, 2, 3]},
+        "seed": 12,
+        "software": software(),
+    }
+    return Layers.model_validate(content)
+
+
+def write_adapter(folder: Path, draw: Draw) -> None:
+    record = AdapterRecord(
+        model=MODEL,
+        layers=[1, 2],
+        layers_from="layers.json, rule write",
+        settings={"rank": 16, "alpha": 32, "seed": 3, "lr": 2e-4},
+        data=FINGERPRINTS["training"],
+        questions=210,
+        paraphrases=840,
+        patients=99,
+        text_hashes=["0f" * 16],
+        steps=40,
+        first_loss=9.5,
+        last_loss=0.25,
+        trainable_parameters=12345,
+        seconds=35.8,
+        software=software(),
+    )
+    write_text(folder / "gatescope.json", record.model_dump_json(indent=2))
+    steps = np.arange(1, 41)
+    history = {"step": steps, "epoch": 1 + (steps > 20), "lr": 1e-4, "loss": 9.0 / steps, "ce": 5.0 / steps}
+    more = {"kl": 4.0 / steps, "grounding": 0.0, "grad_norm": 1.0}
+    pd.DataFrame(history | more).to_csv(folder / "history.csv", index=False)
+    write_text(folder / "evaluation.json", evaluation(draw).to_json())
+
+
+def evaluation(draw: Draw) -> Evaluation:
+    def comparison(measure: str, kind: str, subset: str) -> Comparison:
+        before, after, difference = draw.estimate(0, 1), draw.estimate(0, 1), draw.estimate(-0.5, 0.5)
+        tested = {"effect_size": 0.1, "test": "permutation", "p": draw.number(0.001, 1), "p_unpaired": float("nan")}
+        about = {"reference": "base", "arm": "adapter", "n": int(draw.rng.integers(10, 900)), "patients": 50}
+        estimates = {"before": before, "after": after, "difference": difference}
+        return Comparison(kind=kind, subset=subset, measure=measure, **about, **estimates, **tested)
+
+    found = [comparison(measure, "all", "all") for measure in MEASURES]
+    found += [
+        comparison(measure, "finding", subset)
+        for subset in ("effusion", "nodule")
+        for measure in ("question_flip_rate", "accuracy", "text_only_agreement")
+    ]
+    quadrants = [
+        Quadrants(
+            arm=arm,
+            reliance=reliance,
+            questions=100,
+            shares={name: draw.estimate(0, 1) for name in QUADRANTS},
+            moves=(
+                np.diag([40, 10, 30, 20]) if arm == "base" else draw.rng.multinomial(100, [1 / 16] * 16).reshape(4, 4)
+            ).tolist(),
+            p=draw.number(0.001, 1),
+        )
+        for arm in ("base", "adapter")
+        for reliance in RELIANCE
+    ]
+    bins = [
+        ReliabilityBin(arm, low, 40, low + 0.02, draw.number(0.4, 1))
+        for arm in ("base", "adapter")
+        for low in (0.5, 0.6, 0.7)
+    ]
+    return Evaluation(
+        arms={"base": [], "adapter": []},
+        pools={},
+        comparisons=found,
+        quadrants=quadrants,
+        reliability=bins,
+        verdicts={"adapter": verdict(found, "base", "adapter")},
+        controls={},
+        tolerance=0.05,
+        model="planted",
+        questions=150,
+        patients=66,
+        data=FINGERPRINTS["evaluation"],
+        seed=5,
+    )
+
+
+def write_grounding(folder: Path, draw: Draw) -> None:
+    against = {"rank_agreement": "other image", "paraphrase_agreement": "other image"}
+    against["deletion_probability"] = "random order"
+    keys = [(name, score, against.get(score, "random")) for score in SCORES for name in ("attention", "occlusion")]
+    study = GroundingStudy(
+        model="planted",
+        arms=["base", "adapter"],
+        settings=GroundingSettings(),
+        feature=None,
+        data=FINGERPRINTS["grounding"],
+        questions=18,
+        patients=17,
+        right={"base": 0.8, "adapter": 0.9},
+        scores=pd.DataFrame(),
+        summary=[
+            ArmSummary(arm, *key, 18, 17, draw.estimate(), draw.estimate(), draw.estimate(), draw.number(0.001, 1))
+            for arm in ("base", "adapter")
+            for key in keys
+        ],
+        differences=[ArmDifference(*key, 18, 17, draw.estimate(), draw.number(0.001, 1)) for key in keys],
+        curves=pd.DataFrame(
+            [
+                {"arm": arm, "map": name, "kind": kind, "share": share, "margin": 1.0, "probability": draw.number(0, 1)}
+                for arm in ("base", "adapter")
+                for name in ("attention", "occlusion", "random")
+                for kind in ("deletion", "insertion")
+                for share in (0.0, 0.5, 1.0)
+            ]
+        ),
+        maps={},
+        asked=[],
+    )
+    write_text(folder / "grounding.json", study.to_json())
+    Image.fromarray(draw.rng.integers(0, 255, (20, 30), dtype=np.uint8)).save(folder / "examples.png")
+
+
+def ablation(draw: Draw) -> Ablation:
+    def metrics() -> dict[str, Any]:
+        return {name: draw.interval(0, 1) for name in (*METRICS, "combined")}
+
+    def arm(name: str, kind: str, trained: list[int]) -> dict[str, Any]:
+        made = {"rank": 16, "alpha": 32, "consistency_weight": 1.0, "answer_weight": 1.0, "parameters": 1000}
+        found = {field: metrics() for field in ("metrics", "against_base", "against_chosen")}
+        went = {"cross_entropy": [0.2], "divergence": [0.1], "seconds": [3.0]}
+        return {"name": name, "kind": kind, "layers": trained} | made | went | found
+
+    names = ("chosen 1-2", "window 0-1", "window 2-3")
+    ranks = [{"arm": name, "first": 1, "last": 2 + i} for i, name in enumerate(names)]
+    content = {
+        "conclusion": ["The chosen range ties with the best window.", "No score of the profile is shown to tell."],
+        "chosen": [1, 2],
+        "layers_from": "layers.json",
+        "model": MODEL,
+        "base_weights": "e5" * 16,
+        "prompt": {},
+        "data": {"trained_on": "f6", "training_questions": 9, "asked": "a7" * 16, "questions": 140, "patients": 60},
+        "settings": {"seeds": [0, 1], "training": {"rank": 16}},
+        "base": metrics(),
+        "arms": [arm(names[0], "chosen", [1, 2]), arm(names[1], "window", [0, 1]), arm(names[2], "window", [2, 3])],
+        "regret": [
+            {
+                "metric": name,
+                "best": names[1],
+                "optimistic": draw.number(0, 0.1),
+                "regret": draw.interval(-0.1, 0.1),
+                "picked": dict.fromkeys(names, 0.3),
+                "ranks": ranks,
+            }
+            for name in (*METRICS, "combined")
+        ],
+        "worth": [
+            {"score": score, "metric": "combined", "windows": 3, "rho": draw.interval(), "p": p}
+            for score, p in (("flip AUC", 0.01), ("depth", 0.4))
+        ],
+        "rules": [
+            {"score": "depth", "arm": names[1], "regret": {name: draw.interval() for name in (*METRICS, "combined")}},
+            {"score": "chance", "arm": None, "regret": {name: draw.interval() for name in (*METRICS, "combined")}},
+        ],
+        "software": software(),
+    }
+    return Ablation.model_validate(content)
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")

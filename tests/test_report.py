@@ -1,0 +1,599 @@
+"""The report: its numbers are those of the files, what is not there is not shown, nothing foreign gets in."""
+
+import base64
+import hashlib
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+from browser import CHROMIUM, DRIVER, Browser, chromium
+from pages import Page, numbers
+from report_run import FINGERPRINTS, Draw, edit, write_adapter, write_run, write_search
+
+from finetune.ablate.outcomes import METRICS
+from finetune.ablate.result import SCHEMA_VERSION as ABLATION_VERSION
+from finetune.adapter import SCHEMA_VERSION as ADAPTER_VERSION
+from finetune.evaluate import SCHEMA_VERSION as EVALUATION_VERSION
+from finetune.grounding.scores import SCORES
+from finetune.measures import MEASURES
+from finetune.quadrants import QUADRANTS
+from interp.cli import app
+from interp.errors import InputError
+from interp.report import provenance, words
+from interp.report.collect import collect
+from interp.report.records import READS, Ablation, AdapterRecord, Evaluation, Grounding, cleaned
+from interp.report.render import render, write_report
+
+SECTIONS = ["verdict", "profile", "features", "training", "before-after", "quadrants", "grounding", "ablation"]
+HOSTILE = (
+    "</style></title><script>pwned=1</script><img src=x onerror=pwned=2>\"'`{{7*7}}$\\frac{x}$<b>&amp;"
+    "javascript:pwned=3"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    """The page of the whole run, without examples."""
+    return render(collect(run))
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def content(path: Path):
+    return json.loads(path.read_text())
+
+
+def shown(estimate: dict, scale: float = 1, digits: int = 2) -> list[float]:
+    """Value, low and high as they should be printed."""
+    return [round(scale * estimate[end], digits) + 0.0 for end in ("value", "low", "high")]
+
+
+# ---- what is on the page, against the files ----
+
+
+def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, html):
+    found = content(run / "layers.json")
+    headings = [e for e in page.elements if e.tag in ("h1", "h2")]
+    assert headings[0].tag == "h1"
+    assert headings[0].section == "verdict"
+    text = page.texts["verdict"]
+    assert "Gate found in layers 1–2" in text
+    assert "What layer 1, 2 adds moves the answer more than random directions do." in text
+    assert "layers 1–2, by rule write, peak 2" in text
+    assert "120 yes/no questions of 77 patients, train split" in text
+    assert "31 of 480, 22 of them clearly" in text
+    verdict = content(run / "adapter/evaluation.json")["verdicts"]["adapter"]
+    assert html.index("Gate found in") < html.index(verdict["label"].capitalize()) < html.index('id="profile"')
+    grounds = verdict["sentence"].partition(":")[2].strip()
+    assert grounds.lower() in " ".join(text.split()).lower()
+    rows = page.table("What it was measured against")
+    best = max(found["profile"], key=lambda entry: entry["flip_auc"]["value"])
+    assert numbers(rows[0][1]) == shown(best["flip_auc"])
+    assert numbers(rows[0][2]) == [0.61]
+    for row, layer in zip(rows[1:3], (1, 2), strict=True):
+        assert f"layer {layer}" in row[0]
+        assert numbers(row[1]) == shown(found["profile"][layer]["write"])
+        assert numbers(row[2]) == shown(found["profile"][layer]["write_control"])
+    assert numbers(rows[3][1]) == shown(found["features"][0]["causal"]["recovery"])
+
+
+def test_sections_stand_in_the_published_order(page):
+    assert page.ids("section") == [*SECTIONS, "provenance", "limits", "cite"]
+    links = [e.attributes["href"] for e in page.elements if e.tag == "a" and not e.section]
+    assert links == ["#report", *(f"#{anchor}" for anchor in page.ids("section"))]
+
+
+def test_the_profile_has_the_numbers_of_layers_json(run, page):
+    profile = content(run / "layers.json")["profile"]
+    rows = page.table("Layer profile")
+    assert len(rows) == len(profile)
+    for row, entry in zip(rows, profile, strict=True):
+        assert row[0].split()[0] == str(entry["layer"])
+        assert ("in the range" in row[0]) == (entry["layer"] in (1, 2))
+        for place, name in ((1, "flip_auc"), (2, "recovery"), (4, "write"), (6, "net_joint"), (8, "r2")):
+            assert numbers(row[place]) == shown(entry[name]), name
+        for place, name in ((3, "control"), (5, "write_control")):
+            assert numbers(row[place]) == [round(entry[name]["value"], 2) + 0.0]
+        assert numbers(row[7]) == [entry["reversals"]]
+        assert row[9] == entry["transfer"]
+
+
+def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
+    features = content(run / "layers.json")["features"]
+    for row, entry in zip(page.table("All 3 features"), features, strict=True):
+        causal = entry["causal"]
+        assert row[0] == f"{entry['layer']}:{entry['feature']}"
+        assert numbers(row[5]) == shown(causal["recovery"])
+        expected = [entry["held_out_auc"], entry["margin_r"], entry["register_auc"], entry["attribution"]]
+        expected += [causal["random"], causal["matched"], causal["swapped"]]
+        assert [numbers(row[i])[0] for i in (1, 2, 3, 4, 6, 7, 8)] == [round(n, 2) + 0.0 for n in expected]
+        assert row[10] == f"{causal['reversals']} of 40"
+        assert f"Layer {entry['layer']}, feature {entry['feature']}" in page.texts["features"]
+    assert "3 features ever fire" in page.texts["features"]
+    assert "from other pairs in 2 (adjusted" in page.texts["features"]
+    charts = [e.attributes["aria-label"] for e in page.elements if e.tag == "svg" and e.section == "features"]
+    doses = [" ".join(re.findall(r"[−\d.]+ at", chart)) for chart in charts if chart.startswith("Recovery by dose")]
+    assert [numbers(dose) for dose in doses] == [[round(n, 2) for n in f["causal"]["dose"]] for f in features]
+
+
+def test_before_and_after_has_every_measure(run, page):
+    found = content(run / "adapter/evaluation.json")
+    whole = {c["measure"]: c for c in found["comparisons"] if c["kind"] == "all"}
+    rows = page.table("base and adapter")
+    assert len(rows) == len(set(whole) - set(QUADRANTS))
+    for row, measure in zip(rows, (name for name in MEASURES if name not in QUADRANTS), strict=True):
+        entry, share = whole[measure], MEASURES[measure].unit == "%"
+        assert row[0].startswith(measure.replace("_", " ").replace("auc", "AUC").replace("text only", "text-only"))
+        assert numbers(row[1]) == [entry["n"]]
+        for place, name in ((2, "before"), (3, "after"), (4, "difference")):
+            assert numbers(row[place]) == shown(entry[name], *((100, 1) if share else (1, 2))), (measure, name)
+        assert numbers(row[5]) == [round(entry["p"], 3)]
+    groups = page.table("By group")
+    assert [row[0] for row in groups] == ["effusion", "nodule"]
+    flips = [c for c in found["comparisons"] if (c["kind"], c["measure"]) == ("finding", "question_flip_rate")]
+    assert [numbers(row[3] + " " + row[4]) for row in groups] == [
+        [round(100 * c[end]["value"], 1) for end in ("before", "after")] for c in flips
+    ]
+
+
+def test_quadrants_and_moves(run, page):
+    found = content(run / "adapter/evaluation.json")
+    rows = page.table("Quadrants")
+    for row, entry in zip(rows, found["quadrants"], strict=True):
+        assert row[:2] == [entry["arm"], entry["reliance"]]
+        for place, name in enumerate(QUADRANTS, start=2):
+            assert numbers(row[place]) == shown(entry["shares"][name], 100, 1)
+    moved = next(q for q in found["quadrants"] if (q["arm"], q["reliance"]) == ("adapter", "any"))
+    stayed = sum(moved["moves"][i][i] for i in range(4))
+    assert numbers(rows[3][6]) == [round(100 - stayed, 1)]
+    for row, counts in zip(page.table("Where the questions went, adapter, by any"), moved["moves"], strict=True):
+        assert [int(cell) for cell in row[1:]] == [*counts, sum(counts)]
+
+
+def test_grounding_has_scores_beside_their_controls(run, page):
+    found = content(run / "grounding/grounding.json")
+    of = {(e["arm"], e["map"], e["score"]): e for e in found["summary"]}
+    changes = {(e["map"], e["score"]): e for e in found["differences"]}
+    rows = page.table("Every score beside its control")
+    assert len(rows) == len(changes)
+    for row in rows:
+        score, name = row[0].replace(" ", "_"), row[1]
+        for place, arm in ((4, "base"), (7, "adapter")):
+            entry = of[arm, name, score]
+            assert numbers(row[place]) == [round(entry["value"]["value"], 2) + 0.0]
+            assert numbers(row[place + 1]) == [round(entry["control"]["value"], 2) + 0.0]
+            assert numbers(row[place + 2]) == shown(entry["net"])
+        assert numbers(row[10]) == shown(changes[name, score]["difference"])
+
+
+def test_the_ablation_has_ranks_and_regret(run, page):
+    found = content(run / "ablation/ablation.json")
+    rows = page.table("3 arms on 140 questions of 60 patients, seeds 0, 1")
+    assert rows[0][0] == "base"
+    assert rows[1][0] == "chosen 1-2 chosen range"
+    for row, arm in zip(rows[1:], found["arms"], strict=True):
+        for place, (name, metric) in enumerate([(n, arm["metrics"][n]) for n in SHOWN], start=4):
+            assert numbers(row[place]) == shown(metric, *((1, 2) if name == "margin_difference" else (100, 1)))
+    assert [row[10] for row in rows[1:]] == ["1–2", "1–3", "1–4"]
+    for row, cost in zip(page.table("Layers 1–2 among 3 windows"), found["regret"], strict=True):
+        scale = (1, 2) if cost["metric"] == "margin_difference" else (100, 1)
+        assert row[1] == cost["best"]
+        assert numbers(row[3]) == shown(cost["regret"], *scale)
+        assert row[4] == "1–2"
+    (told,) = page.table("Did the profile tell")
+    assert told[1].endswith("*")
+    assert not told[2].endswith("*")
+    assert [numbers(cell) for cell in told[1:]] == [[round(w["rho"]["value"], 2)] for w in found["worth"]]
+    rules = page.table("What else could have chosen")
+    assert [row[:2] for row in rules] == [
+        ["chosen range", "chosen 1-2"],
+        ["depth", "window 0-1"],
+        ["chance", "any"],
+    ]
+
+
+SHOWN = (
+    "question_flip_rate",
+    "margin_difference",
+    "accuracy",
+    "first_token_accuracy",
+    "text_only_agreement",
+    "combined",
+)
+
+
+def test_provenance_limits_and_citation(run, page):
+    text = page.texts["provenance"]
+    for fingerprint in FINGERPRINTS.values():
+        assert fingerprint in text
+    versions = content(run / "layers.json")["software"]
+    assert all(f"{name} {version}" in text for name, version in versions.items())
+    assert "Whether the SAEs of layers 3 explain 95% is unclear from these data." in page.texts["limits"]
+    cited = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text())
+    assert cited["title"] == provenance.OWN_TITLE
+    assert cited["authors"][0]["name"] == provenance.AUTHORS
+    sources = {source.url: source for source in provenance.SOURCES}
+    assert all(sources[work["url"]].title == work["title"] for work in cited["references"])
+    for source in provenance.SOURCES:
+        assert source.title in page.texts["cite"]
+        assert source.where in page.texts["cite"]
+
+
+def test_no_gate_is_said_first_and_among_the_limits(tmp_path):
+    write_search(tmp_path, Draw(), gate=False)
+    page = Page(render(collect(tmp_path)))
+    assert "No gate found" in page.texts["verdict"]
+    assert "No gate was found" in page.texts["limits"]
+
+
+def test_what_a_run_does_not_hold_is_not_there(tmp_path, html):
+    write_adapter(tmp_path / "first", Draw())
+    (tmp_path / "first/history.csv").unlink()
+    edit(tmp_path / "first/evaluation.json", lambda c: c.update(quadrants=[], reliability=[]))
+    page = Page(render(collect(tmp_path)))
+    assert page.ids("section") == ["verdict", "training", "before-after", "provenance", "limits", "cite"]
+    assert "Gate found" not in page.texts["verdict"]
+    for gone in ("Layer profile", "Quadrants", "Where it looks", "Did the choice matter?"):
+        assert gone in html
+        assert gone not in render(collect(tmp_path))
+
+
+def test_the_words_are_those_of_finetune():
+    assert {name for name, measure in MEASURES.items() if measure.unit != "%"} == set(words.UNITS)
+    assert all(words.UNITS[name] == MEASURES[name].unit for name in words.UNITS)
+    assert set(words.MEANINGS) <= {*MEASURES, *METRICS}
+    assert set(words.QUADRANTS) == set(QUADRANTS)
+    assert set(words.SCORES) == set(SCORES)
+    newest = {Evaluation: EVALUATION_VERSION, AdapterRecord: ADAPTER_VERSION, Ablation: ABLATION_VERSION, Grounding: 1}
+    assert newest == READS
+
+
+# ---- one file, nothing foreign, nothing private ----
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path, run):
+    write_search(tmp_path, Draw())
+    (tmp_path / "delta_margin.csv").unlink()
+    (tmp_path / "register.csv").unlink()
+    assert render(collect(tmp_path)) == render(collect(tmp_path))
+
+
+def test_nothing_is_loaded_and_the_policy_allows_nothing_else(html, page):
+    (policy,) = [e.attributes["content"] for e in page.elements if e.attributes.get("http-equiv")]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "'none'"
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert rules[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+        assert "http" not in inside
+        assert "@import" not in inside
+        assert set(re.findall(r"url\((.)", inside)) <= {"#"}
+    assert not page.attributes("style")
+    assert not page.attributes("src")
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    for e in page.elements:
+        for name in ("href", "xlink:href"):
+            if name in e.attributes:
+                address = e.attributes[name]
+                assert address.removeprefix("#") in ids or (e.tag == "a" and address.startswith("https://"))
+        assert not any(name.startswith("on") for name in e.attributes)
+        if "aria-labelledby" in e.attributes:
+            assert e.attributes["aria-labelledby"] in ids
+    for reference in re.findall(r"url\(#([^)]+)\)", html):
+        assert reference in ids
+
+
+def test_hostile_texts_are_inert(tmp_path):
+    write_run(tmp_path)
+    named = dict.fromkeys(("planted", "effusion", "attention", "chosen 1-2"), HOSTILE)
+    named |= {"adapter": HOSTILE + "1", "window 0-1": HOSTILE + "2"}
+
+    def changed(value):
+        if isinstance(value, str):
+            return named.get(value, value)
+        if isinstance(value, dict):
+            inside = {named.get(key, key): changed(each) for key, each in value.items()}
+            for free in ("reason", "sentence", "layers_from", "combined", "data"):
+                if isinstance(inside.get(free), str):
+                    inside[free] = HOSTILE
+            for several in ("conclusion", "warnings"):
+                if several in inside:
+                    inside[several] = [HOSTILE]
+            if "software" in inside:
+                inside["software"] = {HOSTILE: HOSTILE}
+            return inside
+        return [changed(each) for each in value] if isinstance(value, list) else value
+
+    for path in tmp_path.rglob("*.json"):
+        path.write_text(json.dumps(changed(content(path))))
+    folder = tmp_path / "<script>pwned=4<"
+    (tmp_path / "adapter").rename(folder)
+    found = tmp_path / "hostile.html"
+    write_report(tmp_path, found)
+    html = found.read_text()
+    page = Page(html)
+    assert [e.tag for e in page.elements if e.tag in ("script", "style", "img", "b", "title")] == [
+        "title",
+        "style",
+        "script",
+    ]
+    assert not any(name.startswith("on") for e in page.elements for name in e.attributes)
+    assert not [e for e in page.elements if e.attributes.get("href", "").lower().startswith("javascript")]
+    assert html.count("<script>") == html.count("</style>") == 1
+    assert html.count("&lt;script&gt;pwned=1") > 20
+    assert "49" not in re.findall(r"`(\d+)\$", html)
+    text = "".join(page.texts.values())
+    assert text.count(HOSTILE) > 20
+    assert "<script>pwned=4<" in text
+    if CHROMIUM and DRIVER:
+        with chromium() as browser:
+            browser.open(found, width=390)
+            assert browser.run("return typeof pwned") == "undefined"
+            assert browser.run("return document.documentElement.scrollWidth") <= 390
+            assert browser.log("browser") == []
+
+
+def test_paths_and_control_characters_do_not_get_in():
+    assert cleaned("loaded from /home/alice/p123/model-a now") == "loaded from model-a now"
+    assert cleaned({"C:\\data\\p1\\model": ["~/x/y", "../up/z"]}) == {"model": ["y", "z"]}
+    for kept in ("google/medgemma-4b-it", "https://arxiv.org/abs/1", "and/or", "22 / 74", "layers 4-5", "</script>"):
+        assert cleaned(kept) == kept
+    assert cleaned("a\x00b\x1b[31m\ud800") == "a\ufffdb\ufffd[31m\ufffd"
+    assert cleaned("two\nlines") == "two\nlines"
+
+
+def test_examples_are_shown_only_on_demand_and_with_a_banner(run, html, tmp_path):
+    assert "medical images" not in html
+    shown = tmp_path / "shown"
+    write_run(shown)
+    for part in ("layers.json", "adapter/evaluation.json", "adapter/history.csv", "ablation/ablation.json"):
+        (shown / part).unlink()
+    page = Page(render(collect(shown, include_examples=True)))
+    (source,) = page.attributes("src")
+    assert (
+        base64.b64decode(source.removeprefix("data:image/png;base64,"))
+        == (shown / "grounding/examples.png").read_bytes()
+    )
+    assert "This page shows medical images" in page.texts[""]
+    (policy,) = [e.attributes["content"] for e in page.elements if e.attributes.get("http-equiv")]
+    assert "img-src data:;" in policy
+    (shown / "grounding/examples.png").unlink()
+    with pytest.raises(InputError, match=r"no examples\.png"):
+        collect(shown, include_examples=True)
+
+
+# ---- bad input ----
+
+
+def test_an_existing_file_is_refused_and_nothing_half_written(run, tmp_path, monkeypatch):
+    out = tmp_path / "report.html"
+    out.write_text("mine")
+    with pytest.raises(InputError, match=r"report\.html: already holds something"):
+        write_report(run, out)
+    assert out.read_text() == "mine"
+    out.unlink()
+    with pytest.raises(InputError, match="is a folder"):
+        write_report(run, tmp_path)
+    monkeypatch.setattr("interp.report.render.render", lambda found: "\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        write_report(run, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("layers.json", lambda c: c["profile"][1].update(flip_auc="high"), r"layers\.json: field profile\.1\.flip_auc"),
+        ("adapter/evaluation.json", lambda c: c.pop("verdicts"), r"evaluation\.json: field verdicts: .*required"),
+        ("adapter/evaluation.json", lambda c: c.update(schema_version=99), r"evaluation\.json: schema version 99"),
+        ("adapter/evaluation.json", lambda c: c.update(arms={}), r"evaluation\.json: .*arms is empty"),
+        ("adapter/evaluation.json", lambda c: c["quadrants"][0]["moves"].pop(), r"field quadrants\.0: .*not a square"),
+        ("adapter/gatescope.json", lambda c: c.update(steps="many"), r"gatescope\.json: field steps"),
+        ("grounding/grounding.json", lambda c: c["summary"][2].pop("net"), r"grounding\.json: field summary\.2\.net"),
+        ("ablation/ablation.json", lambda c: c["arms"][1]["metrics"].pop("accuracy"), r"metrics have no accuracy"),
+        ("ablation/ablation.json", lambda c: c.update(arms=[]), r"ablation\.json: field arms"),
+    ],
+)
+def test_damaged_json_is_named_with_its_field(tmp_path, name, damage, said):
+    write_run(tmp_path)
+    edit(tmp_path / name, damage)
+    with pytest.raises(InputError, match=said):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "said"),
+    [
+        ("adapter/evaluation.json", b"{", r"evaluation\.json: not JSON"),
+        ("adapter/evaluation.json", b"[1]", r"evaluation\.json: found a list, expected an object"),
+        ("adapter/evaluation.json", b"\xff\xfe", r"evaluation\.json: not JSON"),
+        ("adapter/history.csv", b"step,loss\n1,2\n", r"history\.csv: .*no column epoch"),
+        ("adapter/history.csv", b"step,epoch,lr,grad_norm,loss,ce,kl\n1,1,x,1,1,1,1\n", r"history\.csv: .*could not"),
+        ("delta_margin.csv", b"", r"delta_margin\.csv: "),
+        ("features.parquet", b"PAR1", r"features\.parquet: no table"),
+        ("grounding/examples.png", b"<svg>", r"examples\.png: not a PNG file"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, written, said):
+    write_run(tmp_path)
+    (tmp_path / name).write_bytes(written)
+    with pytest.raises(InputError, match=said):
+        collect(tmp_path, include_examples=True)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        collect(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"nothing to report, .*none of layers\.json"):
+        collect(tmp_path)
+
+
+def test_the_command_writes_the_file_and_names_it(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    write_adapter(tmp_path / "artifacts/adapter", Draw())
+    for part in ("history.csv", "evaluation.json"):
+        (tmp_path / "artifacts/adapter" / part).unlink()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["report"])
+    assert result.exit_code == 0
+    assert result.output.strip() == "report.html"
+    assert "Layers trained" in (tmp_path / "report.html").read_text()
+
+
+# ---- how it looks and handles ----
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.2 contrast ratio of two colours #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [1, 2])
+def test_contrast_is_aa_in_both_themes(theme):
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    style = (files("interp.report") / "style.css").read_text()
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colours = {found[0]: found[theme] for found in pairs}
+    for back in ("paper", "raised", "tint", "warn"):
+        for text in ("ink", "soft"):
+            assert contrast(colours[text], colours[back]) >= 4.5, (text, back)
+    assert contrast(colours["accent"], colours["paper"]) >= 4.5
+    assert contrast(colours["muted"], colours["paper"]) >= 3
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver here (apt-get install chromium chromium-driver)")
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def opened(html, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html)
+    return path
+
+
+def focused(browser: Browser) -> str:
+    return browser.run("return document.activeElement.textContent.trim()")
+
+
+def test_a_browser_loads_it_alone_without_complaint(browser, opened):
+    browser.log("browser"), browser.requested()
+    browser.open(opened)
+    assert browser.log("browser") == []
+    assert browser.requested() == [opened.as_uri()]
+    # The policy holds: what a page without it would run and load, is neither run nor loaded.
+    browser.run(
+        "const s = document.createElement('script'); s.textContent = 'pwned = 1'; document.body.append(s);"
+        "const i = new Image(); i.src = 'https://example.org/x.png'; document.body.append(i);"
+    )
+    assert browser.run("return typeof pwned") == "undefined"
+    assert all("Content Security Policy" in entry["message"] for entry in browser.log("browser"))
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_page_is_no_wider_than_the_window(browser, opened, width):
+    browser.open(opened, width=width)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    shown = browser.run("return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)")
+    assert max(shown) <= width
+    assert min(w for w in shown if w) > 200
+
+
+def test_the_keyboard_reaches_skip_link_toggle_and_sorting(browser, opened):
+    browser.open(opened)
+    browser.press("Tab")
+    assert focused(browser) == "Skip to the report"
+    assert browser.run("return document.activeElement.getBoundingClientRect().top") >= 0
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.run(outline) != "none"
+    browser.press("Tab")
+    assert focused(browser) == "Dark theme"
+    browser.run("document.querySelector('main').focus()")
+    for _ in range(40):
+        browser.press("Tab")
+        if focused(browser) == "flip AUC":
+            break
+    assert focused(browser) == "flip AUC"
+    column = (
+        "const t = document.activeElement.closest('table'); const h = document.activeElement.closest('th');"
+        "return [h.ariaSort, [...t.tBodies[0].rows].map(r => r.cells[h.cellIndex].textContent.trim())]"
+    )
+    _, before = browser.run(column)
+    browser.press("Enter")
+    order, ascending = browser.run(column)
+    assert order == "ascending"
+    assert ascending == sorted(before, key=lambda cell: numbers(cell)[0])
+    assert ascending != before
+    browser.press("Enter")
+    order, descending = browser.run(column)
+    assert order == "descending"
+    assert descending == ascending[::-1]
+    assert browser.run("return document.querySelectorAll('th[aria-sort]').length") == 1
+
+
+def test_both_themes_follow_the_system_and_the_toggle(browser, opened):
+    colours = (
+        "const of = (s, p) => getComputedStyle(document.querySelector(s))[p];"
+        "return [of('body', 'backgroundColor'), of('body', 'color'), of('#profile svg text', 'fill'),"
+        "document.getElementById('theme').ariaPressed]"
+    )
+    light, dark = ["rgb(255, 255, 255)", "rgb(26, 26, 26)"], ["rgb(21, 24, 28)", "rgb(233, 235, 238)"]
+    browser.open(opened)
+    assert browser.run(colours) == [*light, light[1], "false"]
+    browser.press("Tab", "Tab", "Space")
+    assert browser.run(colours) == [*dark, dark[1], "true"]
+    browser.open(opened, dark=True)
+    assert browser.run(colours) == [*dark, dark[1], "true"]
+    browser.press("Tab", "Tab", "Enter")
+    assert browser.run(colours) == [*light, light[1], "false"]
+
+
+def test_without_script_all_of_it_is_there(browser, opened, page):
+    browser.open(opened, script=False)
+    counted = {tag: sum(e.tag == tag for e in page.elements) for tag in ("table", "svg", "section", "details")}
+    for tag, count in counted.items():
+        nodes = browser.devtools("DOM.getDocument", depth=0)["root"]["nodeId"]
+        found = browser.devtools("DOM.querySelectorAll", nodeId=nodes, selector=tag)["nodeIds"]
+        assert len(found) == count
+    assert "<button" not in re.sub(r"<button id=\"theme\"[^>]* hidden>", "", opened.read_text())
+
+
+def test_it_prints_in_the_light_without_its_controls(browser, opened, tmp_path):
+    browser.open(opened, dark=True)
+    browser.devtools("Emulation.setEmulatedMedia", media="print")
+    shown = (
+        "const of = (s, p) => getComputedStyle(document.querySelector(s))[p];"
+        "return [of('#theme', 'display'), of('nav', 'display'), of('body', 'color')]"
+    )
+    assert browser.run(shown) == ["none", "none", "rgb(26, 26, 26)"]
+    browser.pdf(tmp_path / "report.pdf")
+    pages = (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n")
+    assert 4 <= pages <= 25
