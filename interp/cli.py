@@ -211,6 +211,30 @@ def study_feature_command(
     show_study(study, out)
 
 
+@app.command("report")
+def report_command(
+    run: Annotated[
+        Path, typer.Argument(help="Folder that find-features wrote; with what lies in folders inside it.")
+    ] = Path("artifacts"),
+    out: Annotated[Path, typer.Option(help="New HTML file.")] = Path("report.html"),
+    include_examples: Annotated[
+        bool,
+        typer.Option("--include-examples", help="With the maps over images of a grounding study: it shows images."),
+    ] = False,
+) -> None:
+    """Put all that a run has found into one HTML file that opens offline and can be sent on.
+
+        interp report artifacts/ --out report.html
+
+    The verdict comes first, then what the folder holds: layer profile, features, training, before and after,
+    quadrants, grounding, ablation, settings, limits. No question, image, path or patient is in it.
+    """
+    from interp.report.render import write_report
+
+    write_report(run, out, include_examples)
+    typer.echo(out)
+
+
 @app.command("transfer-check")
 def transfer_check_command(
     model: Model = str(WORLD / "planted"),
