@@ -34,9 +34,10 @@ from interp.artifact import ModelEntry, PromptEntry
 from interp.clamps import ClampSpec, Where, load_clamps
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
-from interp.image_tokens import encode_images
+from interp.image_tokens import encode_together
 from interp.images import BLANK_IMAGE
 from interp.manifest import write_manifest
+from interp.processes import team_on
 from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
@@ -94,7 +95,8 @@ def train_and_evaluate(
         refuse_used(out)
         saved, before = read_state(work, made_of) or (None, 0.0)
         # An unreadable test image is better found before hours of training than after.
-        encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
+        images_asked = [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE]
+        encode_together(vlm, images_asked, team_on(accelerator.device))
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, ranks)
         steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         if resume and accelerator.is_main_process:

@@ -254,8 +254,14 @@ def _record(launched: _Launched, settings: TrainSettings) -> tuple[StepRecord, b
 
 
 def _share(step: Step, accelerator: "Accelerator") -> list[Item]:
-    """This process's questions of a step."""
-    return step.items[accelerator.process_index :: accelerator.num_processes]
+    """This process's questions of a step; by image, so that one image mostly falls to one process in all epochs."""
+    if accelerator.num_processes == 1:
+        return step.items
+    first, last = (
+        place * len(step.items) // accelerator.num_processes
+        for place in (accelerator.process_index, accelerator.process_index + 1)
+    )
+    return sorted(step.items, key=lambda item: item.image)[first:last]
 
 
 def _frozen(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> FrozenLayers:

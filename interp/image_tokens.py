@@ -18,12 +18,15 @@ from interp.ahead import ahead
 from interp.image_cache import ImageCache, image_cache, read_tokens, write_tokens
 from interp.images import NO_IMAGE, open_image
 from interp.later import fetched, sent
+from interp.processes import Team
 from interp.progress import track
 
 if TYPE_CHECKING:
     from interp.vlm import Vlm
 
 
+EXCHANGED = 64
+"""Images whose tokens go from process to process at once."""
 LOOK_AHEAD = 32
 """Decoded images that wait for the tower at most; one of 896 pixels takes 5 MB."""
 
@@ -62,6 +65,19 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None
             former = launched
     if former is not None:
         former()
+
+
+def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
+    """As `encode_images`; each process runs its part of the images through the tower, and all get the tokens of all."""
+    missing = [path for path in dict.fromkeys(paths) if path not in vlm.features]
+    parts = [team.block(missing, rank) for rank in range(team.size)]
+    encode_images(vlm, parts[team.rank])
+    if team.size == 1:
+        return
+    for start in range(0, max(map(len, parts)), EXCHANGED):
+        mine = {path: vlm.features[path] for path in parts[team.rank][start : start + EXCHANGED]}
+        for tokens in team.tensors(mine):
+            vlm.features.update(tokens)
 
 
 def decoders(device: torch.device) -> int:

@@ -33,7 +33,7 @@ from finetune.sheet import Answers
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
 from interp.files import refuse_used, software, sweep
-from interp.image_tokens import encode_images
+from interp.image_tokens import encode_together
 from interp.images import BLANK_IMAGE
 from interp.lock import held
 from interp.processes import ALONE, Team, alone, own_gpu, team_on
@@ -150,7 +150,7 @@ def ablate(
         if team.rank == 0:
             say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
         # An unreadable image is better found before hours of training than after.
-        encode_images(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE])
+        encode_together(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team)
         encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
     for number, run in team.share(list(enumerate(missing, start=1))):
         done[run.path] = _run(vlm, run, taught, sheet, settings.seed, accelerator)

@@ -36,7 +36,7 @@ from finetune.train import accelerator_for, train
 from interp.demo import WORLD
 from interp.exchange import measure_together
 from interp.find import FindSettings, find_features
-from interp.image_tokens import straighten
+from interp.image_tokens import encode_together, straighten
 from interp.norm import fuse_norms
 from interp.processes import Team, is_main, team_on
 from interp.questions import Question, load_questions, prompt_table, write_questions
@@ -145,6 +145,7 @@ def training(
         vlm.features.clear()
         stamps = [clock(team)]
         hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
+        encode_together(vlm, [question.image for question in part], team)
         train(vlm, adapted, steps, settings, accelerator)
         hook.remove()
         stamps[-1] = clock(team)
