@@ -1,6 +1,7 @@
 """The `finetune` command: argument parsing only."""
 
 import sys
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -200,7 +201,13 @@ def evaluate_command(
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Also draw changes, reliability and quadrants, a PNG file.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Also draw changes (FILE), reliability and quadrants (FILE_reliability, FILE_quadrants), each as "
+            "PNG and SVG with its numbers as CSV.",
+            metavar="FILE.png",
+            show_default=False,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the tables.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap, permutations, noise and swapped images.")] = 0,
@@ -229,11 +236,13 @@ def evaluate_command(
     --model google/medgemma-4b-it --questions mine.jsonl
     """
     from interp.clamps import parse_clamps
+    from interp.figures.evaluation import refuse_drawn, save_evaluation_figures
     from interp.files import refuse_used, write_text
 
-    for path in (out, figure):
-        if path is not None:
-            refuse_used(path)
+    if out is not None:
+        refuse_used(out)
+    if figure is not None:
+        refuse_drawn(figure)
     from finetune.run import evaluate_saved
     from finetune.verdict import as_bad
     from interp.sae_sources import locate_saes
@@ -262,9 +271,7 @@ def evaluate_command(
     if out is not None:
         write_text(out, evaluation.to_json())
     if figure is not None:
-        from finetune.figures import save_evaluation_figure
-
-        save_evaluation_figure(evaluation, figure)
+        save_evaluation_figures(loads(evaluation.to_json()), figure)
     if json:
         typer.echo(evaluation.to_json(), nl=False)
     else:

@@ -160,7 +160,7 @@ def study_feature_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="New folder for study.json, by_group.csv, grid.csv and feature.png.", show_default="none"),
+        typer.Option(help="New folder for study.json, by_group.csv, grid.csv and figures.", show_default="none"),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -186,7 +186,7 @@ def study_feature_command(
     A feature picked by its score on the same questions looks better than it is: pick it on other patients.
     """
     from interp.feature_display import show_study
-    from interp.feature_figures import save_study
+    from interp.feature_record import save_study
     from interp.feature_study import folder_of, parse_feature, study_feature
     from interp.files import refuse_used
     from interp.prompts import PLAIN
@@ -209,6 +209,34 @@ def study_feature_command(
     if out is not None:
         save_study(study, out)
     show_study(study, out)
+
+
+@app.command("figures")
+def figures_command(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder that find-features, test-feature, finetune, finetune ablate or finetune grounding wrote.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for the figures.", show_default="RUN/figures")] = None,
+    size: Annotated[
+        Literal["screen", "column", "page"],
+        typer.Option(help="For a screen, or for print: 3.3 inches wide (a column) or 6.9 (a page)."),
+    ] = "screen",
+) -> None:
+    """Draw the figures of a run again, from what its folder holds: each as PNG and SVG, with its numbers as CSV.
+
+        interp figures artifacts/ --size column --out paper/
+
+    Nothing is computed and nothing overwritten: a folder that holds something is refused.
+    """
+    from interp.figure_style import SIZES
+    from interp.figures.redraw import redraw
+
+    for path in redraw(run, out or run / "figures", SIZES[size]):
+        typer.echo(path)
 
 
 @app.command("report")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from interp.artifact import write_layers
 from interp.errors import InputError
-from interp.figures import save_figures
+from interp.figure_style import save_figures
+from interp.figures.search import search_drawings
 from interp.files import whole_file
 from interp.find import FindResult
 
@@ -30,5 +31,5 @@ def save_result(result: FindResult, out: Path) -> None:
         result.features.to_parquet(partial, index=False)
     with whole_file(out / "features.csv") as partial:
         result.features.to_csv(partial, index=False, float_format="%.6g")
-    save_figures(result, out)
+    save_figures(search_drawings(result), out)
     write_layers(result.artifact, out / "layers.json")

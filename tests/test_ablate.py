@@ -22,6 +22,8 @@ from finetune.settings import TrainSettings
 from finetune.train import accelerator_for, train
 from interp.artifact import ModuleWeight
 from interp.errors import InputError
+from interp.figure_style import SCREEN, save_figure
+from interp.figures.redraw import drawings
 from interp.questions import load_questions
 from interp.vlm import load_vlm
 
@@ -259,7 +261,14 @@ def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_pa
     assert code == 0
     assert "to run" not in out
     assert state(finished) == again
-    assert sorted(p.name for p in finished.iterdir()) == ["ablation.json", "ablation.png", "arms"]
+    figure = [f"ablation{end}" for end in (".csv", ".png", ".svg")]
+    assert {p.name for p in finished.iterdir()} == {"ablation.json", "arms", *figure}
+    (drawing,) = drawings(finished)
+    svg = save_figure(drawing.draw(SCREEN), tmp_path / "again", drawing.frame)[0]
+    assert svg.read_bytes() == (finished / "ablation.svg").read_bytes()
+    drawn = pd.read_csv(finished / "ablation.csv").set_index(["arm", "metric"])
+    for arm in result(finished)["arms"]:
+        assert drawn.loc[(arm["name"], "accuracy"), "low"] == arm["metrics"]["accuracy"]["low"]
 
 
 def test_the_result_is_of_the_arms_that_were_asked(finished, world):

@@ -15,7 +15,7 @@ from interp import cli
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.feature_display import show_study
-from interp.feature_figures import save_study
+from interp.feature_record import save_study
 from interp.feature_study import (
     direct_effect,
     largest_among_flips,
@@ -25,6 +25,8 @@ from interp.feature_study import (
     parse_feature,
     study_feature,
 )
+from interp.figure_style import SCREEN, save_figure
+from interp.figures.redraw import drawings
 from interp.images import open_image
 from interp.prompts import PLAIN
 from interp.questions import load_questions, prompt_table
@@ -273,14 +275,18 @@ def test_a_study_on_disk(saved, study):
     assert list(groups["pairs"]) == [g.pairs for g in study.groups] == [g["pairs"] for g in content["groups"]]
     np.testing.assert_allclose(groups["low"], [g.recovery.low for g in study.groups], rtol=1e-4)
     assert grid.groupby("level")["prompts"].sum().tolist() == [level.prompts for level in study.grid.levels]
-    assert (saved / "feature.png").read_bytes().startswith(b"\x89PNG")
-    assert {p.name for p in saved.iterdir()} == {"study.json", "by_group.csv", "grid.csv", "feature.png"}
+    figures = {"delta_margin", "dose", "by_group", "register_grid"}
+    files = {f"{figure}{end}" for figure in figures for end in (".png", ".svg", ".csv")}
+    assert {p.name for p in saved.iterdir()} == files | {"study.json", "grid.csv"}
+    for drawing in drawings(saved):
+        again = save_figure(drawing.draw(SCREEN), saved.parent / drawing.name, drawing.frame)
+        assert [p.read_bytes() for p in again] == [(saved / p.name).read_bytes() for p in again]
     with pytest.raises(InputError, match="nothing is overwritten"):
         save_study(study, saved)
 
 
 def test_nothing_of_the_questions_is_written(saved, asked):
-    written = "".join((saved / name).read_text() for name in ("study.json", "by_group.csv", "grid.csv"))
+    written = "".join(path.read_text() for path in saved.iterdir() if path.suffix != ".png")
     secrets = {q.question for q in asked} | {p.text for q in asked for p in q.paraphrases}
     secrets |= {q.patient for q in asked} | {q.id for q in asked} | {q.image for q in asked} | {str(WORLD)}
     assert not [secret for secret in secrets if secret in written]

@@ -12,6 +12,8 @@ from interp.artifact import read_layers
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.features import find_flips
+from interp.figure_style import SCREEN, save_figure
+from interp.figures.redraw import drawings
 from interp.find import FindSettings, find_features, select_half, warnings_of
 from interp.images import open_image
 from interp.layers import overlap
@@ -173,8 +175,16 @@ def test_the_run_on_disk(saved, result):
     parquet, csv = pd.read_parquet(saved / "features.parquet"), pd.read_csv(saved / "features.csv")
     assert list(parquet.columns) == list(csv.columns) == list(result.features.columns)
     assert len(parquet) == len(csv) == len(result.features)
-    for name in ("layer_profile", "delta_margin", "register"):
-        assert (saved / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    found = drawings(saved)
+    assert [drawing.name for drawing in found] == ["layer_profile", "delta_margin", "register"]
+    for drawing in found:
+        again = save_figure(drawing.draw(SCREEN), saved.parent / drawing.name, drawing.frame)
+        assert [p.read_bytes() for p in again] == [(saved / p.name).read_bytes() for p in again]
+    pairs, register = (pd.read_csv(saved / f"{name}.csv") for name in ("delta_margin", "register"))
+    assert (len(pairs), pairs["flipped"].sum()) == (result.artifact.data.pairs, result.artifact.data.flips)
+    top = result.artifact.features[0]
+    assert (pairs["layer"][0], pairs["feature"][0]) == (top.layer, top.feature)
+    assert len(register) == result.prompts["register"].isin(["formal", "casual"]).sum()
     assert not list(saved.glob(".partial*"))
     with pytest.raises(InputError, match="already holds a run"):
         save_result(result, saved)
@@ -182,7 +192,7 @@ def test_the_run_on_disk(saved, result):
 
 def test_nothing_of_the_questions_is_written(saved):
     questions = load_questions(QUESTIONS, split="train")
-    written = "".join(p.read_text() for p in saved.glob("*.json")) + (saved / "features.csv").read_text()
+    written = "".join(p.read_text() for p in saved.iterdir() if p.suffix in (".json", ".csv", ".svg"))
     secrets = {q.question for q in questions} | {p.text for q in questions for p in q.paraphrases}
     secrets |= {q.patient for q in questions} | {q.id for q in questions} | {str(WORLD)}
     assert not [s for s in secrets if s in written]

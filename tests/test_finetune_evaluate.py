@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
@@ -9,13 +10,13 @@ from finetune.arms import Arm, adapter_arm, base_arm
 from finetune.ask import SWAPS, images_of_others
 from finetune.compare import subsets_of
 from finetune.evaluate import evaluate
-from finetune.figures import CHANGES, evaluation_figure, save_evaluation_figure
 from finetune.lora import add_lora
 from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS
 from finetune.texts import text_hash
 from interp.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
 from interp.errors import InputError
+from interp.figures.evaluation import save_evaluation_figures
 from interp.image_tokens import pixels_of
 from interp.images import BLANK_IMAGE, open_image
 from interp.prompts import prompt_tokens
@@ -349,20 +350,17 @@ def test_an_adapter_of_the_vision_tower_sees_with_its_own_eyes(world, questions,
     assert {value for value in again if not np.isnan(value)} == {0}
 
 
-def test_the_figure_draws_the_numbers_of_the_evaluation(evaluation, tmp_path):
-    figure = evaluation_figure(evaluation)
-    changes, reliability, grey, _ = figure.axes
-    points = changes.containers[0].lines[0].get_xdata()
-    assert points == pytest.approx([100 * evaluation.find("adapter", name).difference.value for name in CHANGES])
-    drawn = {line.get_label(): line for line in reliability.lines}
-    bins = [point for point in evaluation.reliability if point.arm == "adapter" and point.n >= 10]
-    assert drawn["adapter"].get_ydata() == pytest.approx([point.accuracy for point in bins])
-    shares = [bar.get_width() for bars in grey.containers for bar in bars]
-    expected = [
-        100 * next(q for q in evaluation.quadrants if (q.arm, q.reliance) == (arm, "grey")).shares[quadrant].value
-        for arm in ("base", "adapter")
-        for quadrant in QUADRANTS
-    ]
-    assert shares == pytest.approx(expected)
-    save_evaluation_figure(evaluation, tmp_path / "evaluation.png")
+def test_the_figures_draw_the_numbers_of_the_evaluation(evaluation, tmp_path):
+    save_evaluation_figures(json.loads(evaluation.to_json()), tmp_path / "evaluation.png")
     assert (tmp_path / "evaluation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    tables = [pd.read_csv(tmp_path / f"evaluation{part}.csv") for part in ("", "_reliability", "_quadrants")]
+    changes, curves, quadrants = tables
+    expected = [evaluation.find("adapter", name).difference.value for name in changes["measure"]]
+    assert changes["value"].tolist() == pytest.approx(expected, rel=1e-5)
+    assert curves["accuracy"].tolist() == pytest.approx([p.accuracy for p in evaluation.reliability], rel=1e-5)
+    of = {(q.arm, q.reliance): q.shares for q in evaluation.quadrants}
+    expected = [of[row.arm, row.reliance][row.quadrant].value for row in quadrants.itertuples()]
+    assert quadrants["value"].tolist() == pytest.approx(expected, rel=1e-5)
+    assert len(quadrants) == 2 * 2 * len(QUADRANTS)
+    written = "".join(path.read_text() for path in tmp_path.iterdir() if path.suffix != ".png")
+    assert not any(text in written for text in ("patient0", "0.png", *KNOWN_SAMPLE))

@@ -5,6 +5,7 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import read_rows, write_rows
@@ -286,8 +287,6 @@ def test_every_score_of_every_map_is_there(two_arms):
 
 
 def test_summaries_and_differences_by_hand():
-    import pandas as pd
-
     rng = np.random.default_rng(0)
     rows = []
     for question in range(12):
@@ -316,8 +315,6 @@ def test_summaries_and_differences_by_hand():
 
 
 def test_an_effect_of_rounding_is_none():
-    import pandas as pd
-
     rows = [(q, "base", "rollout", "mass", "random", 0.1 + (q % 2 + 1) * 1e-15, 0.1) for q in range(10)]
     table = pd.DataFrame(rows, columns=["question", "arm", "map", "score", "against", "value", "control"])
     (found,) = summaries(table, [str(q) for q in range(10)], 0)
@@ -328,10 +325,12 @@ def test_an_effect_of_rounding_is_none():
 def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, capsys):
     both, _, questions = two_arms
     save_grounding(both, tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grounding.csv", "grounding.json", "grounding.png"]
+    drawn = {f"grounding_{what}{end}" for what in ("nets", "curves") for end in (".png", ".svg", ".csv")}
+    tables = ["grounding.json", "grounding.csv", "grounding_nets.csv", "grounding_curves.csv"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == drawn | {*tables, "manifest.json"}
     show_grounding(both)
     shown = capsys.readouterr().out
-    written = [(tmp_path / "out" / name).read_text() for name in ("grounding.json", "grounding.csv")] + [shown]
+    written = [(tmp_path / "out" / name).read_text() for name in tables] + [shown]
     for q in questions:
         for secret in (q.question, q.image, q.patient, q.id):
             assert not any(secret in text for text in written), secret
@@ -340,6 +339,12 @@ def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, caps
     assert content["settings"]["maps"]["fill"] == "grey"
     first, same = content["summary"][0], both.summary[0]
     assert first["net"]["value"] == pytest.approx(same.net.value, abs=1e-6)
+    nets, along = (pd.read_csv(tmp_path / "out" / name) for name in tables[2:])
+    first = nets.iloc[0]
+    key = (first["arm"], first["map"], first["score"], first["against"])
+    same = next(e for e in both.summary if (e.arm, e.map, e.score, e.against) == key)
+    assert (first["value"], first["high"]) == pytest.approx((same.net.value, same.net.high), rel=1e-5, nan_ok=True)
+    np.testing.assert_allclose(along["probability"], both.curves["probability"], rtol=1e-5)
     with (tmp_path / "out" / "grounding.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(both.scores)

@@ -31,8 +31,8 @@ def ablate_command(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for ablation.json, ablation.png and the answers of every arm, arms/*.parquet. To go on with "
-            "an ablation, name its folder again: arms that are there are not run again.",
+            help="Folder for ablation.json, the figure (ablation.png, .svg and .csv) and the answers of every arm, "
+            "arms/*.parquet. To go on with an ablation, name its folder again: arms that are there are not run again.",
             show_default=False,
         ),
     ],
@@ -89,9 +89,10 @@ def ablate_command(
     from dataclasses import replace
 
     from finetune.ablate.display import show_ablation
-    from finetune.ablate.figures import save_ablation_figure
     from finetune.ablate.plan import KINDS, AblationSettings
     from finetune.ablate.run import ablate_saved
+    from interp.figure_style import save_figures
+    from interp.figures.ablation import ablation_drawing
     from interp.files import write_text
 
     training = replace(DEFAULTS, rank=rank, alpha=alpha, lr=lr, batch_size=batch_size, epochs=epochs)
@@ -116,9 +117,9 @@ def ablate_command(
     )
     if found is None:
         return
-    # Made anew from the arms each time, so these two may be written over.
+    # Made anew from the arms each time, so these may be written over.
     write_text(out / "ablation.json", found.to_json())
-    save_ablation_figure(found, out / "ablation.png")
+    save_figures([ablation_drawing(found.model_dump())], out)
     show_ablation(found)
     typer.echo(f"Wrote {out}")
 

@@ -1,0 +1,400 @@
+"""Figures: their data beside them, the same bytes when drawn again, and nothing cut off, overlapping or too small."""
+
+import json
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from figure_data import FOLDERS, MODEL, adapter_folder, evaluation_of, flips_of, history_of, layers_of, study_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
+
+import finetune.ablate.result
+import finetune.evaluate
+import interp.feature_record
+from interp import cli
+from interp.errors import InputError
+from interp.figure_style import (
+    DENSE,
+    SIZES,
+    figure_paths,
+    read_frame,
+    rounded,
+    save_figure,
+    save_figures,
+    svg_of,
+)
+from interp.figures import activation_by_register, delta_against_margin, layer_profile
+from interp.figures.evaluation import (
+    changes_against_base,
+    changes_frame,
+    evaluation_drawings,
+    refuse_drawn,
+    reliability,
+    reliability_frame,
+    save_evaluation_figures,
+)
+from interp.figures.feature_study import dose_frame, level_frame
+from interp.figures.margin import delta_frame
+from interp.figures.profile import profile_frame
+from interp.figures.quadrants import quadrants, quadrants_frame
+from interp.figures.redraw import NEWEST, drawings
+from interp.figures.register import register_frame
+from interp.figures.training import training_curves
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: make(tmp_path_factory.mktemp("figures") / name) for name, make in FOLDERS.items()}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `interp` in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return call
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    """The texts of a figure that are really drawn; ticks beyond the axes are not."""
+    texts = []
+    own = Text.draw
+
+    def draw(self, renderer, *args, **kwargs):
+        if self.get_visible() and self.get_text():
+            texts.append(self)
+        return own(self, renderer, *args, **kwargs)
+
+    FigureCanvasAgg(figure)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", draw)
+        figure.draw_without_rendering()
+    return texts
+
+
+def box_of(text: Text) -> np.ndarray:
+    return text.get_window_extent(text.get_figure(root=True).canvas.get_renderer()).extents
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Width or height of what two boxes share, the smaller [pixels]; not above 0 if they share nothing."""
+    return float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).min())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_all_text_is_on_the_canvas_apart_and_legible(folders, name, size):
+    for drawing in drawings(folders[name]):
+        figure = drawing.draw(SIZES[size])
+        texts = drawn_texts(figure)
+        assert len(texts) > 5
+        width, height = figure.canvas.get_width_height()
+        assert figure.get_figwidth() == {"column": 3.3, "page": 6.9, "screen": 8}[size]
+        assert figure.get_figheight() <= 10, "fits a page"
+        boxes = np.array([box_of(text) for text in texts])
+        named = f"{drawing.name}: {{!r}}".format
+        for text, box in zip(texts, boxes, strict=True):
+            inside = (box[:2] >= -0.5).all() and (box[2:] <= np.array([width, height]) + 0.5).all()
+            assert inside, named(text.get_text())
+            assert text.get_fontsize() >= 7, named(text.get_text())
+        # A point of overlap is the empty edge of a box.
+        point = figure.dpi / 72
+        for i, box in enumerate(boxes):
+            for j in range(i):
+                assert overlap(box, boxes[j]) <= point, named((texts[i].get_text(), texts[j].get_text()))
+
+
+def test_print_is_of_300_dots_an_inch(tmp_path):
+    frame = delta_frame(4, 110, *flips_of(20))
+    for name, size in SIZES.items():
+        _, png, _ = save_figure(delta_against_margin(frame, size=size), tmp_path / name, frame)
+        assert Image.open(png).size[0] >= (1 if name == "screen" else 300) * size.width - 1
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_axes_are_named_and_series_differ_without_colour(folders, name):
+    for drawing in drawings(folders[name]):
+        figure = drawing.draw(SIZES["screen"])
+        assert any(ax.get_xlabel() for ax in figure.axes)
+        assert any(ax.get_ylabel() or ax.yaxis.get_ticklabels() for ax in figure.axes)
+        handles = {
+            label: handle
+            for ax in figure.axes
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+            if isinstance(handle, Line2D | ErrorbarContainer)
+        }
+        lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles.values()]
+        looks = [(line.get_marker(), line.get_linestyle()) for line in lines]
+        assert len(set(looks)) == len(looks), drawing.name
+
+
+def test_drawn_again_it_has_the_same_bytes(folders, run, tmp_path):
+    for name in ("search", "study"):
+        before = {path.name: path.read_bytes() for path in folders[name].iterdir()}
+        # Whatever else was drawn or set up in the process makes no difference.
+        with mpl.rc_context({"font.size": 30, "font.family": "monospace", "svg.fonttype": "none", "lines.marker": "x"}):
+            code, out, err = run("figures", folders[name], "--out", tmp_path / name)
+        assert (code, err) == (0, "")
+        again = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        drawn = {n for n in before if n.endswith(".svg")}
+        assert len(again) == 3 * len(drawn) == len(out.splitlines())
+        assert set(again) <= set(before)
+        for file, content in again.items():
+            assert content == before[file], file
+        assert {path.name: path.read_bytes() for path in folders[name].iterdir()} == before
+
+
+def test_an_svg_has_outlines_no_date_and_nothing_random():
+    artifact = layers_of(6)
+    first, second = (svg_of(layer_profile(artifact)) for _ in range(2))
+    assert first == second != svg_of(layer_profile(layers_of(6, seed=1)))
+    assert "<text" not in first
+    assert "dc:date" not in first
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
+    class Broken(pd.DataFrame):
+        def to_csv(self, path, **options):
+            path.write_text("half")
+            raise OSError("the disk went away")
+
+    frame = delta_frame(4, 110, *flips_of(20))
+    with pytest.raises(OSError, match="went away"):
+        save_figure(delta_against_margin(frame), tmp_path / "a.b", Broken(frame))
+    assert list(tmp_path.iterdir()) == []
+    paths = save_figure(delta_against_margin(frame), tmp_path / "a.b", frame)
+    assert paths == figure_paths(tmp_path / "a.b") == [tmp_path / f"a.b{end}" for end in (".svg", ".png", ".csv")]
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+
+
+def test_the_profile_table_holds_what_layers_json_holds(folders):
+    artifact, table = layers_of(34), read_frame(folders["search"] / "layer_profile.csv")
+    pd.testing.assert_frame_equal(table, profile_frame(artifact), check_dtype=False, check_exact=True)
+    rows = {(row.layer, row.score): row for row in table.itertuples()}
+    for entry in artifact.profile:
+        assert rows[entry.layer, "recovery"].value == entry.recovery.value
+        assert rows[entry.layer, "flip_auc"].low == entry.flip_auc.low
+        assert rows[entry.layer, "control"].chosen == (entry.layer in (2, 3))
+    assert (33, "net_joint") not in rows, "what was not measured is not there"
+    assert np.isnan(rows[33, "net_write"].value)
+
+
+def test_the_tables_of_pairs_and_wordings_name_none_of_them(folders):
+    delta, flips = flips_of(300)
+    table = read_frame(folders["search"] / "delta_margin.csv")
+    assert list(table) == ["layer", "feature", "delta", "shift", "flipped"]
+    order = np.lexsort([flips.margin_after - flips.margin_before, delta])
+    assert table["delta"].to_numpy() == pytest.approx(delta[order], rel=1e-5)
+    assert table["shift"].to_numpy() == pytest.approx((flips.margin_after - flips.margin_before)[order], rel=1e-5)
+    assert table["flipped"].tolist() == flips.flipped[order].tolist()
+    wordings = read_frame(folders["search"] / "register.csv")
+    assert list(wordings) == ["layer", "feature", "register", "activation"]
+    for _, group in wordings.groupby("register"):
+        assert group["activation"].is_monotonic_increasing, "not in the order of the wordings"
+
+
+def test_the_scatter_says_how_delta_and_shift_go_together():
+    from scipy.stats import pearsonr
+
+    delta, flips = flips_of(300)
+    figure = delta_against_margin(delta_frame(4, 110, delta, flips))
+    r = pearsonr(delta, flips.margin_after - flips.margin_before).statistic
+    assert figure.get_suptitle() == f"Layer 4, feature 110: r = {r:.2f}, 300 pairs"
+    silent = delta_against_margin(delta_frame(4, 110, np.zeros(300), flips))
+    assert "r undefined" in silent.get_suptitle()
+
+
+def test_many_points_are_an_image_inside_of_the_svg():
+    few, many, more = (
+        svg_of(delta_against_margin(delta_frame(4, 110, *flips_of(n)))) for n in (DENSE, DENSE + 1, 9999)
+    )
+    assert "<image" not in few
+    assert "<image" in many
+    assert len(more) < len(few)
+
+
+def test_register_histograms_are_shares():
+    register = np.array(["formal"] * 30 + ["casual"] * 10 + [None] * 5, object)
+    activation = np.concatenate([np.full(30, 4.0), np.zeros(10), np.full(5, 9.0)])
+    frame = register_frame(4, 110, activation, register)
+    assert len(frame) == 40
+    axes = activation_by_register(frame).axes[0]
+    heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
+    assert heights == pytest.approx([1, 1]), "all formal wordings in one bin, all casual ones in another"
+
+
+def test_the_tables_of_a_study_hold_what_study_json_holds(folders):
+    content = json.loads((folders["study"] / "study.json").read_text())
+    doses = read_frame(folders["study"] / "dose.csv")
+    feature = doses[doses["patch"] == "feature"]
+    assert feature["value"].tolist() == content["test"]["dose"]
+    assert feature["dose"].tolist() == content["doses"]
+    assert feature.loc[feature["dose"] == 1, "low"].tolist() == [content["test"]["recovery"]["low"]]
+    assert feature.loc[feature["dose"] != 1, ["low", "high"]].isna().all(None)
+    controls = doses[doses["patch"] != "feature"].set_index("patch")["value"]
+    assert controls["random"] == content["test"]["random"]
+    assert np.isnan(controls["matched"])
+    groups = read_frame(folders["study"] / "by_group.csv")
+    assert groups["recovery"].tolist() == [g["recovery"]["value"] for g in content["groups"]]
+    assert np.isnan(groups["low"].iloc[-1])
+    levels = read_frame(folders["study"] / "register_grid.csv")
+    means = levels[levels["frame"].isna()]
+    assert means["high"].tolist() == [level["mean"]["high"] for level in content["grid"]["levels"]]
+    cells = study_of().grid.cells
+    one = cells[(cells["level"] == 2) & (cells["frame"] == "frame 1 {x}")]["mean_activation"].mean()
+    assert levels.loc[(levels["level"] == 2) & (levels["frame"] == "frame 1 {x}"), "value"].tolist() == pytest.approx(
+        [one], rel=1e-5
+    )
+    assert dose_frame(content)["value"].tolist()[:4] == content["test"]["dose"]
+    assert len(level_frame(content, cells)) == 5 + 20
+
+
+def test_the_tables_of_an_evaluation_hold_what_evaluation_json_holds():
+    evaluation = evaluation_of()
+    content = json.loads(evaluation.to_json())
+    changes = changes_frame(content)
+    assert list(dict.fromkeys(changes["arm"])) == evaluation.shown
+    for row in changes.itertuples():
+        assert row.value == pytest.approx(evaluation.find(row.arm, row.measure).difference.value, rel=1e-5)
+    first = evaluation.shown[0]
+    drawn = changes_against_base(changes).axes[0].containers[0].lines[0].get_xdata()
+    assert drawn == pytest.approx(
+        [100 * c.difference.value for c in evaluation.comparisons if c.arm == first], rel=1e-5
+    )
+
+    curves = reliability_frame(content)
+    lines = {line.get_label(): line for line in reliability(curves).axes[0].lines}
+    enough = [point for point in evaluation.reliability if point.arm == "seed-0" and point.n >= 10]
+    assert lines["seed-0"].get_ydata() == pytest.approx([point.accuracy for point in enough], rel=1e-5)
+    assert "seed-1" not in lines, "the first arm of a pool stands for all"
+
+    frame = quadrants_frame(content, {"base": ["base"], "seeds pooled": ["seed-0", "seed-1"]})
+    of = {(q.arm, q.reliance): q.shares for q in evaluation.quadrants}
+    rows = {(row.arm, row.reliance, row.quadrant): row for row in frame.itertuples()}
+    assert rows["base", "any", "worst"].high == pytest.approx(of["base", "any"]["worst"].high, rel=1e-5)
+    pooled = np.mean([of[arm, "grey"]["ideal"].value for arm in ("seed-0", "seed-1")])
+    assert rows["seeds pooled", "grey", "ideal"].value == pytest.approx(pooled, rel=1e-5)
+    assert np.isnan(rows["seeds pooled", "grey", "ideal"].low)
+    assert len(quadrants(frame).axes) == 2
+
+
+def test_the_figures_of_an_evaluation_have_its_name(tmp_path):
+    content = json.loads(evaluation_of(2).to_json())
+    refuse_drawn(tmp_path / "mine.png")
+    save_evaluation_figures(content, tmp_path / "mine.png")
+    names = {f"mine{part}{end}" for part in ("", "_reliability", "_quadrants") for end in (".png", ".svg", ".csv")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    (tmp_path / "mine.png").unlink()
+    with pytest.raises(InputError, match=r"mine\.svg: already holds something"):
+        refuse_drawn(tmp_path / "mine.png")
+    with pytest.raises(InputError, match=r"expected a name that ends with \.png"):
+        refuse_drawn(tmp_path / "mine.pdf")
+    alone = content | {"comparisons": [], "quadrants": []}
+    assert [d.name for d in evaluation_drawings(alone)] == ["evaluation_reliability"]
+
+
+def test_training_curves_are_running_means():
+    history = history_of(90)
+    parts, norm, rate = training_curves(history).axes
+    lines = {line.get_label(): line for line in parts.lines}
+    assert lines["cross-entropy"].get_ydata()[50] == pytest.approx(history["ce"][48:51].mean())
+    positive = history["kl"][48:51]
+    assert lines["divergence"].get_ydata()[50] == pytest.approx(positive[positive > 0].mean())
+    assert "grounding" not in lines
+    assert norm.lines[0].get_ydata().tolist() == history["grad_norm"].tolist()
+    assert rate.lines[0].get_ydata().tolist() == history["lr"].tolist()
+    ends = [line.get_xdata()[0] for line in rate.lines[1:]]
+    assert ends == [30.5, 60.5]
+    assert "grounding" in {line.get_label() for line in training_curves(history_of(90, 0.5)).axes[0].lines}
+
+
+def test_a_training_of_one_step_is_drawn():
+    assert len(drawn_texts(training_curves(history_of(1)))) > 5
+
+
+def test_axes_of_ones_own_are_drawn_into():
+    figure = Figure(figsize=(9, 9))
+    above, below, scatter, histogram = figure.subplots(4, 1)
+    artifact, frame = layers_of(8), delta_frame(4, 110, *flips_of(50))
+    assert layer_profile(artifact, [above, below]) is figure
+    assert delta_against_margin(frame, scatter) is figure
+    wordings = register_frame(4, 110, np.arange(4.0), np.array(["formal", "casual"] * 2))
+    assert activation_by_register(wordings, histogram) is figure
+    assert above.get_title(loc="left") == f"{MODEL}: gate found"
+    assert all(ax.get_legend() for ax in (above, below, scatter, histogram))
+    assert not figure.legends
+
+
+def test_a_frame_is_as_its_file_holds_it(tmp_path):
+    frame = rounded(pd.DataFrame({"a": np.array([1 / 3, 1e-9 / 7, np.nan, -0.0], np.float32), "b": [1, 2, 3, 4]}))
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "a.csv"), frame, check_exact=True)
+    assert frame["a"][0] == 0.333333
+
+
+def test_the_folder_beside_a_run(run, tmp_path):
+    folder = FOLDERS["ablation"](tmp_path / "ablation")
+    code, out, _ = run("figures", folder, "--size", "column")
+    assert code == 0
+    expected = {folder / "figures" / f"ablation{end}" for end in (".svg", ".png", ".csv")}
+    assert set(out.split()) == set(map(str, expected))
+    assert set((folder / "figures").iterdir()) == expected
+    code, _, err = run("figures", folder)
+    assert code == 2
+    assert "already holds something, and nothing is overwritten" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "evaluation.json").write_text("{"), "not as GateScope writes it (JSONDecodeError"),
+        (lambda folder: (folder / "evaluation.json").write_text("[]"), "not as GateScope writes it (TypeError"),
+        (lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'), "(KeyError: 'model')"),
+        (lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 9}'), "schema version 9"),
+        (lambda folder: (folder / "history.csv").write_text("step,lr\n1,2\n"), "no column epoch, grad_norm, loss"),
+        (lambda folder: (folder / "history.csv").write_bytes(b"\xff\xfe\x00"), "history.csv: not a CSV table"),
+        (lambda folder: [path.unlink() for path in folder.iterdir()], "nothing to draw"),
+    ],
+)
+def test_what_can_not_be_drawn_is_named(run, tmp_path, change, said):
+    folder = adapter_folder(tmp_path / "adapter")
+    change(folder)
+    code, out, err = run("figures", folder, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "nothing is left"
+
+
+def test_the_schemas_are_those_that_are_written():
+    assert NEWEST["evaluation.json"] == finetune.evaluate.SCHEMA_VERSION
+    assert NEWEST["ablation.json"] == finetune.ablate.result.SCHEMA_VERSION
+    assert NEWEST["study.json"] == interp.feature_record.SCHEMA_VERSION
+
+
+def test_a_study_without_flips_has_fewer_figures(tmp_path):
+    from interp.feature_record import save_study
+
+    save_study(study_of(test=False), tmp_path / "study")
+    assert [d.name for d in drawings(tmp_path / "study")] == ["delta_margin", "register_grid"]
+    assert len(pd.read_csv(tmp_path / "study" / "by_group.csv")) == 0
+    # Runs from before these tables were written have fewer still.
+    (tmp_path / "study" / "delta_margin.csv").unlink()
+    assert [path.name for path in save_figures(drawings(tmp_path / "study"), tmp_path / "out")] == [
+        "register_grid.svg",
+        "register_grid.png",
+        "register_grid.csv",
+    ]
