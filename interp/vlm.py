@@ -121,7 +121,8 @@ def load_vlm(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     device = choose_device(device)
-    chosen = DTYPES.get("float32" if dtype == "auto" and device == "cpu" else "bfloat16" if dtype == "auto" else dtype)
+    usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    chosen = DTYPES.get(usual if dtype == "auto" else dtype)
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
