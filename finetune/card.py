@@ -1,5 +1,6 @@
 """The model card of an adapter: the README.md that the hub and peft's users expect, made of its own record."""
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -157,8 +158,17 @@ def _base_variables(base: Base) -> dict[str, Any]:
     return {"base": base, "licence": licence_of(base), "base_heading": BASE_HEADING, "this_adapter": THIS_ADAPTER}
 
 
+def code_span(text: str) -> str:
+    """A text as Markdown shows it letter by letter, between as many backticks as it takes."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{ticks}{line}{ticks}" if len(ticks) == 1 else f"{ticks} {line} {ticks}"
+
+
 def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     settings = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    # Names of folders, and what a layers.json from elsewhere says, are no Markdown and no Python.
+    settings.filters |= {"code": code_span, "string": json.dumps}
     return settings.from_string((files("finetune") / "card.md.j2").read_text(encoding="utf-8"))

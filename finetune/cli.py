@@ -1,6 +1,7 @@
 """The `finetune` command: argument parsing only."""
 
 import sys
+import warnings
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -329,6 +330,8 @@ def _show(evaluation: "Evaluation") -> None:
 
 def main() -> None:
     """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
+    # What is wrong with an image file is said without quoting it; theirs would.
+    warnings.filterwarnings("ignore", module=r"pydicom|PIL")
     try:
         if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
             refuse_several(f"finetune {sys.argv[1]}")

@@ -17,10 +17,18 @@ SCHEMA_VERSION = 1
 Verdict = Literal["gate found", "no gate found"]
 
 
-class Interval(BaseModel):
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nan_is_null(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Interval(_Part):
     """A number with its 95% interval."""
 
-    model_config = ConfigDict(extra="forbid")
     value: float | None = Field(description="the estimate; null where it is undefined")
     low: float | None = Field(description="lower end of the 95% interval")
     high: float | None = Field(description="upper end of the 95% interval")
@@ -29,15 +37,6 @@ class Interval(BaseModel):
     def of(cls, estimate: Estimate) -> "Interval":
         """From an estimate; NaN becomes null, as JSON has none."""
         return cls(**{k: None if math.isnan(v) else round(v, 6) for k, v in estimate._asdict().items()})
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nan_is_null(cls, value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class ModelEntry(_Part):

@@ -434,6 +434,8 @@ def main() -> None:
     """Entry point: a user's mistake becomes one paragraph and exit code 2."""
     # peft's use of a transformers name that is going away; nothing that a user could change.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    # What is wrong with an image file is said without quoting it; theirs would.
+    warnings.filterwarnings("ignore", module=r"pydicom|PIL")
     try:
         if sys.argv[1:2] and sys.argv[1] != "find-features":
             refuse_several(f"interp {sys.argv[1]}")

@@ -17,7 +17,7 @@ from interp.files import write_json
 from interp.hub import download
 from interp.image_paths import find_image, names_in
 from interp.images import UnreadableImageError, decode
-from interp.inversion import inverting_operator
+from interp.inversion import OPERATORS, inverting_operator
 from interp.progress import track
 from interp.questions import Paraphrase, Question, split_of, write_questions
 from interp.sources import FORMATS, HUB
@@ -200,7 +200,9 @@ def _question(
         seen.add(_plain(paraphrase.text))
         operator = paraphrase.operator or inverting_operator(record.question, paraphrase.text)
         if operator is not None:
-            report.inverted[operator] = report.inverted.get(operator, 0) + 1
+            # A file of our own format may name it as it likes.
+            known = operator if operator in OPERATORS else "another"
+            report.inverted[known] = report.inverted.get(known, 0) + 1
         paraphrases.append(paraphrase.model_copy(update={"operator": operator}))
     for reason, count in dropped.items():
         report.dropped_paraphrases[reason] = report.dropped_paraphrases.get(reason, 0) + count

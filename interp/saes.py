@@ -102,8 +102,11 @@ def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
             slices = {_NAMES.get(name, name): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             kinds = {name: str(part.get_dtype()) for name, part in slices.items()}
+            names = len(file.keys())
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}). Download it again.") from None
+    if len(slices) < names:
+        raise InputError(f"{path}: holds a matrix twice, by two of its names. Which one is meant?")
     needed = [name for name in PARAMETERS if name != "threshold" or _has_threshold(folder)]
     missing = [name for name in needed if name not in shapes]
     if missing:

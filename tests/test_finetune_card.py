@@ -183,7 +183,7 @@ def test_a_path_in_the_record_is_cut_to_its_name(trained, path):
     assert path not in card
     assert "secret" not in card
     assert 'from_pretrained("medgemma")' in card
-    assert "found by `interp find-features` (layers.json at medgemma, rule write)" in card
+    assert "found by `interp find-features` (`layers.json at medgemma, rule write`)" in card
     assert ModelCard(card).data.base_model is None
 
 
