@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,14 @@ from finetune.verdict import Verdict, verdict
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
 from interp.files import json_ready, software
+from interp.notebook import page_html, plotted, shown
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.statistics import FloatArray, mean_of_totals
 from interp.substitutes import BLANKS, encode_blanks
 from interp.vlm import Vlm, measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CONTROLS = 5
 """Control clamps beside a clamp."""
@@ -123,6 +127,35 @@ class Evaluation:
                 row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def plot_changes(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw what changed against the base; as every `plot_` of `interp.find.FindResult`."""
+        from interp.figures.evaluation import changes_against_base, changes_frame
+
+        return plotted(changes_against_base, changes_frame(json.loads(self.to_json())), ax)
+
+    def plot_reliability(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the share of right answers by confidence, an arm a line."""
+        from interp.figures.evaluation import reliability, reliability_frame
+
+        return plotted(reliability, reliability_frame(json.loads(self.to_json())), ax)
+
+    def plot_quadrants(self) -> "list[Axes]":
+        """Show the quadrants of every arm in a new figure, a panel a kind of reliance."""
+        from interp.figures.evaluation import shown_arms
+        from interp.figures.quadrants import quadrants, quadrants_frame
+
+        content = json.loads(self.to_json())
+        return shown(quadrants(quadrants_frame(content, shown_arms(content))))
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.model}: {' '.join(self.sentences)}>"
+
+    def _repr_html_(self) -> str:
+        from finetune.display import controls_lines, evaluation_table, groups_table, quadrants_table
+
+        tables = [evaluation_table(self), groups_table(self), quadrants_table(self)]
+        return page_html("\n".join(self.sentences), controls_lines(self), tables)
 
     def to_json(self) -> str:
         """The whole result as JSON, indented; undefined numbers are null. No text, path or patient is in it."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.demo import WORLD
     from interp.feature_study import FeatureStudy, study_feature
     from interp.find import FindResult, FindSettings, find_features
-    from interp.prompts import PromptStyle
+    from interp.prompts import PromptStyle, answer_margin
     from interp.questions import Question, load_questions, prompt_table
     from interp.run import save_result
     from interp.sae_sources import locate_saes
@@ -35,7 +35,7 @@ else:
             "demo": ["WORLD"],
             "feature_study": ["FeatureStudy", "study_feature"],
             "find": ["FindResult", "FindSettings", "find_features"],
-            "prompts": ["PromptStyle"],
+            "prompts": ["PromptStyle", "answer_margin"],
             "questions": ["Question", "load_questions", "prompt_table"],
             "run": ["save_result"],
             "sae_sources": ["locate_saes"],
@@ -55,6 +55,7 @@ __all__ = [
     "Question",
     "Sae",
     "Vlm",
+    "answer_margin",
     "find_features",
     "lens_inputs",
     "load_questions",

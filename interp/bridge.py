@@ -21,14 +21,17 @@ from interp.vlm import Vlm
 class LensBridge(SAETransformerBridge):
     """sae-lens's bridge, which is TransformerLens's `TransformerBridge` with SAEs, under all of the hooks' names.
 
-    sae-lens 6.54 drops TransformerLens's aliases, and a hook at a name that is not there is silently never called:
-    `blocks.4.hook_resid_post` of the SAEs' own configurations would be one.
+    A hook at a name that is not there is silently never called. sae-lens 6.54 drops TransformerLens's aliases, such as
+    `blocks.4.hook_resid_post` of the SAEs' own configurations, and where an SAE was taken out again it leaves a hook
+    point that does not know its whole name.
     """
 
     @property
     def hook_dict(self) -> dict[str, HookPoint]:
         """Name of every hook point, aliases included -> the hook point."""
         hooks = super().hook_dict
+        for name, hook in hooks.items():
+            hook.name = name
         self._add_aliases_to_hooks(hooks)
         # Where an SAE sits it stands in for the hook point, and has hook points of its own.
         return {name: hook for name, hook in hooks.items() if isinstance(hook, HookPoint)}

@@ -14,6 +14,7 @@ from rich.table import Table
 from interp.artifact import Interval, Layers, RangeEntry
 from interp.find import FindResult
 from interp.importing import ImportReport
+from interp.layers import layers_text
 from interp.paraphrase import Report
 from interp.questions import Question
 from interp.transfer import TransferResult
@@ -42,31 +43,52 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     """Print the data, the layer profile, the top features, the verdict and the next command."""
     console = console or Console(highlight=False)
     artifact = result.artifact
-    data = artifact.data
-    console.print(
-        f"\n[bold]{artifact.model.id}[/bold]: {data.questions} closed questions of {data.patients} patients, "
-        f"{data.pairs} pairs ({data.split} split)"
-    )
-    console.print(
-        f"flips: {interval_text(data.question_flip_rate, 3)} of questions, "
-        f"{interval_text(data.pairwise_flip_rate, 3)} of pairs; accuracy {interval_text(data.accuracy, 3)}; "
-        f"flip bank {data.flip_bank}"
-    )
-    console.print(_profile_table(artifact))
-    console.print(_feature_table(artifact))
-    ranges = "; ".join(f"{_rule_name(r)} {r.first}-{r.last}" for r in artifact.ranges)
-    console.print(f"ranges by rule: {ranges}")
-    if artifact.commit_layer is not None:
-        console.print(f"from layer {artifact.commit_layer} on the layer patch turns at least half of the flips back")
+    console.print(f"\n[bold]{artifact.model.id}[/bold]: {asked_line(artifact)}")
+    console.print(flips_line(artifact))
+    console.print(profile_table(artifact))
+    console.print(feature_table(artifact))
+    console.print(ranges_line(artifact))
     for warning in artifact.warnings:
         console.print(f"[yellow]warning[/yellow]: {warning}")
     console.print(f"[bold]{artifact.verdict}[/bold]: {artifact.reason}")
     if artifact.layers:
-        console.print(f"layers {artifact.layers[0]}-{artifact.layers[-1]} (rule {artifact.rule}, peak {artifact.peak})")
+        console.print(range_line(artifact))
         console.print(f"\nnext: [bold]finetune --layers-from {out / 'layers.json'}[/bold]", soft_wrap=True)
 
 
-def _profile_table(artifact: Layers) -> Table:
+def asked_line(artifact: Layers) -> str:
+    """What was asked."""
+    data = artifact.data
+    return f"{data.questions} closed questions of {data.patients} patients, {data.pairs} pairs ({data.split} split)"
+
+
+def flips_line(artifact: Layers) -> str:
+    """How often the answer flipped, and was right."""
+    data = artifact.data
+    return (
+        f"flips: {interval_text(data.question_flip_rate, 3)} of questions, "
+        f"{interval_text(data.pairwise_flip_rate, 3)} of pairs; accuracy {interval_text(data.accuracy, 3)}; "
+        f"flip bank {data.flip_bank}"
+    )
+
+
+def range_line(artifact: Layers) -> str:
+    """The range; "no layers" where there is none."""
+    if not artifact.layers:
+        return "no layers"
+    return f"layers {layers_text(artifact.layers)} (rule {artifact.rule}, peak {artifact.peak})"
+
+
+def ranges_line(artifact: Layers) -> str:
+    """What every rule gives, and from where on the answer is settled."""
+    said = "ranges by rule: " + "; ".join(f"{_rule_name(r)} {r.first}-{r.last}" for r in artifact.ranges)
+    if artifact.commit_layer is not None:
+        said += f"\nfrom layer {artifact.commit_layer} on the layer patch turns at least half of the flips back"
+    return said
+
+
+def profile_table(artifact: Layers) -> Table:
+    """The layer profile, a row a layer, those of the range in bold."""
     table = Table(
         title="Layer profile on held-out patients, 95% intervals; rand.: random direction",
         title_justify="left",
@@ -99,7 +121,8 @@ def _rule_name(taken: RangeEntry) -> str:
     return taken.rule if taken.profile in (None, taken.rule) else f"{taken.rule}({taken.profile})"
 
 
-def _feature_table(artifact: Layers, rows: int = 10) -> Table:
+def feature_table(artifact: Layers, rows: int = 10) -> Table:
+    """The features with the highest net recovery."""
     table = Table(
         title="Features chosen on half of the patients, patched on flips of the others",
         title_justify="left",

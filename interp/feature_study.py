@@ -7,8 +7,9 @@ better here than it is: pick it on other patients (`interp find-features` uses t
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from interp.causal import FeatureTest, feature_delta, probe_features, sample_pairs
 from interp.errors import InputError
+from interp.feature_weights import Neighbour, direct_effect, margin_slope, nearest_neighbours
 from interp.features import Flips, adjust, find_flips, screen_layer, sides
+from interp.notebook import plotted
 from interp.patching import patch_effect, replay_of
-from interp.prompts import AnswerTokens, PromptStyle, answer_margin
+from interp.prompts import PromptStyle
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.register_grid import GridResult, grid_findings, grid_prompts, named_finding, read_grid, study_grid
 from interp.replay import Replay
@@ -29,8 +32,9 @@ from interp.saes import Sae, encode_features
 from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, guarded, ratio_interval, resampled
 from interp.vlm import Vlm, measure
 
-NEIGHBOURS = 8
-"""Nearest decoder neighbours that are listed."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BANK_MARGIN = 0.25
 """Least |m| [logits] on both sides of a banked flip, as in `interp.find.FindSettings`."""
 
@@ -65,15 +69,6 @@ class GroupRecovery(NamedTuple):
     """Sum of |margin shift| over them [logits], the weight of the group in the whole recovery."""
     recovery: Estimate
     """Recovered share of the margin shift; no interval for fewer than MIN_PATIENTS patients."""
-
-
-class Neighbour(NamedTuple):
-    """A feature whose decoder row points the same way."""
-
-    feature: int
-    """Index into the SAE."""
-    cosine: float
-    """Of the two decoder rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +121,48 @@ class FeatureStudy:
     """The pairs behind `delta`."""
     seed: int
     """Of controls, grid images and intervals."""
+
+    def plot_margin(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw delta against margin shift, a point a pair; as every `plot_` of `interp.find.FindResult`."""
+        from interp.figures.margin import delta_against_margin, delta_frame
+
+        return plotted(delta_against_margin, delta_frame(self.layer, self.feature, self.delta, self.flips), ax)
+
+    def plot_dose(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the recovery by dose of the patch, with its controls. Raises InputError without a causal test."""
+        from interp.figures.feature_study import dose_frame, recovery_by_dose
+
+        return plotted(recovery_by_dose, dose_frame(self._tested()), ax)
+
+    def plot_groups(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the recovery by finding, phenomenon and registers. Raises InputError without a causal test."""
+        from interp.figures.feature_study import group_frame, recovery_by_group
+
+        content = self._tested()
+        draw = partial(recovery_by_group, whole=content["test"]["recovery"]["value"])
+        return plotted(draw, group_frame(content), ax)
+
+    def plot_grid(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the activation by level of the register grid."""
+        from interp.feature_record import study_json
+        from interp.figures.feature_study import activation_by_level, level_frame
+
+        return plotted(activation_by_level, level_frame(study_json(self), self.grid.cells), ax)
+
+    def _tested(self) -> dict[str, Any]:
+        from interp.feature_record import study_json
+
+        if self.test is None:
+            raise InputError("Without banked flips there is no causal test to draw; `notes` says why.")
+        return study_json(self)
+
+    def __repr__(self) -> str:
+        return f"<FeatureStudy of {self.layer}:{self.feature} in {self.sae}, {self.model}>"
+
+    def _repr_html_(self) -> str:
+        from interp.feature_display import study_html
+
+        return study_html(self)
 
 
 def study_feature(
@@ -253,49 +290,6 @@ def recovery_by_group(
             whose = len(set(patients[rows]))
             found.append(GroupRecovery(grouping, str(group), int(count), whose, float(size[rows].sum()), recovery))
     return found
-
-
-def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
-    """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
-    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
-    # in parts, since a float copy of the widest dictionaries would take gigabytes
-    parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
-    cosine = torch.cat(parts)
-    cosine[feature] = -torch.inf
-    top = cosine.topk(min(count, sae.d_sae - 1))
-    return [Neighbour(int(i), float(c)) for i, c in zip(top.indices, top.values, strict=True)]
-
-
-def direct_effect(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
-    """What one activation unit adds to yes minus no through the final norm and the output layer alone [logits].
-
-    `last` [n, d_model]: residuals of the last layer at the final token. W_dec * (1 + norm weight) / mean RMS of `last`,
-    times the mean unembedding row of the yes tokens minus that of the no tokens. It is read off the weights; the slope
-    of the margin itself (`margin_slope`) can differ, even in sign.
-    """
-    norm, unembedding = vlm.model.model.language_model.norm, vlm.model.lm_head.weight
-    # as transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm: eps inside the root, weight stored less one
-    rms = last.double().pow(2).mean(-1).add(norm.eps).sqrt().mean()
-    scaled = sae.w_dec[feature].double().cpu() * (1 + norm.weight.double().cpu()) / rms
-    yes, no = (unembedding[ids.to(unembedding.device)].double().mean(0).cpu() for ids in vlm.answers)
-    return float(scaled @ (yes - no))
-
-
-def margin_slope(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
-    """dm/dx of the last layer's final-token residuals `last` [n, d_model] along the decoder row, mean [logits a unit].
-
-    Unlike `direct_effect`, its logsumexp weighs every answer token by its probability, the norm shrinks what lies along
-    the residual, and each prompt has its own RMS. What layers in between make of the feature is in neither.
-    """
-    x = last.to(vlm.device).float().requires_grad_()
-    yes, no = (ids.to(vlm.device) for ids in vlm.answers)
-    with torch.enable_grad():
-        hidden = vlm.model.model.language_model.norm(x)
-        logits = hidden @ vlm.model.lm_head.weight[torch.cat([yes, no])].float().T
-        places = torch.arange(len(yes) + len(no))
-        margin = answer_margin(logits, AnswerTokens(places[: len(yes)], places[len(yes) :]))
-        (gradient,) = torch.autograd.grad(margin.sum(), x)
-    return float(gradient.mean(0) @ sae.w_dec[feature].float())
 
 
 def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:

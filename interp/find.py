@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,9 @@ from interp.saes import Sae, encode_features, load_sae, sae_shapes
 from interp.screening import joined, screen_layers
 from interp.statistics import mean_interval
 from interp.vlm import Vlm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FEATURES_KEPT = 20
 
@@ -89,6 +93,54 @@ class FindResult:
         """The layer profile as a data frame, one row a layer, estimates without their intervals."""
         rows = [entry.model_dump() for entry in self.artifact.profile]
         return pd.DataFrame([{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows])
+
+    def plot_profile(self, axes: "Sequence[Axes] | None" = None) -> "list[Axes]":
+        """Draw the layer profile: flip AUC above, recovered shares below; `axes` are two, by default of a new figure.
+
+        Like every `plot_`, it draws into axes given without pyplot, and shows a new figure by pyplot.
+        """
+        from interp.figures.profile import layer_profile
+        from interp.notebook import shown
+
+        figure = layer_profile(self.artifact, axes)
+        return shown(figure) if axes is None else list(axes)
+
+    def plot_margin(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the top feature's delta against the margin shift, a point a pair. Raises InputError for no feature."""
+        from interp.figures.margin import delta_against_margin
+        from interp.figures.search import delta_of
+        from interp.notebook import plotted
+
+        self._has_feature()
+        return plotted(delta_against_margin, delta_of(self), ax)
+
+    def plot_register(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the top feature's activation on formal and on casual wordings. Raises InputError for no feature."""
+        from interp.figures.register import activation_by_register
+        from interp.figures.search import activations_of
+        from interp.notebook import plotted
+
+        self._has_feature()
+        return plotted(activation_by_register, activations_of(self), ax)
+
+    def _has_feature(self) -> None:
+        if not self.artifact.features:
+            raise InputError("No feature was tested, so there is none to draw: no banked flips, or no feature moves.")
+
+    def __repr__(self) -> str:
+        """Model, verdict and range; no question."""
+        from interp.display import range_line
+
+        return f"<FindResult of {self.artifact.model.id}: {self.artifact.verdict}, {range_line(self.artifact)}>"
+
+    def _repr_html_(self) -> str:
+        from interp.display import asked_line, feature_table, flips_line, profile_table, range_line, ranges_line
+        from interp.notebook import page_html
+
+        found = self.artifact
+        lines = [f"{found.model.id}: {asked_line(found)}", flips_line(found), ranges_line(found)]
+        verdict = f"{found.verdict}: {range_line(found)}; {found.reason}"
+        return page_html(verdict, lines, [profile_table(found), feature_table(found)], found.warnings)
 
 
 def find_features(

@@ -170,15 +170,18 @@ def test_hooks_on_the_sae_run_and_reset_takes_it_out(vlm, bridge, sae, prompts):
         assert torch.equal(bridge(**inputs), free)
 
 
-def test_hooks_by_transformer_lens_names_are_called(vlm, bridge, prompts):
-    seen = []
+@pytest.mark.parametrize("layer", [4, 5], ids=["before an SAE", "where an SAE was"])
+def test_hooks_by_transformer_lens_names_are_called(layer, vlm, sae, prompts):
+    bridge, seen = vlm.bridge(), []
+    names = [f"blocks.{layer}.hook_resid_post", f"blocks.{layer}.hook_out"]
 
     def watch(x, hook):
         seen.append(hook.name)
 
     inputs = inputs_of(vlm, prompts.iloc[0])
     with torch.no_grad():
-        bridge.run_with_hooks(**inputs, fwd_hooks=[("blocks.4.hook_resid_post", watch), ("blocks.4.hook_out", watch)])
-        _, cache = bridge.run_with_cache(**inputs, names_filter="blocks.4.hook_resid_post")
+        bridge.run_with_cache_with_saes(**inputs, saes=[sae.to_sae_lens()])
+        bridge.run_with_hooks(**inputs, fwd_hooks=[(name, watch) for name in names])
+        _, cache = bridge.run_with_cache(**inputs, names_filter=names[0])
     assert len(seen) == 2
-    torch.testing.assert_close(cache["blocks.4.hook_resid_post"], cache["blocks.4.hook_out"])
+    torch.testing.assert_close(cache[names[0]], cache[names[1]])

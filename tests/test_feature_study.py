@@ -16,15 +16,8 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.feature_display import show_study
 from interp.feature_record import save_study
-from interp.feature_study import (
-    direct_effect,
-    largest_among_flips,
-    margin_slope,
-    nearest_neighbours,
-    neuronpedia_address,
-    parse_feature,
-    study_feature,
-)
+from interp.feature_study import largest_among_flips, neuronpedia_address, parse_feature, study_feature
+from interp.feature_weights import direct_effect, margin_slope, nearest_neighbours
 from interp.figure_style import SCREEN, save_figure
 from interp.figures.redraw import drawings
 from interp.images import open_image

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,8 +27,12 @@ from finetune.sensitivity import Sensitivity
 from finetune.sheet import Answers
 from interp.artifact import Interval, ModelEntry, ProfileEntry, PromptEntry
 from interp.files import software
+from interp.notebook import page_html, shown
 from interp.layers import Module
 from interp.statistics import FloatArray, percentiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 CHANCE = "chance"
@@ -144,6 +148,21 @@ class Ablation(_Part):
         default_factory=list, description="gradient of the loss by layer and module, before any training"
     )
     software: dict[str, str] = Field(description="versions")
+
+    def plot_arms(self) -> "list[Axes]":
+        """Show every arm in a new figure, a panel a metric; the chosen range has a star, the base is a line."""
+        from interp.figures.ablation import ablation, ablation_frame
+
+        return shown(ablation(ablation_frame(self.model_dump())))
+
+    def __repr__(self) -> str:
+        return f"<Ablation of {self.model.id}: {' '.join(self.conclusion)}>"
+
+    def _repr_html_(self) -> str:
+        from finetune.ablate.display import arms_table, windows_table
+
+        tables = [arms_table(self), windows_table(self)] if self.regret else [arms_table(self)]
+        return page_html("\n".join(self.conclusion), [], tables)
 
     def to_json(self) -> str:
         """As it is written, indented."""

@@ -26,12 +26,14 @@ from finetune.grounding.summary import ArmDifference, ArmSummary, differences, s
 from interp.errors import InputError
 from interp.feature_study import folder_of
 from interp.files import json_ready, software
+from interp.notebook import page_html, shown
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.regions import grid_side
 from interp.saes import Sae, load_sae
 from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from peft import PeftModel
 
 
@@ -93,6 +95,26 @@ class GroundingStudy:
     """Arm -> map -> [questions, T], of the original wordings."""
     asked: list[Question]
     """The questions."""
+
+    def plot_nets(self) -> "list[Axes]":
+        """Show the scores of every map net of their controls in a new figure, a panel a score."""
+        from interp.figures.grounding import map_nets, nets_frame
+
+        return shown(map_nets(nets_frame(json.loads(self.to_json()))))
+
+    def plot_examples(self, count: int = 3) -> "list[Axes]":
+        """Show the first `count` images in a new figure, each with its box, then every map over it, a row an arm."""
+        from finetune.grounding.figures import example_sheet
+
+        return shown(example_sheet(self, count))
+
+    def __repr__(self) -> str:
+        return f"<GroundingStudy of {self.model}: {', '.join(self.arms)}, {self.questions} questions>"
+
+    def _repr_html_(self) -> str:
+        from finetune.grounding.display import grounding_table
+
+        return page_html(f"{self.model}: where {' and '.join(self.arms)} look", [], [grounding_table(self)])
 
     def to_json(self) -> str:
         """Settings, summary, differences and curves as JSON, indented; undefined numbers are null."""

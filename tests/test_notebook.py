@@ -1,0 +1,179 @@
+"""Results in Jupyter: HTML that says what the tables say, with all text escaped; figures with axes and without."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table
+
+import interp
+from interp.feature_display import causal_lines
+from interp.notebook import page_html, plotted, table_html
+
+
+class Cells(HTMLParser):
+    """Rows of cells, and every tag, of some HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows, self.tags, self.text, self.inside = [], set(), "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return interp.load_vlm(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return interp.load_questions(split="train")[:120]
+
+
+@pytest.fixture(scope="module")
+def result(vlm, questions):
+    return interp.find_features(vlm, interp.WORLD / "saes", questions, layers=[4, 5, 6], split="train")
+
+
+@pytest.fixture(scope="module")
+def study(vlm, questions):
+    sae = interp.load_sae(interp.locate_saes(interp.WORLD / "saes")[6], 6, vlm.d_model)
+    return interp.study_feature(vlm, sae, questions, 156)
+
+
+def test_a_table_is_the_same_in_html_with_its_text_escaped():
+    table = Table(title="A & B", caption="<script>alert(1)</script>")
+    table.add_column("arm")
+    table.add_column(escape("share [%]"), justify="right")
+    table.add_row("[bold]<b>x</b>[/bold]", "0.1 [0.0, 0.2]", style="bold")
+    table.add_row(escape("[red]y"), "2\n[1, 3]")
+    html = table_html(table)
+    found = Cells(html)
+    assert found.rows == [["arm", "share [%]"], ["<b>x</b>", "0.1 [0.0, 0.2]"], ["[red]y", "2[1, 3]"]]
+    assert "script" not in found.tags
+    assert "<script>alert(1)</script>" in found.text
+    assert html.count("font-weight:bold") == 1
+    assert "2<br>[1, 3]" in html
+
+
+def test_a_page_says_the_verdict_first_and_escapes_it():
+    found = Cells(page_html("<img src=x>", ["a < b"], [], ["note"]))
+    assert found.tags == {"div", "p", "b", "i"}
+    assert re.sub(r"\s+", " ", found.text).strip() == "<img src=x> a < b note"
+
+
+def test_a_search_shows_verdict_range_and_every_interval_of_its_profile(result):
+    html = result._repr_html_()
+    found = Cells(html)
+    first = html.index(result.artifact.verdict)
+    assert first < html.index(f"{result.artifact.data.questions} closed questions") < html.index("<table")
+    assert f"layers {result.artifact.layers[0]}-{result.artifact.layers[-1]} (rule write" in found.text
+    rows = [row for row in found.rows if row[0] in ("4", "5", "6")]
+    for row, entry in zip(rows, result.artifact.profile, strict=True):
+        ends = (entry.recovery.value, entry.recovery.low, entry.recovery.high)
+        assert [float(x) for x in re.findall(r"-?\d*\.\d+", row[2])] == pytest.approx(ends, abs=0.0051)
+    assert [len(row) for row in found.rows if ":" in row[0]] == [10] * min(10, len(result.artifact.features))
+
+
+def test_no_question_is_in_what_a_result_says_of_itself(result, study, questions):
+    said = [f(x) for x in (result, study) for f in (repr, str, lambda shown: shown._repr_html_())]
+    for text in {q.question for q in questions} | {questions[0].image}:
+        assert not any(text in each for each in said)
+    assert len(repr(result)) < 120
+    assert repr(study) == f"<FeatureStudy of 6:156 in {study.sae}, planted>"
+
+
+def test_a_study_shows_its_causal_test_first_and_its_tables(study):
+    html = study._repr_html_()
+    found = Cells(html)
+    text = re.sub(r"\s+", " ", found.text)
+    lines = causal_lines(study)
+    assert text.strip().startswith(lines[0])
+    assert all(re.sub(r"\s+", " ", line).strip() in text for line in lines)
+    assert ["4 (casual)", str(study.grid.levels[-1].prompts)] in [row[:2] for row in found.rows]
+    assert sum(row[0] in ("finding", "phenomenon", "registers") for row in found.rows) == len(study.groups)
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "label"),
+    [
+        ("result", "plot_margin", "answer margin [logits],\nparaphrase - original"),
+        ("result", "plot_register", "share of wordings"),
+        ("study", "plot_margin", "answer margin [logits],\nparaphrase - original"),
+        ("study", "plot_dose", "recovered share\nof the margin shift"),
+        ("study", "plot_groups", ""),
+        ("study", "plot_grid", "activation\nat the final token"),
+    ],
+)
+def test_a_figure_goes_into_axes_given_or_into_one_that_pyplot_shows(of, name, label, request):
+    from matplotlib import pyplot
+
+    plot = getattr(request.getfixturevalue(of), name)
+    pyplot.close("all")
+    left, right = Figure().subplots(1, 2)
+    assert plot(right) is right
+    assert right.has_data()
+    assert not left.has_data()
+    assert not pyplot.get_fignums()
+    own = plot()
+    assert own.get_ylabel() == label == right.get_ylabel()
+    assert pyplot.get_fignums() == [own.figure.number]
+    pyplot.close("all")
+
+
+def test_the_profile_has_two_axes(result):
+    from matplotlib import pyplot
+
+    axes = Figure().subplots(2, 1)
+    assert result.plot_profile(axes) == list(axes)
+    assert [ax.get_ylabel() for ax in axes] == ["flip AUC", "recovered share\nof the margin shift"]
+    above, _ = result.plot_profile()
+    (line, *_) = above.containers
+    assert line[0].get_ydata() == pytest.approx([entry.flip_auc.value for entry in result.artifact.profile])
+    pyplot.close("all")
+
+
+def test_axes_are_drawn_without_pyplot():
+    code = (
+        "import sys; from matplotlib.figure import Figure; import pandas; from interp.notebook import plotted;"
+        "plotted(lambda frame, ax: ax.figure, pandas.DataFrame(), Figure().subplots());"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_what_was_not_tested_can_not_be_drawn(result, study):
+    from dataclasses import replace
+
+    nothing = replace(result, artifact=result.artifact.model_copy(update={"features": []}))
+    for plot in (nothing.plot_margin, nothing.plot_register):
+        with pytest.raises(interp.InputError, match="No feature was tested"):
+            plot()
+    for plot in (replace(study, test=None).plot_dose, replace(study, test=None).plot_groups):
+        with pytest.raises(interp.InputError, match="no causal test"):
+            plot()
+
+
+def test_plotted_returns_the_axes_that_it_was_given():
+    ax = Figure().subplots()
+    assert plotted(lambda frame, ax: ax.figure, None, ax) is ax
