@@ -111,7 +111,7 @@ def main() -> None:
         wide = part.pivot(index="score", columns="world", values="value")
         taken = part.pivot(index="score", columns="world", values="window")
         shown = taken + ": " + wide.map("{:+.2f}".format)
-        shown["mean"] = wide.mean(1).map("{:+.2f}".format)
+        shown["mean"] = wide.mean(axis=1).map("{:+.2f}".format)
         print(f"\nregret, {metric}\n{shown.loc[part['score'].unique()].to_string()}")
     if failed:
         sys.exit(1)
