@@ -51,7 +51,7 @@ MaxMemory = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; split: one model over all GPUs.")]
 Dtype = Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")]
 
 app = typer.Typer(

@@ -42,9 +42,10 @@ def run_layers(
     """Run the layers `start` to `stop` - 1 (by default to the last): [B, S, d_model] -> [B, S, d_model], resid_post.
 
     `hidden` is the output of layer `start` - 1; `masks` hold one mask for each kind of layer. A transformers `cache`
-    takes the keys and values of every layer, and gives what it held before. Gradients flow if enabled.
+    takes the keys and values of every layer, and gives what it held before. Gradients flow if enabled. Layers on other
+    devices (`interp.split`) are handed their inputs there; the last one's output comes back to where `hidden` was.
     """
-    text = model.model.language_model
+    text, home = model.model.language_model, hidden.device
     kinds = text.config.layer_types[start:stop]
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
@@ -55,7 +56,7 @@ def run_layers(
             position_ids=position_ids,
             past_key_values=cache,
         )
-    return hidden
+    return hidden.to(home)
 
 
 def prompt_cache() -> Any:

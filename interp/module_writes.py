@@ -81,7 +81,7 @@ def _additions(vlm: Vlm, batch: Batch, layers: Sequence[int]) -> Iterator[dict[t
 
     def hook(layer: int, module: Module) -> Any:
         def watch(norm: Any, inputs: Any, output: Tensor) -> None:
-            caught[layer, module] = output[row, column]
+            caught[layer, module] = output[row.to(output.device), column.to(output.device)].to(row.device)
 
         return watch
 

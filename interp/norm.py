@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -24,5 +25,7 @@ def _norm(module: Any, x: Tensor) -> Tensor:
     # Queries and keys come with heads and positions exchanged: their memory is left as it is.
     exchanged = x.dim() == 4 and not x.is_contiguous() and x.transpose(1, 2).is_contiguous()
     rows = x.transpose(1, 2) if exchanged else x.contiguous()
-    y = RmsNorm.apply(rows, module.weight, module.eps)
+    # Triton launches on the current GPU, which is not this one where a model is split over several.
+    with torch.cuda.device(x.device):
+        y = RmsNorm.apply(rows, module.weight, module.eps)
     return y.transpose(1, 2) if exchanged else y

@@ -25,9 +25,10 @@ from interp.later import fetched, sent
 from interp.memory import memory_left
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
-from interp.processes import Team, team_on
+from interp.processes import Team, refuse_several, team_on
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
+from interp.split import map_over_gpus
 
 if TYPE_CHECKING:
     from interp.bridge import LensBridge
@@ -113,25 +114,35 @@ def load_vlm(
 ) -> Vlm:
     """Load a Gemma 3 model and its processor from a local folder or the hub's cache, by default the embedded world's.
 
-    `device` auto takes a GPU if there is one; `dtype` auto takes bfloat16 on a GPU and float32 on a CPU.
+    `device` auto takes a GPU if there is one, split all GPUs for one model (`interp.split`); `dtype` auto takes
+    bfloat16 on a GPU and float32 on a CPU.
     `image_cache` is a folder that image tokens are kept in between runs; it is made if it is not there. Raises
     InputError for a model that is not there or not of this kind (see `interp.hub.locate`), for a device or dtype that
     this machine lacks, and if `image_cache` can not be a folder.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    device = choose_device(device)
+    split = device == "split"
+    if split:
+        refuse_several("--device split")
+    device = choose_device("auto" if split else device)
     usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     chosen = DTYPES.get(usual if dtype == "auto" else dtype)
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
+    places: dict[str, Any] = {"device_map": map_over_gpus(source.folder)} if split else {}
     kept = None if image_cache is None else cache_folder(image_cache)
     try:
         with quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                source.folder, dtype=chosen, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
+                source.folder,
+                dtype=chosen,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                use_safetensors=True,
+                **places,
             )
     # transformers takes configurations at their word, and meets false ones with errors of any kind.
     except Exception as error:
@@ -142,7 +153,7 @@ def load_vlm(
     straighten(loaded)
     fuse_norms(loaded)
     vlm = Vlm(
-        model=loaded.to(device).eval().requires_grad_(False),
+        model=(loaded if split else loaded.to(device)).eval().requires_grad_(False),
         processor=processor,
         name=source.name,
         revision=source.revision,
@@ -338,10 +349,12 @@ def watched(
 
     def hook(layer: int) -> Any:
         def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            # Where the layer is; its batch is with the first one.
+            there, home = output.device, row.device
             if layer in vlm.changes:
-                output = vlm.changes[layer](output, batch)
+                output = vlm.changes[layer](output.to(home), batch).to(there)
             if layer in layers:
-                caught[layer] = output[row, column]
+                caught[layer] = output[row.to(there), column.to(there)].to(home)
             return output
 
         return watch

@@ -30,6 +30,17 @@ TEXT: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
+# What google/gemma-3-27b-it, the base of MedGemma 27B, has otherwise.
+LARGE: dict[str, Any] = {
+    "hidden_size": 5376,
+    "intermediate_size": 21504,
+    "num_hidden_layers": 62,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "query_pre_attn_scalar": 168,
+    "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(62)],
+}
 VISION: dict[str, Any] = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -42,12 +53,12 @@ VISION: dict[str, Any] = {
 IMAGE_TOKENS = 256
 
 
-def medgemma_config() -> "Gemma3Config":
-    """The configuration of MedGemma 4B."""
+def medgemma_config(large: bool = False) -> "Gemma3Config":
+    """The configuration of MedGemma 4B, or with `large` of MedGemma 27B."""
     from transformers import Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
 
     return Gemma3Config(
-        text_config=Gemma3TextConfig(**TEXT),
+        text_config=Gemma3TextConfig(**(TEXT | LARGE if large else TEXT)),
         vision_config=SiglipVisionConfig(**VISION),
         mm_tokens_per_image=IMAGE_TOKENS,
         boi_token_index=255999,

@@ -3,6 +3,7 @@ they find the same.
 
     python tests/benchmarks/scaling.py --processes 1,2
     python tests/benchmarks/scaling.py --shape medgemma-4b --processes 1,2 --mimic
+    python tests/benchmarks/scaling.py --shape gemma-27b --processes 1 --split --parts screening
 
 screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
 read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
@@ -66,12 +67,14 @@ def clock(team: Team) -> float:
 
 
 def peaks(team: Team) -> list[float]:
-    """Peak of allocated GPU memory of each process [GiB], and start anew."""
+    """Peak of allocated memory of each GPU [GiB], and start anew."""
     if not torch.cuda.is_available():
         return []
-    found = team.values(torch.cuda.max_memory_allocated() / 2**30)
-    torch.cuda.reset_peak_memory_stats()
-    return found
+    own = [torch.cuda.current_device()] if team.size > 1 else range(torch.cuda.device_count())
+    found = team.values([torch.cuda.max_memory_allocated(gpu) / 2**30 for gpu in own])
+    for gpu in own:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    return [gib for process in found for gib in process]
 
 
 def screening(
@@ -170,7 +173,7 @@ def worker(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     accelerator = accelerator_for("auto")
     team = team_on(accelerator.device)
-    vlm, saes = build(options.shape)
+    vlm, saes = build(options.shape, options.split)
     straighten(vlm.model)
     fuse_norms(vlm.model)
     say(f"{options.worker} processes: built in {time.perf_counter() - started:.1f} s on {machine(vlm)['device']}")
@@ -271,6 +274,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--prompts-an-image", type=int, default=12)
     parser.add_argument("--mimic", action="store_true", help="as many images and questions as PSF-Med's MIMIC part")
+    parser.add_argument("--split", action="store_true", help="one process has one model over all GPUs")
     parser.add_argument("--repeats", type=int, default=1, help="timed screenings, of which the fastest counts")
     parser.add_argument("--pairs", type=int, default=512, help="questions trained on, 3 epochs")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64], help="questions of an optimizer step")

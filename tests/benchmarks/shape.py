@@ -2,6 +2,7 @@
 
 `tiny` is the embedded world's model with its SAEs of 512 features. `medgemma-4b` has MedGemma 4B's true configuration
 with random bfloat16 weights and random SAEs of 16k for all 34 layers, made in GPU memory: what it finds means nothing.
+`gemma-27b` is the same at the size of MedGemma 27B: 62 layers, 54 GB of weights.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
+from accelerate import dispatch_model
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,40 +30,44 @@ from interp.prompts import answer_tokens
 from interp.questions import Question, load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
+from interp.split import split_map
 from interp.vlm import Vlm, load_vlm, measure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from medgemma import medgemma_config
 
 T = TypeVar("T")
-Shape = Literal["tiny", "medgemma-4b"]
-SHAPES: tuple[Shape, ...] = ("tiny", "medgemma-4b")
-PIXELS = {"tiny": 64, "medgemma-4b": 896}
+Shape = Literal["tiny", "medgemma-4b", "gemma-27b"]
+SHAPES: tuple[Shape, ...] = ("tiny", "medgemma-4b", "gemma-27b")
+PIXELS = {"tiny": 64, "medgemma-4b": 896, "gemma-27b": 896}
 """Side of the square that each model's tower takes."""
 D_SAE = 16384
 
 
-def build(shape: Shape) -> tuple[Vlm, list[Sae]]:
-    """The model of a shape and an SAE of every layer, on the GPU if there is one; medgemma-4b needs one."""
-    if shape == "medgemma-4b":
+def build(shape: Shape, split: bool = False) -> tuple[Vlm, list[Sae]]:
+    """The model of a shape and an SAE of every layer, on the GPU if there is one; all but tiny need one.
+
+    With `split` the model's layers are over all GPUs, as `load_vlm` does it.
+    """
+    if shape != "tiny":
         prompts = prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:20])
-        vlm = random_medgemma(prompts)
+        vlm = random_medgemma(prompts, shape == "gemma-27b", split)
         return vlm, random_saes(vlm, prompts)
     vlm = load_vlm(WORLD / "planted")
     folders = locate_saes(WORLD / "saes")
     return vlm, [load_sae(folders[layer], layer, vlm.d_model, vlm.device) for layer in sorted(folders)]
 
 
-def random_medgemma(prompts: pd.DataFrame) -> Vlm:
+def random_medgemma(prompts: pd.DataFrame, large: bool = False, split: bool = False) -> Vlm:
     """MedGemma 4B's configuration with random bfloat16 weights, and a processor for 896 pixels and 256 image tokens.
 
-    Its margins straddle zero on `prompts`.
+    Its margins straddle zero on `prompts`. `large` is the size of MedGemma 27B, `split` puts layers on other GPUs.
     """
     from transformers import Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
-    config = medgemma_config()
+    config = medgemma_config(large)
     # As its file says; a model made in memory does not.
     config.architectures = [Gemma3ForConditionalGeneration.__name__]
     config.boi_token_index, config.eoi_token_index = ids["boi_token"], ids["eoi_token"]
@@ -72,6 +78,8 @@ def random_medgemma(prompts: pd.DataFrame) -> Vlm:
         model = Gemma3ForConditionalGeneration(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
+    if split:
+        dispatch_model(model, split_map(model, range(torch.cuda.device_count())), main_device=0)
     images = Gemma3ImageProcessor(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     processor = Gemma3Processor(
         image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=256
