@@ -3,9 +3,9 @@
     python tests/benchmarks/choosers.py --out choosers --processes 2
 
 Plants a gate early, in the middle, late and in two windows, finds features, and trains every window, third, random set
-and allocation with three seeds (`finetune ablate`). What each score of the profile and of the gradient would have
+and allocation with three seeds (`finetune ablate`; both parts of the loss). What each score of the profile and of the gradient would have
 chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core, a
-world 66 of them. `--processes` are those of one world; all worlds run at the same time. The same command goes on where
+world 60 of them. `--processes` are those of one world; all worlds run at the same time. The same command goes on where
 it was interrupted.
 """
 
@@ -29,6 +29,7 @@ from planted import plant_world
 SEED = 9100
 """Of the first world; none of the others was looked at before either."""
 STEPS = 150
+ARMS = "window,third,random,all,all-matched,attention,mlp,weighted,weighted-all"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
 POINTS = {"combined": 100, "question_flip_rate": 100, "margin_difference": 1, "first_token_accuracy": 100}
 
@@ -37,7 +38,7 @@ def one_world(folder: Path, name: str, seed: int, options: argparse.Namespace) -
     """Plant, search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
     if not (folder / "planted").is_dir():
         plant_world(folder, WORLD, *NAMED[name], seed, STEPS)
-    data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl"), "--device", "cpu"]
+    data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl"), "--device", options.device]
     limit = ["--limit", str(options.limit)] if options.limit else []
     with (folder / "log.txt").open("a") as log:
         if not (folder / "run" / "layers.json").is_file():
@@ -45,10 +46,11 @@ def one_world(folder: Path, name: str, seed: int, options: argparse.Namespace) -
             code = subprocess.run([sys.executable, *find], stdout=log, stderr=log, check=False).returncode
             if code:
                 return f"find-features ended with {code}"
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(options.processes)]
+        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(options.processes)]
+        launch += ["--cpu"] if options.device == "cpu" else ["--multi_gpu"] if options.processes > 1 else []
         launch += ["--main_process_port", str(29500 + seed % 400)] if options.processes > 1 else []
         ablate = ["-m", "finetune.cli", "ablate", *data, *limit, "--layers-from", str(folder / "run" / "layers.json")]
-        ablate += ["--out", str(folder / "ablation"), "--seeds", options.seeds]
+        ablate += ["--out", str(folder / "ablation"), "--seeds", options.seeds, "--arms", ARMS]
         code = subprocess.run([sys.executable, *launch, *ablate], stdout=log, stderr=log, check=False).returncode
     return f"ablate ended with {code}" if code else ""
 
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worlds", nargs="*", default=["early", "middle", "late", "two windows"], choices=list(NAMED))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
