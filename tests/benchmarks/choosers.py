@@ -3,8 +3,8 @@
     python tests/benchmarks/choosers.py --out choosers --processes 2
 
 Plants a gate early, in the middle, late and in two windows, finds features, and trains every window, third, random set
-and allocation with three seeds (`finetune ablate`; both parts of the loss). What each score of the profile and of the gradient would have
-chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core, a
+and allocation with three seeds (`finetune ablate`; both parts of the loss). What each score of the profile and of the
+gradient would have chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core, a
 world 60 of them. `--processes` are those of one world; all worlds run at the same time. The same command goes on where
 it was interrupted.
 """
@@ -38,7 +38,8 @@ def one_world(folder: Path, name: str, seed: int, options: argparse.Namespace) -
     """Plant, search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
     if not (folder / "planted").is_dir():
         plant_world(folder, WORLD, *NAMED[name], seed, STEPS)
-    data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl"), "--device", options.device]
+    data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl")]
+    data += ["--device", options.device]
     limit = ["--limit", str(options.limit)] if options.limit else []
     with (folder / "log.txt").open("a") as log:
         if not (folder / "run" / "layers.json").is_file():
