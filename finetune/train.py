@@ -229,9 +229,10 @@ def _restored(run: _Run, saved: State) -> tuple[int, list[StepRecord]]:
         run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in held.items()}
     place, device = run.accelerator.process_index, run.frozen.vlm.device
     length = len(torch.get_rng_state())
-    torch.set_rng_state(saved.random[place, :length])
+    # Copies, as torch reads them at addresses that a part of a tensor need not begin at.
+    torch.set_rng_state(saved.random[place, :length].clone())
     if device.type == "cuda":
-        torch.cuda.set_rng_state(saved.random[place, length:], device)
+        torch.cuda.set_rng_state(saved.random[place, length:].clone(), device)
     return run.settings.micro_batch_size or int(saved.sizes[place]), _records(saved)
 
 

@@ -140,16 +140,24 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(run, world, tmp_path, mor
     assert (tmp_path / "used" / "mine.txt").read_text() == "kept"
 
 
-def test_a_failure_while_evaluating_leaves_nothing(run, world, tmp_path, monkeypatch):
+def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path, monkeypatch):
     from finetune import run as job
     from interp.errors import InputError
 
     def broken(*arguments):
         raise InputError("The margin of prompt 0 is not finite.")
 
-    monkeypatch.setattr(job, "evaluate", broken)
-    assert_error(run(*options(world, "--layers", "1")), "not finite")
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "evaluate", broken)
+        failed = run(*options(world, "--layers", "1", "--out", "adapter"))
+    assert_error(failed, "not finite")
+    assert "give the same command with --resume" in failed[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.partial"]
+    assert_error(run(*options(world, "--layers", "1", "--out", "adapter")), "Add --resume to go on behind it, or remove")
+    monkeypatch.setattr("finetune.train.FrozenLayers", None)
+    code, _, err = run(*options(world, "--layers", "1", "--out", "adapter", "--resume"))
+    assert (code, err) == (0, "Going on behind step 1 of 1.\n"), "nothing is trained again"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_evaluate_refuses_what_is_no_adapter(run, world, tmp_path):

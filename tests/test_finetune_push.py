@@ -46,8 +46,10 @@ def trained(world, tmp_path_factory):
 
 @pytest.fixture
 def local(trained, tmp_path):
-    """A copy of an adapter whose base is a local folder."""
-    return Path(shutil.copytree(trained[0], tmp_path / "adapter"))
+    """A copy of an adapter whose base is a local folder, without the manifest, as its files are changed by hand."""
+    copy = Path(shutil.copytree(trained[0], tmp_path / "adapter"))
+    (copy / "manifest.json").unlink()
+    return copy
 
 
 @pytest.fixture

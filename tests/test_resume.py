@@ -1,0 +1,420 @@
+"""What a killed run leaves, what goes on from it and to what end, and what is refused by name."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_world import make_world
+from test_finetune_cli import assert_error
+
+from finetune import cli
+from finetune import train as training
+from finetune.checkpoint import State, read_state, write_state
+from finetune.lora import add_lora
+from finetune.packed import FirstToken
+from finetune.plan import plan_steps
+from finetune.settings import TrainSettings
+from finetune.train import accelerator_for, train
+from interp.errors import InputError
+from interp.files import whole_file, whole_folder
+from interp.lock import held
+from interp.manifest import check_manifest, write_manifest
+from interp.questions import load_questions
+from interp.vlm import load_vlm
+
+SETTINGS = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4)
+MADE_OF = {"lr": 0.01, "layers": [1, 2], "training_questions": "ab", "prompt": {"system": None}}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(1)
+    return make_world(tmp_path_factory.mktemp("resume") / "world", patients=4)
+
+
+@pytest.fixture(scope="module")
+def steps(world):
+    return plan_steps(load_questions(world.questions, split="train"), 2, 4, 0)
+
+
+def trained(world, steps, saved=None, keep=None):
+    """Weights and history of a training that nothing came before."""
+    vlm = load_vlm(world.model, "cpu", "float32")
+    adapted = add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
+    history = train(vlm, adapted, steps, SETTINGS, accelerator_for("cpu"), saved, keep)
+    return {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}, history
+
+
+def copied(state):
+    parts = [{k: v.clone() for k, v in part.items()} if isinstance(part, dict) else part.clone() for part in state]
+    return State(*parts)
+
+
+@pytest.fixture(scope="module")
+def states(world, steps):
+    """The state behind every step of an unbroken training, and what it came to."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        result = trained(world, steps, keep=lambda state: found.append(copied(state)))
+    assert [len(state.history) for state in found] == [*range(1, len(steps) + 1)]
+    return found, result
+
+
+# Training.
+
+
+def test_a_training_goes_on_to_the_same_bits(world, steps, states, tmp_path):
+    found, (weights, history) = states
+    assert len(steps) == 6
+    for done in (1, 4, 6):
+        write_state(tmp_path, found[done - 1], MADE_OF, 12.5)
+        saved, seconds = read_state(tmp_path, MADE_OF)
+        assert seconds == 12.5
+        last = []
+        again, told = trained(world, steps, saved, lambda state, last=last: last.append(copied(state)))
+        assert told == history
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+        for state in last:
+            assert all(torch.equal(state.moments[name], found[-1].moments[name]) for name in state.moments)
+            assert torch.equal(state.random, found[-1].random)
+    # The dropout matters: with random numbers begun anew the end is another one.
+    other = copied(found[0])._replace(random=found[3].random)
+    again, _ = trained(world, steps, other)
+    assert not all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_looking_at_the_clock_changes_nothing(world, steps, states):
+    """No checkpoint but the last is due here."""
+    kept = []
+    weights, history = trained(world, steps, keep=lambda state: kept.append(len(state.history)))
+    assert kept == [len(steps)]
+    assert history == states[1][1]
+    assert all(torch.equal(weights[name], states[1][0][name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.02}, "was begun with lr 0.01, but now it is 0.02"),
+        ({"layers": [1]}, "was begun with layers [1, 2], but now it is [1]"),
+        ({"training_questions": "cd"}, "was begun with training questions 'ab'"),
+        ({"prompt": {"system": "Be brief."}}, "was begun with prompt"),
+        ({"modules": "mlp"}, "was begun with modules None, but now it is 'mlp'"),
+    ],
+)
+def test_a_checkpoint_of_anything_else_is_refused_by_name(states, tmp_path, changes, message):
+    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    with pytest.raises(InputError) as refused:
+        read_state(tmp_path, MADE_OF | changes)
+    assert message in str(refused.value)
+    assert f"remove {tmp_path} to begin anew" in str(refused.value)
+
+
+def test_a_damaged_checkpoint_is_refused(states, tmp_path):
+    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    path = tmp_path / "training.safetensors"
+    whole = path.read_bytes()
+    for spoiled in (whole[:-7], whole[:-1] + bytes([whole[-1] ^ 1]), whole[:40], b""):
+        path.write_bytes(spoiled)
+        with pytest.raises(InputError, match=r"training.safetensors: damaged .* Remove .* to begin anew"):
+            read_state(tmp_path, MADE_OF)
+    path.unlink()
+    assert read_state(tmp_path, MADE_OF) is None
+
+
+def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("finetune.checkpoint.software", lambda: {"torch": "1.0"})
+    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    monkeypatch.undo()
+    for _ in range(2):
+        assert read_state(tmp_path, MADE_OF) is not None
+    assert capsys.readouterr().err.count(f"begun by torch 1.0 (now {torch.__version__})") == 1
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, what):
+    """On a CPU; and no checkpoint holds anything of it."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    vlm = load_vlm(world.model, "cpu", "float32")
+    adapted = add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
+    forward, calls, kept = FirstToken.forward, [], []
+
+    def spoiled(self, parts):
+        calls.append(parts)
+        logits = forward(self, parts)
+        if len(calls) == 3 and what == "gradient":
+            logits.register_hook(lambda gradient: gradient * torch.inf)
+        return logits * (torch.nan if len(calls) == 3 and what == "loss" else 1)
+
+    monkeypatch.setattr(FirstToken, "forward", spoiled)
+    with pytest.raises(InputError, match=f"The {what} of training step 3 is not finite, on a batch of 4 questions"):
+        train(vlm, adapted, steps, SETTINGS, accelerator_for("cpu"), keep=lambda state: kept.append(copied(state)))
+    assert [len(state.history) for state in kept] == [1, 2]
+    named = dict(adapted.named_parameters())
+    assert all(torch.equal(named[name], value) for name, value in kept[-1].weights.items())
+
+
+def test_less_memory_is_told_of_and_remembered(world, steps, monkeypatch, capsys):
+    forward, last = FirstToken.forward, []
+
+    def limited(self, parts):
+        if sum(len(batch.prompts) for batch, _ in parts) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, parts)
+
+    monkeypatch.setattr(FirstToken, "forward", limited)
+    trained(world, steps, keep=last.append)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["Out of GPU memory at 4 questions a pass: going on with 2, to the same loss."]
+    assert last[-1].sizes.tolist() == [2]
+    # One that goes on does not try again what did not fit.
+    begun = last[-1]._replace(history=last[-1].history[:-1])
+    trained(world, steps, begun)
+    assert capsys.readouterr().err == ""
+
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+import torch
+from finetune import train as training
+from finetune.checkpoint import read_state, write_state
+from finetune.lora import add_lora
+from finetune.plan import plan_steps
+from finetune.settings import TrainSettings
+from interp.questions import load_questions
+from interp.vlm import load_vlm
+
+model, questions, work = sys.argv[1:]
+training.CHECKPOINT_SECONDS = 0.0
+accelerator = training.accelerator_for("cpu")
+settings = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4)
+steps = plan_steps(load_questions(questions, split="train"), 2, 4, 0)
+def trained(saved, keep):
+    vlm = load_vlm(model, "cpu", "float32")
+    adapted = add_lora(vlm, [1, 2], 2, 4, 0.3)
+    history = training.train(vlm, adapted, steps, settings, accelerator, saved, keep)
+    return history, [p.detach().clone() for p in adapted.parameters() if p.requires_grad]
+def keep(state):
+    assert accelerator.is_main_process
+    assert len(state.random) == 2 and not torch.equal(state.random[0], state.random[1])
+    if len(state.history) == 3:
+        write_state(Path(work), state, {}, 0.0)
+history, weights = trained(None, keep)
+accelerator.wait_for_everyone()
+again, others = trained(read_state(Path(work), {})[0], None)
+assert again == history, (again, history)
+assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+print("same", accelerator.process_index)
+"""
+
+
+def test_every_process_keeps_its_own_random_numbers(world, tmp_path):
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command += [str(world.model), str(world.questions), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("same")) == ["same 0", "same 1"]
+
+
+# The command.
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `finetune` in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def options(world, *more):
+    shared = ["--layers", "1-2", "--model", world.model, "--questions", world.questions, "--device", "cpu"]
+    return [*shared, "--limit", 6, "--batch-size", 2, "--epochs", 1, "--out", "adapter", *more]
+
+
+@pytest.fixture(scope="module")
+def adapter(world, tmp_path_factory):
+    """A finished adapter, never to be changed."""
+    folder = tmp_path_factory.mktemp("adapter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["finetune", *map(str, options(world))])
+        with pytest.raises(SystemExit):
+            cli.main()
+    return folder / "adapter"
+
+
+def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapter, tmp_path, monkeypatch):
+    forward, calls = FirstToken.forward, []
+
+    def stopping(self, parts):
+        calls.append(parts)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(self, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FirstToken, "forward", stopping)
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        code, _, err = run(*options(world))
+    assert code == 130
+    assert "adapter.partial keeps what is done" in err
+    work = tmp_path / "adapter.partial"
+    assert [path.name for path in work.iterdir()] == ["training.safetensors"]
+    before = (work / "training.safetensors").read_bytes()
+    assert_error(run(*options(world)), "Add --resume to go on behind it, or remove that folder to begin anew")
+    for more, message in (
+        (["--lr", 0.1], "was begun with lr 0.0002, but now it is 0.1"),
+        (["--layers", "1"], "was begun with layers [1, 2], but now it is [1]"),
+        (["--limit", 5], "was begun with training questions"),
+        (["--answer-instruction", "Answer yes or no."], "was begun with prompt"),
+    ):
+        assert_error_anywhere(run(*options(world, *more, "--resume")), message)
+    assert (work / "training.safetensors").read_bytes() == before
+    code, _, err = run(*options(world, "--resume"))
+    assert (code, err) == (0, "Going on behind step 2 of 3.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv", "evaluation.json"):
+        assert (tmp_path / "adapter" / name).read_bytes() == (adapter / name).read_bytes(), name
+
+    # Nothing is left to do, and another training has no place there.
+    whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()}
+    work.mkdir()
+    (work / "training.safetensors").write_bytes(before)
+    code, _, err = run(*options(world, "--resume"))
+    assert (code, err) == (0, "adapter: is whole, so nothing is left to do.\n")
+    assert not work.exists()
+    assert_error(run(*options(world, "--resume", "--lr", 0.1)), "already holds something")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()} == whole
+
+
+def assert_error_anywhere(result, message):
+    code, _, err = result
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+# Locks.
+
+HOLD = "import sys, time; from pathlib import Path; from interp.lock import held\n"
+HOLD += "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+
+
+def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"folder: process {other.pid} on \S+ is working on it"), held(folder):
+            raise AssertionError("two at once")
+        assert folder.is_dir()
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert (folder / ".lock").is_file(), "it had no time to tidy up"
+    with held(folder):
+        (folder / "mine").write_text("kept")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    with held(tmp_path / "a" / "b"):
+        pass
+    assert not (tmp_path / "a").exists(), "nothing is left of what held nothing"
+
+
+# Manifests.
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["grounding"], ["push"]])
+def test_a_damaged_or_foreign_file_is_named(run, world, adapter, tmp_path, command):
+    shutil.copytree(adapter, tmp_path / "copy")
+    path = tmp_path / "copy" / "adapter_model.safetensors"
+    asked = ["me/repo"] if command == ["push"] else ["--questions", world.questions, "--device", "cpu"]
+    whole = path.read_bytes()
+    for spoiled in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1]):
+        path.write_bytes(spoiled)
+        assert_error(run(*command, "copy", *asked), "adapter_model.safetensors: damaged, changed, or of another folder")
+    path.unlink()
+    assert_error(run(*command, "copy", *asked), "no adapter_model.safetensors there")
+
+
+def test_what_a_manifest_says(tmp_path):
+    for name, text in (("a", "one"), ("b", "two"), ("README.md", "card")):
+        (tmp_path / name).write_text(text)
+    check_manifest(tmp_path)
+    write_manifest(tmp_path, {name: tmp_path / name for name in ("a", "b", "README.md")}, {"lr": 1})
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    sha = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    assert content["files"]["a"] == {"size": 3, "sha256": sha}
+    assert set(content["files"]) == {"a", "b"}
+    (tmp_path / "README.md").write_text("another card")
+    (tmp_path / "notes").write_text("of mine")
+    check_manifest(tmp_path)
+    (tmp_path / "b").write_text("twa")
+    check_manifest(tmp_path, ["a"])
+    with pytest.raises(InputError, match="b: damaged, changed"):
+        check_manifest(tmp_path)
+    (tmp_path / "b").unlink()
+    with pytest.raises(InputError, match=r"b: absent, but manifest.json names it"):
+        check_manifest(tmp_path)
+    for text, message in (
+        ("{", "Invalid JSON"),
+        (json.dumps(content | {"schema_version": 2}), "schema version 2"),
+        (json.dumps(content | {"files": {"../b": content["files"]["b"]}}), "no name of a file in the folder"),
+    ):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            check_manifest(tmp_path)
+
+
+# Writing.
+
+
+def test_no_room_is_a_paragraph_and_leaves_what_was_there(tmp_path):
+    import resource
+
+    from safetensors.torch import save_file
+
+    (tmp_path / "file").write_text("before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match="file: there is no room"), whole_file(tmp_path / "file") as partial:
+            partial.write_bytes(bytes(5000))
+        with pytest.raises(InputError, match="folder: there is no room"), whole_folder(tmp_path / "folder") as partial:
+            save_file({"weights": torch.zeros(5000)}, partial / "weights.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "before"
+
+
+# At random.
+
+
+def test_six_kills_at_random(tmp_path):
+    """A short run of chaos.py, which see."""
+    command = [sys.executable, str(ROOT / "tests" / "chaos.py"), "--kills", "6", "--job", "finetune"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert ", 0 faults" in done.stdout.splitlines()[-1]
+    assert "6 runs ended" in done.stdout
