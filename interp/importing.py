@@ -15,11 +15,11 @@ from interp.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normaliz
 from interp.errors import InputError
 from interp.files import write_json
 from interp.hub import download
-from interp.image_paths import find_image, names_in
+from interp.image_paths import find_image, is_image_file, names_in
 from interp.images import UnreadableImageError, decode
 from interp.inversion import OPERATORS, inverting_operator
 from interp.progress import track
-from interp.questions import Paraphrase, Question, split_of, write_questions
+from interp.questions import LONGEST, Paraphrase, Question, split_of, write_questions
 from interp.sources import FORMATS, HUB
 from interp.sources.records import Dropped, Record
 from interp.sources.tables import ENDINGS
@@ -133,7 +133,7 @@ def _local(source: str | Path, format: str) -> Path:
 
 def _place_images(records: Sequence[Record], root: Path, report: ImportReport) -> list[tuple[Record, str]]:
     """Every record whose image can be decoded, with its path relative to `root`; the rest is dropped."""
-    bare = any("/" not in record.image and not (root / record.image).is_file() for record in records)
+    bare = any("/" not in record.image and not is_image_file(root, record.image) for record in records)
     by_name = names_in(root) if bare else {}
     place_of: dict[str, str] = {}
     problem_of: dict[str, str | None] = {}
@@ -184,6 +184,9 @@ def _question(
     record: Record, image: str, split: Literal["train", "test"] | None, report: ImportReport
 ) -> Question | None:
     """The question that a record gives, None (and counted) if it gives none."""
+    if len(record.question) > LONGEST:
+        report.drop(record.where, f"question of more than {LONGEST} characters")
+        return None
     type_ = _type(record)
     answer = None if record.answer is None else normalize_answer(record.answer, type_)
     allowed = ANSWER_SETS[type_]

@@ -18,7 +18,7 @@ OPERATORS = {
 _ALTERNATIVE = re.compile(r",?\s*\bor\b[^,?]*", re.IGNORECASE)
 # A question that begins with "Isn't there" expects a yes where "Is there" does.
 _LEADING = re.compile(
-    r"^\W*(?:so|and|but)?\W*(?:is|are|do|does|did|can|could|has|have|was|were)n['’]t\b", re.IGNORECASE
+    r"^\W*(?:(?:so|and|but)\b\W*)?(?:is|are|do|does|did|can|could|has|have|was|were)n['’]t\b", re.IGNORECASE
 )
 # "normal" inside "abnormal", and terms that carry an operator's word without its meaning.
 _HARMLESS = re.compile(r"abnormal\w*|normal[- ](?:sized? limits|variant)|whether or not|if not|no doubt", re.IGNORECASE)

@@ -20,13 +20,15 @@ from interp.files import write_text
 from interp.image_paths import climbs_out, is_image_file
 
 Split = Literal["train", "test", "all"]
+LONGEST = 4000
+"""Characters of a wording, an id or a path: no question is so long, and what reads them takes its time."""
 
 
 class Paraphrase(BaseModel):
     """Another wording of a question: with the same meaning, unless an operator says otherwise."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str = Field(min_length=1, description="the wording")
+    text: str = Field(min_length=1, max_length=LONGEST, description="the wording")
     phenomenon: str | None = Field(None, description="what changed, e.g. lexical_substitution")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of the wording")
     operator: str | None = Field(
@@ -45,13 +47,16 @@ class Question(BaseModel):
     """One question about one image, with its paraphrases."""
 
     model_config = ConfigDict(extra="forbid")
-    id: str = Field(min_length=1, description="unique in the file")
-    image: str = Field(min_length=1, description="image file, relative to the image root")
+    id: str = Field(min_length=1, max_length=LONGEST, description="unique in the file")
+    image: str = Field(min_length=1, max_length=LONGEST, description="image file, relative to the image root")
     patient: str | None = Field(None, description="groups images for splits and intervals; the image where absent")
     type: str = Field(description="one of ANSWER_SETS")
-    question: str = Field(min_length=1, description="the original wording")
+    question: str = Field(min_length=1, max_length=LONGEST, description="the original wording")
     answer: str | None = Field(
-        None, min_length=1, description="the true answer; where absent the question can flip, but nothing else"
+        None,
+        min_length=1,
+        max_length=LONGEST,
+        description="the true answer; where absent the question can flip, but nothing else",
     )
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")

@@ -24,6 +24,7 @@ from fuzzing import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from layers_files import layers_document
 from safetensors.torch import save_file
 
 from finetune.ablate.answers import ArmRecord, read_answers, write_answers
@@ -203,57 +204,16 @@ def copied(adapter, tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def layers_document(vlm) -> dict:
-    """A layers.json of the tiny world, of a search that found a gate."""
-    nothing = {"value": None, "low": None, "high": None}
-    some = {"value": 0.5, "low": 0.25, "high": 0.75}
-    profile = dict.fromkeys(
-        ["flip_auc", "recovery", "control", "step", "write", "write_control", "net_write", "joint", "r2"], some
-    )
-    return {
-        "schema_version": 1,
-        "verdict": "gate found",
-        "reason": "because",
-        "layers": [1],
-        "peak": 1,
-        "rule": "write",
-        "commit_layer": None,
-        "ranges": [{"rule": "write", "profile": None, "first": 1, "last": 1, "peak": 1}],
-        "model": {
-            "id": vlm.name,
-            "revision": None,
-            "n_layers": vlm.n_layers,
-            "d_model": vlm.d_model,
-            "dtype": "float32",
-        },
-        "saes": {"1": "layer_1_width_16k_l0_small"},
-        "data": {
-            "fingerprint": "00",
-            "split": "train",
-            **dict.fromkeys(["questions", "pairs", "patients", "flips", "flip_bank"], 3),
-            **dict.fromkeys(["question_flip_rate", "pairwise_flip_rate", "accuracy"], nothing),
-        },
-        "profile": [
-            {"layer": i, "flip_auc_null": None, "reversals": 0, "fvu": 0.1, "l0": 2.0, "transfer": "pass", **profile}
-            for i in range(2)
-        ],
-        "features": [],
-        "settings": {},
-        "seed": 0,
-        "software": {},
-    }
-
-
 @pytest.mark.parametrize("length", LENGTHS)
-def test_layers_json(length, layers_document, vlm, tmp_path):
+def test_layers_json(length, vlm, tmp_path):
     path = tmp_path / "layers.json"
-    content = as_json(layers_document)
+    document = layers_document(vlm.name, vlm.n_layers, vlm.d_model)
+    content = as_json(document)
 
     @fuzzed(length, 200, 10000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
-        path.write_bytes(as_json(changed(layers_document, changes)) if whole else cut(content, cuts))
+        path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
         found = check("layers.json", lambda: read_layers(path))
         if not isinstance(found, InputError):
             write_layers(found, tmp_path / "again.json")

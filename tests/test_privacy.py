@@ -1,0 +1,179 @@
+"""Every command on a world of canaries, watched: what it does to the machine, and what it tells of the questions.
+
+The mistakes among them are there for their messages.
+"""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from canaries import CANARY, Runs, run_all
+from PIL import Image
+from typer.testing import CliRunner
+
+from interp.cli import app
+from interp.contents import contents_of
+from interp.scrub import scrub
+
+OWN = ("imported.jsonl", "again.jsonl", "more.jsonl")
+"""Files of questions, which were asked for."""
+CODES = {"find": 3, "scrub": 4, "scrub own": 4}
+"""Exit codes other than 0 of what is no mistake."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    return run_all(tmp_path_factory.mktemp("canaries"))
+
+
+def test_every_command_ran_as_it_should(runs):
+    for name, ran in runs.ran.items():
+        assert ran.code == (2 if name.startswith("bad") else CODES.get(name, 0)), (name, ran.code, ran.errors)
+    assert {path.suffix for path in runs.out.rglob("*.*")} >= {".json", ".parquet", ".csv", ".png", ".html", ".md"}
+
+
+def test_nothing_reached_for_network_programs_pickles_or_other_folders(runs):
+    assert {name: sorted(set(ran.noted)) for name, ran in runs.ran.items() if ran.noted} == {}
+
+
+def test_neither_output_nor_errors_tell_of_the_questions(runs):
+    for name, ran in runs.ran.items():
+        # It lists the files of the folder that it was given.
+        told = ran.out.replace("images/" + CANARY, "") if name == "scrub own" else ran.out
+        assert CANARY not in (told + ran.errors).lower(), name
+        assert "secret" not in ran.out + ran.errors, name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bad twice", "row 2: its id was used already in row 1"),
+        ("bad answer", "row 1: its answer is not among"),
+        ("bad absent", "row 1: its image is not in"),
+        ("bad split", "row 2: its patient is in both splits"),
+        ("bad unreadable", "names their rows"),
+        ("bad dicom", "names their rows"),
+        ("bad damaged", "row 1: not a JSON object"),
+    ],
+)
+def test_an_error_names_the_row_in_place_of_what_it_holds(runs, name, expected):
+    assert expected in runs.ran[name].errors
+
+
+def decoded(path: Path) -> str:
+    """Everything that a file says, by other means than `interp.contents`."""
+    content = path.read_bytes()
+    said = content.decode("latin-1")
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        said += repr(table.to_pylist()) + repr(table.schema.metadata)
+    if path.suffix == ".png":
+        said += repr(Image.open(path).info)
+    for encoded in re.findall(r"base64,([A-Za-z0-9+/=\s]+)", said):
+        said += base64.b64decode(encoded).decode("latin-1")
+    return said.lower()
+
+
+def test_no_file_tells_of_the_questions(runs):
+    files = [path for path in runs.out.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    told = [path.relative_to(runs.out) for path in files if CANARY in decoded(path) + path.name]
+    assert sorted(path.name for path in told) == sorted(OWN)
+
+
+def test_the_report_of_an_import_has_rows_and_counts(runs):
+    report = json.loads((runs.out / "own" / "imported.jsonl.report.json").read_text())
+    assert report["questions"] == 2
+    assert report["dropped_rows"].values()
+    assert all(
+        re.fullmatch(r"published\.json, row \d", row) for rows in report["dropped_rows"].values() for row in rows
+    )
+    assert report["notes"][0] == (
+        "1 names in the split column are none of train, validation and test; split by patient instead"
+    )
+
+
+def test_scrub_finds_what_a_run_holds_and_no_more(runs):
+    found, files, _ = scrub(runs.out / "run", [runs.world / "questions.jsonl"])
+    assert files > 20
+    kinds = {(finding.file, finding.what.split(";")[0].split(",")[0]) for finding in found}
+    # The base was a folder of this machine, and a training text can be guessed.
+    assert {(Path(file).name, what) for file, what in kinds} == {
+        ("adapter_config.json", "what looks like a path of a machine or a patient"),
+        ("gatescope.json", "hashes of training texts"),
+    }
+
+
+PLANTED = {
+    "notes.txt": ("Asked: {text}", "question text (row 1)"),
+    "table.csv": ("name,value\n{patient},1\n", "a patient's id (row 1)"),
+    "page.html": ("<p>{html}</p>", "question text (row 1)"),
+    "book.ipynb": ('{{"cells": [{{"source": ["{text}"]}}]}}', "question text (row 1)"),
+    "result.json": ('{{"a": [{{"b": "{image}"}}]}}', "an image's path or name (row 1)"),
+    "drawing.svg": ("<svg><text>{id}</text></svg>", "the id of a question (row 1)"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_scrub_finds_what_is_planted(runs, tmp_path, name):
+    row = json.loads((runs.world / "questions.jsonl").read_text().splitlines()[0])
+    text, expected = PLANTED[name]
+    # However it is spaced, cased or escaped.
+    said = {"text": row["question"].upper().replace(" ", "  "), "html": row["question"].replace(",", "&#44;")}
+    (tmp_path / name).write_text(text.format(**said, patient=row["patient"], image=row["image"], id=row["id"]))
+    found, files, _ = scrub(tmp_path, [runs.world / "questions.jsonl"])
+    assert files == 1
+    assert expected in [finding.what for finding in found]
+    assert CANARY not in str(found)
+    assert expected not in [finding.what for finding in scrub(tmp_path)[0]]
+
+
+def test_scrub_knows_private_kinds_without_the_questions(runs, tmp_path):
+    shutil.copy(runs.world / "images" / f"{CANARY}-image-0.png", tmp_path / "a.png")
+    shutil.copy(next((runs.world / "images").glob("*.dcm")), tmp_path / "b")
+    shutil.copy(runs.world / "questions.jsonl", tmp_path / "questions.jsonl")
+    table = pq.read_table(next((runs.out / "run" / "ablation").rglob("base.parquet")))
+    pq.write_table(table.append_column("patient", [["p1"] * len(table)]), tmp_path / "arms.parquet")
+    image = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    (tmp_path / "page.html").write_text(f'<img src="data:image/png;base64,{image}">')
+    (tmp_path / "list.json").write_text('{"where": "/home/someone/mimic/p10/p10000032/s50414267"}')
+    (tmp_path / "weights.bin").write_bytes(b"\x80\x04")
+    (tmp_path / "cut.json").write_text('{"a": ')
+    (tmp_path / "link").symlink_to(runs.world)
+    (tmp_path / "clean.csv").write_text("layer,value\n1,0.5\n")
+    found, files, _ = scrub(tmp_path)
+    told = {}
+    for finding in found:
+        told.setdefault(finding.file, []).append(finding.what)
+    assert files == 10
+    assert told.pop("questions.jsonl")[0] == "text under 'image', 'patient', 'question', 'text'"
+    assert told == {
+        "a.png": ["an image"],
+        "arms.parquet": ["text under 'patient'"],
+        "b": ["an image"],
+        "cut.json": ["of a kind that can not be looked into, or damaged"],
+        "link": ["a link, or no plain file"],
+        "list.json": ["what looks like a path of a machine or a patient"],
+        "page.html": ["an image"],
+        "weights.bin": ["of a kind that can not be looked into, or damaged"],
+    }
+
+
+def test_figures_are_no_images_but_examples_are(runs, tmp_path):
+    figure = next((runs.out / "run" / "grounding").rglob("*.png"))
+    assert contents_of(figure).images == 0
+    shutil.copy(figure, tmp_path / "examples.png")
+    assert [finding.what for finding in scrub(tmp_path)[0]] == ["radiographs, drawn with --include-examples"]
+
+
+def test_the_command_of_scrub(tmp_path):
+    (tmp_path / "a.csv").write_text("layer,value\n1,0.5\n")
+    clean = CliRunner().invoke(app, ["scrub", str(tmp_path)])
+    assert (clean.exit_code, "none of 1 files" in clean.output) == (0, True)
+    (tmp_path / "a.csv").write_text("layer,question\n1,is it?\n")
+    dirty = CliRunner().invoke(app, ["scrub", str(tmp_path)])
+    assert (dirty.exit_code, "1 of 1 files" in dirty.output, "'question'" in dirty.output) == (4, True, True)
