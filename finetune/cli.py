@@ -21,11 +21,13 @@ from finetune.options import (
     LearningRate,
     Limit,
     Questions,
+    Resume,
     SplitName,
     TestSplit,
     TrainSplit,
 )
-from finetune.settings import NEW_TOKENS, TOLERANCE, Grounding, TrainSettings
+from finetune.ranks import Modules
+from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
 from interp.cli import L0, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
@@ -67,6 +69,16 @@ def train(
     test_split: TestSplit = "test",
     out: Annotated[Path, typer.Option(help="New folder for adapter and evaluation.")] = Path("artifacts/adapter"),
     rank: Annotated[int, typer.Option(min=1, help="Rank of the update.")] = DEFAULTS.rank,
+    modules: Annotated[
+        Modules, typer.Option(help="Which projections of the layers: of their attention, of their MLP, or all.")
+    ] = DEFAULTS.modules,
+    allocation: Annotated[
+        Allocation,
+        typer.Option(
+            help="weighted: ranks by what each layer's attention and MLP write, as --layers-from has it; as many "
+            "parameters as with the same --rank everywhere."
+        ),
+    ] = DEFAULTS.allocation,
     alpha: Alpha = DEFAULTS.alpha,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the update's input.")] = DEFAULTS.dropout,
     lr: LearningRate = DEFAULTS.lr,
@@ -90,6 +102,7 @@ def train(
         float, typer.Option(min=0, help="Weight of the grounding term.")
     ] = DEFAULTS.grounding_weight,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = DEFAULTS.seed,
+    resume: Resume = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
@@ -121,6 +134,8 @@ def train(
         layers_from = LAYERS
     settings = TrainSettings(
         rank=rank,
+        modules=modules,
+        allocation=allocation,
         alpha=alpha,
         dropout=dropout,
         lr=lr,
@@ -150,6 +165,7 @@ def train(
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
         image_cache,
+        resume,
     )
     if evaluation is not None:
         _show(evaluation)
@@ -339,6 +355,12 @@ def main() -> None:
     except InputError as error:
         if first_to("error"):
             typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        # Told by its name, as torch need not have been loaded.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        typer.echo(f"error: {str(error).splitlines()[0]} Free memory of the GPU, or take a smaller model.", err=True)
         sys.exit(2)
 
 
