@@ -4,9 +4,9 @@
 
 Plants a gate early, in the middle, late and in two windows, finds features, and trains every window, third, random set
 and allocation with three seeds (`finetune ablate`; both parts of the loss). What each score of the profile and of the
-gradient would have chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core, a
-world 60 of them. `--processes` are those of one world; all worlds run at the same time. The same command goes on where
-it was interrupted.
+gradient would have chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute
+on one CPU core, a world has 60. `--processes` are those of one world; all worlds run at the same time. The same command
+goes on where it was interrupted.
 """
 
 import argparse
