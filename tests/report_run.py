@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from figure_data import study_of
 from PIL import Image
 
 from finetune.ablate.result import Ablation
@@ -20,11 +22,15 @@ from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
 from finetune.verdict import verdict
 from interp.artifact import Interval, Layers, write_layers
-from interp.files import software, write_text
+from interp.feature_record import study_json
+from interp.feature_study import Neighbour
+from interp.figures.margin import delta_frame
+from interp.files import software, write_json, write_text
 from interp.statistics import Estimate
 
 MODEL = {"id": "planted", "revision": None, "n_layers": 4, "d_model": 64, "dtype": "float32"}
-FINGERPRINTS = {"search": "a1" * 16, "training": "b2" * 16, "evaluation": "c3" * 16, "grounding": "d4" * 16}
+ARTIFACTS = ("search", "feature", "training", "evaluation", "grounding", "ablation")
+FINGERPRINTS = {name: f"{i}f" * 16 for i, name in enumerate(ARTIFACTS)}
 METRICS = ("question_flip_rate", "margin_difference", "accuracy", "first_token_accuracy", "text_only_agreement")
 
 
@@ -46,9 +52,10 @@ class Draw:
 
 
 def write_run(run: Path, gate: bool = True) -> None:
-    """A whole run: search, adapter, grounding study with examples, ablation."""
+    """A whole run: search, study of a feature, adapter, grounding study with examples, ablation."""
     draw = Draw()
     write_search(run, draw, gate)
+    write_study(run / "feature")
     write_adapter(run / "adapter", draw)
     write_grounding(run / "grounding", draw)
     write_text(run / "ablation" / "ablation.json", ablation(draw).to_json())
@@ -123,6 +130,14 @@ def layers(draw: Draw, gate: bool) -> Layers:
         "software": software(),
     }
     return Layers.model_validate(content)
+
+
+def write_study(folder: Path) -> None:
+    near = [Neighbour(31, 0.75), Neighbour(8, 0.5)]
+    study = replace(study_of(), neighbours=near, fingerprint=FINGERPRINTS["feature"], notes=["Some have no interval."])
+    write_json(folder / "study.json", study_json(study))
+    study.grid.cells.to_csv(folder / "grid.csv", index=False)
+    delta_frame(study.layer, study.feature, study.delta, study.flips).to_csv(folder / "delta_margin.csv", index=False)
 
 
 def write_adapter(folder: Path, draw: Draw) -> None:
@@ -256,7 +271,13 @@ def ablation(draw: Draw) -> Ablation:
         "model": MODEL,
         "base_weights": "e5" * 16,
         "prompt": {},
-        "data": {"trained_on": "f6", "training_questions": 9, "asked": "a7" * 16, "questions": 140, "patients": 60},
+        "data": {
+            "trained_on": "f6",
+            "training_questions": 9,
+            "asked": FINGERPRINTS["ablation"],
+            "questions": 140,
+            "patients": 60,
+        },
         "settings": {"seeds": [0, 1], "training": {"rank": 16}},
         "base": metrics(),
         "arms": [arm(names[0], "chosen", [1, 2]), arm(names[1], "window", [0, 1]), arm(names[2], "window", [2, 3])],

@@ -22,9 +22,10 @@ from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS
 from interp.cli import app
 from interp.errors import InputError
+from interp.feature_record import SCHEMA_VERSION as STUDY_VERSION
 from interp.report import provenance, words
 from interp.report.collect import collect
-from interp.report.records import READS, Ablation, AdapterRecord, Evaluation, Grounding, cleaned
+from interp.report.records import READS, Ablation, AdapterRecord, Evaluation, Grounding, Study, cleaned
 from interp.report.render import render, write_report
 
 SECTIONS = ["verdict", "profile", "features", "training", "before-after", "quadrants", "grounding", "ablation"]
@@ -125,8 +126,27 @@ def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
     assert "3 features ever fire" in page.texts["features"]
     assert "from other pairs in 2 (adjusted" in page.texts["features"]
     charts = [e.attributes["aria-label"] for e in page.elements if e.tag == "svg" and e.section == "features"]
-    doses = [" ".join(re.findall(r"[−\d.]+ at", chart)) for chart in charts if chart.startswith("Recovery by dose")]
+    doses = [
+        " ".join(re.findall(r"[−\d.]+ at", chart))
+        for chart in charts
+        if chart.startswith("Recovery by dose of the patch of")
+    ]
     assert [numbers(dose) for dose in doses] == [[round(n, 2) for n in f["causal"]["dose"]] for f in features]
+
+
+def test_a_study_of_a_feature_stands_among_the_features(run, page):
+    study = content(run / "feature/study.json")
+    text = " ".join(page.texts["features"].split())
+    assert "Layer 17, feature 103818, studied closely" in text
+    assert "9 questions of 9 patients, 3 flips" in text
+    assert "Random, like, swapped 0.01, –, 0.02 Answers turned back 4 of 40 (random 0.10)" in text
+    rows = page.table("Recovery by group of flips, feature 17:103818")
+    for row, group in zip(rows, study["groups"], strict=True):
+        assert row[:4] == [group["group"].replace("_", " "), group["grouping"], str(group["pairs"]), "9"]
+        whole = group["recovery"]["low"] is not None
+        assert numbers(row[5]) == (shown(group["recovery"]) if whole else [round(group["recovery"]["value"], 2)])
+    assert page.table("Nearest neighbours of feature 17:103818") == [["31", "0.75"], ["8", "0.50"]]
+    assert "Feature 17:103818: Some have no interval." in page.texts["limits"]
 
 
 def test_before_and_after_has_every_measure(run, page):
@@ -257,8 +277,8 @@ def test_the_words_are_those_of_finetune():
     assert set(words.MEANINGS) <= {*MEASURES, *METRICS}
     assert set(words.QUADRANTS) == set(QUADRANTS)
     assert set(words.SCORES) == set(SCORES)
-    newest = {Evaluation: EVALUATION_VERSION, AdapterRecord: ADAPTER_VERSION, Ablation: ABLATION_VERSION, Grounding: 1}
-    assert newest == READS
+    newest = {Evaluation: EVALUATION_VERSION, AdapterRecord: ADAPTER_VERSION, Ablation: ABLATION_VERSION}
+    assert newest | {Grounding: 1, Study: STUDY_VERSION} == READS
 
 
 # ---- one file, nothing foreign, nothing private ----
@@ -404,6 +424,7 @@ def test_an_existing_file_is_refused_and_nothing_half_written(run, tmp_path, mon
         ("adapter/evaluation.json", lambda c: c.update(arms={}), r"evaluation\.json: .*arms is empty"),
         ("adapter/evaluation.json", lambda c: c["quadrants"][0]["moves"].pop(), r"field quadrants\.0: .*not a square"),
         ("adapter/gatescope.json", lambda c: c.update(steps="many"), r"gatescope\.json: field steps"),
+        ("feature/study.json", lambda c: c["tracking"].pop("flips"), r"study\.json: field tracking\.flips"),
         ("grounding/grounding.json", lambda c: c["summary"][2].pop("net"), r"grounding\.json: field summary\.2\.net"),
         ("ablation/ablation.json", lambda c: c["arms"][1]["metrics"].pop("accuracy"), r"metrics have no accuracy"),
         ("ablation/ablation.json", lambda c: c.update(arms=[]), r"ablation\.json: field arms"),

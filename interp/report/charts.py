@@ -9,7 +9,7 @@ from markupsafe import Markup
 from interp.artifact import FeatureEntry, Layers
 from interp.causal import DOSES
 from interp.figure_style import SIZES, Size
-from interp.report.collect import Collected
+from interp.report.collect import Collected, Studied
 from interp.report.screening import cards
 from interp.report.svg import Styles, inline_svg
 from interp.report.words import layers, number
@@ -60,6 +60,8 @@ def _drawn(planned: _Planned, styles: Styles) -> Chart:
 def _planned(found: Collected) -> Iterator[_Planned]:
     if found.layers:
         yield from _search_charts(found, found.layers)
+    for place, studied in enumerate(found.studied):
+        yield from _study_charts(place, studied)
     for place, each in enumerate(found.trained):
         if each.history is not None:
             yield _training_chart(place, each.history)
@@ -134,6 +136,29 @@ def _doses(entry: FeatureEntry) -> Any:
 
 def _by_dose(entry: FeatureEntry) -> list[tuple[float, float]]:
     return list(zip(DOSES, entry.causal.dose, strict=True)) if entry.causal else []
+
+
+def _study_charts(place: int, studied: Studied) -> Iterator[_Planned]:
+    from interp.figures.feature_study import study_drawings
+
+    said = {
+        "delta_margin": (
+            "Scatter of the pairs: change of the activation against change of the answer margin.",
+            "Each point is a question and one of its paraphrases.",
+        ),
+        "dose": ("Recovery by dose of the feature's patch, beside its controls.", ""),
+        "by_group": (
+            "Recovery by group of flips; the table below has all numbers.",
+            "Groups whose recovery differs are flips that the feature has a different part in.",
+        ),
+        "register_grid": (
+            "Activation by level of the register grid, formal to casual: "
+            + ", ".join(number(each.mean.value) for each in studied.study.grid.levels),
+            "The same finding asked for from formally to casually, in the same frames on every image.",
+        ),
+    }
+    for drawing in study_drawings(literal(studied.study.model_dump()), studied.cells, studied.delta):
+        yield _Planned(f"study-{drawing.name}-{place}", drawing.draw, *said[drawing.name], small=True)
 
 
 def _training_chart(place: int, history: Any) -> _Planned:

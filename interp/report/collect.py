@@ -14,6 +14,7 @@ from interp.report.records import (
     AdapterRecord,
     Evaluation,
     Grounding,
+    Study,
     checked,
     cleaned,
     read_record,
@@ -23,12 +24,28 @@ DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "flo
 """Column of delta_margin.csv -> what it holds."""
 REGISTER = {"layer": "int64", "feature": "int64", "register": "str", "activation": "float64"}
 """Column of register.csv -> what it holds."""
+GRID = {"level": "int64", "frame": "str", "mean_activation": "float64"}
+"""Column of grid.csv -> what it holds."""
 HISTORY = dict.fromkeys(COLUMNS, "float64")
 """Column of history.csv -> what it holds."""
 SCREENED = ["layer", "feature", "flip_p"]
 """Columns of features.parquet that are read."""
 PNG = b"\x89PNG\r\n\x1a\n"
-FILES = "layers.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
+FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A folder with the study of one feature."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    study: Study
+    """study.json."""
+    cells: pd.DataFrame
+    """grid.csv, one row a frame and finding of the register grid, columns GRID."""
+    delta: pd.DataFrame | None
+    """delta_margin.csv, one row a pair, columns DELTA; None without one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ class Collected:
     """delta_margin.csv of the first feature, one row a pair, columns DELTA; None without one."""
     register: pd.DataFrame | None
     """register.csv of the first feature, one row a tagged wording, columns REGISTER; None without one."""
+    studied: list[Studied]
+    """Studies of single features, by name of their folder."""
     trained: list[Trained]
     """Adapters and evaluations, by name of their folder."""
     grounded: list[Grounded]
@@ -102,13 +121,14 @@ def collect(run: Path, include_examples: bool = False) -> Collected:
         screened=_screened(run / "features.parquet"),
         delta=_frame(run / "delta_margin.csv", DELTA),
         register=_frame(run / "register.csv", REGISTER),
+        studied=[each for name, folder in named for each in _studied(name, folder)],
         trained=[each for name, folder in named for each in _trained(name, folder)],
         grounded=[each for name, folder in named for each in _grounded(name, folder, include_examples)],
         ablated={
             name: read_record(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
         },
     )
-    if found.layers is None and not (found.trained or found.grounded or found.ablated):
+    if found.layers is None and not (found.studied or found.trained or found.grounded or found.ablated):
         raise InputError(f"{run}: nothing to report, neither there nor in a folder inside: none of {FILES}.")
     if include_examples and not found.examples:
         raise InputError(
@@ -135,6 +155,15 @@ def _screened(path: Path) -> pd.DataFrame | None:
             f"{path}: no table with the columns {', '.join(SCREENED)} ({_first_line(error)}). Remove it, or run "
             "`interp find-features` again."
         ) from None
+
+
+def _studied(name: str, folder: Path) -> Iterator[Studied]:
+    path, grid = folder / "study.json", folder / "grid.csv"
+    if path.is_file():
+        cells = _frame(grid, GRID)
+        if cells is None:
+            raise InputError(f"{grid}: no such file beside study.json. Run `interp test-feature` again.")
+        yield Studied(name, read_record(path, Study), cells, _frame(folder / "delta_margin.csv", DELTA))
 
 
 def _trained(name: str, folder: Path) -> Iterator[Trained]:

@@ -37,6 +37,10 @@ SOURCES = (
 """The works that GateScope builds on; the first three are in CITATION.cff too."""
 
 
+LOCAL = "none, a local folder"
+"""Stands for the revision of what has none."""
+
+
 class Origin(NamedTuple):
     """Where the numbers of one artifact come from."""
 
@@ -51,6 +55,11 @@ def origins(found: Collected) -> list[Origin]:
     told = []
     if found.layers:
         told.append(Origin("Search", _search(found.layers)))
+    for one in (each.study for each in found.studied):
+        known = [("Model", one.model), ("Revision", one.revision or LOCAL), ("SAE", one.sae)]
+        known += [("Data, fingerprint", f"{one.fingerprint} ({one.questions:,} questions)")]
+        known += [("Seed", str(one.seed)), ("Versions", _versions(one.software))]
+        told.append(Origin(f"Feature {one.name}", known))
     for each in found.trained:
         if record := each.record:
             data = f"{record.data} ({record.questions:,} questions)"
@@ -80,6 +89,7 @@ def origins(found: Collected) -> list[Origin]:
 def versions(found: Collected) -> list[str]:
     """The versions of GateScope that the numbers were made with."""
     made = [found.layers.software] if found.layers else []
+    made += [each.study.software for each in found.studied]
     for each in found.trained:
         made += [part.software for part in (each.record, each.evaluation) if part]
     made += [each.study.software for each in found.grounded] + [each.software for each in found.ablated.values()]
@@ -93,6 +103,7 @@ def caveats(found: Collected) -> list[str]:
         said += [sentence(warning) for warning in found.layers.warnings]
         if not found.layers.layers:
             said.append("No gate was found: nothing here names a range that is worth training.")
+    said += [sentence(f"feature {each.study.name}: {note}") for each in found.studied for note in each.study.notes]
     for name, evaluation in found.evaluations:
         where = f" ({name})" if name else ""
         for arm in evaluation.shown:
@@ -131,7 +142,7 @@ def _search(found: Layers) -> list[tuple[str, str]]:
 
 
 def _model(model: ModelEntry) -> list[tuple[str, str]]:
-    return [("Model", model.id), ("Revision", model.revision or "none, a local folder"), ("Arithmetic", model.dtype)]
+    return [("Model", model.id), ("Revision", model.revision or LOCAL), ("Arithmetic", model.dtype)]
 
 
 def _prompt(prompt: PromptEntry) -> list[tuple[str, str]]:

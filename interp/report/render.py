@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from interp.errors import InputError
 from interp.files import refuse_used, write_text
-from interp.report import ablated, charts, grounded, provenance, screening, training, words
+from interp.report import ablated, charts, grounded, provenance, screening, studied, training, words
 from interp.report.collect import Collected, collect
 from interp.report.svg import Styles
 
@@ -53,6 +53,7 @@ def render(found: Collected) -> str:
         grounded=grounded,
         provenance=provenance,
         screening=screening,
+        studied=studied,
         training=training,
         words=words,
     )
@@ -63,7 +64,7 @@ def _contents(found: Collected) -> dict[str, str]:
     trained, evaluations = found.trained, found.evaluations
     sections = [
         ("profile", "Layer profile", found.layers is not None and bool(found.layers.profile)),
-        ("features", "Features", found.layers is not None and bool(found.layers.features)),
+        ("features", "Features", bool(found.studied or (found.layers and found.layers.features))),
         ("training", "Training", any(each.record or each.history is not None for each in trained)),
         ("before-after", "Before and after", bool(evaluations)),
         ("quadrants", "Quadrants", any(evaluation.quadrants for _, evaluation in evaluations)),
@@ -80,7 +81,8 @@ def _model_of(found: Collected) -> str:
     """The model that the run is about."""
     if found.layers:
         return found.layers.model.id
-    named = [evaluation.model for _, evaluation in found.evaluations]
+    named = [each.study.model for each in found.studied]
+    named += [evaluation.model for _, evaluation in found.evaluations]
     named += [each.record.model.id for each in found.trained if each.record]
     named += [each.study.model for each in found.grounded] + [each.model.id for each in found.ablated.values()]
     return next(iter(named), "a training")
