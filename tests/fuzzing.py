@@ -1,5 +1,6 @@
 """The rule that every reader keeps, and mutations of valid input: of documents and of bytes."""
 
+import atexit
 import copy
 import json
 import resource
@@ -48,7 +49,7 @@ def check(reader: str, call: Callable[[], Any]) -> Any:
     def stop(signum: int, frame: Any) -> None:
         raise TooSlowError(f"{reader}: more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGPROF, stop)
+    signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         found = call()
@@ -57,7 +58,8 @@ def check(reader: str, call: Callable[[], Any]) -> Any:
         found = error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        # Not the default, by which a late signal would end the process.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
     assert time.process_time() - started < SECONDS, f"{reader}: more than {SECONDS} s"
     assert not isinstance(found, Exception) or str(found).strip(), "an error without a message"
     return found
@@ -73,6 +75,14 @@ def bounded_memory(more: int = MEMORY) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@atexit.register
+def print_counts() -> None:
+    """How many inputs every reader met and refused, of a long run (with -s)."""
+    if sum(tried.values()) > 10**4:
+        lines = [f"{tried[reader]:>8,} {refused[reader]:>8,} {reader}" for reader in sorted(tried)]
+        print("\n".join(["   tried  refused", *lines, f"{sum(tried.values()):>8,} {sum(refused.values()):>8,} in all"]))
 
 
 def fuzzed(length: str, short: int, long: int) -> Callable[[Callable], Callable]:

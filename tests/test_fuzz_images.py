@@ -84,7 +84,7 @@ def test_the_pictures_are_readable_before_they_are_damaged(name, tmp_path):
 def test_pictures_with_damaged_bytes(name, length, tmp_path):
     content, path = encoded(name), tmp_path / "image"
 
-    @fuzzed(length, 60, 2500)
+    @fuzzed(length, 40, 1500)
     @given(CUTS)
     def run(cuts):
         path.write_bytes(cut(content, cuts))
@@ -100,7 +100,7 @@ def test_png_headers_that_lie(length, tmp_path):
     sizes = st.one_of(st.sampled_from([0, 1, 10**4, 12_000, 2**16, 2**31 - 1, 2**32 - 1]), st.integers(0, 40))
     chunk_kinds = st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"tRNS", b"PLTE"])
 
-    @fuzzed(length, 60, 4000)
+    @fuzzed(length, 50, 4000)
     @given(sizes, sizes, st.sampled_from([1, 2, 4, 8, 16, 99]), st.integers(0, 7), chunk_kinds, st.binary(max_size=40))
     def run(width, height, depth, colour, kind, extra):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
@@ -119,7 +119,7 @@ def test_dicom_with_damaged_bytes(length, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.arange(16 * 12).reshape(16, 12) * 16, WindowCenter=2000, WindowWidth=1000)
     content = path.read_bytes()
 
-    @fuzzed(length, 150, 8000)
+    @fuzzed(length, 100, 6000)
     @given(CUTS)
     def run(cuts):
         path.write_bytes(cut(content, cuts))
@@ -165,7 +165,7 @@ def test_dicom_with_other_tags(length, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.arange(16 * 12).reshape(16, 12) * 16, WindowCenter=2000, WindowWidth=1000)
     tags = st.fixed_dictionaries({}, optional={name: values | st.just(DROPPED) for name, values in TAGS.items()})
 
-    @fuzzed(length, 150, 6000)
+    @fuzzed(length, 100, 5000)
     @given(tags, st.sampled_from([None] * 4 + SYNTAXES), st.integers(0, 3), st.sampled_from([None, 0, 65535]))
     def run(changes, syntax, depth, padding):
         data = dcmread(path.parent / "whole.dcm")
@@ -241,7 +241,7 @@ def test_image_paths(length, linked_root):
     by_name = check("names", lambda: names_in(linked_root))
     inside = os.path.realpath(linked_root)
 
-    @fuzzed(length, 250, 10000)
+    @fuzzed(length, 200, 6000)
     @given(PATHS | st.text(max_size=8))
     def run(name):
         def call() -> str:
@@ -266,7 +266,7 @@ def test_kept_image_tokens(length, tmp_path):
     write_tokens(file, tokens)
     content = file.read_bytes()
 
-    @fuzzed(length, 150, 8000)
+    @fuzzed(length, 100, 6000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, header):
         file.write_bytes(

@@ -38,6 +38,7 @@ from finetune.sheet import Answers
 from interp.artifact import read_layers, write_layers
 from interp.errors import InputError
 from interp.hub import locate
+from interp.manifest import MANIFEST, check_manifest, write_manifest
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae, save_sae
 from interp.substitutes import BLANKS
@@ -75,7 +76,7 @@ def test_sae_weights(length, tmp_path):
     content = small_sae(tmp_path)
     path = tmp_path / "layer_1_width_16k_l0_small" / "params.safetensors"
 
-    @fuzzed(length, 200, 10000)
+    @fuzzed(length, 150, 6000)
     @given(CHANGES, CUTS, SAFETENSORS_HEADERS, st.booleans())
     def run(changes, cuts, claimed, header):
         path.write_bytes(
@@ -100,7 +101,7 @@ def test_sae_tensors_of_other_kinds(length, tmp_path):
         st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30]),
     )
 
-    @fuzzed(length, 100, 5000)
+    @fuzzed(length, 80, 4000)
     @given(st.lists(kinds, max_size=3))
     def run(tensors):
         shapes = {"w_enc": (4, 6), "w_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,)}
@@ -130,7 +131,7 @@ def test_sae_configurations(length, tmp_path):
         "metadata": {"hook_name": "blocks.1.hook_resid_post"},
     }
 
-    @fuzzed(length, 100, 6000)
+    @fuzzed(length, 80, 4000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         for place, document in ((folder / "config.json", known), (lens / "mine" / "cfg.json", config)):
@@ -161,7 +162,7 @@ NAMES = st.sampled_from(
 def test_sae_folder_names(length, tmp_path):
     content = small_sae(tmp_path / "one")
 
-    @fuzzed(length, 60, 2000)
+    @fuzzed(length, 40, 1500)
     @given(st.lists(NAMES, max_size=3, unique=True), st.sampled_from([None, "16k", "1m"]))
     def run(names, width):
         root = tmp_path / "many"
@@ -210,7 +211,7 @@ def test_layers_json(length, vlm, tmp_path):
     document = layers_document(vlm.name, vlm.n_layers, vlm.d_model)
     content = as_json(document)
 
-    @fuzzed(length, 200, 10000)
+    @fuzzed(length, 100, 5000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
@@ -233,7 +234,7 @@ def test_adapter_records(length, copied):
     content = path.read_bytes()
     document = json.loads(content) | {"text_hashes": ["00"]}
 
-    @fuzzed(length, 150, 8000)
+    @fuzzed(length, 100, 5000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
@@ -255,7 +256,7 @@ def test_adapter_configurations(length, copied, vlm):
     content = path.read_bytes()
     document = json.loads(content)
 
-    @fuzzed(length, 60, 1500)
+    @fuzzed(length, 30, 600)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
@@ -273,7 +274,7 @@ def test_adapter_weights(length, copied, vlm):
     path = copied / "adapter_model.safetensors"
     content = path.read_bytes()
 
-    @fuzzed(length, 40, 1000)
+    @fuzzed(length, 20, 500)
     @given(CHANGES, CUTS, SAFETENSORS_HEADERS, st.booleans())
     def run(changes, cuts, claimed, header):
         path.unlink()
@@ -296,7 +297,7 @@ def test_what_is_published(length, copied):
         with staged(copied, "me/mine", base_model="google/medgemma-4b-it") as package:
             return sorted(path.name for path in package.folder.iterdir())
 
-    @fuzzed(length, 60, 3000)
+    @fuzzed(length, 40, 2000)
     @given(CHANGES, CUTS, st.sampled_from(sorted(texts)), st.booleans())
     def run(changes, cuts, name, whole):
         for other, content in texts.items():
@@ -308,6 +309,23 @@ def test_what_is_published(length, copied):
         (copied / name).write_bytes(new if whole else cut(texts[name], cuts))
         found = check("what is published", call)
         assert isinstance(found, InputError) or len(found) == 5
+
+    run()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_manifests(length, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    write_manifest(tmp_path, {"a.txt": tmp_path / "a.txt"})
+    path = tmp_path / MANIFEST
+    content = path.read_bytes()
+    document = json.loads(content)
+
+    @fuzzed(length, 60, 3000)
+    @given(CHANGES, CUTS, st.booleans())
+    def run(changes, cuts, whole):
+        path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
+        check("manifest", lambda: check_manifest(tmp_path))
 
     run()
 
@@ -329,7 +347,7 @@ def test_arms_of_an_ablation(length, tmp_path):
     record = json.loads(pd.read_parquet(path).attrs["gatescope"])
     table = pd.read_parquet(path)
 
-    @fuzzed(length, 100, 4000)
+    @fuzzed(length, 80, 3000)
     @given(CHANGES, CUTS, st.sampled_from(["bytes", "record", "columns"]), st.sampled_from(list(table.columns)))
     def run(changes, cuts, kind, column):
         if kind == "bytes":
@@ -350,7 +368,7 @@ def test_model_folders(length, world, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     index = {"weight_map": {"a": "model.safetensors"}}
 
-    @fuzzed(length, 60, 3000)
+    @fuzzed(length, 50, 3000)
     @given(CHANGES, CUTS, st.booleans(), st.booleans())
     def run(changes, cuts, whole, of_index):
         name, document = ("model.safetensors.index.json", index) if of_index else ("config.json", config)
@@ -374,7 +392,7 @@ def test_models(length, world, tmp_path):
     ]
     texts = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
-    @fuzzed(length, 3, 150)
+    @fuzzed(length, 2, 60)
     @given(CHANGES, CUTS, st.sampled_from(sorted(texts)), st.booleans())
     def run(changes, cuts, name, whole):
         for other, content in texts.items():

@@ -164,7 +164,7 @@ def run_import(name: str, wanted: Import, images: Path, folder: Path) -> None:
 def test_data_sets_with_changes(source, length, images, tmp_path):
     format, rows = SOURCES[source]
 
-    @fuzzed(length, 80, 5000)
+    @fuzzed(length, 50, 2500)
     @given(CHANGES, st.sampled_from(KINDS))
     def run(changes, kind):
         content = table_bytes(changed(rows, changes), kind)
@@ -179,7 +179,7 @@ def test_data_sets_with_damaged_bytes(source, length, images, tmp_path):
     format, rows = SOURCES[source]
     content = {kind: table_bytes(rows, kind) for kind in KINDS}
 
-    @fuzzed(length, 80, 5000)
+    @fuzzed(length, 50, 2500)
     @given(CUTS, st.sampled_from(KINDS))
     def run(cuts, kind):
         run_import(f"{source}, damaged", Import(format, kind, cut(content[kind], cuts)), images, tmp_path)
@@ -196,7 +196,7 @@ def test_cards_of_a_folder(length, images, tmp_path):
     (folder / "mimic").mkdir(parents=True)
     (folder / "mimic" / "test.csv").write_bytes(table_bytes(PSF_LONG, "csv"))
 
-    @fuzzed(length, 60, 3000)
+    @fuzzed(length, 40, 2000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         card = b"---\n" + as_json(changed(CARD, changes)) + b"\n---\ntext\n"
@@ -213,7 +213,7 @@ def test_cards_of_a_folder(length, images, tmp_path):
 def test_questions(length, images, tmp_path):
     path = tmp_path / "questions.jsonl"
 
-    @fuzzed(length, 150, 10000)
+    @fuzzed(length, 120, 6000)
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         content = table_bytes(changed(OURS, changes) if whole else OURS, "jsonl")
@@ -267,7 +267,7 @@ WRITTEN = st.one_of(
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_options_written_by_hand(length):
-    @fuzzed(length, 250, 10000)
+    @fuzzed(length, 150, 4000)
     @given(WRITTEN)
     def run(text):
         layers = check("--layers", lambda: listed_layers(text))
