@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from finetune.compare import Comparison, compare, subsets_of
 from finetune.measures import ECE_BINS, MEASURES, confidence, confidence_bin
 from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
 from finetune.settings import NEW_TOKENS, TOLERANCE
-from finetune.sheet import Answers, Sheet, Subset, answered_rightly, judged
+from finetune.sheet import Answers, Sheet, Subset, answered_rightly, judged, says_yes, truly_yes
 from finetune.verdict import Verdict, verdict
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CONTROLS = 5
 """Control clamps beside a clamp."""
+FEWEST = 20
+"""Wordings answered alike that are no chance: one in half a million at even odds."""
 SCHEMA_VERSION = 2
 """Of evaluation.json."""
 
@@ -92,6 +94,8 @@ class Evaluation:
     """Fingerprint of the questions."""
     seed: int
     """Seed of bootstrap, permutations, noise and swapped images."""
+    collapsed: dict[str, str] = field(default_factory=dict)
+    """Every arm that gives one answer to all closed questions, though both are true of some -> a sentence on it."""
 
     @property
     def base(self) -> str:
@@ -106,8 +110,8 @@ class Evaluation:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts on what is shown."""
-        return [self.verdicts[name].sentence for name in self.shown]
+        """The verdicts on what is shown, and what makes them worthless."""
+        return [*(self.verdicts[name].sentence for name in self.shown), *self.collapsed.values()]
 
     def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
         """Arm or pool, measure, kind and name of the subset -> the comparison with the base."""
@@ -167,6 +171,7 @@ class Evaluation:
             "arms": {name: [clamp.record() for clamp in clamps] for name, clamps in self.arms.items()},
             "pools": self.pools,
             "controls": self.controls,
+            "collapsed": self.collapsed,
             "model": self.model,
             "questions": self.questions,
             "patients": self.patients,
@@ -248,6 +253,23 @@ def evaluate(
         patients=prompts["patient"].nunique(),
         data=fingerprint(questions),
         seed=seed,
+        collapsed={name: said for name, found in answers.items() if (said := collapse(prompts, found, name))},
+    )
+
+
+def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
+    """A sentence on an arm that answers all wordings of closed questions alike, though both answers are true of some.
+
+    None if it does not, or if there are too few wordings to tell.
+    """
+    rows = judged(prompts)
+    said, truth = says_yes(answers.margin[rows]), truly_yes(prompts)[rows]
+    if len(said) < FEWEST or len(set(truth)) < 2 or len(set(said)) > 1:
+        return None
+    answer, wrong = ("yes", ~truth) if said[0] else ("no", truth)
+    return (
+        f"Collapsed: {arm} answers {answer} to all {len(said)} wordings of closed questions, though that is not true "
+        f"of {wrong.sum()}; that no answer flips means nothing."
     )
 
 

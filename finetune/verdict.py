@@ -10,10 +10,13 @@ from typing import Literal, NamedTuple
 
 from finetune.compare import Comparison
 from finetune.settings import TOLERANCE
-from interp.statistics import needed_units
+from interp.statistics import MIN_PATIENTS, needed_units
 
 LEVEL = 0.05
 """A difference is shown if its paired test has p below this and its 95% interval excludes zero."""
+
+MIN_FLIPS = 10
+"""Questions on which the base flips, of fewer of which a verdict warns."""
 
 Label = Literal["improved", "improved but less grounded", "not improved", "worse", "not judged"]
 ORDER: tuple[Label, ...] = ("improved", "improved but less grounded", "not improved", "worse")
@@ -109,7 +112,19 @@ def verdict(comparisons: Iterable[Comparison], base: str, arm: str, tolerance: f
     beyond = states["accuracy"] == "lost" and overall["accuracy"].difference.high < -tolerance
     label = label_of(states["consistency"], states["accuracy"], states["looking"], beyond)
     reasons = [_reason(judgement, tolerance) for judgement in found]
-    return Verdict(label, f"{label.capitalize()}: with {arm}, {'; '.join(reasons)}.", found)
+    sentence = f"{label.capitalize()}: with {arm}, {'; '.join(reasons)}."
+    return Verdict(label, " ".join([sentence, *_too_few(overall["question_flip_rate"])]), found)
+
+
+def _too_few(flips: Comparison) -> list[str]:
+    """What there is too little of for any verdict to rest on."""
+    said = []
+    if flips.patients < MIN_PATIENTS:
+        said.append(f"With {flips.patients} patients there are no intervals: bring at least {MIN_PATIENTS}.")
+    flipped = flips.before.value * flips.n
+    if flipped < MIN_FLIPS - 0.5:
+        said.append(f"The base flips on {flipped:.0f} of {flips.n} questions only: bring more, or little can be shown.")
+    return said
 
 
 def worst(states: list[State]) -> State:
@@ -124,7 +139,8 @@ def _reason(judgement: Judgement, tolerance: float) -> str:
     change = judgement.comparison
     percent = [100 * number for number in change.difference]
     numbers = f"{change.before.value:.1%} to {change.after.value:.1%}"
-    numbers += f", {percent[0]:+.1f} [{percent[1]:+.1f}, {percent[2]:+.1f}]"
+    interval = f"[{percent[1]:+.1f}, {percent[2]:+.1f}]" if change.patients >= MIN_PATIENTS else "no interval"
+    numbers += f", {percent[0]:+.1f} {interval}"
     p = "p < .001" if change.p < 0.001 else f"p = {change.p:.2g}"
     rose = change.difference.value > 0
     said = {

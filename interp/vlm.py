@@ -300,12 +300,21 @@ def measure(
         former = launched
     if former is not None:
         keep(*former)
-    if not torch.isfinite(margin).all():
-        bad = int(asked[~torch.isfinite(margin)][0])
+    bad = asked[~torch.isfinite(margin)].tolist()
+    if bad:
         raise InputError(
-            f"The margin of prompt {bad} is not finite. Try --dtype float32, or check the model's weights."
+            f"The margins of {len(bad)} of {n} prompts are not finite, the first {_place(prompts, bad[0])}. Try "
+            "--dtype float32, or check the model's weights."
         )
     return Measurement(margin, top_token, residuals)
+
+
+def _place(prompts: pd.DataFrame, row: int) -> str:
+    """Where to find a prompt, by numbers alone, counted from 1."""
+    if not {"question", "variant"} <= set(prompts):
+        return f"prompt {row + 1}"
+    question, variant = (int(prompts[name].iloc[row]) for name in ("question", "variant"))
+    return f"wording {variant + 1} of question {question + 1} of those asked, in their file's order"
 
 
 @torch.no_grad()
