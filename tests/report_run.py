@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from figure_data import study_of
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from finetune.ablate.result import Ablation
 from finetune.adapter import AdapterRecord
@@ -249,7 +250,10 @@ def write_grounding(folder: Path, draw: Draw) -> None:
         asked=[],
     )
     write_text(folder / "grounding.json", study.to_json())
-    Image.fromarray(draw.rng.integers(0, 255, (20, 30), dtype=np.uint8)).save(folder / "examples.png")
+    about = PngInfo()
+    about.add_text("Software", "Matplotlib version 3, https://matplotlib.org/")
+    pixels = draw.rng.integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "examples.png", pnginfo=about)
 
 
 def ablation(draw: Draw) -> Ablation:

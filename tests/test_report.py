@@ -5,12 +5,15 @@ import hashlib
 import json
 import re
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from browser import CHROMIUM, DRIVER, Browser, chromium
 from pages import Page, numbers
+from PIL import Image
 from report_run import FINGERPRINTS, Draw, edit, write_adapter, write_run, write_search
 
 from finetune.ablate.outcomes import METRICS
@@ -21,6 +24,7 @@ from finetune.grounding.scores import SCORES
 from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS
 from interp.cli import app
+from interp.contents import contents_of
 from interp.errors import InputError
 from interp.feature_record import SCHEMA_VERSION as STUDY_VERSION
 from interp.report import provenance, words
@@ -383,12 +387,16 @@ def test_examples_are_shown_only_on_demand_and_with_a_banner(run, html, tmp_path
     write_run(shown)
     for part in ("layers.json", "adapter/evaluation.json", "adapter/history.csv", "ablation/ablation.json"):
         (shown / part).unlink()
-    page = Page(render(collect(shown, include_examples=True)))
+    out = tmp_path / "report.html"
+    write_report(shown, out, include_examples=True)
+    page = Page(out.read_text())
     (source,) = page.attributes("src")
-    assert (
-        base64.b64decode(source.removeprefix("data:image/png;base64,"))
-        == (shown / "grounding/examples.png").read_bytes()
-    )
+    embedded = Image.open(BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,"))))
+    with Image.open(shown / "grounding/examples.png") as drawn:
+        assert drawn.info["Software"].startswith("Matplotlib")
+        assert np.array_equal(np.asarray(embedded), np.asarray(drawn.convert("RGB")))
+    assert not embedded.info
+    assert contents_of(out).images == 1
     assert "This page shows medical images" in page.texts[""]
     (policy,) = [e.attributes["content"] for e in page.elements if e.attributes.get("http-equiv")]
     assert "img-src data:;" in policy
@@ -447,7 +455,7 @@ def test_damaged_json_is_named_with_its_field(tmp_path, name, damage, said):
         ("adapter/history.csv", b"step,epoch,lr,grad_norm,loss,ce,kl\n1,1,x,1,1,1,1\n", r"history\.csv: .*could not"),
         ("delta_margin.csv", b"", r"delta_margin\.csv: "),
         ("features.parquet", b"PAR1", r"features\.parquet: no table"),
-        ("grounding/examples.png", b"<svg>", r"examples\.png: not a PNG file"),
+        ("grounding/examples.png", b"<svg>", r"examples\.png: no whole PNG file"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, written, said):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,6 @@ HISTORY = dict.fromkeys(COLUMNS, "float64")
 """Column of history.csv -> what it holds."""
 SCREENED = ["layer", "feature", "flip_p"]
 """Columns of features.parquet that are read."""
-PNG = b"\x89PNG\r\n\x1a\n"
 FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
 
 
@@ -71,7 +71,7 @@ class Grounded:
     study: Grounding
     """grounding.json."""
     examples: bytes | None
-    """examples.png, maps over images; None without one, or where examples are not wanted."""
+    """The pixels of examples.png, maps over images, as PNG; None without one, or where examples are not wanted."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,25 @@ def _frame(path: Path, columns: dict[str, str]) -> pd.DataFrame | None:
 def _grounded(name: str, folder: Path, include_examples: bool) -> Iterator[Grounded]:
     path, picture = folder / "grounding.json", folder / "examples.png"
     if path.is_file():
-        shown = picture.read_bytes() if include_examples and picture.is_file() else None
-        if shown is not None and not shown.startswith(PNG):
-            raise InputError(f"{picture}: not a PNG file. Remove it, or run `finetune grounding` again.")
+        shown = _picture(picture) if include_examples and picture.is_file() else None
         yield Grounded(name, read_record(path, Grounding), shown)
+
+
+def _picture(path: Path) -> bytes:
+    """The pixels of an image as PNG.
+
+    Without what else the file says: as that of a figure it would let `interp scrub` take radiographs for one.
+    """
+    from PIL import Image
+
+    pixels = BytesIO()
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.convert("RGB").save(pixels, "PNG")
+    # What damaged files raise is of several kinds.
+    except Exception as error:
+        raise InputError(f"{path}: no whole PNG file ({_first_line(error)}). Remove it.") from None
+    return pixels.getvalue()
 
 
 def _first_line(error: Exception) -> str:
