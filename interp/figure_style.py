@@ -31,7 +31,7 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#56b4e9", "marker": "X"},
     {"color": "#e69f00", "marker": "*"},
 )
-"""Colour and marker of the first arms, the base being the first."""
+"""Colour and marker of the arms, the base being the first; a ninth looks like the first."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -201,10 +201,10 @@ def intervals(ax: "Axes", places: Any, frame: pd.DataFrame, across: bool = False
         ax.errorbar(places, value, yerr=reach, **style)
 
 
-def name_rows(ax: "Axes", names: Sequence[str], letters: int) -> Any:
+def name_rows(ax: "Axes", names: Sequence[str], letters: int) -> list[float]:
     """Name the rows of a chart along y, from the top, in lines of at most `letters`.
 
-    Returns the places of the rows [rows], further apart where a name has more lines.
+    Returns the places of the rows, further apart where a name has more lines.
     """
     lines = [textwrap.wrap(name, letters) or [""] for name in names]
     heights = np.array([len(each) for each in lines], float)
@@ -212,12 +212,12 @@ def name_rows(ax: "Axes", names: Sequence[str], letters: int) -> Any:
     ax.set_yticks(places, ["\n".join(each) for each in lines], linespacing=1)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(heights.sum() + 0.2, -0.2)
-    return places
+    return places.tolist()
 
 
-def dodged(count: int) -> Any:
+def dodged(count: int) -> list[float]:
     """Where `count` series of one row stand, around its place [count]."""
-    return 0.7 * ((np.arange(count) + 0.5) / count - 0.5)
+    return [0.7 * ((i + 0.5) / count - 0.5) for i in range(count)]
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:

@@ -123,7 +123,7 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
     groups = [
         GroupRecovery(grouping, f"{grouping}_of_a_long_name_{i}", 40 - i, 9, 3.5, around(rng, rng.random()))
         for grouping in ("finding", "phenomenon", "registers")
-        for i in range(8)
+        for i in range(6)
     ]
     groups[-1] = groups[-1]._replace(recovery=Estimate(0.4, math.nan, math.nan))
     tested = FeatureTest(
@@ -181,7 +181,7 @@ def study_folder(folder: Path) -> Path:
     return folder
 
 
-def evaluation_of(arms: int = 6) -> Evaluation:
+def evaluation_of(arms: int = 4) -> Evaluation:
     """An evaluation of some arms, two of them pooled over their seeds."""
     rng = np.random.default_rng(3)
     names = ["base", *(f"adapter-of-layers-{i}-and-a-long-name" for i in range(arms)), "seed-0", "seed-1"]
@@ -233,7 +233,7 @@ def adapter_folder(folder: Path) -> Path:
 def ablation_folder(folder: Path) -> Path:
     """Of ablation.json, what is drawn; the tests of the ablation hold this against a real one."""
     rng = np.random.default_rng(5)
-    kinds = [("chosen", "chosen 15-19"), *(("window", f"window {i}-{i + 4}") for i in range(12))]
+    kinds = [("chosen", "chosen 15-19"), *(("window", f"window {i}-{i + 4}") for i in range(8))]
     kinds += [("third", "early third 0-10"), ("random", "random 2, 4, 9, 13, 30"), ("all", "all layers")]
     kinds += [("all-matched", "all layers, as many parameters"), ("no-consistency", "chosen, answers alone")]
     metrics = [{name: share(rng).model_dump() for name in (*METRICS, "combined")} for _ in range(len(kinds) + 1)]
@@ -266,6 +266,7 @@ def grounding_folder(folder: Path) -> Path:
             for arm in arms
             for m in maps
             for s, a in scores
+            if (s, m) != ("pointing", "rollout") and (s, arm) != ("deletion_probability", "adapter")
         ],
         "curves": [
             {"arm": arm, "map": m, "kind": kind, "share": k / 8, "margin": rng.normal(), "probability": rng.random()}

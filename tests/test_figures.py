@@ -94,6 +94,20 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).min())
 
 
+def check_series(figure: Figure) -> None:
+    """Axes are named, and what the legend tells apart differs in marker or line."""
+    assert any(ax.get_xlabel() for ax in figure.axes)
+    assert any(ax.get_ylabel() or ax.yaxis.get_ticklabels() for ax in figure.axes)
+    handles = {
+        label: handle[0] if isinstance(handle, ErrorbarContainer) else handle
+        for ax in figure.axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        if isinstance(handle, Line2D | ErrorbarContainer)
+    }
+    looks = [(line.get_marker(), line.get_linestyle()) for line in handles.values()]
+    assert len(set(looks)) == len(looks), list(handles)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FOLDERS)
 def test_all_text_is_on_the_canvas_apart_and_legible(folders, name, size):
@@ -115,6 +129,7 @@ def test_all_text_is_on_the_canvas_apart_and_legible(folders, name, size):
         for i, box in enumerate(boxes):
             for j in range(i):
                 assert overlap(box, boxes[j]) <= point, named((texts[i].get_text(), texts[j].get_text()))
+        check_series(figure)
 
 
 def test_print_is_of_300_dots_an_inch(tmp_path):
@@ -124,37 +139,18 @@ def test_print_is_of_300_dots_an_inch(tmp_path):
         assert Image.open(png).size[0] >= (1 if name == "screen" else 300) * size.width - 1
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_axes_are_named_and_series_differ_without_colour(folders, name):
-    for drawing in drawings(folders[name]):
-        figure = drawing.draw(SIZES["screen"])
-        assert any(ax.get_xlabel() for ax in figure.axes)
-        assert any(ax.get_ylabel() or ax.yaxis.get_ticklabels() for ax in figure.axes)
-        handles = {
-            label: handle
-            for ax in figure.axes
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-            if isinstance(handle, Line2D | ErrorbarContainer)
-        }
-        lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles.values()]
-        looks = [(line.get_marker(), line.get_linestyle()) for line in lines]
-        assert len(set(looks)) == len(looks), drawing.name
-
-
 def test_drawn_again_it_has_the_same_bytes(folders, run, tmp_path):
-    for name in ("search", "study"):
-        before = {path.name: path.read_bytes() for path in folders[name].iterdir()}
-        # Whatever else was drawn or set up in the process makes no difference.
-        with mpl.rc_context({"font.size": 30, "font.family": "monospace", "svg.fonttype": "none", "lines.marker": "x"}):
-            code, out, err = run("figures", folders[name], "--out", tmp_path / name)
-        assert (code, err) == (0, "")
-        again = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        drawn = {n for n in before if n.endswith(".svg")}
-        assert len(again) == 3 * len(drawn) == len(out.splitlines())
-        assert set(again) <= set(before)
-        for file, content in again.items():
-            assert content == before[file], file
-        assert {path.name: path.read_bytes() for path in folders[name].iterdir()} == before
+    before = {path.name: path.read_bytes() for path in folders["search"].iterdir()}
+    # Whatever else was drawn or set up in the process makes no difference.
+    with mpl.rc_context({"font.size": 30, "font.family": "monospace", "svg.fonttype": "none", "lines.marker": "x"}):
+        code, out, err = run("figures", folders["search"], "--out", tmp_path / "again")
+    assert (code, err) == (0, "")
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert set(again) == set(before) - {"layers.json"}
+    assert len(again) == 3 * 3 == len(out.splitlines())
+    for file, content in again.items():
+        assert content == before[file], file
+    assert {path.name: path.read_bytes() for path in folders["search"].iterdir()} == before
 
 
 def test_an_svg_has_outlines_no_date_and_nothing_random():
@@ -311,8 +307,8 @@ def test_training_curves_are_running_means():
     parts, norm, rate = training_curves(history).axes
     lines = {line.get_label(): line for line in parts.lines}
     assert lines["cross-entropy"].get_ydata()[50] == pytest.approx(history["ce"][48:51].mean())
-    positive = history["kl"][48:51]
-    assert lines["divergence"].get_ydata()[50] == pytest.approx(positive[positive > 0].mean())
+    assert (history["kl"][48:51] == 0).any(), "steps without a pair count as well"
+    assert lines["divergence"].get_ydata()[50] == pytest.approx(history["kl"][48:51].mean())
     assert "grounding" not in lines
     assert norm.lines[0].get_ydata().tolist() == history["grad_norm"].tolist()
     assert rate.lines[0].get_ydata().tolist() == history["lr"].tolist()
@@ -367,6 +363,7 @@ def test_the_folder_beside_a_run(run, tmp_path):
         (lambda folder: (folder / "history.csv").write_text("step,lr\n1,2\n"), "no column epoch, grad_norm, loss"),
         (lambda folder: (folder / "history.csv").write_bytes(b"\xff\xfe\x00"), "history.csv: not a CSV table"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "nothing to draw"),
+        (lambda folder: folder.rename(folder.with_name("moved")), "no such folder"),
     ],
 )
 def test_what_can_not_be_drawn_is_named(run, tmp_path, change, said):
@@ -376,7 +373,7 @@ def test_what_can_not_be_drawn_is_named(run, tmp_path, change, said):
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "nothing is left"
+    assert len(list(tmp_path.iterdir())) == 1, "nothing is left"
 
 
 def test_the_schemas_are_those_that_are_written():

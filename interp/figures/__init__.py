@@ -4,9 +4,8 @@
 look and are written.
 """
 
-from interp.figure_style import ACCENT, INK, MUTED, STYLE
 from interp.figures.margin import delta_against_margin
 from interp.figures.profile import layer_profile
 from interp.figures.register import activation_by_register
 
-__all__ = ["ACCENT", "INK", "MUTED", "STYLE", "activation_by_register", "delta_against_margin", "layer_profile"]
+__all__ = ["activation_by_register", "delta_against_margin", "layer_profile"]

@@ -75,8 +75,7 @@ def ablation(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figu
         rows = len(arms) + (arms["arm"].str.len() > letters).sum()
         figure, axes = panel_grid(size, len(METRICS), 0.5 + rows * size.row, sharey=True)
         for ax, (name, metric) in zip(axes, METRICS.items(), strict=True):
-            places = name_rows(ax, list(arms["arm"]), letters)
-            at = dict(zip(arms["arm"], places, strict=True))
+            at = dict(zip(arms["arm"], name_rows(ax, list(arms["arm"]), letters), strict=True))
             _draw_metric(ax, frame[frame["metric"] == name], at, metric.scale)
             ax.set_xlabel(lines_of(metric.label, size))
         set_title(figure, title, size)
@@ -92,4 +91,12 @@ def _draw_metric(ax: "Axes", frame: pd.DataFrame, at: Mapping[str, float], scale
         ax.axvline(base["value"], color=MUTED, lw=0.9)
     for kind, arms in scaled[scaled["kind"] != "base"].groupby("kind", sort=False):
         style = {"color": ACCENT, "ms": 7} if kind == "chosen" else {"color": INK}
-        intervals(ax, arms["arm"].map(at), arms, across=True, ls="none", marker=MARKERS.get(str(kind), "s"), **style)
+        intervals(
+            ax,
+            [at[name] for name in arms["arm"]],
+            arms,
+            across=True,
+            ls="none",
+            marker=MARKERS.get(str(kind), "s"),
+            **style,
+        )

@@ -108,12 +108,12 @@ def changes_against_base(
     measures = [name for name in CHANGES if name in set(frame["measure"])]
     height = 0.5 + len(measures) * max(1.6, 0.9 * len(arms)) * size.row
     with panel(ax, size, height, title) as axes:
-        places = name_rows(axes, [CHANGES[name] for name in measures], 24)
-        at = dict(zip(measures, places, strict=True))
+        at = dict(zip(measures, name_rows(axes, [CHANGES[name] for name in measures], 24), strict=True))
         for arm, shift, style in zip(arms, dodged(len(arms)), SERIES[1:] * len(arms), strict=False):
             mine = frame[frame["arm"] == arm]
+            places = [at[name] + shift for name in mine["measure"]]
             points = mine.assign(**{end: 100 * mine[end] for end in ("value", "low", "high")})
-            intervals(axes, points["measure"].map(at) + shift, points, across=True, ls="none", label=arm, **style)
+            intervals(axes, places, points, across=True, ls="none", label=arm, **style)
         axes.axvline(0, color=INK, lw=0.6)
         axes.set_xlabel("change against the base [points]")
     return axes.figure

@@ -95,7 +95,7 @@ def recovery_by_group(
     names = [f"{g.group.replace('_', ' ')} ({g.pairs})" for g in shown.itertuples()]
     height = 0.6 + len(names) * 1.5 * size.row
     with panel(ax, size, height, _titled(named, "recovery by group")) as axes:
-        places = name_rows(axes, names, 30)
+        places = np.array(name_rows(axes, names, 30))
         axes.axvline(0, color=INK, lw=0.6)
         if whole is not None:
             axes.axvline(whole, color=MUTED, ls="--", lw=1, label="all flips")

@@ -73,11 +73,11 @@ def map_nets(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figu
         figure, axes = panel_grid(size, len(NETS), height, sharey=True)
         for ax, ((score, against), (called, unit)) in zip(axes, NETS.items(), strict=True):
             here = frame[(frame["score"] == score) & (frame["against"] == against)]
-            places = name_rows(ax, maps, 12)
-            at = dict(zip(maps, places, strict=True))
+            at = dict(zip(maps, name_rows(ax, maps, 12), strict=True))
             for arm, shift, style in zip(arms, dodged(len(arms)), SERIES, strict=False):
                 mine = here[here["arm"] == arm]
-                intervals(ax, mine["map"].map(at) + shift, mine, across=True, ls="none", label=arm, **style)
+                places = [at[name] + shift for name in mine["map"]]
+                intervals(ax, places, mine, across=True, ls="none", label=arm, **style)
             ax.axvline(0, color=INK, lw=0.6)
             ax.set_title(lines_of(called, size))
             ax.set_xlabel(lines_of(f"net of {against} [{unit}]", size))

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from interp.features import Flips
 from interp.figure_style import ACCENT, DENSE, INK, MUTED, SCREEN, Size, panel, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from interp.features import Flips
 
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -20,7 +21,7 @@ STYLES: dict[str, dict[str, Any]] = {
 """What a pair does -> how it is drawn."""
 
 
-def delta_frame(layer: int, feature: int, delta: Any, flips: Flips) -> pd.DataFrame:
+def delta_frame(layer: int, feature: int, delta: Any, flips: "Flips") -> pd.DataFrame:
     """One row a pair: layer, feature, delta [activation units], shift m(p) - m(q) [logits], flipped.
 
     `delta` [pairs] is the feature's f(p) - f(q). Six significant digits, sorted, so that nothing says which pair a row

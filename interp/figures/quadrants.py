@@ -58,12 +58,12 @@ def quadrants(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Fig
         height = 0.8 + len(names) * max(1.6, 0.9 * len(arms)) * size.row
         figure, axes = new_figure(size, height, columns=len(RELIANCE), sharex=True, sharey=True)
         for ax, (reliance, called) in zip(axes, RELIANCE.items(), strict=True):
-            places = name_rows(ax, names, 20)
-            at = dict(zip(names, places, strict=True))
+            at = dict(zip(names, name_rows(ax, names, 20), strict=True))
             for arm, shift, style in zip(arms, dodged(len(arms)), SERIES * len(arms), strict=False):
                 mine = frame[(frame["arm"] == arm) & (frame["reliance"] == reliance)]
+                places = [at[name] + shift for name in mine["quadrant"]]
                 shares = mine.assign(**{end: 100 * mine[end] for end in ("value", "low", "high")})
-                intervals(ax, shares["quadrant"].map(at) + shift, shares, across=True, ls="none", label=arm, **style)
+                intervals(ax, places, shares, across=True, ls="none", label=arm, **style)
             ax.set_xlim(-3, 103)
             ax.set_xticks([0, 25, 50, 75, 100])
             ax.set_title(lines_of(called, size))

@@ -41,6 +41,8 @@ def drawings(folder: Path) -> list[Drawing]:
 
     Raises InputError if there is none, and for a file that is damaged or of a newer schema.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Give the one that a command wrote its results into.")
     found = [drawing for name, draw in SOURCES.items() if (folder / name).is_file() for drawing in draw(folder / name)]
     if not found:
         raise InputError(

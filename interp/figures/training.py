@@ -33,9 +33,9 @@ def training_curves(frame: pd.DataFrame, size: Size = SCREEN) -> "Figure":
         parts, norm, rate = axes
         shown = [name for name in LOSSES if name in frame and (frame[name] != 0).any()]
         for name, series, line in zip(shown, SERIES, LINES, strict=False):
-            mean = frame[name].where(frame[name] > 0).rolling(window, min_periods=1).mean()
+            mean = frame[name].rolling(window, min_periods=1).mean()
             every = max(1, len(frame) // 10)
-            parts.plot(step, mean, ls=line, markevery=every, label=LOSSES[name], **series)
+            parts.plot(step, mean.where(mean > 0), ls=line, markevery=every, label=LOSSES[name], **series)
         parts.set_yscale("log")
         parts.yaxis.set_major_formatter("{x:g}")
         parts.yaxis.set_minor_formatter("")
