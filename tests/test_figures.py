@@ -19,6 +19,7 @@ import finetune.ablate.result
 import finetune.evaluate
 import interp.feature_record
 from interp import cli
+from interp.contents import contents_of
 from interp.errors import InputError
 from interp.figure_style import (
     DENSE,
@@ -213,13 +214,15 @@ def test_the_scatter_says_how_delta_and_shift_go_together():
     assert "r undefined" in silent.get_suptitle()
 
 
-def test_many_points_are_an_image_inside_of_the_svg():
+def test_many_points_are_an_image_inside_of_the_svg(tmp_path):
     few, many, more = (
         svg_of(delta_against_margin(delta_frame(4, 110, *flips_of(n)))) for n in (DENSE, DENSE + 1, 9999)
     )
     assert "<image" not in few
     assert "<image" in many
     assert len(more) < len(few)
+    (tmp_path / "many.svg").write_text(many)
+    assert contents_of(tmp_path / "many.svg").images == 0, "it is no radiograph"
 
 
 def test_register_histograms_are_shares():

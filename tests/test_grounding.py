@@ -22,6 +22,7 @@ from finetune.grounding.scores import SCORES
 from finetune.grounding.study import GroundingSettings, study
 from finetune.grounding.summary import differences, summaries
 from finetune.lora import add_lora
+from interp.contents import contents_of
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.images import open_image
@@ -357,6 +358,7 @@ def test_examples_are_drawn_only_when_asked(two_arms, tmp_path):
     both, _, _ = two_arms
     save_grounding(both, tmp_path / "out", examples=2)
     assert Image.open(tmp_path / "out" / "examples.png").size[0] > 600
+    assert contents_of(tmp_path / "out" / "examples.png").images == 1, "not taken for a mere figure"
 
 
 def test_a_features_map(shipped):

@@ -36,7 +36,8 @@ def save_grounding(
         found.scores.to_csv(folder / "grounding.csv", index=False, float_format="%.6g")
         save_figures(grounding_drawings(json.loads(text)), folder)
         if examples:
-            example_sheet(found, examples).savefig(folder / "examples.png", format="png")
+            # Not called matplotlib's, as `interp scrub` takes such for figures without a radiograph.
+            example_sheet(found, examples).savefig(folder / "examples.png", format="png", metadata={"Software": None})
         write_manifest(folder, {path.name: path for path in folder.iterdir()}, made_of)
 
 
