@@ -263,6 +263,17 @@ def test_no_gate_is_said_first_and_among_the_limits(tmp_path):
     assert "No gate was found" in page.texts["limits"]
 
 
+def test_an_arm_that_says_one_thing_only_is_told_beside_its_verdict(tmp_path):
+    write_adapter(tmp_path / "adapter", Draw())
+    edit(
+        tmp_path / "adapter/evaluation.json", lambda c: c.update(collapsed={"adapter": "Collapsed: adapter says yes."})
+    )
+    (tmp_path / "adapter/history.csv").unlink()
+    page = Page(render(collect(tmp_path)))
+    assert "Collapsed: adapter says yes." in page.texts["verdict"]
+    assert "Collapsed: adapter says yes." in page.texts["limits"]
+
+
 def test_what_a_run_does_not_hold_is_not_there(tmp_path, html):
     write_adapter(tmp_path / "first", Draw())
     (tmp_path / "first/history.csv").unlink()

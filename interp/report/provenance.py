@@ -113,6 +113,7 @@ def caveats(found: Collected) -> list[str]:
                 said.append(f"With {arm}{where}, too few questions to tell whether it changed: {', '.join(unclear)}.")
             if verdict.label == "not judged":
                 said.append(verdict.sentence)
+        said += evaluation.collapsed.values()
         if not evaluation.pools:
             said.append(
                 f"One seed of training{where}: intervals are over patients, and another seed may say otherwise."

@@ -96,6 +96,7 @@ class Evaluation(_Part):
     arms: dict[str, list[dict[str, Any]]] = Field(description="arm -> features clamped in it; the first is the base")
     pools: dict[str, list[str]] = Field(description="pool -> arms that differ in their seed only")
     controls: dict[str, list[ClampControl]] = Field(description="arm with clamps -> their controls")
+    collapsed: dict[str, str] = Field(default_factory=dict, description="arm that says one thing only -> a sentence")
     model: str = Field(description="the base model")
     questions: int = Field(description="number of questions")
     patients: int = Field(description="number of patients")

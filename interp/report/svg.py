@@ -1,6 +1,7 @@
 """matplotlib figures as inline SVG that takes the colours of the page, in the light and in the dark."""
 
 import re
+import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -56,11 +57,13 @@ def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) ->
     """
     import matplotlib as mpl
 
-    for artist in figure.findobj():
+    for points in (collection for axes in figure.axes for collection in axes.collections):
         # An image inside of the SVG would not follow the theme.
-        artist.set_rasterized(False)
+        points.set_rasterized(False)
     file = BytesIO()
-    with mpl.rc_context(DRAWN):
+    with mpl.rc_context(DRAWN), warnings.catch_warnings():
+        # Letters that a font lacks are the browser's to find; a name that leaves no room is seen to.
+        warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
     _, _, width, _ = root.attrib["viewBox"].split()
