@@ -68,11 +68,11 @@ def train_and_evaluate(
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
     `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
-    `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` only the main process evaluates and
-    writes; the others return None. Raises InputError for bad input, before anything is trained where it can be known,
-    and if another process makes `out`. Until it is whole `out` does not exist: after an interruption a folder beside it
-    (`finetune.checkpoint.working_folder`) holds a checkpoint, and `resume` goes on from there to what would have come
-    out without a break; it returns None if nothing is left to do.
+    `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` all processes train and evaluate
+    together; the main one writes, the others return None. Raises InputError for bad input, before anything is trained
+    where it can be known, and if another process makes `out`. Until it is whole `out` does not exist: after an
+    interruption a folder beside it (`finetune.checkpoint.working_folder`) holds a checkpoint, and `resume` goes on from
+    there to what would have come out without a break; it returns None if nothing is left to do.
     """
     if not resume:
         refuse_used(out)
@@ -108,10 +108,11 @@ def train_and_evaluate(
 
         history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
         seconds = time.monotonic() - started
+        hashes = text_hashes(wordings(steps))
+        vlm.team = team_on(accelerator.device)
+        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
         if not accelerator.is_main_process:
             return None
-        hashes = text_hashes(wordings(steps))
-        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
         with whole_folder(out, work) as folder:
             record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
             write_adapter(folder, adapted, record, history)

@@ -16,7 +16,7 @@ from torch.nn.attention import sdpa_kernel
 from interp.decoder import STEP_KERNELS, prompt_cache, run_layers, run_packed
 from interp.errors import InputError
 from interp.packing import Batch
-from interp.vlm import Vlm, loaded_batches, rows_of, watched
+from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
 
 
 @torch.no_grad()
@@ -35,12 +35,15 @@ def generate(
     rows = rows_of(vlm, prompts)
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
-    for batch, images in loaded_batches(vlm, rows, prompts, int(batch_tokens / growth), description):
+    room = int(batch_tokens / growth)
+    own = deal_rows(rows, room, vlm.team)[vlm.team.rank]
+    for batch, images in loaded_batches(vlm, own, prompts, room, description):
         tokens = _decode(vlm, batch, images, max_new_tokens)
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for prompt, text in zip(batch.prompts, texts, strict=True):
             answers[prompt] = text.strip()
-    return answers
+    # An answer is empty at all processes but the one that has run the prompt.
+    return ["".join(parts) for parts in zip(*vlm.team.values(answers), strict=True)]
 
 
 def end_tokens(model: Any) -> list[int]:

@@ -25,7 +25,7 @@ from interp.later import fetched, sent
 from interp.memory import memory_left
 from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
-from interp.processes import Team, refuse_several, team_on
+from interp.processes import ALONE, Team, refuse_several, team_on
 from interp.progress import track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.split import map_over_gpus
@@ -60,6 +60,8 @@ class Vlm:
     """Folder that image tokens are kept in between runs (`interp.image_cache`), None for no such."""
     changes: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
     """Layer -> what becomes of its output [B, S, d_model] when it is measured (interp.clamps), never in training."""
+    team: Team = ALONE
+    """The processes that share what is measured and said; all of them must ask for the same."""
 
     @property
     def layers(self) -> Any:
@@ -271,10 +273,15 @@ def measure(
     """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
 
     `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. With `rows` of the table's
-    prompts packed (`rows_of`), only theirs are measured, in the order of the table. Raises InputError if a margin is
-    not finite.
+    prompts packed (`rows_of`), only theirs are measured, in the order of the table; without, those of `vlm.team` share
+    them, and all have the whole. Raises InputError if a margin is not finite.
     """
-    rows = rows_of(vlm, prompts) if rows is None else rows
+    if rows is None:
+        rows = rows_of(vlm, prompts)
+        if vlm.team.size > 1:
+            own = deal_rows(rows, batch_tokens, vlm.team)[vlm.team.rank]
+            part = measure(vlm, prompts, layers, batch_tokens, description, rows=own)
+            return _whole(part, own, len(prompts), vlm.team, into)
     asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
     n = len(asked)
     margin = torch.empty(n)
@@ -315,6 +322,18 @@ def _place(prompts: pd.DataFrame, row: int) -> str:
         return f"prompt {row + 1}"
     question, variant = (int(prompts[name].iloc[row]) for name in ("question", "variant"))
     return f"wording {variant + 1} of question {question + 1} of those asked, in their file's order"
+
+
+def _whole(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
+    """What each process has measured on its `rows` of n prompts, put together for all; residuals in `into` if given."""
+    place = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+    found = []
+    for own in part:
+        spread = own.new_zeros(n, *own.shape[1:])
+        spread[place] = own
+        found.append(team.total(spread))
+    whole = Measurement(*found)
+    return whole if into is None else whole._replace(residuals=into.copy_(whole.residuals))
 
 
 @torch.no_grad()

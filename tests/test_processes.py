@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from finetune_world import make_world
+from safetensors.torch import load_file, save_file
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
@@ -21,8 +22,9 @@ from finetune.ablate.run import ablate_saved
 from finetune.settings import TrainSettings
 from interp.demo import WORLD
 from interp.find import find_features
+from interp.generate import generate
 from interp.processes import ALONE, Team
-from interp.questions import load_questions
+from interp.questions import load_questions, prompt_table
 from interp.split import split_map
 from interp.vlm import load_vlm, measure
 
@@ -37,7 +39,7 @@ sys.path.insert(0, {tests!r})
 import finetune.ablate.run as run
 from interp import find
 from interp.processes import first_to, team_on
-from test_processes import ablate, found_in, search
+from test_processes import ablate, found_in, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 rank = int(os.environ["RANK"])
@@ -65,6 +67,8 @@ if what == "whole":
     told |= {{"images": len(vlm.features), "saes": sorted(set(loaded))}}
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     found_in(found, folder / f"found-{{rank}}")
+    vlm.team = team
+    said_by(vlm, folder / f"said-{{rank}}.safetensors")
 ablate(folder, folder / what)
 """
 
@@ -82,6 +86,14 @@ def found_in(found, folder: Path) -> None:
     (folder / "layers.json").write_text(found.artifact.model_dump_json())
     found.features.to_parquet(folder / "features.parquet")
     (folder / "top").write_bytes(found.top_activations.tobytes())
+
+
+def said_by(vlm, path: Path) -> None:
+    """Write what a model measures and says on some prompts."""
+    prompts = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:40])
+    found = measure(vlm, prompts, [2, 5], batch_tokens=2000)
+    words = "|".join(generate(vlm, prompts[:60], 3, batch_tokens=2000))
+    save_file(found._asdict() | {"words": torch.tensor(list(words.encode()))}, path)
 
 
 def launch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
@@ -163,6 +175,16 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     # Neither has done all of it.
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.features) for t in told)
+
+
+def test_two_processes_measure_and_say_together_what_one_does(told, folder):
+    vlm = load_vlm(WORLD / "planted", "cpu", "float32")
+    said_by(vlm, folder / "said.safetensors")
+    expected = load_file(folder / "said.safetensors")
+    assert len(expected["margin"]) > 100
+    for rank in range(2):
+        found = load_file(folder / f"said-{rank}.safetensors")
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_two_processes_share_the_arms_of_an_ablation(told, folder, alone):
