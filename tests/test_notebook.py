@@ -47,7 +47,7 @@ def vlm():
 
 @pytest.fixture(scope="module")
 def questions():
-    return interp.load_questions(split="train")[:120]
+    return interp.load_questions(split="train")[:200]
 
 
 @pytest.fixture(scope="module")

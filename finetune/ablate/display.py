@@ -35,8 +35,9 @@ def arms_table(found: Ablation) -> Table:
     """Every metric of every arm, the interval below the value; the base first."""
     data, chosen = found.data, found.arms[0]
     seeds = len(found.settings["seeds"])
+    of = f"{found.model.id}: {data.questions} questions of {data.patients} patients"
     table = Table(
-        title=escape(f"{found.model.id}: {data.questions} questions of {data.patients} patients, {seeds} seeds an arm"),
+        title=escape(f"{of}, {seeds} seeds an arm" if seeds > 1 else f"{of}, one seed an arm"),
         caption=f"95% intervals over patients{' and seeds' if seeds > 1 else ''}; parameters: against the chosen "
         f"range's {chosen.parameters:,}\n{COMBINED} = {found.combined}",
         title_justify="left",
@@ -44,7 +45,7 @@ def arms_table(found: Ablation) -> Table:
     )
     table.add_column("arm", overflow="fold")
     for heading in ("rank", "parameters", *map(heading_of, METRICS)):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     table.add_row("base", "", "", *(_stacked(found.base[metric], metric) for metric in METRICS))
     for arm in found.arms:
         cells = [_stacked(arm.metrics[metric], metric) for metric in METRICS]
@@ -64,7 +65,7 @@ def windows_table(found: Ablation) -> Table:
     for heading in ("metric", "best", "optimistic", "regret", "rank"):
         table.add_column(heading, justify="left" if heading in ("metric", "best") else "right", overflow="fold")
     for cost in found.regret:
-        cells = [heading_of(cost.metric), escape(cost.best.removeprefix("window "))]
+        cells = [escape(heading_of(cost.metric)), escape(cost.best.removeprefix("window "))]
         cells += [number(cost.optimistic, cost.metric, "+"), interval(cost.regret, cost.metric, "+"), rank_of(cost)]
         table.add_row(*cells)
     return table
@@ -82,7 +83,7 @@ def rules_table(found: Ablation) -> Table:
     table.add_column("score", overflow="fold")
     table.add_column("window", overflow="fold")
     for metric in JUDGED:
-        table.add_column(f"regret, {heading_of(metric)}", justify="right")
+        table.add_column(escape(f"regret, {heading_of(metric)}"), justify="right")
         table.add_column("rho", justify="right")
     told = {(w.score, w.metric): w for w in found.worth}
     named = {rule.score: rule for rule in found.rules}

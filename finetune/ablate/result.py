@@ -156,12 +156,12 @@ class Ablation(_Part):
         return shown(ablation(ablation_frame(self.model_dump())))
 
     def __repr__(self) -> str:
-        return f"<Ablation of {self.model.id}: {' '.join(self.conclusion)}>"
+        return f"<Ablation of {self.model.id}: layers {self.chosen} beside {len(self.arms) - 1} other arms>"
 
     def _repr_html_(self) -> str:
-        from finetune.ablate.display import arms_table, windows_table
+        from finetune.ablate.display import arms_table, rules_table, windows_table
 
-        tables = [arms_table(self), windows_table(self)] if self.regret else [arms_table(self)]
+        tables = [arms_table(self), *([windows_table(self), rules_table(self)] if self.regret else [])]
         return page_html("\n".join(self.conclusion), [], tables)
 
     def to_json(self) -> str:
