@@ -10,6 +10,7 @@ from finetune.settings import TrainSettings
 from interp.artifact import Layers, ModuleWeight, read_layers
 from interp.errors import InputError
 from interp.layers import parse_layers
+from interp.manifest import check_manifest
 from interp.vlm import Vlm
 
 
@@ -28,7 +29,7 @@ def read_choice(text: str | None, path: Path | None) -> Layers | str:
     """The range by hand, or the content of a layers.json with a gate: exactly one of `text` and `path`.
 
     Needs no model, so that a mistake shows before one is loaded. Raises InputError if both or neither are given, and
-    for a layers.json that is absent, damaged, or found no gate.
+    for a layers.json that is absent, not as its manifest says, damaged, or found no gate.
     """
     if (text is None) == (path is None):
         raise InputError(
@@ -37,6 +38,7 @@ def read_choice(text: str | None, path: Path | None) -> Layers | str:
     if text is not None:
         return text
     assert path is not None
+    check_manifest(path.parent, [path.name])
     found = read_layers(path)
     if found.verdict != "gate found":
         raise InputError(

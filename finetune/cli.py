@@ -28,7 +28,7 @@ from finetune.options import (
 )
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
-from interp.cli import L0, Saes, Width
+from interp.cli import L0, MORE_ROOM, Saes, Width
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
 from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
@@ -360,7 +360,7 @@ def main() -> None:
         # Told by its name, as torch need not have been loaded.
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        typer.echo(f"error: {str(error).splitlines()[0]} Free memory of the GPU, or take a smaller model.", err=True)
+        typer.echo(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", err=True)
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize,
 from interp.processes import first_to, is_main, refuse_several, team_on
 
 EXIT_INPUT, EXIT_NO_GATE, EXIT_FOUND = 2, 3, 4
+MORE_ROOM = "Free memory of the GPU, or take a smaller model or fewer layers."
 PROMPTS = Path(__file__).parent / "transfer_prompts"
 
 Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]
@@ -112,6 +114,7 @@ def find_features_command(
     from interp.display import show_result
     from interp.find import FindSettings, find_features
     from interp.layers import listed_layers, parse_layers
+    from interp.lock import held
     from interp.memory import limit_memory, memory_left
     from interp.prompts import PLAIN
     from interp.questions import load_questions
@@ -123,16 +126,17 @@ def find_features_command(
     asked = load_questions(questions, images, split)[:limit]
     sae_of = locate_saes(saes, width, l0, listed_layers(layers))
     style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
-    vlm = load_vlm(model, device, dtype, revision, style, image_cache)
-    if max_memory is not None:
-        limit_memory(vlm.device, max_memory)
-        hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
-    chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
-    settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
-    result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
-    if is_main():
-        save_result(result, out)
-        show_result(result, out)
+    with held(out) if is_main() else nullcontext():
+        vlm = load_vlm(model, device, dtype, revision, style, image_cache)
+        if max_memory is not None:
+            limit_memory(vlm.device, max_memory)
+            hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
+        chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
+        settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+        result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
+        if is_main():
+            save_result(result, out)
+            show_result(result, out)
     # The launcher stops all processes when one of them ends with an exit code.
     team_on(vlm.device).meet()
     if result.artifact.verdict == "no gate found":
@@ -443,6 +447,12 @@ def main() -> None:
     except InputError as error:
         if first_to("error"):
             print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INPUT)
+    except RuntimeError as error:
+        # Told by its name, as torch need not have been loaded.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
 
 

@@ -8,8 +8,10 @@ from interp.figure_style import save_figures
 from interp.figures.search import search_drawings
 from interp.files import whole_file
 from interp.find import FindResult
+from interp.manifest import write_manifest
 
-FILES = ("layers.json", "features.parquet", "features.csv")
+LAYERS = "layers.json"
+FILES = (LAYERS, "features.parquet", "features.csv")
 
 
 def refuse_run(out: Path) -> None:
@@ -25,11 +27,16 @@ def refuse_run(out: Path) -> None:
 
 
 def save_result(result: FindResult, out: Path) -> None:
-    """Write a run into `out`, layers.json last, so that its presence means a whole run."""
+    """Write a run into `out`, layers.json last, so that its presence means a whole run.
+
+    The manifest is of layers.json and the features; figures may be drawn again.
+    """
     refuse_run(out)
     with whole_file(out / "features.parquet") as partial:
         result.features.to_parquet(partial, index=False)
     with whole_file(out / "features.csv") as partial:
         result.features.to_csv(partial, index=False, float_format="%.6g")
     save_figures(search_drawings(result), out)
-    write_layers(result.artifact, out / "layers.json")
+    with whole_file(out / LAYERS) as partial:
+        write_layers(result.artifact, partial)
+        write_manifest(out, {name: out / name for name in FILES} | {LAYERS: partial})
