@@ -110,6 +110,16 @@ def test_a_card_can_not_crash_an_import_nor_lead_out_of_its_folder(own_data, car
         import_questions(own_data / "psf", "psf-med", own_data, own_data / "out.jsonl", "mimic")
 
 
+def test_a_table_that_a_card_names_twice_is_read_once(own_data):
+    (own_data / "psf").mkdir()
+    (own_data / "psf" / "t.csv").write_text("question,paraphrase,image,answer\nA?,B?,images/0.png,yes\n")
+    (own_data / "psf" / "README.md").write_text(
+        "---\nconfigs: [{config_name: mimic, data_files: ['*.csv', 't.csv']}]\n---\n"
+    )
+    report = import_questions(own_data / "psf", "psf-med", own_data, own_data / "out.jsonl", "mimic")
+    assert report.questions == 1
+
+
 def test_a_parquet_file_of_many_rows_in_few_bytes_is_refused(tmp_path):
     pq.write_table(pa.table({"question": pa.nulls(5_000_000, pa.string())}), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 10_000

@@ -51,7 +51,8 @@ def _files(source: Path, subset: str | None) -> list[Path]:
         raise InputError(f"{source}: which subset? Give --subset {', '.join(SUBSETS)}.")
     patterns = _configured(source / "README.md", subset)
     if patterns:
-        found = [path for pattern in patterns for path in sorted(source.glob(pattern))]
+        # Patterns may overlap, and no question is to be there twice.
+        found = list(dict.fromkeys(path for pattern in patterns for path in sorted(source.glob(pattern))))
     else:
         tables = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in ENDINGS]
         found = [
