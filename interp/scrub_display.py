@@ -13,7 +13,7 @@ from interp.scrub import SHORTEST, Finding
 def show_scrub(
     found: Sequence[Finding], files: int, too_short: int, folder: Path, asked: bool, console: Console | None = None
 ) -> None:
-    """Print every finding, or that there is none, and what was not looked for; `asked`: whether questions were given."""
+    """Print every finding, or that there is none, and what was not looked for; `asked`: were questions given."""
     console = console or Console(highlight=False, markup=False)
     if found:
         table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
