@@ -127,6 +127,6 @@ def ablate_command(
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Numbers of `0,1,2`. Raises InputError for anything else."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise InputError(f"--seeds {text!r}: expected numbers with commas, as 0,1,2.")
+    if not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
+        raise InputError(f"--seeds {text!r}: expected numbers of at most 9 digits with commas, as 0,1,2.")
     return tuple(map(int, parts))
