@@ -1,5 +1,6 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels; every interval resamples patients, not rows."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -349,13 +350,16 @@ def same_marginals_p(table: NDArray[np.integer]) -> float:
     """Whether the shares of the categories changed in a square table of counts before (rows) and after (columns).
 
     Stuart-Maxwell test of marginal homogeneity (Maxwell 1970); categories that never occur are left out. 1 where
-    nothing moved.
+    nothing moved, NaN where the moves fall into groups of categories that never mix, for which there is no such test.
     """
     from statsmodels.stats.contingency_tables import SquareTable
+    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
     counts = np.asarray(table, float)
     kept = (counts.sum(0) + counts.sum(1)) > 0
     counts = counts[np.ix_(kept, kept)]
     if len(counts) < 2 or counts.sum() == np.trace(counts):
         return 1.0
-    return float(SquareTable(counts, shift_zeros=False).homogeneity(method="stuart_maxwell").pvalue)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularMatrixWarning)
+        return float(SquareTable(counts, shift_zeros=False).homogeneity(method="stuart_maxwell").pvalue)

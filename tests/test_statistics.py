@@ -1,5 +1,7 @@
 """Each statistic against a hand-worked number or an independent implementation."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -209,6 +211,9 @@ def test_same_marginals_of_two_categories_is_mcnemar_without_correction():
     # a category that never occurs changes nothing
     assert same_marginals_p(np.array([[30, 0, 15], [0, 0, 0], [5, 0, 50]])) == pytest.approx(stats.chi2.sf(5, 1))
     assert same_marginals_p(np.diag([3, 4, 5, 6])) == 1.0
+    apart = np.array([[5, 2, 0, 0], [1, 5, 0, 0], [0, 0, 5, 2], [0, 0, 0, 5]])
+    with warnings.catch_warnings(action="error"):
+        assert np.isnan(same_marginals_p(apart))
 
 
 def test_same_marginals_by_hand():
