@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 CHECKPOINT_SECONDS = 60.0
-"""From one checkpoint to the next: the most that a killed training loses."""
+"""From one checkpoint to the next: the most that a killed training loses, on a disk that is fast enough."""
+LONG = CHECKPOINT_SECONDS / 20
+"""Seconds that a checkpoint may take. One that takes longer is the longer waited for, so that a twentieth of the time
+goes into them at most."""
 Keep = Callable[[State], None]
 """Puts a checkpoint where a later run finds it."""
 
@@ -166,7 +169,7 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
     # A GPU has the next step to do while the losses of one arrive; on a CPU they are there, and stop a bad update.
     behind = 0 if run.frozen.vlm.device.type == "cpu" else 1
     launched: deque[_Launched] = deque()
-    written = time.monotonic()
+    written, pause = time.monotonic(), CHECKPOINT_SECONDS
 
     def settle() -> bool:
         """Note the oldest step under way, and tell whether the main process found a checkpoint to be due in it."""
@@ -181,7 +184,7 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
         if accelerator.num_processes > 1:
             _add_up(parameters, accelerator)
         # Only one clock counts, and all processes learn what it says from the same step.
-        due = accelerator.is_main_process and time.monotonic() - written >= CHECKPOINT_SECONDS
+        due = accelerator.is_main_process and time.monotonic() - written >= pause
         sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
         norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
@@ -198,9 +201,11 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
             while launched:
                 settle()
             state = _state(run, history, size)
+            begun = time.monotonic()
             if accelerator.is_main_process:
                 keep(state)
             written = time.monotonic()
+            pause = CHECKPOINT_SECONDS * max(1.0, (written - begun) / LONG)
     while launched:
         settle()
     return history

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_world import make_world
-from test_finetune_cli import assert_error
+from test_finetune_cli import assert_error, layers_json
 
 from finetune import cli
 from finetune import train as training
@@ -98,6 +98,27 @@ def test_looking_at_the_clock_changes_nothing(world, steps, states):
     assert kept == [len(steps)]
     assert history == states[1][1]
     assert all(torch.equal(weights[name], states[1][0][name]) for name in weights)
+
+
+def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch):
+    """By a clock that a step moves by 30 seconds, and a checkpoint by 9."""
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    forward, kept = FirstToken.forward, []
+
+    def step(self, parts):
+        clock[0] += 30
+        return forward(self, parts)
+
+    def keep(state):
+        clock[0] += 9 if len(state.history) > 2 else 0
+        kept.append(len(state.history))
+
+    monkeypatch.setattr(FirstToken, "forward", step)
+    # A minute is over with the second step, and again with the fourth; then three minutes have to go by.
+    more = [*steps, *steps]
+    trained(world, more, keep=keep)
+    assert kept == [2, 4, 10, 12]
 
 
 @pytest.mark.parametrize(
@@ -354,6 +375,16 @@ def test_a_damaged_or_foreign_file_is_named(run, world, adapter, tmp_path, comma
         assert_error(run(*command, "copy", *asked), "adapter_model.safetensors: damaged, changed, or of another folder")
     path.unlink()
     assert_error(run(*command, "copy", *asked), "no adapter_model.safetensors there")
+
+
+def test_a_layers_json_that_was_changed_is_refused(run, world, tmp_path):
+    (tmp_path / "layers.json").write_text(layers_json())
+    write_manifest(tmp_path, {"layers.json": tmp_path / "layers.json"})
+    (tmp_path / "layers.json").write_text(layers_json(layers=[0, 1]))
+    asked = ["--layers-from", "layers.json", "--model", world.model, "--questions", world.questions]
+    for command in ([], ["ablate"]):
+        assert_error(run(*command, *asked, "--out", "new"), "layers.json: damaged, changed, or of another folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "manifest.json"]
 
 
 def test_what_a_manifest_says(tmp_path):
