@@ -138,7 +138,7 @@ def find_features_command(
             save_result(result, out)
             show_result(result, out)
     # The launcher stops all processes when one of them ends with an exit code.
-    team_on(vlm.device).meet()
+    team_on(vlm.device).disband()
     if result.artifact.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)
 

@@ -19,10 +19,11 @@ from interp.features import Flips, sides
 from interp.layers import Module
 from interp.packing import Batch
 from interp.patching import patch_effect, random_like
+from interp.processes import ALONE, Team
 from interp.profile import DRAWS
 from interp.replay import Replay
 from interp.statistics import ratio_interval
-from interp.vlm import Vlm, loaded_batches, rows_of, watched
+from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
 
 MODULES: tuple[Module, ...] = get_args(Module)
 BATCH_TOKENS = 16384
@@ -40,7 +41,7 @@ def module_weights(
         return []
     before, after = sides(flips.pairs)
     rows = np.unique(np.concatenate([before, after]))
-    added = module_additions(replay.vlm, prompts.iloc[rows].reset_index(drop=True), layers)
+    added = module_additions(replay.vlm, prompts.iloc[rows].reset_index(drop=True), layers, replay.team)
     delta = (added[np.searchsorted(rows, before)] - added[np.searchsorted(rows, after)]).flatten(1, 2)
     generator = torch.Generator().manual_seed(seed)
     deltas = torch.cat([delta, random_like(delta, generator)], dim=1)
@@ -59,18 +60,19 @@ def module_weights(
 
 
 @torch.no_grad()
-def module_additions(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int]) -> Tensor:
-    """What attention and MLP of each layer add to the residual at every prompt's final token.
+def module_additions(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], team: Team = ALONE) -> Tensor:
+    """What attention and MLP of each layer add to the residual at every prompt's final token; the processes share it.
 
     Returns float32 [n, layers, 2, d_model], attention first; the two sum to the layer's own addition.
     """
-    found = torch.empty(len(prompts), len(layers), len(MODULES), vlm.d_model)
-    for batch, images in loaded_batches(vlm, rows_of(vlm, prompts), prompts, BATCH_TOKENS, "module writes"):
+    found = torch.zeros(len(prompts), len(layers), len(MODULES), vlm.d_model)
+    rows = deal_rows(rows_of(vlm, prompts), BATCH_TOKENS, team)[team.rank]
+    for batch, images in loaded_batches(vlm, rows, prompts, BATCH_TOKENS, "module writes"):
         with watched(vlm, batch, batch.final), _additions(vlm, batch, layers) as caught:
             run_packed(vlm.model, batch, images)
         parts = [torch.stack([caught[layer, module] for module in MODULES], 1) for layer in layers]
         found[torch.tensor(batch.prompts)] = torch.stack(parts, 1).float().cpu()
-    return found
+    return team.total(found)
 
 
 @contextmanager

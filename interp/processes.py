@@ -65,6 +65,14 @@ class Team(NamedTuple):
         """Wait for all."""
         self.values(None)
 
+    def disband(self) -> None:
+        """Wait for all, and give back what they met through."""
+        if self.size > 1:
+            import torch
+
+            self.meet()
+            torch.distributed.destroy_process_group()
+
     def total(self, part: "Tensor") -> "Tensor":
         """The sum over all processes of tensors of one shape; exact where all but one have left zero."""
         if self.size == 1:
