@@ -631,9 +631,9 @@ def test_it_prints_in_the_light_without_its_controls(browser, opened, tmp_path):
     browser.devtools("Emulation.setEmulatedMedia", media="print")
     shown = (
         "const of = (s, p) => getComputedStyle(document.querySelector(s))[p];"
-        "return [of('#theme', 'display'), of('nav', 'display'), of('body', 'color')]"
+        "return [of('#theme', 'display'), of('nav', 'display'), of('thead button', 'display'), of('body', 'color')]"
     )
-    assert browser.run(shown) == ["none", "none", "rgb(26, 26, 26)"]
+    assert browser.run(shown) == ["none", "none", "contents", "rgb(26, 26, 26)"]
     browser.pdf(tmp_path / "report.pdf")
     pages = (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n")
     assert 4 <= pages <= 25
