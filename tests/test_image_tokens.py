@@ -102,13 +102,14 @@ def test_the_tower_computes_on_contiguous_states_and_as_before(tiny_model):
     torch.testing.assert_close(*tokens, atol=1e-5, rtol=1e-5)
 
 
-def test_an_unreadable_image_is_named(cached, tiny_model, pictures, tmp_path):
+def test_an_unreadable_image_is_refused_without_its_path(cached, tiny_model, pictures, tmp_path):
     broken = tmp_path / "patient17" / "scan5.png"
     broken.write_bytes(broken.read_bytes()[:200])
     for vlm in (load_vlm(tiny_model, "cpu", "float32"), cached()):
-        with pytest.raises(InputError, match=re.escape(f"{broken}: not a readable image")):
+        with pytest.raises(InputError, match="not a readable image.*names their rows") as caught:
             encode_images(vlm, pictures, batch_size=2)
-        with pytest.raises(InputError, match=r"gone\.png: image not found"):
+        assert "patient17" not in str(caught.value)
+        with pytest.raises(InputError, match="image not found"):
             encode_images(vlm, [pictures[0], "gone.png"])
 
 
