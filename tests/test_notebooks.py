@@ -24,7 +24,7 @@ def said(notebook):
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 found.append((number, output.name, output.text))
-            for kind, content in output.get("data", {}).items():
+            for kind, content in sorted(output.get("data", {}).items()):
                 text = "" if kind.startswith("image/") else unescape(re.sub(r"<[^>]*>", " ", content))
                 found.append((number, kind, text))
     return found
