@@ -103,8 +103,9 @@ def ablate_saved(
     style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
     with held(out) if team.rank == 0 else nullcontext():
         if team.rank == 0:
-            # Of arms that were being written when an earlier run was killed.
-            sweep(out / ARMS)
+            # What was being written when an earlier run was killed.
+            for folder in (out, out / ARMS):
+                sweep(folder)
         vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
         choice = choose_layers(vlm, wanted)
         return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team)

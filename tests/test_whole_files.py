@@ -1,0 +1,86 @@
+"""Folders that one process holds, manifests, and writing whole or not at all."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from interp.errors import InputError
+from interp.files import whole_file, whole_folder
+from interp.lock import held
+from interp.manifest import check_manifest, write_manifest
+
+ROOT = Path(__file__).parents[1]
+
+HOLD = "import sys, time; from pathlib import Path; from interp.lock import held\n"
+HOLD += "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+
+
+def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"folder: process {other.pid} on \S+ is working on it"), held(folder):
+            raise AssertionError("two at once")
+        assert folder.is_dir()
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert (folder / ".lock").is_file(), "it had no time to tidy up"
+    with held(folder):
+        (folder / "mine").write_text("kept")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    with held(tmp_path / "a" / "b"):
+        pass
+    assert not (tmp_path / "a").exists(), "nothing is left of what held nothing"
+
+
+def test_what_a_manifest_says(tmp_path):
+    for name, text in (("a", "one"), ("b", "two"), ("README.md", "card")):
+        (tmp_path / name).write_text(text)
+    check_manifest(tmp_path)
+    write_manifest(tmp_path, {name: tmp_path / name for name in ("a", "b", "README.md")}, {"lr": 1})
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    sha = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    assert content["files"]["a"] == {"size": 3, "sha256": sha}
+    assert set(content["files"]) == {"a", "b"}
+    (tmp_path / "README.md").write_text("another card")
+    (tmp_path / "notes").write_text("of mine")
+    check_manifest(tmp_path)
+    (tmp_path / "b").write_text("twa")
+    check_manifest(tmp_path, ["a"])
+    with pytest.raises(InputError, match="b: damaged, changed"):
+        check_manifest(tmp_path)
+    (tmp_path / "b").unlink()
+    with pytest.raises(InputError, match=r"b: absent, but manifest.json names it"):
+        check_manifest(tmp_path)
+    for text, message in (
+        ("{", "Invalid JSON"),
+        (json.dumps(content | {"schema_version": 2}), "schema version 2"),
+        (json.dumps(content | {"files": {"../b": content["files"]["b"]}}), "no name of a file in the folder"),
+    ):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            check_manifest(tmp_path)
+
+
+def test_no_room_is_a_paragraph_and_leaves_what_was_there(tmp_path):
+    (tmp_path / "file").write_text("before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match="file: there is no room"), whole_file(tmp_path / "file") as partial:
+            partial.write_bytes(bytes(5000))
+        with pytest.raises(InputError, match="folder: there is no room"), whole_folder(tmp_path / "folder") as partial:
+            save_file({"weights": torch.zeros(5000)}, partial / "weights.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "before"
