@@ -36,6 +36,7 @@ from interp.fit import R2_NEEDED
 from interp.inversion import inverting_operator
 from interp.layers import Profile, Rule
 from interp.memory import memory_left
+from interp.module_writes import module_weights
 from interp.patching import patch_layers, replay_of
 from interp.processes import team_on
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
@@ -195,6 +196,7 @@ def find_features(
     replay = replay_of(vlm, prompts, banked, room.device // 4, team)
     patch = patch_layers(replay, banked, screened.state, screened.before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
+    weights = module_weights(replay, prompts, banked, chosen, settings.seed)
     profile = layer_profile(chosen, screened.scores, held_out, banked, patch, joint, screened.fits, settings.seed)
     ranges = ranges_of(profile, settings.max_width)
     taken = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
@@ -238,6 +240,7 @@ def find_features(
         saes=screened.saes,
         data=_describe(asked, prompts, flips, margin, split, settings.seed),
         profile=profile,
+        weights=weights,
         features=entries,
         warnings=warnings_of(asked, profile),
         settings=settings.__dict__ | {"layers": chosen, "sae_dtype": str(settings.sae_dtype).removeprefix("torch.")},
