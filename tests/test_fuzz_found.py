@@ -97,6 +97,8 @@ CARDS = [
     "configs: [{config_name: mimic, data_files: ['../secret/*.csv']}]",
     "configs: [{config_name: mimic, data_files: ['/etc/*']}]",
     "a: [",
+    f"configs: [{{config_name: mimic, data_files: [{'a' * 300}]}}]",
+    "configs: [{config_name: mimic, data_files: ['a**']}]",
 ]
 
 

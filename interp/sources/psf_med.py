@@ -52,7 +52,10 @@ def _files(source: Path, subset: str | None) -> list[Path]:
     patterns = _configured(source / "README.md", subset)
     if patterns:
         # Patterns may overlap, and no question is to be there twice.
-        found = list(dict.fromkeys(path for pattern in patterns for path in sorted(source.glob(pattern))))
+        try:
+            found = list(dict.fromkeys(path for pattern in patterns for path in sorted(source.glob(pattern))))
+        except (OSError, ValueError, NotImplementedError):
+            raise InputError(f"{source / 'README.md'}: its data_files are no patterns. Remove the file.") from None
     else:
         tables = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in ENDINGS]
         found = [
