@@ -106,7 +106,7 @@ def test_an_unreadable_image_is_refused_without_its_path(cached, tiny_model, pic
     broken = tmp_path / "patient17" / "scan5.png"
     broken.write_bytes(broken.read_bytes()[:200])
     for vlm in (load_vlm(tiny_model, "cpu", "float32"), cached()):
-        with pytest.raises(InputError, match="not a readable image.*names their rows") as caught:
+        with pytest.raises(InputError, match=r"not a readable image.*names their rows") as caught:
             encode_images(vlm, pictures, batch_size=2)
         assert "patient17" not in str(caught.value)
         with pytest.raises(InputError, match="image not found"):
