@@ -34,10 +34,8 @@ SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_acc
 POINTS = {"combined": 100, "question_flip_rate": 100, "margin_difference": 1, "first_token_accuracy": 100}
 
 
-def one_world(folder: Path, name: str, seed: int, options: argparse.Namespace) -> str:
-    """Plant, search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
-    if not (folder / "planted").is_dir():
-        plant_world(folder, WORLD, *NAMED[name], seed, STEPS)
+def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
+    """Search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
     data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl")]
     data += ["--device", options.device]
     limit = ["--limit", str(options.limit)] if options.limit else []
@@ -96,11 +94,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
     folders = {name: options.out / name.replace(" ", "-") for name in options.worlds}
+    seeds = {name: SEED + list(NAMED).index(name) for name in folders}
+    for name, folder in folders.items():
+        if not (folder / "planted").is_dir():
+            plant_world(folder, WORLD, *NAMED[name], seeds[name], STEPS)
     with ThreadPoolExecutor(len(folders)) as pool:
-        runs = {
-            name: pool.submit(one_world, folder, name, SEED + list(NAMED).index(name), options)
-            for name, folder in folders.items()
-        }
+        runs = {name: pool.submit(one_world, folder, seeds[name], options) for name, folder in folders.items()}
         failed = {name: said for name, run in runs.items() if (said := run.result())}
     for name, said in failed.items():
         print(f"{name}: {said}; see {folders[name] / 'log.txt'}")
