@@ -1,13 +1,15 @@
 """How many parameters go where: a rank for each layer and module, the same or by what each of them writes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from interp.artifact import ModuleWeight
 from interp.errors import InputError
 from interp.layers import Module
+
+if TYPE_CHECKING:
+    from interp.artifact import ModuleWeight
 
 Modules = Literal["all", "attention", "mlp"]
 """Which projections of a layer are trained."""
@@ -65,7 +67,7 @@ def _at(factor: float, shares: np.ndarray) -> np.ndarray:
     return np.floor(shares * factor * (1 + 1e-12) + 0.5).astype(np.int64)
 
 
-def weights_at(weights: Sequence[ModuleWeight], layers: Sequence[int], which: Modules = "all") -> dict[Place, float]:
+def weights_at(weights: Sequence["ModuleWeight"], layers: Sequence[int], which: Modules = "all") -> dict[Place, float]:
     """The weights of a layers.json in some layers and modules; what it does not name has none."""
     wanted = set(layers)
     return {

@@ -346,7 +346,7 @@ def test_another_base_or_a_damaged_file_is_refused(run, finished, world, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "x"], "--seeds 'x': expected numbers with commas"),
+        (["--seeds", "x"], "--seeds 'x': expected numbers of at most 9 digits with commas"),
         (["--seeds", "0,0"], "expected different ones"),
         (["--arms", "windows"], "--arms windows: expected some of chosen, window"),
         (["--layers-from", "absent.json"], "absent.json: no such file"),

@@ -27,8 +27,8 @@ from finetune.sensitivity import Sensitivity
 from finetune.sheet import Answers
 from interp.artifact import Interval, ModelEntry, ProfileEntry, PromptEntry
 from interp.files import software
-from interp.notebook import page_html, shown
 from interp.layers import Module
+from interp.notebook import page_html, shown
 from interp.statistics import FloatArray, percentiles
 
 if TYPE_CHECKING:
