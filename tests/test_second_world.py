@@ -72,6 +72,8 @@ def test_layers_json_of_another_model_is_refused(second, tmp_path, monkeypatch, 
     content = json.loads(path.read_text())
     content |= {"verdict": "gate found", "layers": [6], "peak": 6}
     content["model"]["id"] = "medgemma-4b-it"
+    # Beside the run's folder, whose manifest would tell that the file was changed.
+    path = tmp_path / "layers.json"
     path.write_text(json.dumps(content))
     capsys.readouterr()
     assert call(finetune_cli, monkeypatch, "--layers-from", path, *shared(second)) == 2
