@@ -66,11 +66,11 @@ def _planned(found: Collected) -> Iterator[_Planned]:
         if each.history is not None:
             yield _training_chart(place, each.history)
     for place, (_, evaluation) in enumerate(found.evaluations):
-        yield from _evaluation_charts(place, literal(evaluation.model_dump()))
+        yield from _evaluation_charts(place, evaluation.model_dump())
     for place, grounded in enumerate(found.grounded):
-        yield from _grounding_charts(place, literal(grounded.study.model_dump()))
+        yield from _grounding_charts(place, grounded.study.model_dump())
     for place, ablation in enumerate(found.ablated.values()):
-        yield _ablation_chart(place, literal(ablation.model_dump()))
+        yield _ablation_chart(place, ablation.model_dump())
 
 
 def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
@@ -157,7 +157,7 @@ def _study_charts(place: int, studied: Studied) -> Iterator[_Planned]:
             "The same finding asked for from formally to casually, in the same frames on every image.",
         ),
     }
-    for drawing in study_drawings(literal(studied.study.model_dump()), studied.cells, studied.delta):
+    for drawing in study_drawings(studied.study.model_dump(), studied.cells, studied.delta):
         yield _Planned(f"study-{drawing.name}-{place}", drawing.draw, *said[drawing.name], small=True)
 
 
@@ -222,12 +222,3 @@ def _ablation_chart(place: int, content: Mapping[str, Any]) -> _Planned:
         "Every arm's metrics side by side, a panel a metric; the table below has all numbers.",
         "Star: the chosen range. Line and band: the base. 95% intervals over patients and seeds.",
     )
-
-
-def literal(content: Any) -> Any:
-    """Content in which dollar signs are no formulas to matplotlib."""
-    if isinstance(content, str):
-        return content.replace("$", r"\$")
-    if isinstance(content, dict):
-        return {literal(key): literal(value) for key, value in content.items()}
-    return [literal(value) for value in content] if isinstance(content, list) else content
