@@ -102,9 +102,7 @@ class FrozenLayers:
         hidden = laid.to(self.vlm.device, non_blocking=True).view(*shape, -1)
         if missing:
             at = sent(torch.tensor(missing), self.vlm.device)
-            names = ("input_ids", "position_ids", "segment")
-            part = batch._replace(**{name: getattr(batch, name)[at] for name in names})
-            hidden[at] = self._run(prompts, [rows[r] for r in missing], part)
+            hidden[at] = self._run(prompts, [rows[r] for r in missing], batch.take(at))
         return hidden
 
     def keep(self, prompts: Iterable[Prompt], budget: int) -> None:

@@ -102,6 +102,4 @@ def _full(laid: Laid) -> Laid:
     if missing <= 0:
         return laid
     index = sent(torch.tensor([*range(len(hidden)), *[0] * missing]), hidden.device)
-    names = ("input_ids", "position_ids", "segment")
-    batch = batch._replace(**{name: getattr(batch, name)[index] for name in names})
-    return laid._replace(parts=[(batch, hidden[index])])
+    return laid._replace(parts=[(batch.take(index), hidden[index])])

@@ -52,6 +52,11 @@ class Batch(NamedTuple):
         moved: dict[str, Any] = {name: sent(getattr(self, name), torch.device(device)) for name in names}
         return self._replace(**moved)
 
+    def take(self, rows: Tensor) -> "Batch":
+        """The rows int64 [b] of the batch; where prompts end is left as it is."""
+        names = ("input_ids", "position_ids", "segment")
+        return self._replace(**{name: getattr(self, name)[rows] for name in names})
+
 
 def pack(
     tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int | None = None
