@@ -8,15 +8,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from interp.digests import named_digest
 from interp.errors import InputError
 from interp.files import PARTIAL, software, sweep, whole_file
-from interp.image_cache import tensor_digests
 from interp.lock import held
 from interp.manifest import check_manifest, read_manifest
 from interp.progress import tell
@@ -24,6 +23,7 @@ from interp.progress import tell
 TRAINING = "training.safetensors"
 """The checkpoint of a training, in its working folder."""
 SCHEMA_VERSION = 1
+DIGEST_BYTES = 32
 
 
 class State(NamedTuple):
@@ -113,7 +113,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], made_of: Mapping[st
 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = {"schema_version": SCHEMA_VERSION, "made_of": made_of, "seconds": seconds, "software": software()}
-    record["digest"] = _digest(held)
+    record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
     with whole_file(path) as partial:
         partial.write_bytes(save(held, {"record": json.dumps(record)}))
 
@@ -131,7 +131,7 @@ def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tens
             record = json.loads(saved.metadata()["record"])
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
         version, begun, seconds, digest = (record[k] for k in ("schema_version", "made_of", "seconds", "digest"))
-        if version == SCHEMA_VERSION and digest != _digest(tensors):
+        if version == SCHEMA_VERSION and digest != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
             raise ValueError("its content is not what was written")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -187,11 +187,3 @@ def read_state(work: Path, made_of: Mapping[str, Any]) -> tuple[State, float] | 
         if kind in parts:
             parts[kind][rest] = tensor
     return State(parts["weights"], parts["moments"], *(tensors[k] for k in ("random", "sizes", "history"))), seconds
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = blake2b(digest_size=32)
-    names = sorted(tensors)
-    for name, part in zip(names, tensor_digests(tensors[n] for n in names), strict=True):
-        digest.update(name.encode() + part)
-    return digest.hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from finetune.ablate.answers import weights_fingerprint
 from finetune.adapter import AdapterRecord, shared_base, write_adapter
 from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
@@ -32,6 +31,7 @@ from finetune.texts import text_hashes
 from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
 from interp.clamps import ClampSpec, Where, load_clamps
+from interp.digests import weights_fingerprint
 from interp.errors import InputError
 from interp.files import refuse_used, software, whole_folder, write_text
 from interp.image_tokens import encode_together

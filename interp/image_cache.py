@@ -4,8 +4,6 @@ A file's name is a hash and nothing of an image's path is written, but its token
 """
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interp.digests import joined_digest, tensor_digest, tensor_digests
 from interp.errors import InputError
 from interp.files import whole_file
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 LAYOUT = "1"
 """To be changed whenever `interp.images` decodes an image otherwise, or a file holds something else."""
-THREADS = 8
-"""That hash the weights."""
 
 
 class ImageCache(NamedTuple):
@@ -80,27 +77,7 @@ def sight_of(vlm: "Vlm") -> bytes:
         for name, tensor in module.state_dict().items()
     }
     digests = tensor_digests(weights.values())
-    return _joined([*(text.encode() for text in described), *(name.encode() for name in weights), *digests])
-
-
-def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
-    """`tensor_digest` of each, by several threads."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(tensor_digest, tensors))
-
-
-def tensor_digest(tensor: Tensor) -> bytes:
-    """Digest of a tensor's dtype, shape and bytes."""
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return _joined([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content.data])
-
-
-def _joined(parts: Iterable[bytes | memoryview]) -> bytes:
-    digest = blake2b(digest_size=32)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+    return joined_digest([*(text.encode() for text in described), *(name.encode() for name in weights), *digests])
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from finetune.sheet import Answers
 from interp.errors import InputError
 from interp.files import whole_file
-from interp.image_cache import tensor_digests
 from interp.layers import layers_text
 from interp.substitutes import BLANKS
 
@@ -48,15 +46,6 @@ class ArmRecord(BaseModel):
 def file_name(kind: str, layers: Iterable[int], seed: int) -> str:
     """Name of the file of one arm: its kind, its layers with runs as 4-5, and its seed."""
     return f"{kind}_{layers_text(list(layers)).replace(', ', '_')}_seed{seed}.parquet"
-
-
-def weights_fingerprint(model: Any) -> str:
-    """A hash of the model's weights and of their names."""
-    weights = model.state_dict()
-    digest = blake2b(digest_size=16)
-    for name, part in zip(weights, tensor_digests(weights.values()), strict=True):
-        digest.update(name.encode() + part)
-    return digest.hexdigest()
 
 
 def write_answers(path: Path, answers: Answers, record: ArmRecord) -> None:

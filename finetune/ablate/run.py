@@ -17,7 +17,6 @@ from finetune.ablate.answers import (
     check_match,
     file_name,
     read_answers,
-    weights_fingerprint,
     write_answers,
 )
 from finetune.ablate.outcomes import Asked, asked_of, value_of
@@ -32,6 +31,7 @@ from finetune.sensitivity import sensitivities
 from finetune.sheet import Answers
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
+from interp.digests import weights_fingerprint
 from interp.files import refuse_used, software, sweep
 from interp.image_tokens import encode_together
 from interp.images import BLANK_IMAGE

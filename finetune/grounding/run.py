@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.ablate.answers import weights_fingerprint
 from finetune.checkpoint import discard, finished, refuse_unfinished, working, working_folder
 from finetune.grounding.figures import save_grounding
 from finetune.grounding.kept import Kept
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
+from interp.digests import weights_fingerprint
 from interp.files import refuse_used
 from interp.progress import tell
 from interp.questions import fingerprint
