@@ -230,7 +230,8 @@ accelerator.wait_for_everyone()
 again, others = trained(read_state(Path(work), {})[0], None)
 assert again == history, (again, history)
 assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
-print("same", accelerator.process_index)
+# At once, since both processes write to the same pipe.
+sys.stdout.write(f"same {accelerator.process_index}\\n")
 """
 
 
