@@ -28,10 +28,20 @@ from finetune.options import (
 )
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
-from interp.cli import L0, MORE_ROOM, Saes, Width
 from interp.demo import EMBEDDED, WORLD
-from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
+from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
+from interp.options import (
+    L0,
+    AnswerInstruction,
+    ImageCache,
+    ImageFirst,
+    Normalize,
+    Revision,
+    Saes,
+    System,
+    Width,
+    style_changes,
+)
 from interp.processes import first_to, refuse_several
 
 if TYPE_CHECKING:
@@ -355,13 +365,13 @@ def main() -> None:
     except InputError as error:
         if first_to("error"):
             typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(EXIT_INPUT)
     except RuntimeError as error:
         # Told by its name, as torch need not have been loaded.
         if type(error).__name__ != "OutOfMemoryError":
             raise
         typer.echo(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", err=True)
-        sys.exit(2)
+        sys.exit(EXIT_INPUT)
 
 
 if __name__ == "__main__":

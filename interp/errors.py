@@ -1,7 +1,14 @@
-"""The one exception for a user's mistake; the commands print it as a paragraph and exit 2."""
+"""The one exception for a user's mistake, which the commands print as a paragraph; their exit codes."""
 
 import re
 
+EXIT_INPUT = 2
+"""Exit code of a user's mistake, and of too little memory."""
+EXIT_NO_GATE = 3
+"""Of find-features where no layer beats its controls."""
+EXIT_FOUND = 4
+"""Of scrub where something was found."""
+MORE_ROOM = "Free memory of the GPU, or take a smaller model or fewer layers."
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -1,10 +1,50 @@
-"""Command-line options that both commands take, and what they mean for the library."""
+"""Command-line options that several commands take, and what they mean for the library."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from interp.demo import EMBEDDED
+
+Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]
+Saes = Annotated[
+    str,
+    typer.Option(
+        help="SAEs of the residual stream: a folder (Gemma Scope 2's or sae-lens's), a sae-lens release "
+        "(gemma-scope-2-4b-it-res-all), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
+        show_default=EMBEDDED,
+    ),
+]
+Width = Annotated[
+    Literal["16k", "65k", "262k", "1m"] | None,
+    typer.Option(help="Of several SAEs of a layer, the one of this width.", show_default="16k from the hub"),
+]
+L0 = Annotated[
+    Literal["small", "medium", "big"] | None,
+    typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
+]
+SaeDtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; bfloat16 takes half the memory.")
+]
+Questions = Annotated[
+    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        help="Memory that the run may take [GiB], on the GPU and in main memory each; what does not fit is computed "
+        "again, read again or kept in a temporary file.",
+        show_default="80% of what is free",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; split: one model over all GPUs.")]
+Dtype = Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model's hub repository.", show_default="main")
 ]

@@ -11,7 +11,8 @@ from test_engine import plain_inputs
 from typer.testing import CliRunner
 
 from interp.artifact import read_layers
-from interp.cli import PROMPTS, app
+from interp.cli import app
+from interp.commands.transfer_check import PROMPTS
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.fit import Reconstruction, feature_drift, judge_transfer, reconstruct, summarize

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune.options import BaseModel, Device, Dtype, Images, Questions, Resume, SplitName
-from interp.cli import L0, Saes, Width
 from interp.demo import WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageFirst, Normalize, Revision, System, style_changes
+from interp.options import L0, AnswerInstruction, ImageFirst, Normalize, Revision, Saes, System, Width, style_changes
 
 if TYPE_CHECKING:
     from finetune.grounding.study import GroundingStudy

@@ -17,7 +17,7 @@ from shape import random_medgemma, random_saes
 
 from finetune.run import train_and_evaluate
 from finetune.settings import TrainSettings
-from interp.cli import PROMPTS
+from interp.commands.transfer_check import PROMPTS
 from interp.demo import WORLD
 from interp.find import FindSettings, find_features
 from interp.questions import load_questions, prompt_table

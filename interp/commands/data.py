@@ -1,0 +1,64 @@
+"""The commands that make questions: `interp import-questions` and `paraphrase`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.options import Images
+
+
+def import_questions_command(
+    source: Annotated[str, typer.Argument(help="File, folder or hub name of the data set.", show_default=False)],
+    format: Annotated[
+        Literal["psf-med", "medical-cxr-vqa", "hard-positives", "vqa-rad", "jsonl"],
+        typer.Option(help="Which data set it is.", show_default=False),
+    ],
+    images: Annotated[
+        Path, typer.Option(help="Folder that the image paths or names are relative to.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="New JSON Lines file; its report is written beside it.")] = Path(
+        "questions.jsonl"
+    ),
+    subset: Annotated[
+        Literal["mimic", "padchest", "vindr"] | None, typer.Option(help="Of PSF-Med's folder or hub name.")
+    ] = None,
+) -> None:
+    """Turn a published data set into questions, checking every row and every image.
+
+        interp import-questions saillab/psf-med --format psf-med --subset mimic --images mimic-cxr-jpg/
+
+        interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa --images mimic-cxr-jpg/
+
+    Wordings that invert the meaning ("rule out", "absent") are set apart by operator; a patient in two splits is an
+    error. The report says what was kept, what was left out and why, without text, path or patient.
+    """
+    from interp.display import show_import
+    from interp.importing import import_questions
+
+    show_import(import_questions(source, format, images, out, subset), out, images)
+
+
+def paraphrase_command(
+    questions: Annotated[Path, typer.Argument(help="JSON Lines file of questions.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New JSON Lines file.", show_default=False)],
+    images: Images = None,
+    per_question: Annotated[int, typer.Option(min=1, help="Most paraphrases of a question.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the choice among the rules' wordings.")] = 0,
+) -> None:
+    """Give questions that have no paraphrases rule-based ones, tagged by phenomenon and register.
+
+        interp paraphrase imported.jsonl --images mimic-cxr-jpg/ --out questions.jsonl
+
+    Only what the rules understand for certain is reworded: presence and abnormality of findings of the lexicon, views,
+    levels, sides. Negated questions never are. Have a radiologist read a sample before trusting any of it.
+    """
+    from interp.display import show_paraphrased
+    from interp.files import refuse_used
+    from interp.paraphrase import add_paraphrases
+    from interp.questions import load_questions, write_questions
+
+    refuse_used(out)
+    reworded, report = add_paraphrases(load_questions(questions, images), per_question, seed)
+    write_questions(reworded, out, images or questions.parent)
+    show_paraphrased(reworded, report, out)

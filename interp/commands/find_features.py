@@ -1,0 +1,107 @@
+"""The `interp find-features` command."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.demo import WORLD
+from interp.errors import EXIT_NO_GATE
+from interp.options import (
+    L0,
+    AnswerInstruction,
+    Device,
+    Dtype,
+    ImageCache,
+    ImageFirst,
+    Images,
+    Limit,
+    MaxMemory,
+    Model,
+    Normalize,
+    Questions,
+    Revision,
+    SaeDtype,
+    Saes,
+    System,
+    Width,
+    style_changes,
+)
+from interp.processes import is_main, team_on
+
+
+def find_features_command(
+    model: Model = str(WORLD / "planted"),
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[
+        Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
+    ] = "train",
+    layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
+    rule: Annotated[Literal["write", "rise", "level"], typer.Option(help="How the range is taken.")] = "write",
+    profile: Annotated[
+        Literal["auc", "recovery", "net"] | None,
+        typer.Option(help="Score that rise or level reads.", show_default="recovery for rise, auc for level"),
+    ] = None,
+    max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
+    revision: Revision = None,
+    image_first: ImageFirst = None,
+    system: System = None,
+    answer_instruction: AnswerInstruction = None,
+    normalize: Normalize = None,
+    image_cache: ImageCache = None,
+    sae_dtype: SaeDtype = "float32",
+    max_memory: MaxMemory = None,
+) -> None:
+    """Screen every SAE feature, profile the layers and write `layers.json`.
+
+    Without options it studies the embedded world:
+
+        interp find-features
+
+    On a model, SAEs and questions of your own:
+
+        interp find-features --model google/medgemma-4b-it --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+
+    Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
+    """
+    from interp.display import show_result
+    from interp.find import FindSettings, find_features
+    from interp.layers import listed_layers, parse_layers
+    from interp.lock import held
+    from interp.memory import limit_memory, memory_left
+    from interp.prompts import PLAIN
+    from interp.questions import load_questions
+    from interp.run import refuse_run, save_result
+    from interp.sae_sources import locate_saes
+    from interp.vlm import DTYPES, hold_images, load_vlm
+
+    refuse_run(out)
+    asked = load_questions(questions, images, split)[:limit]
+    sae_of = locate_saes(saes, width, l0, listed_layers(layers))
+    style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
+    with held(out) if is_main() else nullcontext():
+        vlm = load_vlm(model, device, dtype, revision, style, image_cache)
+        if max_memory is not None:
+            limit_memory(vlm.device, max_memory)
+            hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
+        chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
+        settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+        result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
+        if is_main():
+            save_result(result, out)
+            show_result(result, out)
+    # The launcher stops all processes when one of them ends with an exit code.
+    team_on(vlm.device).disband()
+    if result.artifact.verdict == "no gate found":
+        raise typer.Exit(EXIT_NO_GATE)

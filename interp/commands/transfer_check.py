@@ -1,0 +1,69 @@
+"""The `interp transfer-check` command."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.demo import WORLD
+from interp.options import L0, Device, Dtype, Images, Model, Questions, Revision, SaeDtype, Saes, Width
+
+PROMPTS = Path(__file__).parent.parent / "transfer_prompts"
+
+
+def transfer_check_command(
+    model: Model = str(WORLD / "planted"),
+    saes: Saes = str(WORLD / "saes"),
+    width: Width = None,
+    l0: L0 = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Model that the SAEs were trained on, to measure the drift of the features from it."),
+    ] = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: Annotated[Literal["train", "test", "all"], typer.Option(help="Questions to use.")] = "all",
+    medical: Annotated[
+        Path, typer.Option(help="Text file of medical prompts, one a line.", show_default="100 shipped")
+    ] = PROMPTS / "medical.txt",
+    general: Annotated[
+        Path, typer.Option(help="Text file of general prompts, one a line.", show_default="100 shipped")
+    ] = PROMPTS / "general.txt",
+    limit: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 100,
+    layers: Annotated[str, typer.Option(help="Layers to check: all, 15-19 or 9,17,22.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    revision: Revision = None,
+    sae_dtype: SaeDtype = "float32",
+) -> None:
+    """Check that SAEs trained on one model describe another: R² against 0.95 by layer, on questions and on plain text.
+
+    interp transfer-check --model google/medgemma-4b-it --reference google/gemma-3-4b-it
+    --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+    """
+    from interp.display import show_transfer
+    from interp.files import refuse_used, write_text
+    from interp.layers import listed_layers, parse_layers
+    from interp.questions import load_questions
+    from interp.sae_sources import locate_saes
+    from interp.transfer import question_prompts, text_prompts, transfer_check
+    from interp.vlm import DTYPES, load_vlm
+
+    if out is not None:
+        refuse_used(out)
+    asked = load_questions(questions, images, split)
+    kinds = {
+        "questions": question_prompts(asked, limit),
+        "medical": text_prompts(medical, limit),
+        "general": text_prompts(general, limit),
+    }
+    sae_of = locate_saes(saes, width, l0, listed_layers(layers))
+    vlm = load_vlm(model, device, dtype, revision)
+    chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
+    trained_on = None if reference is None else load_vlm(reference, device, dtype)
+    result = transfer_check(vlm, sae_of, kinds, chosen, trained_on, DTYPES[sae_dtype], seed)
+    if out is not None:
+        write_text(out, result.to_json())
+    show_transfer(result)
