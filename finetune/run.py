@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.adapter import AdapterRecord, shared_base, write_adapter
 from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
-from finetune.checkpoint import (
-    State,
-    discard,
-    finished,
-    read_state,
-    refuse_unfinished,
-    working,
-    working_folder,
-    write_state,
-)
+from finetune.checkpoint import State, read_state, write_state
 from finetune.choice import Choice, choose_layers, ranks_of, read_choice
 from finetune.evaluate import Evaluation, evaluate
 from finetune.lora import add_lora, trainable_parameters
@@ -41,6 +32,7 @@ from interp.processes import team_on
 from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
 from interp.questions import Question, Split, fingerprint, load_questions
+from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
 from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
@@ -71,7 +63,7 @@ def train_and_evaluate(
     `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` all processes train and evaluate
     together; the main one writes, the others return None. Raises InputError for bad input, before anything is trained
     where it can be known, and if another process makes `out`. Until it is whole `out` does not exist: after an
-    interruption a folder beside it (`finetune.checkpoint.working_folder`) holds a checkpoint, and `resume` goes on from
+    interruption a folder beside it (`interp.unfinished.working_folder`) holds a checkpoint, and `resume` goes on from
     there to what would have come out without a break; it returns None if nothing is left to do.
     """
     if not resume:

@@ -6,19 +6,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp.kept import NOTHING_KEPT, Kept, Parts
 from interp.memory import memory_left
 from interp.processes import Team
 from interp.residuals import Residuals, empty_residuals
-from interp.vlm import Vlm, deal_rows, measure, rows_of
+from interp.vlm import Vlm, check_finite, deal_rows, measured_batches, rows_of
 
 
 def measure_together(
-    vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int, max_memory: float | None, team: Team
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int],
+    batch_tokens: int,
+    max_memory: float | None,
+    team: Team,
+    kept: Kept = NOTHING_KEPT,
 ) -> tuple[Tensor, Residuals]:
     """Margins float32 [n] of all prompts, and the residuals of all prompts around this process's block of `layers`.
 
     The processes deal the packed batches among themselves; each then gets what the others measured at its layers, and
-    at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. Raises InputError as `measure`.
+    at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. What is `kept` is not measured again.
+    Raises InputError as `interp.vlm.measure` and `interp.unfinished.read_tensors`.
     """
     dealt = deal_rows(rows_of(vlm, prompts), batch_tokens, team)
     asked = [torch.tensor(sorted(p for row in rows for p in row.prompts), dtype=torch.long) for rows in dealt]
@@ -29,13 +37,28 @@ def measure_together(
         return empty_residuals(layers, n, vlm.d_model, vlm.model.dtype, half)
 
     found = room(around(layers), len(mine))
-    into = found.values.transpose(0, 1)
-    rows = dealt[team.rank]
-    measured = measure(vlm, prompts, found.layers, batch_tokens, "margins and residuals", into, rows)
-    if team.size == 1:
-        return measured.margin, found
+    by_prompt = found.values.transpose(0, 1)
     margin = torch.zeros(len(prompts))
-    margin[mine] = measured.margin
+
+    def values(index: Tensor) -> dict[str, Tensor]:
+        return {"margin": margin[index], "residuals": by_prompt[torch.searchsorted(mine, index)]}
+
+    saving = Parts(kept, team.rank, len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize, values)
+    done = set[int]()
+    for before in saving.read():
+        margin[before["prompts"]] = before["margin"]
+        by_prompt[torch.searchsorted(mine, before["prompts"])] = before["residuals"]
+        done |= set(before["prompts"].tolist())
+    left = [row for row in dealt[team.rank] if row.prompts[0] not in done]
+    told = "margins and residuals"
+    for index, seen in measured_batches(vlm, prompts, found.layers, batch_tokens, told, left, vlm.model.dtype):
+        margin[index] = seen.margin
+        by_prompt[torch.searchsorted(mine, index)] = seen.residuals
+        saving.add(index)
+    check_finite(prompts, mine, margin[mine])
+    saving.finish()
+    if team.size == 1:
+        return margin, found
     own = room(around(team.block(layers)), len(prompts))
     for rank in range(team.size):
         for place, layer in enumerate(around(team.block(layers, rank))):

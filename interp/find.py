@@ -34,6 +34,7 @@ from interp.features import Flips, adjust, find_flips
 from interp.files import software
 from interp.fit import R2_NEEDED
 from interp.inversion import inverting_operator
+from interp.kept import NOTHING_KEPT, Kept
 from interp.layers import Profile, Rule
 from interp.memory import memory_left
 from interp.module_writes import module_weights
@@ -153,6 +154,7 @@ def find_features(
     split: str = "all",
     batch_tokens: int = 16384,
     max_memory: float | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip on these questions.
 
@@ -160,7 +162,8 @@ def find_features(
     several SAEs of a layer others than its defaults are meant; `layers` are those to profile, by default all that have
     an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
     (`interp.memory`). Only closed questions with paraphrases count. Several processes (`interp.processes`) share the
-    work, and each returns the same. Raises InputError if there are none, or if an SAE does not fit the model.
+    work, and each returns the same. What an earlier run has `kept` is not computed again. Raises InputError if there
+    are none, if an SAE does not fit the model, or if what is kept is damaged or of another search.
     """
     sae_of = saes if isinstance(saes, Mapping) else locate_saes(saes, layers=layers)
     chosen = sorted(sae_of) if layers is None else sorted(layers)
@@ -174,7 +177,7 @@ def find_features(
     # From here on every process has the residuals around its own layers alone.
     places = team.block(range(len(chosen)))
     own = [chosen[place] for place in places]
-    margin, residuals = measure_together(vlm, prompts, chosen, batch_tokens, max_memory, team)
+    margin, residuals = measure_together(vlm, prompts, chosen, batch_tokens, max_memory, team, kept)
     flips = find_flips(prompts, pair_table(prompts), margin, settings.bank_margin)
     selecting = select_half(flips, settings.seed)
     choice, held_out = flips.take(selecting), flips.take(~selecting)
@@ -188,12 +191,12 @@ def find_features(
     def load(layer: int) -> Sae:
         return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
 
-    gradients = margin_gradients(replay_of(vlm, prompts, taught, team=team), chosen)[:, places]
+    gradients = margin_gradients(replay_of(vlm, prompts, taught, team=team, kept=kept), chosen)[:, places]
     given = (choice, taught, held_out, banked, gradients, settings.features_a_layer, settings.seed)
-    screened = joined(screen_layers(load, residuals, own, prompts, *given), team)
+    screened = joined(screen_layers(load, residuals, own, prompts, *given, kept), team)
     screen = adjust(screened.features)
 
-    replay = replay_of(vlm, prompts, banked, room.device // 4, team)
+    replay = replay_of(vlm, prompts, banked, room.device // 4, team, kept)
     patch = patch_layers(replay, banked, screened.state, screened.before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
     weights = module_weights(replay, prompts, banked, chosen, settings.seed)
@@ -205,7 +208,7 @@ def find_features(
     candidates = choose_candidates(screen, FEATURES_KEPT)
     mine = [candidate for candidate in candidates if candidate[0] in own]
     unflipped = sample_pairs(held_out.take(~held_out.flipped), len(banked.pairs), settings.seed)
-    other = replay_of(vlm, prompts, unflipped, room.device // 8, team)
+    other = replay_of(vlm, prompts, unflipped, room.device // 8, team, kept)
     probes = joined_probes(probes_of(mine, banked, unflipped, residuals, screen, load), candidates, team)
     tests = (
         [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in probes]

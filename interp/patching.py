@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.features import Flips
+from interp.kept import NOTHING_KEPT, Kept
 from interp.processes import ALONE, Team
 from interp.replay import Replay
 from interp.vlm import Vlm
@@ -66,9 +67,17 @@ def patch_layers(
     return LayerPatch(shift, change[:, 0], change[:, 1], change[:, 2], change[:, 3], flips.margin_after)
 
 
-def replay_of(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, max_bytes: int = 0, team: Team = ALONE) -> Replay:
+def replay_of(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    flips: Flips,
+    max_bytes: int = 0,
+    team: Team = ALONE,
+    kept: Kept = NOTHING_KEPT,
+) -> Replay:
     """The paraphrases of some pairs, ready to be patched; `prompts` is the whole prompt table."""
-    return Replay(vlm, prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)], max_bytes, team=team)
+    asked = prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)]
+    return Replay(vlm, asked, max_bytes, team=team, kept=kept)
 
 
 def patch_effect(

@@ -5,7 +5,7 @@ its keys and values stay, and its final token's residual after every layer. An e
 layer above the edited one, and the edits of all prompts and layers climb together: those of layer L join behind it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers, run_packed
+from interp.kept import NOTHING_KEPT, Kept, name_of
 from interp.packing import Batch, Row
 from interp.processes import ALONE, Team
 from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
@@ -50,12 +51,19 @@ class Replay:
     `prompts` is a table as for `interp.vlm.measure`. Of what its batches leave, up to `max_bytes` stay on the device
     from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first sweep.
     The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole result.
+    A sweep that the first of them has `kept` is not made again.
     """
 
     def __init__(
-        self, vlm: Vlm, prompts: pd.DataFrame, max_bytes: int = 0, batch_tokens: int = 16384, team: Team = ALONE
+        self,
+        vlm: Vlm,
+        prompts: pd.DataFrame,
+        max_bytes: int = 0,
+        batch_tokens: int = 16384,
+        team: Team = ALONE,
+        kept: Kept = NOTHING_KEPT,
     ) -> None:
-        self.vlm, self.prompts, self.batch_tokens, self.team = vlm, prompts, batch_tokens, team
+        self.vlm, self.prompts, self.batch_tokens, self.team, self.kept = vlm, prompts, batch_tokens, team, kept
         self._free = max_bytes
         self._held: list[Held] = []
         self._rows: list[Row] | None = None
@@ -65,23 +73,47 @@ class Replay:
 
         `delta` float32 [n, k, d_model] is added to the final token's residual after layer `layers`[k].
         """
-        found = torch.zeros(delta.shape[:2])
-        with torch.no_grad():
-            for held, index, part in self._climbs(layers, EDIT_TOKENS, description):
-                edits = delta[index, part].to(self.vlm.device)
-                found[index, part] = _climb(self.vlm, held, [layers[k] for k in part], edits).cpu()
-        return self.team.total(found)
+
+        def sweep() -> Tensor:
+            found = torch.zeros(delta.shape[:2])
+            with torch.no_grad():
+                for held, index, part in self._climbs(layers, EDIT_TOKENS, description):
+                    edits = delta[index, part].to(self.vlm.device)
+                    found[index, part] = _climb(self.vlm, held, [layers[k] for k in part], edits).cpu()
+            return found
+
+        return self._once("margins", layers, delta, delta.shape[:2], sweep)
 
     def slopes(self, layers: Sequence[int], delta: Tensor, description: str = "gradients") -> Tensor:
         """Gradients of those margins by each edited residual, at its edited value: float32 as `delta`."""
-        found = torch.zeros_like(delta)
-        for held, index, part in self._climbs(layers, SLOPE_TOKENS, description):
-            edits = delta[index, part].to(self.vlm.device).requires_grad_()
-            with torch.enable_grad():
-                margins = _climb(self.vlm, held, [layers[k] for k in part], edits)
-                (gradient,) = torch.autograd.grad(margins.sum(), edits)
-            found[index, part] = gradient.cpu()
-        return self.team.total(found)
+
+        def sweep() -> Tensor:
+            found = torch.zeros_like(delta)
+            for held, index, part in self._climbs(layers, SLOPE_TOKENS, description):
+                edits = delta[index, part].to(self.vlm.device).requires_grad_()
+                with torch.enable_grad():
+                    margins = _climb(self.vlm, held, [layers[k] for k in part], edits)
+                    (gradient,) = torch.autograd.grad(margins.sum(), edits)
+                found[index, part] = gradient.cpu()
+            return found
+
+        return self._once("slopes", layers, delta, delta.shape, sweep)
+
+    def _once(
+        self, kind: str, layers: Sequence[int], delta: Tensor, shape: torch.Size, sweep: Callable[[], Tensor]
+    ) -> Tensor:
+        """The whole result, of the given shape, of a sweep that gives each process its part; made unless it is kept."""
+        if not self.kept:
+            return self.team.total(sweep())
+        prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
+        name = name_of(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
+        before = self.kept.read(name) if self.team.rank == 0 else None
+        if self.team.values(before is not None)[0]:
+            return self.team.total(before["found"] if before else torch.zeros(shape))
+        found = self.team.total(sweep())
+        if self.team.rank == 0:
+            self.kept.write(name, {"found": found})
+        return found
 
     def _climbs(self, layers: Sequence[int], tokens: int, description: str) -> Iterator[tuple[Held, Tensor, Tensor]]:
         """Every batch with its prompts int64 [n, 1] and some of the edits int64 [k], of ascending layers."""

@@ -1,17 +1,115 @@
-"""A run on disk: layers.json, the features as parquet and CSV, and the figures."""
+"""A run on disk: layers.json, the features as parquet and CSV, and the figures.
 
+A search keeps what it has done in a working folder (`interp.unfinished`), so that one that was killed goes on.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from interp.artifact import write_layers
+from interp.digests import joined_digest, weights_fingerprint
 from interp.errors import InputError
 from interp.figure_style import save_figures
 from interp.figures.search import search_drawings
-from interp.files import whole_file
-from interp.find import FindResult
-from interp.manifest import write_manifest
+from interp.files import PARTIAL, flush, whole_folder
+from interp.find import FindResult, FindSettings, find_features
+from interp.kept import Kept
+from interp.manifest import MANIFEST, read_manifest, write_manifest
+from interp.processes import is_main, team_on
+from interp.progress import tell
+from interp.questions import Question, fingerprint
+from interp.room import room_for
+from interp.saes import sae_digest
+from interp.unfinished import check_begun, discard, finished, refuse_unfinished, working, working_folder
+from interp.vlm import Vlm
 
 LAYERS = "layers.json"
 FILES = (LAYERS, "features.parquet", "features.csv")
+WHOLE = "whole"
+"""Folder of a run that is done but not yet where it belongs, in its working folder."""
+
+
+class Search(NamedTuple):
+    """What is searched, and how: the arguments of `interp.find.find_features`."""
+
+    vlm: Vlm
+    """The model."""
+    saes: Mapping[int, Path]
+    """Layer -> SAE folder."""
+    questions: Sequence[Question]
+    """Of the split."""
+    layers: Sequence[int]
+    """To be profiled."""
+    settings: FindSettings
+    """All else that is recorded."""
+    split: str
+    """Name of the split."""
+    batch_tokens: int
+    """In a forward pass."""
+    max_memory: float | None
+    """[GiB]."""
+
+
+def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> FindResult | None:
+    """`find_features` of what `load` gives, written into the folder `out` (`save_result`).
+
+    After an interruption a folder beside `out` (`interp.unfinished.working_folder`) holds what was done, and `resume`
+    goes on behind it, with as many processes as before; it returns None if nothing is left to do. Raises InputError as
+    `find_features`, if `out` holds a run, if another process makes it, and if what was done was of another search.
+    """
+    if not resume:
+        refuse_run(out)
+    refuse_unfinished(out, resume)
+    work = working_folder(out)
+    with working(work) if is_main() else nullcontext():
+        search = load()
+        team = team_on(search.vlm.device)
+        made_of = _made_of(search, team.size)
+        if team.values(resume and team.rank == 0 and _is_whole(out, work, made_of))[0]:
+            return None
+        refuse_run(out)
+        result = find_features(*search, kept=Kept(work, made_of))
+        if team.rank == 0:
+            write_run(result, work / WHOLE, made_of)
+            _publish(work / WHOLE, out)
+            discard(work)
+    return result
+
+
+def _made_of(search: Search, processes: int) -> dict[str, Any]:
+    """What must be the same for what was done to be of use, and for a finished run to be this one."""
+    vlm, settings = search.vlm, search.settings
+    saes = joined_digest(sae_digest(search.saes[layer]) for layer in search.layers)
+    return settings.__dict__ | {
+        "sae_dtype": str(settings.sae_dtype).removeprefix("torch."),
+        "layers": list(search.layers),
+        "saes": saes.hex()[:32],
+        "questions": fingerprint(search.questions),
+        "split": search.split,
+        "weights": weights_fingerprint(vlm.model),
+        "prompt": vlm.style._asdict(),
+        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "device": vlm.device.type,
+        "batch_tokens": search.batch_tokens,
+        "processes": processes,
+    }
+
+
+def _is_whole(out: Path, work: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether a run is done, which is put where it belongs if it is not there yet. Raises InputError as `find_into`."""
+    manifest = read_manifest(work / WHOLE)
+    if manifest is not None:
+        check_begun(work / WHOLE, manifest.made_of, made_of)
+        _publish(work / WHOLE, out)
+    elif not finished(out, made_of):
+        return False
+    tell(f"{out}: is whole, so nothing is left to do.")
+    discard(work)
+    return True
 
 
 def refuse_run(out: Path) -> None:
@@ -27,16 +125,35 @@ def refuse_run(out: Path) -> None:
 
 
 def save_result(result: FindResult, out: Path) -> None:
-    """Write a run into `out`, layers.json last, so that its presence means a whole run.
+    """Write a run into `out`, layers.json behind the others, so that its presence means a whole run.
 
     The manifest is of layers.json and the features; figures may be drawn again.
     """
     refuse_run(out)
-    with whole_file(out / "features.parquet") as partial:
-        result.features.to_parquet(partial, index=False)
-    with whole_file(out / "features.csv") as partial:
-        result.features.to_csv(partial, index=False, float_format="%.6g")
-    save_figures(search_drawings(result), out)
-    with whole_file(out / LAYERS) as partial:
-        write_layers(result.artifact, partial)
-        write_manifest(out, {name: out / name for name in FILES} | {LAYERS: partial})
+    with room_for(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as name:
+            write_run(result, Path(name) / WHOLE)
+            _publish(Path(name) / WHOLE, out)
+
+
+def write_run(result: FindResult, folder: Path, made_of: Mapping[str, Any] | None = None) -> None:
+    """Write the files of a run into a new folder; the manifest says what it was `made_of`."""
+    with whole_folder(folder) as partial:
+        result.features.to_parquet(partial / "features.parquet", index=False)
+        result.features.to_csv(partial / "features.csv", index=False, float_format="%.6g")
+        save_figures(search_drawings(result), partial)
+        write_layers(result.artifact, partial / LAYERS)
+        write_manifest(partial, {name: partial / name for name in FILES}, made_of)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Move the files of a run to where they belong; what a kill has left over can be moved on another day."""
+    with room_for(out):
+        out.mkdir(parents=True, exist_ok=True)
+        last = (LAYERS, MANIFEST)
+        for path in sorted(folder.iterdir(), key=lambda path: (path.name in last, path.name)):
+            # `out` may be a file system of its own.
+            shutil.move(path, out / path.name)
+        flush(out)
+        folder.rmdir()

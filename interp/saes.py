@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interp.digests import joined_digest, tensor_digests
 from interp.documents import read_object
 from interp.errors import InputError
 
@@ -128,6 +129,22 @@ def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
         raise InputError(f"{path}: has no features.")
     _check_hook(folder, layer)
     return d_sae
+
+
+def sae_digest(folder: Path) -> bytes:
+    """A hash of an SAE's biases and thresholds, which no two trainings share; its matrices may be hundreds of GB.
+
+    Raises InputError if it is not there or not whole.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = _weights(folder)
+    try:
+        with safe_open(path, "pt") as file:
+            small = [name for name in sorted(file.keys()) if len(file.get_slice(name).get_shape()) == 1]
+            return joined_digest(tensor_digests(file.get_tensor(name) for name in small))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}). Download it again.") from None
 
 
 def load_sae(

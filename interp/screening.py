@@ -1,6 +1,8 @@
 """All that is asked of the SAEs of some layers, one SAE after the other; what several processes found is joined."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from interp.attribution import attribute
 from interp.causal import joint_patch
 from interp.features import SCREEN_COLUMNS, Flips, flip_score, screen_layer, sides
 from interp.fit import Fit, Transfer, judge_transfer, reconstruct, summarize
+from interp.kept import NOTHING_KEPT, Kept, name_of
 from interp.processes import Team
 from interp.progress import track
 from interp.residuals import Residuals
@@ -51,31 +54,78 @@ def screen_layers(
     gradients: Tensor,
     best_of: int,
     seed: int,
+    kept: Kept = NOTHING_KEPT,
 ) -> Screened:
     """Features are chosen on `choice`, whose banked flips are `taught`, and scored on `held_out` and its `banked` ones.
 
     `gradients` [taught pairs, layers, d_model] are those of the margin at the paraphrases; `best_of` features of a
-    layer are chosen, by flip AUC for the score and by attribution for the joint patch.
+    layer are chosen, by flip AUC for the score and by attribution for the joint patch. Layers that are `kept` are not
+    screened again.
     """
-    tables, fits, saes = [], [], {}
-    scores = np.zeros((len(held_out.pairs), len(layers)))
-    joint = torch.zeros(len(banked.pairs), len(layers), residuals.values.shape[2])
-    for position, layer in enumerate(track(layers, "screening features")):
+
+    margins = torch.from_numpy(
+        np.concatenate([m for f in (choice, held_out) for m in (f.margin_before, f.margin_after)])
+    )
+
+    def screen(layer: int, slopes: Tensor) -> dict[str, Tensor]:
         sae, here = load(layer), residuals.after(layer)
-        saes[layer] = sae.id
         table = screen_layer(sae, here, prompts, choice)
-        predicted = attribute(sae, here, taught, gradients[:, position])
-        table["attribution"] = predicted[table["feature"].to_numpy(np.int64)]
+        table["attribution"] = attribute(sae, here, taught, slopes)[table["feature"].to_numpy(np.int64)]
         best = table.nlargest(best_of, "flip_auc")
-        if len(best):
-            scores[:, position] = flip_score(sae, here, best, held_out)
+        score = flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
         pushing = [int(f) for f in table.nlargest(best_of, "attribution")["feature"]]
-        joint[:, position] = joint_patch(sae, here, banked.pairs, pushing)
         rebuilt = reconstruct(sae, here)
-        fits.append((summarize(rebuilt), judge_transfer(rebuilt, prompts["patient"].tolist(), seed)))
-        tables.append(table)
+        transfer = judge_transfer(rebuilt, prompts["patient"].tolist(), seed)
+        joint = joint_patch(sae, here, banked.pairs, pushing)
+        return _Layer(table, score, joint, summarize(rebuilt), transfer, sae.id).tensors()
+
+    screened = list[_Layer]()
+    for position, layer in enumerate(track(layers, "screening features")):
+        slopes = gradients[:, position]
+        name = name_of(f"layer-{layer:03d}", margins=margins, slopes=slopes) if kept else ""
+        screened.append(_Layer.of(kept.once(name, partial(screen, layer, slopes))))
     state, before = (residuals.shift([layer + off for layer in layers], *sides(banked.pairs)) for off in (0, -1))
-    return Screened(_stacked(tables), scores, joint, state, before, fits, saes)
+    return Screened(
+        features=_stacked([found.features for found in screened]),
+        scores=np.stack([found.score for found in screened], 1) if screened else np.zeros((len(held_out.pairs), 0)),
+        joint=torch.stack([found.joint for found in screened], 1) if screened else state,
+        state=state,
+        before=before,
+        fits=[(found.fit, found.transfer) for found in screened],
+        saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
+    )
+
+
+class _Layer(NamedTuple):
+    """What `Screened` has of one layer."""
+
+    features: pd.DataFrame
+    """Every feature that ever fires on the choosing half."""
+    score: NDArray[np.float64]
+    """[held-out pairs]."""
+    joint: Tensor
+    """float32 [banked pairs, d_model]."""
+    fit: Fit
+    """How well the SAE describes the residuals."""
+    transfer: Transfer
+    """The same as a test."""
+    sae: str
+    """Its id."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As it is kept: numbers as they are, the rest as JSON, which keeps every bit of a float."""
+        said = json.dumps([self.fit, self.transfer, self.sae]).encode()
+        columns = {f"features/{name}": torch.tensor(column.to_numpy()) for name, column in self.features.items()}
+        beside = {"score": torch.from_numpy(self.score), "joint": self.joint}
+        return columns | beside | {"said": torch.frombuffer(bytearray(said), dtype=torch.uint8)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "_Layer":
+        """From `tensors`."""
+        fit, (r2, p, verdict), sae = json.loads(tensors["said"].numpy().tobytes())
+        table = pd.DataFrame({name: tensors[f"features/{name}"].numpy() for name in SCREEN_COLUMNS})
+        transfer = Transfer(Estimate(*r2), p, verdict)
+        return cls(table, tensors["score"].numpy(), tensors["joint"], Fit(*fit), transfer, sae)
 
 
 def joined(own: Screened, team: Team) -> Screened:

@@ -287,33 +287,52 @@ def measure(
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-
-    def keep(index: Tensor, arriving: list[Callable[[], Tensor]]) -> None:
-        margin[index], top_token[index] = arriving[0](), arriving[1]()
+    for index, part in measured_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype):
+        place = torch.searchsorted(asked, index)
+        margin[place], top_token[place] = part.margin, part.top_token
         if layers:
-            residuals[index] = arriving[2]()
+            residuals[place] = part.residuals
+    check_finite(prompts, asked, margin)
+    return Measurement(margin, top_token, residuals)
 
+
+@torch.no_grad()
+def measured_batches(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int],
+    batch_tokens: int,
+    description: str,
+    rows: Sequence[Row],
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[Tensor, Measurement]]:
+    """The prompts int64 [k] of each packed batch and what the model did on them, residuals as `dtype`.
+
+    Parameters as of `measure`; margins may be anything.
+    """
     former: tuple[Tensor, list[Callable[[], Tensor]]] | None = None
     for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         with watched(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
-        parts = [answer_margin(logits, vlm.answers), logits.argmax(-1)]
-        if layers:
-            parts.append(torch.stack([caught[layer] for layer in layers], dim=1).to(residuals.dtype))
-        launched = torch.searchsorted(asked, torch.tensor(batch.prompts)), [fetched(part) for part in parts]
+        found = torch.stack([caught[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
+        parts = [answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype)]
+        launched = torch.tensor(batch.prompts), [fetched(part) for part in parts]
         # One batch behind, so that a GPU has the next one to do while these arrive.
         if former is not None:
-            keep(*former)
+            yield former[0], Measurement(*(arrived() for arrived in former[1]))
         former = launched
     if former is not None:
-        keep(*former)
+        yield former[0], Measurement(*(arrived() for arrived in former[1]))
+
+
+def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:
+    """Raise InputError if a margin of the prompts `asked`, int64 [n], is not finite; `margin` [n]."""
     bad = asked[~torch.isfinite(margin)].tolist()
     if bad:
         raise InputError(
-            f"The margins of {len(bad)} of {n} prompts are not finite, the first {_place(prompts, bad[0])}. Try "
-            "--dtype float32, or check the model's weights."
+            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first {_place(prompts, bad[0])}. "
+            "Try --dtype float32, or check the model's weights."
         )
-    return Measurement(margin, top_token, residuals)
 
 
 def _place(prompts: pd.DataFrame, row: int) -> str:

@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_refused(states, tmp_path):
 
 
 def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("finetune.checkpoint.software", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("interp.unfinished.software", lambda: {"torch": "1.0"})
     write_state(tmp_path, states[0][0], MADE_OF, 0.0)
     monkeypatch.undo()
     for _ in range(2):

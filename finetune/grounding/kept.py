@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.checkpoint import read_tensors, write_tensors
 from finetune.grounding.faithfulness import Floats
 from finetune.grounding.looking import Look
+from interp.unfinished import read_tensors, write_tensors
 
 
 class Seen(NamedTuple):

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint import discard, finished, refuse_unfinished, working, working_folder
 from finetune.grounding.figures import save_grounding
 from finetune.grounding.kept import Kept
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
@@ -13,6 +12,7 @@ from interp.digests import weights_fingerprint
 from interp.files import refuse_used
 from interp.progress import tell
 from interp.questions import fingerprint
+from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
 
 
 def study_into(

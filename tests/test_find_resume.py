@@ -1,0 +1,183 @@
+"""A search that is killed goes on to the same bits, and what was done of another one is refused by name."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp import exchange, kept, run, unfinished
+from interp.demo import WORLD
+from interp.errors import InputError
+from interp.find import FindSettings
+from interp.manifest import check_manifest
+from interp.questions import load_questions
+from interp.run import Search, find_into
+from interp.sae_sources import locate_saes
+from interp.saes import load_sae, save_sae
+from interp.vlm import load_vlm
+
+KILLED = 4
+"""What is written before each kill."""
+
+
+@pytest.fixture(scope="module")
+def search():
+    vlm = load_vlm(WORLD / "planted", "cpu", "float32")
+    questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
+    saes = locate_saes(WORLD / "saes", layers=[4, 5])
+    return Search(vlm, saes, questions, [4, 5], FindSettings(min_flips=1), "train", 3000, None)
+
+
+@pytest.fixture(autouse=True)
+def _all_is_kept(monkeypatch):
+    monkeypatch.setattr(kept, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(search, tmp_path_factory):
+    """The folder of a run without a break."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert find_into(out, lambda: search) is not None
+    assert not out.with_name("out.partial").exists()
+    check_manifest(out)
+    return out
+
+
+def killed(search, out: Path, resume: bool, after: int) -> int:
+    """Run a search in a child that is killed behind its `after`-th write or file moved; the exit code, 0 if done."""
+    number = os.fork()
+    if number:
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    left = [after]
+
+    def counted(function):
+        def call(*arguments, **named):
+            found = function(*arguments, **named)
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return call
+
+    kept.write_tensors = counted(kept.write_tensors)
+    run.write_run, run.shutil.move = counted(run.write_run), counted(run.shutil.move)
+    try:
+        find_into(out, lambda: search, resume)
+    finally:
+        os._exit(0 if resume else 1)
+
+
+def same(one: Path, other: Path) -> None:
+    names = sorted(path.name for path in one.iterdir())
+    assert sorted(path.name for path in other.iterdir()) == names
+    assert [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()] == []
+
+
+def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    work = out.with_name("out.partial")
+    assert killed(search, out, False, KILLED) == -signal.SIGKILL
+    assert len(list(work.glob("*.safetensors"))) == KILLED
+    kinds, kills = set(), 1
+    while killed(search, out, True, KILLED) == -signal.SIGKILL:
+        kills += 1
+        kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
+    assert kinds == {"measured", "slopes", "layer", "margins"}
+    assert kills > 10
+    same(out, whole)
+    assert not work.exists()
+
+
+def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
+    """Up to the very end: then it has only to be moved."""
+    out = tmp_path / "out"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            find_into(out, lambda: search)
+    asked = []
+    batches = exchange.measured_batches
+    monkeypatch.setattr(exchange, "measured_batches", lambda *given: asked.append(given[5]) or batches(*given))
+    monkeypatch.setattr("interp.replay.Replay._batches", stopped)
+    assert find_into(out, lambda: search, resume=True) is not None
+    assert asked == [[]]
+    same(out, whole)
+
+
+def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert killed(search, out, False, 2) == -signal.SIGKILL
+    with pytest.raises(InputError, match="holds what an interrupted run has done"):
+        find_into(out, lambda: search)
+    state = search.vlm.model.state_dict()["model.language_model.norm.weight"]
+    sae = load_sae(search.saes[5], 5, search.vlm.d_model)
+    save_sae(sae._replace(threshold=sae.threshold * 2), tmp_path / "sae", "another")
+    for other, message in (
+        (search._replace(settings=FindSettings(seed=1, min_flips=1)), "was begun with seed 0, but now it is 1"),
+        (search._replace(questions=search.questions[:100]), "was begun with questions"),
+        (search._replace(saes={4: search.saes[4], 5: tmp_path / "sae"}), "was begun with saes"),
+        (search._replace(batch_tokens=4000), "was begun with batch tokens 3000, but now it is 4000"),
+    ):
+        with pytest.raises(InputError) as refused:
+            find_into(out, lambda other=other: other, resume=True)
+        assert message in str(refused.value)
+    with torch.no_grad():
+        state[0] += 1
+        with pytest.raises(InputError, match="was begun with weights"):
+            find_into(out, lambda: search, resume=True)
+        state[0] -= 1
+    part = next(out.with_name("out.partial").glob("measured-*"))
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"measured-000-000000.safetensors: damaged"):
+        find_into(out, lambda: search, resume=True)
+    assert not out.exists()
+
+
+def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    assert find_into(whole, lambda: search, resume=True) is None
+    assert capsys.readouterr().err == f"{whole}: is whole, so nothing is left to do.\n"
+    assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
+    with pytest.raises(InputError, match="already holds a run"):
+        find_into(whole, lambda: search)
+    with pytest.raises(InputError, match="already holds a run"):
+        find_into(whole, lambda: search._replace(split="test"), resume=True)
+
+
+def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):
+    """By a clock that a part moves by 4.5 seconds, and a batch by 30."""
+    clock = [0.0]
+    monkeypatch.setattr(kept, "CHECKPOINT_SECONDS", 60.0)
+    monkeypatch.setattr(kept.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(kept, "PART_BYTES", 32)
+    values = torch.arange(40.0)
+    keep = kept.Kept(tmp_path, {"a": 1})
+
+    def write(*given):
+        clock[0] += 4.5
+        unfinished.write_tensors(*given)
+
+    monkeypatch.setattr(kept, "write_tensors", write)
+    parts = kept.Parts(keep, 1, 4, lambda prompts: {"value": values[prompts]})
+    counts = []
+    for prompts in torch.arange(40).split(4):
+        clock[0] += 30
+        parts.add(prompts)
+        counts.append(len(list(tmp_path.iterdir())))
+    parts.finish()
+    # Two batches a part. Writing the third and fourth took 9 seconds, so that the next ones are three minutes off.
+    assert counts == [0, 1, 1, 1, 3, 3, 3, 3, 3, 3]
+    found = list(kept.Parts(keep, 1, 4, dict).read())
+    assert [part["prompts"].tolist() for part in found] == [
+        list(range(first, last)) for first, last in ((0, 8), (8, 16), (16, 20), (20, 28), (28, 36), (36, 40))
+    ]
+    assert all(torch.equal(part["value"], values[part["prompts"]]) for part in found)
+    assert list(kept.Parts(keep, 0, 4, dict).read()) == []
