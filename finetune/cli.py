@@ -1,10 +1,9 @@
 """The `finetune` command: argument parsing only."""
 
 import sys
-import warnings
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +20,6 @@ from finetune.options import (
     LearningRate,
     Limit,
     Questions,
-    Resume,
     SplitName,
     TestSplit,
     TrainSplit,
@@ -29,23 +27,24 @@ from finetune.options import (
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
 from interp.demo import EMBEDDED, WORLD
-from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
+from interp.entry import command
+from interp.errors import InputError
 from interp.options import (
     L0,
     AnswerInstruction,
     ImageCache,
     ImageFirst,
+    Json,
     Normalize,
+    Resume,
     Revision,
     Saes,
     System,
+    Verbose,
     Width,
     style_changes,
 )
-from interp.processes import first_to, refuse_several
-
-if TYPE_CHECKING:
-    from finetune.evaluate import Evaluation
+from interp.processes import is_main, refuse_several
 
 DEFAULTS = TrainSettings()
 LAYERS = Path("artifacts/layers.json")
@@ -122,6 +121,8 @@ def train(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
     image_cache: ImageCache = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
 
@@ -157,6 +158,7 @@ def train(
         grounding_weight=grounding_weight,
         seed=seed,
     )
+    from finetune.display import show_evaluation
     from finetune.run import train_and_evaluate
 
     evaluation = train_and_evaluate(
@@ -177,8 +179,12 @@ def train(
         image_cache,
         resume,
     )
-    if evaluation is not None:
-        _show(evaluation)
+    if not is_main():
+        return
+    if json:
+        typer.echo((out / "evaluation.json").read_text(encoding="utf-8"), nl=False)
+    elif evaluation is not None:
+        show_evaluation(evaluation)
         typer.echo(f"Wrote {out}")
 
 
@@ -236,7 +242,6 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the tables.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap, permutations, noise and swapped images.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -247,6 +252,8 @@ def evaluate_command(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
     image_cache: ImageCache = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare saved adapters and clamps with their base: consistent, accurate, and still looking at the image?
 
@@ -270,6 +277,7 @@ def evaluate_command(
         refuse_used(out)
     if figure is not None:
         refuse_drawn(figure)
+    from finetune.display import show_evaluation
     from finetune.run import evaluate_saved
     from finetune.verdict import as_bad
     from interp.sae_sources import locate_saes
@@ -302,7 +310,7 @@ def evaluate_command(
     if json:
         typer.echo(evaluation.to_json(), nl=False)
     else:
-        _show(evaluation)
+        show_evaluation(evaluation)
     if fail_on is not None and any(as_bad(evaluation.verdicts[arm], fail_on) for arm in evaluation.shown):
         raise typer.Exit(FAILED_VERDICT)
 
@@ -324,6 +332,8 @@ def push_command(
             show_default="the one the adapter names",
         ),
     ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what would be published of an adapter on the Hugging Face hub, and with --upload publish it.
 
@@ -332,46 +342,25 @@ def push_command(
 
     [bold]Example:[/bold]  finetune push artifacts/adapter me/medgemma-4b-consistent --upload
     """
-    from finetune.push import description, send, staged
+    from finetune.push import content_of, description, send, staged
+    from interp.files import json_text
 
     with staged(adapter, repo, public, base_model) as package:
-        typer.echo(description(package))
-        typer.echo(f"Sent: {send(package)}" if upload else "Nothing was sent. Add --upload to send exactly this.")
-
-
-def _show(evaluation: "Evaluation") -> None:
-    from rich.console import Console
-
-    from finetune.display import controls_lines, evaluation_table, groups_table, quadrants_table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140 + 30 * max(0, len(evaluation.shown) - 2))
-    for table in (evaluation_table(evaluation), groups_table(evaluation), quadrants_table(evaluation)):
-        console.print(table)
-        console.print()
-    for sentence in (*controls_lines(evaluation), *evaluation.sentences):
-        console.print(sentence, highlight=False, markup=False)
+        if not json:
+            typer.echo(description(package))
+        sent = send(package) if upload else None
+        if json:
+            typer.echo(json_text(content_of(package) | {"sent": sent}), nl=False)
+        else:
+            typer.echo(f"Sent: {sent}" if sent else "Nothing was sent. Add --upload to send exactly this.")
 
 
 def main() -> None:
     """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
-    # What is wrong with an image file is said without quoting it; theirs would.
-    warnings.filterwarnings("ignore", module=r"pydicom|PIL")
-    try:
+    with command():
         if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
             refuse_several(f"finetune {sys.argv[1]}")
         app()
-    except InputError as error:
-        if first_to("error"):
-            typer.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_INPUT)
-    except RuntimeError as error:
-        # Told by its name, as torch need not have been loaded.
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        typer.echo(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", err=True)
-        sys.exit(EXIT_INPUT)
 
 
 if __name__ == "__main__":

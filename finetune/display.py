@@ -7,6 +7,7 @@ from finetune.compare import Comparison
 from finetune.evaluate import Evaluation
 from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
+from interp.console import results
 from interp.statistics import Estimate
 
 PLACES = {"final": "the final token", "all": "all text tokens"}
@@ -16,6 +17,16 @@ GROUPED = ("question_flip_rate", "accuracy", "text_only_agreement")
 GROUPS = {"phrasings": "phrasings", "type": "type", "finding": "finding", "register": "register", "registers": "pairs"}
 """Kind of subset -> what stands before its name; others stand alone."""
 CAPTION = "95% intervals: bootstrap over patients; p: paired, two-sided, against the base"
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print every table and sentence of an evaluation."""
+    console = results(140 + 30 * max(0, len(evaluation.shown) - 2))
+    for table in (evaluation_table(evaluation), groups_table(evaluation), quadrants_table(evaluation)):
+        console.print(table)
+        console.print()
+    for sentence in (*controls_lines(evaluation), *evaluation.sentences):
+        console.print(sentence, markup=False)
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

@@ -83,6 +83,12 @@ def description(package: Package) -> str:
     return "\n\n".join([f"Repository: {package.repo} ({visibility})", *blocks]) + "\n"
 
 
+def content_of(package: Package) -> dict[str, Any]:
+    """What would be sent and where to, for JSON: files with their size in bytes."""
+    sizes = {name: (package.folder / name).stat().st_size for name in FILES}
+    return {"repo": package.repo, "private": package.private, "files": sizes, "notes": package.notes}
+
+
 def send(package: Package) -> str:
     """Create the repository if need be, upload the package, and return the address of its page.
 

@@ -1,7 +1,6 @@
 """The `interp` command."""
 
 import sys
-import warnings
 
 import typer
 
@@ -11,8 +10,8 @@ from interp.commands.find_features import find_features_command
 from interp.commands.results import figures_command, report_command, scrub_command
 from interp.commands.study_feature import study_feature_command
 from interp.commands.transfer_check import transfer_check_command
-from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
-from interp.processes import first_to, refuse_several
+from interp.entry import command
+from interp.processes import refuse_several
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,24 +35,10 @@ demo_app.command("build")(demo_build_command)
 
 def main() -> None:
     """Entry point: a user's mistake becomes one paragraph and exit code 2."""
-    # peft's use of a transformers name that is going away; nothing that a user could change.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    # What is wrong with an image file is said without quoting it; theirs would.
-    warnings.filterwarnings("ignore", module=r"pydicom|PIL")
-    try:
+    with command():
         if sys.argv[1:2] and sys.argv[1] != "find-features":
             refuse_several(f"interp {sys.argv[1]}")
         app()
-    except InputError as error:
-        if first_to("error"):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INPUT)
-    except RuntimeError as error:
-        # Told by its name, as torch need not have been loaded.
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        print(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_INPUT)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Results on the terminal."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.artifact import Interval, Layers, RangeEntry
+from interp.console import results
 from interp.find import FindResult
 from interp.importing import ImportReport
 from interp.layers import layers_text
-from interp.paraphrase import Report
+from interp.paraphrase import Report, count_wordings
 from interp.questions import Question
 from interp.transfer import TransferResult
 
@@ -41,7 +41,7 @@ def _bare(text: str) -> str:
 
 def show_result(result: FindResult, out: Path, console: Console | None = None) -> None:
     """Print the data, the layer profile, the top features, the verdict and the next command."""
-    console = console or Console(highlight=False)
+    console = console or results()
     artifact = result.artifact
     console.print(f"\n[bold]{artifact.model.id}[/bold]: {asked_line(artifact)}")
     console.print(flips_line(artifact))
@@ -148,7 +148,7 @@ def feature_table(artifact: Layers, rows: int = 10) -> Table:
 
 def show_transfer(result: TransferResult, console: Console | None = None) -> None:
     """Print one table a kind of prompts, and a warning for the layers that fail."""
-    console = console or Console(highlight=False)
+    console = console or results()
     for kind, rows in result.table.groupby("prompts", sort=False):
         tokens = rows["tokens"].iloc[0]
         table = Table(
@@ -178,7 +178,7 @@ def show_transfer(result: TransferResult, console: Console | None = None) -> Non
 
 def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:
     """Print what an import kept, what it set apart or left out and why, and the next command."""
-    console = console or Console(highlight=False)
+    console = console or results()
     whose = "patients" if report.patients_known else "patients or images"
     console.print(
         f"\n[bold]{out}[/bold]: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
@@ -210,24 +210,22 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
 
 def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, console: Console | None = None) -> None:
     """Print how many questions were reworded, and the wordings by phenomenon and register."""
-    console = console or Console(highlight=False)
+    console = console or results()
     console.print(
         f"\n[bold]{out}[/bold]: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
         f"{report.not_understood} were not understood and stay as they are"
     )
-    made = [p for q in questions for p in q.paraphrases]
-    tags = Counter((p.phenomenon or "untagged", p.register_ or "-") for p in made)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("phenomenon", "register", "wordings"):
         table.add_column(name, justify="right" if name == "wordings" else "left")
-    for (phenomenon, register), count in sorted(tags.items()):
-        table.add_row(phenomenon, register, str(count))
+    for phenomenon, register, count in count_wordings(questions):
+        table.add_row(phenomenon, register or "-", str(count))
     console.print(table)
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print what a built world is like."""
-    console = console or Console(highlight=False)
+    console = console or results()
     gate = world["gate_layers"]
     console.print(
         f"\n[bold]{out}[/bold]: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min"

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from interp.causal import DOSES
+from interp.console import results
 from interp.feature_study import FeatureStudy
 from interp.notebook import page_html
 from interp.statistics import Estimate
@@ -16,7 +17,7 @@ from interp.statistics import Estimate
 
 def show_study(study: FeatureStudy, out: Path | None = None, console: Console | None = None) -> None:
     """Print the study; undefined numbers are "-", and the notes at the end say why."""
-    console = console or Console(highlight=False)
+    console = console or results()
     console.print(f"\n[bold]{study.layer}:{study.feature}[/bold] {asked_line(study)}")
     if study.neuronpedia:
         console.print(study.neuronpedia, soft_wrap=True)

@@ -29,7 +29,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, so that it appears whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Content as `write_json` writes it."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def json_ready(value: Any) -> Any:

@@ -3,6 +3,7 @@
 The next images are read and decoded while these pass the tower, and tokens are fetched one batch behind.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from interp.progress import track
 if TYPE_CHECKING:
     from interp.vlm import Vlm
 
-
+log = logging.getLogger(__name__)
 EXCHANGED = 64
 """Images whose tokens go from process to process at once."""
 LOOK_AHEAD = 32
@@ -55,16 +56,21 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
     look = partial(_look, vlm, image_cache(vlm) if missing else None)
     former: Callable[[], None] | None = None
+    cached = 0
     with closing(ahead(look, missing, decoders(vlm.device), LOOK_AHEAD)) as looks:
         for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
             chunk = list(islice(looks, batch_size))
-            vlm.features.update({seen.path: seen.tokens for seen in chunk if seen.tokens is not None})
+            known = {seen.path: seen.tokens for seen in chunk if seen.tokens is not None}
+            vlm.features.update(known)
+            cached += len(known)
             launched = _launch(vlm, [seen for seen in chunk if seen.tokens is None])
             if former is not None:
                 former()
             former = launched
     if former is not None:
         former()
+    if cached:
+        log.info("%d of %d images from the image cache", cached, len(missing))
 
 
 def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:

@@ -90,7 +90,7 @@ def import_questions(
     Raises InputError for a source that is not of `format`, if nothing is left, if a patient is in both splits, and if
     `out` exists; then nothing is written.
     """
-    report_path = out.with_name(out.name + ".report.json")
+    report_path = report_of(out)
     for path in (out, report_path):
         if path.exists():
             raise InputError(f"{path}: exists already, and nothing is overwritten. Choose another --out or remove it.")
@@ -119,6 +119,11 @@ def import_questions(
     write_questions(questions, out, images)
     write_json(report_path, asdict(report))
     return report
+
+
+def report_of(out: Path) -> Path:
+    """Where the report of an import into `out` is."""
+    return out.with_name(out.name + ".report.json")
 
 
 def _local(source: str | Path, format: str) -> Path:

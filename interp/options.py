@@ -6,6 +6,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from interp.demo import EMBEDDED
+from interp.detail import show
+
+
+def show_if(verbose: bool) -> None:
+    """Begin to show what goes on, before anything is loaded; commands need not look at the option themselves."""
+    if verbose:
+        show()
+
 
 Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]
 Saes = Annotated[
@@ -40,6 +48,23 @@ MaxMemory = Annotated[
         help="Memory that the run may take [GiB], on the GPU and in main memory each; what does not fit is computed "
         "again, read again or kept in a temporary file.",
         show_default="80% of what is free",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Say on stderr what is read, how long every stage takes and what libraries warn of.",
+        callback=show_if,
+        is_eager=True,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on behind what an interrupted run of the same command has done, kept in OUT.partial."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]

@@ -6,6 +6,7 @@ finding; one that is not is left alone, since a wrong paraphrase looks like a fl
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import Literal, NamedTuple
@@ -32,6 +33,17 @@ class Report(NamedTuple):
     """Were given paraphrases by rule."""
     not_understood: int
     """Were left without paraphrases."""
+
+
+class WordingCount(NamedTuple):
+    """How many paraphrases have one pair of tags."""
+
+    phenomenon: str
+    """What changed in them; "untagged" where it is not said."""
+    register: str | None
+    """Their tone, None where it is not said."""
+    wordings: int
+    """Number of them."""
 
 
 class Frame(NamedTuple):
@@ -247,6 +259,13 @@ def add_paraphrases(questions: Iterable[Question], per_question: int, seed: int)
         tone = question.register_ or register_of(question.question)
         result.append(question.model_copy(update={"paraphrases": new, "register_": tone} if new else {}))
     return result, Report(given, made, len(result) - given - made)
+
+
+def count_wordings(questions: Iterable[Question]) -> list[WordingCount]:
+    """Numbers of paraphrases by phenomenon and register, in alphabetical order."""
+    tags = Counter((p.phenomenon or "untagged", p.register_) for q in questions for p in q.paraphrases)
+    ordered = sorted(tags.items(), key=lambda item: (item[0][0], item[0][1] or ""))
+    return [WordingCount(*tag, count) for tag, count in ordered]
 
 
 def _generator(question: str, seed: int) -> np.random.Generator:

@@ -1,12 +1,17 @@
 """Progress bars: shown on a terminal by the main process, silent elsewhere; and single lines."""
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from interp.console import meanwhile
+from interp.detail import took
 from interp.processes import is_main
 
 T = TypeVar("T")
+_open: list[str] = []
+"""The bar that is shown, if any."""
 
 
 def tell(line: str) -> None:
@@ -15,8 +20,29 @@ def tell(line: str) -> None:
 
 
 def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
-    """Iterate with a bar that shows the share done, the rate and the time left; `unit` things count as one item."""
-    from rich.console import Console
+    """Iterate with a bar that shows the share done, the rate and the time left; `unit` things count as one item.
+
+    Behind the last item --verbose says how long it took. Inside of another bar nothing is shown: that one tells all.
+    """
+    if _open:
+        yield from items
+        return
+    _open.append(description)
+    started = time.monotonic()
+    try:
+        yield from _shown(items, description, unit)
+    finally:
+        _open.remove(description)
+    if len(items):
+        took(f"{description}: {len(items)}{f' x {unit}' if unit > 1 else ''}", time.monotonic() - started)
+
+
+def _shown(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
+    console = meanwhile()
+    # A dumb terminal can not move back to the line that it has written.
+    if not is_main() or not console.is_interactive or len(items) == 0:
+        yield from items
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -26,10 +52,6 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not is_main() or not console.is_terminal or len(items) == 0:
-        yield from items
-        return
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(),
@@ -44,4 +66,4 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
             yield item
             progress.advance(task)
             speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed * unit:.0f}/s" if speed and unit > 1 else "")
+            progress.update(task, rate=f"{speed * unit:{'.0f' if speed * unit >= 10 else '.2g'}}/s" if speed else "")

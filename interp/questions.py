@@ -5,6 +5,7 @@ image root (by default the folder of the file).
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from interp.errors import InputError
 from interp.files import write_text
 from interp.image_paths import climbs_out, is_image_file
 
+log = logging.getLogger(__name__)
 Split = Literal["train", "test", "all"]
 LONGEST = 4000
 """Characters of a wording, an id or a path: no question is so long, and what reads them takes its time."""
@@ -137,6 +139,8 @@ def load_questions(
         raise InputError(
             f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all."
         )
+    patients = len({q.group for q in chosen})
+    log.info("%s: %d questions of %d patients (%s split)", path.name, len(chosen), patients, split)
     return chosen
 
 

@@ -1,6 +1,7 @@
 """Sparse autoencoders (JumpReLU) of the residual stream, one a layer, in Gemma Scope 2's folder layout."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     from sae_lens import JumpReLUSAE
 
+log = logging.getLogger(__name__)
 PARAMETERS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 KINDS = ("F32", "BF16", "F16", "F64")
 """Of numbers that an SAE may be stored in, as safetensors calls them."""
@@ -168,7 +170,9 @@ def load_sae(
     for name in PARAMETERS:
         if not torch.isfinite(placed[name]).all():
             raise InputError(f"{path}: {name} holds NaN or infinite values. Download it again.")
-    return Sae(layer, folder.resolve().name, **placed)
+    sae = Sae(layer, folder.resolve().name, **placed)
+    log.info("SAE %s: %d features, %s on %s", sae.id, sae.d_sae, str(dtype).removeprefix("torch."), device)
+    return sae
 
 
 _NAMES = {"W_enc": "w_enc", "W_dec": "w_dec"}

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from interp.console import results
 from interp.scrub import SHORTEST, Finding
 
 
@@ -14,18 +16,22 @@ def show_scrub(
     found: Sequence[Finding], files: int, too_short: int, folder: Path, asked: bool, console: Console | None = None
 ) -> None:
     """Print every finding, or that there is none, and what was not looked for; `asked`: were questions given."""
-    console = console or Console(highlight=False, markup=False)
+    console = console or results()
     if found:
         table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
         table.add_column("file", overflow="fold")
         table.add_column("may hold", overflow="fold")
         last = None
         for finding in found:
-            table.add_row("" if finding.file == last else finding.file, finding.what)
+            table.add_row("" if finding.file == last else escape(finding.file), escape(finding.what))
             last = finding.file
         console.print(table)
     private = len({finding.file for finding in found})
-    console.print(f"{folder}: {private or 'none'} of {files} files may hold what must not be shared.", soft_wrap=True)
+    console.print(
+        f"{folder}: {private or 'none'} of {files} files may hold what must not be shared.",
+        soft_wrap=True,
+        markup=False,
+    )
     if not asked:
         console.print(
             "Only what looks private was looked for. --questions looks for every text, id and path of theirs."

@@ -22,7 +22,18 @@ from finetune.options import (
 from finetune.settings import TrainSettings
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
-from interp.options import AnswerInstruction, ImageCache, ImageFirst, Normalize, Revision, System, style_changes
+from interp.options import (
+    AnswerInstruction,
+    ImageCache,
+    ImageFirst,
+    Json,
+    Normalize,
+    Revision,
+    System,
+    Verbose,
+    style_changes,
+)
+from interp.progress import tell
 
 DEFAULTS = TrainSettings()
 
@@ -74,6 +85,8 @@ def ablate_command(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
     image_cache: ImageCache = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Ask whether the choice of the layers mattered: the same training on other layers, and the regret of the choice.
 
@@ -113,15 +126,18 @@ def ablate_command(
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
         image_cache,
-        typer.echo,
+        tell,
     )
     if found is None:
         return
     # Made anew from the arms each time, so these may be written over.
     write_text(out / "ablation.json", found.to_json())
     save_figures([ablation_drawing(found.model_dump())], out)
-    show_ablation(found)
-    typer.echo(f"Wrote {out}")
+    if json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        show_ablation(found)
+        typer.echo(f"Wrote {out}")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from finetune.ablate.worth import DEPTH
 from finetune.display import label
 from finetune.measures import MEASURES
 from interp.artifact import Interval
+from interp.console import results
 from interp.layers import layers_text
 
 JUDGED = (COMBINED, "question_flip_rate", "margin_difference", "first_token_accuracy")
@@ -20,9 +21,7 @@ WIDTH = 230
 
 def show_ablation(found: Ablation, console: Console | None = None) -> None:
     """Print the arms, the chosen range among the windows, and the conclusion."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH, file=console.file)
+    console = console or results(WIDTH)
     console.print(arms_table(found))
     if found.regret:
         console.print(windows_table(found))

@@ -5,10 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.options import BaseModel, Device, Dtype, Images, Questions, Resume, SplitName
+from finetune.options import BaseModel, Device, Dtype, Images, Questions, SplitName
 from interp.demo import WORLD
 from interp.errors import InputError
-from interp.options import L0, AnswerInstruction, ImageFirst, Normalize, Revision, Saes, System, Width, style_changes
+from interp.options import (
+    L0,
+    AnswerInstruction,
+    ImageFirst,
+    Json,
+    Normalize,
+    Resume,
+    Revision,
+    Saes,
+    System,
+    Verbose,
+    Width,
+    style_changes,
+)
 
 if TYPE_CHECKING:
     from finetune.grounding.study import GroundingStudy
@@ -56,7 +69,6 @@ def grounding_command(
         typer.Option(min=0, help="Also draw the first N images with their maps and boxes into --out: it shows images."),
     ] = 0,
     resume: Resume = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random places, orders, partners and intervals.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -68,6 +80,8 @@ def grounding_command(
     system: System = None,
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Ask where the model looks, and whether the maps that claim to show it are faithful.
 
@@ -116,9 +130,9 @@ def grounding_command(
         found: GroundingStudy | None = study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)
     else:
         found = study_into(out, load, settings, include_examples, resume)
-    if found is None:
-        return
-    if json:
+    if json and out is not None:
+        typer.echo((out / "grounding.json").read_text(encoding="utf-8"), nl=False)
+    elif json and found is not None:
         typer.echo(found.to_json(), nl=False)
-    else:
+    elif found is not None:
         show_grounding(found, out)

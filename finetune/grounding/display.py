@@ -9,14 +9,16 @@ from rich.table import Table
 
 from finetune.grounding.scores import SCORES
 from finetune.grounding.study import GroundingStudy
+from interp.console import results
 from interp.statistics import Estimate
+
+WIDTH = 180
+"""Of the table where there is no terminal."""
 
 
 def show_grounding(found: GroundingStudy, out: Path | None = None, console: Console | None = None) -> None:
     """Print the study; `out` is where it was written."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=180, file=console.file)
+    console = console or results(WIDTH)
     console.print(grounding_table(found))
     if out is not None:
         console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from interp.options import Images
+from interp.options import Images, Json, Verbose
 
 
 def import_questions_command(
@@ -23,6 +23,8 @@ def import_questions_command(
     subset: Annotated[
         Literal["mimic", "padchest", "vindr"] | None, typer.Option(help="Of PSF-Med's folder or hub name.")
     ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Turn a published data set into questions, checking every row and every image.
 
@@ -34,9 +36,13 @@ def import_questions_command(
     error. The report says what was kept, what was left out and why, without text, path or patient.
     """
     from interp.display import show_import
-    from interp.importing import import_questions
+    from interp.importing import import_questions, report_of
 
-    show_import(import_questions(source, format, images, out, subset), out, images)
+    report = import_questions(source, format, images, out, subset)
+    if json:
+        typer.echo(report_of(out).read_text(encoding="utf-8"), nl=False)
+    else:
+        show_import(report, out, images)
 
 
 def paraphrase_command(
@@ -45,6 +51,8 @@ def paraphrase_command(
     images: Images = None,
     per_question: Annotated[int, typer.Option(min=1, help="Most paraphrases of a question.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the choice among the rules' wordings.")] = 0,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Give questions that have no paraphrases rule-based ones, tagged by phenomenon and register.
 
@@ -54,11 +62,15 @@ def paraphrase_command(
     levels, sides. Negated questions never are. Have a radiologist read a sample before trusting any of it.
     """
     from interp.display import show_paraphrased
-    from interp.files import refuse_used
-    from interp.paraphrase import add_paraphrases
+    from interp.files import json_ready, json_text, refuse_used
+    from interp.paraphrase import add_paraphrases, count_wordings
     from interp.questions import load_questions, write_questions
 
     refuse_used(out)
     reworded, report = add_paraphrases(load_questions(questions, images), per_question, seed)
     write_questions(reworded, out, images or questions.parent)
-    show_paraphrased(reworded, report, out)
+    if json:
+        content = report._asdict() | {"wordings": json_ready(count_wordings(reworded))}
+        typer.echo(json_text(content), nl=False)
+    else:
+        show_paraphrased(reworded, report, out)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from interp.options import Json, Verbose
+
 
 def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],
@@ -14,6 +16,8 @@ def demo_build_command(
     seed: Annotated[int, typer.Option(help="Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[Path | None, typer.Option(help="World whose base model and SAEs are reused.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Build an embedded world: radiographs, questions, base model, SAEs, and a gate at layers of your choice.
 
@@ -23,7 +27,12 @@ def demo_build_command(
     """
     from interp.demo.build import LAYERS, build_world
     from interp.display import show_world
+    from interp.files import json_text
     from interp.layers import parse_layers
 
     gate = [] if no_gate else parse_layers(gate_layers, range(LAYERS), LAYERS)
-    show_world(build_world(out, gate, strength, seed, base_from, device), out)
+    world = build_world(out, gate, strength, seed, base_from, device)
+    if json:
+        typer.echo(json_text(world), nl=False)
+    else:
+        show_world(world, out)

@@ -1,6 +1,5 @@
 """The `interp find-features` command."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,19 +15,22 @@ from interp.options import (
     ImageCache,
     ImageFirst,
     Images,
+    Json,
     Limit,
     MaxMemory,
     Model,
     Normalize,
     Questions,
+    Resume,
     Revision,
     SaeDtype,
     Saes,
     System,
+    Verbose,
     Width,
     style_changes,
 )
-from interp.processes import is_main, team_on
+from interp.processes import is_main
 
 
 def find_features_command(
@@ -62,6 +64,9 @@ def find_features_command(
     image_cache: ImageCache = None,
     sae_dtype: SaeDtype = "float32",
     max_memory: MaxMemory = None,
+    resume: Resume = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Screen every SAE feature, profile the layers and write `layers.json`.
 
@@ -75,33 +80,35 @@ def find_features_command(
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """
+    from interp.artifact import read_layers
     from interp.display import show_result
-    from interp.find import FindSettings, find_features
+    from interp.find import FindSettings
     from interp.layers import listed_layers, parse_layers
-    from interp.lock import held
     from interp.memory import limit_memory, memory_left
     from interp.prompts import PLAIN
     from interp.questions import load_questions
-    from interp.run import refuse_run, save_result
+    from interp.run import LAYERS, Search, find_into
     from interp.sae_sources import locate_saes
     from interp.vlm import DTYPES, hold_images, load_vlm
 
-    refuse_run(out)
-    asked = load_questions(questions, images, split)[:limit]
-    sae_of = locate_saes(saes, width, l0, listed_layers(layers))
-    style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
-    with held(out) if is_main() else nullcontext():
+    def load() -> Search:
+        asked = load_questions(questions, images, split)[:limit]
+        sae_of = locate_saes(saes, width, l0, listed_layers(layers))
+        style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
         vlm = load_vlm(model, device, dtype, revision, style, image_cache)
         if max_memory is not None:
             limit_memory(vlm.device, max_memory)
             hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
         settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
-        result = find_features(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
-        if is_main():
-            save_result(result, out)
+        return Search(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
+
+    result = find_into(out, load, resume)
+    if is_main():
+        if json:
+            typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)
+        elif result is not None:
             show_result(result, out)
-    # The launcher stops all processes when one of them ends with an exit code.
-    team_on(vlm.device).disband()
-    if result.artifact.verdict == "no gate found":
+    found = read_layers(out / LAYERS) if result is None else result.artifact
+    if found.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from interp.errors import EXIT_FOUND
+from interp.options import Json, Verbose
 
 
 def figures_command(
@@ -21,6 +22,7 @@ def figures_command(
         Literal["screen", "column", "page"],
         typer.Option(help="For a screen, or for print: 3.3 inches wide (a column) or 6.9 (a page)."),
     ] = "screen",
+    verbose: Verbose = False,
 ) -> None:
     """Draw the figures of a run again, from what its folder holds: each as PNG and SVG, with its numbers as CSV.
 
@@ -44,6 +46,7 @@ def report_command(
         bool,
         typer.Option("--include-examples", help="With the maps over images of a grounding study: it shows images."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Put all that a run has found into one HTML file that opens offline and can be sent on.
 
@@ -64,6 +67,8 @@ def scrub_command(
         list[Path] | None,
         typer.Option(help="Questions whose texts, ids and paths no file may hold. May be given several times."),
     ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Check a folder before it is shared: which files may hold question text, paths, patients or images?
 
@@ -74,10 +79,15 @@ def scrub_command(
 
     Exits 0 if nothing was found, 4 if something was, 2 on bad input.
     """
+    from interp.files import json_ready, json_text
     from interp.scrub import scrub
     from interp.scrub_display import show_scrub
 
     found, files, too_short = scrub(folder, questions or [])
-    show_scrub(found, files, too_short, folder, bool(questions))
+    if json:
+        content = {"files": files, "ids_too_short": too_short, "found": json_ready(found)}
+        typer.echo(json_text(content), nl=False)
+    else:
+        show_scrub(found, files, too_short, folder, bool(questions))
     if found:
         raise typer.Exit(EXIT_FOUND)

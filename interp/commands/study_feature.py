@@ -14,6 +14,7 @@ from interp.options import (
     ImageCache,
     ImageFirst,
     Images,
+    Json,
     Limit,
     Model,
     Normalize,
@@ -22,6 +23,7 @@ from interp.options import (
     SaeDtype,
     Saes,
     System,
+    Verbose,
     Width,
     style_changes,
 )
@@ -60,6 +62,8 @@ def study_feature_command(
     normalize: Normalize = None,
     image_cache: ImageCache = None,
     sae_dtype: SaeDtype = "float32",
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Study one feature: does it follow the flips, does it cause them, and what does it respond to?
 
@@ -73,9 +77,9 @@ def study_feature_command(
     A feature picked by its score on the same questions looks better than it is: pick it on other patients.
     """
     from interp.feature_display import show_study
-    from interp.feature_record import save_study
+    from interp.feature_record import save_study, study_json
     from interp.feature_study import folder_of, parse_feature, study_feature
-    from interp.files import refuse_used
+    from interp.files import json_text, refuse_used
     from interp.prompts import PLAIN
     from interp.questions import load_questions
     from interp.register_grid import SHIPPED, read_grid
@@ -95,4 +99,7 @@ def study_feature_command(
     study = study_feature(vlm, sae, asked, index, frames, saes, seed)
     if out is not None:
         save_study(study, out)
-    show_study(study, out)
+    if json:
+        typer.echo(json_text(study_json(study)), nl=False)
+    else:
+        show_study(study, out)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from interp.demo import WORLD
-from interp.options import L0, Device, Dtype, Images, Model, Questions, Revision, SaeDtype, Saes, Width
+from interp.options import L0, Device, Dtype, Images, Json, Model, Questions, Revision, SaeDtype, Saes, Verbose, Width
 
 PROMPTS = Path(__file__).parent.parent / "transfer_prompts"
 
@@ -37,6 +37,8 @@ def transfer_check_command(
     seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
     revision: Revision = None,
     sae_dtype: SaeDtype = "float32",
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Check that SAEs trained on one model describe another: R² against 0.95 by layer, on questions and on plain text.
 
@@ -66,4 +68,7 @@ def transfer_check_command(
     result = transfer_check(vlm, sae_of, kinds, chosen, trained_on, DTYPES[sae_dtype], seed)
     if out is not None:
         write_text(out, result.to_json())
-    show_transfer(result)
+    if json:
+        typer.echo(result.to_json(), nl=False)
+    else:
+        show_transfer(result)

@@ -1,0 +1,34 @@
+"""What both commands do around the one that was asked for: a quiet start, and a paragraph for a user's mistake."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from interp import detail
+from interp.console import colours
+from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
+from interp.processes import first_to
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Around a command: libraries are quiet, a user's mistake or a lack of memory is a line and exit code 2."""
+    if colours() is None:
+        from typer import rich_utils
+
+        rich_utils.COLOR_SYSTEM = None
+    detail.quiet()
+    try:
+        yield
+    except InputError as error:
+        if first_to("error"):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INPUT)
+    except RuntimeError as error:
+        # Told by its name, as torch need not have been loaded.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INPUT)
+    finally:
+        detail.end()

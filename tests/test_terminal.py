@@ -1,0 +1,104 @@
+"""The terminal: bars on it alone, no colour where none is wanted, JSON that is the artifact, and completion."""
+
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+from fcntl import ioctl
+
+import pytest
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+SMALL = ["--limit", "40", "--layers", "4", "--device", "cpu"]
+
+
+def clean_environment(**changes):
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "TERM")}
+    return kept | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | changes
+
+
+def on_terminal(command, columns=100, **changes):
+    """Run a command on a terminal of its own; gives (exit code, all that the terminal saw)."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=clean_environment(**changes), close_fds=True
+    )
+    os.close(theirs)
+    seen = b""
+    while select.select([ours], [], [], 120)[0]:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    return process.wait(timeout=60), seen.decode()
+
+
+def interp(*arguments):
+    return [sys.executable, "-m", "interp", *map(str, arguments)]
+
+
+def piped(command, **changes):
+    return subprocess.run(command, capture_output=True, text=True, env=clean_environment(**changes), timeout=180)
+
+
+STAGES = ("images", "margins and residuals", "gradients", "screening features", "layer patches", "patching features")
+
+
+def test_every_stage_has_a_bar_on_a_terminal(tmp_path):
+    arguments = ["find-features", "--limit", 200, "--layers", "4-5", "--device", "cpu", "--out", tmp_path / "run"]
+    code, seen = on_terminal(interp(*arguments))
+    assert code == 0, seen
+    for stage in STAGES:
+        assert stage in seen
+    # How many are done, of how many; time taken, time left; the rate.
+    assert re.search(r"images +\S*━\S* .*9/9.*0:00:0\d", COLOUR.sub("", seen)), seen
+    assert re.search(r"\d/s", COLOUR.sub("", seen)), seen
+    assert COLOUR.search(seen)
+
+
+def test_a_pipe_gets_no_bar_and_stdout_is_the_file(tmp_path):
+    done = piped(interp("find-features", *SMALL, "--out", tmp_path / "run", "--json"))
+    assert done.returncode == 3
+    assert done.stderr == ""
+    assert done.stdout == (tmp_path / "run" / "layers.json").read_text()
+
+
+@pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_no_colour_where_none_is_wanted(tmp_path, changes):
+    code, seen = on_terminal(interp("find-features", *SMALL, "--out", tmp_path / "run", "-v"), **changes)
+    assert code == 3
+    assert "no gate found" in seen
+    assert not COLOUR.search(seen), seen
+    # A bar moves the cursor; a dumb terminal would show that as it is.
+    assert ("━" in seen or "-----" in seen) == ("NO_COLOR" in changes)
+    if "TERM" in changes:
+        assert "\x1b" not in seen
+    for asked in (["--help"], ["find-features", "--help"], ["find-features", "--rule", "none"]):
+        _, seen = on_terminal(interp(*asked), **changes)
+        assert "\x1b" not in seen, seen
+
+
+def test_verbose_says_what_is_done_and_no_path(tmp_path, own_data):
+    given = ["--questions", own_data / "questions.jsonl", "--split", "all", "--device", "cpu"]
+    done = piped(interp("test-feature", "4:110", *given, "--verbose", "--json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["feature"] == 110
+    for line in (
+        r"questions\.jsonl: 12 questions of \d+ patients \(all split\)",
+        r"model planted: 10 layers of width 128, float32 on cpu",
+        r"SAE layer_4_width_512_l0_small: 512 features, float32 on cpu",
+        r"images: \d+ x 8 in \d+\.\d s \(memory \d+\.\d GiB\)",
+    ):
+        assert re.search(line, done.stderr), done.stderr
+    assert str(own_data) not in done.stderr
+    assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line) for line in done.stderr.splitlines() if line.strip())
