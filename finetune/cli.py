@@ -27,7 +27,7 @@ from finetune.options import (
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
 from interp.demo import EMBEDDED, WORLD
-from interp.entry import command
+from interp.entry import HELP, PLAIN, command
 from interp.errors import InputError
 from interp.options import (
     L0,
@@ -52,10 +52,9 @@ FAILED_VERDICT = 4
 """Exit code where a verdict is as bad as --fail-on says."""
 
 app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=PLAIN,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
 
 
@@ -67,7 +66,7 @@ def train(
         typer.Option(help="Train the layers that `interp` found.", show_default=f"{LAYERS} if present"),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Train these layers instead: 15-19, or 9,17, or all.", show_default=False)
+        str | None, typer.Option(help="Train these layers instead: 15-19, or 9,17, or all.", show_default="none")
     ] = None,
     model: Annotated[
         str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
@@ -130,9 +129,15 @@ def train(
     adapter are then compared on held-out patients: flips, accuracy, and how often the answer stays when the image is
     made blank. The folder loads with plain peft.
 
-    [bold]Example:[/bold]  finetune --layers-from artifacts/layers.json
+    On the layers that interp found:
 
-    [bold]By hand:[/bold]  finetune --layers 15-19 --model google/medgemma-4b-it --questions mine.jsonl
+        finetune --layers-from artifacts/layers.json
+
+    On layers of your choice:
+
+    \b
+        finetune --layers 15-19 --model google/medgemma-4b-it \\
+            --questions mine.jsonl
     """
     if context.invoked_subcommand is not None:
         return
@@ -188,7 +193,7 @@ def train(
         typer.echo(f"Wrote {out}")
 
 
-@app.command("evaluate")
+@app.command("evaluate", short_help="Compare adapters and clamps with their base.")
 def evaluate_command(
     adapters: Annotated[
         list[Path] | None,
@@ -231,7 +236,7 @@ def evaluate_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the result to this JSON file.", show_default=False)
+        Path | None, typer.Option(help="Also write the result to this JSON file.", show_default="none")
     ] = None,
     figure: Annotated[
         Path | None,
@@ -239,7 +244,7 @@ def evaluate_command(
             help="Also draw changes (FILE), reliability and quadrants (FILE_reliability, FILE_quadrants), each as "
             "PNG and SVG with its numbers as CSV.",
             metavar="FILE.png",
-            show_default=False,
+            show_default="none",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap, permutations, noise and swapped images.")] = 0,
@@ -262,12 +267,22 @@ def evaluate_command(
     Adapters that differ only in the seed of their training are pooled. The verdict is improved, improved but less
     grounded, not improved or worse; "kept" means that the interval allows no loss beyond --tolerance.
 
-    [bold]Example:[/bold]  finetune evaluate artifacts/adapter --out artifacts/evaluation.json
+    One adapter:
 
-    [bold]Side by side:[/bold]  finetune evaluate targeted-0 targeted-1 targeted-2 all-layers --clamp 5:466
+        finetune evaluate artifacts/adapter --out artifacts/evaluation.json
 
-    [bold]Clamp:[/bold]  finetune evaluate --clamp 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
-    --model google/medgemma-4b-it --questions mine.jsonl
+    Several side by side, and a clamp:
+
+        finetune evaluate targeted-0 targeted-1 all-layers --clamp 5:466
+
+    A clamp alone:
+
+    \b
+        finetune evaluate --clamp 17:3818 --model google/medgemma-4b-it \\
+            --saes gemma-scope-2-4b-it-res --width 16k --l0 medium \\
+            --questions mine.jsonl
+
+    Exits 0; 4 if --fail-on says so; 2 on bad input.
     """
     from interp.clamps import parse_clamps
     from interp.figures.evaluation import refuse_drawn, save_evaluation_figures
@@ -315,11 +330,11 @@ def evaluate_command(
         raise typer.Exit(FAILED_VERDICT)
 
 
-app.command("ablate")(ablate_command)
-app.command("grounding")(grounding_command)
+app.command("ablate", short_help="Did the choice of the layers matter?")(ablate_command)
+app.command("grounding", short_help="Where does it look, and are the maps of it faithful?")(grounding_command)
 
 
-@app.command("push")
+@app.command("push", short_help="Publish an adapter on the hub, or show what would be.")
 def push_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.", show_default=False)],
     repo: Annotated[str, typer.Argument(help="Model repository on the hub: owner/name.", show_default=False)],
@@ -340,7 +355,11 @@ def push_command(
     Weights, configuration, card, evaluation and record are sent, nothing else. The hashes of the training texts stay
     here. The adapter's folder is not changed.
 
-    [bold]Example:[/bold]  finetune push artifacts/adapter me/medgemma-4b-consistent --upload
+    Look first, then send:
+
+    \b
+        finetune push artifacts/adapter me/medgemma-4b-consistent
+        finetune push artifacts/adapter me/medgemma-4b-consistent --upload
     """
     from finetune.push import content_of, description, send, staged
     from interp.files import json_text

@@ -30,15 +30,11 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the questions.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Of the frozen base; auto is bfloat16 on a GPU, float32 on a CPU. The adapter is float32."),
+    typer.Option(
+        help="Number format of the frozen base; auto is bfloat16 on a GPU, float32 on a CPU. The adapter is float32."
+    ),
 ]
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Take the first N questions of each split, to try things out.", show_default="all"),
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume", help="Go on behind what an interrupted run of the same command has done, kept in OUT.partial."
-    ),
 ]

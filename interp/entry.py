@@ -9,6 +9,11 @@ from interp.console import colours
 from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
 from interp.processes import first_to
 
+PLAIN = None
+"""Markup of help texts: none, so that options and examples have the whole width of the terminal."""
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""How help is asked for, and the most columns that it takes."""
+
 
 @contextmanager
 def command() -> Iterator[None]:

@@ -33,7 +33,8 @@ L0 = Annotated[
     typer.Option(help="Of several SAEs of a layer, the one of this sparsity.", show_default="small from the hub"),
 ]
 SaeDtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="Of the SAEs' matrices; bfloat16 takes half the memory.")
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Number format of the SAEs' matrices; bfloat16 takes half the memory."),
 ]
 Questions = Annotated[
     Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
@@ -69,7 +70,9 @@ Resume = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; split: one model over all GPUs.")]
-Dtype = Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")]
+Dtype = Annotated[
+    str, typer.Option(help="Number format of the model: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")
+]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model's hub repository.", show_default="main")
 ]

@@ -102,3 +102,50 @@ def test_verbose_says_what_is_done_and_no_path(tmp_path, own_data):
         assert re.search(line, done.stderr), done.stderr
     assert str(own_data) not in done.stderr
     assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line) for line in done.stderr.splitlines() if line.strip())
+
+
+def completed(program, words):
+    """What a shell offers for the last of some words."""
+    module = {"interp": "interp.cli", "finetune": "finetune.cli"}[program]
+    start = [sys.executable, "-c", f"import sys; sys.argv = [{program!r}]; from {module} import main; main()"]
+    asked = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} {words}"}
+    done = piped(start, **asked, COMP_CWORD=str(len(f"{words}|".split())))
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_options_and_their_values():
+    assert completed("interp", "fi") == ["find-features", "figures"]
+    assert completed("interp", "demo b") == ["build"]
+    assert completed("interp", "find-features --rule ") == ["write", "rise", "level"]
+    assert completed("interp", "find-features --max") == ["--max-width", "--max-memory"]
+    # finetune is a command with options of its own, and has others below it.
+    assert completed("finetune", "ev") == ["evaluate"]
+    assert completed("finetune", "--allocation w") == ["weighted"]
+    assert completed("finetune", "evaluate --fail-on ") == ["less-grounded", "not-improved", "worse"]
+
+
+def commands():
+    from typer.main import get_command
+
+    from finetune.cli import app as finetune_app
+    from interp.cli import app as interp_app
+
+    def below(name, command):
+        yield name, command
+        for word, inner in getattr(command, "commands", {}).items():
+            yield from below(f"{name} {word}", inner)
+
+    return [*below("interp", get_command(interp_app)), *below("finetune", get_command(finetune_app))]
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_help_fits_a_terminal_and_shows_an_example(name, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with command.make_context(name, [], resilient_parsing=True) as context:
+        text = command.get_help(context)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    # One that only holds others leaves the examples to them.
+    if name not in ("interp", "interp demo"):
+        assert re.search(rf"^ {{4,}}{name}( |$)", text, re.MULTILINE), text
+        assert {"-v", "--verbose"} <= {flag for option in command.params for flag in option.opts}

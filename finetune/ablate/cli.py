@@ -95,9 +95,13 @@ def ablate_command(
     metric has a 95% interval over patients and seeds. The regret is what the best window has over the chosen range,
     where the best one is chosen on other patients than it is measured on.
 
-    [bold]Example:[/bold]  finetune ablate --layers-from artifacts/layers.json --out artifacts/ablation
+    All of it:
 
-    [bold]A first look:[/bold]  finetune ablate --out look --seeds 0 --arms window --stride 2 --limit 400
+        finetune ablate --out artifacts/ablation
+
+    A first look:
+
+        finetune ablate --out look --seeds 0 --arms window --limit 400
     """
     from dataclasses import replace
 

@@ -61,7 +61,7 @@ def grounding_command(
         Path | None,
         typer.Option(
             help="New folder for grounding.json, grounding.csv (one row a question and score) and figures.",
-            show_default=False,
+            show_default="none",
         ),
     ] = None,
     include_examples: Annotated[
@@ -90,12 +90,20 @@ def grounding_command(
     Each beside controls (shifted and random boxes, random orders, other images and questions), and beside what filling
     the lesion itself does. With an adapter, base and adapter are compared on the same questions.
 
-    [bold]Example:[/bold]  finetune grounding --limit 30 --out artifacts/grounding
+    Of the embedded world:
 
-    [bold]Base against adapter:[/bold]  finetune grounding artifacts/adapter --maps attention,occlusion --layers 4-5
+        finetune grounding --limit 30 --out artifacts/grounding
 
-    [bold]A feature:[/bold]  finetune grounding --feature 17:3818 --saes gemma-scope-2-4b-it-res --width 16k --l0 medium
-    --model google/medgemma-4b-it --questions mine.jsonl --images physionet.org/files
+    Base against adapter:
+
+        finetune grounding artifacts/adapter --maps attention --layers 4-5
+
+    With the map of a feature:
+
+    \b
+        finetune grounding --feature 17:3818 --model google/medgemma-4b-it \\
+            --saes gemma-scope-2-4b-it-res --width 16k --l0 medium \\
+            --questions mine.jsonl --images physionet.org/files
     """
     from functools import partial
 

@@ -21,16 +21,23 @@ def import_questions_command(
         "questions.jsonl"
     ),
     subset: Annotated[
-        Literal["mimic", "padchest", "vindr"] | None, typer.Option(help="Of PSF-Med's folder or hub name.")
+        Literal["mimic", "padchest", "vindr"] | None,
+        typer.Option(help="Which part of PSF-Med, where the source holds several.", show_default="none"),
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Turn a published data set into questions, checking every row and every image.
 
-        interp import-questions saillab/psf-med --format psf-med --subset mimic --images mimic-cxr-jpg/
+    PSF-Med from the hub's cache, and Medical-CXR-VQA:
 
-        interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa --images mimic-cxr-jpg/
+    \b
+        interp import-questions saillab/psf-med --format psf-med --subset mimic \\
+            --images mimic-cxr-jpg/
+
+    \b
+        interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa \\
+            --images mimic-cxr-jpg/
 
     Wordings that invert the meaning ("rule out", "absent") are set apart by operator; a patient in two splits is an
     error. The report says what was kept, what was left out and why, without text, path or patient.

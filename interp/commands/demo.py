@@ -14,14 +14,16 @@ def demo_build_command(
     no_gate: Annotated[bool, typer.Option("--no-gate", help="A clean model instead, trained as long.")] = False,
     strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.45,
     seed: Annotated[int, typer.Option(help="Seed of images, wordings and weights.")] = 0,
-    base_from: Annotated[Path | None, typer.Option(help="World whose base model and SAEs are reused.")] = None,
+    base_from: Annotated[
+        Path | None, typer.Option(help="World whose base model and SAEs are reused.", show_default="none")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Build an embedded world: radiographs, questions, base model, SAEs, and a gate at layers of your choice.
 
-        interp demo build --gate-layers 7-8 --strength 0.5 --seed 3 --out worlds/late
+        interp demo build --gate-layers 7-8 --seed 3 --out worlds/late
 
     About 6 minutes on a GPU, some 50 on 4 CPU cores; 5 on the CPU with --base-from.
     """

@@ -44,7 +44,13 @@ def find_features_command(
         Literal["train", "test", "all"], typer.Option(help="Questions to use; keep test for evaluation.")
     ] = "train",
     layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
-    rule: Annotated[Literal["write", "rise", "level"], typer.Option(help="How the range is taken.")] = "write",
+    rule: Annotated[
+        Literal["write", "rise", "level"],
+        typer.Option(
+            help="Which rule takes the range: write, of layers whose own addition moves the answer; rise, where the "
+            "profile grows; level, near its peak."
+        ),
+    ] = "write",
     profile: Annotated[
         Literal["auc", "recovery", "net"] | None,
         typer.Option(help="Score that rise or level reads.", show_default="recovery for rise, auc for level"),
@@ -76,7 +82,9 @@ def find_features_command(
 
     On a model, SAEs and questions of your own:
 
-        interp find-features --model google/medgemma-4b-it --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+    \b
+        interp find-features --model google/medgemma-4b-it \\
+            --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """

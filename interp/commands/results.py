@@ -65,7 +65,10 @@ def scrub_command(
     folder: Annotated[Path, typer.Argument(help="Folder that is to be shared.", show_default=False)],
     questions: Annotated[
         list[Path] | None,
-        typer.Option(help="Questions whose texts, ids and paths no file may hold. May be given several times."),
+        typer.Option(
+            help="Questions whose texts, ids and paths no file may hold. May be given several times.",
+            show_default="none",
+        ),
     ] = None,
     json: Json = False,
     verbose: Verbose = False,

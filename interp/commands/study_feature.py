@@ -67,12 +67,15 @@ def study_feature_command(
 ) -> None:
     """Study one feature: does it follow the flips, does it cause them, and what does it respond to?
 
+    A feature of the embedded world:
+
         interp test-feature 4:110 --out feature/
 
     A feature of your own model and SAEs:
 
-        interp test-feature 17:3818 --model google/medgemma-4b-it --saes gemma-scope-2-4b-it-res --l0 medium
-        --questions mine.jsonl
+    \b
+        interp test-feature 17:3818 --model google/medgemma-4b-it \\
+            --saes gemma-scope-2-4b-it-res --l0 medium --questions mine.jsonl
 
     A feature picked by its score on the same questions looks better than it is: pick it on other patients.
     """

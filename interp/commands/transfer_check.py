@@ -18,7 +18,10 @@ def transfer_check_command(
     l0: L0 = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Model that the SAEs were trained on, to measure the drift of the features from it."),
+        typer.Option(
+            help="Model that the SAEs were trained on, to measure the drift of the features from it.",
+            show_default="none",
+        ),
     ] = None,
     questions: Questions = WORLD / "questions.jsonl",
     images: Images = None,
@@ -31,7 +34,9 @@ def transfer_check_command(
     ] = PROMPTS / "general.txt",
     limit: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 100,
     layers: Annotated[str, typer.Option(help="Layers to check: all, 15-19 or 9,17,22.")] = "all",
-    out: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the result to this JSON file.", show_default="none")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
@@ -42,8 +47,16 @@ def transfer_check_command(
 ) -> None:
     """Check that SAEs trained on one model describe another: R² against 0.95 by layer, on questions and on plain text.
 
-    interp transfer-check --model google/medgemma-4b-it --reference google/gemma-3-4b-it
-    --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+    Of the embedded world:
+
+        interp transfer-check
+
+    Of Gemma's SAEs on MedGemma, with the drift of the features between the two:
+
+    \b
+        interp transfer-check --model google/medgemma-4b-it \\
+            --reference google/gemma-3-4b-it \\
+            --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
     """
     from interp.display import show_transfer
     from interp.files import refuse_used, write_text
