@@ -41,6 +41,7 @@ from interp.module_writes import module_weights
 from interp.patching import patch_layers, replay_of
 from interp.processes import team_on
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
+from interp.progress import track
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, encode_features, load_sae, sae_shapes
@@ -210,11 +211,8 @@ def find_features(
     unflipped = sample_pairs(held_out.take(~held_out.flipped), len(banked.pairs), settings.seed)
     other = replay_of(vlm, prompts, unflipped, room.device // 8, team, kept)
     probes = joined_probes(probes_of(mine, banked, unflipped, residuals, screen, load), candidates, team)
-    tests = (
-        [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in probes]
-        if len(banked.pairs)
-        else []
-    )
+    shown = track(probes if len(banked.pairs) else [], "patching features")
+    tests = [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in shown]
     aucs = team.values(list(held_out_aucs(mine, load, residuals, held_out).items()))
     screen = with_tests(screen, candidates, tests, {(layer, f): value for part in aucs for (layer, f), value in part})
     entries = feature_entries(screen, candidates, tests)

@@ -17,6 +17,7 @@ from interp.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers
 from interp.kept import NOTHING_KEPT, Kept, name_of
 from interp.packing import Batch, Row
 from interp.processes import ALONE, Team
+from interp.progress import track
 from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
 
 EDIT_TOKENS = 16384
@@ -125,7 +126,7 @@ class Replay:
 
     def _batches(self, description: str) -> Iterator[Held]:
         """What every batch leaves; it is run anew unless it stayed."""
-        yield from self._held
+        yield from track(self._held, description)
         if self._rows is None:
             self._rows = deal_rows(rows_of(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
         staying: list[Held] = []
