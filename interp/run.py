@@ -69,14 +69,16 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
         search = load()
         team = team_on(search.vlm.device)
         made_of = _made_of(search, team.size)
-        if team.values(resume and team.rank == 0 and _is_whole(out, work, made_of))[0]:
-            return None
-        refuse_run(out)
-        result = find_features(*search, kept=Kept(work, made_of))
-        if team.rank == 0:
-            write_run(result, work / WHOLE, made_of)
-            _publish(work / WHOLE, out)
-            discard(work)
+        result = None
+        if not team.values(resume and team.rank == 0 and _is_whole(out, work, made_of))[0]:
+            refuse_run(out)
+            result = find_features(*search, kept=Kept(work, made_of))
+            if team.rank == 0:
+                write_run(result, work / WHOLE, made_of)
+                _publish(work / WHOLE, out)
+                discard(work)
+    # The launcher stops all processes when one of them ends with an exit code.
+    team.disband()
     return result
 
 

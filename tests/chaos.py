@@ -31,14 +31,19 @@ from finetune_world import make_world
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-from finetune import cli, train
+import finetune.cli
+import interp.cli
+from finetune import train
+from interp import kept
+from interp.errors import EXIT_NO_GATE
 from interp.manifest import check_manifest
 
 LOADED = ("peft", "scipy.stats", "statsmodels.api", "transformers.models.gemma3", "transformers.models.siglip")
-LOADED += ("finetune.run", "finetune.ablate.run", "finetune.grounding.run", "matplotlib.figure")
+LOADED += ("finetune.run", "finetune.ablate.run", "finetune.grounding.run", "matplotlib.figure", "interp.run")
 """What every command loads, once for all children."""
 PATIENTS = 6
 OUT = "out"
+MAIN = {"interp": interp.cli.main, "finetune": finetune.cli.main}
 CRASHED = 70
 """Exit code of a child that an error ended that is none of ours."""
 
@@ -48,14 +53,20 @@ class Job(NamedTuple):
 
     name: str
     """As it is called in the counts."""
+    program: str
+    """interp or finetune."""
     arguments: list[str]
-    """Of `finetune`, but for --resume."""
+    """Of the program, but for --resume."""
     resume: list[str]
     """What a second run is given too."""
+    done: int = 0
+    """Exit code of a run that gets to its end."""
 
 
-def child(arguments: list[str], folder: Path, log: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    """Start `finetune` in a child of this process, in `folder`; its number. What it says on stderr goes into `log`."""
+def child(
+    program: str, arguments: list[str], folder: Path, log: Path, prepare: Callable[[], None] = lambda: None
+) -> int:
+    """Start a command in a child of this process, in `folder`; its number. What it says on stderr goes into `log`."""
     sys.stdout.flush()
     number = os.fork()
     if number:
@@ -66,12 +77,14 @@ def child(arguments: list[str], folder: Path, log: Path, prepare: Callable[[], N
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Every step can be the last one kept.
-        train.CHECKPOINT_SECONDS = 0.0
+        # Torch makes its pool anew behind a fork, which two threads that come first together would spoil.
+        torch.set_num_threads(1)
+        # Every step, and every batch, can be the last one kept.
+        train.CHECKPOINT_SECONDS = kept.CHECKPOINT_SECONDS = 0.0
         prepare()
-        sys.argv = ["finetune", *arguments]
+        sys.argv = [program, *arguments]
         try:
-            cli.main()
+            MAIN[program]()
             code = 0
         except SystemExit as stopped:
             code = stopped.code or 0
@@ -119,8 +132,8 @@ def content(out: Path) -> dict[str, object]:
             found[name] = json.dumps(record)
         elif path.suffix == ".parquet":
             table = pd.read_parquet(path)
-            record = json.loads(table.attrs["gatescope"])
-            if record["training"]:
+            record = json.loads(table.attrs.get("gatescope", "{}"))
+            if record.get("training"):
                 record["training"].pop("seconds")
             found[name] = (json.dumps(record), {c: table[c].to_numpy().tobytes() for c in table})
         else:
@@ -135,14 +148,22 @@ def jobs(world: Path, adapter: Path) -> list[Job]:
     ablation = ["--layers-from", str(world / "layers.json"), "--seeds", "0", "--arms", "window,random", "--limit", "8"]
     maps = ["--maps", "attention,occlusion", "--any-answer"]
     return [
-        Job("finetune", ["--layers", "1-2", "--epochs", "4", "--batch-size", "3", *training], ["--resume"]),
+        Job(
+            "find-features",
+            "interp",
+            ["find-features", "--layers", "4-5", "--limit", "90", "--device", "cpu", "--batch-size", "2", "--out", OUT],
+            ["--resume"],
+            EXIT_NO_GATE,
+        ),
+        Job("finetune", "finetune", ["--layers", "1-2", "--epochs", "4", "--batch-size", "3", *training], ["--resume"]),
         Job(
             "finetune, swap",
+            "finetune",
             ["--layers", "1", "--epochs", "2", "--batch-size", "4", "--grounding", "swap", *training],
             ["--resume"],
         ),
-        Job("ablate", ["ablate", *ablation, *shared, "--epochs", "1", "--lr", "0.005", "--out", OUT], []),
-        Job("grounding", ["grounding", str(adapter), *maps, *shared, "--out", OUT], ["--resume"]),
+        Job("ablate", "finetune", ["ablate", *ablation, *shared, "--epochs", "1", "--lr", "0.005", "--out", OUT], []),
+        Job("grounding", "finetune", ["grounding", str(adapter), *maps, *shared, "--out", OUT], ["--resume"]),
     ]
 
 
@@ -159,7 +180,7 @@ def prepared(folder: Path, names: list[str]) -> list[Job]:
     if not names or "grounding" in names:
         (folder / "adapter").mkdir()
         log = folder / "log.txt"
-        assert ended(child(made[0].arguments, folder / "adapter", log), 240) == 0, log.read_text()
+        assert ended(child("finetune", made[1].arguments, folder / "adapter", log), 240) == 0, log.read_text()
     return [job for job in made if not names or job.name in names]
 
 
@@ -171,16 +192,21 @@ def no_room(rng: random.Random) -> None:
 def no_memory(rng: random.Random) -> None:
     """From a random pass on, the model does not fit the memory of the GPU."""
     from finetune.packed import FirstToken
+    from interp import replay, vlm
 
-    forward, left = FirstToken.forward, [rng.randrange(20)]
+    left = [rng.randrange(20)]
 
-    def limited(self, parts):
-        left[0] -= 1
-        if left[0] < 0:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, parts)
+    def limited(forward):
+        def call(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(*arguments)
 
-    FirstToken.forward = limited
+        return call
+
+    FirstToken.forward = limited(FirstToken.forward)
+    vlm.final_logits, replay._climb = limited(vlm.final_logits), limited(replay._climb)
 
 
 class Chaos:
@@ -205,7 +231,7 @@ class Chaos:
             home = self.folder / f"whole {job.name}"
             home.mkdir()
             started = time.monotonic()
-            assert ended(child(job.arguments, home, self.log), 300) == 0, self.log.read_text()
+            assert ended(child(job.program, job.arguments, home, self.log), 300) == job.done, self.log.read_text()
             self.seconds[job.name], self.wanted[job.name] = time.monotonic() - started, content(home / OUT)
         turn = 0
         while self.struck.total() < self.kills:
@@ -227,7 +253,7 @@ class Chaos:
             (fault,) = self.rng.choices(list(FAULTS), list(FAULTS.values())) if not enough else ("none",)
             code = self._strike([*job.arguments, *(job.resume if attempt else [])], home, fault, job)
             said = self.log.read_text()
-            if code == 0:
+            if code == job.done:
                 break
             self.struck[job.name, fault] += 1
             if code not in CODES[fault] or "Traceback" in said:
@@ -248,7 +274,7 @@ class Chaos:
             fill(filler, self.disk, chance)
         elif fault == "disk":
             prepare = lambda: no_room(chance)  # noqa: E731
-        number = child(arguments, home, self.log, prepare)
+        number = child(job.program, arguments, home, self.log, prepare)
         timed = fault in ("kill", "interrupt")
         code = ended(number, self.rng.uniform(0, self.seconds[job.name]) if timed else 300)
         if code is None:
