@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from finetune.frozen import FrozenLayers, Prompt, lowest_trained
 from finetune.loss import Losses, grounding_losses, question_losses
@@ -34,9 +34,18 @@ class FirstToken(torch.nn.Module):
 
     def forward(self, parts: Sequence[tuple[Batch, Tensor]]) -> Tensor:
         """First-answer-token logits [n, vocabulary] of batches, each with what enters layer `first` [B, S, d_model]."""
+        from peft.helpers import disable_input_dtype_casting
+
         model = self.adapted.get_base_model()
-        # Rows are of another length in every step.
-        with sdpa_kernel(STEP_KERNELS):
+        # As a mixed-precision training does: the adapter is float32, its products are in the base's bfloat16. A CPU
+        # would gain nothing by it.
+        mixed = model.device.type == "cuda" and model.dtype == torch.bfloat16
+        products = torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False)
+        with (
+            products,
+            disable_input_dtype_casting(self.adapted, mixed),
+            sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *STEP_KERNELS], set_priority=True),
+        ):
             return torch.cat([logits_from(model, batch, hidden, self.first) for batch, hidden in parts])
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from interp.decoder import final_logits, run_packed
 from interp.demo import WORLD
 from interp.errors import InputError
+from interp.fused import fuse
 from interp.hub import locate
 from interp.image_cache import cache_folder
 from interp.image_tokens import encode_images, straighten
 from interp.images import NO_IMAGE
 from interp.later import fetched, sent
 from interp.memory import memory_left
-from interp.norm import fuse_norms
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.processes import ALONE, Team, refuse_several, team_on
 from interp.progress import track
@@ -153,7 +153,7 @@ def load_vlm(
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
     straighten(loaded)
-    fuse_norms(loaded)
+    fuse(loaded)
     vlm = Vlm(
         model=(loaded if split else loaded.to(device)).eval().requires_grad_(False),
         processor=processor,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from interp.fused import fuse
 from interp.image_tokens import straighten
-from interp.norm import fuse_norms
 from interp.vlm import Vlm
 
 
@@ -12,7 +12,7 @@ from interp.vlm import Vlm
 def ready(vlm: Vlm) -> Iterator[None]:
     """While open, a model that was built in memory runs as one that was loaded."""
     handle = straighten(vlm.model)
-    fuse_norms(vlm.model)
+    fuse(vlm.model)
     try:
         yield
     finally:

@@ -37,8 +37,8 @@ from finetune.train import accelerator_for, train
 from interp.demo import WORLD
 from interp.exchange import measure_together
 from interp.find import FindSettings, find_features
+from interp.fused import fuse
 from interp.image_tokens import encode_together, straighten
-from interp.norm import fuse_norms
 from interp.processes import Team, is_main, team_on
 from interp.questions import Question, load_questions, prompt_table, write_questions
 from interp.sae_sources import locate_saes
@@ -175,7 +175,7 @@ def worker(options: argparse.Namespace) -> None:
     team = team_on(accelerator.device)
     vlm, saes = build(options.shape, options.split)
     straighten(vlm.model)
-    fuse_norms(vlm.model)
+    fuse(vlm.model)
     say(f"{options.worker} processes: built in {time.perf_counter() - started:.1f} s on {machine(vlm)['device']}")
     peaks(team)
     told: dict[str, Any] = {"processes": team.size} | machine(vlm)

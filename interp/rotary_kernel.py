@@ -1,0 +1,70 @@
+"""The rotary position embedding of queries or keys as one kernel each way, for GPUs.
+
+With the halves (a, b) of a head's dimensions: y = (a cos - b sin, b cos + a sin), in float32 whatever the dtype and
+rounded once; Su et al. 2021, arXiv 2104.09864, equation 34, in the layout of halves that
+`transformers.models.gemma3.modeling_gemma3.apply_rotary_pos_emb` has.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _rotate(
+    x, cos, sin, y, heads, positions, half,
+    x_batch, x_head, x_position, y_batch, y_head, y_position,
+    BACK: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    # A program takes one position of one row of the batch, in all heads.
+    place = tl.program_id(0).to(tl.int64)
+    row, position = place // positions, place % positions
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
+    inside = (head < heads) & (column < half)
+    wide = column < half
+    first = x + row * x_batch + position * x_position + head * x_head + column
+    a = tl.load(first, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(first + half, mask=inside, other=0.0).to(tl.float32)
+    angle = place * 2 * half + column
+    cos_a, cos_b = (
+        tl.load(cos + angle, mask=wide).to(tl.float32),
+        tl.load(cos + angle + half, mask=wide).to(tl.float32),
+    )
+    sin_a, sin_b = (
+        tl.load(sin + angle, mask=wide).to(tl.float32),
+        tl.load(sin + angle + half, mask=wide).to(tl.float32),
+    )
+    if BACK:
+        left, right = a * cos_a + b * sin_b, b * cos_b - a * sin_a
+    else:
+        left, right = a * cos_a - b * sin_a, b * cos_b + a * sin_b
+    out = y + row * y_batch + position * y_position + head * y_head + column
+    tl.store(out, left.to(y.dtype.element_ty), mask=inside)
+    tl.store(out + half, right.to(y.dtype.element_ty), mask=inside)
+
+
+class Rotary(torch.autograd.Function):
+    """x [B, heads, S, d_head] turned by cos and sin [B, S, d_head], with its gradient; the angles get none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: D102
+        cos, sin = (angle.expand(x.shape[0], -1, -1).contiguous() for angle in (cos, sin))
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
+        return _turned(gradients[0], *ctx.saved_tensors, back=True), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    y = torch.empty_like(x)
+    batch, heads, positions, width = x.shape
+    blocks = {"HEADS": triton.next_power_of_2(heads), "HALF": triton.next_power_of_2(width // 2)}
+    strides = (*x.stride()[:3], *y.stride()[:3])
+    _rotate[(batch * positions,)](x, cos, sin, y, heads, positions, width // 2, *strides, BACK=back, **blocks)
+    return y

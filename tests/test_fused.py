@@ -1,0 +1,179 @@
+"""Fused parts against transformers' own: values and gradients. Nearly all need a GPU with Triton."""
+
+import pytest
+import torch
+
+from interp.fused import fuse
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def plain_and_fused(width, dtype):
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+
+    norms = []
+    for _ in range(2):
+        norm = Gemma3RMSNorm(width).requires_grad_(False)
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+        norms.append(norm.to("cuda", dtype))
+    fuse(torch.nn.ModuleList([norms[1]]))
+    return norms
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("shape", [(7, 2560), (2, 33, 2560), (3, 5, 8, 256), (2, 3, 128)])
+def test_values_and_gradients(shape, dtype, tolerance):
+    plain, fused = plain_and_fused(shape[-1], dtype)
+    generator = torch.Generator("cuda").manual_seed(1)
+    x = torch.randn(shape, generator=generator, device="cuda").to(dtype) * 30
+    x[0, 0] = 0
+    # As queries come, and as the pooled vision outputs do, whose last dimension is strided.
+    views = [x, x.transpose(-1, -2).contiguous().transpose(-1, -2)]
+    if x.dim() > 3:
+        views.append(x.transpose(1, 2))
+    for view in views:
+        outputs = []
+        for norm in (plain, fused):
+            leaf = view.clone(memory_format=torch.preserve_format).requires_grad_()
+            y = norm(leaf)
+            weight = torch.linspace(-1, 1, y.numel(), device="cuda").reshape(y.shape).to(dtype)
+            (gradient,) = torch.autograd.grad((y * weight).float().sum(), leaf)
+            outputs.append((y, gradient))
+        for expected, found in zip(*outputs, strict=True):
+            assert found.shape == expected.shape
+            error = (found.float() - expected.float()).norm() / expected.float().norm()
+            assert error < tolerance
+
+
+def test_a_norm_on_the_cpu_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr("interp.fused.find_spec", lambda name: name)
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+
+    plain, fused = Gemma3RMSNorm(16), Gemma3RMSNorm(16)
+    fuse(torch.nn.ModuleList([fused]))
+    x = torch.randn(3, 16)
+    assert torch.equal(plain(x), fused(x))
+
+
+def both(plain, fused, tensors, weight_of):
+    """Outputs and gradients of two functions of the same tensors."""
+    found = []
+    for run in (plain, fused):
+        leaves = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in tensors]
+        outputs = run(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        total = sum((y * weight_of(y)).float().sum() for y in outputs)
+        found.append([*outputs, *torch.autograd.grad(total, leaves)])
+    return zip(*found, strict=True)
+
+
+def sloped(y):
+    return torch.linspace(-1, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
+
+
+def distance(found, expected):
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("shape", [(1, 1, 10240), (3, 17, 333)])
+def test_gated_gelu(shape, dtype, tolerance):
+    from interp.gelu_kernel import GatedGelu
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    gate, up = (torch.randn(shape, generator=generator, device="cuda").to(dtype) * 3 for _ in range(2))
+
+    def plain(gate, up):
+        wide = torch.nn.functional.gelu(gate.double(), approximate="tanh") * up.double()
+        return wide.to(dtype)
+
+    for expected, found in both(plain, GatedGelu.apply, (gate, up), sloped):
+        assert found.dtype == dtype
+        assert distance(found, expected) < tolerance
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
+@pytest.mark.parametrize(("heads", "width"), [(8, 256), (4, 256), (3, 96)])
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_rotary(heads, width, exchanged, dtype, tolerance):
+    from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
+
+    from interp.rotary_kernel import Rotary
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    x = torch.randn(2, heads, 37, width, generator=generator, device="cuda").to(dtype)
+    if exchanged:
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    angles = torch.rand(2, 37, width, generator=generator, device="cuda") * 7
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def plain(x):
+        return apply_rotary_pos_emb(x, x, cos, sin)[0]
+
+    for expected, found in both(plain, lambda x: Rotary.apply(x, cos, sin), (x,), sloped):
+        assert found.shape == expected.shape
+        assert distance(found, expected) < tolerance
+
+
+@needs_gpu
+def test_a_fused_model_is_the_model():
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3TextModel(config).cuda().eval().requires_grad_(False)
+    ids = torch.randint(0, 97, (3, 21), device="cuda")
+    expected = model(input_ids=ids).last_hidden_state
+    fuse(model)
+    changed = [m for m in model.modules() if "forward" in m.__dict__]
+    # Four norms a layer and two of its queries and keys, an attention and an MLP, and the last norm.
+    assert len(changed) == 3 * (6 + 2) + 1
+    assert distance(model(input_ids=ids).last_hidden_state, expected) < 1e-5
+
+
+def test_a_model_on_the_cpu_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr("interp.fused.find_spec", lambda name: name)
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3TextModel(config).eval()
+    ids = torch.randint(0, 97, (2, 9))
+    expected = model(input_ids=ids).last_hidden_state
+    fuse(model)
+    assert "forward" in model.layers[0].mlp.__dict__
+    assert "forward" in model.layers[1].self_attn.__dict__
+    assert torch.equal(model(input_ids=ids).last_hidden_state, expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
+def test_a_fused_tower_is_the_tower(dtype, tolerance):
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    sizes = {"hidden_size": 144, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=56, patch_size=14, vision_use_head=False))
+    model = model.to("cuda", dtype).eval()
+    pixels = torch.randn(3, 3, 56, 56, device="cuda").to(dtype)
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state
+        fuse(model)
+        assert sum("forward" in m.__dict__ for m in model.modules()) == 4
+        assert distance(model(pixels).last_hidden_state, expected) < tolerance
+    # Where a gradient is wanted, as of the pixels, the tower is transformers' own.
+    leaf = pixels.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).last_hidden_state.float().sum(), leaf)
+    assert gradient.isfinite().all()
+    assert gradient.any()
