@@ -23,6 +23,7 @@ from finetune.settings import TrainSettings
 from interp.demo import WORLD
 from interp.find import find_features
 from interp.generate import generate
+from interp.kept import NOTHING_KEPT
 from interp.processes import ALONE, Team
 from interp.questions import load_questions, prompt_table
 from interp.split import split_map
@@ -37,7 +38,8 @@ from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, {tests!r})
 import finetune.ablate.run as run
-from interp import find
+from interp import find, kept
+from interp.kept import Kept
 from interp.processes import first_to, team_on
 from test_processes import ablate, found_in, said_by, search
 
@@ -63,21 +65,31 @@ if what == "whole":
     }}
     loaded, load = [], find.load_sae
     find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
-    found, vlm = search()
+    kept.CHECKPOINT_SECONDS = 0.0
+    found, vlm = search(Kept(folder, {{}}))
     told |= {{"images": len(vlm.features), "saes": sorted(set(loaded))}}
-    (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     found_in(found, folder / f"found-{{rank}}")
+    told["kept"] = sorted(path.name for path in folder.glob("measured-*"))
+    team.meet()
+    if rank == 0:
+        # As a kill leaves them: one process has written all of its parts, one but the first, and no sweep is done.
+        for path in [*folder.glob("measured-000-*"), *folder.glob("margins-*")]:
+            if path.name != "measured-000-000000.safetensors":
+                path.unlink()
+    team.meet()
+    found_in(search(Kept(folder, {{}}))[0], folder / f"again-{{rank}}")
+    (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     vlm.team = team
     said_by(vlm, folder / f"said-{{rank}}.safetensors")
 ablate(folder, folder / what)
 """
 
 
-def search():
+def search(kept=NOTHING_KEPT):
     """The search that one and two processes make; with the model."""
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
-    return find_features(vlm, WORLD / "saes", questions, **FIND), vlm
+    return find_features(vlm, WORLD / "saes", questions, **FIND, kept=kept), vlm
 
 
 def found_in(found, folder: Path) -> None:
@@ -170,9 +182,11 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     found_in(found, folder / "found-alone")
     for name in ("layers.json", "features.parquet", "top"):
         expected = (folder / "found-alone" / name).read_bytes()
-        assert all((folder / f"found-{rank}" / name).read_bytes() == expected for rank in range(2)), name
+        for found_by in ("found-0", "found-1", "again-0", "again-1"):
+            assert (folder / found_by / name).read_bytes() == expected, (found_by, name)
     assert found.artifact.data.flip_bank > 5
-    # Neither has done all of it.
+    # Each has kept its own parts, and neither has done all of it.
+    assert {name[:12] for name in told[0]["kept"]} == {"measured-000", "measured-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.features) for t in told)
 
