@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from interp.console import meanwhile
@@ -35,6 +36,30 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
         _open.remove(description)
     if len(items):
         took(f"{description}: {len(items)}{f' x {unit}' if unit > 1 else ''}", time.monotonic() - started)
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """While open, shows that something goes on whose share done nobody can tell, and the time taken."""
+    if _open:
+        yield
+        return
+    _open.append(description)
+    started = time.monotonic()
+    try:
+        if is_main() and meanwhile().is_interactive:
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description:<24}"), SpinnerColumn(finished_text=" "), TimeElapsedColumn())
+            with Progress(*columns, console=meanwhile()) as progress:
+                task = progress.add_task(description, total=1)
+                yield
+                progress.advance(task)
+        else:
+            yield
+    finally:
+        _open.remove(description)
+    took(description, time.monotonic() - started)
 
 
 def _shown(items: Sequence[T], description: str, unit: int) -> Iterator[T]:

@@ -4,6 +4,7 @@ Every image goes through the vision tower once; the prompts on it are packed beh
 `interp.packing`), and only the final token's residuals and logits are kept.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,13 +27,14 @@ from interp.later import fetched, sent
 from interp.memory import memory_left
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.processes import ALONE, Team, refuse_several, team_on
-from interp.progress import track
+from interp.progress import busy, track
 from interp.prompts import PLAIN, AnswerTokens, PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.split import map_over_gpus
 
 if TYPE_CHECKING:
     from interp.bridge import LensBridge
 
+log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -136,7 +138,7 @@ def load_vlm(
     places: dict[str, Any] = {"device_map": map_over_gpus(source.folder)} if split else {}
     kept = None if image_cache is None else cache_folder(image_cache)
     try:
-        with quiet_loading():
+        with busy("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source.folder,
@@ -164,6 +166,8 @@ def load_vlm(
         image_cache=kept,
     )
     hold_images(vlm, memory_left(vlm.device).host // 2)
+    kind = str(chosen).removeprefix("torch.")
+    log.info("model %s: %d layers of width %d, %s on %s", vlm.name, vlm.n_layers, vlm.d_model, kind, vlm.device)
     return vlm
 
 

@@ -51,7 +51,15 @@ def piped(command, **changes):
     return subprocess.run(command, capture_output=True, text=True, env=clean_environment(**changes), timeout=180)
 
 
-STAGES = ("images", "margins and residuals", "gradients", "screening features", "layer patches", "patching features")
+STAGES = (
+    "loading the model",
+    "images",
+    "margins and residuals",
+    "gradients",
+    "screening features",
+    "layer patches",
+    "patching features",
+)
 
 
 def test_every_stage_has_a_bar_on_a_terminal(tmp_path):
