@@ -2,11 +2,12 @@
 
     python tests/benchmarks/choosers.py --out choosers --processes 2
 
-Plants a gate early, in the middle, late and in two windows, finds features, and trains every window, third, random set
-and allocation with three seeds (`finetune ablate`; both parts of the loss). What each score of the profile and of the
-gradient would have chosen, and the regret of that, comes from each world's ablation.json. An arm takes about a minute
-on one CPU core, a world has 60. `--processes` are those of one world; all worlds run at the same time. The same command
-goes on where it was interrupted.
+The shipped world, and others with a gate early, in the middle, late and in two windows, which are planted if they are
+not there: finds features, and trains every window, third, random set and allocation with three seeds (`finetune
+ablate`; both parts of the loss, in float32). What each score of the profile and of the gradient would have chosen, and
+the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core and three seconds
+on a GPU; a world has 60. `--processes` are those of one world; all worlds run at the same time. The same command goes
+on where it was interrupted.
 """
 
 import argparse
@@ -26,8 +27,11 @@ from interp.layers import layers_text
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world
 
+SHIPPED, GATE = "shipped", [4, 5]
+"""The embedded world, and the layers that its gate was planted into."""
+WORLDS = [SHIPPED, "early", "middle", "late", "two windows"]
 SEED = 9100
-"""Of the first world; none of the others was looked at before either."""
+"""Of the first planted world; none of them was looked at before."""
 STEPS = 150
 ARMS = "window,third,random,all,all-matched,attention,mlp,weighted,weighted-all"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
@@ -36,8 +40,9 @@ POINTS = {"combined": 100, "question_flip_rate": 100, "margin_difference": 1, "f
 
 def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
     """Search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
-    data = ["--model", str(folder / "planted"), "--questions", str(folder / "questions.jsonl")]
-    data += ["--device", options.device]
+    world = WORLD if folder.name == SHIPPED else folder
+    data = ["--model", str(world / "planted"), "--questions", str(world / "questions.jsonl")]
+    data += ["--device", options.device, "--dtype", "float32"]
     limit = ["--limit", str(options.limit)] if options.limit else []
     with (folder / "log.txt").open("a") as log:
         if not (folder / "run" / "layers.json").is_file():
@@ -57,7 +62,8 @@ def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
 def rules_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """One row a score and metric: the window it takes, its regret with interval; beside them the chosen range's own."""
     found = json.loads((folder / "ablation" / "ablation.json").read_text())
-    about = {"world": name, "planted": layers_text(NAMED[name][0])}
+    planted = GATE if name == SHIPPED else NAMED[name][0]
+    about = {"world": name, "planted": layers_text(planted)}
     rhos = {(w["score"], w["metric"]): w["rho"]["value"] for w in found["worth"]}
     own = {"score": "chosen range", "arm": found["arms"][0]["name"]}
     rows = [own | {"regret": {each["metric"]: each["regret"] for each in found["regret"]}}, *found["rules"]]
@@ -87,16 +93,17 @@ def main() -> None:
     """Run what is not there, print arms and rules, and write them as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worlds", nargs="*", default=["early", "middle", "late", "two windows"], choices=list(NAMED))
+    parser.add_argument("--worlds", nargs="*", default=WORLDS, choices=WORLDS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
     folders = {name: options.out / name.replace(" ", "-") for name in options.worlds}
-    seeds = {name: SEED + list(NAMED).index(name) for name in folders}
+    seeds = {name: SEED + [*NAMED, SHIPPED].index(name) for name in folders}
     for name, folder in folders.items():
-        if not (folder / "planted").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        if name != SHIPPED and not (folder / "planted").is_dir():
             plant_world(folder, WORLD, *NAMED[name], seeds[name], STEPS)
     with ThreadPoolExecutor(len(folders)) as pool:
         runs = {name: pool.submit(one_world, folder, seeds[name], options) for name, folder in folders.items()}
@@ -107,6 +114,7 @@ def main() -> None:
     if not done:
         sys.exit(1)
     arms = pd.DataFrame([row for name, folder in done.items() for row in arms_of(folder, name)])
+    arms.to_csv(options.out / "arms.csv", index=False)
     print(arms.round(2).to_string(index=False))
     table = pd.DataFrame([row for name, folder in done.items() for row in rules_of(folder, name)])
     table.to_csv(options.out / "rules.csv", index=False)
