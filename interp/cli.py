@@ -6,6 +6,7 @@ import typer
 
 from interp.commands.data import import_questions_command, paraphrase_command
 from interp.commands.demo import demo_build_command
+from interp.commands.export import export_command
 from interp.commands.find_features import find_features_command
 from interp.commands.results import figures_command, report_command, scrub_command
 from interp.commands.study_feature import study_feature_command
@@ -28,6 +29,7 @@ app.command("test-feature", short_help="Study one feature: does it cause the fli
 app.command("transfer-check", short_help="Do SAEs of one model describe another?")(transfer_check_command)
 app.command("report", short_help="Put a run into one HTML file.")(report_command)
 app.command("figures", short_help="Draw the figures of a run again, for print too.")(figures_command)
+app.command("export", short_help="List features as Neuronpedia names them.")(export_command)
 app.command("scrub", short_help="May a folder be shared? Look for private data.")(scrub_command)
 app.command("import-questions", short_help="Turn a published data set into questions.")(import_questions_command)
 app.command("paraphrase", short_help="Give questions rule-based paraphrases.")(paraphrase_command)

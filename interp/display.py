@@ -223,6 +223,17 @@ def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, c
     console.print(table)
 
 
+def show_list(content: dict[str, Any], console: Console | None = None) -> None:
+    """Print a list of features for Neuronpedia (`interp.neuronpedia.feature_list`)."""
+    console = console or results()
+    for added, page in zip(content["featuresToAdd"], content["pages"], strict=True):
+        console.print(f"[bold]{page}[/bold]", soft_wrap=True)
+        console.print(f"  {added['description']}", soft_wrap=True, markup=False)
+    if content["left_out"]:
+        console.print(f"no page of their SAE: {', '.join(content['left_out'])}")
+    console.print(f"\nall at once: {content['quick_list']}", soft_wrap=True, markup=False)
+
+
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print what a built world is like."""
     console = console or results()

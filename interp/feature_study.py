@@ -21,6 +21,7 @@ from interp.causal import FeatureTest, feature_delta, probe_features, sample_pai
 from interp.errors import InputError
 from interp.feature_weights import Neighbour, direct_effect, margin_slope, nearest_neighbours
 from interp.features import Flips, adjust, find_flips, screen_layer, sides
+from interp.neuronpedia import neuronpedia_address
 from interp.notebook import plotted
 from interp.patching import patch_effect, replay_of
 from interp.prompts import PromptStyle
@@ -290,19 +291,6 @@ def recovery_by_group(
             whose = len(set(patients[rows]))
             found.append(GroupRecovery(grouping, str(group), int(count), whose, float(size[rows].sum()), recovery))
     return found
-
-
-def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:
-    """The feature's page, if `source` is a sae-lens release that names one for the SAE of folder name `sae_id`."""
-    if not source or "/" in source or Path(source).exists():
-        return None
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    release = get_pretrained_saes_directory().get(source)
-    if release is None:
-        return None
-    pages = {Path(release.saes_map[name]).name: page for name, page in release.neuronpedia_id.items() if page}
-    return f"https://www.neuronpedia.org/{pages[sae_id]}/{feature}" if sae_id in pages else None
 
 
 def parse_feature(written: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.feature_display import show_study
 from interp.feature_record import save_study
-from interp.feature_study import largest_among_flips, neuronpedia_address, parse_feature, study_feature
+from interp.feature_study import largest_among_flips, parse_feature, study_feature
 from interp.feature_weights import direct_effect, margin_slope, nearest_neighbours
 from interp.figure_style import SCREEN, save_figure
 from interp.figures.redraw import drawings
@@ -368,15 +368,6 @@ def test_a_silent_sae_on_flips(planted, sae_of, asked, tmp_path):
     assert np.isnan(study.test.matched)
     save_study(study, tmp_path / "out")
     assert "nan" not in shown(study)
-
-
-def test_a_page_on_neuronpedia():
-    release = "gemma-scope-2-4b-it-res"
-    page = "https://www.neuronpedia.org/gemma-3-4b-it/17-gemmascope-2-res-16k/3818"
-    assert neuronpedia_address(release, "layer_17_width_16k_l0_medium", 3818) == page
-    assert neuronpedia_address(release, "layer_17_width_16k_l0_big", 3818) is None
-    assert neuronpedia_address(str(WORLD / "saes"), "layer_17_width_16k_l0_medium", 1) is None
-    assert neuronpedia_address("", "layer_17_width_16k_l0_medium", 1) is None
 
 
 def test_the_shipped_grid():
