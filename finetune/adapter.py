@@ -16,6 +16,7 @@ from interp.errors import InputError
 from interp.files import write_text
 from interp.manifest import check_manifest
 from interp.prompts import PLAIN, PromptStyle
+from interp.provenance import Provenance
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class AdapterRecord(BaseModel):
     trainable_parameters: int = Field(description="parameters of the adapter")
     seconds: float = Field(description="duration of the training")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     @field_validator("text_hashes")
     @classmethod

@@ -22,6 +22,8 @@ from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
 from interp.files import json_ready, software
 from interp.notebook import page_html, plotted, shown
+from interp.progress import busy
+from interp.provenance import provenance
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.statistics import FloatArray, mean_of_totals
 from interp.substitutes import BLANKS, encode_blanks
@@ -178,6 +180,7 @@ class Evaluation:
             "data": self.data,
             "seed": self.seed,
             "software": software(),
+            "provenance": provenance().model_dump(),
             "quadrants": self.quadrants,
             "quadrant_order": QUADRANTS,
             "reliability": self.reliability,
@@ -230,31 +233,32 @@ def evaluate(
             if arm.clamps and len(pairs):
                 like = like_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
                 controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
-    base = answers[arms[0].name]
-    pools = seed_pools(arms)
-    comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)
-    judged = [*(arm.name for arm in arms[1:]), *pools]
-    return Evaluation(
-        arms=clamps,
-        pools=pools,
-        comparisons=comparisons,
-        quadrants=[
-            quadrants(prompts, pairs, base, found, name, reliance, seed)
-            for name, found in answers.items()
-            for reliance in RELIANCE
-            if len(pairs)
-        ],
-        reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
-        verdicts={name: verdict(comparisons, arms[0].name, name, tolerance) for name in judged},
-        controls=controls,
-        tolerance=tolerance,
-        model=vlm.name,
-        questions=len(questions),
-        patients=prompts["patient"].nunique(),
-        data=fingerprint(questions),
-        seed=seed,
-        collapsed={name: said for name, found in answers.items() if (said := collapse(prompts, found, name))},
-    )
+    with busy("intervals and tests"):
+        base = answers[arms[0].name]
+        pools = seed_pools(arms)
+        comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)
+        judged = [*(arm.name for arm in arms[1:]), *pools]
+        return Evaluation(
+            arms=clamps,
+            pools=pools,
+            comparisons=comparisons,
+            quadrants=[
+                quadrants(prompts, pairs, base, found, name, reliance, seed)
+                for name, found in answers.items()
+                for reliance in RELIANCE
+                if len(pairs)
+            ],
+            reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
+            verdicts={name: verdict(comparisons, arms[0].name, name, tolerance) for name in judged},
+            controls=controls,
+            tolerance=tolerance,
+            model=vlm.name,
+            questions=len(questions),
+            patients=prompts["patient"].nunique(),
+            data=fingerprint(questions),
+            seed=seed,
+            collapsed={name: said for name, found in answers.items() if (said := collapse(prompts, found, name))},
+        )
 
 
 def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:

@@ -11,6 +11,7 @@ from interp.errors import InputError
 from interp.files import write_text
 from interp.fit import TransferVerdict
 from interp.layers import Module, Profile, Rule
+from interp.provenance import Provenance
 from interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -182,6 +183,7 @@ class Layers(_Part):
     settings: dict[str, Any] = Field(description="options of the run")
     seed: int = Field(description="seed of splits, controls and bootstrap")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     @model_validator(mode="after")
     def _layers_of_the_model(self) -> "Layers":

@@ -33,8 +33,10 @@ def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
 
 def tensor_digest(tensor: Tensor) -> bytes:
     """Digest of a tensor's dtype, shape and bytes."""
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return joined_digest([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content.data])
+    values = tensor.detach().cpu().contiguous().reshape(-1)
+    # Empty tensors may have strides of which torch takes no view.
+    content = values.view(torch.uint8).numpy().data if len(values) else b""
+    return joined_digest([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content])
 
 
 def joined_digest(parts: Iterable[bytes | memoryview]) -> bytes:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from interp import detail
 from interp.console import colours
-from interp.errors import EXIT_INPUT, MORE_ROOM, InputError
+from interp.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError
 from interp.processes import first_to
 
 PLAIN = None
@@ -29,6 +29,9 @@ def command() -> Iterator[None]:
         if first_to("error"):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
+    except KeyboardInterrupt:
+        # Where typer does not see to it: before the command begins.
+        sys.exit(EXIT_STOPPED)
     except RuntimeError as error:
         # Told by its name, as torch need not have been loaded.
         if type(error).__name__ != "OutOfMemoryError":

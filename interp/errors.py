@@ -8,6 +8,8 @@ EXIT_NO_GATE = 3
 """Of find-features where no layer beats its controls."""
 EXIT_FOUND = 4
 """Of scrub where something was found."""
+EXIT_STOPPED = 130
+"""Of a run that was interrupted (Ctrl-C)."""
 MORE_ROOM = "Free memory of the GPU, or take a smaller model or fewer layers."
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

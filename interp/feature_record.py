@@ -9,6 +9,7 @@ from interp.figure_style import save_figures
 from interp.figures.feature_study import group_frame, study_drawings
 from interp.figures.margin import delta_frame
 from interp.files import json_ready, software, whole_folder, write_json
+from interp.provenance import provenance
 
 SCHEMA_VERSION = 1
 
@@ -43,5 +44,6 @@ def study_json(study: FeatureStudy) -> dict[str, Any]:
         "grid": grid,
         "neighbours": study.neighbours,
         "software": software(),
+        "provenance": provenance().model_dump(),
     }
     return json_ready({"schema_version": SCHEMA_VERSION} | content | parts)

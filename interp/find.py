@@ -42,6 +42,7 @@ from interp.patching import patch_layers, replay_of
 from interp.processes import team_on
 from interp.profile import DRAWS, OWN_PROFILE, commit_layer, judge, layer_profile, ranges_of
 from interp.progress import track
+from interp.provenance import provenance
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, encode_features, load_sae, sae_shapes
@@ -247,6 +248,7 @@ def find_features(
         settings=settings.__dict__ | {"layers": chosen, "sae_dtype": str(settings.sae_dtype).removeprefix("torch.")},
         seed=settings.seed,
         software=software(),
+        provenance=provenance(),
     )
     return FindResult(artifact, screen, flips, team.total(top_activations).numpy(), prompts)
 

@@ -74,7 +74,8 @@ def auc(scores: FloatArray, positive: NDArray[np.bool_]) -> FloatArray:
     """
     from scipy.stats import rankdata
 
-    scores = np.asarray(scores, float).reshape(len(positive), -1)
+    scores = np.asarray(scores, float)
+    scores = scores[:, None] if scores.ndim == 1 else scores
     n_positive, n = int(positive.sum()), len(positive)
     if n_positive in (0, n):
         return np.full(scores.shape[1], np.nan)

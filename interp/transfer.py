@@ -13,6 +13,7 @@ from interp.files import software
 from interp.fit import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
 from interp.images import NO_IMAGE
 from interp.progress import track
+from interp.provenance import provenance
 from interp.questions import Question
 from interp.saes import load_sae, sae_shapes
 from interp.vlm import Vlm, text_residuals
@@ -56,7 +57,8 @@ class TransferResult:
         """The whole result as JSON, indented; undefined numbers are null."""
         rows = json.loads(self.table.to_json(orient="records", double_precision=6))
         content = {"schema_version": 1, "model": self.model, "reference": self.reference, "r2_needed": R2_NEEDED}
-        return json.dumps(content | {"seed": self.seed, "software": software(), "layers": rows}, indent=2) + "\n"
+        made = {"seed": self.seed, "software": software(), "provenance": provenance().model_dump()}
+        return json.dumps(content | made | {"layers": rows}, indent=2) + "\n"
 
 
 def text_prompts(path: Path, limit: int) -> pd.DataFrame:

@@ -109,36 +109,33 @@ def ended(number: int, seconds: float) -> int | None:
 
 
 def content(out: Path) -> dict[str, object]:
-    """What a result says, byte for byte, but for how long it took."""
+    """What a result says, byte for byte, but for how long it took and how it came about."""
     found: dict[str, object] = {}
     for path in sorted(out.rglob("*")):
         if path.is_dir():
             continue
         name = str(path.relative_to(out))
-        if path.name == "gatescope.json":
-            record = json.loads(path.read_text())
-            assert record.pop("seconds") >= 0
-            found[name] = json.dumps(record)
-        elif path.name == "README.md":
+        if path.name == "README.md":
             found[name] = re.sub(r"Trained in [\d.]+ s", "", path.read_text())
-        elif path.name == "manifest.json":
-            record = json.loads(path.read_text())
-            record["files"].pop("gatescope.json", None)
-            found[name] = json.dumps(record)
-        elif path.name == "ablation.json":
-            record = json.loads(path.read_text())
-            for arm in record["arms"]:
-                arm.pop("seconds")
-            found[name] = json.dumps(record)
+        elif path.suffix == ".json":
+            found[name] = json.dumps(timeless(json.loads(path.read_text())))
         elif path.suffix == ".parquet":
             table = pd.read_parquet(path)
-            record = json.loads(table.attrs.get("gatescope", "{}"))
-            if record.get("training"):
-                record["training"].pop("seconds")
+            record = timeless(json.loads(table.attrs.get("gatescope", "{}")))
             found[name] = (json.dumps(record), {c: table[c].to_numpy().tobytes() for c in table})
         else:
             found[name] = path.read_bytes()
     return found
+
+
+def timeless(content: object) -> object:
+    """JSON without how long it took and how it came about, and without the checksums of JSON."""
+    if isinstance(content, list):
+        return [timeless(inside) for inside in content]
+    if not isinstance(content, dict):
+        return content
+    differ = {"seconds", "provenance"} | {name for name in content if name.endswith(".json")}
+    return {name: timeless(inside) for name, inside in content.items() if name not in differ}
 
 
 def jobs(world: Path, adapter: Path) -> list[Job]:

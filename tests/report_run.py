@@ -129,8 +129,18 @@ def layers(draw: Draw, gate: bool) -> Layers:
         "settings": {"rule": "write", "max_width": 5, "layers": [0, 1, 2, 3]},
         "seed": 12,
         "software": software(),
+        "provenance": MADE,
     }
     return Layers.model_validate(content)
+
+
+MADE = {
+    "commit": "5e1f" * 10,
+    "device": "2 x NVIDIA H100 80GB HBM3",
+    "command": "interp find-features --model … --layers 0-3",
+    "started": "2026-01-02T03:04:05+00:00",
+}
+"""How the search came about."""
 
 
 def write_study(folder: Path) -> None:

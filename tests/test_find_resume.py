@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from interp import exchange, kept, run, unfinished
+from interp.artifact import read_layers
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.find import FindSettings
 from interp.manifest import check_manifest
-from interp.questions import load_questions
+from interp.questions import Paraphrase, load_questions
 from interp.run import Search, find_into
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae, save_sae
@@ -73,7 +74,12 @@ def killed(search, out: Path, resume: bool, after: int) -> int:
 def same(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert sorted(path.name for path in other.iterdir()) == names
-    assert [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()] == []
+    # When a process began is in layers.json, and with it in the manifest.
+    told = ("layers.json", "manifest.json")
+    assert [n for n in names if n not in told and (one / n).read_bytes() != (other / n).read_bytes()] == []
+    found = [read_layers(folder / "layers.json").model_copy(update={"provenance": None}) for folder in (one, other)]
+    assert found[0] == found[1]
+    check_manifest(one)
 
 
 def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, tmp_path, monkeypatch):
@@ -150,6 +156,15 @@ def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
         find_into(whole, lambda: search)
     with pytest.raises(InputError, match="already holds a run"):
         find_into(whole, lambda: search._replace(split="test"), resume=True)
+
+
+def test_a_search_with_hardly_any_questions_is_kept_too(search, tmp_path):
+    """One patient leaves nobody to be held out, and no flips leave nothing to sweep."""
+    still = [q.model_copy(update={"paraphrases": [Paraphrase(text=q.question)]}) for q in search.questions[:20]]
+    for name, few in (("patient", search.questions[:1]), ("still", still)):
+        found = find_into(tmp_path / name, lambda few=few: search._replace(questions=few))
+        assert found.artifact.verdict == "no gate found"
+        assert find_into(tmp_path / name, lambda few=few: search._replace(questions=few), resume=True) is None
 
 
 def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):

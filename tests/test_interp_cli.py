@@ -31,6 +31,14 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
+def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert run("find-features") == (130, "", "")
+
+
 @pytest.fixture
 def refused(run, tmp_path):
     """Run `interp find-features` on own data expecting one paragraph, exit code 2 and no output; gives the error."""

@@ -1,5 +1,6 @@
 """What a killed run leaves, what goes on from it and to what end, and what is refused by name."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -311,8 +312,13 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     code, _, err = run(*options(world, "--resume"))
     assert (code, err) == (0, "Going on behind step 2 of 3.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv", "evaluation.json"):
+    for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv"):
         assert (tmp_path / "adapter" / name).read_bytes() == (adapter / name).read_bytes(), name
+    told = [json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path / "adapter", adapter)]
+    commands = [content.pop("provenance")["command"] for content in told]
+    assert told[0] == told[1]
+    assert commands[0].replace(" --resume", "") == commands[1]
+    assert "--layers 1-2 --model … --questions …" in commands[1]
 
     # Nothing is left to do, and another training has no place there.
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()}

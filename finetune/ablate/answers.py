@@ -13,6 +13,7 @@ from finetune.sheet import Answers
 from interp.errors import InputError
 from interp.files import whole_file
 from interp.layers import layers_text
+from interp.provenance import Provenance
 from interp.substitutes import BLANKS
 
 SCHEMA_VERSION = 1
@@ -41,6 +42,7 @@ class ArmRecord(BaseModel):
     match: dict[str, Any] = Field(description="what must be the same for the answers to be of use")
     training: Training | None = Field(description="how the training went, null for the base")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
 
 def file_name(kind: str, layers: Iterable[int], seed: int) -> str:

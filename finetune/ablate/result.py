@@ -29,6 +29,7 @@ from interp.artifact import Interval, ModelEntry, ProfileEntry, PromptEntry
 from interp.files import software
 from interp.layers import Module
 from interp.notebook import page_html, shown
+from interp.provenance import Provenance, provenance
 from interp.statistics import FloatArray, percentiles
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Ablation(_Part):
         default_factory=list, description="gradient of the loss by layer and module, before any training"
     )
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     def plot_arms(self) -> "list[Axes]":
         """Show every arm in a new figure, a panel a metric; the chosen range has a star, the base is a line."""
@@ -219,6 +221,7 @@ def summarize(
             for w in told
         ],
         software=software(),
+        provenance=provenance(),
         **about,
     )
 

@@ -38,6 +38,7 @@ from interp.images import BLANK_IMAGE
 from interp.lock import held
 from interp.processes import ALONE, Team, alone, own_gpu, team_on
 from interp.prompts import PromptStyle
+from interp.provenance import provenance
 from interp.questions import Question, Split, fingerprint
 from interp.substitutes import encode_blanks
 from interp.vlm import Vlm, load_vlm
@@ -210,7 +211,14 @@ def _run(
     with _trained(vlm, run, taught, accelerator) as training:
         answers = ask(vlm, sheet.prompts, others, 0, run.name)
     kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
-    record = ArmRecord(kind=kind, layers=layers, match=run.match, training=training, software=software())
+    record = ArmRecord(
+        kind=kind,
+        layers=layers,
+        match=run.match,
+        training=training,
+        software=software(),
+        provenance=provenance(),
+    )
     write_answers(run.path, answers, record)
     return answers, record
 

@@ -27,6 +27,7 @@ from interp.errors import InputError
 from interp.feature_study import folder_of
 from interp.files import json_ready, software
 from interp.notebook import page_html, shown
+from interp.provenance import provenance
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.regions import grid_side
 from interp.saes import Sae, load_sae
@@ -132,6 +133,7 @@ class GroundingStudy:
             "curves": self.curves.to_dict("records"),
             "settings": asdict(self.settings),
             "software": software(),
+            "provenance": provenance().model_dump(),
         }
         return json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
 

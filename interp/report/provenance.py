@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from interp.artifact import Layers, ModelEntry, PromptEntry
+from interp.provenance import Provenance
 from interp.report.collect import Collected
 from interp.report.words import NONE, layers, sentence, spoken
 
@@ -58,30 +59,30 @@ def origins(found: Collected) -> list[Origin]:
     for one in (each.study for each in found.studied):
         known = [("Model", one.model), ("Revision", one.revision or LOCAL), ("SAE", one.sae)]
         known += [("Data, fingerprint", f"{one.fingerprint} ({one.questions:,} questions)")]
-        known += [("Seed", str(one.seed)), ("Versions", _versions(one.software))]
+        known += [("Seed", str(one.seed)), *_made(one.software, one.provenance)]
         told.append(Origin(f"Feature {one.name}", known))
     for each in found.trained:
         if record := each.record:
             data = f"{record.data} ({record.questions:,} questions)"
             known = [*_model(record.model), *_prompt(record.prompt), ("Data, fingerprint", data)]
-            known += [*_settings(record.settings), ("Versions", _versions(record.software))]
+            known += [*_settings(record.settings), *_made(record.software, record.provenance)]
             told.append(Origin(named("Training", each.name), known))
         if evaluation := each.evaluation:
             known = [("Model", evaluation.model)]
             known += [("Data, fingerprint", f"{evaluation.data} ({evaluation.questions:,} questions)")]
             known += [("Tolerance of the verdict", f"{100 * evaluation.tolerance:g} points")]
-            known += [("Seed", str(evaluation.seed)), ("Versions", _versions(evaluation.software))]
+            known += [("Seed", str(evaluation.seed)), *_made(evaluation.software, evaluation.provenance)]
             told.append(Origin(named("Evaluation", each.name), known))
     for grounded in found.grounded:
         study = grounded.study
         known = [("Model", study.model), ("Data, fingerprint", f"{study.data} ({study.questions:,} questions)")]
         known += [("Feature", study.feature)] if study.feature else []
-        known += [*_settings(study.settings), ("Versions", _versions(study.software))]
+        known += [*_settings(study.settings), *_made(study.software, study.provenance)]
         told.append(Origin(named("Grounding", grounded.name), known))
     for name, ablation in found.ablated.items():
         data = f"{ablation.data.asked} ({ablation.data.questions:,} questions)"
         known = [*_model(ablation.model), ("Data, fingerprint", data)]
-        known += [*_settings(ablation.settings), ("Versions", _versions(ablation.software))]
+        known += [*_settings(ablation.settings), *_made(ablation.software, ablation.provenance)]
         told.append(Origin(named("Ablation", name), known))
     return told
 
@@ -139,7 +140,7 @@ def _search(found: Layers) -> list[tuple[str, str]]:
     data, saes = found.data, dict.fromkeys(found.saes.values())
     known = [*_model(found.model), *_prompt(found.prompt)]
     known += [("SAEs", ", ".join(saes)), ("Data, fingerprint", f"{data.fingerprint} ({data.questions:,} questions)")]
-    return [*known, *_settings(found.settings | {"seed": found.seed}), ("Versions", _versions(found.software))]
+    return [*known, *_settings(found.settings | {"seed": found.seed}), *_made(found.software, found.provenance)]
 
 
 def _model(model: ModelEntry) -> list[tuple[str, str]]:
@@ -174,5 +175,10 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _versions(software: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in software.items())
+def _made(software: dict[str, str], how: Provenance | None) -> list[tuple[str, str]]:
+    """Versions, and how it came about if that was recorded."""
+    known = [("Versions", ", ".join(f"{name} {version}" for name, version in software.items()))]
+    if how is not None:
+        known += [("Code", f"commit {how.commit}")] if how.commit else []
+        known += [("Command", how.command or "called from Python"), ("Device", how.device), ("Started", how.started)]
+    return known

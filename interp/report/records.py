@@ -11,6 +11,7 @@ from interp.artifact import CausalEntry, Interval, ModelEntry, PromptEntry
 from interp.documents import read_object
 from interp.errors import InputError
 from interp.figures.ablation import METRICS
+from interp.provenance import Provenance
 
 
 class _Part(BaseModel):
@@ -103,6 +104,7 @@ class Evaluation(_Part):
     data: str = Field(description="fingerprint of the questions")
     seed: int = Field(description="of intervals, tests and substitutes")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
     quadrants: list[Quadrants] = Field(description="an entry an arm and kind of reliance")
     quadrant_order: list[str] = Field(description="names of the quadrants, best first")
     reliability: list[ReliabilityBin] = Field(description="the reliability curve of every arm")
@@ -153,6 +155,7 @@ class AdapterRecord(_Part):
     trainable_parameters: int = Field(description="parameters of the adapter")
     seconds: float = Field(description="duration of the training")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
 
 class AblationArm(_Part):
@@ -227,6 +230,7 @@ class Ablation(_Part):
     worth: list[Worth] = Field(description="one entry a score and metric")
     rules: list[Rule] = Field(default_factory=list, description="what each score would have chosen")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     @model_validator(mode="after")
     def _drawn(self) -> "Ablation":
@@ -287,6 +291,7 @@ class Grounding(_Part):
     curves: list[CurvePoint] = Field(description="mean deletion and insertion")
     settings: dict[str, Any] = Field(description="of the study")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
 
 class Tracking(_Part):
@@ -359,6 +364,7 @@ class Study(_Part):
     grid: Grid = Field(description="the register grid")
     neighbours: list[Neighbour] = Field(description="nearest first")
     software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     @property
     def name(self) -> str:

@@ -1,0 +1,91 @@
+"""How a result came about: what is told of the command, and where the commit comes from."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import typer
+
+from interp.provenance import HIDDEN, Provenance, commit_of, provenance
+
+SECRET = "Is there a nodule?"
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """What a command of many kinds of options tells of itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local").mkdir()
+    app, found = typer.Typer(), []
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    @app.command("do-it")
+    def do(
+        places: list[Path],
+        model: str = "m",
+        layers: str = "all",
+        split: Annotated[Literal["train", "test"], typer.Option()] = "train",
+        out: Path | None = None,
+        seed: Annotated[int, typer.Option("--seed", "-s")] = 0,
+        rate: float = 0.5,
+        clamp: Annotated[list[str] | None, typer.Option()] = None,
+        first: Annotated[bool, typer.Option("--first/--last")] = True,
+    ) -> None:
+        found.append(provenance())
+
+    def call(*arguments: str) -> str:
+        app(["do-it", *arguments], prog_name="/usr/bin/tool", standalone_mode=False)
+        return found[-1].command.split(" do-it ")[1]
+
+    return call
+
+
+def test_a_command_is_told_without_paths_and_text(told):
+    assert told("secret/a.jsonl", "b", "--out", "patient7") == f"{HIDDEN} {HIDDEN} --out {HIDDEN}"
+    said = told("x", "--layers", "15-19", "--split", "test", "-s", "3", "--rate", "1e-3", "--last")
+    assert said == f"{HIDDEN} --layers 15-19 --split test --seed 3 --rate 0.001 --last"
+    said = told("x", "--clamp", "5:466", "--clamp", SECRET, "--model", "google/medgemma-4b-it")
+    assert said == f"{HIDDEN} --model {HIDDEN} --clamp 5:466 --clamp {HIDDEN}"
+    # A word that is the name of a folder here.
+    assert told("x", "--model", "local") == f"{HIDDEN} --model {HIDDEN}"
+
+
+def test_a_call_from_python_has_no_command():
+    found = provenance()
+    assert found.command is None
+    assert found.started.endswith("+00:00")
+    assert "threads" in found.device
+    assert Provenance.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_commit_is_that_of_the_folder_itself(tmp_path):
+    def git(*arguments: str, cwd: Path) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    code = tmp_path / "code"
+    (code / "inner").mkdir(parents=True)
+    assert commit_of(code) is None
+    git("init", "-q", cwd=code)
+    assert commit_of(code) is None
+    git("commit", "-q", "--allow-empty", "-m", "one", cwd=code)
+    first = git("rev-parse", "HEAD", cwd=code)
+    assert commit_of(code) == first
+    assert commit_of(code / "inner") is None
+    git("worktree", "add", "-q", str(tmp_path / "tree"), cwd=code)
+    git("commit", "-q", "--allow-empty", "-m", "two", cwd=tmp_path / "tree")
+    assert commit_of(tmp_path / "tree") == git("rev-parse", "HEAD", cwd=tmp_path / "tree") != first
+    git("pack-refs", "--all", cwd=code)
+    assert commit_of(code) == first
+    git("checkout", "-q", "--detach", cwd=code)
+    assert commit_of(code) == first
+    shutil.rmtree(code / ".git" / "objects")
+    assert commit_of(code) == first
+    (code / ".git" / "HEAD").write_text("ref: refs/heads/none\n")
+    assert commit_of(code) is None
