@@ -26,6 +26,7 @@ from finetune.options import (
 )
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
+from finetune.trackers import TrackerName
 from interp.demo import EMBEDDED, WORLD
 from interp.entry import HELP, PLAIN, command
 from interp.errors import InputError
@@ -111,6 +112,14 @@ def train(
     ] = DEFAULTS.grounding_weight,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = DEFAULTS.seed,
     resume: Resume = False,
+    log_with: Annotated[
+        TrackerName | None,
+        typer.Option(
+            help="Log the steps for TensorBoard or W&B too, into OUT.logs. W&B stays offline unless WANDB_MODE says "
+            "otherwise.",
+            show_default="none",
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
@@ -183,6 +192,7 @@ def train(
         style_changes(image_first, system, answer_instruction, normalize),
         image_cache,
         resume,
+        log_with,
     )
     if not is_main():
         return

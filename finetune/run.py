@@ -19,6 +19,7 @@ from finetune.plan import plan_steps, wordings
 from finetune.ranks import Ranks
 from finetune.settings import NEW_TOKENS, TOLERANCE, TrainSettings
 from finetune.texts import text_hashes
+from finetune.trackers import TrackerName, check_tracker, logs_folder, tracked
 from finetune.train import StepRecord, accelerator_for, train
 from interp.artifact import ModelEntry, PromptEntry
 from interp.clamps import ClampSpec, Where, load_clamps
@@ -31,12 +32,12 @@ from interp.manifest import write_manifest
 from interp.processes import team_on
 from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
-from interp.provenance import provenance
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
 from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
     from peft import PeftModel
 
 
@@ -57,11 +58,13 @@ def train_and_evaluate(
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
     image_cache: Path | None = None,
     resume: bool = False,
+    log_with: "TrackerName | GeneralTracker | None" = None,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
     `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
-    `prompt_changes`; `image_cache` is as of `load_vlm`. Under `accelerate launch` all processes train and evaluate
+    `prompt_changes`; `image_cache` is as of `load_vlm`; `log_with` is a tracker that the steps of the training go to
+    (`finetune.trackers`). Under `accelerate launch` all processes train and evaluate
     together; the main one writes, the others return None. Raises InputError for bad input, before anything is trained
     where it can be known, and if another process makes `out`. Until it is whole `out` does not exist: after an
     interruption a folder beside it (`interp.unfinished.working_folder`) holds a checkpoint, and `resume` goes on from
@@ -72,7 +75,8 @@ def train_and_evaluate(
     refuse_unfinished(out, resume)
     wanted = read_choice(layers, layers_from)
     taught, asked = load_splits(questions, images, split, test_split, limit)
-    accelerator = accelerator_for(device)
+    check_tracker(log_with, out, resume)
+    accelerator = accelerator_for(device, log_with, logs_folder(out))
     work = working_folder(out)
     with working(work) if accelerator.is_main_process else nullcontext():
         style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
@@ -99,7 +103,9 @@ def train_and_evaluate(
         def keep(state: State) -> None:
             write_state(work, state, made_of, time.monotonic() - started)
 
-        history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
+        logged = asdict(settings) | {"layers": choice.layers, "questions": len(taught), "steps": len(steps)}
+        with tracked(accelerator, out, logged, made_of):
+            history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
         seconds = time.monotonic() - started
         hashes = text_hashes(wordings(steps))
         vlm.team = team_on(accelerator.device)
@@ -221,5 +227,4 @@ def _record(
         trainable_parameters=trainable_parameters(adapted),
         seconds=round(seconds, 1),
         software=software(),
-        provenance=provenance(),
     )

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from interp.vlm import Vlm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
     from peft import PeftModel
 
 CHECKPOINT_SECONDS = 60.0
@@ -60,9 +62,15 @@ class StepRecord(NamedTuple):
     """Norm of the gradient before clipping."""
 
 
-def accelerator_for(device: str) -> "Accelerator":
-    """The accelerator of a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for another."""
+def accelerator_for(
+    device: str, log_with: "str | GeneralTracker | None" = None, logs: Path | None = None
+) -> "Accelerator":
+    """The accelerator of a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for another.
+
+    `log_with` is a tracker that its `log` goes to (`finetune.trackers`), with files in the folder `logs`.
+    """
     from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
 
     available = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
@@ -73,7 +81,16 @@ def accelerator_for(device: str) -> "Accelerator":
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
     # The base model keeps its own dtype and the adapter is float32, so no autocast on top.
-    return Accelerator(cpu=device == "cpu" or not available, mixed_precision="no")
+    return Accelerator(
+        cpu=device == "cpu" or not available,
+        mixed_precision="no",
+        log_with=log_with,
+        project_config=ProjectConfiguration(logging_dir=None if logs is None else str(logs)),
+    )
+
+
+LOGGED = tuple(name for name in StepRecord._fields if name != "step")
+"""What goes to a tracker of every step."""
 
 
 def learning_rate(step: int, steps: int, warmup_share: float) -> float:
@@ -175,6 +192,8 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
         """Note the oldest step under way, and tell whether the main process found a checkpoint to be due in it."""
         record, due = _record(launched.popleft(), settings)
         history.append(record)
+        numbers = record._asdict()
+        accelerator.log({f"train/{name}": numbers[name] for name in LOGGED}, step=record.step)
         return due
 
     left = steps[len(history) :]

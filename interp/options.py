@@ -9,10 +9,11 @@ from interp.demo import EMBEDDED
 from interp.detail import show
 
 
-def show_if(verbose: bool) -> None:
+def show_if(verbose: bool) -> bool:
     """Begin to show what goes on, before anything is loaded; commands need not look at the option themselves."""
     if verbose:
         show()
+    return verbose
 
 
 Model = Annotated[str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)]

@@ -1,0 +1,154 @@
+"""Training logs by accelerate's trackers: what they hold is the history, and nothing of the data or the machine."""
+
+import json
+import math
+import socket
+import struct
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+from finetune_world import make_world
+from test_finetune_cli import options, run  # noqa: F401
+from test_processes import launch
+
+from finetune import train as training
+from finetune.run import train_and_evaluate
+from finetune.settings import TrainSettings
+from interp.questions import load_questions
+
+LOGGED = {f"train/{name}" for name in training.LOGGED}
+BLOCK = 32768
+SETTINGS = TrainSettings(rank=2, alpha=4, epochs=2, batch_size=4)
+
+
+class Recorder(GeneralTracker):
+    """Keeps what it is told; `until` is the step at which it is interrupted."""
+
+    name = "recorder"
+    requires_logging_directory = False
+
+    def __init__(self, until=math.inf):
+        super().__init__()
+        self.until, self.settings, self.steps, self.ended = until, None, [], 0
+
+    @property
+    def tracker(self):
+        return self
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **kwargs):
+        if step >= self.until:
+            raise KeyboardInterrupt
+        self.steps.append({"step": step, **values})
+
+    def finish(self):
+        self.ended += 1
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(1)
+    return make_world(tmp_path_factory.mktemp("trackers") / "world", patients=4)
+
+
+def trained(world, out, tracker, resume=False):
+    train_and_evaluate(
+        str(world.model), world.questions, out, SETTINGS, layers="1", device="cpu", log_with=tracker, resume=resume
+    )
+
+
+def history(out):
+    """history.csv as a tracker would have it."""
+    table = pd.read_csv(out / "history.csv")
+    return table.rename(columns={name: f"train/{name}" for name in table.columns if name != "step"})
+
+
+def assert_same(steps, expected):
+    found = pd.DataFrame(steps)
+    assert set(found) == set(expected)
+    # The file has six significant digits.
+    pd.testing.assert_frame_equal(found[list(expected)], expected, check_dtype=False, rtol=1e-4)
+
+
+def test_a_tracker_is_told_the_history_and_the_settings(world, tmp_path):
+    tracker = Recorder()
+    trained(world, tmp_path / "adapter", tracker)
+    assert_same(tracker.steps, history(tmp_path / "adapter"))
+    assert tracker.ended == 1
+    told = {"rank": 2, "lr": SETTINGS.lr, "layers": "[1]", "steps": len(tracker.steps)}
+    assert tracker.settings.items() >= told.items()
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no folder for logs that are kept elsewhere"
+
+
+def test_a_resumed_training_goes_on_with_the_steps(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    first, second = Recorder(until=4), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        trained(world, tmp_path / "adapter", first)
+    assert first.ended == 1
+    trained(world, tmp_path / "adapter", second, resume=True)
+    assert [step["step"] for step in first.steps] == [1, 2, 3]
+    assert second.steps[0]["step"] == 4
+    assert_same(first.steps + second.steps, history(tmp_path / "adapter"))
+
+
+def test_a_tracker_that_is_not_installed(run, world, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    code, out, err = run(*options(world, "--layers", "1", "--log-with", "tensorboard"))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --log-with tensorboard: tensorboard is not installed here.")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def records(path):
+    """All in a file that W&B keeps while it is offline: a header of 7 bytes, then blocks as of LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if BLOCK - at % BLOCK < 7:
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        # 1: whole; 2 to 4: first, middle and last part.
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--layers", "1"]
+    arguments += ["--epochs", "2", "--batch-size", "4", "--out", "adapter", "--log-with", "wandb"]
+    done = launch("-m", "finetune.cli", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "wandb:" not in done.stdout + done.stderr
+    assert done.stderr.count("The training is logged to") == 1
+    (kept,) = (tmp_path / "adapter.logs").rglob("*.wandb")
+    assert kept.parent.name.startswith("offline-run-")
+    steps, settings = [], {}
+    for record in records(kept):
+        if record.WhichOneof("record_type") == "history":
+            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            steps.append({name.replace("_step", "step"): row[name] for name in row if name in ("_step", *LOGGED)})
+        elif record.WhichOneof("record_type") == "config":
+            settings |= {item.key: json.loads(item.value_json) for item in record.config.update}
+    assert_same(steps, history(tmp_path / "adapter"))
+    assert settings["rank"] == 16
+    held = kept.read_bytes()
+    for question in load_questions(world.questions):
+        assert question.question.encode() not in held
+    for private in (str(tmp_path), str(world.model), str(Path.home()), socket.gethostname(), "--questions"):
+        assert len(private) < 6 or private.encode() not in held, private
