@@ -32,6 +32,7 @@ from interp.manifest import write_manifest
 from interp.processes import team_on
 from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
+from interp.provenance import provenance
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
 from interp.vlm import Vlm, load_vlm
@@ -227,4 +228,5 @@ def _record(
         trainable_parameters=trainable_parameters(adapted),
         seconds=round(seconds, 1),
         software=software(),
+        provenance=provenance(),
     )
