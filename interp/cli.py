@@ -11,6 +11,7 @@ from interp.commands.find_features import find_features_command
 from interp.commands.results import figures_command, report_command, scrub_command
 from interp.commands.study_feature import study_feature_command
 from interp.commands.transfer_check import transfer_check_command
+from interp.commands.verify import verify_command
 from interp.entry import HELP, PLAIN, command
 from interp.processes import refuse_several
 
@@ -31,6 +32,7 @@ app.command("report", short_help="Put a run into one HTML file.")(report_command
 app.command("figures", short_help="Draw the figures of a run again, for print too.")(figures_command)
 app.command("export", short_help="List features as Neuronpedia names them.")(export_command)
 app.command("scrub", short_help="May a folder be shared? Look for private data.")(scrub_command)
+app.command("verify", short_help="Is a run of this model and these questions?")(verify_command)
 app.command("import-questions", short_help="Turn a published data set into questions.")(import_questions_command)
 app.command("paraphrase", short_help="Give questions rule-based paraphrases.")(paraphrase_command)
 demo_app.command("build", short_help="Build a world with a gate of your choice.")(demo_build_command)

@@ -85,11 +85,10 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
 def _made_of(search: Search, processes: int) -> dict[str, Any]:
     """What must be the same for what was done to be of use, and for a finished run to be this one."""
     vlm, settings = search.vlm, search.settings
-    saes = joined_digest(sae_digest(search.saes[layer]) for layer in search.layers)
     return settings.__dict__ | {
         "sae_dtype": str(settings.sae_dtype).removeprefix("torch."),
         "layers": list(search.layers),
-        "saes": saes.hex()[:32],
+        "saes": saes_digest([search.saes[layer] for layer in sorted(search.layers)]),
         "questions": fingerprint(search.questions),
         "split": search.split,
         "weights": weights_fingerprint(vlm.model),
@@ -99,6 +98,11 @@ def _made_of(search: Search, processes: int) -> dict[str, Any]:
         "batch_tokens": search.batch_tokens,
         "processes": processes,
     }
+
+
+def saes_digest(folders: Sequence[Path]) -> str:
+    """A hash of some SAEs, hexadecimal (`interp.saes.sae_digest`)."""
+    return joined_digest(map(sae_digest, folders)).hex()[:32]
 
 
 def _is_whole(out: Path, work: Path, made_of: Mapping[str, Any]) -> bool:

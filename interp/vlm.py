@@ -150,6 +150,9 @@ def load_vlm(
             )
     # transformers takes configurations at their word, and meets false ones with errors of any kind.
     except Exception as error:
+        # Which torch, cleaning up, may turn an interruption into too.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.

@@ -127,6 +127,7 @@ def commands(world: Path, out: Path) -> dict[str, list[str]]:
         f"--out {own}/again.jsonl",
         "paraphrase": f"interp paraphrase {own}/imported.jsonl --images {world} --out {own}/more.jsonl",
         "find": f"interp find-features {model} {saes} {asked} --split all --out {run}",
+        "verify": f"interp verify {run} {model} {saes} {asked} --sample 4",
         "transfer": f"interp transfer-check {model} {saes} {asked} --limit 4 --out {out}/transfer.json",
         "feature": f"interp test-feature 1:5 {model} {saes} {asked} --split all --out {run}/feature",
         "train": f"finetune --layers 1 {short} {model} {asked} --out {run}/adapter",

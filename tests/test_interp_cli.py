@@ -204,3 +204,18 @@ def test_import_and_help_are_light():
     assert shown.returncode == 0
     assert "--questions" in shown.stdout
     assert json.dumps(str(WORLD)) not in shown.stdout
+
+
+def test_an_interruption_while_the_model_is_loaded_is_no_fault_of_the_model(run, tmp_path, monkeypatch):
+    from transformers import AutoModelForImageTextToText
+
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", interrupted)
+    code, _, stderr = run("find-features", "--out", tmp_path / "out", "--device", "cpu")
+    assert code == 130
+    assert "could not be loaded" not in stderr

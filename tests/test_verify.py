@@ -1,0 +1,106 @@
+"""A run is verified against its own model and questions, and told from what is of others or was changed."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.artifact import read_layers
+from interp.claims import near, numbers
+from interp.demo import WORLD
+from interp.find import FindSettings
+from interp.questions import load_questions
+from interp.run import Search, find_into
+from interp.sae_sources import locate_saes
+from interp.verify import matched, verify_run
+from interp.vlm import load_vlm
+
+SAES = locate_saes(WORLD / "saes", layers=[4, 5])
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return load_questions(WORLD / "questions.jsonl", split="train")[:110]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_vlm(WORLD / "planted", "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def saved(planted, questions, tmp_path_factory):
+    out = tmp_path_factory.mktemp("verify") / "run"
+    search = Search(planted, SAES, questions, [4, 5], FindSettings(min_flips=1), "train", 3000, None)
+    assert find_into(out, lambda: search) is not None
+    return out
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def wrong(run, vlm, questions, **more):
+    """What does not hold, name -> what was found."""
+    claims = verify_run(run, read_layers(run / "layers.json"), vlm, SAES, questions, **more)
+    return {claim.what: claim.found for claim in claims if not claim.holds}
+
+
+def test_a_run_is_what_it_says(saved, planted, questions):
+    claims = verify_run(saved, read_layers(saved / "layers.json"), planted, SAES, questions, full=True)
+    assert [claim for claim in claims if not claim.holds] == []
+    told = {claim.what: claim for claim in claims}
+    assert told["files"].claimed == "3 checksums"
+    sampled = told["pairs of 50 questions drawn"]
+    rows, chance = int(sampled.claimed.split()[0]), int(sampled.found.split("(")[1].split()[0])
+    assert rows == 200
+    assert chance < rows / 2
+    # On the machine that made it every number comes out the same.
+    assert told["layers.json, profile"].found.endswith("largest difference 0")
+
+
+def test_another_model_is_told_by_its_weights_and_by_what_it_does(saved, questions):
+    base = load_vlm(WORLD / "base", "cpu", "float32")
+    assert sorted(wrong(saved, base, questions)) == ["model, digest of weights", "pairs of 50 questions drawn"]
+
+
+def test_other_questions_are_told(saved, planted):
+    others = load_questions(WORLD / "questions.jsonl", split="test")[:110]
+    assert sorted(wrong(saved, planted, others)) == ["pairs of 50 questions drawn", "questions, digest"]
+
+
+def test_numbers_that_were_changed_are_told_even_with_new_checksums(copied, planted, questions):
+    path = copied / "layers.json"
+    content = json.loads(path.read_text())
+    content["profile"][0]["recovery"]["value"] += 0.2
+    content["data"]["flips"] += 3
+    path.write_text(json.dumps(content))
+    assert "layers.json: damaged, changed" in wrong(copied, planted, questions)["files"]
+    (copied / "manifest.json").unlink()
+    found = wrong(copied, planted, questions, full=True)
+    assert sorted(found) == ["flips, by the table of pairs", "layers.json, data", "layers.json, profile"]
+    assert found["layers.json, profile"].endswith("1 beyond, the first [0].recovery.value")
+
+
+def test_a_made_up_table_of_pairs_is_told(copied, planted, questions):
+    table = pd.read_csv(copied / "delta_margin.csv")
+    table["shift"] = table["shift"].sample(frac=1, random_state=0).to_numpy()
+    table.to_csv(copied / "delta_margin.csv", index=False)
+    assert list(wrong(copied, planted, questions)) == ["pairs of 50 questions drawn"]
+
+
+def test_every_row_is_of_one_pair():
+    one, two = np.array([1.0, 1.0, 2.0]), np.array([1.0, 2.0, 9.0])
+    assert matched(one, one, two, two, 0.1, 0.1) == 2
+    assert matched(one, one, one, one, 0.1, 0.1) == 3
+
+
+def test_numbers_of_nested_content():
+    claimed = {"a": [1.0, None], "b": {"c": 200, "d": True, "e": "x"}}
+    assert [name for name, _ in numbers(claimed)] == ["a[0]", "a[1]", "b.c"]
+    assert near("", claimed, {"a": [1.0005, None], "b": {"c": 200.1}}, 1e-3).holds
+    for other in ({"a": [1.01, None], "b": {"c": 200}}, {"a": [1.0, 0], "b": {"c": 200}}, {"a": [1.0, None]}):
+        assert not near("", claimed, other, 1e-3).holds
