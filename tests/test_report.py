@@ -250,8 +250,8 @@ def test_provenance_limits_and_citation(run, page):
     cited = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text())
     assert cited["title"] == provenance.OWN_TITLE
     assert cited["authors"][0]["name"] == provenance.AUTHORS
-    sources = {source.url: source for source in provenance.SOURCES}
-    assert all(sources[work["url"]].title == work["title"] for work in cited["references"])
+    named = [(work["title"], work["url"]) for work in cited["references"]]
+    assert named == [(source.title, source.url) for source in provenance.SOURCES]
     for source in provenance.SOURCES:
         assert source.title in page.texts["cite"]
         assert source.where in page.texts["cite"]

@@ -35,7 +35,7 @@ SOURCES = (
         "https://huggingface.co/saillab/medgemma-4b-targeted-lora-mimic-mt-12k",
     ),
 )
-"""The works that GateScope builds on; the first three are in CITATION.cff too."""
+"""The works that GateScope builds on; CITATION.cff names them too."""
 
 
 LOCAL = "none, a local folder"

@@ -1,0 +1,110 @@
+"""The calls that users of SAELens, TransformerLens, circuit-tracer and peft know, and ours beside them, do the same.
+
+Residuals, SAEs on the bridge and clamps are compared with those libraries in test_bridge.py, test_peers.py and
+test_clamps.py; here are the steps from one library to the other.
+"""
+
+import pytest
+import torch
+from finetune_world import awaken
+
+import interp
+from finetune.lora import add_lora, trainable_parameters
+from interp.attribution import attribute, margin_gradients
+from interp.clamps import clamped, load_clamps, parse_clamps
+from interp.features import find_flips
+from interp.patching import patch_effect, replay_of
+from interp.questions import pair_table
+
+LAYER, FEATURE = 4, 110
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return interp.load_vlm(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return interp.prompt_table(interp.load_questions(split="test")[:40])
+
+
+@pytest.fixture(scope="module")
+def saes():
+    return interp.locate_saes(interp.WORLD / "saes")
+
+
+@pytest.fixture(scope="module")
+def flips(vlm, prompts):
+    found = find_flips(prompts, pair_table(prompts), interp.measure(vlm, prompts).margin, 0.0)
+    return found.take(found.flipped)
+
+
+def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips):
+    """A feature's delta patch and its first-order attribution, by hooks on the bridge and by ours."""
+    sae = interp.load_sae(saes[LAYER], LAYER, vlm.d_model)
+    residuals = interp.measure(vlm, prompts, [LAYER]).residuals[:, 0]
+    sides = torch.tensor(flips.pairs[["original", "paraphrase"]].to_numpy())
+    f = sae.encode(residuals)[:, FEATURE]
+    delta = (f[sides[:, 1]] - f[sides[:, 0]])[:, None, None] * sae.w_dec[FEATURE]
+    replay = replay_of(vlm, prompts, flips)
+    ours = patch_effect(replay, flips, [LAYER], -delta, "delta patch")[:, 0]
+    gradients = margin_gradients(replay, [LAYER])
+    predicted = attribute(sae, residuals, flips, gradients[:, 0])[FEATURE]
+
+    bridge, hook = vlm.bridge(), f"blocks.{LAYER}.hook_resid_post"
+    moved = int(abs(f[sides[:, 1]] - f[sides[:, 0]]).argmax())
+    row = prompts.iloc[int(sides[moved, 1])]
+    caught = []
+
+    def patch(x, hook):
+        x = x.clone()
+        x[:, -1] -= delta[moved, 0]
+        return x
+
+    def catch(x, hook):
+        # The weights are frozen, so that gradients begin here.
+        caught.append(x.detach().requires_grad_())
+        return caught[-1]
+
+    inputs = interp.lens_inputs(vlm, row["image"], row["text"], row["closed"])
+    with torch.no_grad():
+        patched = interp.answer_margin(bridge.run_with_hooks(**inputs, fwd_hooks=[(hook, patch)])[:, -1], vlm.answers)
+    margin = interp.answer_margin(bridge.run_with_hooks(**inputs, fwd_hooks=[(hook, catch)])[:, -1], vlm.answers)
+    margin.sum().backward()
+    assert abs(ours[moved]) > 0.05
+    assert (patched - margin).item() == pytest.approx(ours[moved], abs=1e-3)
+    torch.testing.assert_close(caught[0].grad[0, -1], gradients[moved, 0], atol=1e-4, rtol=1e-3)
+    assert predicted != 0
+
+
+def test_an_intervention_on_a_feature_by_name(vlm, prompts, saes):
+    """What circuit-tracer calls a feature intervention: LAYER:FEATURE held at a value."""
+    clamps = load_clamps(parse_clamps(f"{LAYER}:{FEATURE}=9"), saes, vlm.d_model, vlm.device, "final")
+    free = interp.measure(vlm, prompts).margin
+    with clamped(vlm, clamps):
+        held = interp.measure(vlm, prompts).margin
+    assert (held - free).abs().max() > 0.1
+    assert torch.equal(interp.measure(vlm, prompts).margin, free)
+
+
+def test_an_adapter_is_peft_s_own(prompts, tmp_path):
+    from peft import PeftModel
+
+    prompts = prompts.iloc[:20]
+    vlm = interp.load_vlm(device="cpu", dtype="float32")
+    base = interp.measure(vlm, prompts).margin
+    adapted = add_lora(vlm, [4, 5], 4, dropout=0.0)
+    awaken(adapted)
+    trained = interp.measure(vlm, prompts).margin
+    assert (trained - base).abs().max() > 0.1
+    assert adapted.get_nb_trainable_parameters()[0] == trainable_parameters(adapted)
+    with adapted.disable_adapter():
+        assert torch.equal(interp.measure(vlm, prompts).margin, base)
+    adapted.save_pretrained(str(tmp_path), save_embedding_layers=False)
+
+    fresh = interp.load_vlm(device="cpu", dtype="float32")
+    loaded = PeftModel.from_pretrained(fresh.model, tmp_path)
+    assert torch.equal(interp.measure(fresh, prompts).margin, trained)
+    fresh.model = loaded.merge_and_unload()
+    torch.testing.assert_close(interp.measure(fresh, prompts).margin, trained, atol=1e-3, rtol=0)
