@@ -1,5 +1,6 @@
 """`layers.json`: the one file that stands between `interp` and `finetune`, and its schema."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from interp.layers import Module, Profile, Rule
 from interp.provenance import Provenance
 from interp.statistics import Estimate
 
+log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 Verdict = Literal["gate found", "no gate found"]
 
@@ -213,7 +215,9 @@ def read_layers(path: str | Path) -> Layers:
             f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
         )
     try:
-        return Layers.model_validate(content)
+        found = Layers.model_validate(content)
+        log.info("%s: %s, layers %s", path.name, found.verdict, ", ".join(map(str, found.layers)) or "none")
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: field {'.'.join(map(str, first['loc'])) or 'layers'}: {first['msg']}.") from None

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from interp.artifact import Interval, Layers, RangeEntry
@@ -17,6 +18,7 @@ from interp.importing import ImportReport
 from interp.layers import layers_text
 from interp.paraphrase import Report, count_wordings
 from interp.questions import Question
+from interp.run import LAYERS
 from interp.transfer import TransferResult
 
 
@@ -43,7 +45,7 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     """Print the data, the layer profile, the top features, the verdict and the next command."""
     console = console or results()
     artifact = result.artifact
-    console.print(f"\n[bold]{artifact.model.id}[/bold]: {asked_line(artifact)}")
+    console.print(f"\n{_bold(artifact.model.id)}: {asked_line(artifact)}")
     console.print(flips_line(artifact))
     console.print(profile_table(artifact))
     console.print(feature_table(artifact))
@@ -53,7 +55,12 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     console.print(f"[bold]{artifact.verdict}[/bold]: {artifact.reason}")
     if artifact.layers:
         console.print(range_line(artifact))
-        console.print(f"\nnext: [bold]finetune --layers-from {out / 'layers.json'}[/bold]", soft_wrap=True)
+        console.print(f"\nnext: {_bold(f'finetune --layers-from {out / LAYERS}')}", soft_wrap=True)
+
+
+def _bold(name: object) -> str:
+    """A name that may hold brackets, as rich shows it in bold."""
+    return f"[bold]{escape(str(name))}[/bold]"
 
 
 def asked_line(artifact: Layers) -> str:
@@ -152,7 +159,7 @@ def show_transfer(result: TransferResult, console: Console | None = None) -> Non
     for kind, rows in result.table.groupby("prompts", sort=False):
         tokens = rows["tokens"].iloc[0]
         table = Table(
-            title=f"{result.model}: {kind}, {tokens} tokens; 95% intervals; p against R2 <= .95",
+            title=f"{escape(result.model)}: {kind}, {tokens} tokens; 95% intervals; p against R2 <= .95",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=0,
@@ -181,7 +188,7 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     console = console or results()
     whose = "patients" if report.patients_known else "patients or images"
     console.print(
-        f"\n[bold]{out}[/bold]: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
+        f"\n{_bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
         f"{report.patients} {whose}, {report.paraphrases} paraphrases"
     )
     counts = {"types": report.types, "splits": report.splits}
@@ -203,8 +210,9 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(
-        f"\nnext: [bold]interp find-features --questions {out} --images {images} --model ... --saes ...[/bold]",
+        f"\nnext: interp find-features --questions {out} --images {images} --model ... --saes ...",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -212,7 +220,7 @@ def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, c
     """Print how many questions were reworded, and the wordings by phenomenon and register."""
     console = console or results()
     console.print(
-        f"\n[bold]{out}[/bold]: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
+        f"\n{_bold(out)}: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
         f"{report.not_understood} were not understood and stay as they are"
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -238,9 +246,7 @@ def show_world(world: dict[str, Any], out: Path, console: Console | None = None)
     """Print what a built world is like."""
     console = console or results()
     gate = world["gate_layers"]
-    console.print(
-        f"\n[bold]{out}[/bold]: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min"
-    )
+    console.print(f"\n{_bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")
     table = Table("model", *[k.replace("_", " ") for k in world["models"]["base"]])
     for name, numbers in world["models"].items():
         table.add_row(name, *[f"{v:.3f}" for v in numbers.values()])

@@ -32,7 +32,7 @@ def show_study(study: FeatureStudy, out: Path | None = None, console: Console | 
     for note in study.notes:
         console.print(f"[yellow]note[/yellow]: {note}")
     if out is not None:
-        console.print(f"\nwritten to [bold]{out}[/bold]", soft_wrap=True)
+        console.print(f"\nwritten to [bold]{escape(str(out))}[/bold]", soft_wrap=True)
 
 
 def study_html(study: FeatureStudy) -> str:

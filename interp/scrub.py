@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from interp.contents import Contents, contents_of
 from interp.errors import InputError
+from interp.progress import track
 from interp.questions import Question
 from interp.sources.tables import read_rows
 
@@ -87,7 +88,7 @@ def scrub(folder: Path, questions: Sequence[Path] = ()) -> tuple[list[Finding], 
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = {path.name for path in files}
     found = []
-    for path in files:
+    for path in track(files, "files"):
         name = path.relative_to(folder).as_posix()
         reasons = [f"a name with {what}" for what in _matches([name], terms)]
         if path.is_symlink() or not path.is_file():

@@ -4,6 +4,7 @@ A run that will make the folder `out` keeps what it has in `out.partial` beside 
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from interp.lock import held
 from interp.manifest import check_manifest, read_manifest
 from interp.progress import tell
 
+log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 DIGEST_BYTES = 32
 
@@ -99,6 +101,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], made_of: Mapping[st
     record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
     with whole_file(path) as partial:
         partial.write_bytes(save(held, {"record": json.dumps(record)}))
+    log.info("%s: kept, %.1f MB", path.name, sum(tensor.nbytes for tensor in held.values()) / 1e6)
 
 
 def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tensor], float]:
@@ -125,6 +128,7 @@ def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tens
             f"began it, or remove {path.parent} to begin anew."
         )
     check_begun(path, begun, made_of)
+    log.info("%s: taken up again", path.name)
     if record["software"] != software():
         _tell_versions(json.dumps(record["software"]))
     return tensors, seconds
