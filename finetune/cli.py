@@ -27,6 +27,7 @@ from finetune.options import (
 from finetune.ranks import Modules
 from finetune.settings import NEW_TOKENS, TOLERANCE, Allocation, Grounding, TrainSettings
 from finetune.trackers import TrackerName
+from finetune.verify_command import verify_command
 from interp.demo import EMBEDDED, WORLD
 from interp.entry import HELP, PLAIN, command
 from interp.errors import InputError
@@ -341,6 +342,7 @@ def evaluate_command(
 
 
 app.command("ablate", short_help="Did the choice of the layers matter?")(ablate_command)
+app.command("verify", short_help="Are the numbers of this adapter and these questions?")(verify_command)
 app.command("grounding", short_help="Where does it look, and are the maps of it faithful?")(grounding_command)
 
 

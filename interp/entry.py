@@ -18,12 +18,12 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @contextmanager
 def command() -> Iterator[None]:
     """Around a command: libraries are quiet, a user's mistake or a lack of memory is a line and exit code 2."""
-    if colours() is None:
-        from typer import rich_utils
-
-        rich_utils.COLOR_SYSTEM = None
-    detail.quiet()
     try:
+        if colours() is None:
+            from typer import rich_utils
+
+            rich_utils.COLOR_SYSTEM = None
+        detail.quiet()
         yield
     except InputError as error:
         if first_to("error"):

@@ -133,6 +133,7 @@ def commands(world: Path, out: Path) -> dict[str, list[str]]:
         "train": f"finetune --layers 1 {short} {model} {asked} --out {run}/adapter",
         "evaluate": f"finetune evaluate {run}/adapter --clamp 1:3 {saes} {asked} --limit 12 "
         f"--out {run}/evaluation.json --figure {run}/evaluation.png",
+        "verify adapter": f"finetune verify {run}/adapter {asked} --limit 6",
         "grounding": f"finetune grounding {run}/adapter --maps attention,occlusion {asked} --limit 2 "
         f"--out {run}/grounding",
         "ablate": f"finetune ablate --layers-from {out}/layers.json --arms window --seeds 0 {short} {model} {asked} "

@@ -10,7 +10,7 @@ import pytest
 from conftest import read_rows, write_rows
 from safetensors.torch import load_file, save_file
 
-from interp import cli
+from interp import cli, entry
 from interp.artifact import read_layers
 from interp.demo import WORLD
 from interp.questions import load_questions
@@ -35,8 +35,10 @@ def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monk
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
-    assert run("find-features") == (130, "", "")
+    for place, name in ((cli, "app"), (entry.detail, "quiet")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, interrupted)
+            assert run("find-features") == (130, "", "")
 
 
 @pytest.fixture

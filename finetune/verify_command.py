@@ -1,0 +1,57 @@
+"""The `finetune verify` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune.options import BaseModel, Device, Images, Limit, Questions, TestSplit, TrainSplit
+from interp.demo import WORLD
+from interp.errors import EXIT_FOUND
+from interp.options import ImageCache, Json, Revision, Verbose
+
+
+def verify_command(
+    adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.")] = Path("artifacts/adapter"),
+    model: BaseModel = None,
+    questions: Questions = WORLD / "questions.jsonl",
+    images: Images = None,
+    split: TrainSplit = "train",
+    test_split: TestSplit = "test",
+    limit: Limit = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    image_cache: ImageCache = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check that an adapter's numbers are of this adapter, base and questions.
+
+    Files are compared with their checksums, base and questions with their
+    digests, and the evaluation is made again, in the arithmetic, with the
+    prompt and the seed that were recorded:
+
+        finetune verify artifacts/adapter
+
+    Give the options of the training that chose questions (--split, --limit).
+
+    Exits 0 if every claim holds, 4 if one does not, 2 on bad input.
+    """
+    from finetune.adapter import shared_base
+    from finetune.run import load_splits
+    from finetune.verify import read_claims, verify_adapter
+    from interp.claims import show_claims
+    from interp.files import json_ready, json_text
+    from interp.vlm import load_vlm
+
+    record, claimed = read_claims(adapter)
+    source, style, _ = shared_base([adapter], model, {})
+    taught, asked = load_splits(questions, images, split, test_split, limit)
+    vlm = load_vlm(source, device, record.model.dtype, revision or record.model.revision, style, image_cache)
+    claims = verify_adapter(adapter, record, claimed, vlm, taught, asked)
+    if json:
+        typer.echo(json_text(json_ready(claims)), nl=False)
+    else:
+        show_claims(claims, "That the training gives these weights is not computed again.")
+    if not all(claim.holds for claim in claims):
+        raise typer.Exit(EXIT_FOUND)

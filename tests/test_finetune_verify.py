@@ -1,0 +1,106 @@
+"""An adapter's evaluation is verified with its own base and questions; what is of others or was changed is told."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import read_rows, write_rows
+from finetune_world import make_world
+from safetensors.torch import load_file, save_file
+
+from finetune import cli
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(1)
+    return make_world(tmp_path_factory.mktemp("verify") / "world", patients=6)
+
+
+def finetune(*arguments) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    return stopped.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "adapter"
+    options = ["--layers", "1-2", "--model", world.model, "--questions", world.questions, "--device", "cpu"]
+    assert finetune(*options, "--epochs", 3, "--lr", 0.05, "--rank", 4, "--batch-size", 4, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "renamed")
+
+
+@pytest.fixture
+def verified(world, capsys):
+    """Verify an adapter; gives the exit code, and what does not hold, name -> claimed and found."""
+
+    def call(adapter, *more):
+        asked = [] if "--questions" in more else ["--questions", world.questions]
+        capsys.readouterr()
+        code = finetune("verify", adapter, "--device", "cpu", "--json", *asked, *more)
+        claims = json.loads(capsys.readouterr().out)
+        return code, {claim["what"]: (claim["claimed"], claim["found"]) for claim in claims if not claim["holds"]}
+
+    return call
+
+
+def test_an_adapter_is_what_it_says(verified, copied):
+    assert verified(copied) == (0, {})
+    # An old one has no manifest.
+    (copied / "manifest.json").unlink()
+    assert verified(copied) == (0, {})
+
+
+def test_a_number_that_was_changed_is_told(verified, copied):
+    (copied / "manifest.json").unlink()
+    path = copied / "evaluation.json"
+    content = json.loads(path.read_text())
+    row = next(row for row in content["comparisons"] if (row["kind"], row["measure"]) == ("all", "accuracy"))
+    row["after"]["value"] += 0.01
+    path.write_text(json.dumps(content))
+    code, wrong = verified(copied)
+    assert code == 4
+    assert list(wrong) == ["measures, all"]
+    assert wrong["measures, all"][1].endswith("1 beyond, the first all, accuracy.after.value")
+
+
+def test_other_weights_are_told(verified, copied):
+    (copied / "manifest.json").unlink()
+    path = copied / "adapter_model.safetensors"
+    save_file({name: -3 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    code, wrong = verified(copied)
+    assert code == 4
+    assert "measures, all" in wrong
+
+
+def test_other_questions_and_another_base_are_told(verified, copied, world, tmp_path):
+    rows = read_rows(world.questions)
+    write_rows(tmp_path / "others.jsonl", [rows[0] | {"question": "Is it there?"}, *rows[1:]])
+    images = ("--images", world.questions.parent)
+    code, wrong = verified(copied, "--questions", tmp_path / "others.jsonl", *images)
+    assert (code, [name for name in wrong if "digest" in name]) == (4, ["questions asked, digest"])
+    base = shutil.copytree(world.model, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight") and "language" in name)
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    code, wrong = verified(copied, "--model", base)
+    assert code == 4
+    assert "base, digest of weights" in wrong
+
+
+def test_a_folder_that_makes_no_claims_is_refused(copied, capsys, world):
+    (copied / "evaluation.json").unlink()
+    (copied / "manifest.json").unlink()
+    assert finetune("verify", copied, "--questions", world.questions, "--device", "cpu") == 2
+    assert "no gatescope.json and evaluation.json" in capsys.readouterr().err
