@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interp import detail
-from interp.console import colours
 from interp.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError
 from interp.processes import first_to
 
@@ -19,10 +18,6 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def command() -> Iterator[None]:
     """Around a command: libraries are quiet, a user's mistake or a lack of memory is a line and exit code 2."""
     try:
-        if colours() is None:
-            from typer import rich_utils
-
-            rich_utils.COLOR_SYSTEM = None
         detail.quiet()
         yield
     except InputError as error:
