@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,12 @@ def refuse_used(path: Path) -> None:
 
 def software() -> dict[str, str]:
     """Versions of what computes the numbers, for the record in every artifact."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Looked up once: what is kept of a search is many files."""
     names = ("gatescope", "torch", "transformers", "peft", "accelerate", "sae-lens", "numpy", "pandas", "scipy")
     versions = {"python": platform.python_version(), "platform": sys.platform}
     for name in names:
