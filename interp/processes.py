@@ -212,5 +212,6 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:
         raise InputError(
             "Another process of this run has ended, so this one can not go on either "
-            f"({str(error).splitlines()[0][:200]}). Nothing was written. See what was said of it, and start again."
+            f"({str(error).splitlines()[0][:200]}). No result was written. See what was said of it, and start again, "
+            "with --resume if that is said too."
         ) from None
