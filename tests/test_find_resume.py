@@ -51,6 +51,8 @@ def killed(search, out: Path, resume: bool, after: int) -> int:
     number = os.fork()
     if number:
         return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    # Torch makes its pool anew behind a fork, which two threads that come first together would spoil.
+    torch.set_num_threads(1)
     left = [after]
 
     def counted(function):
