@@ -3,8 +3,7 @@
 What each question was answered is not written, so there is no sample to compare with: the evaluation is made again.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,20 @@ from finetune.arms import adapter_arm, base_arm, known_texts
 from finetune.evaluate import evaluate
 from interp.claims import Claim, near, same
 from interp.digests import weights_fingerprint
-from interp.documents import read_object
 from interp.errors import InputError
 from interp.manifest import read_manifest
 from interp.questions import Question, fingerprint
+from interp.report.records import Comparison, Evaluation
+from interp.report.records import read_record as read_json
 from interp.vlm import Vlm
 
 EVALUATION = "evaluation.json"
 RATES = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.02}
 """Arithmetic -> what a rate or a mean margin [logits] may differ by: margins next to zero flip with their rounding."""
-ESTIMATES = ("before", "after", "difference")
+ESTIMATES = {"before", "after", "difference"}
 
 
-def read_claims(folder: Path) -> tuple[AdapterRecord, dict[str, Any]]:
+def read_claims(folder: Path) -> tuple[AdapterRecord, Evaluation]:
     """The record and the evaluation of an adapter folder.
 
     Raises InputError for a folder that `finetune` did not write, or that is not as it was written.
@@ -34,8 +34,8 @@ def read_claims(folder: Path) -> tuple[AdapterRecord, dict[str, Any]]:
     record = read_record(folder)
     if record is None or not (folder / EVALUATION).is_file():
         raise InputError(f"{folder}: no gatescope.json and {EVALUATION}. Name a folder that `finetune --out` wrote.")
-    claimed = read_object(folder / EVALUATION)
-    if len(claimed.get("arms", ())) != 2 or not isinstance(claimed.get("comparisons"), list):
+    claimed = read_json(folder / EVALUATION, Evaluation)
+    if len(claimed.arms) != 2:
         raise InputError(f"{folder / EVALUATION}: not the evaluation of an adapter beside its base.")
     return record, claimed
 
@@ -43,7 +43,7 @@ def read_claims(folder: Path) -> tuple[AdapterRecord, dict[str, Any]]:
 def verify_adapter(
     folder: Path,
     record: AdapterRecord,
-    claimed: Mapping[str, Any],
+    claimed: Evaluation,
     vlm: Vlm,
     taught: Sequence[Question],
     asked: Sequence[Question],
@@ -61,23 +61,22 @@ def verify_adapter(
         if "base_weights" in made_of:
             claims.append(same("base, digest of weights", made_of["base_weights"], weights_fingerprint(vlm.model)))
     claims.append(same("questions trained on, digest", record.data, fingerprint(taught)))
-    claims.append(same("questions asked, digest", claimed["data"], fingerprint(asked)))
-    arms = [base_arm(), adapter_arm(vlm, folder, list(claimed["arms"])[1], record)]
-    found = evaluate(vlm, arms, asked, known_texts([record]), claimed["seed"], tolerance=claimed["tolerance"])
-    again = json.loads(found.to_json())
-    label = {name: verdict["label"] for name, verdict in claimed["verdicts"].items()}
-    claims.append(same("verdict", label, {name: verdict["label"] for name, verdict in again["verdicts"].items()}))
-    tolerance = RATES[record.model.dtype]
-    before, now = (_estimates(content["comparisons"]) for content in (claimed, again))
+    claims.append(same("questions asked, digest", claimed.data, fingerprint(asked)))
+    arms = [base_arm(), adapter_arm(vlm, folder, list(claimed.arms)[1], record)]
+    evaluation = evaluate(vlm, arms, asked, known_texts([record]), claimed.seed, tolerance=claimed.tolerance)
+    found = Evaluation.model_validate_json(evaluation.to_json())
+    labels = [{name: verdict.label for name, verdict in each.verdicts.items()} for each in (claimed, found)]
+    claims.append(same("verdict", *labels))
+    before, now = _estimates(claimed.comparisons), _estimates(found.comparisons)
     for kind in dict.fromkeys([*before, *now]):
-        claims.append(near(f"measures, {kind}", before.get(kind), now.get(kind), tolerance))
+        claims.append(near(f"measures, {kind}", before.get(kind), now.get(kind), RATES[record.model.dtype]))
     return claims
 
 
-def _estimates(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _estimates(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
     """Kind of the group -> group and measure -> the estimates; p values follow from the same counts."""
     found: dict[str, dict[str, Any]] = {}
     for each in comparisons:
-        name = f"{each['subset']}, {each['measure']}"
-        found.setdefault(each["kind"], {})[name] = {estimate: each[estimate] for estimate in ESTIMATES}
+        name = f"{each.subset}, {each.measure}"
+        found.setdefault(each.kind, {})[name] = each.model_dump(include=ESTIMATES)
     return found

@@ -126,7 +126,8 @@ def _pairs(
     prompts = prompt_table([asked[k] for k in sorted(drawn)])
     layer, feature = top[0]
     measured = measure(vlm, prompts, [layer], description="sample")
-    flips = find_flips(prompts, pair_table(prompts), measured.margin, artifact.settings["bank_margin"])
+    bank_margin = artifact.settings.get("bank_margin", FindSettings.bank_margin)
+    flips = find_flips(prompts, pair_table(prompts), measured.margin, bank_margin)
     dtype = DTYPES.get(str(artifact.settings.get("sae_dtype")), torch.float32)
     sae = load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, dtype)
     again = feature_delta(sae, measured.residuals[:, 0], flips.pairs, torch.tensor([feature]))[:, 0].double().numpy()
@@ -166,11 +167,14 @@ def _again(
     manifest = read_manifest(run)
     batch_tokens = manifest.made_of.get("batch_tokens", 16384) if manifest else 16384
     told = dict(artifact.settings)
-    layers, dtype = told.pop("layers"), DTYPES[told.pop("sae_dtype")]
     try:
+        layers, dtype = told.pop("layers"), DTYPES[told.pop("sae_dtype")]
         settings = FindSettings(**told, sae_dtype=dtype)
-    except TypeError:
-        raise InputError(f"{run}: was made with settings of another version: {sorted(told)}.") from None
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{run}: the settings in layers.json are not those of a search by this version, so it can not be made "
+            "again. Leave --full out."
+        ) from None
     found = find_features(vlm, sae_of, questions, layers, settings, artifact.data.split, batch_tokens)
     claims = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
     before, now = (each.model_dump(mode="json") for each in (artifact, found.artifact))

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from interp import cli
 from interp.artifact import read_layers
 from interp.claims import near, numbers
 from interp.demo import WORLD
+from interp.errors import InputError
 from interp.find import FindSettings
 from interp.questions import load_questions
 from interp.run import Search, find_into
@@ -104,3 +107,23 @@ def test_numbers_of_nested_content():
     assert near("", claimed, {"a": [1.0005, None], "b": {"c": 200.1}}, 1e-3).holds
     for other in ({"a": [1.01, None], "b": {"c": 200}}, {"a": [1.0, 0], "b": {"c": 200}}, {"a": [1.0, None]}):
         assert not near("", claimed, other, 1e-3).holds
+
+
+def test_settings_of_another_version_can_not_be_searched_with_again(copied, planted, questions):
+    artifact = read_layers(copied / "layers.json")
+    for settings in ({}, artifact.settings | {"depth": 3}):
+        changed = artifact.model_copy(update={"settings": settings})
+        with pytest.raises(InputError, match="Leave --full out"):
+            verify_run(copied, changed, planted, SAES, questions, full=True)
+
+
+def test_the_exit_code_says_whether_all_claims_hold(copied, monkeypatch, capsys):
+    def verify(*arguments):
+        monkeypatch.setattr(sys, "argv", ["interp", "verify", str(copied), "--device", "cpu", "--json", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        claims = json.loads(capsys.readouterr().out)
+        return stopped.value.code or 0, [claim["what"] for claim in claims if not claim["holds"]]
+
+    assert verify("--limit", "110", "--sample", "5") == (0, [])
+    assert verify("--limit", "109", "--sample", "5") == (4, ["questions, digest"])
