@@ -1,6 +1,7 @@
 """The adapter folder: peft's own files, and a record of where the adapter came from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,15 +9,18 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from finetune.adapter_config import read_config, refuse_unsaved_ranks
-from finetune.lora import quiet_peft
+from finetune.choice import Choice
+from finetune.lora import quiet_peft, trainable_parameters
+from finetune.settings import TrainSettings
 from finetune.texts import salt_of
 from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
 from interp.errors import InputError
-from interp.files import write_text
-from interp.manifest import check_manifest
+from interp.files import software, whole_folder, write_text
+from interp.manifest import check_manifest, write_manifest
 from interp.prompts import PLAIN, PromptStyle
-from interp.provenance import Provenance
+from interp.provenance import Provenance, provenance
+from interp.questions import Question, fingerprint
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -59,12 +63,56 @@ class AdapterRecord(BaseModel):
         return hashes
 
 
+def record_of(
+    vlm: Vlm,
+    adapted: "PeftModel",
+    choice: Choice,
+    taught: Sequence[Question],
+    settings: TrainSettings,
+    hashes: list[str],
+    history: Sequence[StepRecord],
+    seconds: float,
+) -> AdapterRecord:
+    """The record of an adapter that was just trained on `taught`, with the hashes of all wordings that it saw."""
+    losses = [step.loss for step in history]
+    tenth = max(1, len(losses) // 10)
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    return AdapterRecord(
+        model=ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype),
+        prompt=PromptEntry(**vlm.style._asdict()),
+        layers=choice.layers,
+        layers_from=choice.source,
+        settings=asdict(settings),
+        data=fingerprint(taught),
+        questions=len(taught),
+        paraphrases=sum(len(q.same_meaning) for q in taught),
+        patients=len({q.group for q in taught}),
+        text_hashes=hashes,
+        steps=len(history),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+        trainable_parameters=trainable_parameters(adapted),
+        seconds=round(seconds, 1),
+        software=software(),
+        provenance=provenance(),
+    )
+
+
 def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
     """Write the adapter as plain peft loads it, gatescope.json and history.csv into an existing folder."""
     # Nothing is looked up online, and no embedding is ever trained.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     write_text(folder / "gatescope.json", record.model_dump_json(indent=2) + "\n")
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+
+
+def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
+    """Write an adapter without an evaluation as the new folder `out`, whole or not at all."""
+    with whole_folder(out) as folder:
+        write_adapter(folder, adapted, record, history)
+        # An empty form of peft's, which names the base by its path on this machine.
+        (folder / "README.md").unlink(missing_ok=True)
+        write_manifest(folder, {path.name: path for path in folder.iterdir()})
 
 
 def read_record(folder: Path) -> AdapterRecord | None:

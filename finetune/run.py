@@ -8,38 +8,35 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from finetune.adapter import AdapterRecord, shared_base, write_adapter
+from finetune.adapter import record_of, shared_base, write_adapter
 from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
 from finetune.card import model_card
 from finetune.checkpoint import State, read_state, write_state
 from finetune.choice import Choice, choose_layers, ranks_of, read_choice
 from finetune.evaluate import Evaluation, evaluate
-from finetune.lora import add_lora, trainable_parameters
+from finetune.lora import add_lora
 from finetune.plan import plan_steps, wordings
 from finetune.ranks import Ranks
 from finetune.settings import NEW_TOKENS, TOLERANCE, TrainSettings
 from finetune.texts import text_hashes
 from finetune.trackers import TrackerName, check_tracker, logs_folder, tracked
-from finetune.train import StepRecord, accelerator_for, train
-from interp.artifact import ModelEntry, PromptEntry
+from finetune.train import accelerator_for, train
 from interp.clamps import ClampSpec, Where, load_clamps
 from interp.digests import weights_fingerprint
 from interp.errors import InputError
-from interp.files import refuse_used, software, whole_folder, write_text
+from interp.files import refuse_used, whole_folder, write_text
 from interp.image_tokens import encode_together
 from interp.images import BLANK_IMAGE
 from interp.manifest import write_manifest
 from interp.processes import team_on
 from interp.progress import tell
 from interp.prompts import PLAIN, PromptStyle
-from interp.provenance import provenance
 from interp.questions import Question, Split, fingerprint, load_questions
 from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
 from interp.vlm import Vlm, load_vlm
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
-    from peft import PeftModel
 
 
 def train_and_evaluate(
@@ -114,7 +111,7 @@ def train_and_evaluate(
         if not accelerator.is_main_process:
             return None
         with whole_folder(out, work) as folder:
-            record = _record(vlm, adapted, choice, taught, settings, hashes, history, seconds)
+            record = record_of(vlm, adapted, choice, taught, settings, hashes, history, seconds)
             write_adapter(folder, adapted, record, history)
             write_text(folder / "evaluation.json", evaluation.to_json())
             # In place of the empty form that peft wrote, which names the base by its path on this machine.
@@ -196,37 +193,3 @@ def load_splits(
     if not taught:
         raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
     return taught[:limit], asked[:limit]
-
-
-def _record(
-    vlm: Vlm,
-    adapted: "PeftModel",
-    choice: Choice,
-    taught: Sequence[Question],
-    settings: TrainSettings,
-    hashes: list[str],
-    history: Sequence[StepRecord],
-    seconds: float,
-) -> AdapterRecord:
-    losses = [step.loss for step in history]
-    tenth = max(1, len(losses) // 10)
-    dtype = str(vlm.model.dtype).removeprefix("torch.")
-    return AdapterRecord(
-        model=ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype),
-        prompt=PromptEntry(**vlm.style._asdict()),
-        layers=choice.layers,
-        layers_from=choice.source,
-        settings=asdict(settings),
-        data=fingerprint(taught),
-        questions=len(taught),
-        paraphrases=sum(len(q.same_meaning) for q in taught),
-        patients=len({q.group for q in taught}),
-        text_hashes=hashes,
-        steps=len(history),
-        first_loss=sum(losses[:tenth]) / tenth,
-        last_loss=sum(losses[-tenth:]) / tenth,
-        trainable_parameters=trainable_parameters(adapted),
-        seconds=round(seconds, 1),
-        software=software(),
-        provenance=provenance(),
-    )

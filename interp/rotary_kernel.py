@@ -57,7 +57,8 @@ class Rotary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
-        return _turned(gradients[0], *ctx.saved_tensors, back=True), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(gradients[0], cos, sin, back=True), None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:

@@ -16,6 +16,7 @@ from test_finetune_cli import layers_json
 from finetune import cli
 from finetune.ablate.outcomes import METRICS, asked_of
 from finetune.ablate.plan import AblationSettings, plan_arms, random_sets
+from finetune.adapter import load_adapter, read_record
 from finetune.lora import add_lora, parameters_a_rank, trainable_parameters
 from finetune.plan import plan_steps
 from finetune.settings import TrainSettings
@@ -25,7 +26,7 @@ from interp.errors import InputError
 from interp.figure_style import SCREEN, save_figure
 from interp.figures.redraw import drawings
 from interp.questions import load_questions
-from interp.vlm import load_vlm
+from interp.vlm import load_vlm, measure
 
 TINY = [100] * 10
 
@@ -293,6 +294,32 @@ def _runs(layers):
     return {(0, 1, 2): ["0-2"], (1, 2): ["1-2"], (0, 1): ["0-1"], (0, 2): ["0", "2"]}.get(
         tuple(layers), [str(layer) for layer in layers]
     )
+
+
+def test_kept_adapters_are_the_arms(run, finished, world, tmp_path):
+    out = tmp_path / "kept"
+    assert run("--out", out, "--seeds", "0", "--arms", "window,all-matched")[0] == 0
+    assert not (out / "adapters").exists()
+    code, _, err = run("--out", out, "--seeds", "0", "--arms", "window,all-matched", "--keep-adapters")
+    assert code == 0
+    # Their adapters are wanted of arms whose answers were there already.
+    assert "3 of 4 arms are to run" in err
+    folders = sorted(path.name for path in (out / "adapters").iterdir())
+    assert folders == ["all-matched_0-2_seed0", "chosen_1-2_seed0", "window_0-1_seed0"]
+    questions = load_questions(world.questions, split="test")
+    for name in folders:
+        vlm = load_vlm(str(world.model), "cpu")
+        load_adapter(vlm, out / "adapters" / name)
+        record = read_record(out / "adapters" / name)
+        assert record.layers == [int(n) for n in (range(3) if "0-2" in name else name.split("_")[1].split("-"))]
+        prompts = asked_of(questions).prompts
+        told = pd.read_parquet(finished / "arms" / f"{name}.parquet")["margin"].to_numpy()
+        margin = measure(vlm, prompts).margin.numpy()
+        assert margin == pytest.approx(told[: len(prompts)], abs=1e-5)
+        text = "".join(p.read_text() for p in (out / "adapters" / name).glob("*.[jc]s*"))
+        assert "patient0" not in text
+        assert str(world.questions.parent) not in text.replace(str(world.model), "")
+    assert run("--out", out, "--seeds", "0", "--arms", "window,all-matched", "--keep-adapters")[0] == 0
 
 
 def test_nothing_of_texts_paths_or_patients_is_kept(finished, world):

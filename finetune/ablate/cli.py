@@ -54,7 +54,7 @@ def ablate_command(
         str | None,
         typer.Option(
             help="With commas, what is set beside the chosen range: window, third, random, all, all-matched, "
-            "no-consistency, consistency-only.",
+            "attention, mlp, weighted, weighted-all, no-consistency, consistency-only.",
             show_default="all of these",
         ),
     ] = None,
@@ -85,6 +85,9 @@ def ablate_command(
     answer_instruction: AnswerInstruction = None,
     normalize: Normalize = None,
     image_cache: ImageCache = None,
+    keep_adapters: Annotated[
+        bool, typer.Option("--keep-adapters", help="Keep every arm's adapter too, a folder each in adapters/.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -130,6 +133,7 @@ def ablate_command(
         revision,
         style_changes(image_first, system, answer_instruction, normalize),
         image_cache,
+        keep_adapters,
         tell,
     )
     if found is None:

@@ -22,13 +22,15 @@ from finetune.ablate.answers import (
 from finetune.ablate.outcomes import Asked, asked_of, value_of
 from finetune.ablate.plan import AblationSettings, Planned, plan_arms, ranks_entry
 from finetune.ablate.result import Ablation, DataEntry, Trained, summarize
+from finetune.adapter import record_of, write_apart
 from finetune.ask import ask, images_of_others
 from finetune.choice import Choice, choose_layers, read_choice
 from finetune.lora import add_lora, parameters_a_rank, trainable_parameters
-from finetune.plan import plan_steps
+from finetune.plan import plan_steps, wordings
 from finetune.run import load_splits
 from finetune.sensitivity import sensitivities
 from finetune.sheet import Answers
+from finetune.texts import text_hashes
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
 from interp.digests import weights_fingerprint
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 ARMS = "arms"
 """Folder of the arms' answers inside that of an ablation."""
+ADAPTERS = "adapters"
+"""Folder of their adapters, if these are kept."""
 
 
 class Run(NamedTuple):
@@ -59,6 +63,8 @@ class Run(NamedTuple):
     """Of its training."""
     path: Path
     """Where its answers are or will be."""
+    adapter: Path | None
+    """Where its adapter is or will be, None if it is not kept."""
     match: dict[str, Any]
     """What must be the same for answers that are there to be its own."""
 
@@ -66,6 +72,11 @@ class Run(NamedTuple):
     def name(self) -> str:
         """As it is called while it runs."""
         return f"{self.arm.name}, seed {self.seed}" if self.arm else "base"
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is wanted of it is there."""
+        return self.path.is_file() and (self.adapter is None or self.adapter.is_dir())
 
 
 def ablate_saved(
@@ -83,6 +94,7 @@ def ablate_saved(
     revision: str | None = None,
     prompt_changes: Mapping[str, Any] = MappingProxyType({}),
     image_cache: Path | None = None,
+    keep_adapters: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ablation | None:
     """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
@@ -105,11 +117,11 @@ def ablate_saved(
     with held(out) if team.rank == 0 else nullcontext():
         if team.rank == 0:
             # What was being written when an earlier run was killed.
-            for folder in (out, out / ARMS):
+            for folder in (out, out / ARMS, out / ADAPTERS):
                 sweep(folder)
         vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
         choice = choose_layers(vlm, wanted)
-        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team)
+        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team, keep_adapters)
 
 
 def ablate(
@@ -123,10 +135,12 @@ def ablate(
     accelerator: "Accelerator",
     say: Callable[[str], None] = lambda line: None,
     team: Team = ALONE,
+    keep_adapters: bool = False,
 ) -> Ablation | None:
     """Train every arm with every seed, ask it, and set them side by side; `say` hears of every arm that is done.
 
-    Each arm's answers are a file in `out`/arms, which appears whole. An arm whose file is there is not run again. The
+    Each arm's answers are a file in `out`/arms, and with `keep_adapters` its adapter a folder in `out`/adapters; both
+    appear whole. An arm that has left all that is wanted of it is not run again. The
     processes of a `team` deal the arms among themselves; the main one gives the result, the others None. Raises
     InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if there is no
     closed question with a known answer and a paraphrase to ask.
@@ -140,12 +154,12 @@ def ablate(
         "test_questions": fingerprint(asked),
         "evaluation_seed": settings.seed,
     }
-    runs = _runs(arms, settings.seeds, out / ARMS, same, fingerprint(taught))
-    done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
+    runs = _runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
     for run in runs:
-        if run.path in done:
-            check_match(run.path, done[run.path][1], run.match)
-    missing = [run for run in runs if run.path not in done]
+        if run.path.is_file():
+            check_match(run.path, read_answers(run.path)[1], run.match)
+    done = {run.path: read_answers(run.path) for run in runs if run.done}
+    missing = [run for run in runs if not run.done]
     # Nobody begins before all have seen which files are there.
     team.meet()
     if missing:
@@ -155,7 +169,7 @@ def ablate(
         encode_together(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team)
         encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
     for number, run in team.share(list(enumerate(missing, start=1))):
-        done[run.path] = _run(vlm, run, taught, sheet, settings.seed, accelerator)
+        done[run.path] = _run(vlm, run, choice, taught, sheet, settings.seed, accelerator)
         say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
     team.meet()
     if team.rank != 0:
@@ -187,9 +201,11 @@ def _model_entry(vlm: Vlm) -> ModelEntry:
     return ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype)
 
 
-def _runs(arms: Sequence[Planned], seeds: Sequence[int], folder: Path, same: dict[str, Any], taught: str) -> list[Run]:
+def _runs(
+    arms: Sequence[Planned], seeds: Sequence[int], out: Path, same: dict[str, Any], taught: str, keep_adapters: bool
+) -> list[Run]:
     """The base, then all arms seed by seed, so that an interruption leaves whole comparisons."""
-    runs = [Run(None, 0, folder / "base.parquet", same)]
+    runs = [Run(None, 0, out / ARMS / "base.parquet", None, same)]
     for seed in seeds:
         for arm in arms:
             training = asdict(replace(arm.training, seed=seed))
@@ -199,16 +215,23 @@ def _runs(arms: Sequence[Planned], seeds: Sequence[int], folder: Path, same: dic
             match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
             if not arm.uniform:
                 match["ranks"] = ranks_entry(arm)
-            runs.append(Run(arm, seed, folder / file_name(arm.kind, arm.layers, seed), match))
+            path = out / ARMS / file_name(arm.kind, arm.layers, seed)
+            runs.append(Run(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
     return runs
 
 
 def _run(
-    vlm: Vlm, run: Run, taught: Sequence[Question], sheet: Asked, seed: int, accelerator: "Accelerator"
+    vlm: Vlm,
+    run: Run,
+    choice: Choice,
+    taught: Sequence[Question],
+    sheet: Asked,
+    seed: int,
+    accelerator: "Accelerator",
 ) -> tuple[Answers, ArmRecord]:
-    """Train an arm, ask it and write its answers; `vlm` is the base again after it."""
+    """Train an arm, ask it and write what is kept of it; `vlm` is the base again after it."""
     others = images_of_others(sheet.prompts, seed)
-    with _trained(vlm, run, taught, accelerator) as training:
+    with _trained(vlm, run, choice, taught, accelerator) as training:
         answers = ask(vlm, sheet.prompts, others, 0, run.name)
     kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
     record = ArmRecord(
@@ -224,8 +247,10 @@ def _run(
 
 
 @contextmanager
-def _trained(vlm: Vlm, run: Run, taught: Sequence[Question], accelerator: "Accelerator") -> Iterator[Training | None]:
-    """While open, `vlm` holds the trained adapter of a run; nothing of the base."""
+def _trained(
+    vlm: Vlm, run: Run, choice: Choice, taught: Sequence[Question], accelerator: "Accelerator"
+) -> Iterator[Training | None]:
+    """While open, `vlm` holds the trained adapter of a run, which is written if it is kept; nothing of the base."""
     if run.arm is None:
         yield None
         return
@@ -238,6 +263,11 @@ def _trained(vlm: Vlm, run: Run, taught: Sequence[Question], accelerator: "Accel
         started = time.monotonic()
         history = train(vlm, adapted, steps, settings, accelerator)
         seconds = round(time.monotonic() - started, 1)
+        if run.adapter is not None and not run.adapter.is_dir():
+            own = choice._replace(layers=list(run.arm.layers), source=f"ablation: {run.arm.name}")
+            hashes = text_hashes(wordings(steps))
+            record = record_of(vlm, adapted, own, taught, settings, hashes, history, seconds)
+            write_apart(run.adapter, adapted, record, history)
         last = history[-max(1, len(history) // 10) :]
         ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
         yield Training(

@@ -22,7 +22,20 @@ import pandas as pd
 from planted_windows import NAMED
 
 from interp.demo import WORLD
-from interp.layers import layers_text
+from interp.figure_style import (
+    ACCENT,
+    INK,
+    MUTED,
+    SCREEN,
+    Drawing,
+    Size,
+    add_legend,
+    intervals,
+    new_figure,
+    save_figures,
+    styled,
+)
+from interp.layers import layers_text, parse_layers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world
@@ -35,7 +48,15 @@ SEED = 9100
 STEPS = 150
 ARMS = "window,third,random,all,all-matched,attention,mlp,weighted,weighted-all"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
-POINTS = {"combined": 100, "question_flip_rate": 100, "margin_difference": 1, "first_token_accuracy": 100}
+POINTS = dict.fromkeys(SHOWN, 100) | {"margin_difference": 1, "text_only_agreement": 100}
+"""From what ablation.json holds to what is shown."""
+ROWS = {"margin_difference": "margin difference [logits]", "combined": "combined score [points]"}
+"""The metrics of the figure."""
+
+
+def planted_in(name: str) -> list[int]:
+    """The layers that hold the gate of a world."""
+    return GATE if name == SHIPPED else NAMED[name][0]
 
 
 def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
@@ -62,8 +83,7 @@ def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
 def rules_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """One row a score and metric: the window it takes, its regret with interval; beside them the chosen range's own."""
     found = json.loads((folder / "ablation" / "ablation.json").read_text())
-    planted = GATE if name == SHIPPED else NAMED[name][0]
-    about = {"world": name, "planted": layers_text(planted)}
+    about = {"world": name, "planted": layers_text(planted_in(name))}
     rhos = {(w["score"], w["metric"]): w["rho"]["value"] for w in found["worth"]}
     own = {"score": "chosen range", "arm": found["arms"][0]["name"]}
     rows = [own | {"regret": {each["metric"]: each["regret"] for each in found["regret"]}}, *found["rules"]]
@@ -82,11 +102,60 @@ def arms_of(folder: Path, name: str) -> list[dict[str, Any]]:
     found = json.loads((folder / "ablation" / "ablation.json").read_text())
     base = {"name": "base", "metrics": found["base"], "parameters": 0}
     return [
-        {"world": name, "arm": arm["name"], "parameters": arm["parameters"] / found["arms"][0]["parameters"]}
-        | {metric: f"{POINTS[metric] * arm['metrics'][metric]['value']:.2f}" for metric in SHOWN}
-        | {"text_only_agreement": f"{100 * arm['metrics']['text_only_agreement']['value']:.1f}"}
+        {"world": name, "planted": layers_text(planted_in(name)), "arm": arm["name"], "kind": arm.get("kind", "base")}
+        | {
+            "layers": layers_text(arm.get("layers", [])),
+            "parameters": arm["parameters"] / found["arms"][0]["parameters"],
+        }
+        | {
+            f"{metric}{end}": POINTS[metric] * arm["metrics"][metric][key]
+            for metric in POINTS
+            for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+        }
+        | {
+            f"{metric}_against_chosen{end}": POINTS[metric] * arm["against_chosen"][metric][key]
+            for metric in SHOWN
+            for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            if "against_chosen" in arm
+        }
         for arm in [base, *found["arms"]]
     ]
+
+
+def windows_drawing(arms: pd.DataFrame) -> Drawing:
+    """The windows of every world, from all arms."""
+    windows = arms[arms["kind"].isin(["chosen", "window"])]
+    return Drawing("windows", windows, lambda size: windows_figure(windows, size))
+
+
+def windows_figure(windows: pd.DataFrame, size: Size = SCREEN) -> Any:
+    """A column a world, a row a metric; a bar over the layers of each window at its value, with its interval."""
+    worlds = list(windows["world"].unique())
+    with styled(size):
+        figure, axes = new_figure(size, 4.2, len(ROWS), len(worlds), sharex=True, sharey="row")
+        for place, ax in enumerate(axes):
+            metric, world = list(ROWS)[place // len(worlds)], worlds[place % len(worlds)]
+            here = windows[windows["world"] == world]
+            for number, layer in enumerate(parse_layers(here["planted"].iloc[0], range(100), 100)):
+                ax.axvspan(layer - 0.5, layer + 0.5, color=MUTED, alpha=0.25, lw=0, label=None if number else "gate")
+            for kind, arms in here.groupby("kind"):
+                style = {"color": ACCENT, "lw": 2.5} if kind == "chosen" else {"color": INK, "lw": 1.1}
+                spans = [parse_layers(text, range(100), 100) for text in arms["layers"]]
+                for (first, *_, last), value in zip(spans, arms[metric], strict=True):
+                    ax.plot([first - 0.35, last + 0.35], [value, value], **style)
+                ends = {"value": arms[metric], "low": arms[f"{metric}_low"], "high": arms[f"{metric}_high"]}
+                middles = [(span[0] + span[-1]) / 2 for span in spans]
+                label = "the range found" if kind == "chosen" else "another window"
+                intervals(ax, middles, pd.DataFrame(ends), ls="none", marker="none", label=label, color=style["color"])
+            if place < len(worlds):
+                ax.set_title(world)
+            else:
+                ax.set_xlabel("layer")
+                ax.set_xticks(range(0, 10, 3))
+        for row, label in enumerate(ROWS.values()):
+            axes[row * len(worlds)].set_ylabel(label)
+        add_legend(axes, size, below=True)
+    return figure
 
 
 def main() -> None:
@@ -106,7 +175,11 @@ def main() -> None:
         if name != SHIPPED and not (folder / "planted").is_dir():
             plant_world(folder, WORLD, *NAMED[name], seeds[name], STEPS)
     with ThreadPoolExecutor(len(folders)) as pool:
-        runs = {name: pool.submit(one_world, folder, seeds[name], options) for name, folder in folders.items()}
+        runs = {
+            name: pool.submit(one_world, folder, seeds[name], options)
+            for name, folder in folders.items()
+            if not (folder / "ablation" / "ablation.json").is_file()
+        }
         failed = {name: said for name, run in runs.items() if (said := run.result())}
     for name, said in failed.items():
         print(f"{name}: {said}; see {folders[name] / 'log.txt'}")
@@ -114,10 +187,11 @@ def main() -> None:
     if not done:
         sys.exit(1)
     arms = pd.DataFrame([row for name, folder in done.items() for row in arms_of(folder, name)])
-    arms.to_csv(options.out / "arms.csv", index=False)
-    print(arms.round(2).to_string(index=False))
+    arms.to_csv(options.out / "arms.csv", index=False, float_format="%.6g")
+    print(arms[["world", "arm", "parameters", *POINTS]].round(2).to_string(index=False))
     table = pd.DataFrame([row for name, folder in done.items() for row in rules_of(folder, name)])
-    table.to_csv(options.out / "rules.csv", index=False)
+    table.to_csv(options.out / "rules.csv", index=False, float_format="%.6g")
+    save_figures([windows_drawing(arms)], options.out)
     for metric, part in table.groupby("metric", sort=False):
         wide = part.pivot(index="score", columns="world", values="value")
         taken = part.pivot(index="score", columns="world", values="window")
