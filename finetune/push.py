@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from finetune.adapter import AdapterRecord, check_adapter, read_record
 from finetune.card import THIS_ADAPTER, Base, parse_card, with_base
+from interp.documents import read_object
 from interp.errors import InputError
 
 FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json")
@@ -42,7 +43,7 @@ def staged(adapter: Path, repo: str, public: bool = False, base_model: str | Non
     if base_model is not None:
         _check_hub_id("--base-model", base_model)
     record = _checked_record(adapter)
-    config = _json(adapter / "adapter_config.json")
+    config = read_object(adapter / "adapter_config.json")
     named = config.get("base_model_name_or_path")
     if base_model is None and (record.model.revision is None or not _is_hub_id(str(named))):
         raise InputError(
@@ -166,16 +167,6 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: not text in UTF-8 ({error}).") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}, expected an object.")
-    return content
-
-
 def _refuse_paths(texts: dict[str, str], adapter: Path, base: str) -> None:
     """Raise InputError if a text holds the path of the home folder, of the adapter or of its local base."""
     # A home of "/", as some containers have it, is in every web address.
@@ -188,7 +179,7 @@ def _refuse_paths(texts: dict[str, str], adapter: Path, base: str) -> None:
 
 
 def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced: str | None) -> list[str]:
-    verdict = str(_json(adapter / "evaluation.json").get("verdict"))
+    verdict = str(read_object(adapter / "evaluation.json").get("verdict"))
     left = sorted(path.name for path in adapter.iterdir() if path.name not in FILES)
     notes = [
         f"Trained on {record.questions} questions of {record.patients} patients: make sure that the terms of these "

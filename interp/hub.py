@@ -6,6 +6,8 @@ from typing import NamedTuple
 from interp.documents import read_object
 from interp.errors import InputError
 
+LONGEST_NAME = 200
+"""Characters of a file's name; systems refuse to look for much longer ones."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
@@ -105,6 +107,8 @@ def _parts(index: Path) -> list[str]:
     """The files of weights that are in several; each a plain name, so that none lies elsewhere."""
     weight_map = read_object(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not names or not all(
+        isinstance(name, str) and Path(name).name == name and len(name) <= LONGEST_NAME for name in names
+    ):
         raise InputError(f"{index}: expected 'weight_map', from weights to the names of files beside it.")
     return sorted(set(names))

@@ -258,6 +258,7 @@ def test_a_folder_that_lacks_a_file_is_refused(run, adapter, hub, file, message)
         ("adapter_model.safetensors", b"\x80\x04.", "damaged"),
         ("adapter_config.json", b"{", "not JSON"),
         ("adapter_config.json", b"[]", "expected an object"),
+        ("adapter_config.json", b"[" * 20000, "nested too deeply"),
         ("evaluation.json", b"{", "not JSON"),
         ("gatescope.json", b"{", "gatescope.json"),
         ("README.md", b"# No front matter\n", "front matter"),

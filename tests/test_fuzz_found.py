@@ -288,7 +288,14 @@ def test_an_interval_that_is_no_number_is_null(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "index", ["[]", "{}", '{"weight_map": {"a": {}}}', '{"weight_map": {"a": "../b.safetensors"}}']
+    "index",
+    [
+        "[]",
+        "{}",
+        '{"weight_map": {"a": {}}}',
+        '{"weight_map": {"a": "../b.safetensors"}}',
+        f'{{"weight_map": {{"a": "{LONG}"}}}}',
+    ],
 )
 def test_weights_of_a_model_lie_in_its_folder(tmp_path, index):
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
