@@ -15,6 +15,7 @@ from finetune.settings import TrainSettings
 from finetune.texts import salt_of
 from finetune.train import StepRecord
 from interp.artifact import ModelEntry, PromptEntry
+from interp.documents import refuse_newer
 from interp.errors import InputError
 from interp.files import software, whole_folder, write_text
 from interp.manifest import check_manifest, write_manifest
@@ -125,11 +126,7 @@ def read_record(folder: Path) -> AdapterRecord | None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
-        version = _Version.model_validate_json(text).schema_version
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
-            )
+        refuse_newer(path, _Version.model_validate_json(text).schema_version, SCHEMA_VERSION)
         return AdapterRecord.model_validate_json(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None

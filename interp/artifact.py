@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from interp.documents import read_object
+from interp.documents import read_object, refuse_newer
 from interp.errors import InputError
 from interp.files import write_text
 from interp.fit import TransferVerdict
@@ -210,10 +210,7 @@ def read_layers(path: str | Path) -> Layers:
     version = content.get("schema_version")
     if not isinstance(version, int):
         raise InputError(f"{path}: no schema_version, so not a layers.json of GateScope.")
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {version}, but this GateScope reads up to {SCHEMA_VERSION}. Upgrade it."
-        )
+    refuse_newer(path, version, SCHEMA_VERSION)
     try:
         found = Layers.model_validate(content)
         log.info("%s: %s, layers %s", path.name, found.verdict, ", ".join(map(str, found.layers)) or "none")

@@ -15,6 +15,16 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+NEWEST = {"evaluation.json": 2, "gatescope.json": 1, "ablation.json": 1, "grounding.json": 1, "study.json": 1}
+"""Name of a file of results -> the newest version of its schema that is read here."""
+
+
+def refuse_newer(path: Path, version: int, newest: int) -> None:
+    """Raise InputError for a file of a newer schema than is read here."""
+    if version > newest:
+        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {newest}. Upgrade it.")
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises InputError if it is not there, not UTF-8, not JSON or no object."""
     try:

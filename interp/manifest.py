@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from interp.documents import refuse_newer
 from interp.errors import InputError
 from interp.files import write_text
 
@@ -69,10 +70,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise InputError(f"{path}: {where}: {first['msg']}. {_remedy(folder)}") from None
-    if found.schema_version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {found.schema_version}, but this GateScope reads {SCHEMA_VERSION}. Upgrade it."
-        )
+    refuse_newer(path, found.schema_version, SCHEMA_VERSION)
     return found
 
 

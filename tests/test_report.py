@@ -25,11 +25,12 @@ from finetune.measures import MEASURES
 from finetune.quadrants import QUADRANTS
 from interp.cli import app
 from interp.contents import contents_of
+from interp.documents import NEWEST
 from interp.errors import InputError
 from interp.feature_record import SCHEMA_VERSION as STUDY_VERSION
 from interp.report import provenance, words
 from interp.report.collect import collect
-from interp.report.records import READS, Ablation, AdapterRecord, Evaluation, Grounding, Study, cleaned
+from interp.report.records import cleaned
 from interp.report.render import render, write_report
 
 SECTIONS = ["verdict", "profile", "features", "training", "before-after", "quadrants", "grounding", "ablation"]
@@ -293,8 +294,9 @@ def test_the_words_are_those_of_finetune():
     assert set(words.MEANINGS) <= {*MEASURES, *METRICS}
     assert set(words.QUADRANTS) == set(QUADRANTS)
     assert set(words.SCORES) == set(SCORES)
-    newest = {Evaluation: EVALUATION_VERSION, AdapterRecord: ADAPTER_VERSION, Ablation: ABLATION_VERSION}
-    assert newest | {Grounding: 1, Study: STUDY_VERSION} == READS
+    written = {"evaluation.json": EVALUATION_VERSION, "gatescope.json": ADAPTER_VERSION}
+    written |= {"ablation.json": ABLATION_VERSION, "grounding.json": 1, "study.json": STUDY_VERSION}
+    assert written == NEWEST
 
 
 # ---- one file, nothing foreign, nothing private ----

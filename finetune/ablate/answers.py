@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune.sheet import Answers
+from interp.documents import refuse_newer
 from interp.errors import InputError
 from interp.files import whole_file
 from interp.layers import layers_text
@@ -70,8 +71,7 @@ def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
         version = int(json.loads(text)["schema_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
-    if version > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Upgrade it.")
+    refuse_newer(path, version, SCHEMA_VERSION)
     try:
         record = ArmRecord.model_validate_json(text)
         margin = table["margin"].to_numpy(float)

@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from interp.artifact import read_layers
+from interp.documents import NEWEST, refuse_newer
 from interp.errors import InputError
 from interp.figure_style import Drawing, Size, read_frame, save_figures
 from interp.figures.ablation import ablation_drawing
@@ -20,9 +21,6 @@ from interp.figures.profile import layer_profile, profile_frame
 from interp.figures.register import activation_by_register
 from interp.figures.training import COLUMNS, training_curves
 from interp.files import whole_folder
-
-NEWEST = {"study.json": 1, "evaluation.json": 2, "ablation.json": 1, "grounding.json": 1}
-"""File -> newest version of its schema that is understood here."""
 
 
 def redraw(folder: Path, out: Path, size: Size) -> list[Path]:
@@ -82,11 +80,7 @@ def _of_content(path: Path, draw: Callable[[Mapping[str, Any]], list[Drawing]]) 
     """The drawings of a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-        if version > NEWEST[path.name]:
-            raise InputError(
-                f"{path}: schema version {version}, but this GateScope reads up to {NEWEST[path.name]}. Upgrade it."
-            )
+        refuse_newer(path, content["schema_version"], NEWEST[path.name])
         return draw(content)
     except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
         raise InputError(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from interp.artifact import CausalEntry, Interval, ModelEntry, PromptEntry
-from interp.documents import read_object
+from interp.documents import NEWEST, read_object, refuse_newer
 from interp.errors import InputError
 from interp.figures.ablation import METRICS
 from interp.provenance import Provenance
@@ -378,8 +378,6 @@ class Study(_Part):
         return {k: v for k, v in test.items() if k in CausalEntry.model_fields} if isinstance(test, dict) else test
 
 
-READS: dict[type[BaseModel], int] = {Evaluation: 2, AdapterRecord: 1, Ablation: 1, Grounding: 1, Study: 1}
-"""Kind of file -> the newest version of its schema that is read."""
 Record = TypeVar("Record", Evaluation, AdapterRecord, Ablation, Grounding, Study)
 
 
@@ -390,8 +388,8 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     """
     content = cleaned(read_object(path))
     version = content.get("schema_version")
-    if isinstance(version, int) and version > READS[kind]:
-        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {READS[kind]}. Upgrade it.")
+    if isinstance(version, int):
+        refuse_newer(path, version, NEWEST[path.name])
     return checked(path, kind, content)
 
 
