@@ -47,7 +47,7 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
 
     Raises InputError if the repository can not be reached, does not exist, or has terms that are not accepted.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -61,7 +61,13 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
     page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
     fetch = f"hf download {repo}{' --repo-type dataset' if data else ''}"
     try:
-        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns))
+        # Said again, for some versions list a commit's files from the hub even where the network is forbidden.
+        offline = constants.HF_HUB_OFFLINE
+        return Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=offline
+            )
+        )
     except GatedRepoError:
         raise InputError(
             f"{repo}: its terms must be accepted first. Open {page}, accept them, and log in with `hf auth login`."

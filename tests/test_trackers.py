@@ -136,15 +136,19 @@ def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypa
     assert done.returncode == 0, done.stderr
     assert "wandb:" not in done.stdout + done.stderr
     assert done.stderr.count("The training is logged to") == 1
-    (kept,) = (tmp_path / "adapter.logs").rglob("*.wandb")
+    # Some versions of accelerate begin an offline run anew once they know its settings; the one before holds nothing.
+    *empty, kept = sorted((tmp_path / "adapter.logs").rglob("*.wandb"), key=lambda path: path.parent.name)
+    assert len(empty) <= 1
+    assert all(path.stat().st_size < kept.stat().st_size / 2 for path in empty)
     assert kept.parent.name.startswith("offline-run-")
     steps, settings = [], {}
     for record in records(kept):
         if record.WhichOneof("record_type") == "history":
             row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             steps.append({name.replace("_step", "step"): row[name] for name in row if name in ("_step", *LOGGED)})
-        elif record.WhichOneof("record_type") == "config":
-            settings |= {item.key: json.loads(item.value_json) for item in record.config.update}
+        elif (kind := record.WhichOneof("record_type")) in ("config", "run"):
+            told = record.config if kind == "config" else record.run.config
+            settings |= {item.key: json.loads(item.value_json) for item in told.update}
     assert_same(steps, history(tmp_path / "adapter"))
     assert settings["rank"] == 16
     held = kept.read_bytes()
