@@ -77,9 +77,8 @@ def record_of(
     """The record of an adapter that was just trained on `taught`, with the hashes of all wordings that it saw."""
     losses = [step.loss for step in history]
     tenth = max(1, len(losses) // 10)
-    dtype = str(vlm.model.dtype).removeprefix("torch.")
     return AdapterRecord(
-        model=ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype),
+        model=ModelEntry.of(vlm),
         prompt=PromptEntry(**vlm.style._asdict()),
         layers=choice.layers,
         layers_from=choice.source,

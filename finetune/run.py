@@ -134,7 +134,7 @@ def _made_of(
         "training_questions": fingerprint(taught),
         "base_weights": weights_fingerprint(vlm.model),
         "prompt": vlm.style._asdict(),
-        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
         "processes": processes,
     }

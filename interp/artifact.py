@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from interp.fit import TransferVerdict
 from interp.layers import Module, Profile, Rule
 from interp.provenance import Provenance
 from interp.statistics import Estimate
+
+if TYPE_CHECKING:
+    from interp.vlm import Vlm
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
@@ -50,6 +53,11 @@ class ModelEntry(_Part):
     n_layers: int = Field(description="number of decoder layers")
     d_model: int = Field(description="width of the residual stream")
     dtype: str = Field(description="arithmetic used")
+
+    @classmethod
+    def of(cls, vlm: "Vlm") -> Self:
+        """What is said of a loaded model."""
+        return cls(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=vlm.arithmetic)
 
 
 class PromptEntry(_Part):

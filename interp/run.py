@@ -93,7 +93,7 @@ def _made_of(search: Search, processes: int) -> dict[str, Any]:
         "split": search.split,
         "weights": weights_fingerprint(vlm.model),
         "prompt": vlm.style._asdict(),
-        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
         "batch_tokens": search.batch_tokens,
         "processes": processes,

@@ -86,6 +86,11 @@ class Vlm:
         return self.model.lm_head.weight.device
 
     @property
+    def arithmetic(self) -> str:
+        """Name of the weights' dtype, as float32."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def tower_dtype(self) -> torch.dtype:
         """Of the vision tower's weights, and of the pixels that it takes."""
         return self.model.model.vision_tower.dtype

@@ -149,7 +149,7 @@ def ablate(
     arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings, choice.weights)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
-        "arithmetic": _model_entry(vlm).dtype,
+        "arithmetic": vlm.arithmetic,
         "prompt": vlm.style._asdict(),
         "test_questions": fingerprint(asked),
         "evaluation_seed": settings.seed,
@@ -183,7 +183,7 @@ def ablate(
         sensitivities(vlm, taught, settings.training),
         settings,
         layers_from=choice.source,
-        model=_model_entry(vlm),
+        model=ModelEntry.of(vlm),
         base_weights=same["base_weights"],
         prompt=PromptEntry(**vlm.style._asdict()),
         data=DataEntry(
@@ -194,11 +194,6 @@ def ablate(
             patients=len(sheet.patients),
         ),
     )
-
-
-def _model_entry(vlm: Vlm) -> ModelEntry:
-    dtype = str(vlm.model.dtype).removeprefix("torch.")
-    return ModelEntry(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=dtype)
 
 
 def _runs(

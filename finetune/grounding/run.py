@@ -54,6 +54,6 @@ def _made_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
         "scales": sorted({scale for each in scales.values() for scale in each.values()}),
         "feature": f"{loaded.feature[0].id}:{loaded.feature[1]}" if loaded.feature else None,
         "prompt": vlm.style._asdict(),
-        "arithmetic": str(vlm.model.dtype).removeprefix("torch."),
+        "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
     }
