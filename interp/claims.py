@@ -1,6 +1,7 @@
 """What an artifact claims beside what was computed again, and whether the two agree."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
 
 CLOSE = {"float32": 1e-3, "bfloat16": 0.06, "float16": 0.06}
 """Arithmetic -> what two margins [logits] of one prompt differ by at most: it depends on what shares a batch."""
+
+DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
 class Claim(NamedTuple):
@@ -63,6 +66,12 @@ def _distance(claimed: float | None, found: float | None) -> float:
     return abs(claimed - found) / max(1.0, abs(claimed))
 
 
+def _shown(claim: Claim) -> tuple[str, str]:
+    """Both sides; of digests, of which the first letters tell them apart, no more."""
+    pair = claim.claimed, claim.found
+    return (pair[0][:12], pair[1][:12]) if all(DIGEST.fullmatch(side) for side in pair) else pair
+
+
 def claims_table(claims: Sequence[Claim]) -> "Table":
     """One row a claim."""
     from rich import box
@@ -74,7 +83,7 @@ def claims_table(claims: Sequence[Claim]) -> "Table":
         table.add_column(name, overflow="fold")
     for claim in claims:
         state = "holds" if claim.holds else "[bold red]does not hold[/bold red]"
-        table.add_row(*map(escape, (claim.what, claim.claimed, claim.found, claim.tolerance)), state)
+        table.add_row(*map(escape, (claim.what, *_shown(claim), claim.tolerance)), state)
     return table
 
 
@@ -85,4 +94,5 @@ def show_claims(claims: Sequence[Claim], left: str) -> None:
     console = results()
     console.print(claims_table(claims))
     wrong = sum(not claim.holds for claim in claims)
-    console.print(f"{wrong or 'none'} of {len(claims)} claims do not hold. {left}", soft_wrap=True, markup=False)
+    told = f"{wrong} of {len(claims)} claims do not hold." if wrong else f"All {len(claims)} claims hold."
+    console.print(f"{told} {left}", soft_wrap=True, markup=False)
