@@ -1,6 +1,8 @@
 """Shared fixtures: a tiny random Gemma 3 model for exactness, and the shipped world for behaviour."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,21 @@ from interp.demo import WORLD
 def _one_thread():
     # The workers of xdist share the cores.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """Run a command line in this process: `called("finetune", "evaluate", ...)` is (exit code, stdout, stderr)."""
+
+    def call(command, *arguments):
+        cli = importlib.import_module(f"{command}.cli")
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

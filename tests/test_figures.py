@@ -1,7 +1,7 @@
 """Figures: their data beside them, the same bytes when drawn again, and nothing cut off, overlapping or too small."""
 
 import json
-import sys
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +18,6 @@ from PIL import Image
 import finetune.ablate.result
 import finetune.evaluate
 import interp.feature_record
-from interp import cli
 from interp.contents import contents_of
 from interp.errors import InputError
 from interp.figure_style import (
@@ -56,17 +55,9 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `interp` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return call
+def run(called):
+    """Run `interp`; gives (exit code, stdout, stderr)."""
+    return partial(called, "interp")
 
 
 def drawn_texts(figure: Figure) -> list[Text]:

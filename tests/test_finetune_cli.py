@@ -2,12 +2,12 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from finetune_world import make_world
 
-from finetune import cli
 from interp.saes import Sae, save_sae
 
 
@@ -18,18 +18,10 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(called, monkeypatch, tmp_path):
     """Run `finetune` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(called, "finetune")
 
 
 def layers_json(**changes):

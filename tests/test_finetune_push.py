@@ -5,9 +5,9 @@ import json
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,6 @@ import torch
 from finetune_world import make_world
 from huggingface_hub import HfApi, ModelCard
 
-from finetune import cli
 from finetune.adapter import read_record
 from finetune.card import model_card
 from finetune.run import evaluate_saved, train_and_evaluate
@@ -64,17 +63,9 @@ def adapter(local, trained):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(called):
     """Run `finetune push`; gives (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", "push", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(called, "finetune", "push")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from conftest import read_rows, write_rows
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
-from finetune import cli
 from finetune.grounding.display import show_grounding
 from finetune.grounding.faithfulness import rank_agreement
 from finetune.grounding.figures import save_grounding
@@ -404,18 +403,10 @@ def test_boxes_outside_the_image_are_named(shipped):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `finetune grounding`; gives (exit code, stdout, stderr)."""
+def run(called, monkeypatch, tmp_path):
+    """Run `finetune grounding` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", "grounding", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(called, "finetune", "grounding")
 
 
 def test_the_command(run, boxed, tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from conftest import read_rows, write_rows
@@ -17,18 +18,10 @@ from interp.questions import load_questions
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `interp`; gives (exit code, stdout, stderr)."""
+def run(called, monkeypatch, tmp_path):
+    """Run `interp` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(called, "interp")
 
 
 def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monkeypatch):

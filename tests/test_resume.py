@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -251,18 +252,10 @@ def test_every_process_keeps_its_own_random_numbers(world, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(called, monkeypatch, tmp_path):
     """Run `finetune` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(called, "finetune")
 
 
 def options(world, *more):
