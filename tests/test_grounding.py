@@ -250,11 +250,11 @@ def test_agreement_between_fills_and_with_another_image(boxed):
         (other,) = asks[(asks["question"] == i) & (asks["role"] == "other image")].itertuples()
         elsewhere = look(vlm, see(vlm, other.image, ["grey"]), [other.text], [True], [], MapSettings()).reference[0]
         grey, blur, mean = (by_fill[fill].maps["base"]["occlusion"][i] for fill in by_fill)
-        found = scores.loc[(i, "occlusion", "rank_agreement")]
+        found = scores.loc[[(i, "occlusion", "rank_agreement")]].iloc[0]
         assert found["value"] == pytest.approx((rank_agreement(grey, blur) + rank_agreement(grey, mean)) / 2)
         expected = (rank_agreement(elsewhere, blur) + rank_agreement(elsewhere, mean)) / 2
         assert found["control"] == pytest.approx(expected)
-        found = scores.loc[(i, "attention", "rank_agreement")]
+        found = scores.loc[[(i, "attention", "rank_agreement")]].iloc[0]
         shown = by_fill["grey"].maps["base"]["attention"][i]
         assert found["value"] == pytest.approx(rank_agreement(grey, shown))
         assert found["control"] == pytest.approx(rank_agreement(elsewhere, shown))
