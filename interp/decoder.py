@@ -1,5 +1,8 @@
 """The language model on a packed batch: all of it, or from any of its layers to any other."""
 
+from collections.abc import Callable
+from functools import lru_cache
+from inspect import signature, unwrap
 from typing import Any
 
 import torch
@@ -46,6 +49,7 @@ def run_layers(
     devices (`interp.split`) are handed their inputs there; the last one's output comes back to where `hidden` was.
     """
     text, home = model.model.language_model, hidden.device
+    held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
     kinds = text.config.layer_types[start:stop]
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
@@ -54,9 +58,15 @@ def run_layers(
             attention_mask=masks[kind],
             position_embeddings=places[kind],
             position_ids=position_ids,
-            past_key_values=cache,
+            **held,
         )
     return hidden.to(home)
+
+
+@lru_cache
+def _cache_name(forward: Callable[..., Any]) -> str:
+    """As what a decoder layer's `forward` takes a cache: transformers 5.24 changed the name."""
+    return "cache" if "cache" in signature(unwrap(forward)).parameters else "past_key_values"
 
 
 def prompt_cache() -> Any:

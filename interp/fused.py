@@ -4,6 +4,7 @@ Norms, gated MLPs and rotary embeddings of the decoder need Triton; the tower's 
 """
 
 from importlib.util import find_spec
+from inspect import unwrap
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -80,7 +81,8 @@ def _gated(module: Any, x: Tensor) -> Tensor:
 
 def _rotate_fused(attention: Any) -> None:
     """Attention's own code, with another function under the name by which it calls the rotary embedding."""
-    own = type(attention).forward
+    # Without what renames the arguments that transformers no longer calls so.
+    own = unwrap(type(attention).forward)
     if not isinstance(own, FunctionType) or "apply_rotary_pos_emb" not in own.__code__.co_names:
         return
     plain = own.__globals__["apply_rotary_pos_emb"]

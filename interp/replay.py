@@ -216,5 +216,5 @@ class _Beside:
     def __init__(self, held: Held) -> None:
         self._held = held
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return torch.cat([self._held.keys[layer], keys], 2), torch.cat([self._held.values[layer], values], 2)

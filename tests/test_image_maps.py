@@ -1,12 +1,11 @@
 """Maps of packed wordings against plain transformers, one prompt at a time."""
 
-import types
-
 import numpy as np
 import pytest
 import torch
 from finetune_world import plain_margin
 from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from interp.decoder import run_packed
 from interp.image_maps import attention, attention_seen, feature_maps, gradient_maps, integrated_maps
@@ -118,7 +117,7 @@ def test_the_model_is_left_as_it_was(vlm, path):
 def plain_gradient(vlm, path, text, tokens, monkeypatch, target=None):
     """d target / d image tokens by autograd through the plain model, whose image features are `tokens`; and target."""
     leaf = tokens.clone()[None].requires_grad_()
-    features = types.SimpleNamespace(pooler_output=leaf)
+    features = BaseModelOutputWithPooling(pooler_output=leaf)
     monkeypatch.setattr(vlm.model.model, "get_image_features", lambda *given, **named: features)
     output = vlm.model(**plain_inputs(vlm, path, text), output_hidden_states=True)
     value = differentiable_margin(output.logits[0, -1], vlm) if target is None else target(output)
