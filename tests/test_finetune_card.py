@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_the_results_are_those_of_the_evaluation(trained):
     assert evaluation["verdict"] in text
     assert f"{evaluation['questions']} held-out questions of {evaluation['patients']} patients" in text
     assert evaluation["data"] in text
+
+
+def test_a_collapse_is_told(trained):
+    folder, evaluation = trained
+    said = "Collapsed: adapter answers no to all 26 wordings of closed questions."
+    card = model_card(read_record(folder), replace(evaluation, collapsed={"adapter": said}))
+    assert said in card
+    assert said not in model_card(read_record(folder), replace(evaluation, collapsed={}))
 
 
 def test_recipe_and_data_are_those_of_the_record(trained):

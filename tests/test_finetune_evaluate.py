@@ -39,11 +39,17 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adapted(world):
+def adapted(world, questions):
     vlm = load_vlm(world.model, "cpu", "float32")
     model = add_lora(vlm, [0, 1, 2])
-    awaken(model, scale=1.0)
     model.eval()
+    # Versions of torch draw other models; the adapter must answer yes to some wordings of a question and no to others.
+    prompts = prompt_table([q for q in questions if q.closed])
+    for seed in range(20):
+        awaken(model, seed, scale=1.0)
+        yes = pd.Series(measure(vlm, prompts).margin.numpy() > 0).groupby(prompts["question"].to_numpy())
+        if (yes.nunique() > 1).any():
+            break
     # The answers of this world have up to three tokens.
     generation = vlm.model.generation_config
     generation.max_new_tokens = None
@@ -270,7 +276,7 @@ def test_table_and_json_hold_every_comparison(evaluation):
     table = evaluation.table()
     content = json.loads(evaluation.to_json())
     assert len(table) == len(content["comparisons"]) == len(evaluation.comparisons)
-    assert content["verdict"] == evaluation.sentences[0]
+    assert content["verdict"] == " ".join(evaluation.sentences)
     assert {"kind", "subset", "measure", "n", "before", "before_low", "after_high", "p", "p_unpaired"} <= set(table)
     values = [c["before"]["value"] for c in content["comparisons"]]
     assert table["before"].tolist() == pytest.approx(

@@ -191,7 +191,7 @@ def test_packed_term_and_gradient_equal_one_by_one(vlm, questions, grounding):
         term = torch.stack(terms).mean()
         assert losses.grounding[k].item() == pytest.approx(term.item(), rel=1e-4, abs=1e-5)
         total = total + term
-    assert torch.count_nonzero(losses.grounding) > 10
+    assert torch.count_nonzero(losses.grounding) >= 8
     assert grounding == "blank" or satisfied > 2, "the hinge is met on both sides of its corner"
     total.backward()
     slow = torch.cat([p.grad.flatten() for p in adapted.parameters() if p.requires_grad])
