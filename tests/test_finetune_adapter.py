@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from hashlib import scrypt
 
 import pytest
@@ -58,6 +59,20 @@ def test_a_saved_adapter_keeps_every_weight(world, tmp_path):
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             assert torch.equal(parameter, weights[name]), name
+
+
+def test_an_older_folder_is_read(world, trained, tmp_path):
+    """As they were before manifests, the course of a run, choices of modules and salts of hashes were recorded."""
+    folder = tmp_path / "older"
+    shutil.copytree(trained[0], folder)
+    (folder / "manifest.json").unlink()
+    content = json.loads((folder / "gatescope.json").read_text())
+    del content["provenance"], content["settings"]["modules"], content["settings"]["allocation"]
+    content["text_hashes"] = ["ab" * 8]
+    (folder / "gatescope.json").write_text(json.dumps(content))
+    record = read_record(folder)
+    assert (record.schema_version, record.provenance, record.layers) == (1, None, read_record(trained[0]).layers)
+    load_adapter(load_vlm(world.model, "cpu"), folder)
 
 
 def test_the_folder_and_its_record(world, trained):
