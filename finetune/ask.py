@@ -8,10 +8,11 @@ from torch import Tensor
 from finetune.sheet import Answers, closed_originals
 from interp.answers import begins_with_answer, parse_yes_no
 from interp.generate import generate
+from interp.measurement import measure
 from interp.prompts import first_answer_token
 from interp.statistics import FloatArray
 from interp.substitutes import BLANKS, other_patients_images
-from interp.vlm import Vlm, measure
+from interp.vlm import Vlm
 
 SWAPS = 3
 """Other patients whose images a question is asked on."""
@@ -22,7 +23,7 @@ def ask(vlm: Vlm, prompts: pd.DataFrame, others: NDArray[np.object_], new_tokens
 
     `others` [closed originals, SWAPS] are images of other patients (`images_of_others`). The blanks must have been
     encoded (`interp.substitutes.encode_blanks`). With `new_tokens` 0 no answers are generated. Raises InputError as
-    `interp.vlm.measure`.
+    `interp.measurement.measure`.
     """
     seen = measure(vlm, prompts, description=name)
     closed, originals = prompts["closed"].to_numpy(bool), closed_originals(prompts)

@@ -21,13 +21,14 @@ from finetune.verdict import Verdict, verdict
 from interp.clamps import Clamp, clamped, like_clamps, with_means
 from interp.errors import InputError
 from interp.files import json_ready, software
+from interp.measurement import measure
 from interp.notebook import page_html, plotted, shown
 from interp.progress import busy
 from interp.provenance import provenance
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.statistics import FloatArray, mean_of_totals
 from interp.substitutes import BLANKS, encode_blanks
-from interp.vlm import Vlm, measure
+from interp.vlm import Vlm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from interp.demo import WORLD
     from interp.feature_study import FeatureStudy, study_feature
     from interp.find import FindResult, FindSettings, find_features
+    from interp.measurement import measure
     from interp.prompts import PromptStyle, answer_margin
     from interp.questions import Question, load_questions, prompt_table
     from interp.run import save_result
     from interp.sae_sources import locate_saes
     from interp.saes import Sae, load_sae
     from interp.transfer import transfer_check
-    from interp.vlm import Vlm, load_vlm, measure
+    from interp.vlm import Vlm, load_vlm
 else:
     __getattr__, __dir__ = on_demand(
         "interp",
@@ -41,7 +42,8 @@ else:
             "sae_sources": ["locate_saes"],
             "saes": ["Sae", "load_sae"],
             "transfer": ["transfer_check"],
-            "vlm": ["Vlm", "load_vlm", "measure"],
+            "measurement": ["measure"],
+            "vlm": ["Vlm", "load_vlm"],
         },
     )
 

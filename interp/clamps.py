@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.measurement import measure, text_residuals
 from interp.packing import Batch
 from interp.saes import Sae, load_sae
-from interp.vlm import Vlm, measure, text_residuals
+from interp.vlm import Vlm
 
 Where = Literal["final", "all"]
 """At the final prompt token only, or at every text token but the first, the template's among them."""

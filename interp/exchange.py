@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from interp.kept import NOTHING_KEPT, Kept, Parts
+from interp.measurement import check_finite, deal_rows, measured_batches, rows_of
 from interp.memory import memory_left
 from interp.processes import Team
 from interp.residuals import Residuals, empty_residuals
-from interp.vlm import Vlm, check_finite, deal_rows, measured_batches, rows_of
+from interp.vlm import Vlm
 
 
 def measure_together(
@@ -26,7 +27,7 @@ def measure_together(
 
     The processes deal the packed batches among themselves; each then gets what the others measured at its layers, and
     at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. What is `kept` is not measured again.
-    Raises InputError as `interp.vlm.measure` and `interp.unfinished.read_tensors`.
+    Raises InputError as `interp.measurement.measure` and `interp.unfinished.read_tensors`.
     """
     dealt = deal_rows(rows_of(vlm, prompts), batch_tokens, team)
     asked = [torch.tensor(sorted(p for row in rows for p in row.prompts), dtype=torch.long) for rows in dealt]

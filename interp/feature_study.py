@@ -21,6 +21,7 @@ from interp.causal import FeatureTest, feature_delta, probe_features, sample_pai
 from interp.errors import InputError
 from interp.feature_weights import Neighbour, direct_effect, margin_slope, nearest_neighbours
 from interp.features import Flips, adjust, find_flips, screen_layer, sides
+from interp.measurement import measure
 from interp.neuronpedia import neuronpedia_address
 from interp.notebook import plotted
 from interp.patching import patch_effect, replay_of
@@ -31,7 +32,7 @@ from interp.replay import Replay
 from interp.residuals import Residuals
 from interp.saes import Sae, encode_features
 from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, guarded, ratio_interval, resampled
-from interp.vlm import Vlm, measure
+from interp.vlm import Vlm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

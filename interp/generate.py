@@ -15,8 +15,9 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, prompt_cache, run_layers, run_packed
 from interp.errors import InputError
+from interp.measurement import deal_rows, loaded_batches, rows_of, watched
 from interp.packing import Batch
-from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
+from interp.vlm import Vlm
 
 
 @torch.no_grad()

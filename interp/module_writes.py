@@ -17,13 +17,14 @@ from interp.artifact import Interval, ModuleWeight
 from interp.decoder import run_packed
 from interp.features import Flips, sides
 from interp.layers import Module
+from interp.measurement import deal_rows, loaded_batches, rows_of, watched
 from interp.packing import Batch
 from interp.patching import patch_effect, random_like
 from interp.processes import ALONE, Team
 from interp.profile import DRAWS
 from interp.replay import Replay
 from interp.statistics import ratio_interval
-from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
+from interp.vlm import Vlm
 
 MODULES: tuple[Module, ...] = get_args(Module)
 BATCH_TOKENS = 16384

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from interp.errors import InputError
 from interp.lexicon import TERMS, find_term
+from interp.measurement import measure
 from interp.prompts import prompt_tokens
 from interp.saes import Sae
 from interp.statistics import Estimate, auc, correlation, guarded, mean_interval, resampled
-from interp.vlm import Vlm, measure
+from interp.vlm import Vlm
 
 SHIPPED = Path(__file__).with_name("register_grid.csv")
 LEVELS = range(5)

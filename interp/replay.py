@@ -15,10 +15,11 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.kept import NOTHING_KEPT, Kept, name_of
+from interp.measurement import deal_rows, loaded_batches, rows_of, watched
 from interp.packing import Batch, Row
 from interp.processes import ALONE, Team
 from interp.progress import track
-from interp.vlm import Vlm, deal_rows, loaded_batches, rows_of, watched
+from interp.vlm import Vlm
 
 EDIT_TOKENS = 16384
 """Edited positions that climb together."""
@@ -49,10 +50,10 @@ class Held(NamedTuple):
 class Replay:
     """Prompts whose final tokens can be edited after any layer, many times over.
 
-    `prompts` is a table as for `interp.vlm.measure`. Of what its batches leave, up to `max_bytes` stay on the device
-    from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first sweep.
-    The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole result.
-    A sweep that the first of them has `kept` is not made again.
+    `prompts` is a table as for `interp.measurement.measure`. Of what its batches leave, up to `max_bytes` stay on the
+    device from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first
+    sweep. The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole
+    result. A sweep that the first of them has `kept` is not made again.
     """
 
     def __init__(

@@ -12,11 +12,12 @@ from interp.errors import InputError
 from interp.files import software
 from interp.fit import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
 from interp.images import NO_IMAGE
+from interp.measurement import text_residuals
 from interp.progress import track
 from interp.provenance import provenance
 from interp.questions import Question
 from interp.saes import load_sae, sae_shapes
-from interp.vlm import Vlm, text_residuals
+from interp.vlm import Vlm
 
 TRANSFER_COLUMNS = {
     "prompts": "kind of the prompts: questions (with their images), medical or general (text alone)",

@@ -22,10 +22,11 @@ from interp.errors import InputError
 from interp.features import find_flips
 from interp.find import FindSettings, find_features
 from interp.manifest import check_manifest, read_manifest
+from interp.measurement import measure
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.run import saes_digest
 from interp.saes import load_sae
-from interp.vlm import DTYPES, Vlm, measure
+from interp.vlm import DTYPES, Vlm
 
 PAIRS = "delta_margin.csv"
 COMPARED = ("data", "profile", "weights", "ranges", "features")

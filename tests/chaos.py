@@ -189,7 +189,7 @@ def no_room(rng: random.Random) -> None:
 def no_memory(rng: random.Random) -> None:
     """From a random pass on, the model does not fit the memory of the GPU."""
     from finetune.packed import FirstToken
-    from interp import replay, vlm
+    from interp import measurement, replay
 
     left = [rng.randrange(20)]
 
@@ -203,7 +203,7 @@ def no_memory(rng: random.Random) -> None:
         return call
 
     FirstToken.forward = limited(FirstToken.forward)
-    vlm.final_logits, replay._climb = limited(vlm.final_logits), limited(replay._climb)
+    measurement.final_logits, replay._climb = limited(measurement.final_logits), limited(replay._climb)
 
 
 class Chaos:

@@ -25,8 +25,9 @@ from interp.artifact import ModuleWeight
 from interp.errors import InputError
 from interp.figure_style import SCREEN, save_figure
 from interp.figures.redraw import drawings
+from interp.measurement import measure
 from interp.questions import load_questions
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 TINY = [100] * 10
 

@@ -14,8 +14,9 @@ from finetune.sheet import Answers
 from finetune.verdict import verdict
 from interp.errors import InputError
 from interp.image_tokens import encode_images
+from interp.measurement import measure
 from interp.questions import load_questions, prompt_table
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 
 @pytest.fixture(scope="module")

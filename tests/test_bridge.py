@@ -11,11 +11,12 @@ from interp.bridge import lens_inputs
 from interp.demo import WORLD
 from interp.image_tokens import encode_images
 from interp.images import NO_IMAGE, open_image
+from interp.measurement import measure
 from interp.prompts import PromptStyle
 from interp.questions import load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 LAYER, FEATURE = 5, 352
 

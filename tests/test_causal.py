@@ -20,6 +20,7 @@ from interp.causal import (
 )
 from interp.demo import WORLD
 from interp.features import Flips, adjust, find_flips, screen_layer
+from interp.measurement import measure
 from interp.patching import patch_effect, random_like, replay_of
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.replay import Replay
@@ -27,7 +28,7 @@ from interp.residuals import Residuals
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
 from interp.statistics import sign_flip_p
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 LAYERS = [4, 7]
 

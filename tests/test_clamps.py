@@ -11,6 +11,7 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.features import find_flips
 from interp.images import open_image
+from interp.measurement import measure, text_residuals
 from interp.packing import common_prefix
 from interp.patching import patch_effect, replay_of
 from interp.prompts import PLAIN, prompt_tokens
@@ -18,7 +19,7 @@ from interp.questions import load_questions, pair_table, prompt_table
 from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae, save_sae
-from interp.vlm import load_vlm, measure, text_residuals
+from interp.vlm import load_vlm
 
 GATE = "4:110,4:283"
 """The features of the shipped world whose delta patches recover most, net of their controls."""

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from interp.images import BLANK_IMAGE, open_image
+from interp.measurement import measure
 from interp.packing import attention_masks, collate, pack
 from interp.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.questions import load_questions, prompt_table
 from interp.replay import Replay
 from interp.residuals import empty_residuals
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 
 @pytest.fixture(scope="module")

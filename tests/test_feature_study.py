@@ -21,13 +21,14 @@ from interp.feature_weights import direct_effect, margin_slope, nearest_neighbou
 from interp.figure_style import SCREEN, save_figure
 from interp.figures.redraw import drawings
 from interp.images import open_image
+from interp.measurement import measure
 from interp.prompts import PLAIN
 from interp.questions import load_questions, prompt_table
 from interp.register_grid import controlled_pairs, grid_prompts, read_grid, study_grid
 from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 QUESTIONS = WORLD / "questions.jsonl"
 ASKED = 240

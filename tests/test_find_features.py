@@ -17,13 +17,14 @@ from interp.figures.redraw import drawings
 from interp.find import FindSettings, find_features, select_half, warnings_of
 from interp.images import open_image
 from interp.layers import overlap
+from interp.measurement import measure
 from interp.patching import patch_layers, replay_of
 from interp.questions import Paraphrase, load_questions, pair_table, prompt_table
 from interp.residuals import Residuals
 from interp.run import save_result
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 QUESTIONS = WORLD / "questions.jsonl"
 

@@ -19,10 +19,11 @@ from interp.errors import InputError
 from interp.figures.evaluation import save_evaluation_figures
 from interp.image_tokens import pixels_of
 from interp.images import BLANK_IMAGE, open_image
+from interp.measurement import measure
 from interp.prompts import prompt_tokens
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.statistics import mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",

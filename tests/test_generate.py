@@ -14,12 +14,13 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.generate import end_tokens, generate
 from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
+from interp.measurement import measure, rows_of
 from interp.packing import Batch
 from interp.prompts import PLAIN
 from interp.questions import load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae, save_sae
-from interp.vlm import load_vlm, measure, rows_of
+from interp.vlm import load_vlm
 
 NEW = 14
 """More than the sliding window of 12, so that answers outgrow it."""

@@ -22,8 +22,9 @@ from interp.errors import InputError
 from interp.image_cache import read_tokens, write_tokens
 from interp.image_tokens import encode_images, image_tokens
 from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
+from interp.measurement import measure
 from interp.questions import load_questions
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from interp.demo import WORLD
+from interp.measurement import measure
 from interp.questions import load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 
 @pytest.fixture(scope="module")

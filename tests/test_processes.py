@@ -24,10 +24,11 @@ from interp.demo import WORLD
 from interp.find import find_features
 from interp.generate import generate
 from interp.kept import NOTHING_KEPT
+from interp.measurement import measure
 from interp.processes import ALONE, Team
 from interp.questions import load_questions, prompt_table
 from interp.split import split_map
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 FIND = {"layers": [3, 4, 5, 6, 7], "batch_tokens": 3000}
 ABLATION = AblationSettings(TrainSettings(rank=2, alpha=4, epochs=1, lr=0.005), (0,), ("window", "all"))

@@ -17,11 +17,12 @@ from interp.demo import WORLD
 from interp.errors import InputError
 from interp.fit import Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
 from interp.images import NO_IMAGE, open_image
+from interp.measurement import measure, text_residuals
 from interp.questions import load_questions
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
 from interp.transfer import question_prompts, text_prompts, transfer_check
-from interp.vlm import load_vlm, measure, text_residuals
+from interp.vlm import load_vlm
 
 TEXTS = ["Is there a nodule?", "Where do you see the shadow on the lung?", "Got fluid?"]
 

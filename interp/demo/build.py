@@ -24,10 +24,11 @@ from interp.features import find_flips
 from interp.files import software, whole_folder, write_json
 from interp.fit import fit
 from interp.images import BLANK_IMAGE
+from interp.measurement import measure
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
-from interp.vlm import Vlm, choose_device, load_vlm, measure, quiet_loading
+from interp.vlm import Vlm, choose_device, load_vlm, quiet_loading
 
 LAYERS, WIDTH = 10, 128
 POOL = 20_000  # patients that the models are taught from; none is in the questions

@@ -19,12 +19,13 @@ from interp.attribution import attribute, margin_gradients, path_gradients
 from interp.causal import feature_delta
 from interp.demo import WORLD
 from interp.features import Flips, find_flips
+from interp.measurement import measure
 from interp.patching import patch_effect, replay_of
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.replay import Replay
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 STEPS, TOP = 8, 10
 

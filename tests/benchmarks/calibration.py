@@ -16,12 +16,13 @@ import pandas as pd
 from interp.causal import feature_delta, sample_pairs
 from interp.demo import WORLD
 from interp.features import find_flips, screen_layer
+from interp.measurement import measure
 from interp.patching import patch_effect, random_like, replay_of
 from interp.questions import load_questions, pair_table, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import load_sae
 from interp.statistics import sign_flip_p
-from interp.vlm import load_vlm, measure
+from interp.vlm import load_vlm
 
 LAYER = 5
 

@@ -23,11 +23,12 @@ from ready import ready
 from shape import PIXELS, SHAPES, build, counts_of, machine, matmul_rate, operations, questions, report, timed
 from torch import Tensor
 
+from interp.measurement import rows_of
 from interp.memory import memory_left
 from interp.prompts import answer_margin
 from interp.questions import prompt_table
 from interp.replay import Replay
-from interp.vlm import Vlm, rows_of
+from interp.vlm import Vlm
 
 
 @torch.no_grad()

@@ -34,11 +34,12 @@ from shape import (
     timed,
 )
 
+from interp.measurement import measure, rows_of
 from interp.memory import memory_left
 from interp.questions import prompt_table
 from interp.residuals import empty_residuals
 from interp.saes import Sae
-from interp.vlm import Vlm, measure, rows_of
+from interp.vlm import Vlm
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 """By dtype: of margins [logits], of activations, and of the share of features that fire in one way alone."""

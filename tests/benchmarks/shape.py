@@ -25,13 +25,14 @@ from interp.demo.cases import ANSWERS
 from interp.demo.model import CHAT_TEMPLATE, IMAGE_TOKENS, train_tokenizer
 from interp.demo.phrasings import all_texts
 from interp.image_tokens import image_tokens
+from interp.measurement import measure
 from interp.packing import Row, collate
 from interp.prompts import answer_tokens
 from interp.questions import Question, load_questions, prompt_table
 from interp.sae_sources import locate_saes
 from interp.saes import Sae, load_sae
 from interp.split import split_map
-from interp.vlm import Vlm, load_vlm, measure
+from interp.vlm import Vlm, load_vlm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from medgemma import medgemma_config
