@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from interp import detail
 from interp.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError
-from interp.processes import first_to
+from interp.processes import first_to, part
 
 PLAIN = None
 """Markup of help texts: none, so that options and examples have the whole width of the terminal."""
@@ -20,6 +20,10 @@ def command() -> Iterator[None]:
     try:
         detail.quiet()
         yield
+    except SystemExit:
+        # typer's own end, at which all processes are done: one that still holds on to the others may abort as it ends.
+        part()
+        raise
     except InputError as error:
         if first_to("error"):
             print(f"error: {error}", file=sys.stderr, flush=True)

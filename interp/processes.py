@@ -7,6 +7,7 @@ tensors, JSON or Arrow. In one process there is nobody to meet, and everything i
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -68,10 +69,8 @@ class Team(NamedTuple):
     def disband(self) -> None:
         """Wait for all, and give back what they met through."""
         if self.size > 1:
-            import torch
-
             self.meet()
-            torch.distributed.destroy_process_group()
+            part()
 
     def total(self, part: "Tensor") -> "Tensor":
         """The sum over all processes of tensors of one shape; exact where all but one have left zero."""
@@ -157,6 +156,14 @@ def team_on(device: "torch.device | str") -> Team:
         with _together():
             torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=PATIENCE)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
+
+
+def part() -> None:
+    """Give back what the processes of this run met through, if they have met; none of them may wait for another."""
+    # A command that did not load torch has met nobody.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def own_gpu(asked: "torch.device") -> "torch.device":

@@ -235,6 +235,8 @@ assert again == history, (again, history)
 assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
 # At once, since both processes write to the same pipe.
 sys.stdout.write(f"same {accelerator.process_index}\\n")
+accelerator.wait_for_everyone()
+accelerator.end_training()
 """
 
 
