@@ -1,18 +1,11 @@
 """Command-line options that several commands of `finetune` take."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from interp.demo import EMBEDDED
 
-Questions = Annotated[
-    Path, typer.Option(help="JSON Lines file, one question a line with its paraphrases.", show_default=EMBEDDED)
-]
-Images = Annotated[
-    Path | None, typer.Option(help="Folder that the image paths are relative to.", show_default="that of --questions")
-]
 BaseModel = Annotated[
     str | None,
     typer.Option(

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from finetune.options import BaseModel, Device, Images, Limit, Questions, TestSplit, TrainSplit
+from finetune.options import BaseModel, Device, Limit, TestSplit, TrainSplit
 from interp.demo import WORLD
 from interp.errors import EXIT_FOUND
-from interp.options import ImageCache, Json, Revision, Verbose
+from interp.options import ImageCache, Images, Json, Questions, Revision, Verbose
 
 
 def verify_command(

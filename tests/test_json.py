@@ -1,7 +1,6 @@
 """What --json prints is what the file holds, and nothing else is on stdout."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -9,9 +8,6 @@ from conftest import read_rows, write_rows
 from finetune_world import make_world
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
-
-from finetune.cli import main as finetune_main
-from interp.cli import main as interp_main
 
 DEVICE = ["--device", "cpu"]
 
@@ -23,18 +19,14 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def printed(monkeypatch, capsys, tmp_path):
+def printed(called, monkeypatch, tmp_path):
     """Run a command with --json in an empty folder; gives what stdout holds, and what it says."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, code=0):
-        main = {"interp": interp_main, "finetune": finetune_main}[arguments[0]]
-        monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--json"])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        assert (stopped.value.code or 0) == code, captured.err
-        return captured.out, json.loads(captured.out)
+        ended, out, err = called(*arguments, "--json")
+        assert ended == code, err
+        return out, json.loads(out)
 
     return call
 

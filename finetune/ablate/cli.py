@@ -6,19 +6,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.options import (
-    Alpha,
-    BatchSize,
-    Device,
-    Dtype,
-    Epochs,
-    Images,
-    LearningRate,
-    Limit,
-    Questions,
-    TestSplit,
-    TrainSplit,
-)
+from finetune.options import Alpha, BatchSize, Device, Dtype, Epochs, LearningRate, Limit, TestSplit, TrainSplit
 from finetune.settings import TrainSettings
 from interp.demo import EMBEDDED, WORLD
 from interp.errors import InputError
@@ -26,8 +14,10 @@ from interp.options import (
     AnswerInstruction,
     ImageCache,
     ImageFirst,
+    Images,
     Json,
     Normalize,
+    Questions,
     Revision,
     System,
     Verbose,

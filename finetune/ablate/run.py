@@ -155,11 +155,13 @@ def ablate(
         "evaluation_seed": settings.seed,
     }
     runs = _runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
+    done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
     for run in runs:
-        if run.path.is_file():
-            check_match(run.path, read_answers(run.path)[1], run.match)
-    done = {run.path: read_answers(run.path) for run in runs if run.done}
+        if run.path in done:
+            check_match(run.path, done[run.path][1], run.match)
     missing = [run for run in runs if not run.done]
+    for run in missing:
+        done.pop(run.path, None)
     # Nobody begins before all have seen which files are there.
     team.meet()
     if missing:

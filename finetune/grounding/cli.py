@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.options import BaseModel, Device, Dtype, Images, Questions, SplitName
+from finetune.options import BaseModel, Device, Dtype, SplitName
 from interp.demo import WORLD
 from interp.errors import InputError
 from interp.options import (
     L0,
     AnswerInstruction,
     ImageFirst,
+    Images,
     Json,
     Normalize,
+    Questions,
     Resume,
     Revision,
     Saes,
