@@ -1,17 +1,24 @@
 """Measured prompt by prompt, screened layer by layer: between the two, residuals go from process to process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from interp.kept import NOTHING_KEPT, Kept, Parts
-from interp.measurement import check_finite, deal_rows, measured_batches, rows_of
+from interp.later import arrived_behind
+from interp.measurement import Measurement, check_finite, deal_rows, launched_batches, rows_of
 from interp.memory import memory_left
+from interp.packing import batches
 from interp.processes import Team
 from interp.residuals import Residuals, empty_residuals
 from interp.vlm import Vlm
+
+Round = Sequence[Sequence[int]]
+"""The prompts of a batch of each process, by rank; none where a process has run out of batches."""
 
 
 def measure_together(
@@ -25,48 +32,74 @@ def measure_together(
 ) -> tuple[Tensor, Residuals]:
     """Margins float32 [n] of all prompts, and the residuals of all prompts around this process's block of `layers`.
 
-    The processes deal the packed batches among themselves; each then gets what the others measured at its layers, and
-    at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. What is `kept` is not measured again.
-    Raises InputError as `interp.measurement.measure` and `interp.unfinished.read_tensors`.
+    The processes deal the packed batches among themselves. Behind each, every one of them gets what the others measured
+    at its layers and at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. What is `kept` is
+    not measured again. Raises InputError as `interp.measurement.measure` and `interp.unfinished.read_tensors`.
     """
-    dealt = deal_rows(rows_of(vlm, prompts), batch_tokens, team)
-    asked = [torch.tensor(sorted(p for row in rows for p in row.prompts), dtype=torch.long) for rows in dealt]
-    mine = asked[team.rank]
-
-    def room(layers: Sequence[int], n: int) -> Residuals:
-        half = memory_left(vlm.device, max_memory).host // 2
-        return empty_residuals(layers, n, vlm.d_model, vlm.model.dtype, half)
-
-    found = room(around(layers), len(mine))
+    chunks = [list(batches(rows, batch_tokens)) for rows in deal_rows(rows_of(vlm, prompts), batch_tokens, team)]
+    rounds: list[Round] = [
+        [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all]
+        for of_all in zip_longest(*chunks, fillvalue=())
+    ]
+    room = memory_left(vlm.device, max_memory).host // 2
+    found = empty_residuals(around(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
     by_prompt = found.values.transpose(0, 1)
+    # Of this process's own prompts until the end, and zero for the others.
     margin = torch.zeros(len(prompts))
 
     def values(index: Tensor) -> dict[str, Tensor]:
-        return {"margin": margin[index], "residuals": by_prompt[torch.searchsorted(mine, index)]}
+        return {"margin": margin[index], "residuals": by_prompt[index]}
 
-    saving = Parts(kept, team.rank, len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize, values)
+    size = margin.itemsize + len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize
+    saving = Parts(kept, team.rank, size, values)
     done = set[int]()
     for before in saving.read():
         margin[before["prompts"]] = before["margin"]
-        by_prompt[torch.searchsorted(mine, before["prompts"])] = before["residuals"]
+        by_prompt[before["prompts"]] = before["residuals"]
         done |= set(before["prompts"].tolist())
-    left = [row for row in dealt[team.rank] if row.prompts[0] not in done]
+    # A kill may find a round kept by one process and not by another: all take it again.
+    lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
+    left = sorted({number for part in team.values(lacking) for number in part})
+    rows = [row for number in left for row in chain(*chunks[team.rank][number : number + 1])]
+    everywhere = around(layers)
     told = "margins and residuals"
-    for index, seen in measured_batches(vlm, prompts, found.layers, batch_tokens, told, left, vlm.model.dtype):
-        margin[index] = seen.margin
-        by_prompt[torch.searchsorted(mine, index)] = seen.residuals
+    launched = launched_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
+    nothing = torch.empty(0, len(everywhere), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
+    blocks = [[everywhere.index(layer) for layer in around(team.block(layers, rank))] for rank in range(team.size)]
+    for asked, (own, residuals) in arrived_behind(
+        _exchanged([rounds[number] for number in left], launched, nothing, blocks, team)
+    ):
+        index = torch.tensor(list(chain(*asked)))
+        margin[asked[team.rank]] = own
+        by_prompt[index] = residuals
         saving.add(index)
+    mine = torch.tensor(sorted(chain(*(asked[team.rank] for asked in rounds))), dtype=torch.long)
     check_finite(prompts, mine, margin[mine])
     saving.finish()
-    if team.size == 1:
-        return margin, found
-    own = room(around(team.block(layers)), len(prompts))
-    for rank in range(team.size):
-        for place, layer in enumerate(around(team.block(layers, rank))):
-            parts = team.sent_to(rank, found.after(layer), [len(part) for part in asked])
-            for index, part in zip(asked, parts, strict=False):
-                own.values[place, index] = part
-    return team.total(margin), own
+    return team.total(margin), found
+
+
+def _exchanged(
+    rounds: Sequence[Round],
+    launched: Iterable[tuple[list[int], Measurement]],
+    nothing: Tensor,
+    blocks: Sequence[Sequence[int]],
+    team: Team,
+) -> Iterator[tuple[Round, tuple[Tensor, Tensor]]]:
+    """Each round with the margins of this process's own prompts, and the residuals of all at its own layers.
+
+    `launched` are this process's batches, `nothing` its residuals where it has none left, [0, layers, d_model], and
+    `blocks` the places of each process's layers among those. Both results are on the model's device.
+    """
+    none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
+    for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
+        lengths = [len(part) for part in asked]
+        mine = seen.residuals.new_empty(sum(lengths), 0, nothing.shape[2])
+        for rank, block in enumerate(blocks):
+            # There may be more processes than layers.
+            parts = team.sent_to(rank, seen.residuals[:, block], lengths) if block else []
+            mine = torch.cat(parts) if parts else mine
+        yield asked, (seen.margin, mine)
 
 
 def around(layers: Sequence[int]) -> list[int]:

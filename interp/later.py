@@ -1,9 +1,12 @@
 """Copies between the device and main memory that wait for nothing they need not wait for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -27,3 +30,15 @@ def fetched(tensor: Tensor) -> Callable[[], Tensor]:
         return pinned.clone()
 
     return wait
+
+
+def arrived_behind(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator[tuple[T, list[Tensor]]]:
+    """Each item with its tensors in main memory, one behind: a GPU has the next item to do while these arrive."""
+    former: tuple[T, list[Callable[[], Tensor]]] | None = None
+    for item, tensors in launched:
+        following = item, [fetched(tensor) for tensor in tensors]
+        if former is not None:
+            yield former[0], [arrived() for arrived in former[1]]
+        former = following
+    if former is not None:
+        yield former[0], [arrived() for arrived in former[1]]

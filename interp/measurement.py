@@ -4,7 +4,7 @@ Every image goes through the vision tower once; the prompts on it are packed beh
 `interp.packing`), and only the final token's residuals and logits are kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from interp.decoder import final_logits, run_packed
 from interp.errors import InputError
 from interp.image_tokens import encode_images
 from interp.images import NO_IMAGE
-from interp.later import fetched, sent
+from interp.later import arrived_behind, sent
 from interp.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.processes import Team
 from interp.progress import track
@@ -117,17 +117,18 @@ def measure(
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-    for index, part in measured_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype):
-        place = torch.searchsorted(asked, index)
-        margin[place], top_token[place] = part.margin, part.top_token
+    launched = launched_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype)
+    for index, (its_margin, its_token, its_residuals) in arrived_behind(launched):
+        place = torch.searchsorted(asked, torch.tensor(index))
+        margin[place], top_token[place] = its_margin, its_token
         if layers:
-            residuals[place] = part.residuals
+            residuals[place] = its_residuals
     check_finite(prompts, asked, margin)
     return Measurement(margin, top_token, residuals)
 
 
 @torch.no_grad()
-def measured_batches(
+def launched_batches(
     vlm: Vlm,
     prompts: pd.DataFrame,
     layers: Sequence[int],
@@ -135,24 +136,16 @@ def measured_batches(
     description: str,
     rows: Sequence[Row],
     dtype: torch.dtype = torch.float32,
-) -> Iterator[tuple[Tensor, Measurement]]:
-    """The prompts int64 [k] of each packed batch and what the model did on them, residuals as `dtype`.
+) -> Iterator[tuple[list[int], Measurement]]:
+    """The k prompts of each packed batch and what the model does on them, residuals as `dtype`.
 
-    Parameters as of `measure`; margins may be anything.
+    On the model's device: a GPU may not have come to it yet. Parameters as of `measure`; margins may be anything.
     """
-    former: tuple[Tensor, list[Callable[[], Tensor]]] | None = None
     for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
         with watched(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
         found = torch.stack([caught[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
-        parts = [answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype)]
-        launched = torch.tensor(batch.prompts), [fetched(part) for part in parts]
-        # One batch behind, so that a GPU has the next one to do while these arrive.
-        if former is not None:
-            yield former[0], Measurement(*(arrived() for arrived in former[1]))
-        former = launched
-    if former is not None:
-        yield former[0], Measurement(*(arrived() for arrived in former[1]))
+        yield batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
 
 
 def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:

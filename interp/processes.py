@@ -122,17 +122,22 @@ class Team(NamedTuple):
         return [pd.read_feather(io.BytesIO(part)) for part in self.bytes(buffer.getvalue())]
 
     def sent_to(self, owner: int, own: "Tensor", lengths: Sequence[int]) -> "list[Tensor]":
-        """The tensors [`lengths`[rank], d] of all processes, by rank, for the process `owner`; none for the others."""
+        """The tensors [`lengths`[rank], ...] of all processes, by rank, for the process `owner`; none for the others.
+
+        They are on the device where the processes meet, and come to it.
+        """
+        if self.size == 1:
+            return [own]
         import torch
 
-        width = own[:0].contiguous().view(torch.uint8).shape[1]
-        padded = torch.empty(max(lengths), width, dtype=torch.uint8, device=self.device)
         # As bytes, since not every backend knows every dtype.
-        padded[: len(own)] = own.contiguous().view(torch.uint8).to(self.device)
+        sent = own.contiguous().view(torch.uint8)
+        padded = sent.new_zeros(max(lengths), *sent.shape[1:])
+        padded[: len(own)] = sent
         there = [torch.empty_like(padded) for _ in lengths] if owner == self.rank else None
         with _together():
             torch.distributed.gather(padded, there, owner)
-        return [part[:n].cpu().view(own.dtype) for part, n in zip(there or (), lengths, strict=there is not None)]
+        return [part[:n].view(own.dtype) for part, n in zip(there or (), lengths, strict=there is not None)]
 
 
 ALONE = Team(0, 1, None)

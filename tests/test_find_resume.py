@@ -111,8 +111,8 @@ def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             find_into(out, lambda: search)
     asked = []
-    batches = exchange.measured_batches
-    monkeypatch.setattr(exchange, "measured_batches", lambda *given: asked.append(given[5]) or batches(*given))
+    batches = exchange.launched_batches
+    monkeypatch.setattr(exchange, "launched_batches", lambda *given: asked.append(given[5]) or batches(*given))
     monkeypatch.setattr("interp.replay.Replay._batches", stopped)
     assert find_into(out, lambda: search, resume=True) is not None
     assert asked == [[]]
