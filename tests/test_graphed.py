@@ -20,9 +20,9 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("graphed") / "world", patients=12)
 
 
-def prepared(world, dropout):
+def prepared(world, dropout, dtype="float32"):
     """The adapter's parameters, a pass, and batches of questions that come in several shapes, thrice."""
-    vlm = load_vlm(world.model, "cuda", "float32")
+    vlm = load_vlm(world.model, "cuda", dtype)
     adapted = add_lora(vlm, [1, 2], dropout=dropout)
     awaken(adapted)
     set_dropout(adapted, True)
@@ -53,17 +53,19 @@ def stepped(parameters, passes, batches):
     return found
 
 
-def test_a_recorded_pass_is_the_pass(world):
-    parameters, run, batches = prepared(world, 0.0)
+@pytest.mark.parametrize(("dtype", "unlike", "larger"), [("float32", 1e-6, 1e-4), ("bfloat16", 1e-3, 1e-2)])
+def test_a_recorded_pass_is_the_pass(world, dtype, unlike, larger):
+    """In bfloat16 rows that fill a shape up may round the others' products differently."""
+    parameters, run, batches = prepared(world, 0.0, dtype)
     plain = stepped(parameters, run, batches)
     passes = GraphedPasses(run)
     recorded = stepped(parameters, passes, batches)
     assert 2 <= len(passes._recorded) < len(batches)
     assert len({tuple(g[:5].tolist()) for _, g in plain}) >= 6, "batches differ"
     for (sums, gradient), (expected_sums, expected) in zip(recorded, plain, strict=True):
-        assert torch.allclose(sums, expected_sums, rtol=1e-5, atol=1e-6)
-        assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999999
-        assert float(gradient.norm() / expected.norm()) == pytest.approx(1, abs=1e-4)
+        assert torch.allclose(sums, expected_sums, rtol=10 * unlike, atol=unlike)
+        assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 1 - unlike
+        assert float(gradient.norm() / expected.norm()) == pytest.approx(1, abs=larger)
 
 
 def test_gradients_of_passes_add_up(world):

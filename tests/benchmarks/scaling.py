@@ -131,7 +131,8 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
     if is_main():
         (into.with_suffix(".artifact.json")).write_text(found.artifact.model_dump_json())
         found.features.to_parquet(into.with_suffix(".parquet"))
-    return {"whole_s": seconds, "flip_bank": found.artifact.data.flip_bank, "parts_s": parts}
+    bank = {"flip_bank": found.artifact.data.flip_bank}
+    return bank | {"whole_s": seconds} | {f"whole.{name}_s": took for name, took in parts.items()}
 
 
 def training(
@@ -255,6 +256,9 @@ def differences(folder: Path, one: int, other: int) -> dict[str, float | bool]:
         found[kind] = max(float(found.get(kind, 0.0)), float((a[name] - b[name]).abs().max()))
     if all(path.with_suffix(".parquet").exists() for path in paths):
         artifacts = [json.loads(path.with_suffix(".artifact.json").read_text()) for path in paths]
+        for artifact in artifacts:
+            # When it was made, and on how many GPUs.
+            del artifact["provenance"]
         found["same_layers_json"] = artifacts[0] == artifacts[1]
         found["same_layers"] = artifacts[0]["layers"] == artifacts[1]["layers"]
         tables = [pd.read_parquet(path.with_suffix(".parquet")) for path in paths]
