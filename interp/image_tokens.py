@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,15 +75,22 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None
 
 def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
     """As `encode_images`; each process runs its part of the images through the tower, and all get the tokens of all."""
-    missing = [path for path in dict.fromkeys(paths) if path not in vlm.features]
+    missing = [path for path in dict.fromkeys(paths) if path not in vlm.features and path != NO_IMAGE]
     parts = [team.block(missing, rank) for rank in range(team.size)]
     encode_images(vlm, parts[team.rank])
     if team.size == 1:
         return
+    none = torch.empty(0, vlm.model.config.mm_tokens_per_image, vlm.d_model, dtype=vlm.tower_dtype)
     for start in range(0, max(map(len, parts)), EXCHANGED):
-        mine = {path: vlm.features[path] for path in parts[team.rank][start : start + EXCHANGED]}
-        for tokens in team.tensors(mine):
-            vlm.features.update(tokens)
+        of_all = [part[start : start + EXCHANGED] for part in parts]
+        mine = of_all[team.rank]
+        own = sent(torch.stack([vlm.features[path] for path in mine]) if mine else none, vlm.device)
+        lengths = [len(part) for part in of_all]
+        for rank in range(team.size):
+            tokens = torch.cat([none.to(own), *team.sent_to(rank, own, lengths)])
+            if rank == team.rank:
+                found = fetched(tokens)
+        vlm.features.update(zip(chain(*of_all), found(), strict=True))
 
 
 def decoders(device: torch.device) -> int:

@@ -23,6 +23,8 @@ from finetune.settings import TrainSettings
 from interp.demo import WORLD
 from interp.find import find_features
 from interp.generate import generate
+from interp.image_tokens import encode_together
+from interp.images import NO_IMAGE
 from interp.kept import NOTHING_KEPT
 from interp.measurement import measure
 from interp.processes import ALONE, Team
@@ -42,7 +44,7 @@ import finetune.ablate.run as run
 from interp import find, kept
 from interp.kept import Kept
 from interp.processes import first_to, team_on
-from test_processes import ablate, found_in, said_by, search
+from test_processes import ablate, found_in, pictures, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 rank = int(os.environ["RANK"])
@@ -79,6 +81,7 @@ if what == "whole":
                 path.unlink()
     team.meet()
     found_in(search(Kept(folder, {{}}))[0], folder / f"again-{{rank}}")
+    told["pictures"] = pictures(vlm, team)
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     vlm.team = team
     said_by(vlm, folder / f"said-{{rank}}.safetensors")
@@ -91,6 +94,17 @@ def search(kept=NOTHING_KEPT):
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
     return find_features(vlm, WORLD / "saes", questions, **FIND, kept=kept), vlm
+
+
+def pictures(vlm, team) -> list[dict[str, float]]:
+    """The tokens of one image, of none and of five, encoded by all processes together."""
+    images = sorted({question.image for question in load_questions(WORLD / "questions.jsonl")})[:5]
+    found = []
+    for asked in (images[:1], [NO_IMAGE], images):
+        vlm.features.clear()
+        encode_together(vlm, asked, team)
+        found.append({Path(path).name: float(vlm.features[path].double().sum()) for path in asked})
+    return found
 
 
 def found_in(found, folder: Path) -> None:
@@ -190,6 +204,16 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     assert {name[:12] for name in told[0]["kept"]} == {"measured-000", "measured-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.features) for t in told)
+
+
+def test_two_processes_encode_together_what_one_does(told):
+    expected = pictures(load_vlm(WORLD / "planted", "cpu", "float32"), ALONE)
+    assert [len(found) for found in expected] == [1, 1, 5]
+    assert len({round(value, 3) for value in expected[2].values()}) == 5
+    assert told[0]["pictures"] == told[1]["pictures"]
+    for found, of_one in zip(told[0]["pictures"], expected, strict=True):
+        assert list(found) == list(of_one)
+        assert found == pytest.approx(of_one, rel=1e-5)
 
 
 def test_two_processes_measure_and_say_together_what_one_does(told, folder):
