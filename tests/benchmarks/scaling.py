@@ -273,7 +273,11 @@ def main() -> None:
     """Launch every number of processes, print what each did, then the ratios and differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--processes", default="1,2", help="numbers of processes, the first to compare with")
+    parser.add_argument(
+        "--processes",
+        default="1,2",
+        help="numbers of processes in the order of their launches; the fewest are what others are compared with",
+    )
     parser.add_argument("--parts", nargs="+", default=["screening", "whole", "training"])
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--prompts-an-image", type=int, default=12)
@@ -303,14 +307,13 @@ def main() -> None:
             rows[count] = json.loads(path.read_text()) if path.exists() else {}
             rows[count] |= {"ended_well": ended}
             print(json.dumps(rows[count]), flush=True)
+        one, *others = sorted(numbers)
         facts: dict[str, Any] = {"shape": options.shape, **counts._asdict()}
-        facts |= {name: rows[numbers[0]].get(name) for name in ("device", "dtype")}
-        for count in numbers[1:]:
-            facts |= {
-                f"{name}_speedup_{count}": ratio for name, ratio in speedups(rows[numbers[0]], rows[count]).items()
-            }
-            if all((folder / f"of-{n}.safetensors").exists() for n in (numbers[0], count)):
-                told = differences(folder, numbers[0], count)
+        facts |= {name: rows[one].get(name) for name in ("device", "dtype")}
+        for count in others:
+            facts |= {f"{name}_speedup_{count}": ratio for name, ratio in speedups(rows[one], rows[count]).items()}
+            if all((folder / f"of-{n}.safetensors").exists() for n in (one, count)):
+                told = differences(folder, one, count)
                 facts |= {f"difference_{count}_{name}": value for name, value in told.items()}
         shown = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows.values()])
         report(facts, shown.set_index(pd.Index(rows, name="launch")).T)
