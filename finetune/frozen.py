@@ -5,7 +5,7 @@ leaves these layers is kept token by token, up to the image's end once an image 
 out anew for every batch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.decoder import STEP_KERNELS, embed, masks_of, run_layers
-from interp.later import sent
+from interp.later import arrived_behind, sent
 from interp.packing import Batch, Row, batches, collate, pack
 from interp.progress import track
 from interp.prompts import prompt_tokens
@@ -115,6 +115,11 @@ class FrozenLayers:
             return
         chosen, n_tokens = self._admit(prompts, budget // (self.vlm.d_model * self._states.itemsize))
         self._states = torch.empty(n_tokens, self.vlm.d_model, dtype=self._states.dtype)
+        for places, (found,) in arrived_behind(self._run_all(chosen)):
+            self._states.index_copy_(0, places, found)
+
+    def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
+        """Rows of the table int64 [k], and what belongs there [k, d_model] on the model's device, batch by batch."""
         for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
             part = chosen[start : start + PROMPTS]
             for rows in batches(self.pack(part), BATCH_TOKENS):
@@ -122,8 +127,7 @@ class FrozenLayers:
                 hidden = self._run(part, rows, batch).flatten(0, 1)
                 positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])
                 places, once = np.unique(places, return_index=True)
-                found = hidden[sent(torch.from_numpy(positions[once]), hidden.device)]
-                self._states.index_copy_(0, torch.from_numpy(places), found.cpu())
+                yield torch.from_numpy(places), (hidden[sent(torch.from_numpy(positions[once]), hidden.device)],)
 
     def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
         """The prompts that fit into a table of `limit` rows, whole images, and the rows they take; fills `_kept`."""

@@ -90,7 +90,7 @@ def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
             tokens = torch.cat([none.to(own), *team.sent_to(rank, own, lengths)])
             if rank == team.rank:
                 found = fetched(tokens)
-        vlm.features.update(zip(chain(*of_all), found(), strict=True))
+        vlm.features.update(zip(chain(*of_all), found().clone(), strict=True))
 
 
 def decoders(device: torch.device) -> int:
@@ -108,11 +108,13 @@ def _look(vlm: "Vlm", cache: ImageCache | None, path: str) -> Look:
 
 def _launch(vlm: "Vlm", looks: Sequence[Look]) -> Callable[[], None]:
     """Send decoded images through the tower; to call what comes back waits for their tokens and keeps them."""
-    pixels = [seen.pixels for seen in looks if seen.pixels is not None]
-    arrived = fetched(image_tokens(vlm.model, sent(torch.stack(pixels), vlm.device))) if pixels else list
+    if not looks:
+        return lambda: None
+    pixels = torch.stack([seen.pixels for seen in looks if seen.pixels is not None])
+    arrived = fetched(image_tokens(vlm.model, sent(pixels, vlm.device)))
 
     def keep() -> None:
-        for seen, tokens in zip(looks, arrived(), strict=True):
+        for seen, tokens in zip(looks, arrived().clone(), strict=True):
             vlm.features[seen.path] = tokens
             if seen.kept_at is not None:
                 write_tokens(seen.kept_at, tokens)

@@ -17,7 +17,10 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def fetched(tensor: Tensor) -> Callable[[], Tensor]:
-    """Start to copy a tensor to main memory. What comes back gives it, and waits for that copy, not for later work."""
+    """Start to copy a tensor to main memory. What comes back gives it, and waits for that copy, not for later work.
+
+    From a GPU it comes in pinned memory, which is taken from all programs of the machine: copy what is to stay.
+    """
     if tensor.device.type != "cuda":
         return tensor.cpu
     pinned = tensor.to("cpu", non_blocking=True)
@@ -26,14 +29,13 @@ def fetched(tensor: Tensor) -> Callable[[], Tensor]:
 
     def wait() -> Tensor:
         done.synchronize()
-        # Pinned memory is taken from all programs of the machine, so nothing stays in it.
-        return pinned.clone()
+        return pinned
 
     return wait
 
 
 def arrived_behind(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator[tuple[T, list[Tensor]]]:
-    """Each item with its tensors in main memory, one behind: a GPU has the next item to do while these arrive."""
+    """Each item with its tensors as of `fetched`, one behind: a GPU has the next item to do while these arrive."""
     former: tuple[T, list[Callable[[], Tensor]]] | None = None
     for item, tensors in launched:
         following = item, [fetched(tensor) for tensor in tensors]

@@ -226,6 +226,9 @@ def launched(count: int, options: argparse.Namespace, given: list[str]) -> bool:
             free.bind(("", 0))
             port = str(free.getsockname()[1])
         launch = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        # By default one thread each, and copies in main memory then take as long as the GPUs.
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        launch += ["--num_cpu_threads_per_process", str(threads)]
         launch += ["--num_processes", str(count), "--main_process_port", port]
         command = [sys.executable, "-m", "accelerate.commands.launch", *launch, *script]
     running = subprocess.Popen(command, start_new_session=True)
