@@ -94,4 +94,6 @@ def patch_effect(
 def random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
     """Random directions with the norms of `delta` [..., d_model]."""
     noise = torch.randn(delta.shape, generator=generator)
-    return noise * delta.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+    length = noise.norm(dim=-1, keepdim=True)
+    # In place: new memory for it would take as long as drawing it.
+    return noise.mul_(delta.norm(dim=-1, keepdim=True)).div_(length)
