@@ -15,8 +15,8 @@ from interp.digests import weights_fingerprint
 from interp.errors import InputError
 from interp.manifest import read_manifest
 from interp.questions import Question, fingerprint
-from interp.report.records import Comparison, Evaluation
-from interp.report.records import read_record as read_json
+from interp.report.records.reading import read_record as read_json
+from interp.report.records.training import Comparison, Evaluation
 from interp.vlm import Vlm
 
 EVALUATION = "evaluation.json"

@@ -30,7 +30,7 @@ from interp.errors import InputError
 from interp.feature_record import SCHEMA_VERSION as STUDY_VERSION
 from interp.report import provenance, words
 from interp.report.collect import collect
-from interp.report.records import cleaned
+from interp.report.records.reading import cleaned
 from interp.report.render import render, write_report
 
 SECTIONS = ["verdict", "profile", "features", "training", "before-after", "quadrants", "grounding", "ablation"]

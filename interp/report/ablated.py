@@ -2,7 +2,7 @@
 
 from interp.figures.ablation import METRICS
 from interp.report import tables
-from interp.report.records import Ablation, AblationArm, Regret
+from interp.report.records.ablation import Ablation, AblationArm, Regret
 from interp.report.tables import Cell, Table, columns
 from interp.report.words import label, layers, number, scale_of
 

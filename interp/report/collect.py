@@ -10,16 +10,11 @@ import pandas as pd
 from interp.artifact import Layers, read_layers
 from interp.errors import InputError
 from interp.figures.training import COLUMNS
-from interp.report.records import (
-    Ablation,
-    AdapterRecord,
-    Evaluation,
-    Grounding,
-    Study,
-    checked,
-    cleaned,
-    read_record,
-)
+from interp.report.records.ablation import Ablation
+from interp.report.records.grounding import Grounding
+from interp.report.records.reading import checked, cleaned, read_record
+from interp.report.records.study import Study
+from interp.report.records.training import AdapterRecord, Evaluation
 
 DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "float64", "flipped": "bool"}
 """Column of delta_margin.csv -> what it holds."""

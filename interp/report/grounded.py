@@ -1,7 +1,7 @@
 """A grounding study laid out: what filling the lesion does, and every score of every map beside its controls."""
 
 from interp.report import tables
-from interp.report.records import Grounding, GroundingSummary
+from interp.report.records.grounding import Grounding, GroundingSummary
 from interp.report.tables import Cell, Table, columns
 from interp.report.words import NONE, PERCENT, SCORES, interval, number, spoken
 

@@ -1,7 +1,7 @@
 """The study of one feature laid out: does it move with the margin, does it cause the flips, what does it respond to?"""
 
 from interp.report import tables
-from interp.report.records import Study
+from interp.report.records.study import Study
 from interp.report.tables import Table, columns
 from interp.report.words import PERCENT, interval, number, spoken
 

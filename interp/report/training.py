@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp.report import tables
-from interp.report.records import AdapterRecord, Axis, Comparison, Evaluation
+from interp.report.records.training import AdapterRecord, Axis, Comparison, Evaluation
 from interp.report.tables import Cell, Column, Table, columns
 from interp.report.words import (
     GROUPS,
