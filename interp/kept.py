@@ -59,7 +59,7 @@ NOTHING_KEPT = Kept(None, {})
 
 
 class Parts:
-    """What one process measures, batch by batch, written while it goes on.
+    """What one process has of the measured batches, written while it goes on.
 
     `values` gives what is to be kept of some prompts, `bytes_a_prompt` of each.
     """
@@ -114,7 +114,7 @@ class Parts:
         self._count += 1
 
     def _name(self) -> str:
-        return f"measured-{self._rank:03d}-{self._count:06d}"
+        return f"rounds-{self._rank:03d}-{self._count:06d}"
 
 
 def name_of(kind: str, **given: Tensor) -> str:

@@ -93,7 +93,7 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
     while killed(search, out, True, KILLED) == -signal.SIGKILL:
         kills += 1
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
-    assert kinds == {"measured", "slopes", "layer", "margins"}
+    assert kinds == {"rounds", "slopes", "layer", "margins"}
     assert kills > 10
     same(out, whole)
     assert not work.exists()
@@ -141,10 +141,10 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
         with pytest.raises(InputError, match="was begun with weights"):
             find_into(out, lambda: search, resume=True)
         state[0] -= 1
-    part = next(out.with_name("out.partial").glob("measured-*"))
+    part = min(out.with_name("out.partial").glob("rounds-*"))
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(InputError, match=r"measured-000-000000.safetensors: damaged"):
+    with pytest.raises(InputError, match=r"rounds-000-000000.safetensors: damaged"):
         find_into(out, lambda: search, resume=True)
     assert not out.exists()
 

@@ -72,12 +72,12 @@ if what == "whole":
     found, vlm = search(Kept(folder, {{}}))
     told |= {{"images": len(vlm.features), "saes": sorted(set(loaded))}}
     found_in(found, folder / f"found-{{rank}}")
-    told["kept"] = sorted(path.name for path in folder.glob("measured-*"))
+    told["kept"] = sorted(path.name for path in folder.glob("rounds-*"))
     team.meet()
     if rank == 0:
         # As a kill leaves them: one process has written all of its parts, one but the first, and no sweep is done.
-        for path in [*folder.glob("measured-000-*"), *folder.glob("margins-*")]:
-            if path.name != "measured-000-000000.safetensors":
+        for path in [*folder.glob("rounds-000-*"), *folder.glob("margins-*")]:
+            if path.name != "rounds-000-000000.safetensors":
                 path.unlink()
     team.meet()
     found_in(search(Kept(folder, {{}}))[0], folder / f"again-{{rank}}")
@@ -201,7 +201,7 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
             assert (folder / found_by / name).read_bytes() == expected, (found_by, name)
     assert found.artifact.data.flip_bank > 5
     # Each has kept its own parts, and neither has done all of it.
-    assert {name[:12] for name in told[0]["kept"]} == {"measured-000", "measured-001"}
+    assert {name[:10] for name in told[0]["kept"]} == {"rounds-000", "rounds-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.features) for t in told)
 

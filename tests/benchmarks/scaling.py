@@ -2,12 +2,13 @@
 they find the same.
 
     python tests/benchmarks/scaling.py --processes 1,2
-    python tests/benchmarks/scaling.py --shape medgemma-4b --processes 1,2 --mimic
+    python tests/benchmarks/scaling.py --shape medgemma-4b --processes 2,1,2 --mimic
     python tests/benchmarks/scaling.py --shape gemma-27b --processes 1 --split --parts screening
 
 screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
 read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
-launched as a user would launch it, and prints what it has at once. Without GPUs all processes share the cores.
+launched as a user would launch it, and prints what it has at once; of one that is launched again, as a host may be slow
+at first, the last launch counts. Without GPUs all processes share the cores.
 """
 
 import argparse
@@ -310,7 +311,7 @@ def main() -> None:
             rows[count] = json.loads(path.read_text()) if path.exists() else {}
             rows[count] |= {"ended_well": ended}
             print(json.dumps(rows[count]), flush=True)
-        one, *others = sorted(numbers)
+        one, *others = sorted(set(numbers))
         facts: dict[str, Any] = {"shape": options.shape, **counts._asdict()}
         facts |= {name: rows[one].get(name) for name in ("device", "dtype")}
         for count in others:
