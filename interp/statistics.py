@@ -90,15 +90,16 @@ def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDAr
     `weights` [draws, n] are numbers of times. NaN where a class is empty. A column is sorted once for all draws.
     """
     scores = np.asarray(scores, float).reshape(len(positive), -1)
+    taken, others = weights[:, positive], weights[:, ~positive]
     found = np.empty((len(weights), scores.shape[1]))
     for k, column in enumerate(scores.T):
-        order = np.argsort(column, kind="stable")
-        starts = np.flatnonzero(np.diff(column[order], prepend=np.nan) != 0)
-        times, label = weights[:, order], positive[order]
-        up, down = (np.add.reduceat(times * of, starts, axis=1) for of in (label, ~label))
-        below = down.cumsum(1) - down
+        order = np.argsort(column[~positive])
+        # [draws, 1 + negatives]: how often the lowest of the negatives were taken together.
+        lowest = np.pad(others[:, order].cumsum(1), ((0, 0), (1, 0)))
+        below, up_to = (np.searchsorted(column[~positive][order], column[positive], side) for side in ("left", "right"))
         with np.errstate(invalid="ignore"):
-            found[:, k] = (up * (below + down / 2)).sum(1) / (up.sum(1) * down.sum(1))
+            beaten = (taken * (lowest[:, below] + lowest[:, up_to])).sum(1) / 2
+            found[:, k] = beaten / (taken.sum(1) * others.sum(1))
     return found
 
 
