@@ -58,11 +58,12 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstructio
     device = sae.w_enc.device
     centre = torch.zeros(residuals.shape[1], device=device)
     for part in residuals.split(chunk):
-        centre += part.to(device, torch.float32).sum(0) / len(residuals)
+        centre += part.to(device).float().sum(0) / len(residuals)
     mean = torch.zeros(sae.d_sae, device=device)
     errors, totals, active = [], [], []
     for part in residuals.split(chunk):
-        x = part.to(device, torch.float32)
+        # Made float32 there: a processor would take longer to than a GPU for all of it.
+        x = part.to(device).float()
         f = sae.encode(x)
         errors.append((x - sae.decode(f)).pow(2).sum(1))
         totals.append((x - centre).pow(2).sum(1))
