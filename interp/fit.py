@@ -62,7 +62,7 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstructio
     mean = torch.zeros(sae.d_sae, device=device)
     errors, totals, active = [], [], []
     for part in residuals.split(chunk):
-        # Made float32 there: a processor would take longer to than a GPU for all of it.
+        # Made float32 there: a processor takes longer for that than a GPU for all the rest.
         x = part.to(device).float()
         f = sae.encode(x)
         errors.append((x - sae.decode(f)).pow(2).sum(1))
