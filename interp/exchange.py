@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.kept import NOTHING_KEPT, Kept, Parts
 from interp.later import arrived_behind
-from interp.measurement import Measurement, check_finite, deal_rows, launched_batches, rows_of
+from interp.measurement import Measurement, check_finite, launched_batches, rows_of
 from interp.memory import memory_left
 from interp.packing import batches
 from interp.processes import Team
@@ -36,10 +36,10 @@ def measure_together(
     at its layers and at the one before each. `max_memory` [GiB] as of `interp.memory.memory_left`. What is `kept` is
     not measured again. Raises InputError as `interp.measurement.measure` and `interp.unfinished.read_tensors`.
     """
-    chunks = [list(batches(rows, batch_tokens)) for rows in deal_rows(rows_of(vlm, prompts), batch_tokens, team)]
+    chunks = list(batches(rows_of(vlm, prompts), batch_tokens))
+    dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
-        [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all]
-        for of_all in zip_longest(*chunks, fillvalue=())
+        [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
     ]
     room = memory_left(vlm.device, max_memory).host // 2
     found = empty_residuals(around(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
@@ -60,7 +60,7 @@ def measure_together(
     # A kill may find a round kept by one process and not by another: all take it again.
     lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
     left = sorted({number for part in team.values(lacking) for number in part})
-    rows = [row for number in left for row in chain(*chunks[team.rank][number : number + 1])]
+    rows = [row for number in left for row in dealt[number][team.rank]]
     everywhere = around(layers)
     told = "margins and residuals"
     launched = launched_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
@@ -94,12 +94,8 @@ def _exchanged(
     none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
     for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
         lengths = [len(part) for part in asked]
-        mine = seen.residuals.new_empty(sum(lengths), 0, nothing.shape[2])
-        for rank, block in enumerate(blocks):
-            # There may be more processes than layers.
-            parts = team.sent_to(rank, seen.residuals[:, block], lengths) if block else []
-            mine = torch.cat(parts) if parts else mine
-        yield asked, (seen.margin, mine)
+        parts = [team.sent_to(rank, seen.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
+        yield asked, (seen.margin, torch.cat(parts[team.rank]))
 
 
 def around(layers: Sequence[int]) -> list[int]:

@@ -86,11 +86,8 @@ def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
         mine = of_all[team.rank]
         own = sent(torch.stack([vlm.features[path] for path in mine]) if mine else none, vlm.device)
         lengths = [len(part) for part in of_all]
-        for rank in range(team.size):
-            tokens = torch.cat([none.to(own), *team.sent_to(rank, own, lengths)])
-            if rank == team.rank:
-                found = fetched(tokens)
-        vlm.features.update(zip(chain(*of_all), found().clone(), strict=True))
+        found = [team.sent_to(rank, own, lengths) for rank in range(team.size)][team.rank]
+        vlm.features.update(zip(chain(*of_all), fetched(torch.cat(found))().clone(), strict=True))
 
 
 def decoders(device: torch.device) -> int:

@@ -135,8 +135,10 @@ class Team(NamedTuple):
         padded = sent.new_zeros(max(lengths), *sent.shape[1:])
         padded[: len(own)] = sent
         there = [torch.empty_like(padded) for _ in lengths] if owner == self.rank else None
-        with _together():
-            torch.distributed.gather(padded, there, owner)
+        # There may be more processes than layers to send.
+        if padded.numel():
+            with _together():
+                torch.distributed.gather(padded, there, owner)
         return [part[:n].view(own.dtype) for part, n in zip(there or (), lengths, strict=there is not None)]
 
 

@@ -91,15 +91,17 @@ def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDAr
     """
     scores = np.asarray(scores, float).reshape(len(positive), -1)
     taken, others = weights[:, positive], weights[:, ~positive]
+    pairs = taken.sum(1) * others.sum(1)
     found = np.empty((len(weights), scores.shape[1]))
     for k, column in enumerate(scores.T):
         order = np.argsort(column[~positive])
+        ascending = column[~positive][order]
         # [draws, 1 + negatives]: how often the lowest of the negatives were taken together.
         lowest = np.pad(others[:, order].cumsum(1), ((0, 0), (1, 0)))
-        below, up_to = (np.searchsorted(column[~positive][order], column[positive], side) for side in ("left", "right"))
+        below, up_to = (np.searchsorted(ascending, column[positive], side) for side in ("left", "right"))
+        beaten = (taken * (lowest[:, below] + lowest[:, up_to])).sum(1) / 2
         with np.errstate(invalid="ignore"):
-            beaten = (taken * (lowest[:, below] + lowest[:, up_to])).sum(1) / 2
-            found[:, k] = beaten / (taken.sum(1) * others.sum(1))
+            found[:, k] = beaten / pairs
     return found
 
 
