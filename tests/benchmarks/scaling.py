@@ -7,8 +7,9 @@ they find the same.
 
 screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
 read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
-launched as a user would launch it, and prints what it has at once; of one that is launched again, as a host may be slow
-at first, the last launch counts. Without GPUs all processes share the cores.
+launched as a user would launch it, and prints what it has at once; of one that is launched again the last launch counts.
+A virtual host may hand out its main memory slowly where nobody has written yet, so that the first launch is slower: give
+--touch nearly all of it. Without GPUs all processes share the cores.
 """
 
 import argparse
@@ -291,12 +292,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=512, help="questions trained on, 3 epochs")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 64], help="questions of an optimizer step")
     parser.add_argument("--timeout", type=float, default=280, help="seconds for one launch")
+    parser.add_argument("--touch", type=float, default=0, help="GiB of main memory to write first; see above")
     parser.add_argument("--folder", help="where files lie between launches, by default temporary")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
         return worker(options)
     given, numbers = sys.argv[1:], [int(count) for count in options.processes.split(",")]
+    if options.touch:
+        started = time.perf_counter()
+        torch.ones(int(options.touch * 2**28))
+        say(f"{options.touch:g} GiB written in {time.perf_counter() - started:.1f} s")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         options.folder = str(folder)
