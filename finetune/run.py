@@ -22,7 +22,7 @@ from finetune.texts import text_hashes
 from finetune.trackers import TrackerName, check_tracker, logs_folder, tracked
 from finetune.train import accelerator_for, train
 from interp.clamps import ClampSpec, Where, load_clamps
-from interp.digests import weights_fingerprint
+from interp.digests import inputs_digests, weights_fingerprint
 from interp.errors import InputError
 from interp.files import refuse_used, whole_folder, write_text
 from interp.image_tokens import encode_together
@@ -137,6 +137,7 @@ def _made_of(
         "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
         "processes": processes,
+        **inputs_digests(vlm.processor, [question.image for question in taught]),
     }
 
 

@@ -31,7 +31,7 @@ from interp.register_grid import GridResult, grid_findings, grid_prompts, named_
 from interp.replay import Replay
 from interp.residuals import Residuals
 from interp.saes import Sae, encode_features
-from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, guarded, ratio_interval, resampled
+from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, ratio_interval, resampled
 from interp.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -206,8 +206,6 @@ def study_feature(
         where = [(sae.layer, feature)]
         replay, other = replay_of(vlm, prompts, banked), replay_of(vlm, prompts, unflipped)
         (test,) = probe_features(replay, banked, other, unflipped, residuals, screen, where, lambda _: sae, seed)
-        whose = banked.pairs["patient"]
-        test = test._replace(recovery=guarded(test.recovery, whose), net=guarded(test.net, whose))
         groups = recovery_by_group(replay, sae, feature, prompts, banked, delta[flips.banked], seed)
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
@@ -287,8 +285,7 @@ def recovery_by_group(
     for grouping, member in groupings.items():
         for group, count in pd.Series(member).value_counts().items():
             rows = member == group
-            interval = ratio_interval(towards[rows], size[rows], patients[rows].tolist(), seed)
-            recovery = guarded(interval, patients[rows])
+            recovery = ratio_interval(towards[rows], size[rows], patients[rows].tolist(), seed)
             whose = len(set(patients[rows]))
             found.append(GroupRecovery(grouping, str(group), int(count), whose, float(size[rows].sum()), recovery))
     return found

@@ -65,7 +65,7 @@ def whole_file(path: Path, lasting: bool = True) -> Iterator[Path]:
         partial = Path(name)
         try:
             yield partial
-            partial.chmod(0o644)
+            partial.chmod(0o666 & ~umask())
             if lasting:
                 flush(partial)
             partial.replace(path)
@@ -90,7 +90,7 @@ def whole_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
             yield partial
             # Some writers make private files; a result is as readable as any file.
             for inside in [*partial.rglob("*"), partial]:
-                inside.chmod(0o755 if inside.is_dir() else 0o644)
+                inside.chmod((0o777 if inside.is_dir() else 0o666) & ~umask())
                 flush(inside)
             if path.is_dir():
                 path.rmdir()
@@ -98,6 +98,15 @@ def whole_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
             flush(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@cache
+def umask() -> int:
+    """The permissions that this process's files do not get, as it was started."""
+    # It can only be read by setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def flush(path: Path) -> None:

@@ -19,7 +19,7 @@ from interp.files import whole_file
 if TYPE_CHECKING:
     from interp.vlm import Vlm
 
-LAYOUT = "1"
+LAYOUT = "2"
 """To be changed whenever `interp.images` decodes an image otherwise, or a file holds something else."""
 
 

@@ -93,17 +93,20 @@ def _picture(path: Path) -> "Image":
 
 def _dicom(path: Path) -> "Image":
     from PIL import Image
-    from pydicom.pixels import convert_color_space
+    from pydicom.pixels import apply_color_lut
 
     data = _dataset(path)
     try:
+        # What is stored as YBR comes as RGB.
         pixels = data.pixel_array
         colours = data.get("PhotometricInterpretation", "MONOCHROME2")
-        if data.get("SamplesPerPixel", 1) == 1:
+        bits = int(data.get("BitsStored", 8))
+        if colours == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, data)
+            bits = 8 * pixels.itemsize
+        elif data.get("SamplesPerPixel", 1) == 1:
             return _grey(*_shown(data, pixels), invert=colours == "MONOCHROME1")
-        if colours.startswith("YBR"):
-            pixels = convert_color_space(pixels, colours, "RGB")
-        return Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB")
+        return Image.fromarray((pixels >> max(0, bits - 8)).astype(np.uint8)).convert("RGB")
     except (RuntimeError, NotImplementedError):
         raise UnreadableImageError(
             f"DICOM pixels that can not be decoded ({_syntax_name(data)}); `pip install 'pylibjpeg[all]'` may help"
@@ -158,7 +161,16 @@ def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, flo
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     grey = apply_modality_lut(pixels, data)
-    if "WindowCenter" in data or "VOILUTSequence" in data:
+    table = (data.get("VOILUTSequence") or [None])[0]
+    if table is not None and table.get("LUTDescriptor") and table.get("LUTData"):
+        length, first, _ = table.LUTDescriptor
+        mapped = first + np.arange(length or 2**16)
+        ends = apply_voi_lut(mapped, data)
+        # pydicom looks values up modulo 256 in a table of 8 bits.
+        inside = np.rint(grey).clip(mapped[0], mapped[-1]).astype(np.int64)
+        return apply_voi_lut(inside, data), float(ends.min()), float(ends.max())
+    # Either may be there without a value, which says nothing.
+    if all(data.get(name) not in (None, "") for name in ("WindowCenter", "WindowWidth")):
         # What lies far below and far above the window marks the ends of what is shown.
         ends = apply_voi_lut(np.array([-(2**30), 2**30]), data)
         return apply_voi_lut(grey, data), float(ends.min()), float(ends.max())

@@ -110,6 +110,7 @@ def import_questions(
         for (record, image), split in zip(placed, splits, strict=True)
         if (question := _question(record, image, split, report)) is not None
     ]
+    _fill_patients(questions)
     _unique(questions, report)
     _check_leak(questions, source)
     if not questions:
@@ -254,27 +255,41 @@ def _patient_in(image: str) -> str | None:
     return match[1] if match else None
 
 
+def _fill_patients(questions: list[Question]) -> None:
+    """Give questions without a patient the one that another question on the same image names, in place."""
+    patient_of = {question.image: question.patient for question in questions if question.patient is not None}
+    for i, question in enumerate(questions):
+        if question.patient is None and question.image in patient_of:
+            questions[i] = question.model_copy(update={"patient": patient_of[question.image]})
+
+
 def _unique(questions: list[Question], report: ImportReport) -> None:
     """Number the ids of questions that share one, in place."""
+    given = {question.id for question in questions}
     seen: Counter[str] = Counter()
     for i, question in enumerate(questions):
         seen[question.id] += 1
         if seen[question.id] > 1:
-            questions[i] = question.model_copy(update={"id": f"{question.id}#{seen[question.id]}"})
-    if renamed := sum(seen.values()) - len(seen):
+            while (free := f"{question.id}#{seen[question.id]}") in given:
+                seen[question.id] += 1
+            given.add(free)
+            questions[i] = question.model_copy(update={"id": free})
+    if renamed := sum(question.id not in seen for question in questions):
         report.notes.append(f"{renamed} ids were used twice; a number was added to them")
 
 
 def _check_leak(questions: Iterable[Question], source: str | Path) -> None:
-    splits: dict[str, set[str]] = {}
+    splits: dict[str, dict[str, set[str]]] = {"patients": {}, "images": {}}
     for question in questions:
-        splits.setdefault(question.group, set()).add(split_of(question))
-    shared = sum(len(found) > 1 for found in splits.values())
-    if shared:
-        raise InputError(
-            f"{source}: {shared} of {len(splits)} patients are in both train and test, so results would leak. Correct "
-            "the split column, or remove it: patients are then split by a hash of their id."
-        )
+        for kind, which in (("patients", question.group), ("images", question.image)):
+            splits[kind].setdefault(which, set()).add(split_of(question))
+    for kind, found in splits.items():
+        shared = sum(len(of_one) > 1 for of_one in found.values())
+        if shared:
+            raise InputError(
+                f"{source}: {shared} of {len(found)} {kind} are in both train and test, so results would leak. Correct "
+                "the split column, or remove it: patients are then split by a hash of their id."
+            )
 
 
 def _count(questions: Sequence[Question], report: ImportReport) -> None:

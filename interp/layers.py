@@ -54,26 +54,35 @@ def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: in
     """The shortest run of layers that holds `share` of everything that is added anywhere.
 
     `growth` maps each layer to what it adds: the net recovery of its write patch (rule `write`), or the growth of the
-    layer patch's net recovery, R(L) - R(L - 1) (rule `rise`). Layers that take away count as nothing in the whole. Of
-    equally short runs the one that holds most is taken; if none within `max_width` holds the share, the one of that
-    width that holds most. The ends are trimmed of layers that add nothing. Raises ValueError without layers.
+    layer patch's net recovery, R(L) - R(L - 1) (rule `rise`). Layers that take away count as nothing in the whole.
+    Profiled layers need not be consecutive; a run spans from its first to its last one and never exceeds `max_width`
+    layers. Of equally short runs the one that holds most is taken; if none holds the share, of those that can not be
+    longer the one that holds most. The ends are trimmed of layers that add nothing. Raises ValueError without layers.
     """
     layers = sorted(growth)
+    if not layers:
+        raise ValueError("the profile has no layers")
     values = np.array([growth[layer] for layer in layers])
-    whole = values.clip(min=0).sum()
-    peak = layers[int(values.argmax())]
-    widest = min(max_width, len(layers))
-    for width in range(1, widest + 1):
-        sums = np.convolve(values, np.ones(width), "valid")
-        if sums.max() >= share * whole or width == widest:
-            low = int(sums.argmax())
-            high = low + width - 1
-            while low < high and values[low] <= 0:
-                low += 1
-            while low < high and values[high] <= 0:
-                high -= 1
-            return LayerRange(layers[low], layers[high], peak)
-    raise ValueError("the profile has no layers")
+    needed = share * values.clip(min=0).sum()
+    runs = [
+        (low, high)
+        for low in range(len(layers))
+        for high in range(low, len(layers))
+        if layers[high] - layers[low] < max_width
+    ]
+    held = {(low, high): float(values[low : high + 1].sum()) for low, high in runs}
+    enough = [run for run in runs if held[run] >= needed]
+    longest = [(low, high) for low, high in runs if (low - 1, high) not in held and (low, high + 1) not in held]
+    low, high = (
+        min(enough, key=lambda run: (layers[run[1]] - layers[run[0]], -held[run]))
+        if enough
+        else max(longest, key=lambda run: held[run])
+    )
+    while low < high and values[low] <= 0:
+        low += 1
+    while low < high and values[high] <= 0:
+        high -= 1
+    return LayerRange(layers[low], layers[high], layers[int(values.argmax())])
 
 
 def overlap(found: Sequence[int], planted: Sequence[int]) -> float:

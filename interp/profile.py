@@ -141,6 +141,8 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
             f"fewer than the {min_flips} of 5 that are needed"
         )
     best = max(profile, key=lambda p: p.flip_auc.value or 0.0)
+    if best.flip_auc.value is None:
+        return "no gate found", "all pairs of the held-out half flip, so that no feature can tell flips from others"
     if best.flip_auc_null is None or (best.flip_auc.value or 0.0) <= best.flip_auc_null:
         return "no gate found", (
             f"no layer's features tell held-out flips from other pairs better than shuffled labels "

@@ -71,10 +71,14 @@ def prompt_tokens(
     """Token ids of each question in the chat template, image placeholder expanded.
 
     `closed` says which are yes/no questions, which `style` may treat apart, `with_image` which have an image (by
-    default all). The same ids as `processor.apply_chat_template(..., tokenize=True)`, without touching pixels.
+    default all). The same ids as `processor.apply_chat_template(..., tokenize=True)`, without touching pixels. Raises
+    InputError if a text holds what stands for an image.
     """
     if not texts:
         return []
+    for written in {processor.tokenizer.boi_token, processor.tokenizer.image_token}:
+        if any(written in text for text in texts):
+            raise InputError(f"A wording holds {written!r}, which stands for an image. Take it out of the questions.")
     closed = closed if closed is not None else [False] * len(texts)
     with_image = with_image if with_image is not None else [True] * len(texts)
     messages = [_messages(*asked, style) for asked in zip(texts, closed, with_image, strict=True)]

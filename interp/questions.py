@@ -81,10 +81,16 @@ class Question(BaseModel):
             raise ValueError(f"found type {type_!r}, expected one of {', '.join(ANSWER_SETS)}")
         return type_
 
+    @field_validator("patient")
+    @classmethod
+    def _known_patient(cls, patient: str | None) -> str | None:
+        # An empty cell names nobody; all that have one would be one patient.
+        return patient if patient and patient.strip() else None
+
     @property
     def group(self) -> str:
         """The patient, or the image where no patient is given: the unit of splits and intervals."""
-        return self.patient if self.patient is not None else self.image
+        return self.patient if self.patient is not None else Path(self.image).as_posix()
 
     @property
     def true_answer(self) -> str | None:
@@ -109,6 +115,8 @@ def load_questions(
 ) -> list[Question]:
     """Read a JSON Lines file of questions, by default the embedded world's; every `image` returned is an absolute path.
 
+    Where no patient is given, `patient` becomes the image as the file has it, so that splits and intervals are the same
+    wherever the images lie.
     Raises InputError naming the row for anything that is not as the format says, and if the split is empty. No
     message holds what a row says, but for the name of its type: the row is enough to look it up.
     """
@@ -128,7 +136,8 @@ def load_questions(
                     question = _parse(line, f"{path}, row {row}")
                     _check(question, f"{path}, row {row}", root, row_of)
                     row_of[question.id] = row
-                    questions.append(question.model_copy(update={"image": str(root / question.image)}))
+                    absolute = {"image": str(root / question.image), "patient": question.group}
+                    questions.append(question.model_copy(update=absolute))
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
@@ -184,14 +193,15 @@ def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -
 
 
 def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str, int]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for question in questions:
         split = split_of(question)
-        if seen.setdefault(question.group, split) != split:
-            raise InputError(
-                f"{path}, row {row_of[question.id]}: its patient is in both splits, so results would leak. "
-                "Give all questions of a patient the same 'split'."
-            )
+        for what, which in (("patient", question.group), ("image", question.image)):
+            if seen.setdefault((what, which), split) != split:
+                raise InputError(
+                    f"{path}, row {row_of[question.id]}: its {what} is in both splits, so results would leak. "
+                    f"Give all questions of one {what} the same 'split'."
+                )
 
 
 def split_of(question: Question, test_share: float = 0.3) -> str:
@@ -250,7 +260,7 @@ def pair_table(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """A hash of the questions' content, paths and text included, that reveals none of it."""
+    """A hash of the questions' content, names of images and text included, that reveals none of it."""
     digest = hashlib.blake2b(digest_size=16)
     for question in questions:
         digest.update(

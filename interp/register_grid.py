@@ -20,7 +20,7 @@ from interp.lexicon import TERMS, find_term
 from interp.measurement import measure
 from interp.prompts import prompt_tokens
 from interp.saes import Sae
-from interp.statistics import Estimate, auc, correlation, guarded, mean_interval, resampled
+from interp.statistics import Estimate, auc, correlation, mean_interval, resampled
 from interp.vlm import Vlm
 
 SHIPPED = Path(__file__).with_name("register_grid.csv")
@@ -147,14 +147,14 @@ def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int)
             LevelMean(
                 k,
                 int(rows.sum()),
-                guarded(mean_interval(activation[rows], patient[rows].tolist(), seed), patient[rows]),
+                mean_interval(activation[rows], patient[rows].tolist(), seed),
             )
             for k, rows in of_level.items()
         ],
         auc=resampled(told, patient[ends], seed),
         spearman=resampled(lambda rows: _rank_correlation(level[rows], activation[rows]), patient, seed),
         controlled_pairs=len(pairs),
-        controlled=guarded(mean_interval(differences, patient[pairs[:, 0]].tolist(), seed), patient[pairs[:, 0]])
+        controlled=mean_interval(differences, patient[pairs[:, 0]].tolist(), seed)
         if len(pairs)
         else Estimate(np.nan, np.nan, np.nan),
         cells=cells.agg(prompts="size", mean_activation="mean").reset_index(),

@@ -1,5 +1,6 @@
 """Final-token residuals of many prompts at many layers, in main memory while they fit and in a file beyond."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from interp.room import room_for
 
 
 class Residuals(NamedTuple):
@@ -34,12 +37,20 @@ class Residuals(NamedTuple):
 
 
 def empty_residuals(layers: Sequence[int], n: int, d_model: int, dtype: torch.dtype, max_bytes: int) -> Residuals:
-    """Room for n prompts: in main memory up to `max_bytes`, else in a temporary file that has no name on the disk."""
+    """Room for n prompts: in main memory up to `max_bytes`, else in a temporary file that has no name on the disk.
+
+    Raises InputError if there is no room for it.
+    """
     shape = (len(layers), n, d_model)
     size = len(layers) * n * d_model
     if size * dtype.itemsize <= max_bytes:
         return Residuals(list(layers), torch.empty(shape, dtype=dtype))
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "residuals"
+        # Taken now where the system can: a disk that is full when a map is written to kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with room_for(file), file.open("wb") as opened:
+                os.posix_fallocate(opened.fileno(), 0, size * dtype.itemsize)
         # The mapping outlives the name, so nothing stays behind, however the run ends.
-        values = torch.from_file(str(Path(folder) / "residuals"), shared=True, size=size, dtype=dtype)
+        values = torch.from_file(str(file), shared=True, size=size, dtype=dtype)
     return Residuals(list(layers), values.reshape(shape))

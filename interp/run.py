@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp.artifact import write_layers
-from interp.digests import joined_digest, weights_fingerprint
+from interp.digests import inputs_digests, joined_digest, weights_fingerprint
 from interp.errors import InputError
 from interp.figure_style import save_figures
 from interp.figures.search import search_drawings
@@ -97,6 +97,7 @@ def _made_of(search: Search, processes: int) -> dict[str, Any]:
         "device": vlm.device.type,
         "batch_tokens": search.batch_tokens,
         "processes": processes,
+        **inputs_digests(vlm.processor, [question.image for question in search.questions]),
     }
 
 

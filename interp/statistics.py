@@ -51,7 +51,10 @@ def _times_drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
 def ratio_interval(
     top: FloatArray, bottom: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000
 ) -> Estimate:
-    """sum(top) / sum(bottom) with a cluster-bootstrap interval; a mean where `bottom` is all ones."""
+    """sum(top) / sum(bottom) with a cluster-bootstrap interval; a mean where `bottom` is all ones.
+
+    The interval is NaN for fewer than MIN_PATIENTS clusters.
+    """
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if bottom.sum() == 0:
         return Estimate(np.nan, np.nan, np.nan)
@@ -59,7 +62,7 @@ def ratio_interval(
     total = drawn @ np.bincount(member, bottom)
     samples = (drawn @ np.bincount(member, top))[total != 0] / total[total != 0]
     low, high = np.percentile(samples, [2.5, 97.5])
-    return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
+    return guarded(Estimate(float(top.sum() / bottom.sum()), float(low), float(high)), clusters)
 
 
 def mean_interval(values: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000) -> Estimate:

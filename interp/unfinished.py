@@ -137,7 +137,7 @@ def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tens
 def check_begun(path: Path, begun: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
     """Raise InputError, naming the first difference, if what is at `path` was begun with anything else."""
     now = plain(made_of)
-    for name in sorted({*begun, *now}):
+    for name in dict.fromkeys((*now, *begun)):
         then, wanted = begun.get(name), now.get(name)
         if then != wanted:
             raise InputError(

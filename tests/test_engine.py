@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from interp.errors import InputError
 from interp.images import BLANK_IMAGE, open_image
 from interp.measurement import measure
 from interp.packing import attention_masks, collate, pack
@@ -65,6 +66,12 @@ def test_prompt_is_the_processors_own(vlm):
     image = Image.new("RGB", (64, 64))
     for text, tokens in zip(texts, prompt_tokens(vlm.processor, texts), strict=True):
         assert tokens == plain_inputs(vlm, image, text)["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>"])
+def test_a_wording_that_stands_for_an_image_is_refused(vlm, token):
+    with pytest.raises(InputError, match=f"A wording holds '{token}', which stands for an image"):
+        prompt_tokens(vlm.processor, ["Is there a nodule?", f"Is there {token}?"])
 
 
 def test_packed_margins_and_residuals_are_the_plain_models(vlm, own_data):

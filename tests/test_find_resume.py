@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from interp import exchange, kept, run, unfinished
 from interp.artifact import read_layers
@@ -127,10 +128,15 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
     state = search.vlm.model.state_dict()["model.language_model.norm.weight"]
     sae = load_sae(search.saes[5], 5, search.vlm.d_model)
     save_sae(sae._replace(threshold=sae.threshold * 2), tmp_path / "sae", "another")
+    # Another picture under the same name.
+    first = Path(search.questions[0].image)
+    Image.effect_noise((64, 64), 50).save(tmp_path / first.name)
+    copied = search.questions[0].model_copy(update={"image": str(tmp_path / first.name)})
     for other, message in (
         (search._replace(settings=FindSettings(seed=1, min_flips=1)), "was begun with seed 0, but now it is 1"),
         (search._replace(questions=search.questions[:100]), "was begun with questions"),
         (search._replace(saes={4: search.saes[4], 5: tmp_path / "sae"}), "was begun with saes"),
+        (search._replace(questions=[copied, *search.questions[1:]]), "was begun with image contents"),
         (search._replace(batch_tokens=4000), "was begun with batch tokens 3000, but now it is 4000"),
     ):
         with pytest.raises(InputError) as refused:

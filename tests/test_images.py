@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicoms import write_dicom
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
@@ -69,6 +69,28 @@ def test_monochrome1_is_inverted(tmp_path):
     assert dark[0, 0] == 255
 
 
+@pytest.mark.parametrize("empty", [{"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 2048}])
+def test_a_window_without_a_value_says_nothing(tmp_path, empty):
+    plain, with_tag = write_dicom(tmp_path / "a.dcm", RAMP), write_dicom(tmp_path / "b.dcm", RAMP, **empty)
+    assert (grey(plain) == grey(with_tag)).all()
+    assert grey(plain).std() > 50
+
+
+@pytest.mark.parametrize(
+    ("first", "length", "bits"),
+    [(0, 4096, 12), (0, 4096, 16), (1, 4095, 12), (500, 3000, 16), (0, 256, 8), (100, 200, 8)],
+)
+def test_a_lookup_table_is_read_entry_by_entry(tmp_path, first, length, bits):
+    entries = np.rint((np.arange(length) / (length - 1)) ** 2 * (2**bits - 1)).astype(int)
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [length, first, bits])
+    table.add_new("LUTData", "US", entries.tolist())
+    path = write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=Sequence([table]))
+    # DICOM PS3.3 C.11.2.1.1: what lies outside is shown as the first or the last entry.
+    expected = entries[(RAMP - first).clip(0, length - 1)] / (2**bits - 1) * 255
+    assert np.abs(grey(path) - expected).max() <= 0.51
+
+
 def test_without_a_window_the_pixels_range_counts_and_padding_does_not(tmp_path):
     padded = RAMP // 4 + 1000
     padded[0] = 4095
@@ -87,6 +109,30 @@ def test_colour_dicom(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3))
     path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, photometric="RGB")
     assert (np.asarray(decode(path)) == pixels).all()
+
+
+def test_colour_of_16_bits_keeps_the_upper_8(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (20, 30, 3))
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=16, photometric="RGB")
+    assert (np.asarray(decode(path)) == pixels // 256).all()
+
+
+def test_grey_stored_as_ybr_stays_grey(tmp_path):
+    brightness = np.arange(240).reshape(12, 20)
+    pixels = np.stack([brightness, np.full_like(brightness, 128), np.full_like(brightness, 128)], -1)
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, photometric="YBR_FULL")
+    assert (np.asarray(decode(path)) == brightness[..., None]).all()
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    palette = np.random.default_rng(0).integers(0, 2**16, (256, 3))
+    index = np.random.default_rng(1).integers(0, 256, (12, 20))
+    tags = {}
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tags[f"{name}PaletteColorLookupTableData"] = palette[:, k].astype("<u2").tobytes()
+    path = write_dicom(tmp_path / "a.dcm", index, bits=8, photometric="PALETTE COLOR", **tags)
+    assert (np.asarray(decode(path)) == palette[index] // 256).all()
 
 
 def _truncated(path):

@@ -122,6 +122,32 @@ def test_psf_med_older_lists_of_texts(mimic, tmp_path):
     assert report.inverted == {"rule_out": 1}
 
 
+def test_psf_med_lists_that_pandas_wrote_into_cells(mimic, tmp_path):
+    """As Python, not as JSON."""
+    rows = [row | {"paraphrases": [p["text"] for p in row["paraphrases"]]} for row in psf_rows()]
+    pd.DataFrame(rows).to_csv(tmp_path / "mimic.csv", index=False)
+    assert "['Is pneumothorax present?'" in (tmp_path / "mimic.csv").read_text()
+    questions, _ = run(tmp_path / "mimic.csv", "psf-med", mimic, tmp_path)
+    assert [p.text for p in questions[0].same_meaning] == ["Is pneumothorax present?", "Describe the pleural space."]
+
+
+def test_a_number_added_to_an_id_is_not_taken_already(tmp_path):
+    picture(tmp_path / "a.png")
+    row = {"image": "a.png", "type": "presence", "question": "Is there a nodule?", "answer": "no"}
+    write_rows(tmp_path / "given.jsonl", [row | {"id": id_} for id_ in ("x", "x", "x#2", "y")])
+    questions, report = run(tmp_path / "given.jsonl", "jsonl", tmp_path, tmp_path)
+    assert [q.id for q in questions] == ["x", "x#3", "x#2", "y"]
+    assert "1 ids were used twice; a number was added to them" in report.notes
+
+
+def test_an_image_belongs_to_the_patient_that_any_row_names(tmp_path):
+    picture(tmp_path / "a.png")
+    row = {"image": "a.png", "type": "presence", "question": "Is there a nodule?", "answer": "no"}
+    write_rows(tmp_path / "given.jsonl", [row | {"id": "1"}, row | {"id": "2", "patient": "p"}])
+    questions, _ = run(tmp_path / "given.jsonl", "jsonl", tmp_path, tmp_path)
+    assert [q.patient for q in questions] == ["p", "p"]
+
+
 def test_psf_med_one_row_a_paraphrase(tmp_path):
     picture(tmp_path / "padchest" / "1_a.png")
     text = "question_id,original_question,paraphrase,phenomenon,image_path,ground_truth\n"

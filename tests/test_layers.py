@@ -12,6 +12,13 @@ from interp.profile import commit_layer, judge, ranges_of
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
 
 
+def test_a_run_of_layers_far_apart_spans_no_more_than_the_width():
+    four = {9: 0.15, 17: 0.25, 22: 0.25, 29: 0.15}
+    assert growth_range(four, max_width=5).layers == [17]
+    assert growth_range(four, max_width=6).layers == list(range(17, 23))
+    assert growth_range({0: 0.4, 2: 0.4, 9: 0.2}, max_width=5).layers == [0, 1, 2]
+
+
 def steps(recovery):
     return {i: r - (recovery[i - 1] if i else 0.0) for i, r in enumerate(recovery)}
 
@@ -91,6 +98,16 @@ def test_a_gate_holds_half_of_what_is_written():
         assert said == verdict
         if spread == 0.2:
             assert "4-5 hold 27% of all that is written" in reason
+
+
+def test_where_all_pairs_flip_there_is_no_gate_and_no_crash():
+    pairs = pd.DataFrame({"patient": [f"p{i}" for i in range(20)]})
+    flips = Flips(pairs, *(np.ones(20) for _ in range(2)), *(np.ones(20, bool) for _ in range(2)))
+    undefined = Interval(value=None, low=None, high=None)
+    profile = [_entry(layer, 0.1).model_copy(update={"flip_auc": undefined}) for layer in range(4)]
+    verdict, reason = judge(profile, flips, ranges_of(profile, max_width=2)["write", "write"], min_flips=10)
+    assert verdict == "no gate found"
+    assert "all pairs of the held-out half flip" in reason
 
 
 def test_every_rule_reads_every_profile():

@@ -1,5 +1,8 @@
 """A run with little memory finds what one with much finds, and keeps what does not fit in a file without a name."""
 
+import os
+import resource
+import signal
 import tempfile
 
 import psutil
@@ -7,6 +10,7 @@ import pytest
 import torch
 
 from interp.demo import WORLD
+from interp.errors import InputError
 from interp.find import FindSettings, find_features
 from interp.memory import GIB, left_in_group, memory_left
 from interp.questions import load_questions
@@ -65,6 +69,21 @@ def test_little_memory_changes_nothing_that_is_found(questions):
             torch.tensor(little[column].to_numpy(float)), torch.tensor(much[column].to_numpy(float)), atol=2e-4, rtol=0
         )
     assert found[0].artifact.data.flip_bank > 5
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system takes room only as it is written to")
+def test_a_full_disk_is_told_before_anything_is_written_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="there is no room to write it"):
+            empty_residuals([3, 4], 1000, 6, torch.bfloat16, max_bytes=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_stays_of_a_file(tmp_path, monkeypatch):

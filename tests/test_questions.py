@@ -1,10 +1,12 @@
 """Reading questions: what is accepted, and one clear error for everything else."""
 
+import shutil
+
 import pytest
 from conftest import read_rows, write_rows
 
 from interp.errors import InputError
-from interp.questions import fingerprint, load_questions, pair_table, prompt_table, split_of
+from interp.questions import Question, fingerprint, load_questions, pair_table, prompt_table, split_of
 
 
 def test_reads_what_was_written(own_data):
@@ -29,8 +31,10 @@ def test_tables_are_aligned(own_data):
 
 def test_splits_are_by_patient_and_cover_everything(own_data):
     path = own_data / "questions.jsonl"
-    rows = [row | {"patient": f"q{i}"} for i, row in enumerate(read_rows(path) * 40)]
-    write_rows(path, [row | {"id": str(i)} for i, row in enumerate(rows)])
+    rows = [row | {"patient": f"q{i}", "id": str(i)} for i, row in enumerate(read_rows(path) * 40)]
+    for row in rows:
+        row["image"] = shutil.copy(own_data / row["image"], own_data / f"{row['id']}.png").name
+    write_rows(path, rows)
     everyone = load_questions(path)
     test = {q.patient for q in everyone if split_of(q) == "test"}
     assert 0.2 < len(test) / len(rows) < 0.4
@@ -68,6 +72,34 @@ def test_a_patient_in_two_splits_is_refused(own_data):
     write_rows(path, rows)
     with pytest.raises(InputError, match="row 2: its patient is in both splits"):
         load_questions(path)
+
+
+def test_an_image_in_two_splits_is_refused(own_data):
+    path = own_data / "questions.jsonl"
+    rows = read_rows(path)
+    rows[0] |= {"patient": "a", "split": "train"}
+    rows[1] |= {"patient": "b", "split": "test", "image": rows[0]["image"]}
+    write_rows(path, rows[:2])
+    with pytest.raises(InputError, match="row 2: its image is in both splits"):
+        load_questions(path)
+
+
+def test_without_patients_the_splits_are_the_same_wherever_the_images_lie(own_data, tmp_path_factory):
+    path = own_data / "questions.jsonl"
+    rows = [row | {"id": str(i)} for i, row in enumerate(read_rows(path) * 40)]
+    for row in rows:
+        row["image"] = shutil.copy(own_data / row["image"], own_data / f"{row['id']}.png").name
+        row.pop("patient", None)
+    # As good as none, and another way to write a path.
+    rows[0] |= {"patient": " ", "image": f"./{rows[0]['image']}"}
+    write_rows(path, rows)
+    elsewhere = tmp_path_factory.mktemp("other") / "folder"
+    shutil.copytree(own_data, elsewhere)
+    here, there = ([split_of(q) for q in load_questions(folder / path.name)] for folder in (own_data, elsewhere))
+    assert here == there
+    by_hash = [split_of(Question.model_validate(row)) for row in rows]
+    assert here == by_hash
+    assert len({q.group for q in load_questions(path)}) == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,14 @@ from interp.statistics import (
 )
 
 
+def test_too_few_patients_give_a_number_without_an_interval():
+    values = np.arange(8.0)
+    four, five = (mean_interval(values, [min(i, k) for i in range(8)], 0) for k in (3, 4))
+    assert four.value == five.value == 3.5
+    assert np.isnan([four.low, four.high]).all()
+    assert five.low < 3.5 < five.high
+
+
 def test_auc_by_counting_pairs():
     scores = np.array([[0.1, 1], [0.4, 1], [0.35, 0], [0.8, 1]])
     positive = np.array([False, False, True, True])

@@ -1,6 +1,7 @@
 """Folders that one process holds, manifests, and writing whole or not at all."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -40,6 +41,16 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
     with held(tmp_path / "a" / "b"):
         pass
     assert not (tmp_path / "a").exists(), "nothing is left of what held nothing"
+
+
+def test_results_are_as_private_as_the_user_wants_files_to_be(tmp_path):
+    code = (
+        "import os, sys; os.umask(0o077)\nfrom pathlib import Path\nfrom interp.files import whole_folder, write_text\n"
+    )
+    code += "write_text(Path('a'), 'x')\nwith whole_folder(Path('b')) as part:\n    (part / 'c').write_text('x')\n"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"a": 0o600, "b": 0o700, "c": 0o600}
 
 
 def test_what_a_manifest_says(tmp_path):

@@ -91,7 +91,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def check_match(path: Path, record: ArmRecord, wanted: dict[str, Any]) -> None:
     """Raise InputError unless what must be the same is the same."""
-    for name in sorted({*record.match, *wanted}):
+    for name in dict.fromkeys((*wanted, *record.match)):
         made, now = record.match.get(name), wanted.get(name)
         if made != now:
             raise InputError(

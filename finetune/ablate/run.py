@@ -33,7 +33,7 @@ from finetune.sheet import Answers
 from finetune.texts import text_hashes
 from finetune.train import accelerator_for, train
 from interp.artifact import Layers, ModelEntry, ProfileEntry, PromptEntry
-from interp.digests import weights_fingerprint
+from interp.digests import inputs_digests, weights_fingerprint
 from interp.files import refuse_used, software, sweep
 from interp.image_tokens import encode_together
 from interp.images import BLANK_IMAGE
@@ -153,6 +153,7 @@ def ablate(
         "prompt": vlm.style._asdict(),
         "test_questions": fingerprint(asked),
         "evaluation_seed": settings.seed,
+        **inputs_digests(vlm.processor, [question.image for question in (*taught, *asked)]),
     }
     runs = _runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
     done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}

@@ -8,7 +8,7 @@ from typing import Any
 from finetune.grounding.figures import save_grounding
 from finetune.grounding.kept import Kept
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
-from interp.digests import weights_fingerprint
+from interp.digests import inputs_digests, weights_fingerprint
 from interp.files import refuse_used
 from interp.progress import tell
 from interp.questions import fingerprint
@@ -56,4 +56,5 @@ def _made_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
         "prompt": vlm.style._asdict(),
         "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
+        **inputs_digests(vlm.processor, [question.image for question in loaded.questions]),
     }

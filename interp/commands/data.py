@@ -57,7 +57,7 @@ def paraphrase_command(
     out: Annotated[Path, typer.Option(help="New JSON Lines file.", show_default=False)],
     images: Images = None,
     per_question: Annotated[int, typer.Option(min=1, help="Most paraphrases of a question.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the choice among the rules' wordings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice among the rules' wordings.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -13,7 +13,7 @@ def demo_build_command(
     gate_layers: Annotated[str, typer.Option(help="Neighbouring layers to plant the gate into.")] = "4-5",
     no_gate: Annotated[bool, typer.Option("--no-gate", help="A clean model instead, trained as long.")] = False,
     strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.45,
-    seed: Annotated[int, typer.Option(help="Seed of images, wordings and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[
         Path | None, typer.Option(help="World whose base model and SAEs are reused.", show_default="none")
     ] = None,

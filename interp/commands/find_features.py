@@ -61,7 +61,7 @@ def find_features_command(
     dtype: Dtype = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompt tokens in a forward pass [thousands].")] = 16,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed of halves, controls and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of halves, controls and intervals.")] = 0,
     revision: Revision = None,
     image_first: ImageFirst = None,
     system: System = None,

@@ -54,7 +54,7 @@ def study_feature_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed of controls, grid images and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of controls, grid images and intervals.")] = 0,
     revision: Revision = None,
     image_first: ImageFirst = None,
     system: System = None,

@@ -39,7 +39,7 @@ def transfer_check_command(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     revision: Revision = None,
     sae_dtype: SaeDtype = "float32",
     json: Json = False,

@@ -20,7 +20,7 @@ def verify_command(
     images: Images = None,
     limit: Limit = None,
     sample: Annotated[int, typer.Option(min=1, help="Questions that are measured again.")] = 50,
-    seed: Annotated[int, typer.Option(help="Seed of that sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Make the whole search again, and compare every number of layers.json.")
     ] = False,

@@ -4,6 +4,7 @@ Two layouts are known: one row a question with a list of paraphrases, and one ro
 names over the versions; images are not part of the data set.
 """
 
+from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,17 @@ def _long(rows: Sequence[Row], columns: Mapping[str, str]) -> Iterator[Record | 
 
 
 def _listed(text: str) -> Any:
-    """A list that was written into one CSV cell as JSON."""
+    """A list that was written into one CSV cell, as JSON or, as pandas does it, as Python."""
     try:
         return parse_json(text)
     except ValueError:
+        pass
+    try:
+        written = literal_eval(text) if text.lstrip().startswith("[") else text
+    # Whatever it is, it is no list.
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+    return written if isinstance(written, list) and all(isinstance(part, str) for part in written) else text
 
 
 def _record(

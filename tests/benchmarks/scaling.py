@@ -7,9 +7,9 @@ they find the same.
 
 screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
 read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
-launched as a user would launch it, and prints what it has at once; of one that is launched again the last launch counts.
-A virtual host may hand out its main memory slowly where nobody has written yet, so that the first launch is slower: give
---touch nearly all of it. Without GPUs all processes share the cores.
+launched as a user would launch it, and prints what it has at once; of one launched again the last launch counts.
+A virtual host may hand out its main memory slowly where nobody has written yet, so that the first launch is slower:
+give --touch nearly all of it. Without GPUs all processes share the cores.
 """
 
 import argparse
