@@ -62,7 +62,7 @@ def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
             f"layers.json was made on {_described(*studied)}, but the model here is {_described(*given)}. "
             "Give --model the one that was studied, or run `interp find-features` on this one."
         )
-    source = f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint}"
+    source = f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint} ({wanted.data.split} split)"
     return Choice(sorted(wanted.layers), source, wanted.weights)
 
 

@@ -68,10 +68,16 @@ def train_and_evaluate(
     interruption a folder beside it (`interp.unfinished.working_folder`) holds a checkpoint, and `resume` goes on from
     there to what would have come out without a break; it returns None if nothing is left to do.
     """
+    questions, out = Path(questions), Path(out)
     if not resume:
         refuse_used(out)
     refuse_unfinished(out, resume)
     wanted = read_choice(layers, layers_from)
+    if not isinstance(wanted, str) and wanted.data.split in ("all", test_split):
+        tell(
+            f"The layers were chosen on the {wanted.data.split} split, patients of the evaluation included: it is not "
+            "wholly held out. `interp find-features --split train` leaves them out."
+        )
     taught, asked = load_splits(questions, images, split, test_split, limit)
     check_tracker(log_with, out, resume)
     accelerator = accelerator_for(device, log_with, logs_folder(out))
@@ -166,9 +172,12 @@ def evaluate_saved(
     style the one they were trained with but for `prompt_changes`; `image_cache` is as of `load_vlm`. Raises InputError
     for bad input, for adapters that do not fit the model or each other, and if there is nothing to compare or no model.
     """
+    adapters = [Path(folder) for folder in adapters]
     names = names_of(adapters)
     source, style, records = shared_base(adapters, model, prompt_changes)
     asked = load_questions(questions, images, split)[:limit]
+    if split != "test" and records:
+        tell(f"--split {split}: adapters may have been trained on these questions, so this is no held-out evaluation.")
     vlm = load_vlm(source, device, dtype, revision, style, image_cache)
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
     arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]

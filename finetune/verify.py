@@ -28,9 +28,8 @@ ESTIMATES = {"before", "after", "difference"}
 def read_claims(folder: Path) -> tuple[AdapterRecord, Evaluation]:
     """The record and the evaluation of an adapter folder.
 
-    Raises InputError for a folder that `finetune` did not write, or that is not as it was written.
+    Raises InputError for a folder that `finetune` did not write, and for records that can not be read.
     """
-    check_adapter(folder)
     record = read_record(folder)
     if record is None or not (folder / EVALUATION).is_file():
         raise InputError(f"{folder}: no gatescope.json and {EVALUATION}. Name a folder that `finetune --out` wrote.")
@@ -38,6 +37,19 @@ def read_claims(folder: Path) -> tuple[AdapterRecord, Evaluation]:
     if len(claimed.arms) != 2:
         raise InputError(f"{folder / EVALUATION}: not the evaluation of an adapter beside its base.")
     return record, claimed
+
+
+def files_claim(folder: Path) -> Claim | None:
+    """Whether an adapter folder is as its manifest says; None without one."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    told = f"{len(manifest.files)} checksums"
+    try:
+        check_adapter(folder)
+    except InputError as error:
+        return Claim("files", told, str(error).split(". ")[0], False)
+    return Claim("files", told, "as written", True)
 
 
 def verify_adapter(
@@ -51,15 +63,13 @@ def verify_adapter(
     """What an adapter folder claims (`read_claims`), beside what is found now.
 
     `vlm` is the base, in the arithmetic and asked with the prompt of the record; `taught` are the questions of the
-    training, `asked` those of the evaluation. Raises InputError if the adapter does not fit the base.
+    training, `asked` those of the evaluation. Raises InputError if the adapter is damaged or does not fit the base.
     """
-    manifest = read_manifest(folder)
-    claims = []
-    if manifest is not None:
-        claims.append(Claim("files", f"{len(manifest.files)} checksums", "as written", True))
-        made_of = manifest.made_of
-        if "base_weights" in made_of:
-            claims.append(same("base, digest of weights", made_of["base_weights"], weights_fingerprint(vlm.model)))
+    files, manifest = files_claim(folder), read_manifest(folder)
+    claims = [] if files is None else [files]
+    if manifest is not None and "base_weights" in manifest.made_of:
+        digest = weights_fingerprint(vlm.model)
+        claims.append(same("base, digest of weights", manifest.made_of["base_weights"], digest))
     claims.append(same("questions trained on, digest", record.data, fingerprint(taught)))
     claims.append(same("questions asked, digest", claimed.data, fingerprint(asked)))
     arms = [base_arm(), adapter_arm(vlm, folder, list(claimed.arms)[1], record)]

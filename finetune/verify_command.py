@@ -39,16 +39,21 @@ def verify_command(
     """
     from finetune.adapter import shared_base
     from finetune.run import load_splits
-    from finetune.verify import read_claims, verify_adapter
+    from finetune.verify import files_claim, read_claims, verify_adapter
     from interp.claims import show_claims
     from interp.files import json_ready, json_text
     from interp.vlm import load_vlm
 
     record, claimed = read_claims(adapter)
-    source, style, _ = shared_base([adapter], model, {})
-    taught, asked = load_splits(questions, images, split, test_split, limit)
-    vlm = load_vlm(source, device, record.model.dtype, revision or record.model.revision, style, image_cache)
-    claims = verify_adapter(adapter, record, claimed, vlm, taught, asked)
+    files = files_claim(adapter)
+    if files is not None and not files.holds:
+        # What is damaged can not be asked again.
+        claims = [files]
+    else:
+        source, style, _ = shared_base([adapter], model, {})
+        taught, asked = load_splits(questions, images, split, test_split, limit)
+        vlm = load_vlm(source, device, record.model.dtype, revision or record.model.revision, style, image_cache)
+        claims = verify_adapter(adapter, record, claimed, vlm, taught, asked)
     if json:
         typer.echo(json_text(json_ready(claims)), nl=False)
     else:

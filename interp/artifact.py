@@ -213,7 +213,8 @@ def read_layers(path: str | Path) -> Layers:
     """Read layers.json. Raises InputError for a file that is absent, damaged, or of a newer schema."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file. Run `interp find-features` first, or give layers with --layers 15-19.")
+        wrong = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {wrong}. Run `interp find-features` first, or give layers with --layers 15-19.")
     content = read_object(path)
     version = content.get("schema_version")
     if not isinstance(version, int):

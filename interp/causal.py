@@ -194,7 +194,8 @@ def probe_feature(
         matched=float(share[like].mean()) if matched else float("nan"),
         swapped=float(share[swap]) if n > 1 else float("nan"),
         net=ratio_interval(net, size, patients, seed),
-        p=sign_flip_p(net, patients, seed),
+        # The empty patch of a feature that never moves does nothing but round.
+        p=sign_flip_p(net, patients, seed) if bool(patch.any()) else 1.0,
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(turned[:, one].sum()),
         random_reversals=float(turned[:, noise].sum(0).mean()),

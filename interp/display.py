@@ -1,8 +1,10 @@
 """Results on the terminal."""
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -41,8 +43,13 @@ def _bare(text: str) -> str:
     return re.sub(r"(?<!\d)0\.", ".", text)
 
 
-def show_result(result: FindResult, out: Path, console: Console | None = None) -> None:
-    """Print the data, the layer profile, the top features, the verdict and the next command."""
+def show_result(
+    result: FindResult, out: Path, console: Console | None = None, given: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Print the data, the layer profile, the top features, the verdict and the next command.
+
+    `given` are the options that named model and questions, by their names: the next command needs them too.
+    """
     console = console or results()
     artifact = result.artifact
     console.print(f"\n{_bold(artifact.model.id)}: {asked_line(artifact)}")
@@ -55,7 +62,9 @@ def show_result(result: FindResult, out: Path, console: Console | None = None) -
     console.print(f"[bold]{artifact.verdict}[/bold]: {artifact.reason}")
     if artifact.layers:
         console.print(range_line(artifact))
-        console.print(f"\nnext: {_bold(f'finetune --layers-from {out / LAYERS}')}", soft_wrap=True)
+        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        following = shlex.join(["finetune", "--layers-from", str(out / LAYERS), *options])
+        console.print(f"\nnext: {_bold(following)}", soft_wrap=True)
 
 
 def _bold(name: object) -> str:
@@ -210,7 +219,8 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(
-        f"\nnext: interp find-features --questions {out} --images {images} --model ... --saes ...",
+        f"\nnext: interp find-features --questions {shlex.quote(str(out))} --images {shlex.quote(str(images))} "
+        "--model ... --saes ...",
         soft_wrap=True,
         markup=False,
     )

@@ -77,6 +77,14 @@ class FindSettings:
     seed: int = 0
     """Seed of the halves, controls and bootstrap."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for a rule that can not read the profile."""
+        if self.profile is not None and (self.rule == "write") != (self.profile == "write"):
+            raise InputError(
+                f"--rule {self.rule} can not read --profile {self.profile}. The rule write reads write alone, rise and "
+                "level read auc, recovery or net."
+            )
+
 
 @dataclass(frozen=True)
 class FindResult:

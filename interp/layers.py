@@ -22,7 +22,7 @@ class LayerRange(NamedTuple):
     last: int
     """Last layer, included."""
     peak: int
-    """The layer with the highest score."""
+    """Of its layers the one with the highest score."""
 
     @property
     def layers(self) -> list[int]:
@@ -82,7 +82,7 @@ def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: in
         low += 1
     while low < high and values[high] <= 0:
         high -= 1
-    return LayerRange(layers[low], layers[high], layers[int(values.argmax())])
+    return LayerRange(layers[low], layers[high], layers[low + int(values[low : high + 1].argmax())])
 
 
 def overlap(found: Sequence[int], planted: Sequence[int]) -> float:

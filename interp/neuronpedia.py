@@ -51,7 +51,8 @@ def feature_list(found: Layers, release: str, most: int = MOST) -> dict[str, Any
     if not listed:
         raise InputError(
             f"{release}: Neuronpedia has none of the SAEs of these features ({_names(found)}), as far as sae-lens "
-            "knows. Give --saes the sae-lens release that the search used, as gemma-scope-2-4b-it-res."
+            "knows. If the search used a sae-lens release, give its name with --saes, as gemma-scope-2-4b-it-res; "
+            "SAEs of your own have no page there."
         )
     pages = [f"{sources[found.saes[entry.layer]]}/{entry.feature}" for entry in listed]
     named = [page.split("/") for page in pages]

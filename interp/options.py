@@ -72,7 +72,10 @@ Resume = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.", show_default="all")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; split: one model over all GPUs.")]
 Dtype = Annotated[
-    str, typer.Option(help="Number format of the model: auto (float32 on CPU, bfloat16 on GPU), float32 or bfloat16.")
+    str,
+    typer.Option(
+        help="Number format of the model: auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16 or float16."
+    ),
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model's hub repository.", show_default="main")

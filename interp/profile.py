@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from interp.artifact import Interval, ProfileEntry, Verdict
 from interp.features import Flips
 from interp.fit import Fit, Transfer
-from interp.layers import LayerRange, Profile, Rule, growth_range, level_range
+from interp.layers import LayerRange, Profile, Rule, growth_range, layers_text, level_range
 from interp.patching import LayerPatch
 from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
@@ -161,7 +161,8 @@ def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_fli
             f"what turns the answer is spread over the layers: {found.first}-{found.last} hold {share:.0%} of all that "
             f"is written, less than the {LEAST_SHARE:.0%} of a gate"
         )
+    writers = f"layer {rising[0]} adds" if len(rising) == 1 else f"layers {layers_text(rising)} add"
     return "gate found", (
-        f"what layer {', '.join(map(str, rising))} adds moves the answer more than random directions do; "
+        f"what {writers} moves the answer more than random directions do; "
         f"held-out features tell flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
     )

@@ -87,6 +87,14 @@ class Question(BaseModel):
         # An empty cell names nobody; all that have one would be one patient.
         return patient if patient and patient.strip() else None
 
+    @field_validator("boxes")
+    @classmethod
+    def _in_order(cls, boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        for x0, y0, x1, y1 in boxes:
+            if not (x0 < x1 and y0 < y1):
+                raise ValueError("a box is not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
+        return boxes
+
     @property
     def group(self) -> str:
         """The patient, or the image where no patient is given: the unit of splits and intervals."""
@@ -123,13 +131,14 @@ def load_questions(
     path = Path(path)
     root = Path(images) if images is not None else path.parent
     if not path.is_file():
-        raise InputError(f"{path}: no such file. Give --questions a JSON Lines file, one question a line.")
+        wrong = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file, one question a line.")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
     root = root.absolute()
     questions: list[Question] = []
     row_of: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         try:
             for row, line in enumerate(lines, start=1):
                 if line.strip():
@@ -143,6 +152,8 @@ def load_questions(
                 f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
             ) from None
     _check_splits(questions, path, row_of)
+    if not questions:
+        raise InputError(f"{path}: holds no questions. Write one a line.")
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
         raise InputError(

@@ -94,6 +94,8 @@ def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
             )
         if "{x}" not in frame:
             raise InputError(f"{path}, row {row}: found frame {frame!r}, expected one with {{x}} for the finding.")
+        if set("{}") & set(frame.replace("{x}", "")):
+            raise InputError(f"{path}, row {row}: found frame {frame!r}, expected no braces but those of {{x}}.")
     if grid["level"].nunique() < 2:
         raise InputError(f"{path}: found {grid['level'].nunique()} levels, expected at least two to compare.")
     return grid.astype({"level": int})

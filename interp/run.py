@@ -134,8 +134,9 @@ def refuse_run(out: Path) -> None:
 def save_result(result: FindResult, out: Path) -> None:
     """Write a run into `out`, layers.json behind the others, so that its presence means a whole run.
 
-    The manifest is of layers.json and the features; figures may be drawn again.
+    The manifest is of all but the figures, which may be drawn again.
     """
+    out = Path(out)
     refuse_run(out)
     with room_for(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,9 @@ def write_run(result: FindResult, folder: Path, made_of: Mapping[str, Any] | Non
         result.features.to_csv(partial / "features.csv", index=False, float_format="%.6g")
         save_figures(search_drawings(result), partial)
         write_layers(result.artifact, partial / LAYERS)
-        write_manifest(partial, {name: partial / name for name in FILES}, made_of)
+        # Of figures the numbers: they may be drawn again.
+        names = sorted({*FILES, *(path.name for path in partial.glob("*.csv"))})
+        write_manifest(partial, {name: partial / name for name in names}, made_of)
 
 
 def _publish(folder: Path, out: Path) -> None:

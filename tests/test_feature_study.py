@@ -381,6 +381,7 @@ def test_the_shipped_grid():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        ("level,frame\n0,Is {x} {y}?\n4,Got {x}?\n", "row 2: found frame 'Is {x} {y}\\?', expected no braces"),
         ("level,frame\n0,Is it there?\n4,Got {x}?\n", "row 2: found frame 'Is it there\\?', expected one with {x}"),
         ("register,text\n0,Is {x}?\n", "found the columns register, text, expected level, frame"),
         ("level,frame\n7,Is {x}?\n", "found level '7', expected 0 .* to 4"),

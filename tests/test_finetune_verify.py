@@ -74,6 +74,15 @@ def test_a_number_that_was_changed_is_told(verified, copied):
     assert wrong["measures, all"][1].endswith("1 beyond, the first all, accuracy.after.value")
 
 
+def test_damaged_files_are_told(verified, copied):
+    path = copied / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    code, wrong = verified(copied)
+    assert code == 4
+    assert list(wrong) == ["files"]
+    assert "adapter_model.safetensors: damaged" in wrong["files"][1]
+
+
 def test_other_weights_are_told(verified, copied):
     (copied / "manifest.json").unlink()
     path = copied / "adapter_model.safetensors"

@@ -4,6 +4,9 @@ Residuals, SAEs on the bridge and clamps are compared with those libraries in te
 test_clamps.py; here are the steps from one library to the other.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from finetune_world import awaken
@@ -38,6 +41,14 @@ def saes():
 def flips(vlm, prompts):
     found = find_flips(prompts, pair_table(prompts), interp.measure(vlm, prompts).margin, 0.0)
     return found.take(found.flipped)
+
+
+def test_modules_are_found_without_importing_them():
+    code = "import interp, finetune; print(interp.patching.patch_effect.__name__, finetune.arms.Arm.__name__)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "patch_effect Arm\n"
+    with pytest.raises(AttributeError, match="module 'interp' has no attribute 'nothing_of_this_name'"):
+        interp.nothing_of_this_name  # noqa: B018
 
 
 def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips):

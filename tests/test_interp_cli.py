@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from interp import cli, entry
 from interp.artifact import read_layers
 from interp.demo import WORLD
+from interp.errors import InputError
+from interp.find import FindSettings
 from interp.questions import load_questions
 
 
@@ -22,6 +24,13 @@ def run(called, monkeypatch, tmp_path):
     """Run `interp` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return partial(called, "interp")
+
+
+def test_a_rule_that_can_not_read_the_profile_is_refused_at_once():
+    for rule, profile in (("write", "net"), ("rise", "write"), ("level", "write")):
+        with pytest.raises(InputError, match=f"--rule {rule} can not read --profile {profile}"):
+            FindSettings(rule=rule, profile=profile)
+    assert FindSettings(rule="level", profile="net").profile == "net"
 
 
 def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monkeypatch):

@@ -16,6 +16,8 @@ def test_a_run_of_layers_far_apart_spans_no_more_than_the_width():
     four = {9: 0.15, 17: 0.25, 22: 0.25, 29: 0.15}
     assert growth_range(four, max_width=5).layers == [17]
     assert growth_range(four, max_width=6).layers == list(range(17, 23))
+    # The peak is one of its layers, though layer 9 has more than each of them.
+    assert growth_range({0: 0.3, 2: 0.3, 9: 0.4}, share=0.5, max_width=5) == (0, 2, 0)
     assert growth_range({0: 0.4, 2: 0.4, 9: 0.2}, max_width=5).layers == [0, 1, 2]
 
 

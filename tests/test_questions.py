@@ -47,6 +47,7 @@ def test_splits_are_by_patient_and_cover_everything(own_data):
     [
         ({"paraphrases": [{"text": "  "}]}, "row 3: field paraphrases.0.text: .*blank"),
         ({"paraphrases": [{"text": ""}]}, "row 3: field paraphrases.0.text"),
+        ({"boxes": [[50, 50, 10, 60]]}, "row 3: field boxes: .*with x0 < x1"),
         ({"id": "0-0"}, "row 3: its id was used already in row 1"),
         ({"answer": "maybe"}, "row 3: its answer is not among those of type 'presence' .no, yes."),
         ({"type": "colour"}, "row 3: field type: .*'colour', expected one of presence"),
@@ -72,6 +73,18 @@ def test_a_patient_in_two_splits_is_refused(own_data):
     write_rows(path, rows)
     with pytest.raises(InputError, match="row 2: its patient is in both splits"):
         load_questions(path)
+
+
+def test_a_file_that_begins_with_a_mark_is_read(own_data):
+    path = own_data / "questions.jsonl"
+    before = load_questions(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_questions(path) == before
+
+
+def test_a_folder_is_no_file(own_data):
+    with pytest.raises(InputError, match=r"is a folder\. Give --questions a JSON Lines file"):
+        load_questions(own_data)
 
 
 def test_an_image_in_two_splits_is_refused(own_data):
@@ -104,7 +117,7 @@ def test_without_patients_the_splits_are_the_same_wherever_the_images_lie(own_da
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b'{"id": 1', "row 1: not a JSON object"), (b"\xff\xfe\x00", "not UTF-8"), (b"", "0 questions, none in split")],
+    [(b'{"id": 1', "row 1: not a JSON object"), (b"\xff\xfe\x00", "not UTF-8"), (b"", "holds no questions")],
 )
 def test_a_bad_file_is_named(tmp_path, content, expected):
     path = tmp_path / "questions.jsonl"

@@ -1,6 +1,7 @@
 """Both commands on data of the user's own: another seed, another window, plain PNG files and JSON Lines on disk."""
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -49,7 +50,8 @@ def test_both_commands(second, tmp_path, monkeypatch, capsys):
     assert found.model.id == "planted"
     assert overlap(found.layers, WINDOW) >= 0.5
     assert found.peak in WINDOW
-    assert "next: finetune --layers-from artifacts/layers.json" in capsys.readouterr().out
+    following = shlex.join(["finetune", "--layers-from", "artifacts/layers.json", *map(str, shared(second))])
+    assert f"next: {following}\n" in capsys.readouterr().out
 
     code = call(finetune_cli, monkeypatch, "--layers-from", "artifacts/layers.json", *shared(second), "--epochs", 1)
     assert code == 0

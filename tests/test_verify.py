@@ -56,7 +56,7 @@ def test_a_run_is_what_it_says(saved, planted, questions):
     claims = verify_run(saved, read_layers(saved / "layers.json"), planted, SAES, questions, full=True)
     assert [claim for claim in claims if not claim.holds] == []
     told = {claim.what: claim for claim in claims}
-    assert told["files"].claimed == "3 checksums"
+    assert told["files"].claimed == "6 checksums"
     sampled = told["pairs of 50 questions drawn"]
     rows, chance = int(sampled.claimed.split()[0]), int(sampled.found.split("(")[1].split()[0])
     assert rows == 200
@@ -92,6 +92,8 @@ def test_a_made_up_table_of_pairs_is_told(copied, planted, questions):
     table = pd.read_csv(copied / "delta_margin.csv")
     table["shift"] = table["shift"].sample(frac=1, random_state=0).to_numpy()
     table.to_csv(copied / "delta_margin.csv", index=False)
+    assert list(wrong(copied, planted, questions)) == ["files", "pairs of 50 questions drawn"]
+    (copied / "manifest.json").unlink()
     assert list(wrong(copied, planted, questions)) == ["pairs of 50 questions drawn"]
 
 

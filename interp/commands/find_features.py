@@ -99,6 +99,8 @@ def find_features_command(
     from interp.sae_sources import locate_saes
     from interp.vlm import DTYPES, hold_images, load_vlm
 
+    settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+
     def load() -> Search:
         asked = load_questions(questions, images, split)[:limit]
         sae_of = locate_saes(saes, width, l0, listed_layers(layers))
@@ -108,7 +110,6 @@ def find_features_command(
             limit_memory(vlm.device, max_memory)
             hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
-        settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
         return Search(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
 
     result = find_into(out, load, resume)
@@ -116,7 +117,12 @@ def find_features_command(
         if json:
             typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)
         elif result is not None:
-            show_result(result, out)
+            own: dict[str, object] = (
+                {"--model": model, "--revision": revision} if model != str(WORLD / "planted") else {}
+            )
+            if questions != WORLD / "questions.jsonl":
+                own |= {"--questions": str(questions), "--images": images}
+            show_result(result, out, given=own)
     found = read_layers(out / LAYERS) if result is None else result.artifact
     if found.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)
