@@ -1,7 +1,8 @@
 """The configuration of an adapter that may come from anywhere: a plain LoRA, and nothing that would do more than that.
 
 peft's configurations can name modules of Python to import (`megatron_core`), repeat the model's layers
-(`layer_replication`) and change the base's own weights when they are loaded (`init_lora_weights`).
+(`layer_replication`) and change the base's own weights when they are loaded (`init_lora_weights`, `bias`,
+`modules_to_save`), which peft does not undo when the adapter is taken out or switched off.
 """
 
 from pathlib import Path
@@ -15,7 +16,6 @@ PLAIN = frozenset(
         "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
-        "bias",
         "exclude_modules",
         "fan_in_fan_out",
         "inference_mode",
@@ -24,7 +24,6 @@ PLAIN = frozenset(
         "lora_alpha",
         "lora_bias",
         "lora_dropout",
-        "modules_to_save",
         "peft_type",
         "peft_version",
         "r",

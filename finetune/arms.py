@@ -1,5 +1,6 @@
 """The arms of an evaluation: the base, adapters in it, clamps on it. An arm is what the model is while it is asked."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -54,9 +55,17 @@ def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None)
     return Arm(name, enter, record=record)
 
 
-def clamp_arm(clamps: Sequence[Clamp]) -> Arm:
-    """The base with some features held at a value."""
-    return Arm("clamp " + ",".join(f"{clamp.layer}:{clamp.feature}" for clamp in clamps), clamps=clamps)
+def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
+    """The base with some features held at a value, an arm a set; values are in the names of those that need them."""
+    names = [",".join(f"{clamp.layer}:{clamp.feature}" for clamp in clamps) for clamps in sets]
+    valued = [
+        ",".join(f"{c.layer}:{c.feature}={'mean' if math.isnan(c.value) else format(c.value, 'g')}" for c in clamps)
+        for clamps in sets
+    ]
+    return [
+        Arm("clamp " + (full if names.count(name) > 1 else name), clamps=clamps)
+        for name, full, clamps in zip(names, valued, sets, strict=True)
+    ]
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

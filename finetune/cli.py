@@ -150,6 +150,13 @@ def train(
             --questions mine.jsonl
     """
     if context.invoked_subcommand is not None:
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            raise InputError(
+                f"--{given[0].replace('_', '-')} stands before {context.invoked_subcommand}, which does not see it. "
+                "Put options behind the command that they are for."
+            )
         return
     if layers is None and layers_from is None:
         if not LAYERS.is_file():

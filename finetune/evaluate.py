@@ -214,6 +214,10 @@ def evaluate(
     """
     if len(arms) < 2:
         raise InputError("Nothing to compare with the base. Give an adapter, features to --clamp, or both.")
+    names = [arm.name for arm in arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Two arms are named {name!r}. Rename a folder, or leave one out.")
     if not questions:
         raise InputError("No questions to evaluate on.")
     prompts = prompt_table(questions)
@@ -238,7 +242,8 @@ def evaluate(
         base = answers[arms[0].name]
         pools = seed_pools(arms)
         comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)
-        judged = [*(arm.name for arm in arms[1:]), *pools]
+        collapsed = {name: said for name, found in answers.items() if (said := collapse(prompts, found, name))}
+        judged = {arm.name: [arm.name] for arm in arms[1:]} | pools
         return Evaluation(
             arms=clamps,
             pools=pools,
@@ -250,7 +255,10 @@ def evaluate(
                 if len(pairs)
             ],
             reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
-            verdicts={name: verdict(comparisons, arms[0].name, name, tolerance) for name in judged},
+            verdicts={
+                name: verdict(comparisons, arms[0].name, name, tolerance, any(one in collapsed for one in members))
+                for name, members in judged.items()
+            },
             controls=controls,
             tolerance=tolerance,
             model=vlm.name,
@@ -258,7 +266,7 @@ def evaluate(
             patients=prompts["patient"].nunique(),
             data=fingerprint(questions),
             seed=seed,
-            collapsed={name: said for name, found in answers.items() if (said := collapse(prompts, found, name))},
+            collapsed=collapsed,
         )
 
 

@@ -79,7 +79,10 @@ def _item(question: Question, substitute: str | None, rng: np.random.Generator) 
     chosen = others[rng.integers(len(others))].text if others else None
     if question.answer is None:
         raise ValueError("a question without an answer can not be trained on")
-    return Item(question.image, question.answer, question.question, chosen, question.closed, substitute)
+    # Yes and no as the data write them; "True" means yes, but no token of it counts as yes.
+    plain = not question.closed or question.answer.strip().lower().startswith(str(question.true_answer))
+    answer = question.answer if plain else str(question.true_answer)
+    return Item(question.image, answer, question.question, chosen, question.closed, substitute)
 
 
 def wordings(steps: Iterable[Step]) -> set[str]:

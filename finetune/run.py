@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from finetune.adapter import record_of, shared_base, write_adapter
-from finetune.arms import Arm, adapter_arm, base_arm, clamp_arm, known_texts, names_of
+from finetune.arms import Arm, adapter_arm, base_arm, clamp_arms, known_texts, names_of
 from finetune.card import model_card
 from finetune.checkpoint import State, read_state, write_state
 from finetune.choice import Choice, choose_layers, ranks_of, read_choice
@@ -88,7 +88,9 @@ def train_and_evaluate(
         choice = choose_layers(vlm, wanted)
         ranks = ranks_of(vlm, choice, settings)
         made_of = _made_of(vlm, choice, ranks, taught, settings, accelerator.num_processes)
-        if resume and finished(out, made_of):
+        # The training does not depend on what is asked behind it, but a whole folder does.
+        whole = made_of | {"test_questions": fingerprint(asked)}
+        if resume and finished(out, whole):
             if accelerator.is_main_process:
                 tell(f"{out}: is whole, so nothing is left to do.")
                 discard(work)
@@ -122,7 +124,7 @@ def train_and_evaluate(
             write_text(folder / "evaluation.json", evaluation.to_json())
             # In place of the empty form that peft wrote, which names the base by its path on this machine.
             write_text(folder / "README.md", model_card(record, evaluation))
-            write_manifest(folder, {path.name: path for path in folder.iterdir()}, made_of)
+            write_manifest(folder, {path.name: path for path in folder.iterdir()}, whole)
         discard(work)
     return evaluation
 
@@ -178,10 +180,14 @@ def evaluate_saved(
     asked = load_questions(questions, images, split)[:limit]
     if split != "test" and records:
         tell(f"--split {split}: adapters may have been trained on these questions, so this is no held-out evaluation.")
+    if revision is None and model is None:
+        # That of the training, where they agree; the hub's main may have moved.
+        recorded = {record.model.revision if record else None for record in records}
+        revision = recorded.pop() if len(recorded) == 1 else None
     vlm = load_vlm(source, device, dtype, revision, style, image_cache)
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
     arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]
-    arms += [clamp_arm(each) for each in held]
+    arms += clamp_arms(held)
     return evaluate(vlm, arms, asked, known_texts(records), seed, sae_of, tolerance, new_tokens)
 
 

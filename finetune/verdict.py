@@ -96,8 +96,13 @@ def label_of(consistency: State, accuracy: State, looking: State, beyond: bool) 
     return "improved but less grounded" if looking == "lost" else "improved"
 
 
-def verdict(comparisons: Iterable[Comparison], base: str, arm: str, tolerance: float = TOLERANCE) -> Verdict:
-    """The verdict on one arm against the base; `comparisons` may hold those of others too."""
+def verdict(
+    comparisons: Iterable[Comparison], base: str, arm: str, tolerance: float = TOLERANCE, collapsed: bool = False
+) -> Verdict:
+    """The verdict on one arm against the base; `comparisons` may hold those of others too.
+
+    An arm that `collapsed`, whose answer is the same to all wordings, has improved nothing.
+    """
     overall = {c.measure: c for c in comparisons if (c.kind, c.reference, c.arm) == ("all", base, arm)}
     # There are no swaps where there is one patient only.
     if not set(NAMES) - {"swap_sensitivity"} <= set(overall):
@@ -111,6 +116,8 @@ def verdict(comparisons: Iterable[Comparison], base: str, arm: str, tolerance: f
     states = {axis: worst([j.state for j in found if j.axis == axis]) for axis in AXES}
     beyond = states["accuracy"] == "lost" and overall["accuracy"].difference.high < -tolerance
     label = label_of(states["consistency"], states["accuracy"], states["looking"], beyond)
+    if collapsed and label in ("improved", "improved but less grounded"):
+        label = "not improved"
     reasons = [_reason(judgement, tolerance) for judgement in found]
     sentence = f"{label.capitalize()}: with {arm}, {'; '.join(reasons)}."
     return Verdict(label, " ".join([sentence, *_too_few(overall["question_flip_rate"])]), found)

@@ -74,6 +74,13 @@ class Question(BaseModel):
             raise ValueError("the text is blank")
         return text
 
+    @field_validator("answer")
+    @classmethod
+    def _says_something(cls, text: str | None) -> str | None:
+        if text is not None and not any(map(str.isalnum, text)):
+            raise ValueError("the answer has no letter or digit; leave the field out where it is unknown")
+        return text
+
     @field_validator("type")
     @classmethod
     def _known_type(cls, type_: str) -> str:

@@ -168,6 +168,40 @@ def saes(tmp_path_factory):
     return folder
 
 
+def test_doses_of_one_feature_are_arms_of_their_own(run, world, saes):
+    held = ["--clamp", "1:3=0", "--clamp", "1:3=20", "--saes", saes]
+    shared = ["--questions", world.questions, "--device", "cpu", "--limit", 4, "--new-tokens", 0, "--json"]
+    code, out, err = run("evaluate", "--model", world.model, *held, *shared)
+    assert code == 0, err
+    arms = json.loads(out)["arms"]
+    assert {name: [clamp["value"] for clamp in arms[name]] for name in arms} == {
+        "base": [],
+        "clamp 1:3=0": [0.0],
+        "clamp 1:3=20": [20.0],
+    }
+
+
+def test_an_adapter_is_not_taken_for_the_base(run, world):
+    assert run(*options(world, "--layers", 1, "--out", "base"))[0] == 0
+    code, _, err = run("evaluate", "base", "--questions", world.questions, "--device", "cpu")
+    assert (code, "Two arms are named 'base'" in err) == (2, True)
+
+
+def test_an_option_before_the_command_that_it_is_for_is_refused(run):
+    code, _, err = run("--json", "evaluate", "somewhere")
+    assert (code, "--json stands before evaluate" in err) == (2, True)
+
+
+@pytest.mark.parametrize("field", [{"bias": "all"}, {"modules_to_save": ["norm"]}])
+def test_an_adapter_that_would_change_the_base_is_refused(run, world, field, tmp_path):
+    assert run(*options(world, "--layers", 1, "--out", "plain"))[0] == 0
+    (tmp_path / "plain" / "manifest.json").unlink()
+    path = tmp_path / "plain" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | field))
+    code, _, err = run("evaluate", "plain", "--questions", world.questions, "--device", "cpu")
+    assert (code, f"field {next(iter(field))!r} is set" in err) == (2, True)
+
+
 def test_adapters_and_clamps_side_by_side(run, world, saes, tmp_path):
     shared = ["--questions", world.questions, "--device", "cpu", "--limit", 4, "--json"]
     for layer in (1, 2):

@@ -147,3 +147,12 @@ def test_a_model_that_is_consistent_and_looks_is_improved(looking):
 def test_the_base_is_not_better_than_itself(looking):
     sheet, _, base = looking
     assert judged(sheet, base, base).label == "not improved"
+
+
+def test_who_gives_one_answer_to_all_has_improved_nothing():
+    values = zip(NAMES, (FEWER, SAME, LOOKS, SWAPS), strict=True)
+    found = [comparison(name, *value) for name, value in values]
+    assert verdict(found, "base", "x").label == "improved"
+    judged = verdict(found, "base", "x", collapsed=True)
+    assert judged.label == "not improved"
+    assert judged.sentence.startswith("Not improved: ")

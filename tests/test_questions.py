@@ -47,6 +47,7 @@ def test_splits_are_by_patient_and_cover_everything(own_data):
     [
         ({"paraphrases": [{"text": "  "}]}, "row 3: field paraphrases.0.text: .*blank"),
         ({"paraphrases": [{"text": ""}]}, "row 3: field paraphrases.0.text"),
+        ({"type": "other", "answer": " ."}, "row 3: field answer: .*no letter or digit"),
         ({"boxes": [[50, 50, 10, 60]]}, "row 3: field boxes: .*with x0 < x1"),
         ({"id": "0-0"}, "row 3: its id was used already in row 1"),
         ({"answer": "maybe"}, "row 3: its answer is not among those of type 'presence' .no, yes."),

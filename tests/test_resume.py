@@ -324,6 +324,10 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     assert (code, err) == (0, "adapter: is whole, so nothing is left to do.\n")
     assert not work.exists()
     assert_error(run(*options(world, "--resume", "--lr", 0.1)), "already holds something")
+    # The evaluation is of other questions then, and not the one that was made.
+    assert_error(
+        run(*options(world, "--resume", "--test-split", "train", "--split", "test")), "already holds something"
+    )
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()} == whole
 
 
