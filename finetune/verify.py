@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.adapter import AdapterRecord, check_adapter, read_record
+from finetune.adapter import AdapterRecord, read_record
 from finetune.arms import adapter_arm, base_arm, known_texts
 from finetune.evaluate import evaluate
-from interp.claims import Claim, near, same
+from interp.claims import Claim, files_claim, near, same
 from interp.digests import weights_fingerprint
 from interp.errors import InputError
 from interp.manifest import read_manifest
@@ -37,19 +37,6 @@ def read_claims(folder: Path) -> tuple[AdapterRecord, Evaluation]:
     if len(claimed.arms) != 2:
         raise InputError(f"{folder / EVALUATION}: not the evaluation of an adapter beside its base.")
     return record, claimed
-
-
-def files_claim(folder: Path) -> Claim | None:
-    """Whether an adapter folder is as its manifest says; None without one."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return None
-    told = f"{len(manifest.files)} checksums"
-    try:
-        check_adapter(folder)
-    except InputError as error:
-        return Claim("files", told, str(error).split(". ")[0], False)
-    return Claim("files", told, "as written", True)
 
 
 def verify_adapter(

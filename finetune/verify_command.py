@@ -39,8 +39,8 @@ def verify_command(
     """
     from finetune.adapter import shared_base
     from finetune.run import load_splits
-    from finetune.verify import files_claim, read_claims, verify_adapter
-    from interp.claims import show_claims
+    from finetune.verify import read_claims, verify_adapter
+    from interp.claims import files_claim, show_claims
     from interp.files import json_ready, json_text
     from interp.vlm import load_vlm
 

@@ -3,7 +3,11 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from interp.errors import InputError
+from interp.manifest import check_manifest, read_manifest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,3 +100,16 @@ def show_claims(claims: Sequence[Claim], left: str) -> None:
     wrong = sum(not claim.holds for claim in claims)
     told = f"{wrong} of {len(claims)} claims do not hold." if wrong else f"All {len(claims)} claims hold."
     console.print(f"{told} {left}", soft_wrap=True, markup=False)
+
+
+def files_claim(folder: Path) -> Claim | None:
+    """Whether a folder is as its manifest says; None without one."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    try:
+        check_manifest(folder)
+        told = "as written"
+    except InputError as error:
+        told = str(error).split(". ")[0]
+    return Claim("files", f"{len(manifest.files)} checksums", told, told == "as written")

@@ -16,12 +16,12 @@ import torch
 
 from interp.artifact import Layers
 from interp.causal import feature_delta
-from interp.claims import CLOSE, Claim, near, same
+from interp.claims import CLOSE, Claim, files_claim, near, same
 from interp.digests import weights_fingerprint
 from interp.errors import InputError
 from interp.features import find_flips
 from interp.find import FindSettings, find_features
-from interp.manifest import check_manifest, read_manifest
+from interp.manifest import read_manifest
 from interp.measurement import measure
 from interp.questions import Question, fingerprint, pair_table, prompt_table
 from interp.run import saes_digest
@@ -69,15 +69,8 @@ def _identity(
     asked: Sequence[Question],
 ) -> list[Claim]:
     """Files, questions, model and SAEs; weights where the run recorded their digest."""
-    manifest = read_manifest(run)
-    claims = []
-    if manifest is not None:
-        try:
-            check_manifest(run)
-            told = "as written"
-        except InputError as error:
-            told = str(error).split(". ")[0]
-        claims.append(Claim("files", f"{len(manifest.files)} checksums", told, told == "as written"))
+    files, manifest = files_claim(run), read_manifest(run)
+    claims = [] if files is None else [files]
     data, model = artifact.data, artifact.model
     claims.append(same("questions, digest", data.fingerprint, fingerprint(asked)))
     claims.append(same("model, shape", f"{model.n_layers} x {model.d_model}", f"{vlm.n_layers} x {vlm.d_model}"))
