@@ -1,5 +1,5 @@
 """`python -m interp`, for accelerate launch -m."""
 
-from interp.cli import main
+from interp.cli.app import main
 
 main()

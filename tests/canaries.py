@@ -16,7 +16,7 @@ from layers_files import layers_document
 from matplotlib import get_cachedir
 from PIL import Image
 
-from interp.saes import Sae, save_sae
+from interp.saes.sae import Sae, save_sae
 
 CANARY = "canary"
 """Is in every text, id, patient and image name of the world, and in nothing else."""

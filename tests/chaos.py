@@ -33,17 +33,23 @@ from test_finetune_cli import layers_json
 
 import finetune.cli
 import interp.cli
-from finetune import train
-from interp import kept
-from interp.errors import EXIT_NO_GATE
-from interp.manifest import check_manifest
+from finetune.training import loop as train
+from interp.runtime.errors import EXIT_NO_GATE
+from interp.storage import checkpoint as kept
+from interp.storage.manifest import check_manifest
 
 LOADED = ("peft", "scipy.stats", "statsmodels.api", "transformers.models.gemma3", "transformers.models.siglip")
-LOADED += ("finetune.run", "finetune.ablate.run", "finetune.grounding.run", "matplotlib.figure", "interp.run")
+LOADED += (
+    "finetune.train_and_evaluate",
+    "finetune.ablation.run",
+    "finetune.grounding.run",
+    "matplotlib.figure",
+    "interp.search.run_folder",
+)
 """What every command loads, once for all children."""
 PATIENTS = 6
 OUT = "out"
-MAIN = {"interp": interp.cli.main, "finetune": finetune.cli.main}
+MAIN = {"interp": interp.cli.app.main, "finetune": finetune.cli.app.main}
 CRASHED = 70
 """Exit code of a child that an error ended that is none of ours."""
 
@@ -188,8 +194,9 @@ def no_room(rng: random.Random) -> None:
 
 def no_memory(rng: random.Random) -> None:
     """From a random pass on, the model does not fit the memory of the GPU."""
-    from finetune.packed import FirstToken
-    from interp import measurement, replay
+    from finetune.training.forward import FirstToken
+    from interp.measurement import margins as measurement
+    from interp.measurement import suffix_rerun as replay
 
     left = [rng.randrange(20)]
 

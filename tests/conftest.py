@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from interp.demo import WORLD
+from interp.paths import WORLD
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +24,7 @@ def called(monkeypatch, capsys):
     """Run a command line in this process: `called("finetune", "evaluate", ...)` is (exit code, stdout, stderr)."""
 
     def call(command, *arguments):
-        cli = importlib.import_module(f"{command}.cli")
+        cli = importlib.import_module(f"{command}.cli.app")
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -37,9 +37,9 @@ def called(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A 4-layer random model with a sliding window shorter than its prompts, saved as from_pretrained expects."""
-    from interp.demo.cases import ANSWERS
     from interp.demo.model import build_model, build_processor, train_tokenizer
     from interp.demo.phrasings import all_texts
+    from interp.demo.sample_cases import ANSWERS
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tokenizer = train_tokenizer(all_texts(), ANSWERS)

@@ -6,23 +6,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.compare import Comparison
-from finetune.evaluate import Evaluation, ReliabilityBin
-from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
-from finetune.verdict import Verdict
-from interp.artifact import DataEntry, Interval, Layers, ModelEntry, ProfileEntry
-from interp.causal import FeatureTest
-from interp.feature_record import save_study
-from interp.feature_study import FeatureStudy, GroupRecovery, Tracking
-from interp.features import Flips
-from interp.figure_style import Drawing, save_figures
-from interp.figures.margin import delta_against_margin, delta_frame
-from interp.figures.profile import layer_profile, profile_frame
-from interp.figures.register import activation_by_register, register_frame
-from interp.files import write_json, write_text
-from interp.prompts import PLAIN
-from interp.register_grid import GridResult, LevelMean
+from finetune.evaluation.compare import Comparison
+from finetune.evaluation.evaluate import Evaluation, ReliabilityBin
+from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
+from finetune.evaluation.verdict import Verdict
+from interp.causal.feature_patching import FeatureTest
+from interp.feature.register_grid import GridResult, LevelMean
+from interp.feature.save import save_study
+from interp.feature.study import FeatureStudy, GroupRecovery, Tracking
+from interp.model.prompts import PLAIN
+from interp.schemas.layers import DataEntry, Interval, Layers, ModelEntry, ProfileEntry
+from interp.screening.flips import Flips
 from interp.statistics import Estimate
+from interp.storage.atomic import write_text
+from interp.storage.json_files import write_json
+from interp.views.figures.margin import delta_against_margin, delta_frame
+from interp.views.figures.profile import layer_profile, profile_frame
+from interp.views.figures.register import activation_by_register, register_frame
+from interp.views.figures.style import Drawing, save_figures
 
 MODEL = "a-medical-model-of-$9-and-a-name-that-is-far_too_long-for-one-line"
 """No formula either."""

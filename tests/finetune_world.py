@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.frozen import FrozenLayers
-from finetune.loss import Losses
-from finetune.packed import FirstToken, lay_out, packed_losses
-from finetune.plan import Item
+from finetune.training.batches import Item
+from finetune.training.forward import FirstToken, lay_out, packed_losses
+from finetune.training.loss import Losses
+from finetune.training.prefix_states import FrozenLayers
 from interp.demo.model import build_model, build_processor, train_tokenizer
-from interp.images import open_image
+from interp.images.decode import open_image
 
 ANSWERS = ("yes", "no", "pa", "lateral", "mild", "severe", "left", "right", "edema")
 WORDINGS = {

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from interp.errors import InputError
+from interp.runtime.errors import InputError
 
 # Nothing is written into the checkout.
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "gatescope-hypothesis")

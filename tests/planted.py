@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.demo.teach import lessons, plant_gate
+from interp.demo.train import lessons, plant_gate
 from interp.demo.world import sample_images, write_world
-from interp.vlm import Vlm, load_vlm, quiet_loading
+from interp.model.load import load_vlm, quiet_loading
+from interp.model.vlm import Vlm
 
 
 def plant_world(

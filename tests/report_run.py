@@ -12,22 +12,24 @@ from figure_data import study_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from finetune.ablate.result import Ablation
-from finetune.adapter import AdapterRecord
-from finetune.compare import Comparison
-from finetune.evaluate import Evaluation, ReliabilityBin
-from finetune.grounding.scores import SCORES
+from finetune.ablation.result import Ablation
+from finetune.evaluation.compare import Comparison
+from finetune.evaluation.evaluate import Evaluation, ReliabilityBin
+from finetune.evaluation.measures import MEASURES
+from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
+from finetune.evaluation.verdict import verdict
+from finetune.grounding.score_table import SCORES
 from finetune.grounding.study import GroundingSettings, GroundingStudy
 from finetune.grounding.summary import ArmDifference, ArmSummary
-from finetune.measures import MEASURES
-from finetune.quadrants import QUADRANTS, RELIANCE, Quadrants
-from finetune.verdict import verdict
-from interp.artifact import Interval, Layers, write_layers
-from interp.feature_record import study_json
-from interp.feature_study import Neighbour
-from interp.figures.margin import delta_frame
-from interp.files import software, write_json, write_text
+from finetune.lora.adapter_folder import AdapterRecord
+from interp.feature.save import study_json
+from interp.feature.study import Neighbour
+from interp.schemas.layers import Interval, Layers, write_layers
 from interp.statistics import Estimate
+from interp.storage.atomic import write_text
+from interp.storage.json_files import write_json
+from interp.storage.provenance import software
+from interp.views.figures.margin import delta_frame
 
 MODEL = {"id": "planted", "revision": None, "n_layers": 4, "d_model": 64, "dtype": "float32"}
 ARTIFACTS = ("search", "feature", "training", "evaluation", "grounding", "ablation")

@@ -13,21 +13,21 @@ from finetune_world import UNSEEN, WORDINGS, make_world
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-from finetune import cli
-from finetune.ablate.outcomes import METRICS, asked_of
-from finetune.ablate.plan import AblationSettings, plan_arms, random_sets
-from finetune.adapter import load_adapter, read_record
-from finetune.lora import add_lora, parameters_a_rank, trainable_parameters
-from finetune.plan import plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.artifact import ModuleWeight
-from interp.errors import InputError
-from interp.figure_style import SCREEN, save_figure
-from interp.figures.redraw import drawings
-from interp.measurement import measure
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.ablation.metrics import METRICS, asked_of
+from finetune.ablation.plan import AblationSettings, plan_arms, random_sets
+from finetune.cli import app as cli
+from finetune.lora.adapter_folder import load_adapter, read_record
+from finetune.lora.modules import add_lora, parameters_a_rank, trainable_parameters
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import plan_steps
+from finetune.training.loop import accelerator_for, train
+from interp.measurement.margins import measure
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.schemas.layers import ModuleWeight
+from interp.views.figures.redraw import drawings
+from interp.views.figures.style import SCREEN, save_figure
 
 TINY = [100] * 10
 

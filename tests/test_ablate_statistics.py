@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from test_finetune_measures import answered
 
-from finetune.ablate import outcomes as outcomes_module
-from finetune.ablate.conclusion import conclusion
-from finetune.ablate.outcomes import (
+from finetune.ablation import metrics as outcomes_module
+from finetune.ablation.conclusion import conclusion
+from finetune.ablation.metrics import (
     COMBINED,
     METRICS,
     Asked,
@@ -21,15 +21,15 @@ from finetune.ablate.outcomes import (
     sums_of,
     value_of,
 )
-from finetune.ablate.plan import AblationSettings, plan_arms
-from finetune.ablate.regret import goodness, ranks, regrets
-from finetune.ablate.worth import SCORES, Worth, layer_scores, picked_window, rank_correlation, worths
-from finetune.measures import MEASURES
-from finetune.sensitivity import Sensitivity
-from finetune.sheet import Sheet, Subset
-from interp.artifact import ProfileEntry
-from interp.errors import InputError
-from interp.questions import Question
+from finetune.ablation.plan import AblationSettings, plan_arms
+from finetune.ablation.profile_validity import SCORES, Worth, layer_scores, picked_window, rank_correlation, worths
+from finetune.ablation.regret import goodness, ranks, regrets
+from finetune.evaluation.answers import Sheet, Subset
+from finetune.evaluation.measures import MEASURES
+from finetune.training.sensitivity import Sensitivity
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
+from interp.schemas.layers import ProfileEntry
 from interp.statistics import Estimate, pooled_over_seeds
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 
-from interp.answers import asks_yes_or_no, begins_with_answer, normalize_answer, parse_yes_no
-from interp.demo import WORLD
-from interp.inversion import inverting_operator, operators_of
-from interp.questions import Paraphrase, Question, load_questions, pair_table, prompt_table
+from interp.paths import WORLD
+from interp.questions.answers import asks_yes_or_no, begins_with_answer, normalize_answer, parse_yes_no
+from interp.questions.files import load_questions
+from interp.questions.polarity import inverting_operator, operators_of
+from interp.questions.schema import Paraphrase, Question
+from interp.questions.tables import pair_table, prompt_table
 
 
 @pytest.mark.parametrize(

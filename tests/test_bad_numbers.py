@@ -7,16 +7,17 @@ import torch
 from finetune_world import make_world
 from test_finetune_verdict import LOOKS, NAMES, SAME, SWAPS, comparison
 
-from finetune.arms import Arm, base_arm
-from finetune.evaluate import collapse, evaluate
+from finetune.evaluation.answers import Answers
+from finetune.evaluation.arms import Arm, base_arm
+from finetune.evaluation.evaluate import collapse, evaluate
+from finetune.evaluation.verdict import verdict
 from finetune.grounding.study import GroundingSettings, study
-from finetune.sheet import Answers
-from finetune.verdict import verdict
-from interp.errors import InputError
-from interp.image_tokens import encode_images
-from interp.measurement import measure
-from interp.questions import load_questions, prompt_table
-from interp.vlm import load_vlm
+from interp.measurement.margins import measure
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

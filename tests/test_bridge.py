@@ -7,16 +7,17 @@ import pytest
 import torch
 from finetune_world import awaken
 
-from interp.bridge import lens_inputs
-from interp.demo import WORLD
-from interp.image_tokens import encode_images
-from interp.images import NO_IMAGE, open_image
-from interp.measurement import measure
-from interp.prompts import PromptStyle
-from interp.questions import load_questions, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
-from interp.vlm import load_vlm
+from interp.images.decode import NO_IMAGE, open_image
+from interp.measurement.margins import measure
+from interp.model.image_tokens import encode_images
+from interp.model.lens_inputs import lens_inputs
+from interp.model.load import load_vlm
+from interp.model.prompts import PromptStyle
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae
 
 LAYER, FEATURE = 5, 352
 
@@ -97,7 +98,7 @@ def test_the_model_measures_on_as_before(vlm, bridge, prompts, residuals):
 
 
 def test_lora_layers_come_along(prompts):
-    from finetune.lora import add_lora
+    from finetune.lora.modules import add_lora
 
     own = load_vlm(WORLD / "planted", "cpu", "float32")
     row = prompts.iloc[0]

@@ -7,28 +7,22 @@ import torch
 from scipy.stats import kstest, spearmanr
 from test_find_features import plain_margin
 
-from interp.attribution import attribute, margin_gradients, path_gradients
-from interp.candidates import choose_candidates
-from interp.causal import (
-    DOSES,
-    feature_delta,
-    joint_patch,
-    matched_features,
-    patch_jointly,
-    probe_features,
-    sample_pairs,
-)
-from interp.demo import WORLD
-from interp.features import Flips, adjust, find_flips, screen_layer
-from interp.measurement import measure
-from interp.patching import patch_effect, random_like, replay_of
-from interp.questions import load_questions, pair_table, prompt_table
-from interp.replay import Replay
-from interp.residuals import Residuals
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
+from interp.causal.feature_patching import DOSES, matched_features, patch_jointly, probe_features, sample_pairs
+from interp.causal.layer_patching import patch_effect, random_like, replay_of
+from interp.measurement.margins import measure
+from interp.measurement.residual_store import Residuals
+from interp.measurement.suffix_rerun import Replay
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae
+from interp.screening.attribution import attribute, margin_gradients, path_gradients
+from interp.screening.candidates import choose_candidates
+from interp.screening.feature_stats import adjust, feature_delta, joint_patch, screen_layer
+from interp.screening.flips import Flips, find_flips
 from interp.statistics import sign_flip_p
-from interp.vlm import load_vlm
 
 LAYERS = [4, 7]
 

@@ -6,20 +6,22 @@ import pytest
 import torch
 from finetune_world import plain_margin
 
-from interp.clamps import ClampSpec, clamped, like_clamps, load_clamps, parse_clamps, with_means
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.features import find_flips
-from interp.images import open_image
-from interp.measurement import measure, text_residuals
-from interp.packing import common_prefix
-from interp.patching import patch_effect, replay_of
-from interp.prompts import PLAIN, prompt_tokens
-from interp.questions import load_questions, pair_table, prompt_table
-from interp.replay import Replay
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae, save_sae
-from interp.vlm import load_vlm
+from interp.causal.layer_patching import patch_effect, replay_of
+from interp.images.decode import open_image
+from interp.measurement.clamp_spec import ClampSpec, load_clamps, parse_clamps
+from interp.measurement.clamps import clamped, like_clamps, with_means
+from interp.measurement.margins import measure, text_residuals
+from interp.measurement.suffix_rerun import Replay
+from interp.model.load import load_vlm
+from interp.model.packing import common_prefix
+from interp.model.prompts import PLAIN, prompt_tokens
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae, save_sae
+from interp.screening.flips import find_flips
 
 GATE = "4:110,4:283"
 """The features of the shipped world whose delta patches recover most, net of their controls."""

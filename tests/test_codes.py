@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.codes import differences, encode_sparse, sparse_auc
-from interp.saes import Sae, encode_features
+from interp.saes.sae import Sae, encode_features
+from interp.saes.sparse_codes import differences, encode_sparse, sparse_auc
 from interp.statistics import auc
 
 N, D_MODEL, D_SAE = 40, 6, 50
@@ -35,7 +35,7 @@ def dense(codes):
 
 @pytest.mark.parametrize("held", [2**24, 3 * D_SAE])
 def test_codes_are_the_activations(sae, residuals, monkeypatch, held):
-    monkeypatch.setattr("interp.codes.DENSE", held)
+    monkeypatch.setattr("interp.saes.sparse_codes.DENSE", held)
     codes = encode_sparse(sae, residuals)
     expected = sae.encode(residuals)
     torch.testing.assert_close(dense(codes), expected)

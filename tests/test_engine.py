@@ -8,15 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from interp.errors import InputError
-from interp.images import BLANK_IMAGE, open_image
-from interp.measurement import measure
-from interp.packing import attention_masks, collate, pack
-from interp.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
-from interp.questions import load_questions, prompt_table
-from interp.replay import Replay
-from interp.residuals import empty_residuals
-from interp.vlm import load_vlm
+from interp.images.decode import BLANK_IMAGE, open_image
+from interp.measurement.margins import measure
+from interp.measurement.residual_store import empty_residuals
+from interp.measurement.suffix_rerun import Replay
+from interp.model.load import load_vlm
+from interp.model.packing import attention_masks, collate, pack
+from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from finetune.grounding.faithfulness import (
+from finetune.grounding.map_scores import (
     area,
     box_scores,
     order_of,
@@ -12,7 +12,7 @@ from finetune.grounding.faithfulness import (
     shifted_region,
     strongest,
 )
-from interp.regions import moved
+from interp.images.boxes import moved
 
 QUARTER = np.array([[0.0, 0.0, 0.5, 0.5]])
 """A box over four whole cells of a 4 x 4 grid."""

@@ -11,24 +11,25 @@ import torch
 from rich.console import Console
 from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 
-from interp import cli
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.feature_display import show_study
-from interp.feature_record import save_study
-from interp.feature_study import largest_among_flips, parse_feature, study_feature
-from interp.feature_weights import direct_effect, margin_slope, nearest_neighbours
-from interp.figure_style import SCREEN, save_figure
-from interp.figures.redraw import drawings
-from interp.images import open_image
-from interp.measurement import measure
-from interp.prompts import PLAIN
-from interp.questions import load_questions, prompt_table
-from interp.register_grid import controlled_pairs, grid_prompts, read_grid, study_grid
-from interp.replay import Replay
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae
-from interp.vlm import load_vlm
+from interp.cli import app as cli
+from interp.feature.register_grid import controlled_pairs, grid_prompts, read_grid, study_grid
+from interp.feature.save import save_study
+from interp.feature.study import largest_among_flips, parse_feature, study_feature
+from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
+from interp.images.decode import open_image
+from interp.measurement.margins import measure
+from interp.measurement.suffix_rerun import Replay
+from interp.model.load import load_vlm
+from interp.model.prompts import PLAIN
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae
+from interp.views.figures.redraw import drawings
+from interp.views.figures.style import SCREEN, save_figure
+from interp.views.terminal.feature import show_study
 
 QUESTIONS = WORLD / "questions.jsonl"
 ASKED = 240

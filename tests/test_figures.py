@@ -3,6 +3,9 @@
 import json
 from functools import partial
 
+import finetune.ablate.result
+import finetune.evaluate
+import interp.feature_record
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -15,12 +18,25 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-import finetune.ablate.result
-import finetune.evaluate
-import interp.feature_record
-from interp.contents import contents_of
-from interp.errors import InputError
-from interp.figure_style import (
+from interp.runtime.errors import InputError
+from interp.sharing.file_contents import contents_of
+from interp.views.figures import activation_by_register, delta_against_margin, layer_profile
+from interp.views.figures.evaluation import (
+    changes_against_base,
+    changes_frame,
+    evaluation_drawings,
+    refuse_drawn,
+    reliability,
+    reliability_frame,
+    save_evaluation_figures,
+)
+from interp.views.figures.feature_study import dose_frame, level_frame
+from interp.views.figures.margin import delta_frame
+from interp.views.figures.profile import profile_frame
+from interp.views.figures.quadrants import quadrants, quadrants_frame
+from interp.views.figures.redraw import NEWEST, drawings
+from interp.views.figures.register import register_frame
+from interp.views.figures.style import (
     DENSE,
     SIZES,
     figure_paths,
@@ -30,23 +46,7 @@ from interp.figure_style import (
     save_figures,
     svg_of,
 )
-from interp.figures import activation_by_register, delta_against_margin, layer_profile
-from interp.figures.evaluation import (
-    changes_against_base,
-    changes_frame,
-    evaluation_drawings,
-    refuse_drawn,
-    reliability,
-    reliability_frame,
-    save_evaluation_figures,
-)
-from interp.figures.feature_study import dose_frame, level_frame
-from interp.figures.margin import delta_frame
-from interp.figures.profile import profile_frame
-from interp.figures.quadrants import quadrants, quadrants_frame
-from interp.figures.redraw import NEWEST, drawings
-from interp.figures.register import register_frame
-from interp.figures.training import training_curves
+from interp.views.figures.training import training_curves
 
 
 @pytest.fixture(scope="module")
@@ -371,13 +371,13 @@ def test_what_can_not_be_drawn_is_named(run, tmp_path, change, said):
 
 
 def test_the_schemas_are_those_that_are_written():
-    assert NEWEST["evaluation.json"] == finetune.evaluate.SCHEMA_VERSION
-    assert NEWEST["ablation.json"] == finetune.ablate.result.SCHEMA_VERSION
-    assert NEWEST["study.json"] == interp.feature_record.SCHEMA_VERSION
+    assert NEWEST["evaluation.json"] == finetune.evaluation.evaluate.SCHEMA_VERSION
+    assert NEWEST["ablation.json"] == finetune.ablation.result.SCHEMA_VERSION
+    assert NEWEST["study.json"] == interp.feature.save.SCHEMA_VERSION
 
 
 def test_a_study_without_flips_has_fewer_figures(tmp_path):
-    from interp.feature_record import save_study
+    from interp.feature.save import save_study
 
     save_study(study_of(test=False), tmp_path / "study")
     assert [d.name for d in drawings(tmp_path / "study")] == ["delta_margin", "register_grid"]

@@ -8,23 +8,25 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from interp.artifact import read_layers
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.features import find_flips
-from interp.figure_style import SCREEN, save_figure
-from interp.figures.redraw import drawings
-from interp.find import FindSettings, find_features, select_half, warnings_of
-from interp.images import open_image
-from interp.layers import overlap
-from interp.measurement import measure
-from interp.patching import patch_layers, replay_of
-from interp.questions import Paraphrase, load_questions, pair_table, prompt_table
-from interp.residuals import Residuals
-from interp.run import save_result
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
-from interp.vlm import load_vlm
+from interp.causal.layer_patching import patch_layers, replay_of
+from interp.images.decode import open_image
+from interp.measurement.margins import measure
+from interp.measurement.residual_store import Residuals
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.profile.ranges import overlap
+from interp.questions.files import load_questions
+from interp.questions.schema import Paraphrase
+from interp.questions.tables import pair_table, prompt_table
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae
+from interp.schemas.layers import read_layers
+from interp.screening.flips import find_flips
+from interp.search.find import FindSettings, find_features, select_half, warnings_of
+from interp.search.run_folder import save_result
+from interp.views.figures.redraw import drawings
+from interp.views.figures.style import SCREEN, save_figure
 
 QUESTIONS = WORLD / "questions.jsonl"
 

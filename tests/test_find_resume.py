@@ -8,17 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from interp import exchange, kept, run, unfinished
-from interp.artifact import read_layers
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.find import FindSettings
-from interp.manifest import check_manifest
-from interp.questions import Paraphrase, load_questions
-from interp.run import Search, find_into
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae, save_sae
-from interp.vlm import load_vlm
+from interp.measurement import sharded as exchange
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.schema import Paraphrase
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae, save_sae
+from interp.schemas.layers import read_layers
+from interp.search import run_folder as run
+from interp.search.find import FindSettings
+from interp.search.run_folder import Search, find_into
+from interp.storage import checkpoint as kept
+from interp.storage import working_folder as unfinished
+from interp.storage.manifest import check_manifest
 
 KILLED = 4
 """What is written before each kill."""
@@ -114,7 +118,7 @@ def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
     asked = []
     batches = exchange.launched_batches
     monkeypatch.setattr(exchange, "launched_batches", lambda *given: asked.append(given[5]) or batches(*given))
-    monkeypatch.setattr("interp.replay.Replay._batches", stopped)
+    monkeypatch.setattr("interp.measurement.suffix_rerun.Replay._batches", stopped)
     assert find_into(out, lambda: search, resume=True) is not None
     assert asked == [[]]
     same(out, whole)

@@ -5,16 +5,18 @@ from hashlib import scrypt
 
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import awaken, make_world, plain_logits
 
-from finetune.adapter import base_of, load_adapter, read_record
-from finetune.lora import add_lora
-from finetune.run import evaluate_saved, train_and_evaluate
-from finetune.settings import TrainSettings
-from finetune.texts import salt_of, shown, text_hash, text_hashes
-from interp.errors import InputError
-from interp.questions import fingerprint, load_questions
-from interp.vlm import load_vlm
+from finetune.evaluation.run import evaluate_saved
+from finetune.lora.adapter_folder import base_of, load_adapter, read_record
+from finetune.lora.modules import add_lora
+from finetune.lora.seen_texts import salt_of, shown, text_hash, text_hashes
+from finetune.lora.settings import TrainSettings
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.questions.tables import fingerprint
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

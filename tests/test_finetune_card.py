@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import UNSEEN, WORDINGS, make_world
 from huggingface_hub import ModelCard
 
-from finetune.adapter import read_record
-from finetune.card import Base, base_metadata, file_names_only, model_card, with_base
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.artifact import ModelEntry, PromptEntry
-from interp.errors import InputError
-from interp.layers import layers_text
+from finetune.lora.adapter_folder import read_record
+from finetune.lora.settings import TrainSettings
+from finetune.publishing.card import Base, base_metadata, file_names_only, model_card, with_base
+from interp.runtime.errors import InputError
+from interp.schemas.layer_list import layers_text
+from interp.schemas.layers import ModelEntry, PromptEntry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = TrainSettings(rank=4, alpha=8, dropout=0.1, lr=1e-2, batch_size=6, epochs=2, consistency_weight=0.5, seed=7)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from finetune_world import make_world
 
-from interp.saes import Sae, save_sae
+from interp.saes.sae import Sae, save_sae
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(run, world, tmp_path, mor
 
 
 def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path, monkeypatch):
-    from finetune import run as job
-    from interp.errors import InputError
+    from finetune import train_and_evaluate as job
+    from interp.runtime.errors import InputError
 
     def broken(*arguments):
         raise InputError("The margin of prompt 0 is not finite.")
@@ -146,7 +146,7 @@ def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path
     assert "give the same command with --resume" in failed[2]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.partial"]
     assert_error(run(*options(world, "--layers", "1", "--out", "adapter")), "Add --resume to go on behind it, or")
-    monkeypatch.setattr("finetune.train.FrozenLayers", None)
+    monkeypatch.setattr("finetune.training.loop.FrozenLayers", None)
     code, _, err = run(*options(world, "--layers", "1", "--out", "adapter", "--resume"))
     assert (code, err) == (0, "Going on behind step 1 of 1.\n"), "nothing is trained again"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -333,9 +333,9 @@ def assert_error(result, message):
 def test_help_and_import_are_light():
     """Neither torch nor what is built on it is loaded before there is work to do."""
     script = (
-        "import sys, finetune.cli\n"
+        "import sys, finetune.cli.app\n"
         "sys.argv = ['finetune', '--help']\n"
-        "try:\n    finetune.cli.main()\n"
+        "try:\n    finetune.cli.app.main()\n"
         "except SystemExit as stopped:\n    assert not stopped.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'accelerate', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -6,24 +6,25 @@ import pytest
 import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
 
-from finetune.arms import Arm, adapter_arm, base_arm
-from finetune.ask import SWAPS, images_of_others
-from finetune.compare import subsets_of
-from finetune.evaluate import evaluate
-from finetune.lora import add_lora
-from finetune.measures import MEASURES
-from finetune.quadrants import QUADRANTS
-from finetune.texts import text_hash
-from interp.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
-from interp.errors import InputError
-from interp.figures.evaluation import save_evaluation_figures
-from interp.image_tokens import pixels_of
-from interp.images import BLANK_IMAGE, open_image
-from interp.measurement import measure
-from interp.prompts import prompt_tokens
-from interp.questions import load_questions, pair_table, prompt_table
+from finetune.evaluation.arms import Arm, adapter_arm, base_arm
+from finetune.evaluation.collect import SWAPS, images_of_others
+from finetune.evaluation.compare import subsets_of
+from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.measures import MEASURES
+from finetune.evaluation.quadrants import QUADRANTS
+from finetune.lora.modules import add_lora
+from finetune.lora.seen_texts import text_hash
+from interp.images.decode import BLANK_IMAGE, open_image
+from interp.measurement.margins import measure
+from interp.model.image_tokens import pixels_of
+from interp.model.load import load_vlm
+from interp.model.prompts import prompt_tokens
+from interp.questions.answers import asks_yes_or_no, begins_with_answer, parse_yes_no
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.runtime.errors import InputError
 from interp.statistics import mcnemar_p, mean_interval, sign_flip_p
-from interp.vlm import load_vlm
+from interp.views.figures.evaluation import save_evaluation_figures
 
 KNOWN_SAMPLE = [
     "Is there an opacity?",

@@ -7,18 +7,18 @@ import torch
 from finetune_world import awaken, items_of, make_world
 from torch.nn import functional as F
 
-from finetune.frozen import FrozenLayers, lowest_trained
-from finetune.lora import add_lora
-from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
-from finetune.plan import Step, plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.errors import InputError
-from interp.image_tokens import encode_images
-from interp.images import open_image
-from interp.prompts import PromptStyle
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import Step, plan_steps
+from finetune.training.forward import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.training.loop import accelerator_for, train
+from finetune.training.prefix_states import FrozenLayers, lowest_trained
+from interp.images.decode import open_image
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.model.prompts import PromptStyle
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
 
 ADAPTED = [2, 3]
 EVERYTHING = 2**40
@@ -145,7 +145,7 @@ def test_images_beyond_the_budget_are_run_in_their_step(world, questions, budget
 
 def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions, monkeypatch):
     """The common prefix of a row depends on which wordings are in it."""
-    monkeypatch.setattr("finetune.frozen.PROMPTS", 4)
+    monkeypatch.setattr("finetune.training.prefix_states.PROMPTS", 4)
     vlm, _ = adapted_vlm(world)
     items = items_of(questions[:6])
     encode_images(vlm, [i.image for i in items])

@@ -7,24 +7,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import awaken, losses_of, make_world, plain_logits, plain_margin
 from torch.nn import functional as F
 
-from finetune.adapter import read_record
-from finetune.card import model_card
-from finetune.cli import main
-from finetune.lora import add_lora
-from finetune.loss import SWAP_MARGIN
-from finetune.opposites import opposite_images
-from finetune.plan import plan_steps
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.errors import InputError
-from interp.image_tokens import encode_images
-from interp.images import BLANK_IMAGE
-from interp.questions import Question, load_questions
-from interp.vlm import load_vlm
+from finetune.cli.app import main
+from finetune.lora.adapter_folder import read_record
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.publishing.card import model_card
+from finetune.training.batches import plan_steps
+from finetune.training.loop import accelerator_for, train
+from finetune.training.loss import SWAP_MARGIN
+from finetune.training.opposite_images import opposite_images
+from interp.images.decode import BLANK_IMAGE
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

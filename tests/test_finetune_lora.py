@@ -2,10 +2,10 @@ import pytest
 import torch
 from finetune_world import make_world, plain_logits
 
-from finetune.lora import add_lora, set_dropout
-from interp.errors import InputError
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora, set_dropout
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

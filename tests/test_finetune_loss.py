@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.loss import blank_loss, grounding_losses, question_losses, swap_loss, symmetric_divergence
+from finetune.training.loss import blank_loss, grounding_losses, question_losses, swap_loss, symmetric_divergence
 
 
 def softmax(x):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune.measures import MEASURES, confidence
-from finetune.quadrants import QUADRANTS, quadrant_of, quadrants
-from finetune.sheet import Answers, Sheet, Subset
-from interp.questions import Question, pair_table, prompt_table
-from interp.substitutes import BLANKS
+from finetune.evaluation.answers import Answers, Sheet, Subset
+from finetune.evaluation.measures import MEASURES, confidence
+from finetune.evaluation.quadrants import QUADRANTS, quadrant_of, quadrants
+from interp.model.blank_images import BLANKS
+from interp.questions.schema import Question
+from interp.questions.tables import pair_table, prompt_table
 
 
 def asked(answers, paraphrases=1):

@@ -15,15 +15,16 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from huggingface_hub import HfApi, ModelCard
 
-from finetune.adapter import read_record
-from finetune.card import model_card
-from finetune.run import evaluate_saved, train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.artifact import ModelEntry
-from interp.files import write_text
+from finetune.evaluation.run import evaluate_saved
+from finetune.lora.adapter_folder import read_record
+from finetune.lora.settings import TrainSettings
+from finetune.publishing.card import model_card
+from interp.schemas.layers import ModelEntry
+from interp.storage.atomic import write_text
 
 BASE = "google/medgemma-4b-it"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -8,14 +8,14 @@ import pytest
 import torch
 from finetune_world import awaken, make_world, plain_logits
 
-from finetune.choice import Choice, ranks_of
-from finetune.lora import add_lora, lora_config, parameters_a_rank, target_pattern, trainable_parameters
-from finetune.ranks import parameters_of, uniform_ranks, weighted_ranks
-from finetune.settings import TrainSettings
-from interp.artifact import ModuleWeight
-from interp.errors import InputError
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.layers import Choice, ranks_of
+from finetune.lora.modules import add_lora, lora_config, parameters_a_rank, target_pattern, trainable_parameters
+from finetune.lora.ranks import parameters_of, uniform_ranks, weighted_ranks
+from finetune.lora.settings import TrainSettings
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.schemas.layers import ModuleWeight
 
 WEIGHTS = [
     ModuleWeight(layer=0, module="mlp", weight=9.0),

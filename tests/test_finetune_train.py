@@ -12,17 +12,17 @@ import torch
 from finetune_world import awaken, items_of, losses_of, make_world, plain_logits
 from torch.nn import functional as F
 
-from finetune.frozen import FrozenLayers, Prompt
-from finetune.lora import add_lora
-from finetune.packed import FirstToken
-from finetune.plan import Step, plan_steps, wordings
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, learning_rate, train
-from interp.errors import InputError
-from interp.image_tokens import encode_images
-from interp.prompts import PLAIN, PromptStyle
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import Step, plan_steps, wordings
+from finetune.training.forward import FirstToken
+from finetune.training.loop import accelerator_for, learning_rate, train
+from finetune.training.prefix_states import FrozenLayers, Prompt
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.model.prompts import PLAIN, PromptStyle
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -243,13 +243,13 @@ def test_more_processes_than_questions_are_refused(vlm, questions):
 LAUNCHED = """
 import json, sys
 import torch
-from finetune.lora import add_lora
-from finetune.packed import FirstToken
-from finetune.plan import plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora
+from finetune.training.forward import FirstToken
+from finetune.training.batches import plan_steps
+from finetune.lora.settings import TrainSettings
+from finetune.training.loop import accelerator_for, train
+from interp.questions.schema import load_questions
+from interp.model.vlm import load_vlm
 
 model, questions = sys.argv[1:]
 accelerator = accelerator_for("cpu")

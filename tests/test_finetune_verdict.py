@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_finetune_measures import answered, asked
 
-from finetune.compare import Comparison, compare, subsets_of
-from finetune.verdict import as_bad, label_of, verdict, worst
+from finetune.evaluation.compare import Comparison, compare, subsets_of
+from finetune.evaluation.verdict import as_bad, label_of, verdict, worst
 from interp.statistics import Estimate
 
 

@@ -10,7 +10,7 @@ from conftest import read_rows, write_rows
 from finetune_world import make_world
 from safetensors.torch import load_file, save_file
 
-from finetune import cli
+from finetune.cli import app as cli
 
 
 @pytest.fixture(scope="module")

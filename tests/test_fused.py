@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.fused import fuse
+from interp.model.fused import fuse
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -47,7 +47,7 @@ def test_values_and_gradients(shape, dtype, tolerance):
 
 
 def test_a_norm_on_the_cpu_is_left_as_it_is(monkeypatch):
-    monkeypatch.setattr("interp.fused.find_spec", lambda name: name)
+    monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
     plain, fused = Gemma3RMSNorm(16), Gemma3RMSNorm(16)
@@ -80,7 +80,7 @@ def distance(found, expected):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
 @pytest.mark.parametrize("shape", [(1, 1, 10240), (3, 17, 333)])
 def test_gated_gelu(shape, dtype, tolerance):
-    from interp.gelu_kernel import GatedGelu
+    from interp.model.triton_kernels.gelu import GatedGelu
 
     generator = torch.Generator("cuda").manual_seed(0)
     gate, up = (torch.randn(shape, generator=generator, device="cuda").to(dtype) * 3 for _ in range(2))
@@ -101,7 +101,7 @@ def test_gated_gelu(shape, dtype, tolerance):
 def test_rotary(heads, width, exchanged, dtype, tolerance):
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 
-    from interp.rotary_kernel import Rotary
+    from interp.model.triton_kernels.rotary import Rotary
 
     generator = torch.Generator("cuda").manual_seed(0)
     x = torch.randn(2, heads, 37, width, generator=generator, device="cuda").to(dtype)
@@ -139,7 +139,7 @@ def test_a_fused_model_is_the_model():
 
 
 def test_a_model_on_the_cpu_is_left_as_it_is(monkeypatch):
-    monkeypatch.setattr("interp.fused.find_spec", lambda name: name)
+    monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
 

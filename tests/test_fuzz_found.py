@@ -18,21 +18,21 @@ from PIL import Image
 from pydicom import dcmread
 from safetensors.torch import save_file
 
-from finetune.ablate.cli import parse_seeds
-from finetune.adapter import base_of, read_record
-from finetune.arms import Arm, seed_pools
-from interp.artifact import read_layers
-from interp.clamps import parse_clamps
-from interp.errors import InputError
-from interp.hub import locate
-from interp.image_paths import climbs_out, names_in
-from interp.images import UnreadableImageError, decode
-from interp.importing import import_questions
-from interp.inversion import operators_of
-from interp.layers import listed_layers
-from interp.questions import load_questions, write_questions
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae, save_sae
+from finetune.cli.ablate import parse_seeds
+from finetune.evaluation.arms import Arm, seed_pools
+from finetune.lora.adapter_folder import base_of, read_record
+from interp.images.decode import UnreadableImageError, decode
+from interp.images.paths import climbs_out, names_in
+from interp.importing.importer import import_questions
+from interp.measurement.clamp_spec import parse_clamps
+from interp.questions.files import load_questions, write_questions
+from interp.questions.polarity import operators_of
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae, save_sae
+from interp.schemas.layer_list import listed_layers
+from interp.schemas.layers import read_layers
+from interp.storage.hub import locate
 
 DEEP, LONG = "[" * 20000, "9" * 5000
 

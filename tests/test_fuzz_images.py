@@ -17,10 +17,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
-from interp.errors import InputError
-from interp.image_cache import read_tokens, write_tokens
-from interp.image_paths import find_image, names_in
-from interp.images import UnreadableImageError, decode
+from interp.images.decode import UnreadableImageError, decode
+from interp.images.paths import find_image, names_in
+from interp.model.image_token_cache import read_tokens, write_tokens
+from interp.runtime.errors import InputError
 
 RAMP = np.arange(16 * 12, dtype=np.uint8).reshape(16, 12)
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from fuzzing import (
     CHANGES,
@@ -27,22 +28,21 @@ from hypothesis import strategies as st
 from layers_files import layers_document
 from safetensors.torch import save_file
 
-from finetune.ablate.answers import ArmRecord, read_answers, write_answers
-from finetune.adapter import load_adapter, read_record, shared_base
-from finetune.arms import Arm, known_texts, seed_pools
-from finetune.choice import choose_layers, read_choice
-from finetune.push import staged
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from finetune.sheet import Answers
-from interp.artifact import read_layers, write_layers
-from interp.errors import InputError
-from interp.hub import locate
-from interp.manifest import MANIFEST, check_manifest, write_manifest
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae, save_sae
-from interp.substitutes import BLANKS
-from interp.vlm import load_vlm
+from finetune.ablation.arm_files import ArmRecord, read_answers, write_answers
+from finetune.evaluation.answers import Answers
+from finetune.evaluation.arms import Arm, known_texts, seed_pools
+from finetune.lora.adapter_folder import load_adapter, read_record, shared_base
+from finetune.lora.layers import choose_layers, read_choice
+from finetune.lora.settings import TrainSettings
+from finetune.publishing.push import staged
+from interp.model.blank_images import BLANKS
+from interp.model.load import load_vlm
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae, save_sae
+from interp.schemas.layers import read_layers, write_layers
+from interp.storage.hub import locate
+from interp.storage.manifest import MANIFEST, check_manifest, write_manifest
 
 
 @pytest.fixture(autouse=True)

@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from finetune.ablate.cli import parse_seeds
-from finetune.grounding.looking import map_settings
-from interp.clamps import parse_clamps
-from interp.errors import InputError
-from interp.feature_study import parse_feature
-from interp.importing import import_questions
-from interp.layers import listed_layers, parse_layers
-from interp.questions import load_questions, prompt_table, write_questions
-from interp.register_grid import read_grid
-from interp.transfer import text_prompts
+from finetune.cli.ablate import parse_seeds
+from finetune.grounding.one_image import map_settings
+from interp.feature.register_grid import read_grid
+from interp.feature.study import parse_feature
+from interp.importing.importer import import_questions
+from interp.measurement.clamp_spec import parse_clamps
+from interp.questions.files import load_questions, write_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
+from interp.schemas.layer_list import listed_layers, parse_layers
+from interp.screening.transfer import text_prompts
 
 OURS = [
     {

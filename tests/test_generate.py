@@ -7,20 +7,22 @@ import pytest
 import torch
 from finetune_world import awaken
 
-from finetune.lora import add_lora, set_dropout
-from interp.answers import parse_yes_no
-from interp.clamps import clamped, load_clamps, parse_clamps
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.generate import end_tokens, generate
-from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
-from interp.measurement import measure, rows_of
-from interp.packing import Batch
-from interp.prompts import PLAIN
-from interp.questions import load_questions, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae, save_sae
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora, set_dropout
+from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
+from interp.measurement.clamp_spec import load_clamps, parse_clamps
+from interp.measurement.clamps import clamped
+from interp.measurement.generate import end_tokens, generate
+from interp.measurement.margins import measure, rows_of
+from interp.model.load import load_vlm
+from interp.model.packing import Batch
+from interp.model.prompts import PLAIN
+from interp.paths import WORLD
+from interp.questions.answers import parse_yes_no
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae, save_sae
 
 NEW = 14
 """More than the sliding window of 12, so that answers outgrow it."""

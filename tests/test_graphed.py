@@ -4,13 +4,13 @@ import pytest
 import torch
 from finetune_world import awaken, items_of, make_world
 
-from finetune.frozen import FrozenLayers
-from finetune.graphed import GraphedPasses
-from finetune.lora import add_lora, set_dropout
-from finetune.packed import FirstToken, lay_out, packed_losses
-from interp.image_tokens import encode_images
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora, set_dropout
+from finetune.training.cuda_graphs import GraphedPasses
+from finetune.training.forward import FirstToken, lay_out, packed_losses
+from finetune.training.prefix_states import FrozenLayers
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

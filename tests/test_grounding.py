@@ -12,23 +12,23 @@ from conftest import read_rows, write_rows
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
-from finetune.grounding.display import show_grounding
-from finetune.grounding.faithfulness import rank_agreement
 from finetune.grounding.figures import save_grounding
-from finetune.grounding.looking import MapSettings, curves, look, map_settings, see
-from finetune.grounding.plan import asks_of, studied
-from finetune.grounding.scores import SCORES
+from finetune.grounding.map_scores import rank_agreement
+from finetune.grounding.one_image import MapSettings, curves, look, map_settings, see
+from finetune.grounding.questions import asks_of, studied
+from finetune.grounding.score_table import SCORES
 from finetune.grounding.study import GroundingSettings, study
 from finetune.grounding.summary import differences, summaries
-from finetune.lora import add_lora
-from interp.contents import contents_of
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.images import open_image
-from interp.questions import load_questions
-from interp.saes import load_sae
+from finetune.grounding.terminal import show_grounding
+from finetune.lora.modules import add_lora
+from interp.images.decode import open_image
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.saes.sae import load_sae
+from interp.sharing.file_contents import contents_of
 from interp.statistics import mean_interval, sign_flip_p
-from interp.vlm import load_vlm
 
 SETTINGS = GroundingSettings(limit=4, curve_steps=4)
 
@@ -410,7 +410,7 @@ def run(called, monkeypatch, tmp_path):
 
 
 def test_the_command(run, boxed, tmp_path):
-    from finetune.adapter import base_of
+    from finetune.lora.adapter_folder import base_of
 
     vlm = load_vlm(boxed.model, "cpu", "float32")
     adapted = add_lora(vlm, [1])

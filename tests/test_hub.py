@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from interp.errors import InputError
-from interp.hub import locate
+from interp.runtime.errors import InputError
+from interp.storage.hub import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,7 +40,7 @@ def test_a_cached_model_is_found_offline(cache, tiny_model):
 
 
 def test_a_cached_model_is_measured_and_named_by_its_hub_id(cache, tiny_model):
-    from interp.vlm import load_vlm
+    from interp.model.load import load_vlm
 
     put(cache, "google/medgemma-4b-it", tiny_model)
     vlm = load_vlm("google/medgemma-4b-it", "cpu")

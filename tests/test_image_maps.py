@@ -7,15 +7,15 @@ from finetune_world import plain_margin
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from interp.decoder import run_packed
-from interp.image_maps import attention, attention_seen, feature_maps, gradient_maps, integrated_maps
-from interp.image_tokens import image_tokens
-from interp.images import BLANK_IMAGE, open_image
-from interp.occlusion import packed, picture_pixels, token_margins, variant_batches
-from interp.packing import attention_masks
-from interp.prompts import PLAIN
-from interp.saes import Sae
-from interp.vlm import load_vlm, quiet_loading
+from interp.images.decode import BLANK_IMAGE, open_image
+from interp.measurement.occlusion import packed, picture_pixels, token_margins, variant_batches
+from interp.measurement.saliency import attention, attention_seen, feature_maps, gradient_maps, integrated_maps
+from interp.model.decoder import run_packed
+from interp.model.image_tokens import image_tokens
+from interp.model.load import load_vlm, quiet_loading
+from interp.model.packing import attention_masks
+from interp.model.prompts import PLAIN
+from interp.saes.sae import Sae
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
 CLOSED = [True] * 3

@@ -15,16 +15,16 @@ from finetune_world import make_world
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from finetune.arms import Arm, adapter_arm, base_arm
-from finetune.evaluate import evaluate
-from interp.ahead import ahead
-from interp.errors import InputError
-from interp.image_cache import read_tokens, write_tokens
-from interp.image_tokens import encode_images, image_tokens
-from interp.images import BLANK_IMAGE, NO_IMAGE, open_image
-from interp.measurement import measure
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.evaluation.arms import Arm, adapter_arm, base_arm
+from finetune.evaluation.evaluate import evaluate
+from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
+from interp.measurement.margins import measure
+from interp.model.image_token_cache import read_tokens, write_tokens
+from interp.model.image_tokens import encode_images, image_tokens
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.runtime.prefetch import ahead
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_measures_are_the_same_with_a_cache(cached, tiny_model, own_data):
 
 
 def test_the_commands_share_a_cache_and_give_the_same_numbers(tmp_path, monkeypatch, capsys):
-    from finetune import cli
+    from finetune.cli import app as cli
 
     monkeypatch.chdir(tmp_path)
     world = make_world(tmp_path / "world", patients=4)

@@ -11,10 +11,10 @@ from dicoms import write_dicom
 from PIL import Image
 from typer.testing import CliRunner
 
-from interp.cli import app
-from interp.errors import InputError
-from interp.importing import import_questions
-from interp.questions import load_questions
+from interp.cli.app import app
+from interp.importing.importer import import_questions
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
 
 SUBJECT, STUDY = "10000032", "50414267"
 

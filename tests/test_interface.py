@@ -26,7 +26,7 @@ def fresh(code: str) -> str:
 def test_importing_imports_nothing_heavy():
     code = "import sys, json, interp, finetune; interp.InputError; interp.WORLD; dir(interp)"
     loaded = json.loads(fresh(f"{code}; print(json.dumps(list(sys.modules)))"))
-    assert "interp.demo" in loaded
+    assert "interp.paths" in loaded
     assert not HEAVY & set(loaded)
 
 

@@ -11,12 +11,13 @@ import pytest
 from conftest import read_rows, write_rows
 from safetensors.torch import load_file, save_file
 
-from interp import cli, entry
-from interp.artifact import read_layers
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.find import FindSettings
-from interp.questions import load_questions
+from interp.cli import app as cli
+from interp.cli import guard as entry
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.schemas.layers import read_layers
+from interp.search.find import FindSettings
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_an_interrupted_run_leaves_nothing(run, own_data, tmp_path, monkeypatch)
 
 def test_import_and_help_are_light():
     names = "('torch', 'pandas', 'transformers')"
-    heavy = f"import sys, interp.cli, finetune.cli; print([m for m in {names} if m in sys.modules])"
+    heavy = f"import sys, interp.cli.app, finetune.cli.app; print([m for m in {names} if m in sys.modules])"
     environment = os.environ | {"COLUMNS": "80"}
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
     shown = subprocess.run(

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.artifact import Interval, ProfileEntry
-from interp.features import Flips
-from interp.layers import growth_range, level_range, overlap
-from interp.profile import commit_layer, judge, ranges_of
+from interp.profile.profile import commit_layer
+from interp.profile.ranges import growth_range, level_range, overlap, ranges_of
+from interp.profile.verdict import judge
+from interp.schemas.layers import Interval, ProfileEntry
+from interp.screening.flips import Flips
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
 

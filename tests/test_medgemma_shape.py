@@ -5,9 +5,9 @@ import re
 import pytest
 from medgemma import IMAGE_TOKENS, TEXT, VISION, medgemma_config, meta_medgemma
 
-from finetune.lora import add_lora, target_pattern, trainable_parameters
-from finetune.ranks import uniform_ranks
-from interp.vlm import Vlm
+from finetune.lora.modules import add_lora, target_pattern, trainable_parameters
+from finetune.lora.ranks import uniform_ranks
+from interp.model.vlm import Vlm
 
 PUBLISHED_PARAMETERS = 4_300_079_472
 """As the hub counts those of google/gemma-3-4b-it and google/medgemma-4b-it, tied embeddings once."""

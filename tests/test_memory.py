@@ -9,14 +9,14 @@ import psutil
 import pytest
 import torch
 
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.find import FindSettings, find_features
-from interp.memory import GIB, left_in_group, memory_left
-from interp.questions import load_questions
-from interp.residuals import empty_residuals
-from interp.sae_sources import locate_saes
-from interp.vlm import hold_images, load_vlm
+from interp.measurement.residual_store import empty_residuals
+from interp.model.load import hold_images, load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.runtime.memory import GIB, left_in_group, memory_left
+from interp.saes.locate import locate_saes
+from interp.search.find import FindSettings, find_features
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_a_schedulers_limit_counts(tmp_path, monkeypatch):
     assert left_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert left_in_group(tmp_path) == 650
-    monkeypatch.setattr("interp.memory.own_group", lambda: tmp_path)
+    monkeypatch.setattr("interp.runtime.memory.own_group", lambda: tmp_path)
     assert memory_left(CPU).host == 520
 
 

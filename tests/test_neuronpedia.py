@@ -7,11 +7,11 @@ import pytest
 from layers_files import layers_document
 from typer.testing import CliRunner
 
-from interp.artifact import Layers
-from interp.cli import app
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.neuronpedia import feature_list, neuronpedia_address
+from interp.cli.app import app
+from interp.paths import WORLD
+from interp.runtime.errors import InputError
+from interp.saes.neuronpedia import feature_list, neuronpedia_address
+from interp.schemas.layers import Layers
 
 RELEASE = "gemma-scope-2-4b-it-res"
 PAGE = "https://www.neuronpedia.org/gemma-3-4b-it/17-gemmascope-2-res-16k/3818"

@@ -8,9 +8,9 @@ import pytest
 from test_paraphrase import NOT_UNDERSTOOD, lexicon_questions
 
 from interp.demo import phrasings
-from interp.normalize import normalize
-from interp.paraphrase import paraphrases
-from interp.wording import read
+from interp.questions.canonical import normalize
+from interp.questions.paraphrase import paraphrases
+from interp.questions.parse import read
 
 CANONICAL = [
     ("Is there radiographic evidence of cardiac enlargement?", "Is there cardiomegaly?"),

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import interp
-from interp.feature_display import causal_lines
-from interp.notebook import page_html, plotted, table_html
+from interp.views.notebook import page_html, plotted, table_html
+from interp.views.terminal.feature import causal_lines
 
 
 class Cells(HTMLParser):
@@ -155,7 +155,7 @@ def test_the_profile_has_two_axes(result):
 
 def test_axes_are_drawn_without_pyplot():
     code = (
-        "import sys; from matplotlib.figure import Figure; import pandas; from interp.notebook import plotted;"
+        "import sys; from matplotlib.figure import Figure; import pandas; from interp.views.notebook import plotted;"
         "plotted(lambda frame, ax: ax.figure, pandas.DataFrame(), Figure().subplots());"
         "print('matplotlib.pyplot' in sys.modules)"
     )

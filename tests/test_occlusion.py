@@ -6,7 +6,7 @@ import torch
 from finetune_world import plain_margin
 from PIL import Image, ImageDraw
 
-from interp.occlusion import (
+from interp.measurement.occlusion import (
     encode_without,
     filling,
     margins_on,
@@ -15,8 +15,8 @@ from interp.occlusion import (
     single_cells,
     token_margins,
 )
-from interp.prompts import PLAIN
-from interp.vlm import load_vlm
+from interp.model.load import load_vlm
+from interp.model.prompts import PLAIN
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
 CLOSED = [True, True, False]

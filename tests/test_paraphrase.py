@@ -6,11 +6,11 @@ import time
 import pytest
 
 from interp.demo import phrasings
-from interp.errors import InputError
-from interp.lexicon import TERMS, find_term
-from interp.paraphrase import FRAMES, add_paraphrases, paraphrases, register_of
-from interp.questions import Paraphrase, Question
-from interp.wording import read
+from interp.questions.lexicon import TERMS, find_term
+from interp.questions.paraphrase import FRAMES, add_paraphrases, paraphrases, register_of
+from interp.questions.parse import read
+from interp.questions.schema import Paraphrase, Question
+from interp.runtime.errors import InputError
 
 ALL = 99
 PLACES = ("", " in the left lung", " at the right base", " of the left hemidiaphragm")

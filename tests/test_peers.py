@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from interp.demo import WORLD
-from interp.measurement import measure
-from interp.questions import load_questions, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
-from interp.vlm import load_vlm
+from interp.measurement.margins import measure
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from canaries import CANARY, Runs, run_all
 from PIL import Image
 from typer.testing import CliRunner
 
-from interp.cli import app
-from interp.contents import contents_of
-from interp.scrub import scrub
+from interp.cli.app import app
+from interp.sharing.file_contents import contents_of
+from interp.sharing.scrub import scrub
 
 OWN = ("imported.jsonl", "again.jsonl", "more.jsonl")
 """Files of questions, which were asked for."""
@@ -65,7 +65,7 @@ def test_an_error_names_the_row_in_place_of_what_it_holds(runs, name, expected):
 
 
 def decoded(path: Path) -> str:
-    """Everything that a file says, by other means than `interp.contents`."""
+    """Everything that a file says, by other means than `interp.sharing.file_contents`."""
     content = path.read_bytes()
     said = content.decode("latin-1")
     if path.suffix == ".parquet":

@@ -17,20 +17,20 @@ from safetensors.torch import load_file, save_file
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-from finetune.ablate.plan import AblationSettings
-from finetune.ablate.run import ablate_saved
-from finetune.settings import TrainSettings
-from interp.demo import WORLD
-from interp.find import find_features
-from interp.generate import generate
-from interp.image_tokens import encode_together
-from interp.images import NO_IMAGE
-from interp.kept import NOTHING_KEPT
-from interp.measurement import measure
-from interp.processes import ALONE, Team
-from interp.questions import load_questions, prompt_table
-from interp.split import split_map
-from interp.vlm import load_vlm
+from finetune.ablation.plan import AblationSettings
+from finetune.ablation.run import ablate_saved
+from finetune.lora.settings import TrainSettings
+from interp.images.decode import NO_IMAGE
+from interp.measurement.generate import generate
+from interp.measurement.margins import measure
+from interp.model.image_tokens import encode_together
+from interp.model.load import load_vlm, split_map
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.distributed import ALONE, Team
+from interp.search.find import find_features
+from interp.storage.checkpoint import NOTHING_KEPT
 
 FIND = {"layers": [3, 4, 5, 6, 7], "batch_tokens": 3000}
 ABLATION = AblationSettings(TrainSettings(rank=2, alpha=4, epochs=1, lr=0.005), (0,), ("window", "all"))
@@ -40,10 +40,10 @@ import json, os, signal, sys
 from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, {tests!r})
-import finetune.ablate.run as run
+import finetune.ablation.run as run
 from interp import find, kept
-from interp.kept import Kept
-from interp.processes import first_to, team_on
+from interp.storage.checkpoint import Kept
+from interp.runtime.distributed import first_to, team_on
 from test_processes import ablate, found_in, pictures, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])

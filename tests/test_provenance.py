@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 import typer
 
-from interp.provenance import HIDDEN, Provenance, commit_of, provenance
+from interp.storage.provenance import HIDDEN, Provenance, commit_of, provenance
 
 SECRET = "Is there a nodule?"
 

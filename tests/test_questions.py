@@ -5,8 +5,10 @@ import shutil
 import pytest
 from conftest import read_rows, write_rows
 
-from interp.errors import InputError
-from interp.questions import Question, fingerprint, load_questions, pair_table, prompt_table, split_of
+from interp.questions.files import load_questions, split_of
+from interp.questions.schema import Question
+from interp.questions.tables import fingerprint, pair_table, prompt_table
+from interp.runtime.errors import InputError
 
 
 def test_reads_what_was_written(own_data):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from interp.errors import InputError
-from interp.regions import centres_in, covered, grid_side, moved, moved_away, shifted, unit_boxes
+from interp.images.boxes import centres_in, covered, grid_side, moved, moved_away, shifted, unit_boxes
+from interp.runtime.errors import InputError
 
 
 def test_boxes_are_stretched_with_their_image():

@@ -16,22 +16,22 @@ from pages import Page, numbers
 from PIL import Image
 from report_run import FINGERPRINTS, Draw, edit, write_adapter, write_run, write_search
 
-from finetune.ablate.outcomes import METRICS
-from finetune.ablate.result import SCHEMA_VERSION as ABLATION_VERSION
-from finetune.adapter import SCHEMA_VERSION as ADAPTER_VERSION
-from finetune.evaluate import SCHEMA_VERSION as EVALUATION_VERSION
-from finetune.grounding.scores import SCORES
-from finetune.measures import MEASURES
-from finetune.quadrants import QUADRANTS
-from interp.cli import app
-from interp.contents import contents_of
-from interp.documents import NEWEST
-from interp.errors import InputError
-from interp.feature_record import SCHEMA_VERSION as STUDY_VERSION
-from interp.report import provenance, words
-from interp.report.collect import collect
-from interp.report.records.reading import cleaned
-from interp.report.render import render, write_report
+from finetune.ablation.metrics import METRICS
+from finetune.ablation.result import SCHEMA_VERSION as ABLATION_VERSION
+from finetune.evaluation.evaluate import SCHEMA_VERSION as EVALUATION_VERSION
+from finetune.evaluation.measures import MEASURES
+from finetune.evaluation.quadrants import QUADRANTS
+from finetune.grounding.score_table import SCORES
+from finetune.lora.adapter_folder import SCHEMA_VERSION as ADAPTER_VERSION
+from interp.cli.app import app
+from interp.feature.save import SCHEMA_VERSION as STUDY_VERSION
+from interp.runtime.errors import InputError
+from interp.schemas.read import NEWEST, cleaned
+from interp.sharing.file_contents import contents_of
+from interp.views import numbers as words
+from interp.views.report import origins as provenance
+from interp.views.report.collect import collect
+from interp.views.report.render import render, write_report
 
 SECTIONS = ["verdict", "profile", "features", "training", "before-after", "quadrants", "grounding", "ablation"]
 HOSTILE = (
@@ -431,7 +431,7 @@ def test_an_existing_file_is_refused_and_nothing_half_written(run, tmp_path, mon
     out.unlink()
     with pytest.raises(InputError, match="is a folder"):
         write_report(run, tmp_path)
-    monkeypatch.setattr("interp.report.render.render", lambda found: "\ud800")
+    monkeypatch.setattr("interp.views.report.render.render", lambda found: "\ud800")
     with pytest.raises(UnicodeEncodeError):
         write_report(run, out)
     assert list(tmp_path.iterdir()) == []
@@ -518,7 +518,7 @@ def contrast(a: str, b: str) -> float:
 @pytest.mark.parametrize("theme", [1, 2])
 def test_contrast_is_aa_in_both_themes(theme):
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
-    style = (files("interp.report") / "style.css").read_text()
+    style = (files("interp.views.report") / "style.css").read_text()
     pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
     colours = {found[0]: found[theme] for found in pairs}
     for back in ("paper", "raised", "tint", "warn"):

@@ -15,18 +15,18 @@ from conftest import read_rows, write_rows
 from finetune_world import make_world
 from test_finetune_cli import assert_error, layers_json
 
-from finetune import cli
-from finetune import train as training
-from finetune.checkpoint import State, read_state, write_state
-from finetune.lora import add_lora
-from finetune.packed import FirstToken
-from finetune.plan import plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.errors import InputError
-from interp.manifest import write_manifest
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.cli import app as cli
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training import loop as training
+from finetune.training.batches import plan_steps
+from finetune.training.checkpoint import State, read_state, write_state
+from finetune.training.forward import FirstToken
+from finetune.training.loop import accelerator_for, train
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.storage.manifest import write_manifest
 
 SETTINGS = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4)
 MADE_OF = {"lr": 0.01, "layers": [1, 2], "training_questions": "ab", "prompt": {"system": None}}
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused(states, tmp_path):
 
 
 def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("interp.unfinished.software", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("interp.storage.working_folder.software", lambda: {"torch": "1.0"})
     write_state(tmp_path, states[0][0], MADE_OF, 0.0)
     monkeypatch.undo()
     for _ in range(2):
@@ -207,12 +207,12 @@ import sys
 from pathlib import Path
 import torch
 from finetune import train as training
-from finetune.checkpoint import read_state, write_state
-from finetune.lora import add_lora
-from finetune.plan import plan_steps
-from finetune.settings import TrainSettings
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.training.checkpoint import read_state, write_state
+from finetune.lora.modules import add_lora
+from finetune.training.batches import plan_steps
+from finetune.lora.settings import TrainSettings
+from interp.questions.schema import load_questions
+from interp.model.vlm import load_vlm
 
 model, questions, work = sys.argv[1:]
 training.CHECKPOINT_SECONDS = 0.0

@@ -7,9 +7,9 @@ import torch
 from test_hub import COMMIT, cache  # noqa: F401
 from test_saes import random_sae
 
-from interp.errors import InputError
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae, save_sae
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae, save_sae
 
 REPO = "google/gemma-scope-2-4b-it"
 

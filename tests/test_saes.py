@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.fit import fit
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae, save_sae
+from interp.paths import WORLD
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.reconstruction import fit
+from interp.saes.sae import Sae, load_sae, save_sae
 
 
 def random_sae(layer=2, d_model=6, d_sae=10, seed=0):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from planted import plant_world
 
-from finetune import cli as finetune_cli
-from finetune.texts import shown
-from interp import cli as interp_cli
-from interp.artifact import read_layers
-from interp.demo import WORLD
-from interp.layers import overlap
-from interp.questions import load_questions
+from finetune.cli import app as finetune_cli
+from finetune.lora.seen_texts import shown
+from interp.cli import app as interp_cli
+from interp.paths import WORLD
+from interp.profile.ranges import overlap
+from interp.questions.files import load_questions
+from interp.schemas.layers import read_layers
 
 WINDOW = [6, 7]
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from finetune.adapter import base_of, load_adapter, read_record
-from finetune.card import code_span, model_card
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.errors import InputError
-from interp.images import UnreadableImageError, decode
-from interp.vlm import load_vlm
+from finetune.lora.adapter_folder import base_of, load_adapter, read_record
+from finetune.lora.settings import TrainSettings
+from finetune.publishing.card import code_span, model_card
+from interp.images.decode import UnreadableImageError, decode
+from interp.model.load import load_vlm
+from interp.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "interp").rglob("*.py"), *(ROOT / "finetune").rglob("*.py")])

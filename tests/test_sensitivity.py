@@ -6,13 +6,13 @@ import torch
 from finetune_world import make_world, plain_logits
 from torch.nn import functional as F
 
-from finetune import sensitivity
-from finetune.lora import add_lora
-from finetune.plan import plan_steps
-from finetune.sensitivity import sensitivities
-from finetune.settings import TrainSettings
-from interp.questions import load_questions
-from interp.vlm import load_vlm
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training import sensitivity
+from finetune.training.batches import plan_steps
+from finetune.training.sensitivity import sensitivities
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
 
 SETTINGS = TrainSettings(rank=4, alpha=8, consistency_weight=2.0, answer_weight=0.5)
 

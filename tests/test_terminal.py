@@ -114,7 +114,7 @@ def test_verbose_says_what_is_done_and_no_path(tmp_path, own_data):
 
 def completed(program, words):
     """What a shell offers for the last of some words."""
-    module = {"interp": "interp.cli", "finetune": "finetune.cli"}[program]
+    module = {"interp": "interp.cli.app", "finetune": "finetune.cli.app"}[program]
     start = [sys.executable, "-c", f"import sys; sys.argv = [{program!r}]; from {module} import main; main()"]
     asked = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} {words}"}
     done = piped(start, **asked, COMP_CWORD=str(len(f"{words}|".split())))
@@ -136,8 +136,8 @@ def test_a_shell_completes_commands_options_and_their_values():
 def commands():
     from typer.main import get_command
 
-    from finetune.cli import app as finetune_app
-    from interp.cli import app as interp_app
+    from finetune.cli.app import app as finetune_app
+    from interp.cli.app import app as interp_app
 
     def below(name, command):
         yield name, command

@@ -11,14 +11,14 @@ import pytest
 import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
+from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from test_finetune_cli import options, run  # noqa: F401
 from test_processes import launch
 
-from finetune import train as training
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.questions import load_questions
+from finetune.lora.settings import TrainSettings
+from finetune.training import loop as training
+from interp.questions.files import load_questions
 
 LOGGED = {f"train/{name}" for name in training.LOGGED}
 BLOCK = 32768
@@ -132,7 +132,7 @@ def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypa
         monkeypatch.delenv(name, raising=False)
     arguments = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--layers", "1"]
     arguments += ["--epochs", "2", "--batch-size", "4", "--out", "adapter", "--log-with", "wandb"]
-    done = launch("-m", "finetune.cli", *arguments, cwd=tmp_path)
+    done = launch("-m", "finetune.cli.app", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "wandb:" not in done.stdout + done.stderr
     assert done.stderr.count("The training is logged to") == 1

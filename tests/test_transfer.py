@@ -10,19 +10,19 @@ from scipy.stats import ttest_1samp
 from test_engine import plain_inputs
 from typer.testing import CliRunner
 
-from interp.artifact import read_layers
-from interp.cli import app
-from interp.commands.transfer_check import PROMPTS
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.fit import Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
-from interp.images import NO_IMAGE, open_image
-from interp.measurement import measure, text_residuals
-from interp.questions import load_questions
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae
-from interp.transfer import question_prompts, text_prompts, transfer_check
-from interp.vlm import load_vlm
+from interp.cli.app import app
+from interp.cli.transfer_check import PROMPTS
+from interp.images.decode import NO_IMAGE, open_image
+from interp.measurement.margins import measure, text_residuals
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.reconstruction import Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
+from interp.saes.sae import Sae, load_sae
+from interp.schemas.layers import read_layers
+from interp.screening.transfer import question_prompts, text_prompts, transfer_check
 
 TEXTS = ["Is there a nodule?", "Where do you see the shadow on the lung?", "Got fluid?"]
 

@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp import cli
-from interp.artifact import read_layers
-from interp.claims import near, numbers
-from interp.demo import WORLD
-from interp.errors import InputError
-from interp.find import FindSettings
-from interp.questions import load_questions
-from interp.run import Search, find_into
-from interp.sae_sources import locate_saes
-from interp.verify import matched, verify_run
-from interp.vlm import load_vlm
+from interp.cli import app as cli
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.schemas.layers import read_layers
+from interp.search.find import FindSettings
+from interp.search.run_folder import Search, find_into
+from interp.search.verify import matched, verify_run
+from interp.storage.checks import near, numbers
 
 SAES = locate_saes(WORLD / "saes", layers=[4, 5])
 

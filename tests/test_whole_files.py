@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from interp.errors import InputError
-from interp.files import whole_file, whole_folder
-from interp.lock import held
-from interp.manifest import check_manifest, write_manifest
+from interp.runtime.errors import InputError
+from interp.storage.atomic import whole_file, whole_folder
+from interp.storage.lock import held
+from interp.storage.manifest import check_manifest, write_manifest
 
 ROOT = Path(__file__).parents[1]
 
-HOLD = "import sys, time; from pathlib import Path; from interp.lock import held\n"
+HOLD = "import sys, time; from pathlib import Path; from interp.storage.lock import held\n"
 HOLD += "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
 
 
@@ -44,9 +44,8 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
 
 
 def test_results_are_as_private_as_the_user_wants_files_to_be(tmp_path):
-    code = (
-        "import os, sys; os.umask(0o077)\nfrom pathlib import Path\nfrom interp.files import whole_folder, write_text\n"
-    )
+    code = "import os, sys; os.umask(0o077)\nfrom pathlib import Path\n"
+    code += "from interp.storage.atomic import whole_folder, write_text\n"
     code += "write_text(Path('a'), 'x')\nwith whole_folder(Path('b')) as part:\n    (part / 'c').write_text('x')\n"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}

@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp.answers import ANSWER_SETS
-from interp.demo import WORLD
 from interp.demo.build import _checksums, build_world
 from interp.demo.phrasings import FRAMES, TERMS, wordings
 from interp.demo.radiographs import FINDINGS, SIZE, draw, sample_anatomy
-from interp.errors import InputError
-from interp.questions import load_questions, prompt_table
+from interp.paths import WORLD
+from interp.questions.answers import ANSWER_SETS
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
 
 HELD_OUT_TEXTS = {
     w.text for type_ in FRAMES for finding in (None, *TERMS) for w in wordings(type_, finding, held_out=True)
@@ -130,8 +131,9 @@ def test_answers_are_in_their_sets(questions):
 
 @pytest.fixture
 def short_recipe(monkeypatch):
-    import interp.demo.build as build
     import interp.demo.dictionaries as dictionaries
+
+    import interp.demo.build as build
     import interp.demo.world as world
 
     monkeypatch.setattr(dictionaries, "TOKENS", 600)

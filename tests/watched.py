@@ -75,8 +75,8 @@ def imported_from(folder: str) -> list[str]:
 
 def run(command: list[str]) -> tuple[object, str, str]:
     """Exit code, output and errors of one command."""
-    from finetune.cli import main as finetune
-    from interp.cli import main as interp
+    from finetune.cli.app import main as finetune
+    from interp.cli.app import main as interp
 
     sys.argv = command
     out, errors = io.StringIO(), io.StringIO()

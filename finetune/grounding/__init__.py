@@ -2,5 +2,5 @@
 
 `study` decides what is asked (`plan`), runs every arm on every image (`observe`, which `looking` does for one), scores
 the maps (`faithfulness` for one, `scores` for all) and takes means (`summary`); `display`, `figures` and
-`interp.figures.grounding` show it.
+`interp.views.figures.grounding` show it.
 """

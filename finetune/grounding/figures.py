@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from finetune.grounding.study import GroundingStudy
-from interp.figure_style import SCREEN, save_figures, styled
-from interp.figures.grounding import grounding_drawings
-from interp.files import whole_folder, write_text
-from interp.images import open_image
-from interp.manifest import write_manifest
-from interp.regions import unit_boxes
+from interp.images.boxes import unit_boxes
+from interp.images.decode import open_image
+from interp.storage.atomic import whole_folder, write_text
+from interp.storage.manifest import write_manifest
+from interp.views.figures.grounding import grounding_drawings
+from interp.views.figures.style import SCREEN, save_figures, styled
 
 
 def save_grounding(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.grounding.figures import save_grounding
-from finetune.grounding.kept import Kept
+from finetune.grounding.resume import Kept
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
-from interp.digests import inputs_digests, weights_fingerprint
-from interp.files import refuse_used
-from interp.progress import tell
-from interp.questions import fingerprint
-from interp.unfinished import discard, finished, refuse_unfinished, working, working_folder
+from interp.questions.tables import fingerprint
+from interp.runtime.progress import tell
+from interp.storage.atomic import refuse_used
+from interp.storage.checksums import inputs_digests, weights_fingerprint
+from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 
 
 def study_into(

@@ -15,23 +15,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from finetune.adapter import load_adapter, shared_base
-from finetune.grounding.faithfulness import Floats
-from finetune.grounding.kept import Kept
-from finetune.grounding.looking import MapSettings
-from finetune.grounding.observe import observe
-from finetune.grounding.plan import asks_of, lesion_of, studied
-from finetune.grounding.scores import mean_curves, score_table
+from finetune.grounding.all_images import observe
+from finetune.grounding.map_scores import Floats
+from finetune.grounding.one_image import MapSettings
+from finetune.grounding.questions import asks_of, lesion_of, studied
+from finetune.grounding.resume import Kept
+from finetune.grounding.score_table import mean_curves, score_table
 from finetune.grounding.summary import ArmDifference, ArmSummary, differences, summaries
-from interp.errors import InputError
-from interp.feature_study import folder_of
-from interp.files import json_ready, software
-from interp.notebook import page_html, shown
-from interp.provenance import provenance
-from interp.questions import Question, Split, fingerprint, load_questions
-from interp.regions import grid_side
-from interp.saes import Sae, load_sae
-from interp.vlm import Vlm, load_vlm
+from finetune.lora.adapter_folder import load_adapter, shared_base
+from interp.feature.study import folder_of
+from interp.images.boxes import grid_side
+from interp.model.load import load_vlm
+from interp.model.vlm import Vlm
+from interp.questions.files import Split, load_questions
+from interp.questions.schema import Question
+from interp.questions.tables import fingerprint
+from interp.runtime.errors import InputError
+from interp.saes.sae import Sae, load_sae
+from interp.storage.json_files import json_ready
+from interp.storage.provenance import provenance, software
+from interp.views.notebook import page_html, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,13 +88,13 @@ class GroundingStudy:
     right: dict[str, float]
     """Arm -> share of the questions that it answers truly, of those whose answer is known."""
     scores: pd.DataFrame
-    """One row a question, arm, map, score and control (`finetune.grounding.scores.COLUMNS`)."""
+    """One row a question, arm, map, score and control (`finetune.grounding.score_table.COLUMNS`)."""
     summary: list[ArmSummary]
     """Means over the questions."""
     differences: list[ArmDifference]
     """Adapter - base; empty without an adapter."""
     curves: pd.DataFrame
-    """Mean deletion and insertion (`finetune.grounding.scores.mean_curves`)."""
+    """Mean deletion and insertion (`finetune.grounding.score_table.mean_curves`)."""
     maps: dict[str, dict[str, Floats]]
     """Arm -> map -> [questions, T], of the original wordings."""
     asked: list[Question]
@@ -99,7 +102,7 @@ class GroundingStudy:
 
     def plot_nets(self) -> "list[Axes]":
         """Show the scores of every map net of their controls in a new figure, a panel a score."""
-        from interp.figures.grounding import map_nets, nets_frame
+        from interp.views.figures.grounding import map_nets, nets_frame
 
         return shown(map_nets(nets_frame(json.loads(self.to_json()))))
 
@@ -113,7 +116,7 @@ class GroundingStudy:
         return f"<GroundingStudy of {self.model}: {', '.join(self.arms)}, {self.questions} questions>"
 
     def _repr_html_(self) -> str:
-        from finetune.grounding.display import grounding_table
+        from finetune.grounding.terminal import grounding_table
 
         return page_html(f"{self.model}: where {' and '.join(self.arms)} look", [], [grounding_table(self)])
 

@@ -19,7 +19,7 @@ class ArmSummary(NamedTuple):
     map: str
     """Name of the map; "model" where no map is judged but the model itself."""
     score: str
-    """As in `finetune.grounding.scores.SCORES`."""
+    """As in `finetune.grounding.score_table.SCORES`."""
     against: str
     """The control."""
     n: int

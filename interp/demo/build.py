@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.demo.cases import ANSWERS
-from interp.demo.dictionaries import write_saes
 from interp.demo.model import build_model, build_processor, train_tokenizer
 from interp.demo.phrasings import all_texts
 from interp.demo.radiographs import SIZE
-from interp.demo.sight import teach_sight
-from interp.demo.teach import Lessons, lessons, plant_gate, teach
+from interp.demo.sample_cases import ANSWERS
+from interp.demo.train import Lessons, lessons, plant_gate, teach
+from interp.demo.train_saes import write_saes
+from interp.demo.train_tower import teach_sight
 from interp.demo.world import sample_images, write_world
-from interp.errors import InputError
-from interp.features import find_flips
-from interp.files import software, whole_folder, write_json
-from interp.fit import fit
-from interp.images import BLANK_IMAGE
-from interp.measurement import measure
-from interp.questions import load_questions, pair_table, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
-from interp.vlm import Vlm, choose_device, load_vlm, quiet_loading
+from interp.images.decode import BLANK_IMAGE
+from interp.measurement.margins import measure
+from interp.model.load import choose_device, load_vlm, quiet_loading
+from interp.model.vlm import Vlm
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.reconstruction import fit
+from interp.saes.sae import load_sae
+from interp.screening.flips import find_flips
+from interp.storage.atomic import whole_folder
+from interp.storage.json_files import write_json
+from interp.storage.provenance import software
 
 LAYERS, WIDTH = 10, 128
 POOL = 20_000  # patients that the models are taught from; none is in the questions

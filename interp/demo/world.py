@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from interp.demo.cases import cases_of
 from interp.demo.phrasings import Wording, choose, phenomenon, wordings
 from interp.demo.radiographs import FINDINGS, Anatomy, draw, sample_anatomy
+from interp.demo.sample_cases import cases_of
 
 FAINTEST, STRONGEST = 0.3, 1.2  # contrast of a finding, in lung-to-tissue steps
 NOISE = 0.05  # pixel noise on a 0-1 scale

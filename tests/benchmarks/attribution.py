@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from interp.attribution import attribute, margin_gradients, path_gradients
-from interp.causal import feature_delta
-from interp.demo import WORLD
-from interp.features import Flips, find_flips
-from interp.measurement import measure
-from interp.patching import patch_effect, replay_of
-from interp.questions import load_questions, pair_table, prompt_table
-from interp.replay import Replay
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae
-from interp.vlm import load_vlm
+from interp.causal.layer_patching import patch_effect, replay_of
+from interp.measurement.margins import measure
+from interp.measurement.suffix_rerun import Replay
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae
+from interp.screening.attribution import attribute, margin_gradients, path_gradients
+from interp.screening.feature_stats import feature_delta
+from interp.screening.flips import Flips, find_flips
 
 STEPS, TOP = 8, 10
 

@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.causal import feature_delta, sample_pairs
-from interp.demo import WORLD
-from interp.features import find_flips, screen_layer
-from interp.measurement import measure
-from interp.patching import patch_effect, random_like, replay_of
-from interp.questions import load_questions, pair_table, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import load_sae
+from interp.causal.feature_patching import sample_pairs
+from interp.causal.layer_patching import patch_effect, random_like, replay_of
+from interp.measurement.margins import measure
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import pair_table, prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import load_sae
+from interp.screening.feature_stats import feature_delta, screen_layer
+from interp.screening.flips import find_flips
 from interp.statistics import sign_flip_p
-from interp.vlm import load_vlm
 
 LAYER = 5
 

@@ -23,12 +23,12 @@ from ready import ready
 from shape import PIXELS, SHAPES, build, counts_of, machine, matmul_rate, operations, questions, report, timed
 from torch import Tensor
 
-from interp.measurement import rows_of
-from interp.memory import memory_left
-from interp.prompts import answer_margin
-from interp.questions import prompt_table
-from interp.replay import Replay
-from interp.vlm import Vlm
+from interp.measurement.margins import rows_of
+from interp.measurement.suffix_rerun import Replay
+from interp.model.prompts import answer_margin
+from interp.model.vlm import Vlm
+from interp.questions.tables import prompt_table
+from interp.runtime.memory import memory_left
 
 
 @torch.no_grad()

@@ -21,8 +21,9 @@ from typing import Any
 import pandas as pd
 from planted_windows import NAMED
 
-from interp.demo import WORLD
-from interp.figure_style import (
+from interp.paths import WORLD
+from interp.schemas.layer_list import layers_text, parse_layers
+from interp.views.figures.style import (
     ACCENT,
     INK,
     MUTED,
@@ -35,7 +36,6 @@ from interp.figure_style import (
     save_figures,
     styled,
 )
-from interp.layers import layers_text, parse_layers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world
@@ -74,7 +74,15 @@ def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
         launch = ["-m", "accelerate.commands.launch", "--num_processes", str(options.processes)]
         launch += ["--cpu"] if options.device == "cpu" else ["--multi_gpu"] if options.processes > 1 else []
         launch += ["--main_process_port", str(29500 + seed % 400)] if options.processes > 1 else []
-        ablate = ["-m", "finetune.cli", "ablate", *data, *limit, "--layers-from", str(folder / "run" / "layers.json")]
+        ablate = [
+            "-m",
+            "finetune.cli.app",
+            "ablate",
+            *data,
+            *limit,
+            "--layers-from",
+            str(folder / "run" / "layers.json"),
+        ]
         ablate += ["--out", str(folder / "ablation"), "--seeds", options.seeds, "--arms", ARMS]
         code = subprocess.run([sys.executable, *launch, *ablate], stdout=log, stderr=log, check=False).returncode
     return f"ablate ended with {code}" if code else ""

@@ -14,10 +14,10 @@ import torch
 from ready import ready
 from shape import SHAPES, build, machine, matmul_rate, operations, report, seconds
 
-from interp.decoder import final_logits
-from interp.image_tokens import image_tokens
-from interp.packing import Row, collate
-from interp.vlm import Vlm
+from interp.model.decoder import final_logits
+from interp.model.image_tokens import image_tokens
+from interp.model.packing import Row, collate
+from interp.model.vlm import Vlm
 
 IMAGES, PACKED, WORDINGS, LENGTH = 32, 24, 12, 40
 

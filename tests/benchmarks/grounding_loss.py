@@ -21,12 +21,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from finetune.train_and_evaluate import train_and_evaluate
 
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.demo import WORLD
-from interp.questions import Question, load_questions, split_of, write_questions
-from interp.register_grid import named_finding
+from finetune.lora.settings import TrainSettings
+from interp.feature.register_grid import named_finding
+from interp.paths import WORLD
+from interp.questions.files import load_questions, split_of, write_questions
+from interp.questions.schema import Question
 
 PUBLISHED = TrainSettings()
 STRESS = dataclasses.replace(PUBLISHED, consistency_weight=10.0)

@@ -25,10 +25,10 @@ import torch
 from ready import ready
 from shape import PIXELS, SHAPES, Counts, Shape, build, machine, medgemma_config, questions, report, synchronize
 
-from interp.demo import WORLD
-from interp.find import FindSettings, find_features
-from interp.sae_sources import locate_saes
-from interp.saes import save_sae
+from interp.paths import WORLD
+from interp.saes.locate import locate_saes
+from interp.saes.sae import save_sae
+from interp.search.find import FindSettings, find_features
 
 GROWTH = (1, 4, 16)
 WARMING = 24

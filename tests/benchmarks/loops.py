@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.images import open_image
-from interp.prompts import answer_margin
-from interp.saes import Sae
-from interp.vlm import Vlm
+from interp.images.decode import open_image
+from interp.model.prompts import answer_margin
+from interp.model.vlm import Vlm
+from interp.saes.sae import Sae
 
 
 class Found(NamedTuple):
@@ -104,7 +104,7 @@ def usual_loop(vlm: Vlm, saes: Sequence[Sae]) -> Screen:
     Only resid_post is cached, which is less than the default.
     """
     _stand_in_for_wandb()
-    from interp.bridge import lens_inputs
+    from interp.model.lens_inputs import lens_inputs
 
     bridge = vlm.bridge()
     theirs = [sae.to_sae_lens() for sae in saes]

@@ -17,14 +17,17 @@ import torch
 from shape import SHAPES, machine, matmul_rate, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp.demo import WORLD
-from interp.image_tokens import image_tokens
-from interp.images import open_image
-from interp.occlusion import encode_without, filling, margins_on, picture_pixels, replaced, single_cells
-from interp.prompts import answer_margin
-from interp.questions import Question, load_questions, prompt_table
-from interp.regions import grid_side
-from interp.vlm import Vlm, load_vlm
+from interp.images.boxes import grid_side
+from interp.images.decode import open_image
+from interp.measurement.occlusion import encode_without, filling, margins_on, picture_pixels, replaced, single_cells
+from interp.model.image_tokens import image_tokens
+from interp.model.load import load_vlm
+from interp.model.prompts import answer_margin
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.schema import Question
+from interp.questions.tables import prompt_table
 
 
 @torch.no_grad()

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.demo import WORLD
-from interp.find import find_features
-from interp.layers import overlap
-from interp.questions import load_questions
-from interp.sae_sources import locate_saes
-from interp.vlm import load_vlm
+from interp.model.load import load_vlm
+from interp.paths import WORLD
+from interp.profile.ranges import overlap
+from interp.questions.files import load_questions
+from interp.saes.locate import locate_saes
+from interp.search.find import find_features
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world

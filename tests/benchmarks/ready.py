@@ -1,11 +1,11 @@
-"""A model as `interp.vlm.load_vlm` makes it ready, and as it was, for the peers that run on the same weights."""
+"""A model as `interp.model.load.load_vlm` makes it ready, and as it was, for the peers that run on the same weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from interp.fused import fuse
-from interp.image_tokens import straighten
-from interp.vlm import Vlm
+from interp.model.fused import fuse
+from interp.model.image_tokens import straighten
+from interp.model.vlm import Vlm
 
 
 @contextmanager

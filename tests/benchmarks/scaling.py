@@ -26,26 +26,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import interp.find
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from shape import MIMIC, PIXELS, SHAPES, build, counts_of, machine, questions, report, synchronize
 
-import interp.find
-from finetune.lora import add_lora
-from finetune.plan import plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.demo import WORLD
-from interp.exchange import measure_together
-from interp.find import FindSettings, find_features
-from interp.fused import fuse
-from interp.image_tokens import encode_together, straighten
-from interp.processes import Team, is_main, team_on
-from interp.questions import Question, load_questions, prompt_table, write_questions
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, save_sae
-from interp.vlm import Vlm
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import plan_steps
+from finetune.training.loop import accelerator_for, train
+from interp.measurement.sharded import measure_together
+from interp.model.fused import fuse
+from interp.model.image_tokens import encode_together, straighten
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions, write_questions
+from interp.questions.schema import Question
+from interp.questions.tables import prompt_table
+from interp.runtime.distributed import Team, is_main, team_on
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, save_sae
+from interp.search.find import FindSettings, find_features
 
 TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
 """Layers that are trained."""
@@ -116,18 +118,18 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
 
         return run
 
-    steps = {name: getattr(interp.find, name) for name in STEPS if hasattr(interp.find, name)}
+    steps = {name: getattr(interp.search.find, name) for name in STEPS if hasattr(interp.search.find, name)}
     vlm.features.clear()
     random = vlm.name == "random"
     settings = FindSettings(bank_margin=0.0) if random else FindSettings()
     started = clock(team)
     try:
         for name, step in steps.items():
-            setattr(interp.find, name, timed(name, step))
+            setattr(interp.search.find, name, timed(name, step))
         found = find_features(vlm, folders, asked, settings=settings, split="train")
     finally:
         for name, step in steps.items():
-            setattr(interp.find, name, step)
+            setattr(interp.search.find, name, step)
     seconds = clock(team) - started
     say(f"  find-features: {seconds:.2f} s " + ", ".join(f"{name} {took:.2f}" for name, took in parts.items()))
     if is_main():

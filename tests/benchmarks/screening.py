@@ -34,12 +34,12 @@ from shape import (
     timed,
 )
 
-from interp.measurement import measure, rows_of
-from interp.memory import memory_left
-from interp.questions import prompt_table
-from interp.residuals import empty_residuals
-from interp.saes import Sae
-from interp.vlm import Vlm
+from interp.measurement.margins import measure, rows_of
+from interp.measurement.residual_store import empty_residuals
+from interp.model.vlm import Vlm
+from interp.questions.tables import prompt_table
+from interp.runtime.memory import memory_left
+from interp.saes.sae import Sae
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 """By dtype: of margins [logits], of activations, and of the share of features that fire in one way alone."""

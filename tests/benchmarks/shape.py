@@ -19,20 +19,22 @@ from accelerate import dispatch_model
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp.decoder import final_logits
-from interp.demo import WORLD
-from interp.demo.cases import ANSWERS
 from interp.demo.model import CHAT_TEMPLATE, IMAGE_TOKENS, train_tokenizer
 from interp.demo.phrasings import all_texts
-from interp.image_tokens import image_tokens
-from interp.measurement import measure
-from interp.packing import Row, collate
-from interp.prompts import answer_tokens
-from interp.questions import Question, load_questions, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import Sae, load_sae
-from interp.split import split_map
-from interp.vlm import Vlm, load_vlm
+from interp.demo.sample_cases import ANSWERS
+from interp.measurement.margins import measure
+from interp.model.decoder import final_logits
+from interp.model.image_tokens import image_tokens
+from interp.model.load import load_vlm, split_map
+from interp.model.packing import Row, collate
+from interp.model.prompts import answer_tokens
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.schema import Question
+from interp.questions.tables import prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import Sae, load_sae
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from medgemma import medgemma_config

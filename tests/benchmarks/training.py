@@ -30,20 +30,22 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.frozen import FrozenLayers
-from finetune.lora import add_lora, set_dropout
-from finetune.packed import FirstToken, lay_out, packed_losses, prompts_of
-from finetune.plan import Item, Step, plan_steps
-from finetune.settings import TrainSettings
-from finetune.train import accelerator_for, train
-from interp.demo import WORLD
-from interp.image_tokens import encode_images, image_tokens
-from interp.images import open_image
-from interp.layers import parse_layers
-from interp.memory import memory_left
-from interp.prompts import first_answer_token
-from interp.questions import load_questions, prompt_table
-from interp.vlm import Vlm, load_vlm
+from finetune.lora.modules import add_lora, set_dropout
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import Item, Step, plan_steps
+from finetune.training.forward import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.training.loop import accelerator_for, train
+from finetune.training.prefix_states import FrozenLayers
+from interp.images.decode import open_image
+from interp.model.image_tokens import encode_images, image_tokens
+from interp.model.load import load_vlm
+from interp.model.prompts import first_answer_token
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.memory import memory_left
+from interp.schemas.layer_list import parse_layers
 
 SETTINGS = TrainSettings()
 """The published ones: 8 questions a step, 3 epochs."""

@@ -13,18 +13,20 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from finetune.train_and_evaluate import train_and_evaluate
 from shape import random_medgemma, random_saes
 
-from finetune.run import train_and_evaluate
-from finetune.settings import TrainSettings
-from interp.commands.transfer_check import PROMPTS
-from interp.demo import WORLD
-from interp.find import FindSettings, find_features
-from interp.questions import load_questions, prompt_table
-from interp.sae_sources import locate_saes
-from interp.saes import save_sae
-from interp.transfer import question_prompts, text_prompts, transfer_check
-from interp.vlm import Vlm, load_vlm
+from finetune.lora.settings import TrainSettings
+from interp.cli.transfer_check import PROMPTS
+from interp.model.load import load_vlm
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.saes.locate import locate_saes
+from interp.saes.sae import save_sae
+from interp.screening.transfer import question_prompts, text_prompts, transfer_check
+from interp.search.find import FindSettings, find_features
 
 
 def write_model(folder: Path, prompts: pd.DataFrame) -> Vlm:

@@ -1,0 +1,13 @@
+from .ablation.plan import AblationSettings as AblationSettings
+from .ablation.result import Ablation as Ablation
+from .ablation.run import ablate_saved as ablate_saved
+from .evaluation.evaluate import Evaluation as Evaluation
+from .evaluation.run import evaluate_saved as evaluate_saved
+from .grounding.one_image import MapSettings as MapSettings
+from .grounding.study import GroundingSettings as GroundingSettings
+from .grounding.study import GroundingStudy as GroundingStudy
+from .grounding.study import study_grounding as study_grounding
+from .lora.settings import TrainSettings as TrainSettings
+from .training.run import train_and_evaluate as train_and_evaluate
+
+__version__: str

@@ -1,0 +1,100 @@
+"""What one arm answered, on disk: numbers alone, found again by what must be the same for it to be of use."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from finetune.evaluation.answers import Answers
+from interp.model.blank_images import BLANKS
+from interp.runtime.errors import InputError
+from interp.schemas.layer_list import layers_text
+from interp.schemas.read import refuse_newer
+from interp.storage.atomic import whole_file
+from interp.storage.provenance import Provenance
+
+SCHEMA_VERSION = 1
+RECORD = "gatescope"
+"""Name under which a table carries its record."""
+
+
+class Training(BaseModel):
+    """How the training of one arm went."""
+
+    model_config = ConfigDict(extra="forbid")
+    parameters: int = Field(description="of the adapter")
+    steps: int = Field(description="optimizer steps")
+    cross_entropy: float = Field(description="mean over the last tenth of the steps [nats]")
+    divergence: float = Field(description="mean over the last tenth of the steps [nats]")
+    seconds: float = Field(description="duration of the training")
+
+
+class ArmRecord(BaseModel):
+    """Where the answers of one file come from; no text, path or patient."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
+    kind: str = Field(description="base, or why the arm was trained (finetune.ablation.plan.Kind)")
+    layers: list[int] = Field(description="layers that were trained, none of the base")
+    match: dict[str, Any] = Field(description="what must be the same for the answers to be of use")
+    training: Training | None = Field(description="how the training went, null for the base")
+    software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
+
+
+def file_name(kind: str, layers: Iterable[int], seed: int) -> str:
+    """Name of the file of one arm: its kind, its layers with runs as 4-5, and its seed."""
+    return f"{kind}_{layers_text(list(layers)).replace(', ', '_')}_seed{seed}.parquet"
+
+
+def write_answers(path: Path, answers: Answers, record: ArmRecord) -> None:
+    """Write one row a wording, in the order of the prompt table, with the record; whole or not at all."""
+    columns = {"margin": answers.margin, "right_token": answers.right_token}
+    columns |= {f"blank_{kind}": answers.blank_margin[kind] for kind in BLANKS}
+    columns |= {f"swap_{k}": swapped for k, swapped in enumerate(answers.swapped_margin.T)}
+    # Margins are measured in float32.
+    table = pd.DataFrame({n: c if c.dtype == bool else c.astype(np.float32) for n, c in columns.items()})
+    table.attrs[RECORD] = record.model_dump_json()
+    with whole_file(path) as partial:
+        table.to_parquet(partial, index=False)
+
+
+def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
+    """What `write_answers` wrote. Raises InputError for a file that is damaged, or of a newer schema."""
+    try:
+        table = pd.read_parquet(path)
+        text = table.attrs[RECORD]
+        version = int(json.loads(text)["schema_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+    refuse_newer(path, version, SCHEMA_VERSION)
+    try:
+        record = ArmRecord.model_validate_json(text)
+        margin = table["margin"].to_numpy(float)
+        blank = {kind: table[f"blank_{kind}"].to_numpy(float) for kind in BLANKS}
+        swapped = table.filter(regex=r"^swap_\d+$").to_numpy(float)
+        right = table["right_token"].to_numpy(bool)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+    nothing = np.full(len(margin), np.nan)
+    return Answers(margin, right, blank, swapped, np.full(len(margin), None, dtype=object), nothing), record
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{path}: not the answers of an arm ({reason}). Remove it, and it is made again.")
+
+
+def check_match(path: Path, record: ArmRecord, wanted: dict[str, Any]) -> None:
+    """Raise InputError unless what must be the same is the same."""
+    for name in dict.fromkeys((*wanted, *record.match)):
+        made, now = record.match.get(name), wanted.get(name)
+        if made != now:
+            raise InputError(
+                f"{path}: was made with {name.replace('_', ' ')} {made!r}, but now it is {now!r}, so the arms could "
+                "not be compared. Choose another --out, or the options, data and model that the folder was begun with."
+            )

@@ -1,0 +1,285 @@
+"""Training and asking every arm of an ablation, one after the other, on one model in memory; what is there is kept.
+
+Of several processes each has a model of its own and takes whole arms, so that an arm is what it is in one process.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune.ablation.arm_files import ArmRecord, Training, check_match, file_name, read_answers, write_answers
+from finetune.ablation.metrics import Asked, asked_of, value_of
+from finetune.ablation.plan import AblationSettings, Planned, plan_arms, ranks_entry
+from finetune.ablation.result import Ablation, DataEntry, Trained, summarize
+from finetune.evaluation.answers import Answers
+from finetune.evaluation.collect import ask, images_of_others
+from finetune.lora.adapter_folder import record_of, write_apart
+from finetune.lora.layers import Choice, choose_layers, read_choice
+from finetune.lora.modules import add_lora, parameters_a_rank, trainable_parameters
+from finetune.lora.seen_texts import text_hashes
+from finetune.train_and_evaluate import load_splits
+from finetune.training.batches import plan_steps, wordings
+from finetune.training.loop import accelerator_for, train
+from finetune.training.sensitivity import sensitivities
+from interp.images.decode import BLANK_IMAGE
+from interp.model.blank_images import encode_blanks
+from interp.model.image_tokens import encode_together
+from interp.model.load import load_vlm
+from interp.model.prompts import PromptStyle
+from interp.model.vlm import Vlm
+from interp.questions.files import Split
+from interp.questions.schema import Question
+from interp.questions.tables import fingerprint
+from interp.runtime.distributed import ALONE, Team, alone, own_gpu, team_on
+from interp.schemas.layers import Layers, ModelEntry, ProfileEntry, PromptEntry
+from interp.storage.atomic import refuse_used, sweep
+from interp.storage.checksums import inputs_digests, weights_fingerprint
+from interp.storage.lock import held
+from interp.storage.provenance import provenance, software
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ARMS = "arms"
+"""Folder of the arms' answers inside that of an ablation."""
+ADAPTERS = "adapters"
+"""Folder of their adapters, if these are kept."""
+
+
+class Run(NamedTuple):
+    """One arm with one seed, or the base."""
+
+    arm: Planned | None
+    """None for the base."""
+    seed: int
+    """Of its training."""
+    path: Path
+    """Where its answers are or will be."""
+    adapter: Path | None
+    """Where its adapter is or will be, None if it is not kept."""
+    match: dict[str, Any]
+    """What must be the same for answers that are there to be its own."""
+
+    @property
+    def name(self) -> str:
+        """As it is called while it runs."""
+        return f"{self.arm.name}, seed {self.seed}" if self.arm else "base"
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is wanted of it is there."""
+        return self.path.is_file() and (self.adapter is None or self.adapter.is_dir())
+
+
+def ablate_saved(
+    model: str,
+    questions: Path,
+    out: Path,
+    layers_from: Path,
+    settings: AblationSettings,
+    images: Path | None = None,
+    split: Split = "train",
+    test_split: Split = "test",
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+    revision: str | None = None,
+    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
+    image_cache: Path | None = None,
+    keep_adapters: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Ablation | None:
+    """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
+
+    Raises InputError for bad input, before anything is trained where it can be known, and if another process works in
+    `out`.
+    """
+    if not (out / ARMS).is_dir():
+        refuse_used(out)
+    wanted = read_choice(None, layers_from)
+    assert isinstance(wanted, Layers)
+    taught, asked = load_splits(questions, images, split, test_split, limit)
+    # In main memory: arms take hours, and a GPU that waits for another process computes for nothing meanwhile.
+    team = team_on("cpu")
+    with alone():
+        accelerator = accelerator_for(device)
+    if accelerator.device.type == "cuda" and team.size > 1:
+        own_gpu(accelerator.device)
+    style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
+    with held(out) if team.rank == 0 else nullcontext():
+        if team.rank == 0:
+            # What was being written when an earlier run was killed.
+            for folder in (out, out / ARMS, out / ADAPTERS):
+                sweep(folder)
+        vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
+        choice = choose_layers(vlm, wanted)
+        return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team, keep_adapters)
+
+
+def ablate(
+    vlm: Vlm,
+    choice: Choice,
+    profile: Sequence[ProfileEntry],
+    taught: Sequence[Question],
+    asked: Sequence[Question],
+    settings: AblationSettings,
+    out: Path,
+    accelerator: "Accelerator",
+    say: Callable[[str], None] = lambda line: None,
+    team: Team = ALONE,
+    keep_adapters: bool = False,
+) -> Ablation | None:
+    """Train every arm with every seed, ask it, and set them side by side; `say` hears of every arm that is done.
+
+    Each arm's answers are a file in `out`/arms, and with `keep_adapters` its adapter a folder in `out`/adapters; both
+    appear whole. An arm that has left all that is wanted of it is not run again. The
+    processes of a `team` deal the arms among themselves; the main one gives the result, the others None. Raises
+    InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if there is no
+    closed question with a known answer and a paraphrase to ask.
+    """
+    sheet = asked_of(asked)
+    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings, choice.weights)
+    same = {
+        "base_weights": weights_fingerprint(vlm.model),
+        "arithmetic": vlm.arithmetic,
+        "prompt": vlm.style._asdict(),
+        "test_questions": fingerprint(asked),
+        "evaluation_seed": settings.seed,
+        **inputs_digests(vlm.processor, [question.image for question in (*taught, *asked)]),
+    }
+    runs = _runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
+    done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
+    for run in runs:
+        if run.path in done:
+            check_match(run.path, done[run.path][1], run.match)
+    missing = [run for run in runs if not run.done]
+    for run in missing:
+        done.pop(run.path, None)
+    # Nobody begins before all have seen which files are there.
+    team.meet()
+    if missing:
+        if team.rank == 0:
+            say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
+        # An unreadable image is better found before hours of training than after.
+        encode_together(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team)
+        encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
+    for number, run in team.share(list(enumerate(missing, start=1))):
+        done[run.path] = _run(vlm, run, choice, taught, sheet, settings.seed, accelerator)
+        say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
+    team.meet()
+    if team.rank != 0:
+        return None
+    done |= {run.path: read_answers(run.path) for run in missing if run.path not in done}
+    return summarize(
+        sheet,
+        done[runs[0].path][0],
+        [Trained(arm, [done[run.path] for run in runs if run.arm is arm]) for arm in arms],
+        profile,
+        sensitivities(vlm, taught, settings.training),
+        settings,
+        layers_from=choice.source,
+        model=ModelEntry.of(vlm),
+        base_weights=same["base_weights"],
+        prompt=PromptEntry(**vlm.style._asdict()),
+        data=DataEntry(
+            trained_on=fingerprint(taught),
+            training_questions=len(taught),
+            asked=fingerprint(asked),
+            questions=len(asked),
+            patients=len(sheet.patients),
+        ),
+    )
+
+
+def _runs(
+    arms: Sequence[Planned], seeds: Sequence[int], out: Path, same: dict[str, Any], taught: str, keep_adapters: bool
+) -> list[Run]:
+    """The base, then all arms seed by seed, so that an interruption leaves whole comparisons."""
+    runs = [Run(None, 0, out / ARMS / "base.parquet", None, same)]
+    for seed in seeds:
+        for arm in arms:
+            training = asdict(replace(arm.training, seed=seed))
+            # How a batch is cut changes nothing; where the ranks come from is said by the ranks.
+            for name in ("micro_batch_size", "modules", "allocation"):
+                del training[name]
+            match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
+            if not arm.uniform:
+                match["ranks"] = ranks_entry(arm)
+            path = out / ARMS / file_name(arm.kind, arm.layers, seed)
+            runs.append(Run(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
+    return runs
+
+
+def _run(
+    vlm: Vlm,
+    run: Run,
+    choice: Choice,
+    taught: Sequence[Question],
+    sheet: Asked,
+    seed: int,
+    accelerator: "Accelerator",
+) -> tuple[Answers, ArmRecord]:
+    """Train an arm, ask it and write what is kept of it; `vlm` is the base again after it."""
+    others = images_of_others(sheet.prompts, seed)
+    with _trained(vlm, run, choice, taught, accelerator) as training:
+        answers = ask(vlm, sheet.prompts, others, 0, run.name)
+    kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
+    record = ArmRecord(
+        kind=kind,
+        layers=layers,
+        match=run.match,
+        training=training,
+        software=software(),
+        provenance=provenance(),
+    )
+    write_answers(run.path, answers, record)
+    return answers, record
+
+
+@contextmanager
+def _trained(
+    vlm: Vlm, run: Run, choice: Choice, taught: Sequence[Question], accelerator: "Accelerator"
+) -> Iterator[Training | None]:
+    """While open, `vlm` holds the trained adapter of a run, which is written if it is kept; nothing of the base."""
+    if run.arm is None:
+        yield None
+        return
+    settings = replace(run.arm.training, seed=run.seed)
+    adapted = add_lora(
+        vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, run.arm.ranks
+    )
+    try:
+        steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        started = time.monotonic()
+        history = train(vlm, adapted, steps, settings, accelerator)
+        seconds = round(time.monotonic() - started, 1)
+        if run.adapter is not None and not run.adapter.is_dir():
+            own = choice._replace(layers=list(run.arm.layers), source=f"ablation: {run.arm.name}")
+            hashes = text_hashes(wordings(steps))
+            record = record_of(vlm, adapted, own, taught, settings, hashes, history, seconds)
+            write_apart(run.adapter, adapted, record, history)
+        last = history[-max(1, len(history) // 10) :]
+        ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
+        yield Training(
+            parameters=trainable_parameters(adapted),
+            steps=len(history),
+            cross_entropy=ce,
+            divergence=kl,
+            seconds=seconds,
+        )
+    finally:
+        adapted.unload()
+        # It would hold on to every arm's optimizer.
+        accelerator.free_memory()
+
+
+def _line(sheet: Asked, answers: Answers, record: ArmRecord) -> str:
+    flips, right, blind = (
+        value_of(sheet, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
+    )
+    took = f" ({record.training.seconds:.0f} s of training)" if record.training else ""
+    return f"question flips {flips:.1%}, accuracy {right:.1%}, text-only agreement {blind:.1%}{took}"

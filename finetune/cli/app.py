@@ -1,0 +1,34 @@
+"""The `finetune` command: its subcommands, and training where none is named."""
+
+import sys
+
+import typer
+
+from finetune.cli.ablate import ablate_command
+from finetune.cli.evaluate import evaluate_command
+from finetune.cli.grounding import grounding_command
+from finetune.cli.push import push_command
+from finetune.cli.train import train_command
+from finetune.cli.verify import verify_command
+from interp.cli.guard import HELP, PLAIN, command
+from interp.runtime.distributed import refuse_several
+
+app = typer.Typer(rich_markup_mode=PLAIN, pretty_exceptions_enable=False, context_settings=HELP)
+app.callback(invoke_without_command=True)(train_command)
+app.command("evaluate", short_help="Compare adapters and clamps with their base.")(evaluate_command)
+app.command("ablate", short_help="Did the choice of the layers matter?")(ablate_command)
+app.command("verify", short_help="Are the numbers of this adapter and these questions?")(verify_command)
+app.command("grounding", short_help="Where does it look, and are the maps of it faithful?")(grounding_command)
+app.command("push", short_help="Publish an adapter on the hub, or show what would be.")(push_command)
+
+
+def main() -> None:
+    """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
+    with command():
+        if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
+            refuse_several(f"finetune {sys.argv[1]}")
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Arms set beside their base: consistent, accurate, and still looking at the image?"""

@@ -1,0 +1,240 @@
+"""The adapter folder: peft's own files, and a record of where the adapter came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from finetune.lora.foreign_config import read_config, refuse_unsaved_ranks
+from finetune.lora.history import StepRecord
+from finetune.lora.layers import Choice
+from finetune.lora.modules import quiet_peft, trainable_parameters
+from finetune.lora.seen_texts import salt_of
+from finetune.lora.settings import TrainSettings
+from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.vlm import Vlm
+from interp.questions.schema import Question
+from interp.questions.tables import fingerprint
+from interp.runtime.errors import InputError
+from interp.schemas.layers import ModelEntry, PromptEntry
+from interp.schemas.read import refuse_newer
+from interp.storage.atomic import whole_folder, write_text
+from interp.storage.manifest import check_manifest, write_manifest
+from interp.storage.provenance import Provenance, provenance, software
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+SCHEMA_VERSION = 1
+
+
+class AdapterRecord(BaseModel):
+    """The content of gatescope.json; no text, path or patient of the questions among it."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
+    model: ModelEntry = Field(description="the frozen base model")
+    prompt: PromptEntry = Field(default=PromptEntry(), description="how the questions were put to the model")
+    layers: list[int] = Field(description="decoder layers that were trained")
+    layers_from: str = Field(description="what named these layers")
+    settings: dict[str, Any] = Field(description="settings of the training, seed included")
+    data: str = Field(description="fingerprint of the training questions")
+    questions: int = Field(description="training questions")
+    paraphrases: int = Field(description="their paraphrases")
+    patients: int = Field(description="training patients, or images where unknown")
+    text_hashes: list[str] = Field(
+        description="hashes of the training wordings (finetune.lora.seen_texts), ascending; empty in a published copy"
+    )
+    steps: int = Field(description="optimizer steps")
+    first_loss: float = Field(description="mean loss over the first tenth of the steps")
+    last_loss: float = Field(description="mean loss over the last tenth of the steps")
+    trainable_parameters: int = Field(description="parameters of the adapter")
+    seconds: float = Field(description="duration of the training")
+    software: dict[str, str] = Field(description="versions")
+    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
+
+    @field_validator("text_hashes")
+    @classmethod
+    def _one_salt(cls, hashes: list[str]) -> list[str]:
+        # Every salt is another pass over the texts of an evaluation.
+        if len({salt_of(entry) for entry in hashes}) > 1:
+            raise ValueError("hashes of more than one salt")
+        return hashes
+
+
+def record_of(
+    vlm: Vlm,
+    adapted: "PeftModel",
+    choice: Choice,
+    taught: Sequence[Question],
+    settings: TrainSettings,
+    hashes: list[str],
+    history: Sequence[StepRecord],
+    seconds: float,
+) -> AdapterRecord:
+    """The record of an adapter that was just trained on `taught`, with the hashes of all wordings that it saw."""
+    losses = [step.loss for step in history]
+    tenth = max(1, len(losses) // 10)
+    return AdapterRecord(
+        model=ModelEntry.of(vlm),
+        prompt=PromptEntry(**vlm.style._asdict()),
+        layers=choice.layers,
+        layers_from=choice.source,
+        settings=asdict(settings),
+        data=fingerprint(taught),
+        questions=len(taught),
+        paraphrases=sum(len(q.same_meaning) for q in taught),
+        patients=len({q.group for q in taught}),
+        text_hashes=hashes,
+        steps=len(history),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+        trainable_parameters=trainable_parameters(adapted),
+        seconds=round(seconds, 1),
+        software=software(),
+        provenance=provenance(),
+    )
+
+
+def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
+    """Write the adapter as plain peft loads it, gatescope.json and history.csv into an existing folder."""
+    # Nothing is looked up online, and no embedding is ever trained.
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    write_text(folder / "gatescope.json", record.model_dump_json(indent=2) + "\n")
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+
+
+def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
+    """Write an adapter without an evaluation as the new folder `out`, whole or not at all."""
+    with whole_folder(out) as folder:
+        write_adapter(folder, adapted, record, history)
+        # An empty form of peft's, which names the base by its path on this machine.
+        (folder / "README.md").unlink(missing_ok=True)
+        write_manifest(folder, {path.name: path for path in folder.iterdir()})
+
+
+def read_record(folder: Path) -> AdapterRecord | None:
+    """The record of an adapter folder, None for an adapter that was not made here.
+
+    Raises InputError for a record that is damaged or of a newer schema.
+    """
+    path = folder / "gatescope.json"
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        refuse_newer(path, _Version.model_validate_json(text).schema_version, SCHEMA_VERSION)
+        return AdapterRecord.model_validate_json(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+class _Version(BaseModel):
+    schema_version: int
+
+
+def base_of(folder: Path) -> str:
+    """The base model that an adapter folder names.
+
+    Raises InputError if it is not a folder of a plain LoRA, or names none.
+    """
+    check_adapter(folder)
+    named = read_config(folder).get("base_model_name_or_path")
+    if not named:
+        raise InputError(f"{folder}: adapter_config.json names no base model. Give one with --model.")
+    return named
+
+
+def shared_base(
+    adapters: Sequence[Path], model: str | None, prompt_changes: Mapping[str, Any]
+) -> tuple[str, PromptStyle, list[AdapterRecord | None]]:
+    """The base of some adapters, the prompt they were trained with, and the record of each.
+
+    `model` stands in place of the base that they name, `prompt_changes` in place of fields of the prompt. Raises
+    InputError if there is neither an adapter nor a model, if the adapters name different bases or prompts, and for
+    folders that are no whole adapter.
+    """
+    bases = {base_of(adapter) for adapter in adapters}
+    records = [read_record(adapter) for adapter in adapters]
+    if model is None and len(bases) != 1:
+        raise InputError(
+            "No model. Without an adapter, give one with --model."
+            if not bases
+            else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
+        )
+    styles = [PromptStyle(**record.prompt.model_dump()) if record else PLAIN for record in records] or [PLAIN]
+    changed = {style._replace(**prompt_changes) for style in styles}
+    if len(changed) > 1:
+        raise InputError(
+            "The adapters were trained with different prompts (order of image and question, system instruction, "
+            "answer instruction or normalization). Evaluate them apart, or name one prompt for all by these options."
+        )
+    return model or bases.pop(), changed.pop(), records
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise InputError unless `folder` holds a whole adapter, in safetensors, as its manifest says if it has one."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: no {name} there. Give the folder that `finetune --out` wrote, or another of peft's."
+            )
+    check_manifest(folder)
+
+
+def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
+    """Put a saved adapter into `vlm.model`, in place.
+
+    Raises InputError if it is damaged, no plain LoRA, or does not fit the model, which then is as it was.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    check_adapter(folder)
+    config = read_config(folder)
+    try:
+        refuse_unsaved_ranks(folder, config)
+        with quiet_peft():
+            adapted = PeftModel.from_pretrained(vlm.model, str(folder))
+        with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+            # peft passes over weights that have no place in the model, which would evaluate another adapter.
+            names = set(saved.keys())
+            # Else peft asks the hub whether the base's vocabulary was changed.
+            embeddings = any("embed" in name or "lm_head" in name for name in names)
+            left = sorted(names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings)))
+        if left:
+            raise ValueError(f"{len(left)} weights without a place, as {left[0]}")
+        return adapted
+    # peft takes configurations at their word, and meets false ones with errors of any kind.
+    except Exception as error:
+        _take_out(vlm.model)
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: does not fit {vlm.name} ({reason}). Give --model its own base.") from None
+
+
+def _take_out(model: Any) -> None:
+    """Put back what an adapter that was loaded in part has wrapped."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, inner)
+
+
+def changes_sight(adapted: "PeftModel") -> bool:
+    """Whether the adapter reaches the vision tower or the projector, so that the arms see different image tokens."""
+    from peft import get_peft_model_state_dict
+
+    names = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return any("vision_tower" in name or "multi_modal_projector" in name for name in names)

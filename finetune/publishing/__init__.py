@@ -1,0 +1,1 @@
+"""Publishing an adapter: its model card, and sending it to the hub."""

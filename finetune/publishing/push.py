@@ -1,0 +1,228 @@
+"""Publishing an adapter on the hub: staged in a folder of its own and shown first, then sent as it was shown."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune.lora.adapter_folder import AdapterRecord, check_adapter, read_record
+from finetune.publishing.card import THIS_ADAPTER, Base, parse_card, with_base
+from interp.runtime.errors import InputError
+from interp.storage.json_files import read_object
+
+FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json")
+"""All that is ever sent."""
+EMPTY_FORM = "[More Information Needed]"
+"""What peft writes into the card that it leaves behind."""
+
+
+class Package(NamedTuple):
+    """An adapter as it will be sent."""
+
+    repo: str
+    """owner/name."""
+    private: bool
+    """Whether only its owner may see it."""
+    folder: Path
+    """Holds FILES and nothing else."""
+    notes: list[str]
+    """What to know and to think about before sending it, one sentence or two each."""
+
+
+@contextmanager
+def staged(adapter: Path, repo: str, public: bool = False, base_model: str | None = None) -> Iterator[Package]:
+    """Copy what is to be published of an adapter folder into a temporary one, which is gone after the block.
+
+    `base_model` is written in place of the base that the adapter names, into the copies. Raises InputError for bad
+    names, for a folder that is not a whole adapter with its card, and for what would publish a path of this machine.
+    """
+    _check_hub_id("REPO", repo)
+    if base_model is not None:
+        _check_hub_id("--base-model", base_model)
+    record = _checked_record(adapter)
+    config = read_object(adapter / "adapter_config.json")
+    named = config.get("base_model_name_or_path")
+    if base_model is None and (record.model.revision is None or not _is_hub_id(str(named))):
+        raise InputError(
+            f"{adapter}: its base model is a folder on this machine ({named}), which nobody else could load. Give the "
+            "base's hub id, as --base-model google/medgemma-4b-it."
+        )
+    card = _text(adapter / "README.md")
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+        revision = record.model.revision if base_model == record.model.id else None
+        card = with_base(card, Base(base_model, True, revision))
+    public_record = record.model_copy(update={"text_hashes": []})
+    texts = {
+        "README.md": card.replace(THIS_ADAPTER, repo),
+        "adapter_config.json": json.dumps(config, indent=2, sort_keys=True),
+        "evaluation.json": _text(adapter / "evaluation.json"),
+        "gatescope.json": public_record.model_dump_json(indent=2) + "\n",
+    }
+    _refuse_paths(texts, adapter, str(named))
+    notes = _notes(adapter, record, texts, named if base_model not in (None, named) else None)
+    with tempfile.TemporaryDirectory(prefix="gatescope-push-") as name:
+        folder = Path(name)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        shutil.copyfile(adapter / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+        yield Package(repo, not public, folder, notes)
+
+
+def description(package: Package) -> str:
+    """What would be sent and where to, for the eye."""
+    files = [f"  {name:<28}{(package.folder / name).stat().st_size:>14,} bytes" for name in FILES]
+    card = (package.folder / "README.md").read_text(encoding="utf-8")
+    front_matter = [f"  {line}" for line in card.split("\n---", 1)[0].splitlines()[1:]]
+    notes = [f"  - {note}" for note in package.notes]
+    visibility = "private" if package.private else "PUBLIC"
+    parts = {"Files": files, "Front matter of the card": front_matter, "To note": notes}
+    blocks = [f"{heading}:\n" + "\n".join(lines) for heading, lines in parts.items()]
+    return "\n\n".join([f"Repository: {package.repo} ({visibility})", *blocks]) + "\n"
+
+
+def content_of(package: Package) -> dict[str, Any]:
+    """What would be sent and where to, for JSON: files with their size in bytes."""
+    sizes = {name: (package.folder / name).stat().st_size for name in FILES}
+    return {"repo": package.repo, "private": package.private, "files": sizes, "notes": package.notes}
+
+
+def send(package: Package) -> str:
+    """Create the repository if need be, upload the package, and return the address of its page.
+
+    Raises InputError if the hub refuses or cannot be reached, and if the repository exists with another visibility.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _hub_errors(package.repo):
+        api.create_repo(repo_id=package.repo, private=package.private, exist_ok=True)
+        # A repository that was there before keeps its visibility, whatever was asked for.
+        found = bool(api.model_info(package.repo).private)
+    if found != package.private:
+        raise InputError(
+            f"{package.repo}: exists and is {'private' if found else 'public'}, so nothing was sent. "
+            + ("Leave out --public" if found else "Give --public")
+            + ", change it in the repository's settings, or choose another name."
+        )
+    with _hub_errors(package.repo):
+        api.upload_folder(
+            repo_id=package.repo, folder_path=str(package.folder), commit_message="Adapter, card and evaluation"
+        )
+    return f"https://huggingface.co/{package.repo}"
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    # The hub's own rule lets a bare name pass, which names no owner.
+    return name.count("/") == 1
+
+
+def _check_hub_id(option: str, name: str) -> None:
+    if not _is_hub_id(name):
+        raise InputError(
+            f"{option} {name!r}: not the name of a model repository. Give owner/name, of letters, digits, '-', '_' and "
+            "'.', as google/medgemma-4b-it."
+        )
+
+
+def _checked_record(adapter: Path) -> AdapterRecord:
+    """The record of a folder that holds every one of FILES, readable weights and a card worth the name."""
+    from safetensors import SafetensorError, safe_open
+
+    check_adapter(adapter)
+    for name in ("gatescope.json", "evaluation.json"):
+        if not (adapter / name).is_file():
+            raise InputError(f"{adapter}: no {name} there. Give the folder that `finetune --out` wrote.")
+    card = adapter / "README.md"
+    if not card.is_file():
+        raise InputError(f"{adapter}: no card (README.md) there, and without one nothing is published. Put it back.")
+    text = _text(card)
+    parse_card(text)
+    if EMPTY_FORM in text:
+        raise InputError(f"{card}: still has blanks ({EMPTY_FORM}). Fill them in or remove them.")
+    try:
+        with safe_open(adapter / "adapter_model.safetensors", "numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{adapter / 'adapter_model.safetensors'}: damaged ({error}).") from None
+    record = read_record(adapter)
+    assert record is not None, "gatescope.json is there"
+    return record
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8 ({error}).") from None
+
+
+def _refuse_paths(texts: dict[str, str], adapter: Path, base: str) -> None:
+    """Raise InputError if a text holds the path of the home folder, of the adapter or of its local base."""
+    # A home of "/", as some containers have it, is in every web address.
+    home = [f"{Path.home()}/"] if len(Path.home().parts) > 1 else []
+    paths = [*home, str(adapter.resolve()), *([base] if Path(base).is_absolute() else [])]
+    for name, text in texts.items():
+        for path in paths:
+            if path in text:
+                raise InputError(f"{adapter / name}: holds {path!r}, a path of this machine. Take it out first.")
+
+
+def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced: str | None) -> list[str]:
+    verdict = str(read_object(adapter / "evaluation.json").get("verdict"))
+    left = sorted(path.name for path in adapter.iterdir() if path.name not in FILES)
+    notes = [
+        f"Trained on {record.questions} questions of {record.patients} patients: make sure that the terms of these "
+        "data, and those of the base model, allow the adapter to be published."
+    ]
+    if not verdict.startswith("Improved:"):
+        notes.append(f"The evaluation does not simply call it improved. {verdict}")
+    if not parse_card(texts["README.md"]).data.get("license"):
+        notes.append("The card names no licence: the base's terms are not known. Add `license` to its front matter.")
+    if replaced is not None:
+        notes.append(
+            f"Configuration and card name the base by its hub id in place of {replaced}, in what is sent only."
+        )
+    if record.text_hashes:
+        notes.append(
+            f"gatescope.json is sent without its {len(record.text_hashes)} hashes of training texts, which could be "
+            "tested against guessed texts."
+        )
+    if left:
+        notes.append(f"Left out: {', '.join(left)}.")
+    return notes
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    try:
+        yield
+    # The hub's library, its HTTP client and its transfer engine each raise errors of their own kinds.
+    except Exception as error:
+        raise InputError(f"{repo}: the upload failed: {_why(error)} The same command can be given again.") from None
+
+
+def _why(error: Exception) -> str:
+    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return "you are not logged in, or your token is not valid. Log in with `hf auth login`."
+    if status == 403:
+        return "your token may not write there. Check the owner's name, and that the token has write permission."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the network is forbidden by HF_HUB_OFFLINE. Unset it."
+    if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, HTTPError) and status is None):
+        return "the hub cannot be reached. Check the network."
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}."

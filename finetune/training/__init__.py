@@ -1,0 +1,1 @@
+"""Training an adapter: batches, forward pass, loss and loop."""

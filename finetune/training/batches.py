@@ -1,0 +1,91 @@
+"""The plan of a training run: which questions, in which two wordings, in which step."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune.lora.settings import Grounding
+from finetune.training.opposite_images import opposite_images
+from interp.images.decode import BLANK_IMAGE
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
+
+
+class Item(NamedTuple):
+    """One question as it is trained on in one step."""
+
+    image: str
+    """Path of the image."""
+    answer: str
+    """The true answer."""
+    original: str
+    """The original wording."""
+    paraphrase: str | None
+    """Another wording, None where the question has no other."""
+    closed: bool
+    """Whether it asks for yes or no, as it will be asked when it is evaluated."""
+    substitute: str | None = None
+    """Image that should change the answer: BLANK_IMAGE, or another patient's; None for no grounding term."""
+
+
+class Step(NamedTuple):
+    """What one optimizer step learns from."""
+
+    epoch: int
+    """Counted from 0."""
+    items: list[Item]
+    """The global batch."""
+
+
+def plan_steps(
+    questions: Sequence[Question], epochs: int, batch_size: int, seed: int, grounding: Grounding = "none"
+) -> list[Step]:
+    """Every question once an epoch, in random order, with one random paraphrase of it.
+
+    The steps of an epoch differ by at most one question, so that none is left with a remainder. Order and paraphrases
+    do not depend on `grounding`. Raises InputError if it has no question to act on.
+    """
+    steps = []
+    for epoch in range(epochs):
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(questions))
+        substitutes = _substitutes(questions, grounding, np.random.default_rng([seed, epoch, 1]))
+        for part in np.array_split(order, math.ceil(len(order) / batch_size)):
+            steps.append(Step(epoch, [_item(questions[i], substitutes[i], rng) for i in part]))
+    return steps
+
+
+def _substitutes(questions: Sequence[Question], grounding: Grounding, rng: np.random.Generator) -> list[str | None]:
+    """For each question the image that should change its answer."""
+    if grounding == "none":
+        return [None] * len(questions)
+    if grounding == "blank":
+        found: list[str | None] = [BLANK_IMAGE if question.closed else None for question in questions]
+    else:
+        found = opposite_images(questions, rng)
+    if not any(found):
+        wanted = {"blank": "asks for yes or no", "swap": "is asked of another patient too with the opposite answer"}
+        raise InputError(
+            f"--grounding {grounding}: none of the {len(questions)} questions to train on {wanted[grounding]}, so "
+            "there is nothing for it to act on. Use other questions, or --grounding none."
+        )
+    return found
+
+
+def _item(question: Question, substitute: str | None, rng: np.random.Generator) -> Item:
+    others = question.same_meaning
+    chosen = others[rng.integers(len(others))].text if others else None
+    if question.answer is None:
+        raise ValueError("a question without an answer can not be trained on")
+    # Yes and no as the data write them; "True" means yes, but no token of it counts as yes.
+    plain = not question.closed or question.answer.strip().lower().startswith(str(question.true_answer))
+    answer = question.answer if plain else str(question.true_answer)
+    return Item(question.image, answer, question.question, chosen, question.closed, substitute)
+
+
+def wordings(steps: Iterable[Step]) -> set[str]:
+    """Every text that the plan trains on."""
+    items = [item for step in steps for item in step.items]
+    return {text for item in items for text in (item.original, item.paraphrase) if text is not None}

@@ -1,0 +1,195 @@
+"""The layers below the lowest trained one: nothing in them changes, so every prompt passes them once, not every epoch.
+
+A token's hidden state rests on the image and on the tokens of its own prompt, not on how prompts are packed. So what
+leaves these layers is kept token by token, up to the image's end once an image and behind it once a wording, and laid
+out anew for every batch.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention import sdpa_kernel
+
+from interp.model.decoder import STEP_KERNELS, embed, masks_of, run_layers
+from interp.model.packing import Batch, Row, batches, collate, pack
+from interp.model.prompts import prompt_tokens
+from interp.model.vlm import Vlm
+from interp.runtime.async_copies import arrived_behind, sent
+from interp.runtime.progress import track
+
+BATCH_TOKENS = 16384
+"""Positions that pass the frozen layers together."""
+MASK_ROW = 16
+"""Of this many positions attention's kernels on a GPU take the mask: every layer would copy one of other lengths."""
+PROMPTS = 2048
+"""Prompts that are laid out together: as lists, the tokens of all would take much memory."""
+
+
+class Prompt(NamedTuple):
+    """One wording put to one image."""
+
+    image: str
+    """Path of the image, or BLANK_IMAGE."""
+    text: str
+    """The wording."""
+    closed: bool
+    """Whether it asks for yes or no."""
+
+
+class Kept(NamedTuple):
+    """Where a prompt's states lie in the table."""
+
+    image: int
+    """Row of its first token; those up to the image's end follow, and belong to other wordings too."""
+    cut: int
+    """Number of tokens up to the image's end."""
+    text: int
+    """Row of the first token behind the image."""
+
+
+class FrozenLayers:
+    """What enters the lowest trained layer, for any prompt; of the prompts given to `keep` it is computed only once."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self.vlm = vlm
+        self.first = lowest_trained(vlm.model)
+        """The lowest trained layer."""
+        self._tokens: dict[tuple[str, bool], NDArray[np.int32]] = {}
+        self._kept: dict[Prompt, Kept] = {}
+        self._states = torch.empty(0, vlm.d_model, dtype=vlm.model.dtype)
+        """[kept tokens, d_model], in main memory."""
+
+    def tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of every prompt; equal wordings are tokenized once."""
+        new = list(dict.fromkeys((p.text, p.closed) for p in prompts if (p.text, p.closed) not in self._tokens))
+        found = prompt_tokens(self.vlm.processor, [text for text, _ in new], [c for _, c in new], self.vlm.style)
+        self._tokens |= {key: np.array(ids, np.int32) for key, ids in zip(new, found, strict=True)}
+        return [self._tokens[p.text, p.closed].tolist() for p in prompts]
+
+    def pack(self, prompts: Sequence[Prompt]) -> list[Row]:
+        """The prompts packed by image (see `interp.model.packing.pack`)."""
+        images = [p.image for p in prompts]
+        return pack(self.tokens_of(prompts), images, self.vlm.model.config.image_token_id)
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Rows as one batch in main memory."""
+        return collate(rows, self.vlm.model.config.text_config.pad_token_id or 0, MASK_ROW)
+
+    def inputs(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
+        """What enters the lowest trained layer on a batch of packed `rows`: [B, S, d_model] on the model's device.
+
+        `batch` is on that device too; its images must have been encoded. Rows with a prompt that was not kept are run.
+        """
+        kept, missing = {}, []
+        for r, row in enumerate(rows):
+            if all(prompts[i] in self._kept for i in row.prompts):
+                kept[r] = row
+            else:
+                missing.append(r)
+        if not kept:
+            return self._run(prompts, rows, batch)
+        shape = batch.input_ids.shape
+        positions, places = self._places(prompts, kept, shape[1])
+        index = np.zeros(shape.numel(), dtype=np.int64)
+        index[positions] = places
+        on_gpu = self.vlm.device.type == "cuda"
+        laid = torch.empty(len(index), self.vlm.d_model, dtype=self._states.dtype, pin_memory=on_gpu)
+        torch.index_select(self._states, 0, torch.from_numpy(index), out=laid)
+        hidden = laid.to(self.vlm.device, non_blocking=True).view(*shape, -1)
+        if missing:
+            at = sent(torch.tensor(missing), self.vlm.device)
+            hidden[at] = self._run(prompts, [rows[r] for r in missing], batch.take(at))
+        return hidden
+
+    def keep(self, prompts: Iterable[Prompt], budget: int) -> None:
+        """Run the prompts through the frozen layers and keep what leaves them, images in the order given.
+
+        An image is left out, with its wordings, where they would take more than `budget` bytes of main memory in all.
+        The images must have been encoded. Keeps nothing if nothing is frozen.
+        """
+        if self.first == 0:
+            return
+        chosen, n_tokens = self._admit(prompts, budget // (self.vlm.d_model * self._states.itemsize))
+        self._states = torch.empty(n_tokens, self.vlm.d_model, dtype=self._states.dtype)
+        for places, (found,) in arrived_behind(self._run_all(chosen)):
+            self._states.index_copy_(0, places, found)
+
+    def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
+        """Rows of the table int64 [k], and what belongs there [k, d_model] on the model's device, batch by batch."""
+        for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
+            part = chosen[start : start + PROMPTS]
+            for rows in batches(self.pack(part), BATCH_TOKENS):
+                batch = self.collate(rows).to(self.vlm.device)
+                hidden = self._run(part, rows, batch).flatten(0, 1)
+                positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])
+                places, once = np.unique(places, return_index=True)
+                yield torch.from_numpy(places), (hidden[sent(torch.from_numpy(positions[once]), hidden.device)],)
+
+    def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
+        """The prompts that fit into a table of `limit` rows, whole images, and the rows they take; fills `_kept`."""
+        groups: dict[str, dict[Prompt, None]] = {}
+        for prompt in prompts:
+            groups.setdefault(prompt.image, {})[prompt] = None
+        self._kept, used = {}, 0
+        for group in groups.values():
+            image_at: dict[tuple[int, ...], int] = {}
+            kept, end = {}, used
+            for prompt, tokens in zip(group, self.tokens_of(list(group)), strict=True):
+                cut = len(tokens) - tokens[::-1].index(self.vlm.model.config.image_token_id)
+                # The same for all wordings unless the question, or a part of it, stands before the image.
+                before = tuple(tokens[:cut])
+                if before not in image_at:
+                    image_at[before] = end
+                    end += cut
+                kept[prompt] = Kept(image_at[before], cut, end)
+                end += len(tokens) - cut
+            if end <= limit:
+                self._kept |= kept
+                used = end
+        return list(self._kept), used
+
+    def _places(
+        self, prompts: Sequence[Prompt], rows: Mapping[int, Row], width: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Position in the flattened batch, and row of the table, of every token of every prompt of some rows.
+
+        `rows` has the number of each row in the batch, whose rows are `width` long. Tokens that prompts share come once
+        for each of them.
+        """
+        positions, places = [], []
+        for r, row in rows.items():
+            start = r * width
+            prefix, end = len(row.prefix), start + len(row.prefix)
+            for i, suffix in zip(row.prompts, row.suffixes, strict=True):
+                kept = self._kept[prompts[i]]
+                behind = prefix + len(suffix) - kept.cut
+                positions += [np.arange(start, start + prefix), np.arange(end, end + len(suffix))]
+                places += [np.arange(kept.image, kept.image + kept.cut), np.arange(kept.text, kept.text + behind)]
+                end += len(suffix)
+        return np.concatenate(positions), np.concatenate(places)
+
+    @torch.no_grad()
+    def _run(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
+        """The embeddings and the frozen layers on a batch, without a trace for a gradient: [B, S, d_model]."""
+        model = self.vlm.model
+        images = torch.stack([self.vlm.features[prompts[row.prompts[0]].image] for row in rows])
+        hidden = embed(model, batch, sent(images, self.vlm.device))
+        with sdpa_kernel(STEP_KERNELS):
+            return run_layers(model, hidden, masks_of(model, batch), batch.position_ids, stop=self.first)
+
+
+def lowest_trained(model: Any) -> int:
+    """The lowest decoder layer with a parameter that takes a gradient; their number if there is none.
+
+    Raises ValueError if one below all layers does: what enters the layers is computed without a gradient.
+    """
+    text = model.model.language_model
+    below = [model.model.vision_tower, model.model.multi_modal_projector, text.embed_tokens]
+    if any(p.requires_grad for module in below for p in module.parameters()):
+        raise ValueError("the vision tower, the projector and the embeddings can not be trained")
+    trained = (any(p.requires_grad for p in layer.parameters()) for layer in text.layers)
+    return next((number for number, is_trained in enumerate(trained) if is_trained), len(text.layers))

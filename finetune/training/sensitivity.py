@@ -1,0 +1,86 @@
+"""How steeply the training's loss falls in a fresh adapter of each layer: its gradient, and its empirical Fisher trace.
+
+Both need a backward pass a question and no training; whether they tell where training pays is asked by an ablation.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.lora.modules import add_lora
+from finetune.lora.settings import TrainSettings
+from finetune.training.batches import Item, plan_steps
+from finetune.training.forward import FirstToken, lay_out, packed_losses
+from finetune.training.prefix_states import FrozenLayers
+from interp.model.image_tokens import encode_images
+from interp.model.vlm import Vlm
+from interp.questions.schema import Question
+from interp.runtime.progress import track
+from interp.schemas.layers import Module
+
+QUESTIONS = 128
+"""Training questions that are looked at, the first of the first epoch's order."""
+
+
+class Sensitivity(NamedTuple):
+    """One layer's module, before any training."""
+
+    layer: int
+    """Decoder layer."""
+    module: Module
+    """Its attention or its MLP."""
+    gradient: float
+    """Norm of the gradient of the mean loss with respect to the adapter's parameters."""
+    fisher: float
+    """Mean over the questions of the squared norm of one question's gradient: the trace of the empirical Fisher
+    information matrix, whose labels are the true answers."""
+
+
+def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettings) -> list[Sensitivity]:
+    """Of every layer and module, for an adapter of `settings.rank` in all of them, without dropout.
+
+    The loss is that of the training, both parts weighted as in `settings`. An untrained adapter's second factor is
+    zero, so the gradient is that of this factor alone. `vlm` is as before after it.
+    """
+    steps = plan_steps(questions, 1, 1, settings.seed)[:QUESTIONS]
+    items = [item for step in steps for item in step.items]
+    encode_images(vlm, [item.image for item in items])
+    adapted = add_lora(vlm, range(vlm.n_layers), settings.rank, settings.alpha, 0.0, settings.seed)
+    try:
+        forward = FirstToken(adapted)
+        frozen = FrozenLayers(vlm)
+        factors = [(name, p) for name, p in adapted.named_parameters() if p.requires_grad and "lora_B" in name]
+        mean = [torch.zeros_like(p) for _, p in factors]
+        squares = torch.zeros(len(factors), device=vlm.device)
+        for item in track(items, "sensitivity"):
+            gradients = _gradients(forward, frozen, item, settings, [p for _, p in factors])
+            for total, gradient in zip(mean, gradients, strict=True):
+                total += gradient / len(items)
+            squares += torch.stack([gradient.square().sum() for gradient in gradients]) / len(items)
+        of_mean = torch.stack([total.square().sum() for total in mean])
+        return _by_place([name for name, _ in factors], of_mean.double().cpu().numpy(), squares.double().cpu().numpy())
+    finally:
+        adapted.unload()
+
+
+def _gradients(
+    forward: FirstToken, frozen: FrozenLayers, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    losses = packed_losses(forward, lay_out(frozen, [item]), frozen.vlm.answers)
+    total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
+    return torch.autograd.grad(total.sum(), factors)
+
+
+def _by_place(names: Sequence[str], of_mean: np.ndarray, squares: np.ndarray) -> list[Sensitivity]:
+    """Sums over the projections of each layer and module; a projection's path names both."""
+    sums: dict[tuple[int, Module], np.ndarray] = {}
+    for name, *values in zip(names, of_mean, squares, strict=True):
+        parts = name.split(".")
+        at = parts.index("layers")
+        module: Module = "attention" if parts[at + 2] == "self_attn" else "mlp"
+        place = int(parts[at + 1]), module
+        sums[place] = sums.get(place, np.zeros(2)) + values
+    return [Sensitivity(*place, float(np.sqrt(g)), float(f)) for place, (g, f) in sorted(sums.items())]

@@ -1,0 +1,104 @@
+"""Training logs for TensorBoard or W&B, by accelerate's trackers, where the user asks for one; W&B stays offline.
+
+What is logged are the numbers of every step (`finetune.lora.adapter_folder.StepRecord`), and of the run its settings:
+no text, no
+path, nothing of this machine.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from interp.runtime.errors import InputError
+from interp.runtime.progress import tell
+from interp.storage.atomic import refuse_used
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
+
+TrackerName = Literal["tensorboard", "wandb"]
+PROJECT = "gatescope"
+SILENT = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+"""What W&B reads; where the user has set one, it stays. Without the second it would report its own errors home."""
+
+
+def logs_folder(out: Path) -> Path:
+    """Where the logs of a training into `out` are: beside it."""
+    absolute = out.absolute()
+    return absolute.with_name(f"{absolute.name}.logs")
+
+
+def check_tracker(log_with: "TrackerName | GeneralTracker | None", out: Path, resume: bool) -> None:
+    """Raise InputError if a tracker is not installed, or if logs of another training into `out` are there."""
+    if not isinstance(log_with, str):
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = [str(name) for name in get_available_trackers() if str(name) in ("tensorboard", "wandb")]
+    if log_with not in available:
+        raise InputError(
+            f"--log-with {log_with}: {log_with} is not installed here"
+            + (f" (installed: {', '.join(available)})" if available else "")
+            + f". Install it with `pip install {log_with}`, or leave the option out."
+        )
+    if not resume:
+        refuse_used(logs_folder(out))
+
+
+@contextmanager
+def tracked(
+    accelerator: "Accelerator", out: Path, settings: Mapping[str, Any], made_of: Mapping[str, Any]
+) -> Iterator[None]:
+    """While open, what the accelerator logs goes to the trackers that it was made with; to none if it has none.
+
+    `settings` are logged once. `made_of` names the run, so that one that is resumed goes on in the same.
+    """
+    if not accelerator.log_with:
+        yield
+        return
+    logs = logs_folder(out)
+    if "wandb" in map(str, accelerator.log_with):
+        for name, value in SILENT.items():
+            os.environ.setdefault(name, value)
+        if accelerator.is_main_process:
+            logs.mkdir(parents=True, exist_ok=True)
+    options = {"wandb": _wandb_options(logs, out.name, made_of)}
+    accelerator.init_trackers(PROJECT, plain_settings(settings), init_kwargs=options)
+    if accelerator.is_main_process and logs.exists():
+        tell(f"The training is logged to {logs}.")
+    try:
+        yield
+    finally:
+        # Not end_training, which parts the processes too.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Settings as every tracker takes them: what is neither number nor text is spelled out, what is None left out."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def _wandb_options(logs: Path, name: str, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """W&B without what it looks up by itself: the machine, the command line, the code and its repository."""
+    quiet = {"x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True, "console": "off"}
+    bare = {"disable_code": True, "disable_git": True, "disable_job_creation": True, "x_save_requirements": False}
+    digest = hashlib.blake2b(json.dumps([name, made_of], sort_keys=True).encode(), digest_size=8).hexdigest()
+    # The host's name is looked up unless one is given.
+    return {
+        "dir": str(logs),
+        "id": digest,
+        "name": name,
+        "resume": "allow",
+        "settings": quiet | bare | {"host": "-"},
+    }

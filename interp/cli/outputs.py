@@ -1,0 +1,96 @@
+"""The commands that read what a run has left: `interp figures`, `report` and `scrub`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from interp.cli.options import Json, Verbose
+from interp.runtime.errors import EXIT_FOUND
+
+
+def figures_command(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder that find-features, test-feature, finetune, finetune ablate or finetune grounding wrote.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for the figures.", show_default="RUN/figures")] = None,
+    size: Annotated[
+        Literal["screen", "column", "page"],
+        typer.Option(help="For a screen, or for print: 3.3 inches wide (a column) or 6.9 (a page)."),
+    ] = "screen",
+    verbose: Verbose = False,
+) -> None:
+    """Draw the figures of a run again, from what its folder holds: each as PNG and SVG, with its numbers as CSV.
+
+        interp figures artifacts/ --size column --out paper/
+
+    Nothing is computed and nothing overwritten: a folder that holds something is refused.
+    """
+    from interp.views.figures.redraw import redraw
+    from interp.views.figures.style import SIZES
+
+    for path in redraw(run, out or run / "figures", SIZES[size]):
+        typer.echo(path)
+
+
+def report_command(
+    run: Annotated[
+        Path, typer.Argument(help="Folder that find-features wrote; with what lies in folders inside it.")
+    ] = Path("artifacts"),
+    out: Annotated[Path, typer.Option(help="New HTML file.")] = Path("report.html"),
+    include_examples: Annotated[
+        bool,
+        typer.Option("--include-examples", help="With the maps over images of a grounding study: it shows images."),
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Put all that a run has found into one HTML file that opens offline and can be sent on.
+
+        interp report artifacts/ --out report.html
+
+    The verdict comes first, then what the folder holds: layer profile, features, training, before and after,
+    quadrants, grounding, ablation, settings, limits. No question, image, path or patient is in it.
+    """
+    from interp.views.report.render import write_report
+
+    write_report(run, out, include_examples)
+    typer.echo(out)
+
+
+def scrub_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that is to be shared.", show_default=False)],
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Questions whose texts, ids and paths no file may hold. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check a folder before it is shared: which files may hold question text, paths, patients or images?
+
+        interp scrub artifacts/adapter --questions questions.jsonl
+
+    JSON, notebooks, CSV, parquet, safetensors, PNG, HTML and SVG are read as what they are; files of other kinds are
+    named, as nobody looked into them. Nothing is changed, and no finding is quoted.
+
+    Exits 0 if nothing was found, 4 if something was, 2 on bad input.
+    """
+    from interp.sharing.scrub import scrub
+    from interp.storage.json_files import json_ready, json_text
+    from interp.views.terminal.scrub import show_scrub
+
+    found, files, too_short = scrub(folder, questions or [])
+    if json:
+        content = {"files": files, "ids_too_short": too_short, "found": json_ready(found)}
+        typer.echo(json_text(content), nl=False)
+    else:
+        show_scrub(found, files, too_short, folder, bool(questions))
+    if found:
+        raise typer.Exit(EXIT_FOUND)

@@ -1,0 +1,122 @@
+"""Training the embedded SAEs: sae-lens's BatchTopK trainer, saved as the JumpReLU SAEs that it turns into."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.demo.train import Lessons, normalized
+from interp.model.decoder import run_packed
+from interp.model.image_tokens import image_tokens
+from interp.model.packing import collate, pack
+from interp.runtime.progress import track
+from interp.saes.reconstruction import fit
+from interp.saes.sae import Sae, save_sae
+
+D_SAE = 512
+K = 24  # mean number of active features a token while training
+TOKENS = 60_000
+
+
+@torch.no_grad()
+def collect_residuals(model: Any, data: Lessons, seed: int, tokens: int) -> Tensor:
+    """resid_post of every layer at question tokens, every final token among them: float32 [n >= tokens, layers, d]."""
+    rng = np.random.default_rng([seed, 3])
+    device = data.images.device
+    bank = [example for examples in data.wordings.values() for example in examples]
+    layers = model.model.language_model.layers
+    caught: dict[int, Tensor] = {}
+    handles = [
+        layer.register_forward_hook(lambda module, inputs, output, i=i: caught.__setitem__(i, output))
+        for i, layer in enumerate(layers)
+    ]
+    kept: list[Tensor] = []
+    count = 0
+    while count < tokens:
+        chosen = rng.integers(0, len(data.images), 48)
+        picks = rng.integers(0, len(bank), (48, 8))
+        rows = pack([bank[p].tokens for p in picks.ravel()], list(np.repeat(np.arange(48), 8)), data.image_token)
+        batch = collate(rows, 0).to(device)
+        run_packed(model, batch, image_tokens(model, normalized(data.images[torch.from_numpy(chosen).to(device)])))
+        inside = batch.segment > 0
+        final = torch.zeros_like(inside)
+        final[batch.final[:, 0], batch.final[:, 1]] = True
+        # A question has some twenty tokens and one final one, which is all that is screened: keep a third of the rest.
+        inside &= final | torch.from_numpy(rng.random(inside.shape) < 0.33).to(device)
+        kept.append(torch.stack([caught[i][inside] for i in range(len(layers))], dim=1))
+        count += len(kept[-1])
+    for handle in handles:
+        handle.remove()
+    return torch.cat(kept)
+
+
+def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int = 2048) -> Sae:
+    """Train one SAE on residuals [n, d] with sae-lens, and fold its scaling into the weights."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(seed * 1000 + layer)
+    device = str(residuals.device)
+    centre = residuals.mean(0)
+    scale = float((residuals - centre).pow(2).sum(1).mean().sqrt() / residuals.shape[1] ** 0.5)
+    scaled = (residuals - centre) / scale
+
+    def batches() -> Iterator[Tensor]:
+        while True:
+            yield scaled[torch.randint(len(scaled), (batch,), device=scaled.device)]
+
+    config = BatchTopKTrainingSAEConfig(
+        d_in=residuals.shape[1],
+        d_sae=D_SAE,
+        k=K,
+        device=device,
+        normalize_activations="none",
+        apply_b_dec_to_input=False,
+    )
+    sae = BatchTopKTrainingSAE(config)
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * batch,
+            train_batch_size_samples=batch,
+            lr=2e-3,
+            lr_end=2e-4,
+            lr_warm_up_steps=steps // 20,
+            lr_decay_steps=steps // 4,
+            device=device,
+            logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae,
+        batches(),
+    )
+    trainer.fit()
+    state = {name: value.detach().clone() for name, value in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(state)
+    norm = state["W_dec"].norm(dim=1).clamp_min(1e-6)
+    # Undo the scaling: x_scaled = (x - centre) / scale; decoder rows of norm 1, so that activations are in the
+    # residual stream's own units, as Gemma Scope's are.
+    w_enc = state["W_enc"] * norm
+    return Sae(
+        layer=layer,
+        id=f"layer_{layer}_width_{D_SAE}_l0_small",
+        w_enc=w_enc,
+        b_enc=state["b_enc"] * norm * scale - centre @ w_enc,
+        w_dec=state["W_dec"] / norm[:, None],
+        b_dec=state["b_dec"] * scale + centre,
+        threshold=state["threshold"] * norm * scale,
+    )
+
+
+def write_saes(folder: Path, model: Any, data: Lessons, seed: int, steps: int, model_name: str) -> list[dict[str, Any]]:
+    """Train and save the SAE of every layer under `folder`/resid_post_all; returns their quality on fresh tokens."""
+    residuals = collect_residuals(model, data, seed, TOKENS)
+    fresh = collect_residuals(model, data, seed + 1, TOKENS // 12)
+    quality = []
+    for layer in track(range(residuals.shape[1]), "training SAEs"):
+        sae = train_sae(residuals[:, layer], layer, seed, steps)
+        save_sae(sae, folder / "resid_post_all" / sae.id, model_name)
+        quality.append({"layer": layer, **fit(sae, fresh[:, layer])._asdict()})
+    return quality

@@ -1,0 +1,195 @@
+"""The register grid: the same finding asked for from formally to casually, and what one feature does along the way.
+
+Only the frame around a finding's name varies, never the name, so that what differs between levels is the register of
+the frame. Frames of different levels that end in the same tokens show whether the final tokens alone could explain it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from interp.measurement.margins import measure
+from interp.model.prompts import prompt_tokens
+from interp.model.vlm import Vlm
+from interp.questions.lexicon import TERMS, find_term
+from interp.runtime.errors import InputError
+from interp.saes.sae import Sae
+from interp.statistics import Estimate, auc, correlation, mean_interval, resampled
+
+SHIPPED = Path(__file__).with_name("register_grid.csv")
+LEVELS = range(5)
+"""0 is the most formal, 4 the most casual."""
+COLUMNS = ["level", "frame"]
+IMAGES = 20
+"""Most images that the grid is asked on."""
+FINDINGS = 4
+"""Most findings that the grid asks for."""
+COMMON_FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly", "consolidation")
+"""Asked for where the questions name none of the lexicon."""
+LAST_TOKENS = 3
+"""Tokens that the wordings of a token-controlled pair share at their end."""
+
+
+class LevelMean(NamedTuple):
+    """Activation at one level of the grid."""
+
+    level: int
+    """One of LEVELS."""
+    prompts: int
+    """Prompts of this level: frames x findings x images."""
+    mean: Estimate
+    """Mean activation at the final token, silent prompts included [activation units]."""
+
+
+class GridResult(NamedTuple):
+    """What one feature does on the register grid."""
+
+    images: int
+    """Images it was asked on."""
+    findings: list[str]
+    """Canonical names of the findings asked for."""
+    levels: list[LevelMean]
+    """From most formal to most casual."""
+    auc: Estimate
+    """AUC of the activation, most formal against most casual level; above .5: more active when formal."""
+    spearman: Estimate
+    """Rank correlation of level and activation; below 0: more active when formal. NaN if it never varies."""
+    controlled_pairs: int
+    """Pairs of wordings of different level, same image and finding, that end in the same LAST_TOKENS tokens."""
+    controlled: Estimate
+    """Mean activation difference of these pairs, the more formal wording minus the other [activation units]."""
+    cells: pd.DataFrame
+    """One row a frame and finding: level, frame, finding, prompts, mean_activation [activation units]."""
+
+
+def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
+    """Read a grid: columns level (int, one of LEVELS) and frame (str with {x} for the finding).
+
+    Raises InputError for a file that is not there, not such a table, or of fewer than two levels.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Give --grid a CSV file with the columns {', '.join(COLUMNS)}.")
+    try:
+        grid = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except ValueError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({reason}).") from None
+    if list(grid.columns) != COLUMNS:
+        raise InputError(
+            f"{path}: found the columns {', '.join(map(str, grid.columns))}, expected {', '.join(COLUMNS)}. "
+            "Quote frames that hold a comma."
+        )
+    known = {str(level) for level in LEVELS}
+    for row, (level, frame) in enumerate(zip(grid["level"], grid["frame"], strict=True), start=2):
+        if level not in known:
+            raise InputError(
+                f"{path}, row {row}: found level {level!r}, expected {LEVELS[0]} (formal) to {LEVELS[-1]} (casual)."
+            )
+        if "{x}" not in frame:
+            raise InputError(f"{path}, row {row}: found frame {frame!r}, expected one with {{x}} for the finding.")
+        if set("{}") & set(frame.replace("{x}", "")):
+            raise InputError(f"{path}, row {row}: found frame {frame!r}, expected no braces but those of {{x}}.")
+    if grid["level"].nunique() < 2:
+        raise InputError(f"{path}: found {grid['level'].nunique()} levels, expected at least two to compare.")
+    return grid.astype({"level": int})
+
+
+def named_finding(text: str) -> str:
+    """Canonical name of the finding that a wording asks for, "other" where the lexicon has none."""
+    match = find_term(text)
+    return "other" if match is None else match.term.name
+
+
+def grid_findings(wordings: Sequence[str]) -> list[str]:
+    """The findings named most often, at most FINDINGS; COMMON_FINDINGS where none is named."""
+    named = Counter(name for name in map(named_finding, wordings) if name != "other")
+    return [name for name, _ in named.most_common(FINDINGS)] or list(COMMON_FINDINGS)
+
+
+def grid_prompts(grid: pd.DataFrame, findings: Sequence[str], prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The prompt table of a grid: every frame with every finding on at most IMAGES of the images of `prompts`.
+
+    Columns image, patient, finding, level, frame, text, closed (True). As many patients as can be are drawn.
+    """
+    images = prompts.drop_duplicates("image")[["image", "patient"]].sample(frac=1, random_state=seed)
+    images = images.assign(nth=images.groupby("patient").cumcount()).sort_values("nth", kind="stable").head(IMAGES)
+    phrase = {term.name: term.canonical.phrase for term in TERMS}
+    asked = images.drop(columns="nth").merge(pd.DataFrame({"finding": findings}), how="cross").merge(grid, how="cross")
+    texts = [f.replace("{x}", phrase[x]) for f, x in zip(asked["frame"], asked["finding"], strict=True)]
+    return asked.assign(text=[text[0].upper() + text[1:] for text in texts], closed=True)
+
+
+def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int) -> GridResult:
+    """Measure one feature on the prompts of a grid (see `grid_prompts`); intervals resample patients."""
+    residuals = measure(vlm, asked, [sae.layer], description="register grid").residuals[:, 0]
+    column = torch.tensor([feature], device=sae.w_enc.device)
+    activation = sae.encode(residuals.to(sae.w_enc.device), column)[:, 0].cpu().double().numpy()
+    level, patient = asked["level"].to_numpy(), asked["patient"].to_numpy()
+    ends = (level == level.min()) | (level == level.max())
+    formal, heard = (level == level.min())[ends], activation[ends]
+
+    def told(rows: NDArray[np.intp]) -> float:
+        return float(auc(heard[rows], formal[rows])[0])
+
+    pairs = controlled_pairs(vlm, asked)
+    differences = activation[pairs[:, 0]] - activation[pairs[:, 1]]
+    of_level = {int(k): level == k for k in np.unique(level)}
+    cells = asked.assign(activation=activation).groupby(["level", "frame", "finding"], sort=False)["activation"]
+    return GridResult(
+        images=asked["image"].nunique(),
+        findings=list(dict.fromkeys(asked["finding"])),
+        levels=[
+            LevelMean(
+                k,
+                int(rows.sum()),
+                mean_interval(activation[rows], patient[rows].tolist(), seed),
+            )
+            for k, rows in of_level.items()
+        ],
+        auc=resampled(told, patient[ends], seed),
+        spearman=resampled(lambda rows: _rank_correlation(level[rows], activation[rows]), patient, seed),
+        controlled_pairs=len(pairs),
+        controlled=mean_interval(differences, patient[pairs[:, 0]].tolist(), seed)
+        if len(pairs)
+        else Estimate(np.nan, np.nan, np.nan),
+        cells=cells.agg(prompts="size", mean_activation="mean").reset_index(),
+    )
+
+
+def controlled_pairs(vlm: Vlm, asked: pd.DataFrame) -> NDArray[np.int64]:
+    """Rows of `asked` (more formal, more casual) that end alike: int64 [pairs, 2].
+
+    Same image and finding, different level, and the same last LAST_TOKENS tokens before what the chat template adds,
+    in the model's own tokens. A pair of equal tokens throughout, as normalization makes them, tells nothing and is
+    left out.
+    """
+    texts = list(dict.fromkeys(asked["text"]))
+    probes = prompt_tokens(vlm.processor, ["x", "y"], [True, True], vlm.style._replace(normalize=False))
+    tail = _common_suffix(*probes)
+    tokens = dict(zip(texts, prompt_tokens(vlm.processor, texts, [True] * len(texts), vlm.style), strict=True))
+    found = []
+    for _, same in asked.reset_index(drop=True).groupby(["image", "finding"], sort=False):
+        rows = sorted(zip(same["level"], same.index, same["text"], strict=True), key=lambda row: row[0])
+        for (level, i, text), (other_level, j, other) in combinations(rows, 2):
+            a, b = tokens[text], tokens[other]
+            span = tail + LAST_TOKENS
+            if level < other_level and a != b and a[-span:] == b[-span:]:
+                found.append((i, j))
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _common_suffix(a: list[int], b: list[int]) -> int:
+    return next(k for k, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=False)) if x != y)
+
+
+def _rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    from scipy.stats import rankdata
+
+    return correlation(rankdata(a), rankdata(b))

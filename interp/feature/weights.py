@@ -1,0 +1,65 @@
+"""What the weights say of a feature: where it writes, which features write there too, what that does to the answer."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.model.prompts import AnswerTokens, answer_margin
+from interp.model.vlm import Vlm
+from interp.saes.sae import Sae
+
+NEIGHBOURS = 8
+"""Nearest decoder neighbours that are listed."""
+
+
+class Neighbour(NamedTuple):
+    """A feature whose decoder row points the same way."""
+
+    feature: int
+    """Index into the SAE."""
+    cosine: float
+    """Of the two decoder rows."""
+
+
+def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
+    """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
+    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
+    # in parts, since a float copy of the widest dictionaries would take gigabytes
+    parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
+    cosine = torch.cat(parts)
+    cosine[feature] = -torch.inf
+    top = cosine.topk(min(count, sae.d_sae - 1))
+    return [Neighbour(int(i), float(c)) for i, c in zip(top.indices, top.values, strict=True)]
+
+
+def direct_effect(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
+    """What one activation unit adds to yes minus no through the final norm and the output layer alone [logits].
+
+    `last` [n, d_model]: residuals of the last layer at the final token. W_dec * (1 + norm weight) / mean RMS of `last`,
+    times the mean unembedding row of the yes tokens minus that of the no tokens. It is read off the weights; the slope
+    of the margin itself (`margin_slope`) can differ, even in sign.
+    """
+    norm, unembedding = vlm.model.model.language_model.norm, vlm.model.lm_head.weight
+    # as transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm: eps inside the root, weight stored less one
+    rms = last.double().pow(2).mean(-1).add(norm.eps).sqrt().mean()
+    scaled = sae.w_dec[feature].double().cpu() * (1 + norm.weight.double().cpu()) / rms
+    yes, no = (unembedding[ids.to(unembedding.device)].double().mean(0).cpu() for ids in vlm.answers)
+    return float(scaled @ (yes - no))
+
+
+def margin_slope(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
+    """dm/dx of the last layer's final-token residuals `last` [n, d_model] along the decoder row, mean [logits a unit].
+
+    Unlike `direct_effect`, its logsumexp weighs every answer token by its probability, the norm shrinks what lies along
+    the residual, and each prompt has its own RMS. What layers in between make of the feature is in neither.
+    """
+    x = last.to(vlm.device).float().requires_grad_()
+    yes, no = (ids.to(vlm.device) for ids in vlm.answers)
+    with torch.enable_grad():
+        hidden = vlm.model.model.language_model.norm(x)
+        logits = hidden @ vlm.model.lm_head.weight[torch.cat([yes, no])].float().T
+        places = torch.arange(len(yes) + len(no))
+        margin = answer_margin(logits, AnswerTokens(places[: len(yes)], places[len(yes) :]))
+        (gradient,) = torch.autograd.grad(margin.sum(), x)
+    return float(gradient.mean(0) @ sae.w_dec[feature].float())

@@ -1,0 +1,31 @@
+"""Images of other patients, shown in place of a question's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def other_patients_images(
+    images: Sequence[str], patients: Sequence[str], rng: np.random.Generator, count: int = 1
+) -> NDArray[np.object_]:
+    """For each of n questions, `count` images of other patients: [n, count], None where there is no other patient.
+
+    `images` and `patients` [n] are those of the questions. Other patients are drawn without replacement while there are
+    enough, so that an answer is tried on different ones; every patient is as likely, whatever number of images he has.
+    """
+    images_of: dict[str, list[str]] = {}
+    for patient, image in sorted(set(zip(patients, images, strict=True))):
+        images_of.setdefault(patient, []).append(image)
+    names = list(images_of)
+    place = {name: i for i, name in enumerate(names)}
+    chosen = np.full((len(images), count), None, dtype=object)
+    others = len(names) - 1
+    if not others:
+        return chosen
+    for row, patient in enumerate(patients):
+        picks = rng.choice(others, size=count, replace=others < count)
+        for k, pick in enumerate(picks):
+            own = images_of[names[pick + (pick >= place[patient])]]
+            chosen[row, k] = own[rng.integers(len(own))]
+    return chosen

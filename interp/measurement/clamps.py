@@ -1,0 +1,120 @@
+"""Feature clamps: single SAE features held at a value wherever the model is measured, x' = x - (f - v) * W_dec.
+
+f is read from the residual as the layer puts it out, in float32, and the change is added in float32, so that neither
+the order of the clamps of a layer nor the packing of the prompts matters. Image tokens and <bos> are never touched.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.measurement.clamp_spec import Clamp, _clamp_of
+from interp.measurement.margins import measure, text_residuals
+from interp.model.packing import Batch
+from interp.model.vlm import Vlm
+from interp.runtime.errors import InputError
+from interp.saes.sae import load_sae
+
+
+def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
+    """The same clamps; a value that is NaN becomes the feature's mean activation in the model as it now stands.
+
+    The mean is over the final tokens of a prompt table for a clamp there, else over the text tokens behind what all of
+    its prompts begin with. Raises InputError for a layer beyond the model.
+    """
+    _refuse_beyond(vlm, clamps)
+    means: dict[tuple[int, int, str], float] = {}
+    unknown = [clamp for clamp in clamps if math.isnan(clamp.value)]
+    for where in sorted({clamp.where for clamp in unknown}):
+        held = [clamp for clamp in unknown if clamp.where == where]
+        layers = sorted({clamp.layer for clamp in held})
+        x = measure(vlm, prompts, layers).residuals if where == "final" else text_residuals(vlm, prompts, layers)[0]
+        for clamp in held:
+            f = _activations([clamp], x[:, layers.index(clamp.layer)].to(clamp.w_enc.device))
+            means[clamp.layer, clamp.feature, where] = float(f.mean())
+    return [clamp._replace(value=means.get((clamp.layer, clamp.feature, clamp.where), clamp.value)) for clamp in clamps]
+
+
+def like_clamps(
+    vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp], sae_of: Mapping[int, Path], count: int
+) -> list[list[Clamp]]:
+    """Controls: up to `count` sets of clamps of other features of the same layers, as active as the clamped ones.
+
+    The mean activation at the final tokens of a prompt table says how active a feature is; the nearest on a log scale
+    are taken. A value other than zero is scaled to the feature's own mean.
+    """
+    layers = sorted({clamp.layer for clamp in clamps})
+    residuals = measure(vlm, prompts, layers).residuals
+    chosen: list[list[Clamp]] = [[] for _ in range(count)]
+    for layer in layers:
+        sae = load_sae(sae_of[layer], layer, vlm.d_model, vlm.device)
+        parts = residuals[:, layers.index(layer)].to(vlm.device).split(512)
+        mean = torch.stack([sae.encode(part).sum(0) for part in parts]).sum(0) / len(prompts)
+        taken = {clamp.feature for clamp in clamps if clamp.layer == layer}
+        for clamp in (c for c in clamps if c.layer == layer):
+            own = float(mean[clamp.feature])
+            order = (mean.clamp_min(1e-9).log() - math.log(max(own, 1e-9))).abs().argsort().tolist()
+            others = [i for i in order if i not in taken and mean[i] > 0][:count]
+            taken |= set(others)
+            for controls, i in zip(chosen, others, strict=False):
+                value = clamp.value * float(mean[i]) / own if clamp.value and own else 0.0
+                controls.append(_clamp_of(sae, i, value, clamp.where, vlm.device))
+    return [controls for controls in chosen if len(controls) == len(clamps)]
+
+
+@contextmanager
+def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
+    """While open, `measure` and `text_residuals` see the model with these clamps and no others; training does not.
+
+    Residuals are caught, and edits made, behind the clamps of their layer. Raises InputError for a layer beyond the
+    model.
+    """
+    _refuse_beyond(vlm, clamps)
+    layers = {clamp.layer for clamp in clamps}
+    image_token = vlm.model.config.image_token_id
+    before = vlm.changes
+    vlm.changes = {
+        layer: partial(_clamp, clamps=[c for c in clamps if c.layer == layer], image_token=image_token)
+        for layer in layers
+    }
+    try:
+        yield
+    finally:
+        vlm.changes = before
+
+
+def _refuse_beyond(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
+    for clamp in clamps:
+        if clamp.layer >= vlm.n_layers:
+            raise InputError(
+                f"--clamp {clamp.layer}:{clamp.feature}: {vlm.name} has layers 0 to {vlm.n_layers - 1} only."
+            )
+
+
+def _clamp(output: Tensor, batch: Batch, clamps: Sequence[Clamp], image_token: int) -> Tensor:
+    """A layer's output [B, S, d_model] with the clamps of that layer."""
+    final = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+    final[batch.final[:, 0], batch.final[:, 1]] = True
+    # Padding has position 0, as <bos> has.
+    text = (batch.position_ids > 0) & (batch.input_ids != image_token)
+    everywhere = torch.tensor([clamp.where == "all" for clamp in clamps], device=output.device)
+    row, column = (text if everywhere.any() else final).nonzero(as_tuple=True)
+    x = output[row, column].float()
+    push = torch.tensor([clamp.value for clamp in clamps], device=output.device) - _activations(clamps, x)
+    push = push * (everywhere | final[row, column][:, None])
+    output = output.clone()
+    output[row, column] = (x + push @ torch.stack([clamp.w_dec for clamp in clamps])).to(output.dtype)
+    return output
+
+
+def _activations(clamps: Sequence[Clamp], x: Tensor) -> Tensor:
+    """Activations [n, number of clamps] of the features of one layer, in its residuals [n, d_model]; all float32."""
+    w_enc, b_enc, threshold = (torch.stack([getattr(c, n) for c in clamps]) for n in ("w_enc", "b_enc", "threshold"))
+    z = x @ w_enc.T + b_enc
+    return torch.relu(z) * (z > threshold)

@@ -1,0 +1,121 @@
+"""Greedy decoding of whole answers in the packed engine.
+
+The packed prompts run once, into a cache that keeps every position. Each step then lays one column a prompt behind
+them, at that prompt's own next position, and a mask shows it what the prompt alone would: the prefix of its row, its
+own prompt and its own earlier tokens. The answers are those of the prompts run one by one (tested against
+transformers' own `generate`).
+"""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.attention import sdpa_kernel
+
+from interp.measurement.margins import deal_rows, loaded_batches, rows_of, watched
+from interp.model.decoder import STEP_KERNELS, prompt_cache, run_layers, run_packed
+from interp.model.packing import Batch
+from interp.model.vlm import Vlm
+from interp.runtime.errors import InputError
+
+
+@torch.no_grad()
+def generate(
+    vlm: Vlm, prompts: pd.DataFrame, max_new_tokens: int, batch_tokens: int = 16384, description: str = "answers"
+) -> list[str]:
+    """The greedily decoded answer of every row of a prompt table (`image`, `text`, `closed`), stripped.
+
+    An answer ends before the first of the model's end tokens, or after `max_new_tokens`; special tokens are left out.
+    A batch holds at most about `batch_tokens` positions, those of the answers among them. The changes of `vlm` are
+    made to the answer's own tokens as to the prompt's. Raises InputError if no token is asked for, for unreadable
+    images, and if a logit is not finite.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Ask for 1 or more.")
+    rows = rows_of(vlm, prompts)
+    growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
+    answers = [""] * len(prompts)
+    room = int(batch_tokens / growth)
+    own = deal_rows(rows, room, vlm.team)[vlm.team.rank]
+    for batch, images in loaded_batches(vlm, own, prompts, room, description):
+        tokens = _decode(vlm, batch, images, max_new_tokens)
+        texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for prompt, text in zip(batch.prompts, texts, strict=True):
+            answers[prompt] = text.strip()
+    # An answer is empty at all processes but the one that has run the prompt.
+    return ["".join(parts) for parts in zip(*vlm.team.values(answers), strict=True)]
+
+
+def end_tokens(model: Any) -> list[int]:
+    """Token ids that end an answer, as the generation config names them, else the model's; none if neither does."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = getattr(model.config, "eos_token_id", None)
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list[list[int]]:
+    """Token ids of the answer of each of the batch's n prompts, without the end token."""
+    cache = prompt_cache()
+    window = vlm.model.config.text_config.sliding_window
+    ends = end_tokens(vlm.model)
+    row, column = batch.final.unbind(1)
+    slot = batch.segment[row, column] - 1
+    with watched(vlm, batch, batch.final):
+        hidden = run_packed(vlm.model, batch, images, cache)
+    said = _most_probable(vlm, hidden[row, column])[:, None]
+    segment, position = batch.segment, batch.position_ids
+    while said.shape[1] < max_new_tokens and not torch.isin(said, said.new_tensor(ends)).any(1).all():
+        step = next_step(batch, said)
+        segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
+        with watched(vlm, step, step.final), sdpa_kernel(STEP_KERNELS):
+            masks = step_masks(segment, position, step.segment.shape[1], window)
+            embedded = vlm.model.get_input_embeddings()(step.input_ids)
+            hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)
+        final = vlm.model.model.language_model.norm(hidden[row, slot])
+        said = torch.cat([said, _most_probable(vlm, final)[:, None]], 1)
+    return [_until(tokens, ends) for tokens in said.tolist()]
+
+
+def next_step(batch: Batch, said: Tensor) -> Batch:
+    """The last token of every prompt's answer as a batch of its own, a row's k-th prompt in column k - 1.
+
+    `said` int64 [n, t] are the answers so far. A row of fewer prompts than the most is padded; no token is final.
+    """
+    row, column = batch.final.unbind(1)
+    own = batch.segment[row, column]
+    shape = (len(batch.input_ids), int(own.max()))
+    input_ids, position_ids = own.new_zeros(shape), own.new_zeros(shape)
+    segment = own.new_full(shape, -1)
+    input_ids[row, own - 1] = said[:, -1]
+    position_ids[row, own - 1] = batch.position_ids[row, column] + said.shape[1]
+    segment[row, own - 1] = own
+    return Batch(input_ids, position_ids, segment, batch.final[:0], [])
+
+
+def step_masks(segment: Tensor, position: Tensor, new: int, sliding_window: int | None) -> dict[str, Tensor]:
+    """Boolean masks [B, 1, new, S] (True = may attend) of the last `new` of S columns, for both kinds of layers.
+
+    `segment` and `position` int64 [B, S] are those of all columns, as in `Batch`. The rule is that of
+    `interp.model.packing.attention_masks`; new tokens are text, whatever their id.
+    """
+    own, place = segment[:, -new:, None], position[:, -new:, None]
+    seen = (segment[:, None] == 0) | (segment[:, None] == own)
+    full = seen & (own > 0) & (position[:, None] <= place)
+    local = full if sliding_window is None else full & (position[:, None] > place - sliding_window)
+    itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None, -new:]
+    return {"full_attention": (full | itself)[:, None], "sliding_attention": (local | itself)[:, None]}
+
+
+def _most_probable(vlm: Vlm, hidden: Tensor) -> Tensor:
+    """The token ids int64 [n] that follow the hidden states [n, d_model]."""
+    logits = vlm.model.lm_head(hidden)
+    if not torch.isfinite(logits.amax(-1)).all():
+        raise InputError("The logits of an answer are not finite. Try --dtype float32, or check the model's weights.")
+    return logits.argmax(-1)
+
+
+def _until(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens before the first that is an end."""
+    return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)

@@ -1,0 +1,238 @@
+"""The one forward engine: answer margins and residuals of many prompts.
+
+Every image goes through the vision tower once; the prompts on it are packed behind their shared prefix (see
+`interp.model.packing`), and only the final token's residuals and logits are kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.images.decode import NO_IMAGE
+from interp.model.decoder import final_logits, run_packed
+from interp.model.image_tokens import encode_images
+from interp.model.packing import Batch, Row, batches, collate, common_prefix, pack
+from interp.model.prompts import answer_margin, prompt_tokens
+from interp.model.vlm import Vlm
+from interp.runtime.async_copies import arrived_behind, sent
+from interp.runtime.distributed import Team
+from interp.runtime.errors import InputError
+from interp.runtime.progress import track
+
+
+class Measurement(NamedTuple):
+    """What the model did on each of n prompts."""
+
+    margin: Tensor
+    """float32 [n]: answer margin [logits]; positive for yes."""
+    top_token: Tensor
+    """int64 [n]: most probable first answer token."""
+    residuals: Tensor
+    """float32, unless stored otherwise, [n, number of layers asked for, d_model]: resid_post at the final token."""
+
+
+def rows_of(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
+    """Pack a prompt table's rows by image."""
+    return pack(_tokens_of(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
+
+
+def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[Row]]:
+    """The rows that each process runs, by rank: whole batches, so that each holds what it holds in one process."""
+    chunks = list(batches(rows, batch_tokens))
+    return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
+
+
+def loaded_batches(
+    vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
+
+    Images not met before pass the tower first: all of them, or as many as `vlm.images_held`, which are then
+    dropped for the next. Raises InputError for an unreadable image.
+    """
+    image_of = prompts["image"].to_numpy()
+    unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
+    pad_token = vlm.model.config.text_config.pad_token_id or 0
+    for block in _blocks(list(batches(rows, batch_tokens)), vlm.images_held):
+        images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
+        new = [image for image in sorted(images) if image not in vlm.features]
+        encode_images(vlm, new)
+        for chunk in track(block, description, unit):
+            tokens = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk])
+            yield collate(chunk, pad_token).to(vlm.device), sent(tokens, vlm.device)
+        if len(vlm.features) > vlm.images_held:
+            for image in new:
+                del vlm.features[image]
+
+
+def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
+    """Chunks of rows, each row with an image, in blocks of at most `images` rows, but at least one chunk."""
+    block: list[list[Row]] = []
+    for chunk in chunks:
+        if block and sum(map(len, block)) + len(chunk) > images:
+            yield block
+            block = []
+        block.append(chunk)
+    if block:
+        yield block
+
+
+def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
+    """Token ids of every row of a prompt table; equal wordings are tokenized once."""
+    asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
+    different = list(dict.fromkeys(asked))
+    texts, closed, with_image = ([key[i] for key in different] for i in range(3))
+    tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style, with_image), strict=True))
+    return [tokens[key] for key in asked]
+
+
+@torch.no_grad()
+def measure(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int] = (),
+    batch_tokens: int = 16384,
+    description: str = "prompts",
+    into: Tensor | None = None,
+    rows: Sequence[Row] | None = None,
+) -> Measurement:
+    """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
+
+    `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. With `rows` of the table's
+    prompts packed (`rows_of`), only theirs are measured, in the order of the table; without, those of `vlm.team` share
+    them, and all have the whole. Raises InputError if a margin is not finite.
+    """
+    if rows is None:
+        rows = rows_of(vlm, prompts)
+        if vlm.team.size > 1:
+            own = deal_rows(rows, batch_tokens, vlm.team)[vlm.team.rank]
+            part = measure(vlm, prompts, layers, batch_tokens, description, rows=own)
+            return _whole(part, own, len(prompts), vlm.team, into)
+    asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+    n = len(asked)
+    margin = torch.empty(n)
+    top_token = torch.empty(n, dtype=torch.long)
+    residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
+    launched = launched_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype)
+    for index, (its_margin, its_token, its_residuals) in arrived_behind(launched):
+        place = torch.searchsorted(asked, torch.tensor(index))
+        margin[place], top_token[place] = its_margin, its_token
+        if layers:
+            residuals[place] = its_residuals
+    check_finite(prompts, asked, margin)
+    return Measurement(margin, top_token, residuals)
+
+
+@torch.no_grad()
+def launched_batches(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int],
+    batch_tokens: int,
+    description: str,
+    rows: Sequence[Row],
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[list[int], Measurement]]:
+    """The k prompts of each packed batch and what the model does on them, residuals as `dtype`.
+
+    On the model's device: a GPU may not have come to it yet. Parameters as of `measure`; margins may be anything.
+    """
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
+        with watched(vlm, batch, batch.final, layers) as caught:
+            logits = final_logits(vlm.model, batch, images)
+        found = torch.stack([caught[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
+        yield batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
+
+
+def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:
+    """Raise InputError if a margin of the prompts `asked`, int64 [n], is not finite; `margin` [n]."""
+    bad = asked[~torch.isfinite(margin)].tolist()
+    if bad:
+        raise InputError(
+            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first {_place(prompts, bad[0])}. "
+            "Try --dtype float32, or check the model's weights."
+        )
+
+
+def _place(prompts: pd.DataFrame, row: int) -> str:
+    """Where to find a prompt, by numbers alone, counted from 1."""
+    if not {"question", "variant"} <= set(prompts):
+        return f"prompt {row + 1}"
+    question, variant = (int(prompts[name].iloc[row]) for name in ("question", "variant"))
+    return f"wording {variant + 1} of question {question + 1} of those asked, in their file's order"
+
+
+def _whole(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
+    """What each process has measured on its `rows` of n prompts, put together for all; residuals in `into` if given."""
+    place = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+    found = []
+    for own in part:
+        spread = own.new_zeros(n, *own.shape[1:])
+        spread[place] = own
+        found.append(team.total(spread))
+    whole = Measurement(*found)
+    return whole if into is None else whole._replace(residuals=into.copy_(whole.residuals))
+
+
+@torch.no_grad()
+def text_residuals(
+    vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 16384
+) -> tuple[Tensor, Tensor]:
+    """Residuals at the text tokens of a prompt table (`image`, `text`, `closed`), the template's last ones included.
+
+    Returns them as float32 [tokens, layers, d_model] in main memory, and the row of the table that each is of, int64
+    [tokens]. What all prompts begin with is left out: it is the same in each, and the residual of <bos> alone is so
+    large that it would drown all others.
+    """
+    tokens = _tokens_of(vlm, prompts)
+    image_token = vlm.model.config.image_token_id
+    rows = pack(tokens, range(len(prompts)), image_token)
+    start = common_prefix(tokens)
+    residuals, owners = [], []
+    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "residuals"):
+        wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
+        places = wanted.nonzero()
+        with watched(vlm, batch, places, layers) as caught:
+            run_packed(vlm.model, batch, images)
+        residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
+        owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
+    return torch.cat(residuals), torch.cat(owners)
+
+
+@contextmanager
+def watched(
+    vlm: Vlm,
+    batch: Batch,
+    places: Tensor,
+    layers: Sequence[int] = (),
+) -> Iterator[dict[int, Tensor]]:
+    """While open, makes the changes of `vlm` and catches the residuals of `layers` at `places` behind them.
+
+    `places` int64 [n, 2] are row and column in the batch.
+    """
+    caught: dict[int, Tensor] = {}
+    row, column = places[:, 0], places[:, 1]
+
+    def hook(layer: int) -> Any:
+        def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            # Where the layer is; its batch is with the first one.
+            there, home = output.device, row.device
+            if layer in vlm.changes:
+                output = vlm.changes[layer](output.to(home), batch).to(there)
+            if layer in layers:
+                caught[layer] = output[row.to(there), column.to(there)].to(home)
+            return output
+
+        return watch
+
+    hooked = sorted(set(layers) | set(vlm.changes))
+    handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()

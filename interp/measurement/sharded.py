@@ -1,0 +1,105 @@
+"""Measured prompt by prompt, screened layer by layer: between the two, residuals go from process to process."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.measurement.margins import Measurement, check_finite, launched_batches, rows_of
+from interp.measurement.residual_store import Residuals, empty_residuals
+from interp.model.packing import batches
+from interp.model.vlm import Vlm
+from interp.runtime.async_copies import arrived_behind
+from interp.runtime.distributed import Team
+from interp.runtime.memory import memory_left
+from interp.storage.checkpoint import NOTHING_KEPT, Kept, Parts
+
+Round = Sequence[Sequence[int]]
+"""The prompts of a batch of each process, by rank; none where a process has run out of batches."""
+
+
+def measure_together(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int],
+    batch_tokens: int,
+    max_memory: float | None,
+    team: Team,
+    kept: Kept = NOTHING_KEPT,
+) -> tuple[Tensor, Residuals]:
+    """Margins float32 [n] of all prompts, and the residuals of all prompts around this process's block of `layers`.
+
+    The processes deal the packed batches among themselves. Behind each, every one of them gets what the others measured
+    at its layers and at the one before each. `max_memory` [GiB] as of `interp.runtime.memory.memory_left`. What is
+    `kept` is
+    not measured again. Raises InputError as `interp.measurement.margins.measure` and
+    `interp.storage.working_folder.read_tensors`.
+    """
+    chunks = list(batches(rows_of(vlm, prompts), batch_tokens))
+    dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
+    rounds: list[Round] = [
+        [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
+    ]
+    room = memory_left(vlm.device, max_memory).host // 2
+    found = empty_residuals(around(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
+    by_prompt = found.values.transpose(0, 1)
+    # Of this process's own prompts until the end, and zero for the others.
+    margin = torch.zeros(len(prompts))
+
+    def values(index: Tensor) -> dict[str, Tensor]:
+        return {"margin": margin[index], "residuals": by_prompt[index]}
+
+    size = margin.itemsize + len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize
+    saving = Parts(kept, team.rank, size, values)
+    done = set[int]()
+    for before in saving.read():
+        margin[before["prompts"]] = before["margin"]
+        by_prompt[before["prompts"]] = before["residuals"]
+        done |= set(before["prompts"].tolist())
+    # A kill may find a round kept by one process and not by another: all take it again.
+    lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
+    left = sorted({number for part in team.values(lacking) for number in part})
+    rows = [row for number in left for row in dealt[number][team.rank]]
+    everywhere = around(layers)
+    told = "margins and residuals"
+    launched = launched_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
+    nothing = torch.empty(0, len(everywhere), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
+    blocks = [[everywhere.index(layer) for layer in around(team.block(layers, rank))] for rank in range(team.size)]
+    for asked, (own, residuals) in arrived_behind(
+        _exchanged([rounds[number] for number in left], launched, nothing, blocks, team)
+    ):
+        index = torch.tensor(list(chain(*asked)))
+        margin[asked[team.rank]] = own
+        by_prompt[index] = residuals
+        saving.add(index)
+    mine = torch.tensor(sorted(chain(*(asked[team.rank] for asked in rounds))), dtype=torch.long)
+    check_finite(prompts, mine, margin[mine])
+    saving.finish()
+    return team.total(margin), found
+
+
+def _exchanged(
+    rounds: Sequence[Round],
+    launched: Iterable[tuple[list[int], Measurement]],
+    nothing: Tensor,
+    blocks: Sequence[Sequence[int]],
+    team: Team,
+) -> Iterator[tuple[Round, tuple[Tensor, Tensor]]]:
+    """Each round with the margins of this process's own prompts, and the residuals of all at its own layers.
+
+    `launched` are this process's batches, `nothing` its residuals where it has none left, [0, layers, d_model], and
+    `blocks` the places of each process's layers among those. Both results are on the model's device.
+    """
+    none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
+    for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
+        lengths = [len(part) for part in asked]
+        parts = [team.sent_to(rank, seen.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
+        yield asked, (seen.margin, torch.cat(parts[team.rank]))
+
+
+def around(layers: Sequence[int]) -> list[int]:
+    """The layers, and the one before each where there is one, ascending."""
+    return sorted({place for layer in layers for place in (layer - 1, layer) if place >= 0})

@@ -1,0 +1,1 @@
+"""The vision-language model: loading it, prompting it, and running it on packed batches."""

@@ -1,0 +1,101 @@
+"""On a GPU, parts of Gemma 3 that transformers runs in many small kernels, in one or two each.
+
+Norms, gated MLPs and rotary embeddings of the decoder need Triton; the tower's MLPs and patches are matrix products.
+"""
+
+from importlib.util import find_spec
+from inspect import unwrap
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fuse(model: Any) -> None:
+    """Let the parts of `model` run as one kernel each where their inputs are on a GPU; elsewhere they run as before.
+
+    The model's weights stay as they are, and so does all of transformers: its modules get a `forward` of their own.
+    """
+    triton = find_spec("triton") is not None
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind == "SiglipMLP" and module.config.hidden_act == "gelu_pytorch_tanh":
+            module.forward = MethodType(_tower_mlp, module)
+        elif kind == "SiglipVisionEmbeddings":
+            module.patch_embedding.forward = MethodType(_patches, module.patch_embedding)
+        elif not triton:
+            continue
+        elif kind == "Gemma3RMSNorm":
+            module.forward = MethodType(_norm, module)
+        elif kind == "Gemma3MLP" and module.config.hidden_activation == "gelu_pytorch_tanh":
+            module.forward = MethodType(_gated, module)
+        elif kind == "Gemma3Attention":
+            _rotate_fused(module)
+
+
+def _tower_mlp(module: Any, x: Tensor) -> Tensor:
+    if not x.is_cuda or torch.is_grad_enabled() or type(module.fc1) is not torch.nn.Linear:
+        return type(module).forward(module, x)
+    # The product's own last step adds the bias and applies the activation (its approximation by tanh, as the tower's).
+    wide = torch._addmm_activation(module.fc1.bias, x.flatten(0, -2), module.fc1.weight.T, use_gelu=True)
+    return module.fc2(wide.view(*x.shape[:-1], -1))
+
+
+def _patches(convolution: Any, pixels: Tensor) -> Tensor:
+    size = convolution.weight.shape[-1]
+    if not pixels.is_cuda or any(side % size for side in pixels.shape[-2:]):
+        return type(convolution).forward(convolution, pixels)
+    # Patches do not overlap, so each is one row of a matrix product; cuDNN's convolution takes four times as long.
+    batch, channels, height, width = pixels.shape
+    cut = pixels.view(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
+    rows = cut.reshape(-1, channels * size * size)
+    found = torch.addmm(convolution.bias, rows, convolution.weight.flatten(1).T)
+    return found.view(batch, height // size, width // size, -1).permute(0, 3, 1, 2)
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    if not x.is_cuda or module.weight.requires_grad or x.numel() == 0:
+        return type(module).forward(module, x)
+    from interp.model.triton_kernels.norm import RmsNorm
+
+    # Queries and keys come with heads and positions exchanged: their memory is left as it is.
+    exchanged = x.dim() == 4 and not x.is_contiguous() and x.transpose(1, 2).is_contiguous()
+    rows = x.transpose(1, 2) if exchanged else x.contiguous()
+    # Triton launches on the current GPU, which is not this one where a model is split over several.
+    with torch.cuda.device(x.device):
+        y = RmsNorm.apply(rows, module.weight, module.eps)
+    return y.transpose(1, 2) if exchanged else y
+
+
+def _gated(module: Any, x: Tensor) -> Tensor:
+    if not x.is_cuda or x.numel() == 0:
+        return type(module).forward(module, x)
+    from interp.model.triton_kernels.gelu import GatedGelu
+
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    with torch.cuda.device(x.device):
+        gated = GatedGelu.apply(gate.contiguous(), up.contiguous())
+    return module.down_proj(gated)
+
+
+def _rotate_fused(attention: Any) -> None:
+    """Attention's own code, with another function under the name by which it calls the rotary embedding."""
+    # Without what renames the arguments that transformers no longer calls so.
+    own = unwrap(type(attention).forward)
+    if not isinstance(own, FunctionType) or "apply_rotary_pos_emb" not in own.__code__.co_names:
+        return
+    plain = own.__globals__["apply_rotary_pos_emb"]
+
+    def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        if not q.is_cuda or q.numel() == 0:
+            return plain(q, k, cos, sin)
+        from interp.model.triton_kernels.rotary import Rotary
+
+        with torch.cuda.device(q.device):
+            return Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
+
+    names = {**own.__globals__, "apply_rotary_pos_emb": rotated}
+    forward = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+    forward.__kwdefaults__ = own.__kwdefaults__
+    attention.forward = MethodType(forward, attention)

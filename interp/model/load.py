@@ -1,0 +1,166 @@
+"""A model that is too large for one GPU: its layers in blocks over several, all else on the first."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp.model.fused import fuse
+from interp.model.image_token_cache import cache_folder
+from interp.model.image_tokens import straighten
+from interp.model.prompts import PLAIN, PromptStyle, answer_tokens
+from interp.paths import WORLD
+from interp.runtime.distributed import refuse_several, team_on
+from interp.runtime.errors import InputError
+from interp.runtime.memory import memory_left
+from interp.runtime.progress import busy
+from interp.storage.hub import locate
+
+if TYPE_CHECKING:
+    pass
+from collections.abc import Sequence
+
+from interp.model.vlm import Vlm
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_vlm(
+    model: str | Path = WORLD / "planted",
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    style: PromptStyle = PLAIN,
+    image_cache: Path | None = None,
+) -> Vlm:
+    """Load a Gemma 3 model and its processor from a local folder or the hub's cache, by default the embedded world's.
+
+    `device` auto takes a GPU if there is one, split all GPUs for one model (`interp.model.load`); `dtype` auto takes
+    bfloat16 on a GPU and float32 on a CPU.
+    `image_cache` is a folder that image tokens are kept in between runs; it is made if it is not there. Raises
+    InputError for a model that is not there or not of this kind (see `interp.storage.hub.locate`), for a device or
+    dtype that
+    this machine lacks, and if `image_cache` can not be a folder.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    split = device == "split"
+    if split:
+        refuse_several("--device split")
+    device = choose_device("auto" if split else device)
+    usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    chosen = DTYPES.get(usual if dtype == "auto" else dtype)
+    if chosen is None:
+        raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
+    source = locate(model, revision)
+    places: dict[str, Any] = {"device_map": map_over_gpus(source.folder)} if split else {}
+    kept = None if image_cache is None else cache_folder(image_cache)
+    try:
+        with busy("loading the model"), quiet_loading():
+            processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                source.folder,
+                dtype=chosen,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                use_safetensors=True,
+                **places,
+            )
+    # transformers takes configurations at their word, and meets false ones with errors of any kind.
+    except Exception as error:
+        # Which torch, cleaning up, may turn an interruption into too.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
+    # What peft writes into an adapter as its base: the hub id, not this machine's cache.
+    loaded.name_or_path = str(model)
+    straighten(loaded)
+    fuse(loaded)
+    vlm = Vlm(
+        model=(loaded if split else loaded.to(device)).eval().requires_grad_(False),
+        processor=processor,
+        name=source.name,
+        revision=source.revision,
+        answers=answer_tokens(processor.tokenizer),
+        style=style,
+        image_cache=kept,
+    )
+    hold_images(vlm, memory_left(vlm.device).host // 2)
+    kind = str(chosen).removeprefix("torch.")
+    log.info("model %s: %d layers of width %d, %s on %s", vlm.name, vlm.n_layers, vlm.d_model, kind, vlm.device)
+    return vlm
+
+
+def hold_images(vlm: Vlm, max_bytes: int) -> None:
+    """Set `vlm.images_held` to as many images as `max_bytes` of main memory hold, at least one."""
+    a_token = vlm.d_model * vlm.tower_dtype.itemsize
+    vlm.images_held = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * a_token))
+
+
+def choose_device(device: str) -> str:
+    """`auto` as cuda if there is a GPU, else cpu; of several processes each takes its own GPU.
+
+    Raises InputError for a device that torch cannot use here, and as `interp.runtime.distributed.team_on`.
+    """
+    if device == "auto":
+        if not torch.cuda.is_available():
+            return "cpu"
+        return str(team_on("cuda").device or "cuda")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: not usable here ({str(error).splitlines()[0]}).") from None
+    return device
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' own bars and advice, which say nothing that a user of ours could act on."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def split_map(model: Any, devices: Sequence[str | int]) -> dict[str, str | int]:
+    """Where each part of a Gemma 3 model goes, as accelerate takes it: like shares of the weights, layers in order.
+
+    `model` may be on the meta device. What meets the residuals before and behind the layers is on the first device.
+    """
+    text = model.model.language_model
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in text.layers]
+    total = sum(p.numel() for p in model.parameters())
+    places: dict[str, str | int] = {"model.vision_tower": devices[0], "model.multi_modal_projector": devices[0]}
+    places |= {f"model.language_model.{name}": devices[0] for name in ("embed_tokens", "norm", "rotary_emb")}
+    places["lm_head"] = devices[0]
+    before = total - sum(layers)
+    for number, size in enumerate(layers):
+        # By the middle of the layer, so that none falls behind the last device.
+        share = (before + size / 2) / total
+        places[f"model.language_model.layers.{number}"] = devices[int(share * len(devices))]
+        before += size
+    return places
+
+
+def map_over_gpus(folder: Path) -> dict[str, str | int]:
+    """The map of a saved model over all GPUs that this process sees. Raises InputError if they are fewer than two."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        raise InputError(f"--device split: needs two GPUs or more, and there are {count} here.")
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return split_map(empty, range(count))

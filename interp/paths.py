@@ -1,0 +1,8 @@
+"""Where the files that GateScope ships lie."""
+
+from pathlib import Path
+
+WORLD = Path(__file__).parent / "demo" / "world"
+"""The embedded world: `planted/`, `base/`, `saes/`, `questions.jsonl`, `images/`, `world.json`."""
+EMBEDDED = "the embedded world"
+"""How help texts name it where it is the default."""

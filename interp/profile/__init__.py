@@ -1,0 +1,1 @@
+"""The layer profile, the ranges that rules take from it, and the verdict."""

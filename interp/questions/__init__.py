@@ -1,0 +1,1 @@
+"""Questions, their paraphrases and answers: the file format, and reading and rewording English about radiographs."""

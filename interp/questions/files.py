@@ -1,0 +1,125 @@
+"""Questions on disk: reading, checking, splitting and writing the JSON Lines format."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from interp.images.paths import climbs_out, is_image_file
+from interp.paths import WORLD
+from interp.questions.answers import ANSWER_SETS
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
+from interp.storage.atomic import write_text
+from interp.storage.json_files import parse_json
+
+log = logging.getLogger(__name__)
+Split = Literal["train", "test", "all"]
+
+
+def load_questions(
+    path: str | Path = WORLD / "questions.jsonl", images: str | Path | None = None, split: Split = "all"
+) -> list[Question]:
+    """Read a JSON Lines file of questions, by default the embedded world's; every `image` returned is an absolute path.
+
+    Where no patient is given, `patient` becomes the image as the file has it, so that splits and intervals are the same
+    wherever the images lie.
+    Raises InputError naming the row for anything that is not as the format says, and if the split is empty. No
+    message holds what a row says, but for the name of its type: the row is enough to look it up.
+    """
+    path = Path(path)
+    root = Path(images) if images is not None else path.parent
+    if not path.is_file():
+        wrong = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file, one question a line.")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
+    root = root.absolute()
+    questions: list[Question] = []
+    row_of: dict[str, int] = {}
+    with path.open(encoding="utf-8-sig") as lines:
+        try:
+            for row, line in enumerate(lines, start=1):
+                if line.strip():
+                    question = _parse(line, f"{path}, row {row}")
+                    _check(question, f"{path}, row {row}", root, row_of)
+                    row_of[question.id] = row
+                    absolute = {"image": str(root / question.image), "patient": question.group}
+                    questions.append(question.model_copy(update=absolute))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+            ) from None
+    _check_splits(questions, path, row_of)
+    if not questions:
+        raise InputError(f"{path}: holds no questions. Write one a line.")
+    chosen = [q for q in questions if split == "all" or split_of(q) == split]
+    if not chosen:
+        raise InputError(
+            f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all."
+        )
+    patients = len({q.group for q in chosen})
+    log.info("%s: %d questions of %d patients (%s split)", path.name, len(chosen), patients, split)
+    return chosen
+
+
+def write_questions(questions: Iterable[Question], path: Path, images: Path) -> None:
+    """Write questions as JSON Lines, whole or not at all, their images relative to the folder `images`."""
+    lines = []
+    for question in questions:
+        inside = Path(question.image)
+        if inside.is_absolute():
+            inside = inside.relative_to(images.absolute())
+        row = question.model_copy(update={"image": inside.as_posix()})
+        lines.append(row.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True) + "\n")
+    write_text(path, "".join(lines))
+
+
+def _parse(line: str, where: str) -> Question:
+    try:
+        return Question.model_validate(parse_json(line))
+    except ValidationError as error:
+        problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
+        raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not a JSON object ({error}). Write one question a line.") from None
+
+
+def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
+    if question.id in row_of:
+        raise InputError(f"{where}: its id was used already in row {row_of[question.id]}. Ids must be unique.")
+    allowed = ANSWER_SETS[question.type]
+    if allowed is not None and question.answer is not None and question.true_answer not in allowed:
+        raise InputError(
+            f"{where}: its answer is not among those of type {question.type!r} "
+            f"({', '.join(sorted(allowed))}). Correct the answer or the type."
+        )
+    if climbs_out(question.image):
+        raise InputError(
+            f"{where}: its image may lie outside the image folder {root}. Use paths inside it, without '..'."
+        )
+    if not is_image_file(root, question.image):
+        raise InputError(f"{where}: its image is not in {root}. Add the file or correct --images.")
+
+
+def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str, int]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for question in questions:
+        split = split_of(question)
+        for what, which in (("patient", question.group), ("image", question.image)):
+            if seen.setdefault((what, which), split) != split:
+                raise InputError(
+                    f"{path}, row {row_of[question.id]}: its {what} is in both splits, so results would leak. "
+                    f"Give all questions of one {what} the same 'split'."
+                )
+
+
+def split_of(question: Question, test_share: float = 0.3) -> str:
+    """The split of a question: its own field, else by a hash of its patient, so that no patient is in two."""
+    if question.split is not None:
+        return question.split
+    digest = hashlib.blake2b(question.group.encode(), digest_size=8).digest()
+    return "test" if int.from_bytes(digest, "big") / 2**64 < test_share else "train"

@@ -1,0 +1,94 @@
+"""Progress bars: shown on a terminal by the main process, silent elsewhere; and single lines."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from interp.runtime.console import meanwhile
+from interp.runtime.distributed import is_main
+from interp.runtime.log import took
+
+T = TypeVar("T")
+_open: list[str] = []
+"""The bar that is shown, if any."""
+
+
+def tell(line: str) -> None:
+    """Say on stderr what a user should know of a run while it goes on."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
+    """Iterate with a bar that shows the share done, the rate and the time left; `unit` things count as one item.
+
+    Behind the last item --verbose says how long it took. Inside of another bar nothing is shown: that one tells all.
+    """
+    if _open:
+        yield from items
+        return
+    _open.append(description)
+    started = time.monotonic()
+    try:
+        yield from _shown(items, description, unit)
+    finally:
+        _open.remove(description)
+    if len(items):
+        took(f"{description}: {len(items)}{f' x {unit}' if unit > 1 else ''}", time.monotonic() - started)
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """While open, shows that something goes on whose share done nobody can tell, and the time taken."""
+    if _open:
+        yield
+        return
+    _open.append(description)
+    started = time.monotonic()
+    try:
+        if is_main() and meanwhile().is_interactive:
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description:<24}"), SpinnerColumn(finished_text=" "), TimeElapsedColumn())
+            with Progress(*columns, console=meanwhile()) as progress:
+                task = progress.add_task(description, total=1)
+                yield
+                progress.advance(task)
+        else:
+            yield
+    finally:
+        _open.remove(description)
+    took(description, time.monotonic() - started)
+
+
+def _shown(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
+    console = meanwhile()
+    # A dumb terminal can not move back to the line that it has written.
+    if not is_main() or not console.is_interactive or len(items) == 0:
+        yield from items
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task(description, total=len(items), rate="")
+        for item in items:
+            yield item
+            progress.advance(task)
+            speed = progress.tasks[0].speed
+            progress.update(task, rate=f"{speed * unit:{'.0f' if speed * unit >= 10 else '.2g'}}/s" if speed else "")

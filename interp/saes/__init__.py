@@ -1,0 +1,1 @@
+"""Sparse autoencoders of the residual stream: finding, reading and applying them."""

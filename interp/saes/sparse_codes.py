@@ -1,0 +1,103 @@
+"""Sparse activations of one SAE: the few features above zero of each prompt, and statistics of them feature by feature.
+
+Of 16,384 features some eighty are active on a token, so what a screen needs is sorted and summed over those alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.saes.sae import Sae
+
+DENSE = 2**24
+"""Activations that are held at once before the zeros among them are dropped."""
+
+
+class Codes(NamedTuple):
+    """The entries of a matrix [n, d_sae] that are not zero, by feature and within a feature by row."""
+
+    row: Tensor
+    """int64 [entries]: prompt, or pair of prompts."""
+    feature: Tensor
+    """int64 [entries], ascending."""
+    value: Tensor
+    """float32 [entries]: activation, or a difference of two."""
+    n: int
+    """Rows of the matrix."""
+    d_sae: int
+    """Its columns."""
+
+    def rows(self, kept: Tensor) -> "Codes":
+        """The same with the entries of the rows where bool [n] `kept` is true; the rows keep their numbers."""
+        wanted = kept[self.row]
+        return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum of `values` [entries] over the entries of every feature: float64 [d_sae], in the same order each time."""
+        counts = torch.bincount(self.feature, minlength=self.d_sae)
+        return torch.segment_reduce(values.double(), "sum", lengths=counts)
+
+
+def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
+    """The activations of an SAE on residuals [n, d_model]; some millions of them are held dense at once."""
+    rows, features, values = [], [], []
+    chunk = max(1, DENSE // sae.d_sae)
+    for start in range(0, len(residuals), chunk):
+        f = sae.encode(residuals[start : start + chunk].to(sae.w_enc.device))
+        row, feature = f.nonzero(as_tuple=True)
+        rows.append(row + start)
+        features.append(feature)
+        values.append(f[row, feature])
+    return _by_feature(torch.cat(rows), torch.cat(features), torch.cat(values), len(residuals), sae.d_sae)
+
+
+def differences(codes: Codes, first: Tensor, second: Tensor) -> Codes:
+    """Row `second`[i] less row `first`[i] of every pair i, int64 [pairs] each; what does not differ is left out."""
+    order = torch.argsort(codes.row, stable=True)
+    row, feature, value = codes.row[order], codes.feature[order], codes.value[order]
+    counts = torch.bincount(row, minlength=codes.n)
+    starts = counts.cumsum(0) - counts
+    keys, values = [], []
+    for side, sign in ((first.to(row.device), -1), (second.to(row.device), 1)):
+        pair = torch.repeat_interleave(torch.arange(len(side), device=row.device), counts[side])
+        before = counts[side].cumsum(0) - counts[side]
+        entry = torch.arange(len(pair), device=row.device) + (starts[side] - before)[pair]
+        keys.append(feature[entry] * len(side) + pair)
+        values.append(sign * value[entry])
+    key, place = torch.cat(keys).unique(return_inverse=True)
+    # At most two terms a sum, so their order does not matter.
+    delta = torch.zeros(len(key), device=row.device).index_add_(0, place, torch.cat(values))
+    key, delta = key[delta != 0], delta[delta != 0]
+    return Codes(key % len(first), key // len(first), delta, len(first), codes.d_sae)
+
+
+def sparse_auc(codes: Codes, positive: Tensor, among: int | None = None) -> Tensor:
+    """AUC of |value| for the rows that bool [n] `positive` marks against the others: float64 [d_sae]; ties count half.
+
+    The Mann-Whitney statistic over the number of pairs, as `interp.statistics.auc` of the dense matrix. `among` is the
+    number of rows that count, by default all; the entries, and what is positive, must be of those alone. NaN where a
+    class is empty.
+    """
+    n, n_positive = among if among is not None else codes.n, int(positive.sum())
+    if n_positive in (0, n):
+        return torch.full((codes.d_sae,), torch.nan, dtype=torch.float64)
+    order = torch.argsort(codes.value.abs(), stable=True)
+    order = order[torch.argsort(codes.feature[order], stable=True)]
+    feature, size, hit = codes.feature[order], codes.value[order].abs(), positive[codes.row[order]].double()
+    counts = torch.bincount(feature, minlength=codes.d_sae)
+    zeros, starts = n - counts, counts.cumsum(0) - counts
+    new = torch.ones_like(feature, dtype=torch.bool)
+    new[1:] = (feature[1:] != feature[:-1]) | (size[1:] != size[:-1])
+    tie = new.cumsum(0) - 1
+    length = torch.bincount(tie)
+    first = length.cumsum(0) - length
+    rank = (first + (length + 1) / 2)[tie] - starts[feature] + zeros[feature]
+    sums = [torch.segment_reduce(values, "sum", lengths=counts) for values in (rank * hit, hit)]
+    ranks = sums[0] + (n_positive - sums[1]) * (zeros + 1) / 2
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
+
+
+def _by_feature(row: Tensor, feature: Tensor, value: Tensor, n: int, d_sae: int) -> Codes:
+    order = torch.argsort(feature, stable=True)
+    return Codes(row[order], feature[order], value[order], n, d_sae)

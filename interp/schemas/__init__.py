@@ -1,0 +1,1 @@
+"""The artifacts, a pydantic schema a file; writers and readers share it."""

@@ -1,0 +1,1 @@
+"""Which features change when an answer flips: flips, statistics of every feature, attribution and candidates."""

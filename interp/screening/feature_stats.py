@@ -1,0 +1,111 @@
+"""Screening: which features change when an answer flips, at the final prompt token, layer by layer."""
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.saes.sae import Sae, encode_features
+from interp.saes.sparse_codes import differences, encode_sparse, sparse_auc
+from interp.screening.flips import Flips, sides
+from interp.statistics import auc_p_value, benjamini_hochberg
+
+SCREEN_COLUMNS = {
+    "layer": "decoder layer",
+    "feature": "index into the SAE",
+    "flip_auc": "AUC of |delta| for flipped against unflipped pairs",
+    "flip_p": "two-sided p of flip_auc, Benjamini-Hochberg adjusted over all features screened",
+    "delta_on_flips": "mean |delta| over flipped pairs [activation units]",
+    "delta_otherwise": "mean |delta| over the other pairs [activation units]",
+    "margin_r": "Pearson r of delta with the margin shift m(p) - m(q)",
+    "firing_rate": "share of prompts on which the feature is active",
+    "mean_activation": "mean over the prompts on which it is active [activation units]",
+    "register_auc": "AUC of the activation for formal against casual wordings; NaN where untagged",
+    "attribution": "recovery that its delta patch would have on the same pairs' flip bank, by gradient",
+}
+
+
+def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
+    """Screen every feature of one SAE on the given pairs; columns as in SCREEN_COLUMNS, p values not yet adjusted.
+
+    `residuals` [n prompts, d_model] at the final token of every row of `prompts`. Features that are active on none
+    of the prompts of these pairs are left out.
+    """
+    codes = encode_sparse(sae, residuals)
+    device = codes.value.device
+    original, paraphrase = sides(flips.pairs)
+    used = torch.zeros(len(prompts), dtype=torch.bool)
+    used[original], used[paraphrase] = True, True
+    here = codes.rows(used.to(device))
+    firing, activation = here.sums(torch.ones_like(here.value)), here.sums(here.value)
+    delta = differences(codes, original, paraphrase)
+    size, flipped = delta.value.abs(), torch.from_numpy(flips.flipped).to(device)
+    n, n_flips = len(flips.flipped), int(flips.flipped.sum())
+    shift = flips.margin_after - flips.margin_before
+    centred = torch.from_numpy(shift - shift.mean() if n else shift).to(device)
+    flip_auc = sparse_auc(delta, flipped)
+    register = prompts["register"].to_numpy()
+    tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
+    register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
+    flips_here, otherwise = (delta.sums(size * kept[delta.row]) for kept in (flipped, ~flipped))
+    mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
+    spread = (square - mean**2).clamp(min=0).sqrt()
+    features = (firing > 0).nonzero()[:, 0].cpu().numpy()
+
+    def of(values: Tensor) -> NDArray[np.float64]:
+        return values.cpu().numpy()[features]
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = of(delta.sums(delta.value * centred[delta.row])) / (of(spread) * shift.std() * n)
+    return pd.DataFrame(
+        {
+            "layer": sae.layer,
+            "feature": features,
+            "flip_auc": of(flip_auc),
+            "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips),
+            "delta_on_flips": of(flips_here) / n_flips if n_flips else np.nan,
+            "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
+            "margin_r": r,
+            "firing_rate": of(firing) / int(used.sum()),
+            "mean_activation": of(activation) / of(firing),
+            "register_auc": of(register_auc),
+        }
+    )
+
+
+def adjust(screen: pd.DataFrame) -> pd.DataFrame:
+    """Adjust `flip_p` over all features of all layers, and sort by flip AUC."""
+    known = screen["flip_p"].notna()
+    adjusted = screen["flip_p"].to_numpy(copy=True)
+    adjusted[known] = benjamini_hochberg(adjusted[known])
+    return screen.assign(flip_p=adjusted).sort_values("flip_auc", ascending=False, ignore_index=True)
+
+
+def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) -> NDArray[np.float64]:
+    """How much the chosen features of one layer move in each pair: mean of |delta| over their firing scale, [pairs].
+
+    `chosen` are rows of a screen; each |delta| is divided by the feature's mean activation, so that no loud feature
+    drowns the others.
+    """
+    features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
+    activations = encode_features(sae, residuals, features).numpy().astype(float)
+    delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
+    return (delta / chosen["mean_activation"].to_numpy()).mean(1)
+
+
+def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Tensor) -> Tensor:
+    """Delta of some features, f(p) - f(q) at the final token, float32 [pairs, k] in main memory.
+
+    `residuals` [n prompts, d_model] are those of the SAE's layer.
+    """
+    before, after = sides(pairs)
+    f = [encode_features(sae, residuals[rows], features) for rows in (after, before)]
+    return f[0] - f[1]
+
+
+def joint_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
+    """The delta patch of several features at once: float32 [pairs, d_model] to add to the paraphrase's residual."""
+    columns = torch.tensor(features, dtype=torch.long)
+    delta = feature_delta(sae, residuals, pairs, columns)
+    return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())

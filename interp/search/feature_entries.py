@@ -1,0 +1,69 @@
+"""The tested features as layers.json and features.csv list them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from interp.causal.feature_patching import FeatureTest
+from interp.schemas.layers import CausalEntry, FeatureEntry, Interval
+from interp.screening.candidates import Candidate
+from interp.screening.feature_stats import SCREEN_COLUMNS
+from interp.statistics import benjamini_hochberg
+
+TEST_COLUMNS = ("recovery", "net", "p", "reversals")
+
+
+def with_tests(
+    screen: pd.DataFrame,
+    candidates: Sequence[Candidate],
+    tests: Sequence[FeatureTest],
+    held_out: dict[Candidate, float],
+) -> pd.DataFrame:
+    """The screen with held_out_auc, recovery, net, p (adjusted) and reversals of the candidates, NaN for all others.
+
+    Tested features come first, highest net recovery on top.
+    """
+    adjusted = benjamini_hochberg(np.array([test.p for test in tests], float))
+    rows = [
+        {"layer": t.layer, "feature": t.feature, "recovery": t.recovery.value, "net": t.net.value, "p": p}
+        | {"reversals": t.reversals}
+        for t, p in zip(tests, adjusted, strict=True)
+    ]
+    tested = pd.DataFrame(rows, columns=["layer", "feature", *TEST_COLUMNS])
+    judged = pd.DataFrame(
+        [
+            {"layer": layer, "feature": feature, "held_out_auc": held_out[layer, feature]}
+            for layer, feature in candidates
+        ],
+        columns=["layer", "feature", "held_out_auc"],
+    )
+    merged = screen.merge(judged, "left", ["layer", "feature"]).merge(tested, "left", ["layer", "feature"])
+    place = list(SCREEN_COLUMNS).index("flip_p") + 1
+    merged.insert(place, "held_out_auc", merged.pop("held_out_auc"))
+    return merged.sort_values("net", ascending=False, na_position="last", kind="stable", ignore_index=True)
+
+
+def feature_entries(
+    screen: pd.DataFrame, candidates: Sequence[Candidate], tests: Sequence[FeatureTest]
+) -> list[FeatureEntry]:
+    """The candidates as layers.json has them, in the order of the screen; untested where there was nothing to patch."""
+    by_name = {(test.layer, test.feature): test for test in tests}
+    wanted = set(candidates)
+    rows = [row for row in screen.to_dict("records") if (row["layer"], row["feature"]) in wanted]
+    known = set(FeatureEntry.model_fields)
+    return [
+        FeatureEntry(
+            **{name: value for name, value in row.items() if name in known},
+            causal=_entry(by_name.get((row["layer"], row["feature"])), row["p"]),
+        )
+        for row in rows
+    ]
+
+
+def _entry(test: FeatureTest | None, adjusted: float) -> CausalEntry | None:
+    if test is None:
+        return None
+    content = test._asdict() | {"recovery": Interval.of(test.recovery), "net": Interval.of(test.net), "p": adjusted}
+    fields = {name: value for name, value in content.items() if name in CausalEntry.model_fields}
+    return CausalEntry(**fields | {"dose": list(test.dose)})

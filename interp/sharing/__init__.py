@@ -1,0 +1,1 @@
+"""Before a folder is shared: looking for questions, paths, patients and images in it."""

@@ -1,0 +1,186 @@
+"""What a file says: every text in it and the images in it, whatever its kind, to look for what must not be shared."""
+
+import base64
+import binascii
+import csv
+import html
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interp.storage.json_files import parse_json
+
+PICTURES = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom", ".dic", ".nii", ".jp2")
+PLAIN = (
+    ".md",
+    ".txt",
+    ".html",
+    ".htm",
+    ".svg",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".log",
+    ".toml",
+    ".jinja",
+    ".j2",
+    ".py",
+    ".tex",
+)
+_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
+
+
+class Contents(NamedTuple):
+    """What was found in a file."""
+
+    texts: list[str]
+    """Strings, cells and names, and metadata; HTML both as it is written and as it is read."""
+    fields: set[str]
+    """Names of the columns or keys that hold text, in lower case."""
+    images: int = 0
+    """Images that are no figures drawn by matplotlib: the file itself, or inside it."""
+    tokens: bool = False
+    """Whether it holds an image's tokens, as `--image-cache` keeps them."""
+    opaque: bool = False
+    """Whether it is damaged or of a kind that can not be looked into."""
+
+
+def contents_of(path: Path) -> Contents:
+    """Read a file of any kind. Never raises for what a file holds: what can not be read is opaque."""
+    kind = path.suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(132)
+    if kind in PICTURES or start[128:] == b"DICM" or start[:3] == b"\xff\xd8\xff":
+        return Contents([], set(), images=1)
+    if start[:8] == b"\x89PNG\r\n\x1a\n":
+        return _png(path.read_bytes())
+    read = _READERS.get(kind, _plain if kind in PLAIN else None)
+    try:
+        return Contents([], set(), opaque=True) if read is None else read(path)
+    # Libraries meet damage with errors of any kind, and a damaged file is to be looked at by its owner.
+    except Exception:
+        return Contents([path.read_bytes().decode("utf-8", "ignore")], set(), opaque=True)
+
+
+def _plain(path: Path) -> Contents:
+    text = path.read_text(encoding="utf-8")
+    return Contents([text, html.unescape(text)], set(), images=_images_in(text))
+
+
+def _json(path: Path) -> Contents:
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n") if path.suffix.lower() == ".jsonl" else [text]
+    found = Contents([], set())
+    for line in lines:
+        if line.strip():
+            for key, value in _strings(parse_json(line)):
+                found.texts.append(value)
+                found.fields.add(key.lower())
+                # A notebook's outputs are base64 under the kind of their image.
+                encoded = value if key.startswith("image/") else None
+                found = found._replace(images=found.images + (_image_bytes(encoded) if encoded else _images_in(value)))
+    return found
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of a JSON document with the key that it is under, and the keys themselves under no key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _strings(inside, key)
+    elif isinstance(value, dict):
+        for name, inside in value.items():
+            yield "", name
+            yield from _strings(inside, name)
+
+
+def _table(path: Path) -> Contents:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+    columns = zip(*rows, strict=False) if rows else []
+    named = {column[0].strip().lower() for column in columns if not all(map(_is_number, column[1:]))}
+    return Contents([cell for row in rows for cell in row], named)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "0")
+    except ValueError:
+        return cell in ("True", "False")
+    return True
+
+
+def _parquet(path: Path) -> Contents:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        metadata = [
+            part.decode("utf-8", "ignore") for pair in (file.schema_arrow.metadata or {}).items() for part in pair
+        ]
+        table = file.read()
+    found = Contents([*metadata, *table.column_names], set())
+    for name in table.column_names:
+        for value in table[name].unique().to_pylist() if _hashable(table[name].type) else table[name].to_pylist():
+            for _, text in _strings(value.decode("utf-8", "ignore") if isinstance(value, bytes) else value):
+                found.texts.append(text)
+                found.fields.add(name.lower())
+    return found
+
+
+def _hashable(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind))
+
+
+def _safetensors(path: Path) -> Contents:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            raise ValueError("a header longer than the file")
+        header = parse_json(file.read(length).decode("utf-8"))
+    texts = [text for _, text in _strings(header)]
+    return Contents(texts, set(), tokens={"tokens", "digest"} <= set(header))
+
+
+def _png(content: bytes) -> Contents:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            picture.load()
+            texts = [str(part) for pair in picture.info.items() for part in pair]
+            texts += [str(value) for value in picture.getexif().values()]
+            drawn = str(picture.info.get("Software", "")).startswith("Matplotlib")
+    except Exception:
+        return Contents([content.decode("utf-8", "ignore")], set(), images=1, opaque=True)
+    return Contents(texts, set(), images=0 if drawn else 1)
+
+
+def _images_in(text: str) -> int:
+    """Images embedded in a text that are no figures."""
+    return sum(_image_bytes(encoded) for encoded in _DATA_URI.findall(text))
+
+
+def _image_bytes(encoded: str) -> int:
+    """1 for an image in base64, 0 for a figure."""
+    try:
+        content = base64.b64decode(encoded)
+    except (binascii.Error, ValueError):
+        return 1
+    return _png(content).images
+
+
+_READERS: dict[str, Callable[[Path], Contents]] = {
+    ".json": _json,
+    ".jsonl": _json,
+    ".ipynb": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".parquet": _parquet,
+    ".safetensors": _safetensors,
+}

@@ -1,0 +1,120 @@
+"""Where a model's files are: a local folder, or the Hugging Face hub through its cache."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from interp.runtime.errors import InputError
+from interp.storage.json_files import read_object
+
+LONGEST_NAME = 200
+"""Characters of a file's name; systems refuse to look for much longer ones."""
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+class Source(NamedTuple):
+    """A model folder on this disk."""
+
+    folder: Path
+    """Holds config.json, weights and processor."""
+    name: str
+    """Hub id, or the folder's name for a local model."""
+    revision: str | None
+    """Commit of the hub repository; None for a local folder."""
+
+
+def locate(model: str | Path, revision: str | None = None) -> Source:
+    """The folder of `model`, downloaded into the hub's cache if it is not there (HF_HUB_OFFLINE=1 forbids that).
+
+    Raises InputError if it is neither a model folder nor a hub repository that can be reached, if its terms are not
+    accepted, or if weights are missing.
+    """
+    path = Path(model)
+    if path.is_dir():
+        source = Source(path, path.resolve().name, None)
+    elif path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
+        raise InputError(f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.")
+    else:
+        folder = download(str(model), revision, MODEL_FILES)
+        source = Source(folder, str(model), folder.name)
+    _check_whole(source)
+    return source
+
+
+def download(repo: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
+    """The cached snapshot of a hub repository, files that match `patterns` downloaded if they are not there.
+
+    `kind` is model or dataset.
+
+    Raises InputError if the repository can not be reached, does not exist, or has terms that are not accepted.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    data = kind == "dataset"
+    page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
+    fetch = f"hf download {repo}{' --repo-type dataset' if data else ''}"
+    try:
+        # Said again, for some versions list a commit's files from the hub even where the network is forbidden.
+        offline = constants.HF_HUB_OFFLINE
+        return Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=offline
+            )
+        )
+    except GatedRepoError:
+        raise InputError(
+            f"{repo}: its terms must be accepted first. Open {page}, accept them, and log in with `hf auth login`."
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(f"{repo}: no revision {revision!r}. See {page}/commits/main.") from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{repo}: no such repository, or one that you may not see. Check the name, or log in with `hf auth login`."
+        ) from None
+    except LocalEntryNotFoundError:
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(
+            f"{repo}: not in the local cache{at}, and the hub cannot be reached. Download it where there is a network "
+            f"with `{fetch}`, or give a local folder."
+        ) from None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise InputError(f"{repo}: could not be downloaded ({str(error).splitlines()[0]}). See {page}.") from None
+
+
+def _check_whole(source: Source) -> None:
+    """Raise InputError unless config, weights and processor are all there."""
+    again = (
+        f"Finish the download with `hf download {source.name}`."
+        if source.revision
+        else "Give --model a folder that save_pretrained wrote for model and processor."
+    )
+    index = source.folder / "model.safetensors.index.json"
+    needed = ["config.json", "tokenizer_config.json"]
+    needed += ["model.safetensors"] if not index.is_file() else _parts(index)
+    missing = [name for name in needed if not (source.folder / name).is_file()]
+    if not any((source.folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        missing.append("processor_config.json")
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(f"{source.folder}: no {', '.join(missing[:3])}{more} there. {again}")
+    kind = read_object(source.folder / "config.json").get("model_type")
+    if kind != "gemma3":
+        raise InputError(f"{source.folder}: found a model of type {kind!r}, expected 'gemma3' with images.")
+
+
+def _parts(index: Path) -> list[str]:
+    """The files of weights that are in several; each a plain name, so that none lies elsewhere."""
+    weight_map = read_object(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(
+        isinstance(name, str) and Path(name).name == name and len(name) <= LONGEST_NAME for name in names
+    ):
+        raise InputError(f"{index}: expected 'weight_map', from weights to the names of files beside it.")
+    return sorted(set(names))

@@ -1,0 +1,53 @@
+"""Reading JSON that others wrote: as it is, or refused with one error."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from interp.runtime.errors import InputError
+from interp.storage.atomic import write_text
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, so that it appears whole or not at all."""
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Content as `write_json` writes it."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def json_ready(value: Any) -> Any:
+    """Content as JSON takes it: named tuples as objects, floats to six significant digits, undefined ones as None."""
+    if hasattr(value, "_asdict"):
+        return json_ready(value._asdict())
+    if isinstance(value, dict):
+        return {key: json_ready(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(inside) for inside in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds. Raises ValueError, of which no message quotes the text, for what can not be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises InputError if it is not there, not UTF-8, not JSON or no object."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can not be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object.")
+    return content

@@ -1,0 +1,53 @@
+"""One process a folder: two that write into the same one would spoil each other's work."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from interp.runtime.errors import InputError
+from interp.storage.disk_full import room_for
+
+LOCK = ".lock"
+"""Name of the lock file; it says who holds it."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While open, no other process holds `folder`. It is made if need be, and removed again if nothing is left in it.
+
+    The operating system frees the lock of a process that dies, however it does. Raises InputError if another process
+    holds it, on this machine or another that shares the file system.
+    """
+    from filelock import FileLock, Timeout
+
+    made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
+    path = folder / LOCK
+    lock = FileLock(path, timeout=0)
+    try:
+        with room_for(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{folder}: {_holder(path)} is working on it. Wait until it is done, end it, or choose another --out."
+        ) from None
+    try:
+        # For the eyes of others; some systems let nobody touch a locked file.
+        with suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        # Before it is freed: the next one to come makes a new file, and a lock on a removed one does not count.
+        path.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            for empty in made:
+                empty.rmdir()
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8") or "another process"
+    return "another process"

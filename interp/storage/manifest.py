@@ -1,0 +1,103 @@
+"""What a finished folder holds: size and SHA-256 of its files, and what they were made of.
+
+A file that was cut short, changed or brought from elsewhere is named before anything of the folder is used.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from interp.runtime.errors import InputError
+from interp.schemas.read import refuse_newer
+from interp.storage.atomic import write_text
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+BY_HAND = ("README.md",)
+"""Files that people are asked to complete, so that no change of them is a fault."""
+
+
+class FileEntry(BaseModel):
+    """One file as it was written."""
+
+    model_config = ConfigDict(extra="forbid")
+    size: int = Field(description="bytes")
+    sha256: str = Field(description="hexadecimal digest of the content")
+
+
+class Manifest(BaseModel):
+    """The content of manifest.json; no text, path or patient of the questions is in it."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
+    made_of: dict[str, Any] = Field(default_factory=dict, description="settings, and digests of data and weights")
+    files: dict[str, FileEntry] = Field(description="name -> the file as it was written")
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is no name of a file in the folder")
+        return files
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Size and digest of a file as it is."""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return FileEntry(size=path.stat().st_size, sha256=digest)
+
+
+def write_manifest(folder: Path, files: Mapping[str, Path], made_of: Mapping[str, Any] | None = None) -> None:
+    """Write manifest.json of `files`, name in `folder` -> where the content is now; those of BY_HAND are left out."""
+    entries = {name: entry_of(files[name]) for name in sorted(files) if name not in BY_HAND}
+    content = Manifest(made_of=dict(made_of or {}), files=entries)
+    write_text(folder / MANIFEST, content.model_dump_json(indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, None if it has none. Raises InputError if it is damaged or of a newer schema."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(f"{path}: {where}: {first['msg']}. {_remedy(folder)}") from None
+    refuse_newer(path, found.schema_version, SCHEMA_VERSION)
+    return found
+
+
+def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Raise InputError if a file of the manifest, or of `names` among them, is not as it was written.
+
+    A folder without a manifest passes, and so do files that the manifest does not name.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    for name, entry in manifest.files.items():
+        if names is not None and name not in names:
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: absent, but {MANIFEST} names it. {_remedy(folder)}")
+        found = entry_of(path)
+        if found != entry:
+            raise InputError(
+                f"{path}: damaged, changed, or of another folder: found {found.size} bytes of SHA-256 "
+                f"{found.sha256[:12]}..., but {MANIFEST} says {entry.size} of {entry.sha256[:12]}... {_remedy(folder)}"
+            )
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"Copy the folder anew from where it was made; if the change is your own, remove {folder / MANIFEST} to use "
+        "the folder as it is."
+    )

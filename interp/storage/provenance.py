@@ -1,0 +1,148 @@
+"""How a result came about: the commit of the code, the device, the command without paths or text, and when."""
+
+import importlib.metadata
+import inspect
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from interp.runtime.distributed import count
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes the numbers, for the record in every artifact."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Looked up once: what is kept of a search is many files."""
+    names = ("gatescope", "torch", "transformers", "peft", "accelerate", "sae-lens", "numpy", "pandas", "scipy")
+    versions = {"python": platform.python_version(), "platform": sys.platform}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+HIDDEN = "…"
+"""Stands for what an option was given, where that may be a path or text."""
+_PLAIN = re.compile(r"[\w:,.+-]{1,40}")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+
+
+class Provenance(BaseModel):
+    """How a result came about; no path, text or patient among it."""
+
+    model_config = ConfigDict(extra="forbid")
+    commit: str | None = Field(
+        description="of the checkout that the code ran from, null if it was installed; later edits do not show"
+    )
+    device: str = Field(description="what computed: GPUs, or the CPU and its threads")
+    command: str | None = Field(description="as it was given, … for paths and text; null for a call from Python")
+    started: str = Field(description="when the process began, in UTC")
+
+
+def provenance() -> Provenance:
+    """Of this process, as far as it has come: a GPU counts once it is used."""
+    import psutil
+
+    started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    return Provenance(
+        commit=commit_of(Path(__file__).parents[2]),
+        device=_device(),
+        command=_command(),
+        started=started.isoformat(timespec="seconds"),
+    )
+
+
+def commit_of(root: Path) -> str | None:
+    """The commit of the git checkout at `root`, None if it is none; folders above it are not looked at."""
+    with suppress(OSError, UnicodeDecodeError):
+        git = root / ".git"
+        if git.is_file():
+            git = root / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        # A further work tree has branches in common with the first.
+        shared = git / "commondir"
+        places = [git, *([git / shared.read_text(encoding="utf-8").strip()] if shared.is_file() else [])]
+        for found in [head] if not head.startswith("ref: ") else _targets(places, head.removeprefix("ref: ")):
+            if _COMMIT.fullmatch(found):
+                return found
+    return None
+
+
+def _targets(places: list[Path], name: str) -> Iterator[str]:
+    """What a branch may stand at, by its own file and by the packed ones."""
+    for place in places:
+        with suppress(OSError):
+            yield (place / name).read_text(encoding="utf-8").strip()
+        with suppress(OSError):
+            for line in (place / "packed-refs").read_text(encoding="utf-8").splitlines():
+                if line.endswith(f" {name}"):
+                    yield line.split(" ")[0]
+
+
+def _device() -> str:
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        used = [k for k in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(k)]
+        names = Counter(torch.cuda.get_device_name(k) for k in used)
+        return ", ".join(f"{n * count()} x {name}" if n * count() > 1 else name for name, n in names.items())
+    threads = "" if torch is None else f", {torch.get_num_threads()} threads"
+    return f"{_processor()}{threads}{f', {count()} processes' if count() > 1 else ''}"
+
+
+def _processor() -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def _command() -> str | None:
+    """The command that is running, with the options that were given."""
+    # Newer typers bring a click of their own.
+    clicks = [sys.modules[name] for name in ("typer._click.globals", "click.globals") if name in sys.modules]
+    contexts = [click.get_current_context(silent=True) for click in clicks]
+    context: Any = next((found for found in contexts if found is not None), None)
+    if context is None:
+        return None
+    # By the annotations, which stay the same from typer to typer.
+    kinds = {name: str(kind) for name, kind in get_type_hints(inspect.unwrap(context.command.callback)).items()}
+    words = [context.command_path]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in kinds and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            words += _given(parameter, kinds[name], context.params.get(name))
+    return " ".join(words)
+
+
+def _given(parameter: Any, kind: str, value: Any) -> list[str]:
+    """An option or argument as it was given."""
+    names = [name for name in parameter.opts if name.startswith("-")]
+    if isinstance(value, bool):
+        return [names[0] if value or not parameter.secondary_opts else parameter.secondary_opts[0]]
+    several = value if isinstance(value, list | tuple) else [value]
+    return [word for each in several for word in (*names[:1], _shown(kind, each))]
+
+
+def _shown(kind: str, value: Any) -> str:
+    """A value, or that there is one. Numbers and choices tell nothing; a word may name a file or a folder."""
+    if isinstance(value, int | float) or "Literal" in kind:
+        return str(value)
+    word = "Path" not in kind and _PLAIN.fullmatch(str(value)) is not None and not os.path.exists(value)
+    return str(value) if word else HIDDEN

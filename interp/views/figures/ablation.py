@@ -1,0 +1,102 @@
+"""An ablation: the results of every arm side by side."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from interp.views.figures.style import (
+    ACCENT,
+    INK,
+    MUTED,
+    SCREEN,
+    Drawing,
+    Size,
+    intervals,
+    lines_of,
+    name_rows,
+    panel_grid,
+    set_title,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Metric(NamedTuple):
+    """How a metric is drawn."""
+
+    label: str
+    """With its unit."""
+    scale: float
+    """From what ablation.json holds to that unit."""
+
+
+METRICS = {
+    "question_flip_rate": Metric("question flip rate [%]", 100),
+    "margin_difference": Metric("margin difference [logits]", 1),
+    "accuracy": Metric("accuracy [%]", 100),
+    "first_token_accuracy": Metric("first-token accuracy [%]", 100),
+    "text_only_agreement": Metric("text-only agreement [%]", 100),
+    "combined": Metric("combined score [points]", 100),
+}
+"""The metrics that are drawn; ablation.json has all."""
+MARKERS = {"chosen": "*", "window": "o", "third": "^", "random": "x", "all": "D", "all-matched": "D"}
+"""Kind of arm -> its marker; a square for the others."""
+
+
+def ablation_drawing(content: Mapping[str, Any]) -> Drawing:
+    """The figure of an ablation, `content` being that of ablation.json."""
+    frame, data = ablation_frame(content), content["data"]
+    title = f"{content['model']['id']}: {data['questions']} questions of {data['patients']} patients"
+    title += "; line and band: the base"
+    return Drawing("ablation", frame, lambda size: ablation(frame, title, size))
+
+
+def ablation_frame(content: Mapping[str, Any]) -> pd.DataFrame:
+    """One row an arm and metric of METRICS: arm, kind ("base": the base), metric, value, low, high; not in percent."""
+    arms = [{"name": "base", "kind": "base", "metrics": content["base"]}, *content["arms"]]
+    rows = [
+        {"arm": arm["name"], "kind": arm["kind"], "metric": metric} | arm["metrics"][metric]
+        for arm in arms
+        for metric in METRICS
+    ]
+    columns = ["arm", "kind", "metric", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
+
+
+def ablation(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
+    """The figure of an `ablation_frame`: a panel a metric, a row an arm; line and band: the base and its interval."""
+    arms = frame[frame["kind"] != "base"].drop_duplicates("arm")
+    with styled(size):
+        letters = 22 if size.columns == 2 else 32
+        rows = len(arms) + (arms["arm"].str.len() > letters).sum()
+        figure, axes = panel_grid(size, len(METRICS), 0.5 + rows * size.row, sharey=True)
+        for ax, (name, metric) in zip(axes, METRICS.items(), strict=True):
+            at = dict(zip(arms["arm"], name_rows(ax, list(arms["arm"]), letters), strict=True))
+            _draw_metric(ax, frame[frame["metric"] == name], at, metric.scale)
+            ax.set_xlabel(lines_of(metric.label, size))
+        set_title(figure, title, size)
+    return figure
+
+
+def _draw_metric(ax: "Axes", frame: pd.DataFrame, at: Mapping[str, float], scale: float) -> None:
+    scaled = frame.assign(**{end: scale * frame[end] for end in ("value", "low", "high")})
+    base = scaled[scaled["kind"] == "base"].iloc[0]
+    if pd.notna(base["low"]):
+        ax.axvspan(base["low"], base["high"], color=MUTED, alpha=0.25, lw=0)
+    if pd.notna(base["value"]):
+        ax.axvline(base["value"], color=MUTED, lw=0.9)
+    for kind, arms in scaled[scaled["kind"] != "base"].groupby("kind", sort=False):
+        style = {"color": ACCENT, "ms": 7} if kind == "chosen" else {"color": INK}
+        intervals(
+            ax,
+            [at[name] for name in arms["arm"]],
+            arms,
+            across=True,
+            ls="none",
+            marker=MARKERS.get(str(kind), "s"),
+            **style,
+        )

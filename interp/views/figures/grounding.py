@@ -1,0 +1,122 @@
+"""A grounding study: the scores of the maps net of their controls, and the answer while cells go or come."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from interp.views.figures.style import (
+    ACCENT,
+    INK,
+    SCREEN,
+    SERIES,
+    Drawing,
+    Size,
+    add_legend,
+    dodged,
+    intervals,
+    lines_of,
+    name_rows,
+    panel_grid,
+    set_title,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NETS = {
+    ("mass", "random"): ("mass in the box", "share"),
+    ("coverage", "random"): ("coverage of the box", "share"),
+    ("pointing", "random"): ("pointing game", "share"),
+    ("rank_agreement", "other image"): ("rank agreement with occlusion", "Spearman"),
+    ("deletion_probability", "random order"): ("deletion", "probability"),
+    ("paraphrase_agreement", "other image"): ("agreement across paraphrases", "Spearman"),
+}
+"""Score and control whose net is drawn -> its name and unit; grounding.json has all."""
+LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "v"), ("--", "x"))
+KINDS = {"deletion": "gone", "insertion": "come"}
+"""Kind of curve -> what its cells have done."""
+
+
+def grounding_drawings(content: Mapping[str, Any]) -> list[Drawing]:
+    """The figures of a grounding study, `content` being that of grounding.json."""
+    nets, curves = nets_frame(content), curves_frame(content)
+    title = f"{content['model']}: {content['questions']} questions"
+    drawn = []
+    if len(nets):
+        drawn.append(Drawing("grounding_nets", nets, lambda size: map_nets(nets, f"{title}, net of controls", size)))
+    if len(curves):
+        drawn.append(Drawing("grounding_curves", curves, lambda size: map_curves(curves, title, size)))
+    return drawn
+
+
+def nets_frame(content: Mapping[str, Any]) -> pd.DataFrame:
+    """One row an arm, map and score of NETS: arm, map, score, against (a control), n (questions), value, low, high."""
+    columns = ["arm", "map", "score", "against", "n"]
+    rows = [
+        {name: entry[name] for name in columns} | entry["net"]
+        for entry in content["summary"]
+        if (entry["score"], entry["against"]) in NETS
+    ]
+    ends = ["value", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, *ends]).astype(dict.fromkeys(ends, float))
+
+
+def map_nets(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
+    """The figure of a `nets_frame`: a panel a score, a row a map, the arms side by side."""
+    arms, maps = (list(dict.fromkeys(frame[name])) for name in ("arm", "map"))
+    with styled(size):
+        height = 0.65 + len(maps) * (0.5 + 0.8 * len(arms)) * size.row
+        figure, axes = panel_grid(size, len(NETS), height, sharey=True)
+        for ax, ((score, against), (called, unit)) in zip(axes, NETS.items(), strict=True):
+            here = frame[(frame["score"] == score) & (frame["against"] == against)]
+            at = dict(zip(maps, name_rows(ax, maps, 12), strict=True))
+            for arm, shift, style in zip(arms, dodged(len(arms)), SERIES, strict=False):
+                mine = here[here["arm"] == arm]
+                places = [at[name] + shift for name in mine["map"]]
+                intervals(ax, places, mine, across=True, ls="none", label=arm, **style)
+            ax.axvline(0, color=INK, lw=0.6)
+            ax.set_title(lines_of(called, size))
+            ax.set_xlabel(lines_of(f"net of {against} [{unit}]", size))
+        set_title(figure, title, size)
+        add_legend(axes, size, below=True)
+    return figure
+
+
+def curves_frame(content: Mapping[str, Any]) -> pd.DataFrame:
+    """One row an arm, map, kind and step: arm, map ("random": cells in random order), kind, share, margin, probability.
+
+    `share` of the cells is gone (deletion) or there (insertion); means over the questions of the answer to the whole
+    image: its margin [logits] and its probability among yes and no.
+    """
+    return pd.DataFrame(content["curves"], columns=["arm", "map", "kind", "share", "margin", "probability"])
+
+
+def map_curves(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
+    """The figure of a `curves_frame`: probability of the answer, a panel an arm and kind, a line a map."""
+    arms = list(dict.fromkeys(frame["arm"]))
+    with styled(size):
+        narrow = size.columns == 2
+        height, columns = (1.6, 2) if narrow else (0.32 * size.width, 4)
+        figure, axes = panel_grid(size, 2 * len(arms), height, columns, sharey=True)
+        shown = [(arm, kind) for arm in arms for kind in KINDS]
+        for ax, (arm, kind) in zip(axes, shown, strict=True):
+            _draw_curves(ax, frame[(frame["arm"] == arm) & (frame["kind"] == kind)])
+            ax.set_title(f"{kind}, {arm}")
+            ax.set_xlabel(f"share of the\ncells {KINDS[kind]}")
+        figure.supylabel("probability of the answer", fontsize=size.font)
+        set_title(figure, title, size)
+        add_legend(axes, size, below=True)
+    return figure
+
+
+def _draw_curves(ax: "Axes", frame: pd.DataFrame) -> None:
+    names = [name for name in dict.fromkeys(frame["map"]) if name != "random"]
+    for name, (line, marker), shade in zip(names, LINES, np.linspace(0, 0.6, max(1, len(names))), strict=False):
+        curve = frame[frame["map"] == name]
+        ax.plot(curve["share"], curve["probability"], ls=line, marker=marker, ms=3, color=str(shade), label=name)
+    random = frame[frame["map"] == "random"]
+    ax.plot(random["share"], random["probability"], color=ACCENT, lw=2.2, alpha=0.6, label="random order")

@@ -1,0 +1,224 @@
+"""The charts of a page: which there are, and what is to be seen in each, in words."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup
+
+from interp.causal.feature_patching import DOSES
+from interp.schemas.layers import FeatureEntry, Layers
+from interp.views.figures.style import SIZES, Size
+from interp.views.numbers import layers, number
+from interp.views.report.collect import Collected, Studied
+from interp.views.report.search import cards
+from interp.views.report.svg import Styles, inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDE, NARROW, CARD = SIZES["screen"], SIZES["column"], Size(4.4, 8, 7.5, 150)
+"""Across a page on a desk, across a telephone, and in a card, which is as wide on both."""
+
+
+class Chart(NamedTuple):
+    """One chart on the page."""
+
+    wide: Markup
+    """SVG for a desk and for paper."""
+    narrow: Markup | None
+    """SVG for a telephone; None if the wide one fits there too."""
+    caption: str
+    """What it shows and how it is read."""
+
+
+class _Planned(NamedTuple):
+    name: str
+    draw: Callable[[Size], "Figure"]
+    alternative: str
+    caption: str
+    small: bool = False
+
+
+def draw_all(found: Collected, styles: Styles) -> dict[str, Chart]:
+    """Name -> every chart that there is data for."""
+    return {planned.name: _drawn(planned, styles) for planned in _planned(found)}
+
+
+def _drawn(planned: _Planned, styles: Styles) -> Chart:
+    def svg(size: Size, ending: str) -> Markup:
+        figure = planned.draw(size)
+        # The page has headings of its own.
+        figure.suptitle("")
+        return inline_svg(figure, f"{planned.name}-{ending}", planned.alternative, styles)
+
+    if planned.small:
+        return Chart(svg(CARD, "c"), None, planned.caption)
+    return Chart(svg(WIDE, "w"), svg(NARROW, "n"), planned.caption)
+
+
+def _planned(found: Collected) -> Iterator[_Planned]:
+    if found.layers:
+        yield from _search_charts(found, found.layers)
+    for place, studied in enumerate(found.studied):
+        yield from _study_charts(place, studied)
+    for place, each in enumerate(found.trained):
+        if each.history is not None:
+            yield _training_chart(place, each.history)
+    for place, (_, evaluation) in enumerate(found.evaluations):
+        yield from _evaluation_charts(place, evaluation.model_dump())
+    for place, grounded in enumerate(found.grounded):
+        yield from _grounding_charts(place, grounded.study.model_dump())
+    for place, ablation in enumerate(found.ablated.values()):
+        yield _ablation_chart(place, ablation.model_dump())
+
+
+def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
+    from interp.views.figures.feature_study import recovery_by_dose
+    from interp.views.figures.margin import delta_against_margin
+    from interp.views.figures.profile import layer_profile
+    from interp.views.figures.register import activation_by_register
+
+    if search.profile:
+        # The title of the page says which model it is.
+        shown = search.model_copy(update={"model": search.model.model_copy(update={"id": "Layer profile"})})
+        writes = {entry.layer: entry.net_write.value for entry in search.profile if entry.net_write.value is not None}
+        most = max(writes, key=lambda layer: writes[layer]) if writes else None
+        said = f" Most is written by layer {most}, {number(writes[most])} net of random." if most is not None else ""
+        yield _Planned(
+            "profile",
+            lambda size: layer_profile(shown, size=size),
+            f"Two charts over the layers: flip AUC, and recovered share of the margin shift. The range is "
+            f"{layers(search.layers)}.{said} The table below has all numbers.",
+            "Above: how well a layer's features tell flips, on patients that they were not chosen on. Below: how much "
+            "of the margin shift its patches bring back. Bars: what the layer itself writes. Band: the range. Error "
+            "bars: 95% intervals over patients.",
+        )
+    for card in cards(search):
+        yield _Planned(
+            card.chart,
+            partial(recovery_by_dose, _doses(card.entry), "", None),
+            f"Recovery by dose of the patch of feature {card.name}: "
+            + ", ".join(f"{number(value)} at {dose:g} times" for dose, value in _by_dose(card.entry)),
+            "",
+            small=True,
+        )
+    if found.delta is not None:
+        frame = found.delta
+        yield _Planned(
+            "delta",
+            lambda size: delta_against_margin(frame, size=size),
+            f"Scatter of {len(frame):,} pairs, of which {int(frame['flipped'].sum()):,} flip: change of the activation "
+            "against change of the answer margin.",
+            "Each point is a question and one of its paraphrases.",
+            small=True,
+        )
+    if found.register is not None:
+        tagged = found.register
+        yield _Planned(
+            "register",
+            lambda size: activation_by_register(tagged, size=size),
+            "Distribution of the activation on formal and on casual wordings; the mean is "
+            + ", ".join(
+                f"{number(m)} on {name} ones" for name, m in tagged.groupby("register")["activation"].mean().items()
+            ),
+            "Where the two are apart, the feature tells the register of a wording.",
+            small=True,
+        )
+
+
+def _doses(entry: FeatureEntry) -> Any:
+    from interp.views.figures.feature_study import dose_frame
+
+    assert entry.causal is not None
+    return dose_frame({"doses": DOSES, "test": entry.causal.model_dump()})
+
+
+def _by_dose(entry: FeatureEntry) -> list[tuple[float, float]]:
+    return list(zip(DOSES, entry.causal.dose, strict=True)) if entry.causal else []
+
+
+def _study_charts(place: int, studied: Studied) -> Iterator[_Planned]:
+    from interp.views.figures.feature_study import study_drawings
+
+    said = {
+        "delta_margin": (
+            "Scatter of the pairs: change of the activation against change of the answer margin.",
+            "Each point is a question and one of its paraphrases.",
+        ),
+        "dose": ("Recovery by dose of the feature's patch, beside its controls.", ""),
+        "by_group": (
+            "Recovery by group of flips; the table below has all numbers.",
+            "Groups whose recovery differs are flips that the feature has a different part in.",
+        ),
+        "register_grid": (
+            "Activation by level of the register grid, formal to casual: "
+            + ", ".join(number(each.mean.value) for each in studied.study.grid.levels),
+            "The same finding asked for from formally to casually, in the same frames on every image.",
+        ),
+    }
+    for drawing in study_drawings(studied.study.model_dump(), studied.cells, studied.delta):
+        yield _Planned(f"study-{drawing.name}-{place}", drawing.draw, *said[drawing.name], small=True)
+
+
+def _training_chart(place: int, history: Any) -> _Planned:
+    from interp.views.figures.training import training_curves
+
+    return _Planned(
+        f"training-{place}",
+        lambda size: training_curves(history, size=size),
+        f"Loss, norm of the gradient and learning rate over {len(history):,} steps; the loss begins at "
+        f"{number(history['loss'].iloc[0])} and ends at {number(history['loss'].iloc[-1])}.",
+        "Running means. Cross-entropy: being right. Divergence: answering both wordings alike. Dotted: epochs.",
+    )
+
+
+def _evaluation_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Planned]:
+    from interp.views.figures.evaluation import evaluation_drawings
+
+    said = {
+        "evaluation": (
+            "Change of each measure against the base, in points with 95% intervals; the table below has all numbers.",
+            "Change against the base, 95% intervals over patients. Good is to the left for flips, calibration error "
+            "and text-only agreement, to the right for accuracy and swap sensitivity.",
+        ),
+        "evaluation_reliability": (
+            "Share of right answers by confidence, a line an arm, beside the diagonal.",
+            "On the diagonal, a model is right as often as it is sure.",
+        ),
+        "evaluation_quadrants": (
+            "Share of the questions in each quadrant, by arm; the table below has all numbers.",
+            "Ideal is the goal; dangerous looks as good as long as nobody looks at the image. Error bars: 95% "
+            "intervals over patients.",
+        ),
+    }
+    for drawing in evaluation_drawings(content):
+        yield _Planned(f"{drawing.name}-{place}", drawing.draw, *said[drawing.name])
+
+
+def _grounding_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Planned]:
+    from interp.views.figures.grounding import grounding_drawings
+
+    said = {
+        "grounding_nets": (
+            "Scores of the maps net of their controls, a panel a score; the table below has all numbers.",
+            "Each score less its control: zero is what chance gives. 95% intervals over patients.",
+        ),
+        "grounding_curves": (
+            "Probability of the answer while cells of the image go or come in the order of each map.",
+            "A faithful map's deletion falls faster, and its insertion rises faster, than a random order.",
+        ),
+    }
+    for drawing in grounding_drawings(content):
+        yield _Planned(f"{drawing.name}-{place}", drawing.draw, *said[drawing.name])
+
+
+def _ablation_chart(place: int, content: Mapping[str, Any]) -> _Planned:
+    from interp.views.figures.ablation import ablation_drawing
+
+    return _Planned(
+        f"ablation-{place}",
+        ablation_drawing(content).draw,
+        "Every arm's metrics side by side, a panel a metric; the table below has all numbers.",
+        "Star: the chosen range. Line and band: the base. 95% intervals over patients and seeds.",
+    )

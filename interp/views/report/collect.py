@@ -1,0 +1,218 @@
+"""What lies in the folder of a run, found by the names under which the commands write it, checked as it is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+from interp.runtime.errors import InputError
+from interp.schemas.ablation import Ablation
+from interp.schemas.adapter import AdapterRecord
+from interp.schemas.evaluation import Evaluation
+from interp.schemas.grounding import Grounding
+from interp.schemas.layers import Layers, read_layers
+from interp.schemas.read import checked, cleaned, read_record
+from interp.schemas.study import Study
+from interp.views.figures.training import COLUMNS
+
+DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "float64", "flipped": "bool"}
+"""Column of delta_margin.csv -> what it holds."""
+REGISTER = {"layer": "int64", "feature": "int64", "register": "str", "activation": "float64"}
+"""Column of register.csv -> what it holds."""
+GRID = {"level": "int64", "frame": "str", "mean_activation": "float64"}
+"""Column of grid.csv -> what it holds."""
+HISTORY = dict.fromkeys(COLUMNS, "float64")
+"""Column of history.csv -> what it holds."""
+SCREENED = ["layer", "feature", "flip_p"]
+"""Columns of features.parquet that are read."""
+FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A folder with the study of one feature."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    study: Study
+    """study.json."""
+    cells: pd.DataFrame
+    """grid.csv, one row a frame and finding of the register grid, columns GRID."""
+    delta: pd.DataFrame | None
+    """delta_margin.csv, one row a pair, columns DELTA; None without one."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder with an adapter, or with an evaluation alone."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    record: AdapterRecord | None
+    """gatescope.json; None without one."""
+    history: pd.DataFrame | None
+    """history.csv, one row a step, columns of `interp.views.figures.training` at least; None without one."""
+    evaluation: Evaluation | None
+    """evaluation.json; None without one."""
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A folder with a grounding study."""
+
+    name: str
+    """Name of the folder; empty for the run itself."""
+    study: Grounding
+    """grounding.json."""
+    examples: bytes | None
+    """The pixels of examples.png, maps over images, as PNG; None without one, or where examples are not wanted."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that a report can show."""
+
+    layers: Layers | None
+    """layers.json; None without one."""
+    screened: pd.DataFrame | None
+    """features.parquet, one row a feature that fires, columns SCREENED; None without one."""
+    delta: pd.DataFrame | None
+    """delta_margin.csv of the first feature, one row a pair, columns DELTA; None without one."""
+    register: pd.DataFrame | None
+    """register.csv of the first feature, one row a tagged wording, columns REGISTER; None without one."""
+    studied: list[Studied]
+    """Studies of single features, by name of their folder."""
+    trained: list[Trained]
+    """Adapters and evaluations, by name of their folder."""
+    grounded: list[Grounded]
+    """Grounding studies, by name of their folder."""
+    ablated: dict[str, Ablation]
+    """Name of the folder -> ablation.json."""
+
+    @property
+    def evaluations(self) -> list[tuple[str, Evaluation]]:
+        """Folder and content of every evaluation."""
+        return [(each.name, each.evaluation) for each in self.trained if each.evaluation]
+
+    @property
+    def examples(self) -> bool:
+        """Whether something shows an image."""
+        return any(each.examples for each in self.grounded)
+
+
+def collect(run: Path, include_examples: bool = False) -> Collected:
+    """Everything known in `run` and in the folders directly inside it.
+
+    layers.json and features.parquet are those of `run` itself. Raises InputError if it is no folder or holds nothing
+    known, for a damaged file, and if examples are wanted and no examples.png is there.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder. Give the one that `interp find-features --out` wrote.")
+    folders = [run, *sorted(path for path in run.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    named = [("" if folder == run else cleaned(folder.name), folder) for folder in folders]
+    found = Collected(
+        layers=_layers(run / "layers.json"),
+        screened=_screened(run / "features.parquet"),
+        delta=_frame(run / "delta_margin.csv", DELTA),
+        register=_frame(run / "register.csv", REGISTER),
+        studied=[each for name, folder in named for each in _studied(name, folder)],
+        trained=[each for name, folder in named for each in _trained(name, folder)],
+        grounded=[each for name, folder in named for each in _grounded(name, folder, include_examples)],
+        ablated={
+            name: read_record(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
+        },
+    )
+    if found.layers is None and not (found.studied or found.trained or found.grounded or found.ablated):
+        raise InputError(f"{run}: nothing to report, neither there nor in a folder inside: none of {FILES}.")
+    if include_examples and not found.examples:
+        raise InputError(
+            f"{run}: no examples.png of a grounding study to include. Make one with `finetune grounding "
+            "--include-examples 3 --out`, or leave --include-examples out."
+        )
+    return found
+
+
+def _layers(path: Path) -> Layers | None:
+    if not path.is_file():
+        return None
+    return checked(path, Layers, cleaned(read_layers(path).model_dump(mode="json")))
+
+
+def _screened(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        return pd.read_parquet(path, columns=SCREENED)
+    # What pyarrow raises for damaged bytes is of several kinds.
+    except Exception as error:
+        raise InputError(
+            f"{path}: no table with the columns {', '.join(SCREENED)} ({_first_line(error)}). Remove it, or run "
+            "`interp find-features` again."
+        ) from None
+
+
+def _studied(name: str, folder: Path) -> Iterator[Studied]:
+    path, grid = folder / "study.json", folder / "grid.csv"
+    if path.is_file():
+        cells = _frame(grid, GRID)
+        if cells is None:
+            raise InputError(f"{grid}: no such file beside study.json. Run `interp test-feature` again.")
+        yield Studied(name, read_record(path, Study), cells, _frame(folder / "delta_margin.csv", DELTA))
+
+
+def _trained(name: str, folder: Path) -> Iterator[Trained]:
+    record, history, evaluation = (folder / part for part in ("gatescope.json", "history.csv", "evaluation.json"))
+    if any(path.is_file() for path in (record, history, evaluation)):
+        yield Trained(
+            name,
+            read_record(record, AdapterRecord) if record.is_file() else None,
+            _frame(history, HISTORY),
+            read_record(evaluation, Evaluation) if evaluation.is_file() else None,
+        )
+
+
+def _frame(path: Path, columns: dict[str, str]) -> pd.DataFrame | None:
+    """A CSV file with these columns of these types and a row at least; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        frame = pd.read_csv(path, float_precision="round_trip")
+        missing = [name for name in columns if name not in frame]
+        if missing or not len(frame):
+            raise ValueError(f"no column {missing[0]}" if missing else "no row")
+        return frame.astype(columns)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path}: no table with the columns {', '.join(columns)} ({_first_line(error)}). Remove it, or "
+            "write it again."
+        ) from None
+
+
+def _grounded(name: str, folder: Path, include_examples: bool) -> Iterator[Grounded]:
+    path, picture = folder / "grounding.json", folder / "examples.png"
+    if path.is_file():
+        shown = _picture(picture) if include_examples and picture.is_file() else None
+        yield Grounded(name, read_record(path, Grounding), shown)
+
+
+def _picture(path: Path) -> bytes:
+    """The pixels of an image as PNG.
+
+    Without what else the file says: as that of a figure it would let `interp scrub` take radiographs for one.
+    """
+    from PIL import Image
+
+    pixels = BytesIO()
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.convert("RGB").save(pixels, "PNG")
+    # What damaged files raise is of several kinds.
+    except Exception as error:
+        raise InputError(f"{path}: no whole PNG file ({_first_line(error)}). Remove it.") from None
+    return pixels.getvalue()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

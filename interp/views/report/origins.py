@@ -1,0 +1,182 @@
+"""Where the numbers come from: models, data, settings, versions; what limits them; and how to cite them."""
+
+from typing import Any, NamedTuple
+
+from interp.schemas.layers import Layers, ModelEntry, PromptEntry
+from interp.storage.provenance import Provenance
+from interp.views.numbers import NONE, layers, sentence, spoken
+from interp.views.report.collect import Collected
+
+
+class Source(NamedTuple):
+    """A published work."""
+
+    title: str
+    """Its title."""
+    where: str
+    """Where it appeared."""
+    url: str
+    """Its address."""
+
+
+OWN_TITLE = (
+    "GateScope: finding and repairing the layers where a medical vision-language model changes its answer to a "
+    "reworded question"
+)
+AUTHORS = "The GateScope authors"
+SOURCES = (
+    Source("PSF-Med", "arXiv 2602.21428", "https://arxiv.org/abs/2602.21428"),
+    Source("Mechanistically Guided LoRA", "PMLR 333:703–720; arXiv 2603.00148", "https://arxiv.org/abs/2603.00148"),
+    Source("Consistent but Dangerous", "arXiv 2603.20985", "https://arxiv.org/abs/2603.20985"),
+    Source("Attention Without Grounding", "arXiv 2607.18577", "https://arxiv.org/abs/2607.18577"),
+    Source(
+        "medgemma-4b-targeted-lora-mimic-mt-12k",
+        "model card, saillab",
+        "https://huggingface.co/saillab/medgemma-4b-targeted-lora-mimic-mt-12k",
+    ),
+)
+"""The works that GateScope builds on; CITATION.cff names them too."""
+LOCAL = "none, a local folder"
+"""Stands for the revision of what has none."""
+
+
+class Origin(NamedTuple):
+    """Where the numbers of one artifact come from."""
+
+    title: str
+    """Of what."""
+    facts: list[tuple[str, str]]
+    """Name and value."""
+
+
+def origins(found: Collected) -> list[Origin]:
+    """One entry an artifact, in the order of the page."""
+    told = []
+    if found.layers:
+        told.append(Origin("Search", _search(found.layers)))
+    for one in (each.study for each in found.studied):
+        known = [("Model", one.model), ("Revision", one.revision or LOCAL), ("SAE", one.sae)]
+        known += [("Data, fingerprint", f"{one.fingerprint} ({one.questions:,} questions)")]
+        known += [("Seed", str(one.seed)), *_made(one.software, one.provenance)]
+        told.append(Origin(f"Feature {one.name}", known))
+    for each in found.trained:
+        if record := each.record:
+            data = f"{record.data} ({record.questions:,} questions)"
+            known = [*_model(record.model), *_prompt(record.prompt), ("Data, fingerprint", data)]
+            known += [*_settings(record.settings), *_made(record.software, record.provenance)]
+            told.append(Origin(named("Training", each.name), known))
+        if evaluation := each.evaluation:
+            known = [("Model", evaluation.model)]
+            known += [("Data, fingerprint", f"{evaluation.data} ({evaluation.questions:,} questions)")]
+            known += [("Tolerance of the verdict", f"{100 * evaluation.tolerance:g} points")]
+            known += [("Seed", str(evaluation.seed)), *_made(evaluation.software, evaluation.provenance)]
+            told.append(Origin(named("Evaluation", each.name), known))
+    for grounded in found.grounded:
+        study = grounded.study
+        known = [("Model", study.model), ("Data, fingerprint", f"{study.data} ({study.questions:,} questions)")]
+        known += [("Feature", study.feature)] if study.feature else []
+        known += [*_settings(study.settings), *_made(study.software, study.provenance)]
+        told.append(Origin(named("Grounding", grounded.name), known))
+    for name, ablation in found.ablated.items():
+        data = f"{ablation.data.asked} ({ablation.data.questions:,} questions)"
+        known = [*_model(ablation.model), ("Data, fingerprint", data)]
+        known += [*_settings(ablation.settings), *_made(ablation.software, ablation.provenance)]
+        told.append(Origin(named("Ablation", name), known))
+    return told
+
+
+def versions(found: Collected) -> list[str]:
+    """The versions of GateScope that the numbers were made with."""
+    made = [found.layers.software] if found.layers else []
+    made += [each.study.software for each in found.studied]
+    for each in found.trained:
+        made += [part.software for part in (each.record, each.evaluation) if part]
+    made += [each.study.software for each in found.grounded] + [each.software for each in found.ablated.values()]
+    return list(dict.fromkeys(software.get("gatescope", "unknown") for software in made)) or ["unknown"]
+
+
+def caveats(found: Collected) -> list[str]:
+    """What the artifacts themselves say that limits them, a sentence each."""
+    said = []
+    if found.layers:
+        said += [sentence(warning) for warning in found.layers.warnings]
+        if not found.layers.layers:
+            said.append("No gate was found: nothing here names a range that is worth training.")
+    said += [sentence(f"feature {each.study.name}: {note}") for each in found.studied for note in each.study.notes]
+    for name, evaluation in found.evaluations:
+        where = f" ({name})" if name else ""
+        for arm in evaluation.shown:
+            verdict = evaluation.verdicts[arm]
+            unclear = [spoken(axis.measure) for axis in verdict.axes if axis.state == "unclear"]
+            if unclear:
+                said.append(f"With {arm}{where}, too few questions to tell whether it changed: {', '.join(unclear)}.")
+            if verdict.label == "not judged":
+                said.append(verdict.sentence)
+        said += evaluation.collapsed.values()
+        if not evaluation.pools:
+            said.append(
+                f"One seed of training{where}: intervals are over patients, and another seed may say otherwise."
+            )
+    for grounded in found.grounded:
+        fill = grounded.study.settings.get("maps", {}).get("fill", NONE)
+        said.append(
+            f"Grounding: what is removed is filled ({fill}), and the fill is evidence of its own; "
+            f"{grounded.study.questions:,} questions, p values not adjusted."
+        )
+    for ablation in found.ablated.values():
+        if len(ablation.settings.get("seeds", [])) == 1:
+            said.append("The ablation has one seed an arm: its intervals are over patients alone.")
+    return said
+
+
+def named(what: str, name: str) -> str:
+    """A heading for what lies in a folder of that name."""
+    return f"{what}: {name}" if name and name.lower() != what.lower() else what
+
+
+def _search(found: Layers) -> list[tuple[str, str]]:
+    data, saes = found.data, dict.fromkeys(found.saes.values())
+    known = [*_model(found.model), *_prompt(found.prompt)]
+    known += [("SAEs", ", ".join(saes)), ("Data, fingerprint", f"{data.fingerprint} ({data.questions:,} questions)")]
+    return [*known, *_settings(found.settings | {"seed": found.seed}), *_made(found.software, found.provenance)]
+
+
+def _model(model: ModelEntry) -> list[tuple[str, str]]:
+    return [("Model", model.id), ("Revision", model.revision or LOCAL), ("Arithmetic", model.dtype)]
+
+
+def _prompt(prompt: PromptEntry) -> list[tuple[str, str]]:
+    order = "image first" if prompt.image_first else "question first"
+    said = [part for part in (prompt.system, prompt.answer_instruction) if part]
+    instructions = "; ".join(f"“{part}”" for part in said) or "no instruction"
+    return [("Prompt", f"{order}; {instructions}{'; wordings normalized' if prompt.normalize else ''}")]
+
+
+def _settings(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    known = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            known += _settings(value, f"{prefix}{spoken(name)}, ")
+        else:
+            known.append((f"{prefix}{spoken(name)}", _shown(value)))
+    return known
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        whole = value and all(isinstance(each, int) for each in value)
+        return layers(value) if whole else ", ".join(map(_shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _made(software: dict[str, str], how: Provenance | None) -> list[tuple[str, str]]:
+    """Versions, and how it came about if that was recorded."""
+    known = [("Versions", ", ".join(f"{name} {version}" for name, version in software.items()))]
+    if how is not None:
+        known += [("Code", f"commit {how.commit}")] if how.commit else []
+        known += [("Command", how.command or "called from Python"), ("Device", how.device), ("Started", how.started)]
+    return known

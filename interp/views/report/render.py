@@ -1,0 +1,123 @@
+"""The page: what was collected, its tables and charts in the template, as one HTML file."""
+
+import base64
+import hashlib
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from interp.runtime.errors import InputError
+from interp.storage.atomic import refuse_used, write_text
+from interp.views import numbers as words
+from interp.views.report import ablation as ablated
+from interp.views.report import charts
+from interp.views.report import evaluation as training
+from interp.views.report import feature as studied
+from interp.views.report import grounding as grounded
+from interp.views.report import origins as provenance
+from interp.views.report import search as screening
+from interp.views.report.collect import Collected, collect
+from interp.views.report.svg import Styles
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def write_report(run: Path, out: Path, include_examples: bool = False) -> None:
+    """Write the report on the folder `run` into the new file `out`, whole or not at all.
+
+    Nothing of the questions is in it but counts; with `include_examples` it shows images, and says so. Raises
+    InputError if `out` exists, if `run` holds nothing to report or a damaged file, and if there is no example.
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder. Give --out the name of a new HTML file.")
+    refuse_used(out)
+    write_text(out, render(collect(run, include_examples)))
+
+
+def render(found: Collected) -> str:
+    """The page as text: the same for the same artifacts, and nothing in it is loaded from elsewhere."""
+    styles = Styles()
+    drawn = charts.draw_all(found, styles)
+    numbers = count(1)
+    script = _resource("page.js")
+    # Of the charts' classes nothing is known before they are drawn.
+    style = _resource("style.css") + styles.css()
+    return _template().render(
+        found=found,
+        charts=drawn,
+        contents=_contents(found),
+        script=Markup(script),
+        style=Markup(style),
+        policy=_policy(script, style, found.examples),
+        title=f"GateScope report: {_model_of(found)}",
+        data_uri=_data_uri,
+        new_id=lambda kind: f"{kind}-{next(numbers)}",
+        ablated=ablated,
+        grounded=grounded,
+        provenance=provenance,
+        screening=screening,
+        studied=studied,
+        training=training,
+        words=words,
+    )
+
+
+def _contents(found: Collected) -> dict[str, str]:
+    """Anchor -> title of the sections that there is something for, in their order."""
+    trained, evaluations = found.trained, found.evaluations
+    sections = [
+        ("profile", "Layer profile", found.layers is not None and bool(found.layers.profile)),
+        ("features", "Features", bool(found.studied or (found.layers and found.layers.features))),
+        ("training", "Training", any(each.record or each.history is not None for each in trained)),
+        ("before-after", "Before and after", bool(evaluations)),
+        ("quadrants", "Quadrants", any(evaluation.quadrants for _, evaluation in evaluations)),
+        ("grounding", "Where it looks", bool(found.grounded)),
+        ("ablation", "Did the choice matter?", bool(found.ablated)),
+        ("provenance", "Settings and provenance", True),
+        ("limits", "Limits", bool(provenance.caveats(found))),
+        ("cite", "How to cite", True),
+    ]
+    return {anchor: title for anchor, title, present in sections if present}
+
+
+def _model_of(found: Collected) -> str:
+    """The model that the run is about."""
+    if found.layers:
+        return found.layers.model.id
+    named = [each.study.model for each in found.studied]
+    named += [evaluation.model for _, evaluation in found.evaluations]
+    named += [each.record.model.id for each in found.trained if each.record]
+    named += [each.study.model for each in found.grounded] + [each.model.id for each in found.ablated.values()]
+    return next(iter(named), "a training")
+
+
+def _policy(script: str, style: str, images: bool) -> str:
+    """The Content-Security-Policy: this script, this style, images that lie in the page, and nothing else."""
+    pictures = "data:" if images else "'none'"
+    return (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src {pictures}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _resource(name: str) -> str:
+    return (files("interp.views.report") / name).read_text(encoding="utf-8")
+
+
+def _template() -> "Template":
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("template.html.j2"))

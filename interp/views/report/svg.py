@@ -1,0 +1,118 @@
+"""matplotlib figures as inline SVG that takes the colours of the page, in the light and in the dark."""
+
+import re
+import warnings
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from interp.views.figures.style import ACCENT, INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    INK: "var(--ink)",
+    "#000000": "var(--ink)",
+    ACCENT: "var(--accent)",
+    MUTED: "var(--muted)",
+    "#ffffff": "var(--paper)",
+}
+"""Colour of a figure -> what it is on the page."""
+DRAWN: Any = {"svg.fonttype": "none", "svg.hashsalt": "gatescope", "savefig.transparent": True}
+"""Text stays text, in the page's own font; ids depend on what they name alone; the page shines through."""
+PLACES = ("d", "x", "y", "transform")
+"""Attributes with coordinates, of which a hundredth of a point is enough."""
+PIXELS = 96 / 72
+"""In a point."""
+_HEX = re.compile(r"#[0-9a-f]{6}")
+_LONG = re.compile(r"-?\d+\.\d{3,}(?![\de])")
+_FAMILY = re.compile(r"font-family: [^;]*")
+_REFERENCE = re.compile(r"(?:url\(#|href=\"#)([^)\"]+)")
+
+
+class Styles:
+    """The style attributes of all SVGs of a page as classes, so that the page needs no inline style."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        """Declarations -> class."""
+
+    def name_of(self, declarations: str) -> str:
+        """The class with these declarations."""
+        return self.names.setdefault(declarations, f"g{len(self.names)}")
+
+    def css(self) -> str:
+        """The classes as a style sheet."""
+        return "\n".join(f".{name}{{{declarations}}}" for declarations, name in self.names.items())
+
+
+def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) -> Markup:
+    """A figure as an SVG element for the middle of an HTML page, which asks for nothing from elsewhere.
+
+    `name` begins its ids, so that several can stand on one page; `alternative` says what is to be seen; its styles
+    become classes in `styles`.
+    """
+    import matplotlib as mpl
+
+    for points in (collection for axes in figure.axes for collection in axes.collections):
+        # An image inside of the SVG would not follow the theme.
+        points.set_rasterized(False)
+    file = BytesIO()
+    with mpl.rc_context(DRAWN), warnings.catch_warnings():
+        # Letters that a font lacks are the browser's to find; a name that leaves no room is seen to.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    root = ElementTree.fromstring(file.getvalue())
+    _, _, width, _ = root.attrib["viewBox"].split()
+    for parent in list(root.iter()):
+        for child in [c for c in parent if _bare(c.tag) in ("metadata", "style")]:
+            parent.remove(child)
+    used = set(_REFERENCE.findall(file.getvalue().decode()))
+    for element in root.iter():
+        element.tag = _bare(element.tag)
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        element.attrib = _attributes(element.attrib, name, styles)
+        # Line breaks between elements are a third of the file.
+        element.text, element.tail = (part if part and part.strip() else None for part in (element.text, element.tail))
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{PIXELS * float(width):.0f}",
+        "role": "img",
+        "aria-label": alternative,
+    }
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _attributes(given: dict[str, str], name: str, styles: Styles) -> dict[str, str]:
+    found = {}
+    for key, value in given.items():
+        key, value = _bare(key), value.replace("url(#", f"url(#{name}-")
+        if key in PLACES:
+            value = _LONG.sub(lambda number: f"{float(number[0]):.2f}", value)
+        if key == "id":
+            value = f"{name}-{value}"
+        elif key == "href":
+            value = f"#{name}-{value.removeprefix('#')}"
+        elif key == "style":
+            key, value = "class", styles.name_of(_FAMILY.sub("font-family: var(--chart)", _HEX.sub(_themed, value)))
+        found[key] = value
+    return found
+
+
+def _themed(colour: re.Match[str]) -> str:
+    """The page's colour: those with a name by that, a grey as a mixture of ink and paper, any other as it is."""
+    found = colour[0]
+    if found in COLOURS:
+        return COLOURS[found]
+    red, green, blue = (int(found[i : i + 2], 16) for i in (1, 3, 5))
+    if red == green == blue:
+        return f"color-mix(in srgb, var(--ink) {100 * (1 - red / 255):.0f}%, var(--paper))"
+    return found
+
+
+def _bare(name: str) -> str:
+    return name.rpartition("}")[2]

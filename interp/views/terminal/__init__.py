@@ -1,0 +1,1 @@
+"""Artifacts printed on the terminal, a file a command."""

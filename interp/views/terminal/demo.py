@@ -1,0 +1,25 @@
+"""A newly built embedded world on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from interp.runtime.console import results
+from interp.views.terminal.search import _bold
+
+
+def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
+    """Print what a built world is like."""
+    console = console or results()
+    gate = world["gate_layers"]
+    console.print(f"\n{_bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")
+    table = Table("model", *[k.replace("_", " ") for k in world["models"]["base"]])
+    for name, numbers in world["models"].items():
+        table.add_row(name, *[f"{v:.3f}" for v in numbers.values()])
+    console.print(table)
+    table = Table("layer", "FVU base", "L0 base", "R2 planted", "L0 planted")
+    for q in world["saes"]:
+        table.add_row(*[f"{v:g}" for v in q.values()])
+    console.print(table)

@@ -1,0 +1,64 @@
+"""Imported and paraphrased questions on the terminal: counts, never text."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from interp.importing.importer import ImportReport
+from interp.questions.paraphrase import Report, count_wordings
+from interp.questions.schema import Question
+from interp.runtime.console import results
+from interp.views.terminal.search import _bold
+
+
+def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:
+    """Print what an import kept, what it set apart or left out and why, and the next command."""
+    console = console or results()
+    whose = "patients" if report.patients_known else "patients or images"
+    console.print(
+        f"\n{_bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
+        f"{report.patients} {whose}, {report.paraphrases} paraphrases"
+    )
+    counts = {"types": report.types, "splits": report.splits}
+    for name, values in counts.items():
+        console.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in values.items()))
+    table = Table(title="Set apart or left out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("what", "why", "number", "first"):
+        table.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
+    for operator, count in report.inverted.items():
+        table.add_row(
+            "wording", f"inverts the meaning: {operator.replace('_', ' ')} (kept, never measured)", str(count), ""
+        )
+    for reason, count in report.dropped_paraphrases.items():
+        table.add_row("wording", reason, str(count), "")
+    for reason, count in report.dropped.items():
+        table.add_row("question", reason, str(count), report.dropped_rows[reason][0])
+    if table.rows:
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}")
+    console.print(
+        f"\nnext: interp find-features --questions {shlex.quote(str(out))} --images {shlex.quote(str(images))} "
+        "--model ... --saes ...",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, console: Console | None = None) -> None:
+    """Print how many questions were reworded, and the wordings by phenomenon and register."""
+    console = console or results()
+    console.print(
+        f"\n{_bold(out)}: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
+        f"{report.not_understood} were not understood and stay as they are"
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("phenomenon", "register", "wordings"):
+        table.add_column(name, justify="right" if name == "wordings" else "left")
+    for phenomenon, register, count in count_wordings(questions):
+        table.add_row(phenomenon, register or "-", str(count))
+    console.print(table)
