@@ -31,8 +31,8 @@ from finetune_world import make_world
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-import finetune.cli
-import interp.cli
+import finetune.cli.app
+import interp.cli.app
 from finetune.training import loop as train
 from interp.runtime.errors import EXIT_NO_GATE
 from interp.storage import checkpoint as kept
@@ -40,7 +40,7 @@ from interp.storage.manifest import check_manifest
 
 LOADED = ("peft", "scipy.stats", "statsmodels.api", "transformers.models.gemma3", "transformers.models.siglip")
 LOADED += (
-    "finetune.train_and_evaluate",
+    "finetune.training.run",
     "finetune.ablation.run",
     "finetune.grounding.run",
     "matplotlib.figure",

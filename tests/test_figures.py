@@ -3,9 +3,6 @@
 import json
 from functools import partial
 
-import finetune.ablate.result
-import finetune.evaluate
-import interp.feature_record
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -18,6 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+import finetune.ablation.result
+import finetune.evaluation.evaluate
+import interp.feature.save
 from interp.runtime.errors import InputError
 from interp.sharing.file_contents import contents_of
 from interp.views.figures import activation_by_register, delta_against_margin, layer_profile

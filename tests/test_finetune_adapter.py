@@ -5,7 +5,6 @@ from hashlib import scrypt
 
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import awaken, make_world, plain_logits
 
 from finetune.evaluation.run import evaluate_saved
@@ -13,6 +12,7 @@ from finetune.lora.adapter_folder import base_of, load_adapter, read_record
 from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import salt_of, shown, text_hash, text_hashes
 from finetune.lora.settings import TrainSettings
+from finetune.training.run import train_and_evaluate
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.questions.tables import fingerprint

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import UNSEEN, WORDINGS, make_world
 from huggingface_hub import ModelCard
 
 from finetune.lora.adapter_folder import read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import Base, base_metadata, file_names_only, model_card, with_base
+from finetune.training.run import train_and_evaluate
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import ModelEntry, PromptEntry

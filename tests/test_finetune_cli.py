@@ -133,7 +133,7 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(run, world, tmp_path, mor
 
 
 def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path, monkeypatch):
-    from finetune import train_and_evaluate as job
+    from finetune.training import run as job
     from interp.runtime.errors import InputError
 
     def broken(*arguments):

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import awaken, losses_of, make_world, plain_logits, plain_margin
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from finetune.training.batches import plan_steps
 from finetune.training.loop import accelerator_for, train
 from finetune.training.loss import SWAP_MARGIN
 from finetune.training.opposite_images import opposite_images
+from finetune.training.run import train_and_evaluate
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from huggingface_hub import HfApi, ModelCard
 
@@ -23,6 +22,7 @@ from finetune.evaluation.run import evaluate_saved
 from finetune.lora.adapter_folder import read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import model_card
+from finetune.training.run import train_and_evaluate
 from interp.schemas.layers import ModelEntry
 from interp.storage.atomic import write_text
 

@@ -248,8 +248,8 @@ from finetune.training.forward import FirstToken
 from finetune.training.batches import plan_steps
 from finetune.lora.settings import TrainSettings
 from finetune.training.loop import accelerator_for, train
-from interp.questions.schema import load_questions
-from interp.model.vlm import load_vlm
+from interp.questions.files import load_questions
+from interp.model.load import load_vlm
 
 model, questions = sys.argv[1:]
 accelerator = accelerator_for("cpu")

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from fuzzing import (
     CHANGES,
@@ -35,6 +34,7 @@ from finetune.lora.adapter_folder import load_adapter, read_record, shared_base
 from finetune.lora.layers import choose_layers, read_choice
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.push import staged
+from finetune.training.run import train_and_evaluate
 from interp.model.blank_images import BLANKS
 from interp.model.load import load_vlm
 from interp.runtime.errors import InputError

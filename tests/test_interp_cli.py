@@ -186,7 +186,7 @@ def test_an_output_folder_that_holds_a_run(run, own_data, tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing(run, own_data, tmp_path, monkeypatch):
-    import interp.run as module
+    import interp.search.run_folder as module
 
     def stop(*args):
         raise KeyboardInterrupt

@@ -41,7 +41,8 @@ from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, {tests!r})
 import finetune.ablation.run as run
-from interp import find, kept
+from interp.search import find
+from interp.storage import checkpoint as kept
 from interp.storage.checkpoint import Kept
 from interp.runtime.distributed import first_to, team_on
 from test_processes import ablate, found_in, pictures, said_by, search

@@ -206,13 +206,13 @@ LAUNCHED = """
 import sys
 from pathlib import Path
 import torch
-from finetune import train as training
+from finetune.training import loop as training
 from finetune.training.checkpoint import read_state, write_state
 from finetune.lora.modules import add_lora
 from finetune.training.batches import plan_steps
 from finetune.lora.settings import TrainSettings
-from interp.questions.schema import load_questions
-from interp.model.vlm import load_vlm
+from interp.questions.files import load_questions
+from interp.model.load import load_vlm
 
 model, questions, work = sys.argv[1:]
 training.CHECKPOINT_SECONDS = 0.0

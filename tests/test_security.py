@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from markdown_it import MarkdownIt
 from PIL import Image
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from finetune.lora.adapter_folder import base_of, load_adapter, read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import code_span, model_card
+from finetune.training.run import train_and_evaluate
 from interp.images.decode import UnreadableImageError, decode
 from interp.model.load import load_vlm
 from interp.runtime.errors import InputError
@@ -219,6 +219,8 @@ def test_an_error_does_not_speak_to_the_terminal():
 IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
     "jinja2": "jinja2",
+    "lazy-loader": "lazy_loader",
+    "lazy-loader": "lazy_loader",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "sae-lens": "sae_lens",

@@ -11,13 +11,13 @@ import pytest
 import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
-from finetune.train_and_evaluate import train_and_evaluate
 from finetune_world import make_world
 from test_finetune_cli import options, run  # noqa: F401
 from test_processes import launch
 
 from finetune.lora.settings import TrainSettings
 from finetune.training import loop as training
+from finetune.training.run import train_and_evaluate
 from interp.questions.files import load_questions
 
 LOGGED = {f"train/{name}" for name in training.LOGGED}

@@ -131,9 +131,8 @@ def test_answers_are_in_their_sets(questions):
 
 @pytest.fixture
 def short_recipe(monkeypatch):
-    import interp.demo.dictionaries as dictionaries
-
     import interp.demo.build as build
+    import interp.demo.train_saes as dictionaries
     import interp.demo.world as world
 
     monkeypatch.setattr(dictionaries, "TOKENS", 600)

@@ -21,9 +21,9 @@ from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora, parameters_a_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
-from finetune.train_and_evaluate import load_splits
 from finetune.training.batches import plan_steps, wordings
 from finetune.training.loop import accelerator_for, train
+from finetune.training.run import load_splits
 from finetune.training.sensitivity import sensitivities
 from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks

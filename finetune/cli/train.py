@@ -151,7 +151,7 @@ def train_command(
         seed=seed,
     )
     from finetune.evaluation.terminal import show_evaluation
-    from finetune.train_and_evaluate import train_and_evaluate
+    from finetune.training.run import train_and_evaluate
 
     evaluation = train_and_evaluate(
         model,

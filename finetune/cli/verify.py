@@ -39,7 +39,7 @@ def verify_command(
     """
     from finetune.evaluation.verify import read_claims, verify_adapter
     from finetune.lora.adapter_folder import shared_base
-    from finetune.train_and_evaluate import load_splits
+    from finetune.training.run import load_splits
     from interp.model.load import load_vlm
     from interp.storage.checks import files_claim
     from interp.storage.json_files import json_ready, json_text

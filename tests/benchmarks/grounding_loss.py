@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from finetune.train_and_evaluate import train_and_evaluate
 
 from finetune.lora.settings import TrainSettings
+from finetune.training.run import train_and_evaluate
 from interp.feature.register_grid import named_finding
 from interp.paths import WORLD
 from interp.questions.files import load_questions, split_of, write_questions

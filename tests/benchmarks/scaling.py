@@ -26,12 +26,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import interp.find
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from shape import MIMIC, PIXELS, SHAPES, build, counts_of, machine, questions, report, synchronize
 
+import interp.search.find
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import plan_steps

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from finetune.train_and_evaluate import train_and_evaluate
 from shape import random_medgemma, random_saes
 
 from finetune.lora.settings import TrainSettings
+from finetune.training.run import train_and_evaluate
 from interp.cli.transfer_check import PROMPTS
 from interp.model.load import load_vlm
 from interp.model.vlm import Vlm
