@@ -220,7 +220,6 @@ IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
     "jinja2": "jinja2",
     "lazy-loader": "lazy_loader",
-    "lazy-loader": "lazy_loader",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "sae-lens": "sae_lens",
