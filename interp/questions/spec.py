@@ -1,0 +1,49 @@
+"""Which questions to read: the settings that the commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.paths import WORLD
+from interp.questions.files import Split, load_questions
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A file of questions and the part of it that is used."""
+
+    questions: Path = WORLD / "questions.jsonl"
+    """JSON Lines file, one question with its paraphrases a line."""
+    images: Path | None = None
+    """Folder that the image paths are relative to; None means the folder of `questions`."""
+    split: Split = "train"
+    """Split to study or to train on."""
+    test_split: Split = "test"
+    """Split to evaluate on after training; no patient may be in both."""
+    limit: int | None = None
+    """Number of questions taken from the start of each split; None takes all."""
+
+    def load(self) -> list[Question]:
+        """The questions of `split`. Raises InputError as `interp.questions.files.load_questions`."""
+        return load_questions(self.questions, self.images, self.split)[: self.limit]
+
+    def load_splits(self) -> tuple[list[Question], list[Question]]:
+        """The answered questions of `split`, to train on, and the questions of `test_split`, to evaluate on.
+
+        Raises InputError as `interp.questions.files.load_questions`, if a patient is in both splits, and if no question
+        to train on has an answer.
+        """
+        training, test = (load_questions(self.questions, self.images, part) for part in (self.split, self.test_split))
+        shared = {q.group for q in training} & {q.group for q in test}
+        if shared:
+            raise InputError(
+                f"{len(shared)} patients are in both the training and the test questions, so the evaluation would "
+                "not be of held-out patients. Give --split and --test-split that do not overlap."
+            )
+        training = [q for q in training if q.answer is not None]
+        if not training:
+            raise InputError(
+                f"{self.questions}: none of the questions to train on has an answer. Add the 'answer' fields."
+            )
+        return training[: self.limit], test[: self.limit]

@@ -1,0 +1,42 @@
+"""ModelSpec and DataSpec: what they load, and the errors that they raise."""
+
+import pytest
+
+from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.spec import ModelSpec
+from interp.paths import WORLD
+from interp.questions.files import load_questions, write_questions
+from interp.questions.spec import DataSpec
+from interp.runtime.errors import InputError
+
+
+def test_only_the_given_fields_change_the_prompt_style():
+    trained = PromptStyle(image_first=False, system="Be brief.", normalize=True)
+    assert ModelSpec().prompt_style() == PLAIN
+    assert ModelSpec().prompt_style(trained) == trained
+    changed = ModelSpec(normalize=False, answer_instruction="Answer yes or no.").prompt_style(trained)
+    assert changed == trained._replace(normalize=False, answer_instruction="Answer yes or no.")
+
+
+def test_a_model_is_loaded_as_specified(tiny_model, tmp_path):
+    vlm = ModelSpec(tiny_model, device="cpu", dtype="bfloat16", image_cache=tmp_path, system="Be brief.").load()
+    assert (vlm.name, vlm.arithmetic, vlm.image_cache) == (tiny_model.name, "bfloat16", tmp_path)
+    assert vlm.style == PLAIN._replace(system="Be brief.")
+    assert ModelSpec(device="cpu").load().name == "planted"
+
+
+def test_questions_are_those_of_the_split_up_to_the_limit():
+    data = DataSpec(limit=3)
+    assert data.load() == load_questions(split="train")[:3]
+    training, test = data.load_splits()
+    assert training == [q for q in load_questions(split="train") if q.answer is not None][:3]
+    assert test == load_questions(split="test")[:3]
+
+
+def test_splits_that_share_patients_or_lack_answers_are_refused(tmp_path):
+    with pytest.raises(InputError, match="patients are in both"):
+        DataSpec(split="all").load_splits()
+    blank = tmp_path / "questions.jsonl"
+    write_questions([q.model_copy(update={"answer": None}) for q in load_questions()], blank, WORLD)
+    with pytest.raises(InputError, match="none of the questions to train on has an answer"):
+        DataSpec(blank, WORLD).load_splits()
