@@ -52,12 +52,12 @@ def layers_of(layers: int, seed: int = 0) -> Layers:
     """A search of a model of many layers; the last one has numbers that could not be had."""
     rng = np.random.default_rng(seed)
     nothing = Interval(value=None, low=None, high=None)
-    names = ("flip_auc", "recovery", "control", "step", "write", "write_control", "net_write", "joint", "net_joint")
+    names = ("flip_auc", "recovery", "random_patch", "write", "random_write", "net_write", "feature_patch", "net_feature_patch")
     profile = []
     for layer in range(layers):
         found = {name: share(rng) for name in names}
         if layer == layers - 1:
-            found |= {"net_joint": None, "net_write": nothing}
+            found |= {"net_feature_patch": None, "net_write": nothing}
         about = {"layer": layer, "flip_auc_null": 0.6, "reversals": 3, "fvu": 0.01, "l0": 70.0}
         profile.append(ProfileEntry(**about, **found))
     return Layers(
@@ -160,7 +160,7 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
         fingerprint="0",
         questions=9,
         patients=9,
-        firing_rate=0.5,
+        density=0.5,
         tracking=Tracking(pairs, 3, one, one, 1),
         test=tested if test else None,
         groups=groups if test else [],

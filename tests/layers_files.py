@@ -5,7 +5,7 @@ from typing import Any
 
 def layers_document(model: str, n_layers: int, d_model: int) -> dict[str, Any]:
     some = {"value": 0.5, "low": 0.25, "high": 0.75}
-    measures = ["flip_auc", "recovery", "control", "step", "write", "write_control", "net_write", "joint", "r2"]
+    measures = ["flip_auc", "recovery", "random_patch", "write", "random_write", "net_write", "feature_patch", "r2"]
     profile = dict.fromkeys(measures, some) | {"flip_auc_null": None, "reversals": 0, "fvu": 0.1, "l0": 2.0}
     return {
         "schema_version": 1,

@@ -77,7 +77,7 @@ def write_search(run: Path, draw: Draw, gate: bool = True) -> None:
 
 def layers(draw: Draw, gate: bool) -> Layers:
     def profile(layer: int) -> dict[str, Any]:
-        names = ("flip_auc", "recovery", "control", "step", "write", "write_control", "net_write", "net_joint", "r2")
+        names = ("flip_auc", "recovery", "random_patch", "write", "random_write", "net_write", "net_feature_patch", "r2")
         known = {name: draw.interval() for name in names}
         return known | {
             "layer": layer,
@@ -89,7 +89,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         }
 
     def feature(layer: int, index: int) -> dict[str, Any]:
-        names = ("flip_auc", "flip_p", "held_out_auc", "delta_on_flips", "delta_otherwise", "margin_r", "firing_rate")
+        names = ("flip_auc", "flip_p", "held_out_auc", "delta_on_flips", "delta_otherwise", "margin_r", "density")
         known = {name: draw.number(0, 1) for name in (*names, "mean_activation", "register_auc", "attribution")}
         controls = {name: draw.number() for name in ("random", "matched", "swapped", "random_reversals")}
         causal = controls | {
@@ -112,7 +112,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         "peak": 2 if gate else None,
         "rule": "write",
         "commit_layer": 1,
-        "ranges": [{"rule": "level", "profile": "auc", "first": 0, "last": 2, "peak": 1}],
+        "ranges": [{"rule": "near-peak", "first": 0, "last": 2, "peak": 1}],
         "model": MODEL,
         "saes": {str(layer): f"layer_{layer}_width_1k" for layer in range(4)},
         "data": {

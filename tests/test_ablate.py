@@ -25,7 +25,6 @@ from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
-from interp.schemas.layers import ModuleWeight
 from interp.views.figures.redraw import drawings
 from interp.views.figures.style import SCREEN, save_figure
 
@@ -37,8 +36,8 @@ def by_module(a_rank):
     return {(layer, m): n * s // 5 for layer, n in enumerate(a_rank) for m, s in (("attention", 2), ("mlp", 3))}
 
 
-def planned(chosen=(4, 5), a_rank=TINY, weights=(), **changes):
-    return plan_arms(chosen, by_module(a_rank), AblationSettings(**changes), weights)
+def planned(chosen=(4, 5), a_rank=TINY, **changes):
+    return plan_arms(chosen, by_module(a_rank), AblationSettings(**changes))
 
 
 def of_kind(arms, kind):
@@ -76,39 +75,12 @@ def test_all_else_is_the_same_but_for_what_the_arm_says():
     for arm in planned(training=training):
         expected = {"no-consistency": {"consistency_weight": 0.0}, "consistency-only": {"answer_weight": 0.0}}
         changed = expected.get(arm.kind, {})
-        if arm.kind in ("third", "all-matched", "attention", "mlp"):
+        if arm.kind in ("third", "all-matched"):
             changed = {"rank": arm.training.rank, "alpha": arm.training.alpha}
             assert abs(arm.training.alpha / arm.training.rank - 1.5) <= 0.5 / arm.training.rank + 1e-12
         assert arm.training == dataclasses.replace(training, **changed), arm.name
     names = [arm.name for arm in planned()]
     assert len(set(names)) == len(names)
-
-
-def test_one_module_alone_gets_the_parameters_of_both():
-    # 3,200 in all: attention has 40 a rank and layer, so rank 40; the MLP 60, so 26.67.
-    (attention,), (mlp,) = of_kind(planned(), "attention"), of_kind(planned(), "mlp")
-    assert attention.ranks == {(4, "attention"): 40, (5, "attention"): 40}
-    assert (attention.parameters, attention.training.alpha) == (3200, 80)
-    assert mlp.ranks == {(4, "mlp"): 27, (5, "mlp"): 27}
-    assert (mlp.parameters, mlp.layers) == (3240, (4, 5))
-
-
-def test_weighted_arms_need_weights_and_share_ranks_out_by_them():
-    assert not of_kind(planned(), "weighted")
-    weights = [
-        ModuleWeight(layer=4, module="mlp", weight=0.2),
-        ModuleWeight(layer=5, module="mlp", weight=0.3),
-        ModuleWeight(layer=5, module="attention", weight=0.0),
-        ModuleWeight(layer=8, module="attention", weight=0.1),
-    ]
-    (inside,) = of_kind(planned(weights=weights), "weighted")
-    # Two to three at 60 parameters a rank: 3,200 / 60 = 53.3 ranks.
-    assert inside.ranks == {(4, "mlp"): 21, (5, "mlp"): 32}
-    assert (inside.parameters, inside.training.rank, inside.uniform) == (3180, 16, False)
-    (everywhere,) = of_kind(planned(weights=weights), "weighted-all")
-    # 2 : 3 : 1 with the last one at 40: 60 * 5 / 6 + 40 / 6 = 56.7 a rank, 56.5 of them.
-    assert everywhere.ranks == {(4, "mlp"): 19, (5, "mlp"): 28, (8, "attention"): 9}
-    assert not of_kind(planned(weights=[weights[3]]), "weighted"), "no weight inside of the range"
 
 
 def test_random_sets_are_of_the_same_size_and_no_other_arm():
@@ -138,15 +110,10 @@ def test_settings_out_of_range_are_refused(changes):
 
 def test_parameter_counts_are_those_of_the_adapters(tiny_model):
     vlm = load_vlm(tiny_model, "cpu", "float32")
-    weights = [
-        ModuleWeight(layer=layer, module=module, weight=weight)
-        for layer, module, weight in ((1, "mlp", 0.5), (2, "attention", 0.2), (2, "mlp", 0.1), (3, "mlp", 0.05))
-    ]
-    settings = AblationSettings(TrainSettings(rank=3, alpha=6))
-    arms = plan_arms([1, 2], parameters_a_rank(vlm.model), settings, weights)
-    assert {"attention", "mlp", "weighted", "weighted-all"} <= {arm.kind for arm in arms}
+    arms = plan_arms([1, 2], parameters_a_rank(vlm.model), AblationSettings(TrainSettings(rank=3, alpha=6)))
+    assert {"third", "all", "all-matched"} <= {arm.kind for arm in arms}
     for arm in arms:
-        adapted = add_lora(vlm, arm.layers, arm.training.rank, arm.training.alpha, ranks=arm.ranks)
+        adapted = add_lora(vlm, arm.layers, arm.training.rank, arm.training.alpha)
         assert trainable_parameters(adapted) == arm.parameters, arm.name
         adapted.unload()
 
@@ -249,11 +216,11 @@ def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_pa
     assert code == 0
     after = state(part)
     assert {name: after[name] for name in before} == before, "what was done was not done again"
-    # Twelve arms of two seeds, and the base: chosen, window, three thirds, random, two of all, either module alone, two
-    # halves of the loss.
-    assert len(after) == 1 + 2 * 12
-    assert f"{25 - 4} of 25 arms are to run" in err
-    assert "21 of 21: chosen, consistency alone, seed 1: question flips" in err
+    # The base, and two seeds of ten arms: chosen, window, three thirds, random, two of all layers, two halves of the
+    # loss.
+    assert len(after) == 1 + 2 * 10
+    assert f"{21 - 4} of 21 arms are to run" in err
+    assert "17 of 17: chosen, consistency alone, seed 1: question flips" in err
     for words in ("regret", "The chosen range", "question flip rate", f"Wrote {part}"):
         assert words in out
 

@@ -198,7 +198,7 @@ def test_rank_correlation_is_spearmans():
 def profile_of(auc, **others):
     """Profile entries with these flip AUCs, everything else the same in all layers."""
     same = {"value": 0.5, "low": 0.4, "high": 0.6}
-    names = ("recovery", "control", "step", "write", "write_control", "net_write")
+    names = ("recovery", "random_patch", "write", "random_write", "net_write")
     return [
         ProfileEntry(
             layer=layer,

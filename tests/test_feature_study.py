@@ -105,7 +105,7 @@ def test_delta_against_margin_by_scipy(study, planted, sae_of, asked):
     moved, stayed = np.abs(delta[flipped]), np.abs(delta[~flipped])
     assert t.flip_auc.value == pytest.approx(mannwhitneyu(moved, stayed).statistic / len(moved) / len(stayed), abs=1e-4)
     assert (t.pairs, t.flips) == (len(delta), int(flipped.sum()))
-    assert study.firing_rate == pytest.approx((f > 0).mean(), abs=1e-6)
+    assert study.density == pytest.approx((f > 0).mean(), abs=1e-6)
     for estimate in (t.r, t.flip_auc):
         assert estimate.low < estimate.value < estimate.high
     # the interval of r, by drawing patients one by one
@@ -355,7 +355,7 @@ def test_untagged_flips_of_few_patients(tiny, tmp_path):
 def test_a_silent_feature_is_said_to_be_silent(tiny):
     vlm, sae, questions = tiny
     study = study_feature(vlm, sae._replace(threshold=torch.full((40,), 1e9)), questions, 0)
-    assert study.firing_rate == 0
+    assert study.density == 0
     assert any("active on none" in note for note in study.notes)
     assert np.isnan(study.tracking.r.value)
     assert np.isnan(study.grid.spearman.value)

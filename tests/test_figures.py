@@ -175,8 +175,8 @@ def test_the_profile_table_holds_what_layers_json_holds(folders):
     for entry in artifact.profile:
         assert rows[entry.layer, "recovery"].value == entry.recovery.value
         assert rows[entry.layer, "flip_auc"].low == entry.flip_auc.low
-        assert rows[entry.layer, "control"].chosen == (entry.layer in (2, 3))
-    assert (33, "net_joint") not in rows, "what was not measured is not there"
+        assert rows[entry.layer, "random_patch"].chosen == (entry.layer in (2, 3))
+    assert (33, "net_feature_patch") not in rows, "what was not measured is not there"
     assert np.isnan(rows[33, "net_write"].value)
 
 

@@ -186,7 +186,7 @@ def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypat
     monkeypatch.setattr(kept.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(kept, "PART_BYTES", 32)
     values = torch.arange(40.0)
-    keep = kept.Kept(tmp_path, {"a": 1})
+    keep = kept.Checkpoint(tmp_path, {"a": 1})
 
     def write(*given):
         clock[0] += 4.5

@@ -34,7 +34,7 @@ def layers_json(**changes):
         "reason": "Layer 1 beats its controls.",
         "layers": [1, 2],
         "peak": 1,
-        "rule": "rise",
+        "rule": "growth",
         "ranges": [],
         "model": {"id": "model", "revision": None, "n_layers": 3, "d_model": 32, "dtype": "float32"},
         "saes": {},
@@ -62,7 +62,7 @@ def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
     assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["adapter", "layers.json"]
     record = json.loads((folder / "gatescope.json").read_text())
     assert record["layers"] == [1, 2]
-    assert record["layers_from"] == "layers.json, rule rise, questions ab (test split)"
+    assert record["layers_from"] == "layers.json, rule growth, questions ab (test split)"
     saved = json.loads((folder / "evaluation.json").read_text())
     for wanted in (
         "question flip rate",

@@ -48,8 +48,8 @@ def verified(world, capsys):
         asked = [] if "--questions" in more else ["--questions", world.questions]
         capsys.readouterr()
         code = finetune("verify", adapter, "--device", "cpu", "--json", *asked, *more)
-        claims = json.loads(capsys.readouterr().out)
-        return code, {claim["what"]: (claim["claimed"], claim["found"]) for claim in claims if not claim["holds"]}
+        checks = json.loads(capsys.readouterr().out)
+        return code, {check["what"]: (check["claimed"], check["found"]) for check in checks if not check["holds"]}
 
     return call
 

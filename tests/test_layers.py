@@ -76,7 +76,7 @@ def _entry(layer: int, write: float) -> ProfileEntry:
     def sure(value: float) -> Interval:
         return Interval(value=value, low=value - 0.01, high=value + 0.01)
 
-    same = dict.fromkeys(("recovery", "control", "step", "write_control"), sure(0.0))
+    same = dict.fromkeys(("recovery", "random_patch", "random_write"), sure(0.0))
     return ProfileEntry(
         layer=layer,
         flip_auc=sure(0.9),

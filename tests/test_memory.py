@@ -64,7 +64,7 @@ def test_little_memory_changes_nothing_that_is_found(questions):
         found.append(result)
     much, little = (result.table() for result in found)
     assert found[0].artifact.data == found[1].artifact.data
-    for column in ("flip_auc", "recovery", "control", "net_write", "joint", "r2"):
+    for column in ("flip_auc", "recovery", "random_patch", "net_write", "feature_patch", "r2"):
         torch.testing.assert_close(
             torch.tensor(little[column].to_numpy(float)), torch.tensor(much[column].to_numpy(float)), atol=2e-4, rtol=0
         )

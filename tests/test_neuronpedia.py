@@ -20,7 +20,7 @@ PAGE = "https://www.neuronpedia.org/gemma-3-4b-it/17-gemmascope-2-res-16k/3818"
 def search(**changes):
     """A search of MedGemma with two features, of an SAE that Neuronpedia has and of one that it has not."""
     content = layers_document("google/medgemma-4b-it", 34, 2560)
-    numbers = ("flip_auc", "flip_p", "delta_on_flips", "delta_otherwise", "margin_r", "firing_rate", "mean_activation")
+    numbers = ("flip_auc", "flip_p", "delta_on_flips", "delta_otherwise", "margin_r", "density", "mean_activation")
     blank = dict.fromkeys([*numbers, "register_auc"], None)
     some = {"value": 0.448, "low": 0.401, "high": 0.495}
     tested = {"n": 3, "recovery": some, "random": 0.01, "matched": None, "swapped": None, "net": some, "p": 0.01}

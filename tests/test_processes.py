@@ -30,7 +30,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.distributed import ALONE, Team
 from interp.search.find import find_features
-from interp.storage.checkpoint import NOTHING_KEPT
+from interp.storage.checkpoint import NO_CHECKPOINT
 
 FIND = {"layers": [3, 4, 5, 6, 7], "batch_tokens": 3000}
 ABLATION = AblationSettings(TrainSettings(rank=2, alpha=4, epochs=1, lr=0.005), (0,), ("window", "all"))
@@ -43,7 +43,7 @@ sys.path.insert(0, {tests!r})
 import finetune.ablation.run as run
 from interp.search import find
 from interp.storage import checkpoint as kept
-from interp.storage.checkpoint import Kept
+from interp.storage.checkpoint import Checkpoint
 from interp.runtime.distributed import first_to, team_on
 from test_processes import ablate, found_in, pictures, said_by, search
 
@@ -70,7 +70,7 @@ if what == "whole":
     loaded, load = [], find.load_sae
     find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
     kept.CHECKPOINT_SECONDS = 0.0
-    found, vlm = search(Kept(folder, {{}}))
+    found, vlm = search(Checkpoint(folder, {{}}))
     told |= {{"images": len(vlm.features), "saes": sorted(set(loaded))}}
     found_in(found, folder / f"found-{{rank}}")
     told["kept"] = sorted(path.name for path in folder.glob("rounds-*"))
@@ -81,7 +81,7 @@ if what == "whole":
             if path.name != "rounds-000-000000.safetensors":
                 path.unlink()
     team.meet()
-    found_in(search(Kept(folder, {{}}))[0], folder / f"again-{{rank}}")
+    found_in(search(Checkpoint(folder, {{}}))[0], folder / f"again-{{rank}}")
     told["pictures"] = pictures(vlm, team)
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     vlm.team = team
@@ -90,11 +90,11 @@ ablate(folder, folder / what)
 """
 
 
-def search(kept=NOTHING_KEPT):
+def search(checkpoint=NO_CHECKPOINT):
     """The search that one and two processes make; with the model."""
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
-    return find_features(vlm, WORLD / "saes", questions, **FIND, kept=kept), vlm
+    return find_features(vlm, WORLD / "saes", questions, **FIND, checkpoint=checkpoint), vlm
 
 
 def pictures(vlm, team) -> list[dict[str, float]]:

@@ -92,7 +92,7 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     for row, layer in zip(rows[1:3], (1, 2), strict=True):
         assert f"layer {layer}" in row[0]
         assert numbers(row[1]) == shown(found["profile"][layer]["write"])
-        assert numbers(row[2]) == shown(found["profile"][layer]["write_control"])
+        assert numbers(row[2]) == shown(found["profile"][layer]["random_write"])
     assert numbers(rows[3][1]) == shown(found["features"][0]["causal"]["recovery"])
 
 
@@ -109,9 +109,9 @@ def test_the_profile_has_the_numbers_of_layers_json(run, page):
     for row, entry in zip(rows, profile, strict=True):
         assert row[0].split()[0] == str(entry["layer"])
         assert ("in the range" in row[0]) == (entry["layer"] in (1, 2))
-        for place, name in ((1, "flip_auc"), (2, "recovery"), (4, "write"), (6, "net_joint"), (8, "r2")):
+        for place, name in ((1, "flip_auc"), (2, "recovery"), (4, "write"), (6, "net_feature_patch"), (8, "r2")):
             assert numbers(row[place]) == shown(entry[name]), name
-        for place, name in ((3, "control"), (5, "write_control")):
+        for place, name in ((3, "random_patch"), (5, "random_write")):
             assert numbers(row[place]) == [round(entry[name]["value"], 2) + 0.0]
         assert numbers(row[7]) == [entry["reversals"]]
         assert row[9] == entry["transfer"]
@@ -199,7 +199,7 @@ def test_grounding_has_scores_beside_their_controls(run, page):
         for place, arm in ((4, "base"), (7, "adapter")):
             entry = of[arm, name, score]
             assert numbers(row[place]) == [round(entry["value"]["value"], 2) + 0.0]
-            assert numbers(row[place + 1]) == [round(entry["control"]["value"], 2) + 0.0]
+            assert numbers(row[place + 1]) == [round(entry["random_patch"]["value"], 2) + 0.0]
             assert numbers(row[place + 2]) == shown(entry["net"])
         assert numbers(row[10]) == shown(changes[name, score]["difference"])
 

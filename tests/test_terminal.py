@@ -125,7 +125,7 @@ def completed(program, words):
 def test_a_shell_completes_commands_options_and_their_values():
     assert completed("interp", "fi") == ["find-features", "figures"]
     assert completed("interp", "demo b") == ["build"]
-    assert completed("interp", "find-features --rule ") == ["write", "rise", "level"]
+    assert completed("interp", "find-features --rule ") == ["write", "growth", "level"]
     assert completed("interp", "find-features --max") == ["--max-width", "--max-memory"]
     # finetune is a command with options of its own, and has others below it.
     assert completed("finetune", "ev") == ["evaluate"]

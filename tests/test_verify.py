@@ -48,14 +48,14 @@ def copied(saved, tmp_path):
 
 def wrong(run, vlm, questions, **more):
     """What does not hold, name -> what was found."""
-    claims = verify_run(run, read_layers(run / "layers.json"), vlm, SAES, questions, **more)
-    return {claim.what: claim.found for claim in claims if not claim.holds}
+    checks = verify_run(run, read_layers(run / "layers.json"), vlm, SAES, questions, **more)
+    return {check.what: check.found for check in checks if not check.holds}
 
 
 def test_a_run_is_what_it_says(saved, planted, questions):
-    claims = verify_run(saved, read_layers(saved / "layers.json"), planted, SAES, questions, full=True)
-    assert [claim for claim in claims if not claim.holds] == []
-    told = {claim.what: claim for claim in claims}
+    checks = verify_run(saved, read_layers(saved / "layers.json"), planted, SAES, questions, full=True)
+    assert [check for check in checks if not check.holds] == []
+    told = {check.what: check for check in checks}
     assert told["files"].claimed == "6 checksums"
     sampled = told["pairs of 50 questions drawn"]
     rows, chance = int(sampled.claimed.split()[0]), int(sampled.found.split("(")[1].split()[0])
@@ -124,8 +124,8 @@ def test_the_exit_code_says_whether_all_claims_hold(copied, monkeypatch, capsys)
         monkeypatch.setattr(sys, "argv", ["interp", "verify", str(copied), "--device", "cpu", "--json", *arguments])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-        claims = json.loads(capsys.readouterr().out)
-        return stopped.value.code or 0, [claim["what"] for claim in claims if not claim["holds"]]
+        checks = json.loads(capsys.readouterr().out)
+        return stopped.value.code or 0, [check["what"] for check in checks if not check["holds"]]
 
     assert verify("--limit", "110", "--sample", "5") == (0, [])
     assert verify("--limit", "109", "--sample", "5") == (4, ["questions, digest"])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from interp.runtime.errors import InputError
-from interp.storage.atomic import whole_file, whole_folder
+from interp.storage.atomic import atomic_file, atomic_folder
 from interp.storage.lock import held
 from interp.storage.manifest import check_manifest, write_manifest
 
@@ -45,8 +45,8 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
 
 def test_results_are_as_private_as_the_user_wants_files_to_be(tmp_path):
     code = "import os, sys; os.umask(0o077)\nfrom pathlib import Path\n"
-    code += "from interp.storage.atomic import whole_folder, write_text\n"
-    code += "write_text(Path('a'), 'x')\nwith whole_folder(Path('b')) as part:\n    (part / 'c').write_text('x')\n"
+    code += "from interp.storage.atomic import atomic_folder, write_text\n"
+    code += "write_text(Path('a'), 'x')\nwith atomic_folder(Path('b')) as part:\n    (part / 'c').write_text('x')\n"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     assert modes == {"a": 0o600, "b": 0o700, "c": 0o600}
@@ -73,7 +73,7 @@ def test_what_a_manifest_says(tmp_path):
         check_manifest(tmp_path)
     for text, message in (
         ("{", "Invalid JSON"),
-        (json.dumps(content | {"schema_version": 2}), "schema version 2"),
+        (json.dumps(content | {"schema_version": 3}), "schema version 3"),
         (json.dumps(content | {"files": {"../b": content["files"]["b"]}}), "no name of a file in the folder"),
     ):
         (tmp_path / "manifest.json").write_text(text)
@@ -86,9 +86,9 @@ def test_no_room_is_a_paragraph_and_leaves_what_was_there(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(InputError, match="file: there is no room"), whole_file(tmp_path / "file") as partial:
+        with pytest.raises(InputError, match="file: there is no room"), atomic_file(tmp_path / "file") as partial:
             partial.write_bytes(bytes(5000))
-        with pytest.raises(InputError, match="folder: there is no room"), whole_folder(tmp_path / "folder") as partial:
+        with pytest.raises(InputError, match="folder: there is no room"), atomic_folder(tmp_path / "folder") as partial:
             save_file({"weights": torch.zeros(5000)}, partial / "weights.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

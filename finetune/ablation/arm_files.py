@@ -14,7 +14,7 @@ from interp.model.blank_images import BLANKS
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
 from interp.schemas.read import refuse_newer
-from interp.storage.atomic import whole_file
+from interp.storage.atomic import atomic_file
 from interp.storage.provenance import Provenance
 
 SCHEMA_VERSION = 1
@@ -38,7 +38,7 @@ class ArmRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    kind: str = Field(description="base, or why the arm was trained (finetune.ablation.plan.Kind)")
+    kind: str = Field(description="base, or why the arm was trained (finetune.ablation.plan.ArmKind)")
     layers: list[int] = Field(description="layers that were trained, none of the base")
     match: dict[str, Any] = Field(description="what must be the same for the answers to be of use")
     training: Training | None = Field(description="how the training went, null for the base")
@@ -59,7 +59,7 @@ def write_answers(path: Path, answers: Answers, record: ArmRecord) -> None:
     # Margins are measured in float32.
     table = pd.DataFrame({n: c if c.dtype == bool else c.astype(np.float32) for n, c in columns.items()})
     table.attrs[RECORD] = record.model_dump_json()
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         table.to_parquet(partial, index=False)
 
 

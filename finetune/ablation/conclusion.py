@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from finetune.ablation.metrics import COMBINED, estimate
-from finetune.ablation.plan import Planned
+from finetune.ablation.plan import PlannedArm
 from finetune.ablation.profile_validity import DEPTH, Worth
 from finetune.ablation.regret import Regret
 from interp.statistics import Estimate, FloatArray
@@ -14,7 +14,7 @@ LEVEL = 0.05
 
 
 def conclusion(
-    arms: Sequence[Planned], good: FloatArray, costs: Sequence[Regret], told: Sequence[Worth], patients: int
+    arms: Sequence[PlannedArm], good: FloatArray, costs: Sequence[Regret], told: Sequence[Worth], patients: int
 ) -> list[str]:
     """A sentence each on: the best window, all others, random sets, thirds, all layers, other shares of the parameters,
     and the profile.
@@ -35,10 +35,6 @@ def conclusion(
         "third": "the mean of the {n} thirds",
         "all": "all layers at the same rank",
         "all-matched": "all layers with as many parameters",
-        "attention": "its attention alone with as many parameters",
-        "mlp": "its MLP alone with as many parameters",
-        "weighted": "itself with ranks by weight",
-        "weighted-all": "all layers with ranks by weight",
     }.items():
         places = of_kind.get(kind, [])
         if places:

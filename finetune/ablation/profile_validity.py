@@ -28,9 +28,9 @@ def _net(value: Interval, control: Interval) -> float | None:
 
 OF_PROFILE: dict[str, Callable[[ProfileEntry], float | None]] = {
     "flip AUC": lambda layer: layer.flip_auc.value,
-    "recovery, net": lambda layer: _net(layer.recovery, layer.control),
+    "recovery, net": lambda layer: _net(layer.recovery, layer.random_patch),
     "write, net": lambda layer: layer.net_write.value,
-    "joint, net": lambda layer: layer.net_joint.value if layer.net_joint else None,
+    "joint, net": lambda layer: layer.net_feature_patch.value if layer.net_feature_patch else None,
 }
 """Name -> score of a layer in layers.json."""
 SCORES = (*OF_PROFILE, "gradient norm", "Fisher", *COMBINATIONS, DEPTH)

@@ -20,7 +20,7 @@ from finetune.ablation.metrics import (
     outcomes,
     sums_of,
 )
-from finetune.ablation.plan import AblationSettings, Planned, ranks_entry
+from finetune.ablation.plan import AblationSettings, PlannedArm
 from finetune.ablation.profile_validity import layer_scores, picked_window, worths
 from finetune.ablation.regret import Regret, goodness, ranks, regrets
 from finetune.evaluation.answers import Answers
@@ -46,11 +46,11 @@ class ArmEntry(_Part):
     """One arm, pooled over its seeds."""
 
     name: str = Field(description="as tables call it")
-    kind: str = Field(description="why it is there (finetune.ablation.plan.Kind)")
+    kind: str = Field(description="why it is there (finetune.ablation.plan.ArmKind)")
     layers: list[int] = Field(description="layers that were trained")
-    rank: int = Field(description="of every update, or of the uniform adapter with as many parameters")
+    rank: int = Field(description="rank of every update")
     ranks: dict[str, int] | None = Field(
-        default=None, description="rank by layer and module, as 4.mlp, where it is not the same in all of them"
+        default=None, description="rank by layer and module, as 4.mlp, of an arm of earlier versions with unequal ranks"
     )
     alpha: int = Field(description="the update is scaled by alpha / rank")
     consistency_weight: float = Field(description="weight of the divergence")
@@ -172,7 +172,7 @@ class Ablation(_Part):
 class Trained(NamedTuple):
     """One arm after its training."""
 
-    arm: Planned
+    arm: PlannedArm
     """What it is."""
     seeds: list[tuple[Answers, ArmRecord]]
     """What it answered, by seed."""
@@ -243,7 +243,6 @@ def _arm_entry(trained: Trained, place: int, found: Outcomes, patients: int) -> 
         kind=arm.kind,
         layers=list(arm.layers),
         rank=arm.training.rank,
-        ranks=None if arm.uniform else ranks_entry(arm),
         alpha=arm.training.alpha,
         consistency_weight=arm.training.consistency_weight,
         answer_weight=arm.training.answer_weight,
@@ -258,7 +257,7 @@ def _arm_entry(trained: Trained, place: int, found: Outcomes, patients: int) -> 
 
 
 def _rules(
-    costs: Sequence[Regret], windows: Sequence[Planned], scores: Mapping[str, Mapping[int, float]]
+    costs: Sequence[Regret], windows: Sequence[PlannedArm], scores: Mapping[str, Mapping[int, float]]
 ) -> list[RuleEntry]:
     """What each score would have chosen among the windows, and chance; nothing without other windows."""
     if not costs:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.ablation.arm_files import ArmRecord, Training, check_match, file_name, read_answers, write_answers
 from finetune.ablation.metrics import Asked, asked_of, value_of
-from finetune.ablation.plan import AblationSettings, Planned, plan_arms, ranks_entry
+from finetune.ablation.plan import AblationSettings, PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, DataEntry, Trained, summarize
 from finetune.evaluation.answers import Answers
 from finetune.evaluation.collect import ask, images_of_others
@@ -53,7 +53,7 @@ ADAPTERS = "adapters"
 class Run(NamedTuple):
     """One arm with one seed, or the base."""
 
-    arm: Planned | None
+    arm: PlannedArm | None
     """None for the base."""
     seed: int
     """Of its training."""
@@ -142,7 +142,7 @@ def ablate(
     closed question with a known answer and a paraphrase to ask.
     """
     sheet = asked_of(asked)
-    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings, choice.weights)
+    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
         "arithmetic": vlm.arithmetic,
@@ -196,19 +196,18 @@ def ablate(
 
 
 def _runs(
-    arms: Sequence[Planned], seeds: Sequence[int], out: Path, same: dict[str, Any], taught: str, keep_adapters: bool
+    arms: Sequence[PlannedArm], seeds: Sequence[int], out: Path, same: dict[str, Any], taught: str, keep_adapters: bool
 ) -> list[Run]:
     """The base, then all arms seed by seed, so that an interruption leaves whole comparisons."""
     runs = [Run(None, 0, out / ARMS / "base.parquet", None, same)]
     for seed in seeds:
         for arm in arms:
             training = asdict(replace(arm.training, seed=seed))
-            # How a batch is cut changes nothing; where the ranks come from is said by the ranks.
-            for name in ("micro_batch_size", "modules", "allocation"):
-                del training[name]
+            # Results do not depend on how a batch is divided.
+            training = {
+                name: v for name, v in training.items() if name not in ("micro_batch_size", "modules", "allocation")
+            }
             match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
-            if not arm.uniform:
-                match["ranks"] = ranks_entry(arm)
             path = out / ARMS / file_name(arm.kind, arm.layers, seed)
             runs.append(Run(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
     return runs
@@ -249,9 +248,7 @@ def _trained(
         yield None
         return
     settings = replace(run.arm.training, seed=run.seed)
-    adapted = add_lora(
-        vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, run.arm.ranks
-    )
+    adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
     try:
         steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         started = time.monotonic()

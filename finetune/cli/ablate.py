@@ -44,7 +44,7 @@ def ablate_command(
         str | None,
         typer.Option(
             help="With commas, what is set beside the chosen range: window, third, random, all, all-matched, "
-            "attention, mlp, weighted, weighted-all, no-consistency, consistency-only.",
+            "no-consistency, consistency-only.",
             show_default="all of these",
         ),
     ] = None,
@@ -98,7 +98,7 @@ def ablate_command(
     """
     from dataclasses import replace
 
-    from finetune.ablation.plan import KINDS, AblationSettings
+    from finetune.ablation.plan import ARM_KINDS, AblationSettings
     from finetune.ablation.run import ablate_saved
     from finetune.ablation.terminal import show_ablation
     from interp.storage.atomic import write_text
@@ -106,7 +106,7 @@ def ablate_command(
     from interp.views.figures.style import save_figures
 
     training = replace(DEFAULTS, rank=rank, alpha=alpha, lr=lr, batch_size=batch_size, epochs=epochs)
-    kinds = KINDS if arms is None else tuple(name.strip() for name in arms.split(","))
+    kinds = ARM_KINDS if arms is None else tuple(name.strip() for name in arms.split(","))
     settings = AblationSettings(training, parse_seeds(seeds), kinds, stride, random, seed)
     found = ablate_saved(
         model,

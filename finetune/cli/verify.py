@@ -35,29 +35,29 @@ def verify_command(
 
     Give the options of the training that chose questions (--split, --limit).
 
-    Exits 0 if every claim holds, 4 if one does not, 2 on bad input.
+    Exits 0 if every check holds, 4 if one does not, 2 on bad input.
     """
-    from finetune.evaluation.verify import read_claims, verify_adapter
+    from finetune.evaluation.verify import read_recorded, verify_adapter
     from finetune.lora.adapter_folder import shared_base
     from finetune.training.run import load_splits
     from interp.model.load import load_vlm
-    from interp.storage.checks import files_claim
+    from interp.storage.checks import files_check
     from interp.storage.json_files import json_ready, json_text
-    from interp.views.terminal.checks import show_claims
+    from interp.views.terminal.checks import show_checks
 
-    record, claimed = read_claims(adapter)
-    files = files_claim(adapter)
+    record, claimed = read_recorded(adapter)
+    files = files_check(adapter)
     if files is not None and not files.holds:
         # What is damaged can not be asked again.
-        claims = [files]
+        checks = [files]
     else:
         source, style, _ = shared_base([adapter], model, {})
         taught, asked = load_splits(questions, images, split, test_split, limit)
         vlm = load_vlm(source, device, record.model.dtype, revision or record.model.revision, style, image_cache)
-        claims = verify_adapter(adapter, record, claimed, vlm, taught, asked)
+        checks = verify_adapter(adapter, record, claimed, vlm, taught, asked)
     if json:
-        typer.echo(json_text(json_ready(claims)), nl=False)
+        typer.echo(json_text(json_ready(checks)), nl=False)
     else:
-        show_claims(claims, "That the training gives these weights is not computed again.")
-    if not all(claim.holds for claim in claims):
+        show_checks(checks, "That the training gives these weights is not computed again.")
+    if not all(check.holds for check in checks):
         raise typer.Exit(EXIT_FOUND)

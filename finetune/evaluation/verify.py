@@ -16,7 +16,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.schemas.evaluation import Comparison, Evaluation
 from interp.schemas.read import read_record as read_json
-from interp.storage.checks import Claim, files_claim, near, same
+from interp.storage.checks import Check, files_check, near, same
 from interp.storage.checksums import weights_fingerprint
 from interp.storage.manifest import read_manifest
 
@@ -26,7 +26,7 @@ RATES = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.02}
 ESTIMATES = {"before", "after", "difference"}
 
 
-def read_claims(folder: Path) -> tuple[AdapterRecord, Evaluation]:
+def read_recorded(folder: Path) -> tuple[AdapterRecord, Evaluation]:
     """The record and the evaluation of an adapter folder.
 
     Raises InputError for a folder that `finetune` did not write, and for records that can not be read.
@@ -47,28 +47,28 @@ def verify_adapter(
     vlm: Vlm,
     taught: Sequence[Question],
     asked: Sequence[Question],
-) -> list[Claim]:
-    """What an adapter folder claims (`read_claims`), beside what is found now.
+) -> list[Check]:
+    """What an adapter folder claims (`read_recorded`), beside what is found now.
 
     `vlm` is the base, in the arithmetic and asked with the prompt of the record; `taught` are the questions of the
     training, `asked` those of the evaluation. Raises InputError if the adapter is damaged or does not fit the base.
     """
-    files, manifest = files_claim(folder), read_manifest(folder)
-    claims = [] if files is None else [files]
-    if manifest is not None and "base_weights" in manifest.made_of:
+    files, manifest = files_check(folder), read_manifest(folder)
+    checks = [] if files is None else [files]
+    if manifest is not None and "base_weights" in manifest.inputs:
         digest = weights_fingerprint(vlm.model)
-        claims.append(same("base, digest of weights", manifest.made_of["base_weights"], digest))
-    claims.append(same("questions trained on, digest", record.data, fingerprint(taught)))
-    claims.append(same("questions asked, digest", claimed.data, fingerprint(asked)))
+        checks.append(same("base, digest of weights", manifest.inputs["base_weights"], digest))
+    checks.append(same("questions trained on, digest", record.data, fingerprint(taught)))
+    checks.append(same("questions asked, digest", claimed.data, fingerprint(asked)))
     arms = [base_arm(), adapter_arm(vlm, folder, list(claimed.arms)[1], record)]
     evaluation = evaluate(vlm, arms, asked, known_texts([record]), claimed.seed, tolerance=claimed.tolerance)
     found = Evaluation.model_validate_json(evaluation.to_json())
     labels = [{name: verdict.label for name, verdict in each.verdicts.items()} for each in (claimed, found)]
-    claims.append(same("verdict", *labels))
+    checks.append(same("verdict", *labels))
     before, now = _estimates(claimed.comparisons), _estimates(found.comparisons)
     for kind in dict.fromkeys([*before, *now]):
-        claims.append(near(f"measures, {kind}", before.get(kind), now.get(kind), RATES[record.model.dtype]))
-    return claims
+        checks.append(near(f"measures, {kind}", before.get(kind), now.get(kind), RATES[record.model.dtype]))
+    return checks
 
 
 def _estimates(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:

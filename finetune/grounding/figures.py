@@ -11,7 +11,7 @@ import numpy as np
 from finetune.grounding.study import GroundingStudy
 from interp.images.boxes import unit_boxes
 from interp.images.decode import open_image
-from interp.storage.atomic import whole_folder, write_text
+from interp.storage.atomic import atomic_folder, write_text
 from interp.storage.manifest import write_manifest
 from interp.views.figures.grounding import grounding_drawings
 from interp.views.figures.style import SCREEN, save_figures, styled
@@ -22,23 +22,23 @@ def save_grounding(
     out: Path,
     examples: int = 0,
     work: Path | None = None,
-    made_of: Mapping[str, Any] = MappingProxyType({}),
+    inputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write grounding.json, grounding.csv and the figures into the new folder `out`, all or none.
 
-    They are written in the folder `work` first, by default beside `out`; the manifest says what they were `made_of`. No
+    They are written in the folder `work` first, by default beside `out`; the manifest says what they were `inputs`. No
     question text, path or patient is written. With `examples`, examples.png shows the first so many images with
     their maps and boxes. Raises InputError if `out` holds something.
     """
     text = found.to_json()
-    with whole_folder(out, work) as folder:
+    with atomic_folder(out, work) as folder:
         write_text(folder / "grounding.json", text)
         found.scores.to_csv(folder / "grounding.csv", index=False, float_format="%.6g")
         save_figures(grounding_drawings(json.loads(text)), folder)
         if examples:
             # Not called matplotlib's, as `interp scrub` takes such for figures without a radiograph.
             example_sheet(found, examples).savefig(folder / "examples.png", format="png", metadata={"Software": None})
-        write_manifest(folder, {path.name: path for path in folder.iterdir()}, made_of)
+        write_manifest(folder, {path.name: path for path in folder.iterdir()}, inputs)
 
 
 def example_sheet(found: GroundingStudy, count: int) -> Any:

@@ -28,17 +28,17 @@ class Kept(NamedTuple):
 
     folder: Path
     """Holds a file an image, named by its place among the images."""
-    made_of: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     """What must be the same for them to be of use."""
 
     def read(self, number: int) -> dict[str, Seen] | None:
         """Arm -> what it did on an image, None if that is not there. Raises InputError as `read_tensors`."""
         path = self._path(number)
-        return _arms(read_tensors(path, self.made_of)[0]) if path.is_file() else None
+        return _arms(read_tensors(path, self.inputs)[0]) if path.is_file() else None
 
     def write(self, number: int, seen: Mapping[str, Seen]) -> None:
         """Keep what every arm did on an image. Raises InputError if there is no room."""
-        write_tensors(self._path(number), _tensors(seen), self.made_of)
+        write_tensors(self._path(number), _tensors(seen), self.inputs)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"

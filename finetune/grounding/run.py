@@ -30,19 +30,19 @@ def study_into(
     work = working_folder(out)
     with working(work):
         loaded = load()
-        made_of = _made_of(loaded, settings)
-        if resume and finished(out, made_of):
+        inputs = _inputs_of(loaded, settings)
+        if resume and finished(out, inputs):
             tell(f"{out}: is whole, so nothing is left to do.")
             discard(work)
             return None
         refuse_used(out)
-        found = study(*loaded[:3], settings, loaded.feature, Kept(work, made_of))
-        save_grounding(found, out, examples, work, made_of)
+        found = study(*loaded[:3], settings, loaded.feature, Kept(work, inputs))
+        save_grounding(found, out, examples, work, inputs)
         discard(work)
     return found
 
 
-def _made_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
+def _inputs_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
     """What must be the same for images that were looked at to be of use."""
     from peft.tuners.lora import LoraLayer
 

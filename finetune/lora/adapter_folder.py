@@ -21,7 +21,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.schemas.layers import ModelEntry, PromptEntry
 from interp.schemas.read import refuse_newer
-from interp.storage.atomic import whole_folder, write_text
+from interp.storage.atomic import atomic_folder, write_text
 from interp.storage.manifest import check_manifest, write_manifest
 from interp.storage.provenance import Provenance, provenance, software
 
@@ -109,7 +109,7 @@ def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, his
 
 def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
     """Write an adapter without an evaluation as the new folder `out`, whole or not at all."""
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_adapter(folder, adapted, record, history)
         # An empty form of peft's, which names the base by its path on this machine.
         (folder / "README.md").unlink(missing_ok=True)

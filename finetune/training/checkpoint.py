@@ -27,15 +27,15 @@ class State(NamedTuple):
     """float64 [steps, fields]: the records of the steps done."""
 
 
-def write_state(work: Path, state: State, made_of: Mapping[str, Any], seconds: float) -> None:
+def write_state(work: Path, state: State, inputs: Mapping[str, Any], seconds: float) -> None:
     """Write the checkpoint of a training into its working folder."""
     tensors = {"random": state.random, "sizes": state.sizes, "history": state.history}
     tensors |= {f"weights.{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"moments.{name}": tensor for name, tensor in state.moments.items()}
-    write_tensors(work / TRAINING, tensors, made_of, seconds)
+    write_tensors(work / TRAINING, tensors, inputs, seconds)
 
 
-def read_state(work: Path, made_of: Mapping[str, Any]) -> tuple[State, float] | None:
+def read_state(work: Path, inputs: Mapping[str, Any]) -> tuple[State, float] | None:
     """The checkpoint in a working folder and the seconds of the training so far, None if there is none yet.
 
     Raises InputError as `read_tensors`.
@@ -43,7 +43,7 @@ def read_state(work: Path, made_of: Mapping[str, Any]) -> tuple[State, float] | 
     path = work / TRAINING
     if not path.is_file():
         return None
-    tensors, seconds = read_tensors(path, made_of)
+    tensors, seconds = read_tensors(path, inputs)
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")

@@ -32,7 +32,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.distributed import team_on
 from interp.runtime.errors import InputError
 from interp.runtime.progress import tell
-from interp.storage.atomic import refuse_used, whole_folder, write_text
+from interp.storage.atomic import atomic_folder, refuse_used, write_text
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.manifest import write_manifest
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
@@ -90,16 +90,16 @@ def train_and_evaluate(
         vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
         choice = choose_layers(vlm, wanted)
         ranks = ranks_of(vlm, choice, settings)
-        made_of = _made_of(vlm, choice, ranks, taught, settings, accelerator.num_processes)
+        inputs = _inputs_of(vlm, choice, ranks, taught, settings, accelerator.num_processes)
         # The training does not depend on what is asked behind it, but a whole folder does.
-        whole = made_of | {"test_questions": fingerprint(asked)}
+        whole = inputs | {"test_questions": fingerprint(asked)}
         if resume and finished(out, whole):
             if accelerator.is_main_process:
                 tell(f"{out}: is whole, so nothing is left to do.")
                 discard(work)
             return None
         refuse_used(out)
-        saved, before = read_state(work, made_of) or (None, 0.0)
+        saved, before = read_state(work, inputs) or (None, 0.0)
         # An unreadable test image is better found before hours of training than after.
         images_asked = [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE]
         encode_together(vlm, images_asked, team_on(accelerator.device))
@@ -110,10 +110,10 @@ def train_and_evaluate(
         started = time.monotonic() - before
 
         def keep(state: State) -> None:
-            write_state(work, state, made_of, time.monotonic() - started)
+            write_state(work, state, inputs, time.monotonic() - started)
 
         logged = asdict(settings) | {"layers": choice.layers, "questions": len(taught), "steps": len(steps)}
-        with tracked(accelerator, out, logged, made_of):
+        with tracked(accelerator, out, logged, inputs):
             history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
         seconds = time.monotonic() - started
         hashes = text_hashes(wordings(steps))
@@ -121,7 +121,7 @@ def train_and_evaluate(
         evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
         if not accelerator.is_main_process:
             return None
-        with whole_folder(out, work) as folder:
+        with atomic_folder(out, work) as folder:
             record = record_of(vlm, adapted, choice, taught, settings, hashes, history, seconds)
             write_adapter(folder, adapted, record, history)
             write_text(folder / "evaluation.json", evaluation.to_json())
@@ -132,7 +132,7 @@ def train_and_evaluate(
     return evaluation
 
 
-def _made_of(
+def _inputs_of(
     vlm: Vlm, choice: Choice, ranks: Ranks, taught: Sequence[Question], settings: TrainSettings, processes: int
 ) -> dict[str, Any]:
     """What must be the same for a training to be gone on with, and for a finished one to be this one."""

@@ -52,11 +52,11 @@ def check_tracker(log_with: "TrackerName | GeneralTracker | None", out: Path, re
 
 @contextmanager
 def tracked(
-    accelerator: "Accelerator", out: Path, settings: Mapping[str, Any], made_of: Mapping[str, Any]
+    accelerator: "Accelerator", out: Path, settings: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> Iterator[None]:
     """While open, what the accelerator logs goes to the trackers that it was made with; to none if it has none.
 
-    `settings` are logged once. `made_of` names the run, so that one that is resumed goes on in the same.
+    `settings` are logged once. `inputs` names the run, so that one that is resumed goes on in the same.
     """
     if not accelerator.log_with:
         yield
@@ -67,7 +67,7 @@ def tracked(
             os.environ.setdefault(name, value)
         if accelerator.is_main_process:
             logs.mkdir(parents=True, exist_ok=True)
-    options = {"wandb": _wandb_options(logs, out.name, made_of)}
+    options = {"wandb": _wandb_options(logs, out.name, inputs)}
     accelerator.init_trackers(PROJECT, plain_settings(settings), init_kwargs=options)
     if accelerator.is_main_process and logs.exists():
         tell(f"The training is logged to {logs}.")
@@ -89,11 +89,11 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, bool | int | float 
     }
 
 
-def _wandb_options(logs: Path, name: str, made_of: Mapping[str, Any]) -> dict[str, Any]:
+def _wandb_options(logs: Path, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """W&B without what it looks up by itself: the machine, the command line, the code and its repository."""
     quiet = {"x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True, "console": "off"}
     bare = {"disable_code": True, "disable_git": True, "disable_job_creation": True, "x_save_requirements": False}
-    digest = hashlib.blake2b(json.dumps([name, made_of], sort_keys=True).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(json.dumps([name, inputs], sort_keys=True).encode(), digest_size=8).hexdigest()
     # The host's name is looked up unless one is given.
     return {
         "dir": str(logs),

@@ -19,7 +19,7 @@ from interp.measurement.suffix_rerun import Replay
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
 from interp.screening.flips import Flips
-from interp.storage.checkpoint import NOTHING_KEPT, Kept
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
 class LayerPatch(NamedTuple):
@@ -73,11 +73,11 @@ def replay_of(
     flips: Flips,
     max_bytes: int = 0,
     team: Team = ALONE,
-    kept: Kept = NOTHING_KEPT,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Replay:
     """The paraphrases of some pairs, ready to be patched; `prompts` is the whole prompt table."""
     asked = prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)]
-    return Replay(vlm, asked, max_bytes, team=team, kept=kept)
+    return Replay(vlm, asked, max_bytes, team=team, checkpoint=checkpoint)
 
 
 def patch_effect(

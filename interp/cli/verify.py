@@ -39,7 +39,7 @@ def verify_command(
     Flip rates, layers, ranges and recoveries need all questions: --full makes
     the search again.
 
-    Exits 0 if every claim holds, 4 if one does not, 2 on bad input.
+    Exits 0 if every check holds, 4 if one does not, 2 on bad input.
     """
     from interp.model.load import load_vlm
     from interp.model.prompts import PromptStyle
@@ -49,7 +49,7 @@ def verify_command(
     from interp.search.run_folder import LAYERS
     from interp.search.verify import verify_run
     from interp.storage.json_files import json_ready, json_text
-    from interp.views.terminal.checks import show_claims
+    from interp.views.terminal.checks import show_checks
 
     artifact = read_layers(run / LAYERS)
     split: Any = artifact.data.split
@@ -57,11 +57,11 @@ def verify_command(
     sae_of = locate_saes(saes, width, l0, sorted(artifact.saes))
     style = PromptStyle(**artifact.prompt.model_dump())
     vlm = load_vlm(model, device, artifact.model.dtype, artifact.model.revision, style, image_cache)
-    claims = verify_run(run, artifact, vlm, sae_of, asked, sample, seed, full)
+    checks = verify_run(run, artifact, vlm, sae_of, asked, sample, seed, full)
     if json:
-        typer.echo(json_text(json_ready(claims)), nl=False)
+        typer.echo(json_text(json_ready(checks)), nl=False)
     else:
         left = "" if full else "Rates, layers and recoveries need all questions: --full computes them again."
-        show_claims(claims, left)
-    if not all(claim.holds for claim in claims):
+        show_checks(checks, left)
+    if not all(check.holds for check in checks):
         raise typer.Exit(EXIT_FOUND)

@@ -30,7 +30,7 @@ from interp.saes.locate import locate_saes
 from interp.saes.reconstruction import fit
 from interp.saes.sae import load_sae
 from interp.screening.flips import find_flips
-from interp.storage.atomic import whole_folder
+from interp.storage.atomic import atomic_folder
 from interp.storage.json_files import write_json
 from interp.storage.provenance import software
 
@@ -56,7 +56,7 @@ def build_world(
         raise InputError(f"{base}: no base/config.json inside. Give --base-from the folder of a built world.")
     device = choose_device(device)
     started = time.monotonic()
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_world(folder, seed)
         if base is None:
             _build_base(folder, seed, device)

@@ -5,7 +5,7 @@ from typing import Any
 
 from interp.causal.feature_patching import DOSES
 from interp.feature.study import FeatureStudy
-from interp.storage.atomic import whole_folder
+from interp.storage.atomic import atomic_folder
 from interp.storage.json_files import json_ready, write_json
 from interp.storage.provenance import provenance, software
 from interp.views.figures.feature_study import group_frame, study_drawings
@@ -23,7 +23,7 @@ def save_study(study: FeatureStudy, out: Path) -> None:
     """
     content = study_json(study)
     pairs = delta_frame(study.layer, study.feature, study.delta, study.flips)
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_json(folder / "study.json", content)
         group_frame(content).to_csv(folder / "by_group.csv", index=False)
         study.grid.cells.to_csv(folder / "grid.csv", index=False, float_format="%.6g")
@@ -33,7 +33,7 @@ def save_study(study: FeatureStudy, out: Path) -> None:
 def study_json(study: FeatureStudy) -> dict[str, Any]:
     """The study as plain values for JSON; undefined numbers are None."""
     plain = ("layer", "feature", "d_sae", "sae", "neuronpedia", "model", "revision", "fingerprint", "questions")
-    more = ("patients", "firing_rate", "direct_effect", "margin_slope", "notes", "seed")
+    more = ("patients", "density", "direct_effect", "margin_slope", "notes", "seed")
     content = {name: getattr(study, name) for name in plain + more}
     grid = {k: v for k, v in study.grid._asdict().items() if k != "cells"}
     parts = {

@@ -99,7 +99,7 @@ class FeatureStudy:
     """Closed questions with paraphrases."""
     patients: int
     """Patients (images where none are given)."""
-    firing_rate: float
+    density: float
     """Share of the wordings on which the feature is active."""
     tracking: Tracking
     """Delta against margin shift."""
@@ -223,7 +223,7 @@ def study_feature(
         fingerprint=fingerprint(asked),
         questions=len(asked),
         patients=prompts["patient"].nunique(),
-        firing_rate=_firing_rate(sae, here, feature),
+        density=_firing_rate(sae, here, feature),
         tracking=track_margin(sae, here, feature, flips, delta, seed),
         test=test,
         groups=groups,
@@ -317,7 +317,7 @@ def _firing_rate(sae: Sae, residuals: Tensor, feature: int) -> float:
 def _notes(study: FeatureStudy, wordings: Sequence[str]) -> list[str]:
     """A sentence on every number of the study that is undefined."""
     said = []
-    if study.firing_rate == 0:
+    if study.density == 0:
         said.append("The feature is active on none of the wordings, so it moves with nothing and its patch is empty.")
     elif np.isnan(study.tracking.r.value):
         said.append("The feature's delta or the margin shift never varies, so r is undefined.")

@@ -15,7 +15,7 @@ from interp.model.vlm import Vlm
 from interp.runtime.async_copies import arrived_behind
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
-from interp.storage.checkpoint import NOTHING_KEPT, Kept, Parts
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, Parts
 
 Round = Sequence[Sequence[int]]
 """The prompts of a batch of each process, by rank; none where a process has run out of batches."""
@@ -28,14 +28,13 @@ def measure_together(
     batch_tokens: int,
     max_memory: float | None,
     team: Team,
-    kept: Kept = NOTHING_KEPT,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Tensor, Residuals]:
     """Margins float32 [n] of all prompts, and the residuals of all prompts around this process's block of `layers`.
 
     The processes deal the packed batches among themselves. Behind each, every one of them gets what the others measured
     at its layers and at the one before each. `max_memory` [GiB] as of `interp.runtime.memory.memory_left`. What is
-    `kept` is
-    not measured again. Raises InputError as `interp.measurement.margins.measure` and
+    in the `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.working_folder.read_tensors`.
     """
     chunks = list(batches(rows_of(vlm, prompts), batch_tokens))
@@ -53,7 +52,7 @@ def measure_together(
         return {"margin": margin[index], "residuals": by_prompt[index]}
 
     size = margin.itemsize + len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize
-    saving = Parts(kept, team.rank, size, values)
+    saving = Parts(checkpoint, team.rank, size, values)
     done = set[int]()
     for before in saving.read():
         margin[before["prompts"]] = before["margin"]

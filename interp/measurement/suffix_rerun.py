@@ -19,7 +19,7 @@ from interp.model.packing import Batch, Row
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
-from interp.storage.checkpoint import NOTHING_KEPT, Kept, name_of
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
 
 EDIT_TOKENS = 16384
 """Edited positions that climb together."""
@@ -54,7 +54,7 @@ class Replay:
     stay on the
     device from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first
     sweep. The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole
-    result. A sweep that the first of them has `kept` is not made again.
+    result. A sweep that is in the `checkpoint` is not computed again.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class Replay:
         max_bytes: int = 0,
         batch_tokens: int = 16384,
         team: Team = ALONE,
-        kept: Kept = NOTHING_KEPT,
+        checkpoint: Checkpoint = NO_CHECKPOINT,
     ) -> None:
-        self.vlm, self.prompts, self.batch_tokens, self.team, self.kept = vlm, prompts, batch_tokens, team, kept
+        self.vlm, self.prompts, self.batch_tokens = vlm, prompts, batch_tokens
+        self.team, self.checkpoint = team, checkpoint
         self._free = max_bytes
         self._held: list[Held] = []
         self._rows: list[Row] | None = None
@@ -106,16 +107,16 @@ class Replay:
         self, kind: str, layers: Sequence[int], delta: Tensor, shape: torch.Size, sweep: Callable[[], Tensor]
     ) -> Tensor:
         """The whole result, of the given shape, of a sweep that gives each process its part; made unless it is kept."""
-        if not self.kept:
+        if not self.checkpoint:
             return self.team.total(sweep())
         prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
         name = name_of(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
-        before = self.kept.read(name) if self.team.rank == 0 else None
+        before = self.checkpoint.read(name) if self.team.rank == 0 else None
         if self.team.values(before is not None)[0]:
             return self.team.total(before["found"] if before else torch.zeros(shape))
         found = self.team.total(sweep())
         if self.team.rank == 0:
-            self.kept.write(name, {"found": found})
+            self.checkpoint.write(name, {"found": found})
         return found
 
     def _climbs(self, layers: Sequence[int], tokens: int, description: str) -> Iterator[tuple[Held, Tensor, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp.runtime.errors import InputError
-from interp.storage.atomic import whole_file
+from interp.storage.atomic import atomic_file
 from interp.storage.checksums import joined_digest, tensor_digest, tensor_digests
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def write_tokens(file: Path, tokens: Tensor) -> None:
 
     digest = torch.tensor(list(tensor_digest(tokens)), dtype=torch.uint8)
     try:
-        with whole_file(file, lasting=False) as partial:
+        with atomic_file(file, lasting=False) as partial:
             save_file({"tokens": tokens.contiguous(), "digest": digest}, partial)
     except OSError as error:
         raise _unusable(file.parent.parent, error) from None

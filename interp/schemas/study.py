@@ -67,7 +67,7 @@ class Study(Part):
     fingerprint: str = Field(description="of the questions")
     questions: int = Field(description="closed questions with paraphrases")
     patients: int = Field(description="their patients")
-    firing_rate: float = Field(description="share of the wordings on which it is active")
+    density: float = Field(description="share of the wordings on which it is active")
     direct_effect: float | None = Field(description="what a unit adds to the margin by the output layer [logits]")
     margin_slope: float | None = Field(description="slope of the margin along its decoder row [logits a unit]")
     notes: list[str] = Field(description="a sentence on every number that could not be had")

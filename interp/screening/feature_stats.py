@@ -19,7 +19,7 @@ SCREEN_COLUMNS = {
     "delta_on_flips": "mean |delta| over flipped pairs [activation units]",
     "delta_otherwise": "mean |delta| over the other pairs [activation units]",
     "margin_r": "Pearson r of delta with the margin shift m(p) - m(q)",
-    "firing_rate": "share of prompts on which the feature is active",
+    "density": "share of prompts on which the feature is active",
     "mean_activation": "mean over the prompts on which it is active [activation units]",
     "register_auc": "AUC of the activation for formal against casual wordings; NaN where untagged",
     "attribution": "recovery that its delta patch would have on the same pairs' flip bank, by gradient",
@@ -67,7 +67,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
             "delta_on_flips": of(flips_here) / n_flips if n_flips else np.nan,
             "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,
-            "firing_rate": of(firing) / int(used.sum()),
+            "density": of(firing) / int(used.sum()),
             "mean_activation": of(activation) / of(firing),
             "register_auc": of(register_auc),
         }

@@ -20,7 +20,7 @@ from interp.screening.attribution import attribute
 from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_patch, screen_layer
 from interp.screening.flips import Flips, sides
 from interp.statistics import Estimate
-from interp.storage.checkpoint import NOTHING_KEPT, Kept, name_of
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
 
 
 class Screened(NamedTuple):
@@ -54,13 +54,13 @@ def screen_layers(
     gradients: Tensor,
     best_of: int,
     seed: int,
-    kept: Kept = NOTHING_KEPT,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Screened:
     """Features are chosen on `choice`, whose banked flips are `taught`, and scored on `held_out` and its `banked` ones.
 
     `gradients` [taught pairs, layers, d_model] are those of the margin at the paraphrases; `best_of` features of a
-    layer are chosen, by flip AUC for the score and by attribution for the joint patch. Layers that are `kept` are not
-    screened again.
+    layer are chosen, by flip AUC for the score and by attribution for the joint patch. Layers in the `checkpoint` are
+    not screened again.
     """
 
     margins = torch.from_numpy(
@@ -82,8 +82,8 @@ def screen_layers(
     screened = list[_Layer]()
     for position, layer in enumerate(track(layers, "screening features")):
         slopes = gradients[:, position]
-        name = name_of(f"layer-{layer:03d}", margins=margins, slopes=slopes) if kept else ""
-        screened.append(_Layer.of(kept.once(name, partial(screen, layer, slopes))))
+        name = name_of(f"layer-{layer:03d}", margins=margins, slopes=slopes) if checkpoint else ""
+        screened.append(_Layer.of(checkpoint.once(name, partial(screen, layer, slopes))))
     state, before = (residuals.shift([layer + off for layer in layers], *sides(banked.pairs)) for off in (0, -1))
     return Screened(
         features=_stacked([found.features for found in screened]),

@@ -52,7 +52,7 @@ from interp.screening.flips import Flips, find_flips
 from interp.screening.layers import joined, screen_layers
 from interp.search.feature_entries import feature_entries, with_tests
 from interp.statistics import mean_interval
-from interp.storage.checkpoint import NOTHING_KEPT, Kept
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 from interp.storage.provenance import provenance, software
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def find_features(
     split: str = "all",
     batch_tokens: int = 16384,
     max_memory: float | None = None,
-    kept: Kept = NOTHING_KEPT,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip on these questions.
 
@@ -185,8 +185,8 @@ def find_features(
     an SAE; `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
     (`interp.runtime.memory`). Only closed questions with paraphrases count. Several processes
     (`interp.runtime.distributed`) share the
-    work, and each returns the same. What an earlier run has `kept` is not computed again. Raises InputError if there
-    are none, if an SAE does not fit the model, or if what is kept is damaged or of another search.
+    work, and each returns the same. What is in the `checkpoint` is not computed again. Raises InputError if there
+    are none, if an SAE does not fit the model, or if the checkpoint is damaged or of another search.
     """
     sae_of = saes if isinstance(saes, Mapping) else locate_saes(saes, layers=layers)
     chosen = sorted(sae_of) if layers is None else sorted(layers)
@@ -200,7 +200,7 @@ def find_features(
     # From here on every process has the residuals around its own layers alone.
     places = team.block(range(len(chosen)))
     own = [chosen[place] for place in places]
-    margin, residuals = measure_together(vlm, prompts, chosen, batch_tokens, max_memory, team, kept)
+    margin, residuals = measure_together(vlm, prompts, chosen, batch_tokens, max_memory, team, checkpoint)
     flips = find_flips(prompts, pair_table(prompts), margin, settings.bank_margin)
     selecting = select_half(flips, settings.seed)
     choice, held_out = flips.take(selecting), flips.take(~selecting)
@@ -214,12 +214,12 @@ def find_features(
     def load(layer: int) -> Sae:
         return load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, settings.sae_dtype)
 
-    gradients = margin_gradients(replay_of(vlm, prompts, taught, team=team, kept=kept), chosen)[:, places]
+    gradients = margin_gradients(replay_of(vlm, prompts, taught, team=team, checkpoint=checkpoint), chosen)[:, places]
     given = (choice, taught, held_out, banked, gradients, settings.features_a_layer, settings.seed)
-    screened = joined(screen_layers(load, residuals, own, prompts, *given, kept), team)
+    screened = joined(screen_layers(load, residuals, own, prompts, *given, checkpoint), team)
     screen = adjust(screened.features)
 
-    replay = replay_of(vlm, prompts, banked, room.device // 4, team, kept)
+    replay = replay_of(vlm, prompts, banked, room.device // 4, team, checkpoint)
     patch = patch_layers(replay, banked, screened.state, screened.before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
     weights = module_weights(replay, prompts, banked, chosen, settings.seed)
@@ -231,7 +231,7 @@ def find_features(
     candidates = choose_candidates(screen, FEATURES_KEPT)
     mine = [candidate for candidate in candidates if candidate[0] in own]
     unflipped = sample_pairs(held_out.take(~held_out.flipped), len(banked.pairs), settings.seed)
-    other = replay_of(vlm, prompts, unflipped, room.device // 8, team, kept)
+    other = replay_of(vlm, prompts, unflipped, room.device // 8, team, checkpoint)
     probes = joined_probes(probes_of(mine, banked, unflipped, residuals, screen, load), candidates, team)
     shown = track(probes if len(banked.pairs) else [], "patching features")
     tests = [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in shown]

@@ -20,8 +20,8 @@ from interp.runtime.progress import tell
 from interp.saes.sae import sae_digest
 from interp.schemas.layers import write_layers
 from interp.search.find import FindResult, FindSettings, find_features
-from interp.storage.atomic import PARTIAL, flush, whole_folder
-from interp.storage.checkpoint import Kept
+from interp.storage.atomic import PARTIAL, atomic_folder, flush
+from interp.storage.checkpoint import Checkpoint
 from interp.storage.checksums import inputs_digests, joined_digest, weights_fingerprint
 from interp.storage.disk_full import room_for
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
@@ -71,13 +71,13 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
     with working(work) if is_main() else nullcontext():
         search = load()
         team = team_on(search.vlm.device)
-        made_of = _made_of(search, team.size)
+        inputs = _inputs_of(search, team.size)
         result = None
-        if not team.values(resume and team.rank == 0 and _is_whole(out, work, made_of))[0]:
+        if not team.values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
             refuse_run(out)
-            result = find_features(*search, kept=Kept(work, made_of))
+            result = find_features(*search, checkpoint=Checkpoint(work, inputs))
             if team.rank == 0:
-                write_run(result, work / WHOLE, made_of)
+                write_run(result, work / WHOLE, inputs)
                 _publish(work / WHOLE, out)
                 discard(work)
     # The launcher stops all processes when one of them ends with an exit code.
@@ -85,7 +85,7 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
     return result
 
 
-def _made_of(search: Search, processes: int) -> dict[str, Any]:
+def _inputs_of(search: Search, processes: int) -> dict[str, Any]:
     """What must be the same for what was done to be of use, and for a finished run to be this one."""
     vlm, settings = search.vlm, search.settings
     return settings.__dict__ | {
@@ -109,13 +109,13 @@ def saes_digest(folders: Sequence[Path]) -> str:
     return joined_digest(map(sae_digest, folders)).hex()[:32]
 
 
-def _is_whole(out: Path, work: Path, made_of: Mapping[str, Any]) -> bool:
+def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether a run is done, which is put where it belongs if it is not there yet. Raises InputError as `find_into`."""
     manifest = read_manifest(work / WHOLE)
     if manifest is not None:
-        check_begun(work / WHOLE, manifest.made_of, made_of)
+        check_begun(work / WHOLE, manifest.inputs, inputs)
         _publish(work / WHOLE, out)
-    elif not finished(out, made_of):
+    elif not finished(out, inputs):
         return False
     tell(f"{out}: is whole, so nothing is left to do.")
     discard(work)
@@ -148,16 +148,16 @@ def save_result(result: FindResult, out: Path) -> None:
             _publish(Path(name) / WHOLE, out)
 
 
-def write_run(result: FindResult, folder: Path, made_of: Mapping[str, Any] | None = None) -> None:
-    """Write the files of a run into a new folder; the manifest says what it was `made_of`."""
-    with whole_folder(folder) as partial:
+def write_run(result: FindResult, folder: Path, inputs: Mapping[str, Any] | None = None) -> None:
+    """Write the files of a run into a new folder; the manifest records the `inputs`."""
+    with atomic_folder(folder) as partial:
         result.features.to_parquet(partial / "features.parquet", index=False)
         result.features.to_csv(partial / "features.csv", index=False, float_format="%.6g")
         save_figures(search_drawings(result), partial)
         write_layers(result.artifact, partial / LAYERS)
         # Of figures the numbers: they may be drawn again.
         names = sorted({*FILES, *(path.name for path in partial.glob("*.csv"))})
-        write_manifest(partial, {name: partial / name for name in names}, made_of)
+        write_manifest(partial, {name: partial / name for name in names}, inputs)
 
 
 def _publish(folder: Path, out: Path) -> None:

@@ -26,7 +26,7 @@ from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import find_flips
 from interp.search.find import FindSettings, find_features
 from interp.search.run_folder import saes_digest
-from interp.storage.checks import CLOSE, Claim, files_claim, near, same
+from interp.storage.checks import CLOSE, Check, files_check, near, same
 from interp.storage.checksums import weights_fingerprint
 from interp.storage.manifest import read_manifest
 
@@ -46,7 +46,7 @@ def verify_run(
     sample: int = 50,
     seed: int = 0,
     full: bool = False,
-) -> list[Claim]:
+) -> list[Check]:
     """What the folder of a search claims in its `artifact`, beside what is found now.
 
     `vlm` is loaded in the arithmetic and asked with the prompt of the artifact, `questions` are those of its split.
@@ -56,10 +56,10 @@ def verify_run(
     asked = [q for q in questions if q.closed and q.same_meaning]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so none was searched.")
-    claims = [*_identity(run, artifact, vlm, sae_of, questions, asked)]
-    if all(claim.holds for claim in claims if claim.what == "model, shape") and (run / PAIRS).is_file():
-        claims += _pairs(run / PAIRS, artifact, vlm, sae_of, asked, sample, seed)
-    return [*claims, *_again(run, artifact, vlm, sae_of, questions)] if full else claims
+    checks = [*_identity(run, artifact, vlm, sae_of, questions, asked)]
+    if all(check.holds for check in checks if check.what == "model, shape") and (run / PAIRS).is_file():
+        checks += _pairs(run / PAIRS, artifact, vlm, sae_of, asked, sample, seed)
+    return [*checks, *_again(run, artifact, vlm, sae_of, questions)] if full else checks
 
 
 def _identity(
@@ -69,28 +69,28 @@ def _identity(
     sae_of: Mapping[int, Path],
     questions: Sequence[Question],
     asked: Sequence[Question],
-) -> list[Claim]:
+) -> list[Check]:
     """Files, questions, model and SAEs; weights where the run recorded their digest."""
-    files, manifest = files_claim(run), read_manifest(run)
-    claims = [] if files is None else [files]
+    files, manifest = files_check(run), read_manifest(run)
+    checks = [] if files is None else [files]
     data, model = artifact.data, artifact.model
-    claims.append(same("questions, digest", data.fingerprint, fingerprint(asked)))
-    claims.append(same("model, shape", f"{model.n_layers} x {model.d_model}", f"{vlm.n_layers} x {vlm.d_model}"))
-    made_of: dict[str, Any] = manifest.made_of if manifest else {}
-    if "weights" in made_of:
-        claims.append(same("model, digest of weights", made_of["weights"], weights_fingerprint(vlm.model)))
+    checks.append(same("questions, digest", data.fingerprint, fingerprint(asked)))
+    checks.append(same("model, shape", f"{model.n_layers} x {model.d_model}", f"{vlm.n_layers} x {vlm.d_model}"))
+    inputs: dict[str, Any] = manifest.inputs if manifest else {}
+    if "weights" in inputs:
+        checks.append(same("model, digest of weights", inputs["weights"], weights_fingerprint(vlm.model)))
     layers = sorted(artifact.saes)
     absent = [layer for layer in layers if layer not in sae_of]
     if absent:
-        return [*claims, Claim("SAEs", f"layers {layers}", f"none for layers {absent}", False)]
-    if "saes" in made_of:
-        claims.append(same("SAEs, digest", made_of["saes"], saes_digest([sae_of[layer] for layer in layers])))
+        return [*checks, Check("SAEs", f"layers {layers}", f"none for layers {absent}", False)]
+    if "saes" in inputs:
+        checks.append(same("SAEs, digest", inputs["saes"], saes_digest([sae_of[layer] for layer in layers])))
     named = {layer: sae_of[layer].resolve().name for layer in layers}
     return [
-        *claims,
-        Claim("SAEs", f"{len(layers)} ids", "the same", True)
+        *checks,
+        Check("SAEs", f"{len(layers)} ids", "the same", True)
         if named == artifact.saes
-        else Claim("SAEs", str(artifact.saes), str(named), False),
+        else Check("SAEs", str(artifact.saes), str(named), False),
     ]
 
 
@@ -102,7 +102,7 @@ def _pairs(
     asked: Sequence[Question],
     sample: int,
     seed: int,
-) -> list[Claim]:
+) -> list[Check]:
     """What the table of pairs adds up to, and a sample of its rows."""
     try:
         table = pd.read_csv(path)
@@ -112,12 +112,12 @@ def _pairs(
         places = table[["layer", "feature"]].drop_duplicates().astype(int).to_numpy().tolist()
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}). Copy the folder anew.") from None
-    claims = [same("pairs, by the table of pairs", artifact.data.pairs, len(table))]
-    claims.append(same("flips, by the table of pairs", artifact.data.flips, int(flipped.sum())))
+    checks = [same("pairs, by the table of pairs", artifact.data.pairs, len(table))]
+    checks.append(same("flips, by the table of pairs", artifact.data.flips, int(flipped.sum())))
     top = [[artifact.features[0].layer, artifact.features[0].feature]] if artifact.features else []
-    claims.append(same("top feature, by the table of pairs", top, places))
+    checks.append(same("top feature, by the table of pairs", top, places))
     if not top or places != top or top[0][0] not in sae_of:
-        return claims
+        return checks
     drawn = np.random.default_rng(seed).permutation(len(asked))[:sample]
     prompts = prompt_table([asked[k] for k in sorted(drawn)])
     layer, feature = top[0]
@@ -133,8 +133,8 @@ def _pairs(
     hits = matched(again, moved, delta, shift, wide, close)
     # How telling that is: as many rows, each with the shift of another.
     chance = matched(np.roll(again, len(again) // 2), moved, delta, shift, wide, close)
-    claims.append(
-        Claim(
+    checks.append(
+        Check(
             f"pairs of {len(drawn)} questions drawn",
             f"{len(again)} in the table",
             f"{hits} found there ({chance} by chance)",
@@ -142,7 +142,7 @@ def _pairs(
             f"{close:g} logits, {wide:.2g} of activation",
         )
     )
-    return claims
+    return checks
 
 
 def matched(
@@ -158,10 +158,10 @@ def matched(
 
 def _again(
     run: Path, artifact: Layers, vlm: Vlm, sae_of: Mapping[int, Path], questions: Sequence[Question]
-) -> list[Claim]:
+) -> list[Check]:
     """The whole search, made with the settings that were recorded."""
     manifest = read_manifest(run)
-    batch_tokens = manifest.made_of.get("batch_tokens", 16384) if manifest else 16384
+    batch_tokens = manifest.inputs.get("batch_tokens", 16384) if manifest else 16384
     told = dict(artifact.settings)
     try:
         layers, dtype = told.pop("layers"), DTYPES[told.pop("sae_dtype")]
@@ -172,7 +172,7 @@ def _again(
             "again. Leave --full out."
         ) from None
     found = find_features(vlm, sae_of, questions, layers, settings, artifact.data.split, batch_tokens)
-    claims = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
+    checks = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
     before, now = (each.model_dump(mode="json") for each in (artifact, found.artifact))
     tolerance = CLOSE[artifact.model.dtype]
-    return claims + [near(f"layers.json, {part}", before[part], now[part], tolerance) for part in COMPARED]
+    return checks + [near(f"layers.json, {part}", before[part], now[part], tolerance) for part in COMPARED]

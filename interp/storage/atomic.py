@@ -18,12 +18,12 @@ PARTIAL = ".partial-"
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it appears whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def whole_file(path: Path, lasting: bool = True) -> Iterator[Path]:
+def atomic_file(path: Path, lasting: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, of the same ending, that replaces it when the block ends without an error.
 
     If `lasting`, the file is there after a loss of power too, which takes some milliseconds to make sure of. Raises
@@ -47,7 +47,7 @@ def whole_file(path: Path, lasting: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
+def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error, after which it lasts.
 
     It is made in the folder `within`, of the same file system, by default beside `path`. Raises InputError if `path`

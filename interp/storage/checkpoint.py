@@ -24,24 +24,24 @@ HASHED_ROWS = 64
 """Of a tensor in a piece, for several threads to hash."""
 
 
-class Kept(NamedTuple):
+class Checkpoint(NamedTuple):
     """A folder for what is done, and what that is of use for."""
 
     folder: Path | None
     """Where it is; None to keep nothing."""
-    made_of: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     """What must be the same for it to be of use."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """What is kept under a name, None if nothing is. Raises InputError as
         `interp.storage.working_folder.read_tensors`."""
         path = self.folder and self.folder / f"{name}.safetensors"
-        return read_tensors(path, self.made_of)[0] if path and path.is_file() else None
+        return read_tensors(path, self.inputs)[0] if path and path.is_file() else None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name. Raises InputError if there is no room."""
         if self.folder:
-            write_tensors(self.folder / f"{name}.safetensors", tensors, self.made_of)
+            write_tensors(self.folder / f"{name}.safetensors", tensors, self.inputs)
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What is kept under a name, or what `make` gives, which is then kept."""
@@ -55,7 +55,7 @@ class Kept(NamedTuple):
         return self.folder is not None
 
 
-NOTHING_KEPT = Kept(None, {})
+NO_CHECKPOINT = Checkpoint(None, {})
 """Of a search that is not to be gone on with."""
 
 
@@ -66,9 +66,9 @@ class Parts:
     """
 
     def __init__(
-        self, kept: Kept, rank: int, bytes_a_prompt: int, values: Callable[[Tensor], dict[str, Tensor]]
+        self, checkpoint: Checkpoint, rank: int, bytes_a_prompt: int, values: Callable[[Tensor], dict[str, Tensor]]
     ) -> None:
-        self._kept, self._rank, self._values = kept, rank, values
+        self._checkpoint, self._rank, self._values = checkpoint, rank, values
         self._prompts = max(1, PART_BYTES // bytes_a_prompt)
         self._count = 0
         self._waiting: list[Tensor] = []
@@ -76,14 +76,14 @@ class Parts:
         self._pause = CHECKPOINT_SECONDS
 
     def read(self) -> Iterator[dict[str, Tensor]]:
-        """The parts that are there. Raises InputError as `Kept.read`."""
-        while (part := self._kept.read(self._name())) is not None:
+        """The parts that are there. Raises InputError as `Checkpoint.read`."""
+        while (part := self._checkpoint.read(self._name())) is not None:
             self._count += 1
             yield part
 
     def add(self, prompts: Tensor) -> None:
         """Note the prompts of a batch as measured, and write all that wait if that is due."""
-        if not self._kept:
+        if not self._checkpoint:
             return
         self._waiting.append(prompts)
         if time.monotonic() - self._written >= self._pause:
@@ -111,7 +111,7 @@ class Parts:
 
     def _write_part(self, batches: list[Tensor]) -> None:
         prompts = torch.cat(batches)
-        self._kept.write(self._name(), {"prompts": prompts} | self._values(prompts))
+        self._checkpoint.write(self._name(), {"prompts": prompts} | self._values(prompts))
         self._count += 1
 
     def _name(self) -> str:

@@ -1,4 +1,4 @@
-"""What an artifact claims beside what was computed again, and whether the two agree."""
+"""What an artifact checks beside what was computed again, and whether the two agree."""
 
 import math
 import re
@@ -17,7 +17,7 @@ CLOSE = {"float32": 1e-3, "bfloat16": 0.06, "float16": 0.06}
 DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
-class Claim(NamedTuple):
+class Check(NamedTuple):
     """One thing that an artifact says."""
 
     what: str
@@ -32,9 +32,9 @@ class Claim(NamedTuple):
     """Within what."""
 
 
-def same(what: str, claimed: Any, found: Any) -> Claim:
-    """A claim that must hold exactly."""
-    return Claim(what, str(claimed), str(found), claimed == found)
+def same(what: str, claimed: Any, found: Any) -> Check:
+    """A check that must hold exactly."""
+    return Check(what, str(claimed), str(found), claimed == found)
 
 
 def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -49,7 +49,7 @@ def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, math.nan if content is None else float(content)
 
 
-def near(what: str, claimed: Any, found: Any, tolerance: float) -> Claim:
+def near(what: str, claimed: Any, found: Any, tolerance: float) -> Check:
     """That all numbers of two contents are the same within `tolerance`, of their size where that is above 1."""
     before, now = dict(numbers(claimed)), dict(numbers(found))
     far = {place: _distance(before.get(place), now.get(place)) for place in {*before, *now}}
@@ -58,7 +58,7 @@ def near(what: str, claimed: Any, found: Any, tolerance: float) -> Claim:
     told = f"{len(before) - len(beyond)} the same, largest difference {worst:.2g}"
     if beyond:
         told += f"; {len(beyond)} beyond, the first {beyond[0]}"
-    return Claim(what, f"{len(before)} numbers", told, not beyond, f"{tolerance:g}")
+    return Check(what, f"{len(before)} numbers", told, not beyond, f"{tolerance:g}")
 
 
 def _distance(claimed: float | None, found: float | None) -> float:
@@ -69,13 +69,13 @@ def _distance(claimed: float | None, found: float | None) -> float:
     return abs(claimed - found) / max(1.0, abs(claimed))
 
 
-def _shown(claim: Claim) -> tuple[str, str]:
+def _shown(check: Check) -> tuple[str, str]:
     """Both sides; of digests, of which the first letters tell them apart, no more."""
-    pair = claim.claimed, claim.found
+    pair = check.claimed, check.found
     return (pair[0][:12], pair[1][:12]) if all(DIGEST.fullmatch(side) for side in pair) else pair
 
 
-def files_claim(folder: Path) -> Claim | None:
+def files_check(folder: Path) -> Check | None:
     """Whether a folder is as its manifest says; None without one."""
     manifest = read_manifest(folder)
     if manifest is None:
@@ -85,4 +85,4 @@ def files_claim(folder: Path) -> Claim | None:
         told = "as written"
     except InputError as error:
         told = str(error).split(". ")[0]
-    return Claim("files", f"{len(manifest.files)} checksums", told, told == "as written")
+    return Check("files", f"{len(manifest.files)} checksums", told, told == "as written")

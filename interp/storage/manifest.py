@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from interp.runtime.errors import InputError
 from interp.schemas.read import refuse_newer
 from interp.storage.atomic import write_text
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 called `inputs` `made_of`."""
 BY_HAND = ("README.md",)
 """Files that people are asked to complete, so that no change of them is a fault."""
 
@@ -33,7 +34,11 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    made_of: dict[str, Any] = Field(default_factory=dict, description="settings, and digests of data and weights")
+    inputs: dict[str, Any] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("inputs", "made_of"),
+        description="settings of the run, and digests of its data and weights",
+    )
     files: dict[str, FileEntry] = Field(description="name -> the file as it was written")
 
     @field_validator("files")
@@ -52,10 +57,10 @@ def entry_of(path: Path) -> FileEntry:
     return FileEntry(size=path.stat().st_size, sha256=digest)
 
 
-def write_manifest(folder: Path, files: Mapping[str, Path], made_of: Mapping[str, Any] | None = None) -> None:
+def write_manifest(folder: Path, files: Mapping[str, Path], inputs: Mapping[str, Any] | None = None) -> None:
     """Write manifest.json of `files`, name in `folder` -> where the content is now; those of BY_HAND are left out."""
     entries = {name: entry_of(files[name]) for name in sorted(files) if name not in BY_HAND}
-    content = Manifest(made_of=dict(made_of or {}), files=entries)
+    content = Manifest(inputs=dict(inputs or {}), files=entries)
     write_text(folder / MANIFEST, content.model_dump_json(indent=2) + "\n")
 
 

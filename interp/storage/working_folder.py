@@ -16,14 +16,14 @@ from torch import Tensor
 
 from interp.runtime.errors import InputError
 from interp.runtime.progress import tell
-from interp.storage.atomic import PARTIAL, sweep, whole_file
+from interp.storage.atomic import PARTIAL, atomic_file, sweep
 from interp.storage.checksums import named_digest
 from interp.storage.lock import held
 from interp.storage.manifest import check_manifest, read_manifest
 from interp.storage.provenance import software
 
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DIGEST_BYTES = 32
 
 
@@ -64,13 +64,13 @@ def refuse_unfinished(out: Path, resume: bool) -> None:
         )
 
 
-def finished(out: Path, made_of: Mapping[str, Any]) -> bool:
+def finished(out: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether `out` is whole and was made of just this, so that nothing is left to resume.
 
     Raises InputError if it was, but is damaged.
     """
     manifest = read_manifest(out)
-    if manifest is None or manifest.made_of != plain(made_of):
+    if manifest is None or manifest.inputs != plain(inputs):
         return False
     check_manifest(out)
     return True
@@ -85,27 +85,27 @@ def discard(work: Path) -> None:
             path.unlink()
 
 
-def plain(made_of: Mapping[str, Any]) -> dict[str, Any]:
+def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """As it comes back from a file."""
-    return json.loads(json.dumps(made_of))
+    return json.loads(json.dumps(inputs))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], made_of: Mapping[str, Any], seconds: float = 0.0) -> None:
-    """Write tensors with what they were `made_of` and the `seconds` it took; the file before stays until it is whole.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str, Any], seconds: float = 0.0) -> None:
+    """Write tensors with what they were `inputs` and the `seconds` it took; the file before stays until it is whole.
 
     Raises InputError if there is no room.
     """
     from safetensors.torch import save
 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    record = {"schema_version": SCHEMA_VERSION, "made_of": made_of, "seconds": seconds, "software": software()}
+    record = {"schema_version": SCHEMA_VERSION, "inputs": inputs, "seconds": seconds, "software": software()}
     record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(save(held, {"record": json.dumps(record)}))
     log.info("%s: kept, %.1f MB", path.name, sum(tensor.nbytes for tensor in held.values()) / 1e6)
 
 
-def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tensor], float]:
+def read_tensors(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], float]:
     """What `write_tensors` wrote, and its seconds.
 
     Other versions of the software are told of. Raises InputError for a damaged file, and for one made of anything else,
@@ -117,7 +117,7 @@ def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tens
         with safe_open(path, "pt") as saved:
             record = json.loads(saved.metadata()["record"])
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        version, begun, seconds, digest = (record[k] for k in ("schema_version", "made_of", "seconds", "digest"))
+        version, begun, seconds, digest = (record[k] for k in ("schema_version", "inputs", "seconds", "digest"))
         if version == SCHEMA_VERSION and digest != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
             raise ValueError("its content is not what was written")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -128,16 +128,16 @@ def read_tensors(path: Path, made_of: Mapping[str, Any]) -> tuple[dict[str, Tens
             f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Go on with the one that "
             f"began it, or remove {path.parent} to begin anew."
         )
-    check_begun(path, begun, made_of)
+    check_begun(path, begun, inputs)
     log.info("%s: taken up again", path.name)
     if record["software"] != software():
         _tell_versions(json.dumps(record["software"]))
     return tensors, seconds
 
 
-def check_begun(path: Path, begun: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
+def check_begun(path: Path, begun: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """Raise InputError, naming the first difference, if what is at `path` was begun with anything else."""
-    now = plain(made_of)
+    now = plain(inputs)
     for name in dict.fromkeys((*now, *begun)):
         then, wanted = begun.get(name), now.get(name)
         if then != wanted:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SCORES = ("flip_auc", "flip_auc_null", "recovery", "control", "net_joint", "net_write")
+SCORES = ("flip_auc", "flip_auc_null", "recovery", "random_patch", "net_feature_patch", "net_write")
 """What is drawn of a `ProfileEntry`."""
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     "recovery": ("layer patch", {"color": ACCENT, "marker": "D"}),
-    "control": ("layer patch, random direction", {"color": MUTED, "marker": "s", "ls": "--"}),
-    "net_joint": ("joint patch of features, net of random", {"color": INK, "marker": "^", "ls": ":"}),
+    "random_patch": ("layer patch, random direction", {"color": MUTED, "marker": "s", "ls": "--"}),
+    "net_feature_patch": ("joint patch of features, net of random", {"color": INK, "marker": "^", "ls": ":"}),
 }
 """Score -> its name and how its curve is drawn."""
 

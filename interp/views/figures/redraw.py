@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from interp.runtime.errors import InputError
 from interp.schemas.layers import read_layers
 from interp.schemas.read import NEWEST, refuse_newer
-from interp.storage.atomic import whole_folder
+from interp.storage.atomic import atomic_folder
 from interp.views.figures.ablation import ablation_drawing
 from interp.views.figures.evaluation import evaluation_drawings
 from interp.views.figures.feature_study import study_drawings
@@ -29,7 +29,7 @@ def redraw(folder: Path, out: Path, size: Size) -> list[Path]:
     Raises InputError as `drawings`, and if `out` holds something.
     """
     found = drawings(folder)
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         names = [path.name for path in save_figures(found, partial, size)]
     return [out / name for name in names]
 

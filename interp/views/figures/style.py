@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from interp.storage.atomic import whole_file
+from interp.storage.atomic import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -260,7 +260,7 @@ def save_figure(figure: "Figure", path: Path, frame: pd.DataFrame) -> list[Path]
     svg, png, csv = paths = figure_paths(path)
     # First, for a figure that was drawn before may differ in its last digits.
     drawn = svg_of(figure)
-    with whole_file(svg) as svg_partial, whole_file(png) as png_partial, whole_file(csv) as csv_partial:
+    with atomic_file(svg) as svg_partial, atomic_file(png) as png_partial, atomic_file(csv) as csv_partial:
         svg_partial.write_text(drawn, encoding="utf-8")
         with styled(SCREEN):
             figure.savefig(png_partial, format="png")

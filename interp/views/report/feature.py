@@ -11,7 +11,7 @@ def study_facts(study: Study) -> list[tuple[str, str]]:
     tracking, grid, test = study.tracking, study.grid, study.test
     known = [
         ("Measured on", f"{study.questions:,} questions of {study.patients:,} patients, {tracking.flips:,} flips"),
-        ("Active on", f"{number(study.firing_rate, PERCENT)}% of the wordings"),
+        ("Active on", f"{number(study.density, PERCENT)}% of the wordings"),
         ("Correlation with the margin shift", interval(tracking.r, sign=True)),
         ("Flip AUC", interval(tracking.flip_auc)),
         ("Largest change of its layer", f"in {tracking.largest:,} of {tracking.flips:,} flips"),

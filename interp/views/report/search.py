@@ -79,7 +79,7 @@ def beaten(found: Layers) -> Table:
             [
                 tables.text("what the layer itself adds moves the answer (write patch)", f"layer {entry.layer}"),
                 tables.estimate(entry.write),
-                tables.estimate(entry.write_control),
+                tables.estimate(entry.random_write),
                 tables.text("random directions of the same norm"),
             ]
         )
@@ -115,10 +115,10 @@ def profile_table(found: Layers) -> Table:
             tables.count(entry.layer),
             tables.estimate(entry.flip_auc),
             tables.estimate(entry.recovery),
-            tables.value(entry.control.value),
+            tables.value(entry.random_patch.value),
             tables.estimate(entry.write),
-            tables.value(entry.write_control.value),
-            tables.estimate(entry.net_joint, sign=True),
+            tables.value(entry.random_write.value),
+            tables.estimate(entry.net_feature_patch, sign=True),
             tables.count(entry.reversals),
             tables.estimate(entry.r2),
             tables.text(entry.transfer or NONE),
@@ -246,7 +246,7 @@ def _card_facts(entry: FeatureEntry) -> list[tuple[str, str]]:
         ("Correlation with the margin shift", number(entry.margin_r, sign=True)),
         ("Flip AUC, held out", number(entry.held_out_auc)),
         ("Register AUC", f"{number(entry.register_auc)}{_register(entry.register_auc)}"),
-        ("Active on", f"{number(entry.firing_rate, PERCENT)}% of the wordings, mean {number(entry.mean_activation)}"),
+        ("Active on", f"{number(entry.density, PERCENT)}% of the wordings, mean {number(entry.mean_activation)}"),
     ]
     if causal := entry.causal:
         controls = ", ".join(number(each) for each in (causal.random, causal.matched, causal.swapped))

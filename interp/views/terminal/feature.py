@@ -55,7 +55,7 @@ def tracking_lines(study: FeatureStudy) -> list[str]:
     """How often it is active, and how its delta goes with the margin."""
     t = study.tracking
     return [
-        f"active on {study.firing_rate:.1%} of the wordings",
+        f"active on {study.density:.1%} of the wordings",
         f"delta and margin shift: r = {_interval(t.r)}; flip AUC of |delta| {_interval(t.flip_auc)}; "
         f"largest |delta| of the layer in {t.largest} of {t.flips} flips",
     ]
