@@ -29,13 +29,14 @@ from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks
 from interp.model.image_tokens import encode_together
 from interp.model.load import load_vlm
+from interp.model.model_entry import model_entry
 from interp.model.prompts import PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.files import Split
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import ALONE, Team, alone, own_gpu, team_on
-from interp.schemas.layers import Layers, ModelEntry, ProfileEntry, PromptEntry
+from interp.schemas.layers import Layers, ProfileEntry, PromptEntry
 from interp.storage.atomic import refuse_used, sweep
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.lock import held
@@ -182,7 +183,7 @@ def ablate(
         sensitivities(vlm, taught, settings.training),
         settings,
         layers_from=choice.source,
-        model=ModelEntry.of(vlm),
+        model=model_entry(vlm),
         base_weights=same["base_weights"],
         prompt=PromptEntry(**vlm.style._asdict()),
         data=DataEntry(
