@@ -13,8 +13,8 @@ from finetune.evaluation.answers import Answers
 from interp.model.blank_images import BLANKS
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
-from interp.schemas.read import refuse_newer
 from interp.storage.atomic import atomic_file
+from interp.storage.json_files import refuse_newer
 from interp.storage.provenance import Provenance
 
 SCHEMA_VERSION = 1

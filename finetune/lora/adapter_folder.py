@@ -14,14 +14,15 @@ from finetune.lora.layers import Choice
 from finetune.lora.modules import quiet_peft, trainable_parameters
 from finetune.lora.seen_texts import salt_of
 from finetune.lora.settings import TrainSettings
+from interp.model.model_entry import model_entry
 from interp.model.prompts import PLAIN, PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.schemas.layers import ModelEntry, PromptEntry
-from interp.schemas.read import refuse_newer
 from interp.storage.atomic import atomic_folder, write_text
+from interp.storage.json_files import refuse_newer
 from interp.storage.manifest import check_manifest, write_manifest
 from interp.storage.provenance import Provenance, provenance, software
 
@@ -79,7 +80,7 @@ def record_of(
     losses = [step.loss for step in history]
     tenth = max(1, len(losses) // 10)
     return AdapterRecord(
-        model=ModelEntry.of(vlm),
+        model=model_entry(vlm),
         prompt=PromptEntry(**vlm.style._asdict()),
         layers=choice.layers,
         layers_from=choice.source,

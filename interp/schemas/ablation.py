@@ -7,7 +7,16 @@ from pydantic import Field, model_validator
 from interp.schemas.layers import Interval, ModelEntry
 from interp.schemas.read import Part
 from interp.storage.provenance import Provenance
-from interp.views.figures.ablation import METRICS
+
+METRICS = (
+    "question_flip_rate",
+    "margin_difference",
+    "accuracy",
+    "first_token_accuracy",
+    "text_only_agreement",
+    "combined",
+)
+"""Metrics that every arm must have, since the report and the figure show them."""
 
 
 class AblationArm(Part):

@@ -3,19 +3,15 @@
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from interp.runtime.errors import InputError
-from interp.schemas.read import refuse_newer
 from interp.statistics import Estimate
 from interp.storage.atomic import write_text
-from interp.storage.json_files import read_object
+from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
-
-if TYPE_CHECKING:
-    from interp.model.vlm import Vlm
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
 Module = Literal["attention", "mlp"]
@@ -57,11 +53,6 @@ class ModelEntry(_Part):
     n_layers: int = Field(description="number of decoder layers")
     d_model: int = Field(description="width of the residual stream")
     dtype: str = Field(description="arithmetic used")
-
-    @classmethod
-    def of(cls, vlm: "Vlm") -> Self:
-        """What is said of a loaded model."""
-        return cls(id=vlm.name, revision=vlm.revision, n_layers=vlm.n_layers, d_model=vlm.d_model, dtype=vlm.arithmetic)
 
 
 class PromptEntry(_Part):

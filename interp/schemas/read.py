@@ -8,16 +8,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from interp.runtime.errors import InputError
-from interp.storage.json_files import read_object
+from interp.storage.json_files import read_object, refuse_newer
 
 NEWEST = {"evaluation.json": 2, "gatescope.json": 1, "ablation.json": 1, "grounding.json": 1, "study.json": 1}
 """Name of a file of results -> the newest version of its schema that is read here."""
-
-
-def refuse_newer(path: Path, version: int, newest: int) -> None:
-    """Raise InputError for a file of a newer schema than is read here."""
-    if version > newest:
-        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {newest}. Upgrade it.")
 
 
 Model = TypeVar("Model", bound=BaseModel)

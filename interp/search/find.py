@@ -19,6 +19,7 @@ from interp.causal.feature_patching import joined_probes, patch_jointly, probe_f
 from interp.causal.layer_patching import patch_layers, replay_of
 from interp.causal.module_patching import module_weights
 from interp.measurement.sharded import measure_together
+from interp.model.model_entry import model_entry
 from interp.model.vlm import Vlm
 from interp.profile.profile import DRAWS, commit_layer, layer_profile
 from interp.profile.ranges import OWN_PROFILE, ranges_of
@@ -38,7 +39,6 @@ from interp.schemas.layers import (
     DataEntry,
     Interval,
     Layers,
-    ModelEntry,
     Profile,
     ProfileEntry,
     PromptEntry,
@@ -252,7 +252,7 @@ def find_features(
         rule=settings.rule,
         commit_layer=commit_layer(profile, len(banked.pairs)),
         ranges=[RangeEntry(rule=rule, profile=name, **r._asdict()) for (rule, name), r in ranges.items()],
-        model=ModelEntry.of(vlm),
+        model=model_entry(vlm),
         prompt=PromptEntry(**vlm.style._asdict()),
         saes=screened.saes,
         data=_describe(asked, prompts, flips, margin, split, settings.seed),

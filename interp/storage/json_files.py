@@ -51,3 +51,9 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected an object.")
     return content
+
+
+def refuse_newer(path: Path, version: int, newest: int) -> None:
+    """Raise InputError if a file has a schema version above `newest`, the highest that this version reads."""
+    if version > newest:
+        raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {newest}. Upgrade it.")

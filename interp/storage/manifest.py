@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from interp.runtime.errors import InputError
-from interp.schemas.read import refuse_newer
 from interp.storage.atomic import write_text
+from interp.storage.json_files import refuse_newer
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2

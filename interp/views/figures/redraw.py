@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from interp.runtime.errors import InputError
 from interp.schemas.layers import read_layers
-from interp.schemas.read import NEWEST, refuse_newer
+from interp.schemas.read import NEWEST
 from interp.storage.atomic import atomic_folder
+from interp.storage.json_files import refuse_newer
 from interp.views.figures.ablation import ablation_drawing
 from interp.views.figures.evaluation import evaluation_drawings
 from interp.views.figures.feature_study import study_drawings
