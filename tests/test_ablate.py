@@ -17,7 +17,7 @@ from finetune.ablation.metrics import METRICS, asked_of
 from finetune.ablation.plan import AblationSettings, plan_arms, random_sets
 from finetune.cli import app as cli
 from finetune.lora.adapter_folder import load_adapter, read_record
-from finetune.lora.modules import add_lora, parameters_a_rank, trainable_parameters
+from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import plan_steps
 from finetune.training.loop import accelerator_for, train
@@ -31,13 +31,8 @@ from interp.views.figures.style import SCREEN, save_figure
 TINY = [100] * 10
 
 
-def by_module(a_rank):
-    """Of every layer's parameters two fifths in its attention."""
-    return {(layer, m): n * s // 5 for layer, n in enumerate(a_rank) for m, s in (("attention", 2), ("mlp", 3))}
-
-
-def planned(chosen=(4, 5), a_rank=TINY, **changes):
-    return plan_arms(chosen, by_module(a_rank), AblationSettings(**changes))
+def planned(chosen=(4, 5), per_rank=TINY, **changes):
+    return plan_arms(chosen, dict(enumerate(per_rank)), AblationSettings(**changes))
 
 
 def of_kind(arms, kind):
@@ -110,7 +105,7 @@ def test_settings_out_of_range_are_refused(changes):
 
 def test_parameter_counts_are_those_of_the_adapters(tiny_model):
     vlm = load_vlm(tiny_model, "cpu", "float32")
-    arms = plan_arms([1, 2], parameters_a_rank(vlm.model), AblationSettings(TrainSettings(rank=3, alpha=6)))
+    arms = plan_arms([1, 2], parameters_per_rank(vlm.model), AblationSettings(TrainSettings(rank=3, alpha=6)))
     assert {"third", "all", "all-matched"} <= {arm.kind for arm in arms}
     for arm in arms:
         adapted = add_lora(vlm, arm.layers, arm.training.rank, arm.training.alpha)

@@ -254,8 +254,7 @@ def test_the_scores_of_layers_and_the_windows_they_take():
 
 
 def test_the_conclusion_says_beats_ties_and_loses():
-    a_rank = {(layer, module): 1 for layer in range(6) for module in ("attention", "mlp")}
-    arms = plan_arms([0], a_rank, AblationSettings(kinds=("random", "window", "all", "all-matched")))
+    arms = plan_arms([0], dict.fromkeys(range(6), 1), AblationSettings(kinds=("random", "window", "all", "all-matched")))
     rng = np.random.default_rng(6)
     truth = {"chosen": 0.5, "window": 0.3, "all": 0.7, "all-matched": 0.5}
     noise = 0.02 * rng.normal(size=(401, len(arms), 1))
@@ -289,7 +288,7 @@ def told(score, rho, p):
     ],
 )
 def test_the_conclusion_on_the_profile(scores, said):
-    arms = plan_arms([0], {(0, "attention"): 1, (0, "mlp"): 1}, AblationSettings(kinds=()))
+    arms = plan_arms([0], {0: 1}, AblationSettings(kinds=()))
     (sentence,) = conclusion(arms, np.zeros((11, 1, 2)), [], scores, 50)
     assert said in sentence
 

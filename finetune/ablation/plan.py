@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from finetune.lora.ranks import Place, matched_rank, parameters_of, uniform_ranks
 from finetune.lora.settings import TrainSettings
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
@@ -82,24 +81,24 @@ class PlannedArm(NamedTuple):
         return self.layers[-1] - self.layers[0] + 1 == len(self.layers)
 
 
-def plan_arms(chosen: Sequence[int], a_rank: Mapping[Place, int], settings: AblationSettings) -> list[PlannedArm]:
+def plan_arms(chosen: Sequence[int], per_rank: Mapping[int, int], settings: AblationSettings) -> list[PlannedArm]:
     """Return every arm of an ablation, the chosen range first.
 
-    `a_rank` gives the parameters that one rank costs at each place (`finetune.lora.modules.parameters_a_rank`). The
-    arms `third` and `all-matched` have the rank, at least 1, that brings their parameters closest to those of the
-    chosen range; their alpha keeps alpha / rank, rounded to an integer. Fewer random sets than requested are planned
-    if too few sets exist that are not an arm already.
+    `per_rank` maps each layer to the number of parameters that one rank costs there
+    (`finetune.lora.modules.parameters_per_rank`). The arms `third` and `all-matched` have the rank, at least 1, that
+    brings their parameters closest to those of the chosen range; their alpha keeps alpha / rank, rounded to an integer.
+    Fewer random sets than requested are planned if too few sets exist that are not an arm already.
     """
     layers, width, training = tuple(chosen), len(chosen), settings.training
-    all_layers = tuple(sorted({layer for layer, _ in a_rank}))
-    budget = parameters_of(uniform_ranks(layers, training.rank), a_rank)
+    all_layers = tuple(sorted(per_rank))
+    budget = training.rank * sum(per_rank[layer] for layer in layers)
 
     def arm(kind: ArmKind, name: str, layers: Sequence[int], training: TrainSettings = training) -> PlannedArm:
-        parameters = parameters_of(uniform_ranks(layers, training.rank), a_rank)
+        parameters = training.rank * sum(per_rank[layer] for layer in layers)
         return PlannedArm(kind, name, tuple(sorted(layers)), parameters, training)
 
     def matched(kind: ArmKind, name: str, layers: Sequence[int]) -> PlannedArm:
-        rank = matched_rank(list(uniform_ranks(layers, 1)), a_rank, budget)
+        rank = max(1, round(budget / sum(per_rank[layer] for layer in layers)))
         alpha = max(1, round(rank * training.alpha / training.rank))
         return arm(kind, name, layers, replace(training, rank=rank, alpha=alpha))
 

@@ -19,7 +19,7 @@ from finetune.evaluation.answers import Answers
 from finetune.evaluation.collect import ask, images_of_others
 from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.layers import Choice, choose_layers, read_choice
-from finetune.lora.modules import add_lora, parameters_a_rank, trainable_parameters
+from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import plan_steps, wordings
 from finetune.training.loop import accelerator_for, train
@@ -143,7 +143,7 @@ def ablate(
     closed question with a known answer and a paraphrase to ask.
     """
     sheet = asked_of(asked)
-    arms = plan_arms(choice.layers, parameters_a_rank(vlm.model), settings)
+    arms = plan_arms(choice.layers, parameters_per_rank(vlm.model), settings)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
         "arithmetic": vlm.arithmetic,
