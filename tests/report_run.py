@@ -128,7 +128,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         "profile": [profile(layer) for layer in range(4)],
         "features": [feature(1, 20), feature(2, 7), feature(3, 500)],
         "warnings": ["whether the SAEs of layers 3 explain 95% is unclear from these data"],
-        "settings": {"rule": "write", "max_width": 5, "layers": [0, 1, 2, 3]},
+        "settings": {"rule": "write", "max_layers": 5, "layers": [0, 1, 2, 3]},
         "seed": 12,
         "software": software(),
         "provenance": MADE,

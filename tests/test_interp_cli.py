@@ -15,9 +15,7 @@ from interp.cli import app as cli
 from interp.cli import guard as entry
 from interp.paths import WORLD
 from interp.questions.files import load_questions
-from interp.runtime.errors import InputError
 from interp.schemas.layers import read_layers
-from interp.search.find import FindSettings
 
 
 @pytest.fixture
@@ -25,13 +23,6 @@ def run(called, monkeypatch, tmp_path):
     """Run `interp` in an empty folder; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return partial(called, "interp")
-
-
-def test_a_rule_that_can_not_read_the_profile_is_refused_at_once():
-    for rule, profile in (("write", "net"), ("rise", "write"), ("level", "write")):
-        with pytest.raises(InputError, match=f"--rule {rule} can not read --profile {profile}"):
-            FindSettings(rule=rule, profile=profile)
-    assert FindSettings(rule="level", profile="net").profile == "net"
 
 
 def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monkeypatch):

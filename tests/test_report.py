@@ -199,7 +199,7 @@ def test_grounding_has_scores_beside_their_controls(run, page):
         for place, arm in ((4, "base"), (7, "adapter")):
             entry = of[arm, name, score]
             assert numbers(row[place]) == [round(entry["value"]["value"], 2) + 0.0]
-            assert numbers(row[place + 1]) == [round(entry["random_patch"]["value"], 2) + 0.0]
+            assert numbers(row[place + 1]) == [round(entry["control"]["value"], 2) + 0.0]
             assert numbers(row[place + 2]) == shown(entry["net"])
         assert numbers(row[10]) == shown(changes[name, score]["difference"])
 

@@ -129,7 +129,7 @@ def test_a_shell_completes_commands_options_and_their_values():
     assert completed("interp", "find-features --max") == ["--max-width", "--max-memory"]
     # finetune is a command with options of its own, and has others below it.
     assert completed("finetune", "ev") == ["evaluate"]
-    assert completed("finetune", "--allocation w") == ["weighted"]
+    assert completed("finetune", "--grounding sw") == ["swap"]
     assert completed("finetune", "evaluate --fail-on ") == ["less-grounded", "not-improved", "worse"]
 
 

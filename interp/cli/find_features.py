@@ -45,16 +45,12 @@ def find_features_command(
     ] = "train",
     layers: Annotated[str, typer.Option(help="Layers to profile: all, 15-19 or 9,17,22.")] = "all",
     rule: Annotated[
-        Literal["write", "rise", "level"],
+        Literal["write", "growth", "near-peak"],
         typer.Option(
-            help="Which rule takes the range: write, of layers whose own addition moves the answer; rise, where the "
-            "profile grows; level, near its peak."
+            help="Rule that takes the range: write, the layers whose own addition moves the answer; growth, where the "
+            "recovery of the residual patch grows; near-peak, around the highest flip AUC (the published rule)."
         ),
     ] = "write",
-    profile: Annotated[
-        Literal["auc", "recovery", "net"] | None,
-        typer.Option(help="Score that rise or level reads.", show_default="recovery for rise, auc for level"),
-    ] = None,
     max_width: Annotated[int, typer.Option(min=1, help="Most layers in the range.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for layers.json, features and figures.")] = Path("artifacts"),
     device: Device = "auto",
@@ -99,7 +95,7 @@ def find_features_command(
     from interp.search.run_folder import LAYERS, Search, find_into
     from interp.views.terminal.search import show_result
 
-    settings = FindSettings(rule=rule, profile=profile, max_width=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+    settings = FindSettings(rule=rule, max_layers=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
 
     def load() -> Search:
         asked = load_questions(questions, images, split)[:limit]

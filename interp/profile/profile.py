@@ -36,7 +36,6 @@ def layer_profile(
     recovered, control = patch.along_shift(patch.effect), patch.along_shift(patch.control)
     write, write_control = patch.along_shift(patch.write), patch.along_shift(patch.write_control)
     together, together_control = patch.along_shift(joint[:, 0]), patch.along_shift(joint[:, 1])
-    step = np.diff(recovered - control, axis=1, prepend=0)
     patients = banked.pairs["patient"].tolist()
 
     def share(logits: NDArray[np.float64]) -> Interval:
@@ -48,14 +47,13 @@ def layer_profile(
             flip_auc=Interval.of(Estimate(values[i], *intervals[:, i])),
             flip_auc_null=null,
             recovery=share(recovered[:, i]),
-            control=share(control[:, i]),
-            step=share(step[:, i]),
+            random_patch=share(control[:, i]),
             write=share(write[:, i]),
-            write_control=share(write_control[:, i]),
+            random_write=share(write_control[:, i]),
             net_write=share((write - write_control)[:, i]),
-            joint=share(together[:, i]),
+            feature_patch=share(together[:, i]),
             explained=_ratio(together[:, i].sum(), recovered[:, i].sum()),
-            net_joint=share((together - together_control)[:, i]),
+            net_feature_patch=share((together - together_control)[:, i]),
             reversals=int(patch.reversed[:, i].sum()),
             r2=Interval.of(fits[i][1].r2),
             transfer=fits[i][1].verdict,

@@ -1,11 +1,11 @@
-"""Ranges of layers: taken from a layer profile by rule, or given as text."""
+"""Ranges of layers: the rules that take them from a layer profile."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from interp.schemas.layers import Profile, ProfileEntry, Rule
+from interp.schemas.layers import ProfileEntry, Rule
 
 
 class LayerRange(NamedTuple):
@@ -16,20 +16,21 @@ class LayerRange(NamedTuple):
     last: int
     """Last layer, included."""
     peak: int
-    """Of its layers the one with the highest score."""
+    """Layer with the highest score in the range."""
 
     @property
     def layers(self) -> list[int]:
-        """Every layer of the range."""
+        """Every layer of the range, ascending."""
         return list(range(self.first, self.last + 1))
 
 
-def level_range(profile: Mapping[int, float], tolerance: float = 0.1, max_width: int = 5) -> LayerRange:
-    """The paper's rule: the peak, extended while the score stays within a relative `tolerance` of it.
+def near_peak_range(profile: Mapping[int, float], tolerance: float = 0.1, max_layers: int = 5) -> LayerRange:
+    """Take the layer with the highest score, extended while the score stays within a relative `tolerance` of it.
 
-    Profiled layers need not be consecutive; the range spans from the first to the last one kept and never exceeds
-    `max_width` layers. Of two candidates at the border the higher-scoring one is taken first. On the published profile
-    {10: .58, 13: .64, 15: .72, 17: .76, 19: .73, 22: .65, 25: .59} it gives 15-19 (arXiv 2603.00148, section 4).
+    This is the published rule (arXiv 2603.00148, section 4): on the published profile {10: .58, 13: .64, 15: .72,
+    17: .76, 19: .73, 22: .65, 25: .59} it takes 15-19. Profiled layers need not be consecutive. The range spans from
+    the first to the last layer taken and never exceeds `max_layers` layers. Of the two layers at its ends, the one with
+    the higher score is taken first.
     """
     layers = sorted(profile)
     peak = max(layers, key=lambda layer: profile[layer])
@@ -37,21 +38,22 @@ def level_range(profile: Mapping[int, float], tolerance: float = 0.1, max_width:
     low = high = layers.index(peak)
     while True:
         options = [i for i in (low - 1, high + 1) if 0 <= i < len(layers) and profile[layers[i]] >= floor]
-        options = [i for i in options if layers[max(high, i)] - layers[min(low, i)] + 1 <= max_width]
+        options = [i for i in options if layers[max(high, i)] - layers[min(low, i)] + 1 <= max_layers]
         if not options:
             return LayerRange(layers[low], layers[high], peak)
         best = max(options, key=lambda i: profile[layers[i]])
         low, high = min(low, best), max(high, best)
 
 
-def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: int = 5) -> LayerRange:
-    """The shortest run of layers that holds `share` of everything that is added anywhere.
+def growth_range(growth: Mapping[int, float], share: float = 0.75, max_layers: int = 5) -> LayerRange:
+    """Take the shortest run of layers that holds `share` of everything that any layer adds.
 
-    `growth` maps each layer to what it adds: the net recovery of its write patch (rule `write`), or the growth of the
-    layer patch's net recovery, R(L) - R(L - 1) (rule `rise`). Layers that take away count as nothing in the whole.
-    Profiled layers need not be consecutive; a run spans from its first to its last one and never exceeds `max_width`
-    layers. Of equally short runs the one that holds most is taken; if none holds the share, of those that can not be
-    longer the one that holds most. The ends are trimmed of layers that add nothing. Raises ValueError without layers.
+    `growth` maps each layer to what it adds: the net recovery of its direct-effect patch (rule `write`), or the growth
+    of the residual patch's net recovery, R(L) - R(L - 1) (rule `growth`). Negative values count as zero in the total.
+    Profiled layers need not be consecutive. A run spans from its first to its last layer and never exceeds `max_layers`
+    layers. Of equally short runs, the one that holds most is taken. If no run holds the share, the one that holds most
+    is taken from the runs that cannot be extended. Layers at the ends that add nothing are cut off. Raises ValueError
+    if `growth` is empty.
     """
     layers = sorted(growth)
     if not layers:
@@ -62,7 +64,7 @@ def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: in
         (low, high)
         for low in range(len(layers))
         for high in range(low, len(layers))
-        if layers[high] - layers[low] < max_width
+        if layers[high] - layers[low] < max_layers
     ]
     held = {(low, high): float(values[low : high + 1].sum()) for low, high in runs}
     enough = [run for run in runs if held[run] >= needed]
@@ -80,28 +82,24 @@ def growth_range(growth: Mapping[int, float], share: float = 0.75, max_width: in
 
 
 def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
-    """Intersection over union of two sets of layers."""
+    """Intersection over union of two sets of layers; 1 if both are empty."""
     a, b = set(found), set(planted)
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-OWN_PROFILE: dict[Rule, Profile] = {"write": "write", "rise": "recovery", "level": "auc"}
-"""What each rule reads where nothing else is asked for."""
+def ranges_of(profile: Sequence[ProfileEntry], max_layers: int) -> dict[Rule, LayerRange]:
+    """The range that each rule takes from the score on which it is defined; an undefined score counts as zero.
 
-
-def ranges_of(profile: list[ProfileEntry], max_width: int) -> dict[tuple[Rule, Profile], LayerRange]:
-    """The range that every rule takes from every profile that it can read."""
+    `write` reads the net recovery of the direct-effect patch, `growth` the net recovery of the residual patch, and
+    `near-peak` the flip AUC, as published.
+    """
     layers = [p.layer for p in profile]
-    scores: dict[Profile, list[float]] = {
-        "auc": [p.flip_auc.value or 0.0 for p in profile],
-        "recovery": [(p.recovery.value or 0.0) - (p.control.value or 0.0) for p in profile],
-        "net": [p.net_joint.value or 0.0 if p.net_joint else 0.0 for p in profile],
+    write = [p.net_write.value or 0.0 for p in profile]
+    residual = [(p.recovery.value or 0.0) - (p.random_patch.value or 0.0) for p in profile]
+    growth = np.diff(residual, prepend=0.0).tolist()
+    flip_auc = [p.flip_auc.value or 0.0 for p in profile]
+    return {
+        "write": growth_range(dict(zip(layers, write, strict=True)), max_layers=max_layers),
+        "growth": growth_range(dict(zip(layers, growth, strict=True)), max_layers=max_layers),
+        "near-peak": near_peak_range(dict(zip(layers, flip_auc, strict=True)), max_layers=max_layers),
     }
-    writes = {p.layer: p.net_write.value or 0.0 for p in profile}
-    found: dict[tuple[Rule, Profile], LayerRange] = {("write", "write"): growth_range(writes, max_width=max_width)}
-    for name, values in scores.items():
-        # Without any signal an AUC is one half, a recovery nothing.
-        steps = np.diff(values, prepend=0.5 if name == "auc" else 0.0).tolist()
-        found["rise", name] = growth_range(dict(zip(layers, steps, strict=True)), max_width=max_width)
-        found["level", name] = level_range(dict(zip(layers, values, strict=True)), max_width=max_width)
-    return found

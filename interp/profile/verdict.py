@@ -3,11 +3,11 @@
 from interp.profile.profile import LEAST_SHARE
 from interp.profile.ranges import LayerRange
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import ProfileEntry, Verdict
+from interp.schemas.layers import GateVerdict, ProfileEntry
 from interp.screening.flips import Flips
 
 
-def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_flips: int) -> tuple[Verdict, str]:
+def judge(profile: list[ProfileEntry], banked: Flips, found: LayerRange, min_flips: int) -> tuple[GateVerdict, str]:
     """The verdict and its reason: a gate is found only if every one of these holds.
 
     Enough banked flips on the held-out half, from at least five patients; held-out features that tell flips better

@@ -1,4 +1,4 @@
-"""`layers.json`: the one file that stands between `interp` and `finetune`, and its schema."""
+"""`layers.json`, which `interp find-features` writes and `finetune` reads: its schema, writer and reader."""
 
 import logging
 import math
@@ -8,19 +8,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from interp.runtime.errors import InputError
+from interp.schemas.layers_v1 import upgraded
 from interp.statistics import Estimate
 from interp.storage.atomic import write_text
 from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
+Rule = Literal["write", "growth", "near-peak"]
 Module = Literal["attention", "mlp"]
-"""The two parts of a decoder layer that add to the residual stream."""
-Profile = Literal["write", "auc", "recovery", "net"]
-Rule = Literal["write", "rise", "level"]
+GateVerdict = Literal["gate found", "no gate found"]
+SCHEMA_VERSION = 2
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 1
-Verdict = Literal["gate found", "no gate found"]
 
 
 class _Part(BaseModel):
@@ -33,165 +32,178 @@ class _Part(BaseModel):
 
 
 class Interval(_Part):
-    """A number with its 95% interval."""
+    """A number with its 95% interval, a bootstrap over patients."""
 
     value: float | None = Field(description="the estimate; null where it is undefined")
-    low: float | None = Field(description="lower end of the 95% interval")
-    high: float | None = Field(description="upper end of the 95% interval")
+    low: float | None = Field(description="lower end of the 95% interval; null where there is no interval")
+    high: float | None = Field(description="upper end of the 95% interval; null where there is no interval")
 
     @classmethod
     def of(cls, estimate: Estimate) -> "Interval":
-        """From an estimate; NaN becomes null, as JSON has none."""
+        """Round an estimate to six digits. NaN becomes null, because JSON has no NaN."""
         return cls(**{k: None if math.isnan(v) else round(v, 6) for k, v in estimate._asdict().items()})
 
 
 class ModelEntry(_Part):
     """The model that was studied."""
 
-    id: str = Field(description="hub id, or folder name")
-    revision: str | None = Field(description="commit, null for a local folder")
+    id: str = Field(description="hub id, or name of the local folder")
+    revision: str | None = Field(description="commit of the hub repository; null for a local folder")
     n_layers: int = Field(description="number of decoder layers")
     d_model: int = Field(description="width of the residual stream")
-    dtype: str = Field(description="arithmetic used")
+    dtype: str = Field(description="data type of the computation, for example bfloat16")
 
 
 class PromptEntry(_Part):
-    """How the questions were put to the model, around their own words."""
+    """What stood around the words of each question in the prompt."""
 
-    image_first: bool = Field(default=True, description="image before the question")
+    image_first: bool = Field(default=True, description="whether the image came before the question")
     system: str | None = Field(default=None, description="system instruction")
-    answer_instruction: str | None = Field(default=None, description="said behind every closed question")
-    normalize: bool = Field(default=False, description="wordings put in one form first (interp.questions.canonical)")
+    answer_instruction: str | None = Field(default=None, description="text appended to every closed question")
+    normalize: bool = Field(
+        default=False, description="whether wordings were first put into one form (interp.questions.canonical)"
+    )
 
 
 class ProfileEntry(_Part):
-    """One layer of the profile, measured on questions held out from the choice of features."""
+    """One layer of the profile, measured on the held-out half of the patients.
 
-    layer: int = Field(description="decoder layer; measures are of its output, resid_post")
-    flip_auc: Interval = Field(description="held-out AUC of the layer's chosen features for flips")
+    Recoveries are shares of the margin shift m(q) - m(p), summed over the pairs of the flip bank.
+    """
+
+    layer: int = Field(description="decoder layer; everything is measured at its output, resid_post")
+    flip_auc: Interval = Field(description="AUC of the layer's chosen features for flipped against other pairs")
     flip_auc_null: float | None = Field(
-        description="95th percentile of that AUC with flips shuffled, best layer of all"
+        description="95th percentile of the best layer's flip AUC when flips are shuffled"
     )
-    recovery: Interval = Field(description="layer patch: recovered share of the margin shift, flip bank")
-    control: Interval = Field(description="the same with random directions of the same norm")
-    step: Interval = Field(description="growth of (recovery - control) from the layer before")
-    write: Interval = Field(description="write patch: share recovered by the layer's own addition, read directly")
-    write_control: Interval = Field(description="the same with random directions of that addition's norm")
-    net_write: Interval = Field(description="write - write_control")
-    joint: Interval | None = Field(
-        default=None, description="joint patch of the layer's features of highest attribution: recovered share"
+    recovery: Interval = Field(description="recovery by the residual patch")
+    random_patch: Interval = Field(description="recovery by random directions with the norm of the residual patch")
+    write: Interval = Field(description="recovery by the direct-effect patch of what the layer itself adds")
+    random_write: Interval = Field(description="recovery by random directions with the norm of the direct-effect patch")
+    net_write: Interval = Field(description="write - random_write")
+    feature_patch: Interval | None = Field(
+        default=None, description="recovery by the joint patch of the layer's features of highest attribution"
     )
-    net_joint: Interval | None = Field(default=None, description="joint - random directions of its norm")
-    explained: float | None = Field(default=None, description="joint over recovery: share that the features explain")
-    reversals: int = Field(description="flips whose answer the layer patch restores")
-    r2: Interval | None = Field(default=None, description="explained variance of the SAE on all these residuals")
+    net_feature_patch: Interval | None = Field(
+        default=None, description="feature_patch minus the recovery by random directions of the same norm"
+    )
+    explained: float | None = Field(
+        default=None, description="feature_patch / recovery: share of the residual patch that the features explain"
+    )
+    reversals: int = Field(description="number of flips whose original answer the residual patch restores")
+    r2: Interval | None = Field(default=None, description="variance of these residuals that the SAE explains")
     transfer: TransferVerdict | None = Field(
-        default=None, description="whether that is above 0.95 (interp.saes.reconstruction)"
+        default=None, description="whether r2 is above 0.95 (interp.saes.reconstruction)"
     )
-    fvu: float | None = Field(description="unexplained variance of the SAE on these residuals")
-    l0: float | None = Field(description="mean active features on these residuals")
+    fvu: float | None = Field(description="fraction of the variance of these residuals that the SAE leaves unexplained")
+    l0: float | None = Field(description="mean number of features active on one of these residuals")
 
 
 class ModuleWeight(_Part):
     """How much of the turn of the answers one module of one layer writes."""
 
-    layer: int = Field(description="decoder layer")
-    module: Module = Field(description="its attention or its MLP")
-    net: Interval | None = Field(
-        default=None,
-        description="write patch of this module alone, net of random directions: recovered share of the margin shift",
-    )
-    weight: float = Field(ge=0, description="what `finetune --allocation weighted` shares ranks out by")
+    layer: int
+    module: Module
+    net: Interval | None = None
+    weight: float = 0.0
 
 
 class CausalEntry(_Part):
-    """What the delta patch of one feature does on held-out flips, beside its controls
-    (interp.causal.feature_patching)."""
+    """The feature patch of one feature on held-out flips, with its controls (interp.causal.feature_patching)."""
 
-    n: int = Field(description="flips patched")
+    n: int = Field(description="number of flips patched")
     recovery: Interval = Field(description="recovered share of the margin shift")
-    random: float | None = Field(description="the same by random directions of the same norm, mean")
-    matched: float | None = Field(description="the same by features that move as much but do not tell flips, mean")
-    swapped: float | None = Field(description="the same with the feature's delta on another pair")
+    random: float | None = Field(description="mean recovery by random directions of the same norm")
+    matched: float | None = Field(
+        description="mean recovery by matched controls: features that move as much but do not discriminate flips"
+    )
+    swapped: float | None = Field(description="recovery with the feature's delta taken from another pair")
     net: Interval = Field(description="recovery - random")
-    p: float | None = Field(description="sign-flip p of net over patients, adjusted over all features tested")
-    p_random: float | None = Field(description="share of random directions that recover as much")
-    reversals: int = Field(description="flips whose answer the patch turns back")
-    random_reversals: float | None = Field(description="the same by random directions, mean")
-    unflipped_changed: float | None = Field(description="share of unflipped pairs whose answer the patch changes")
+    p: float | None = Field(
+        description="p of net, sign-flip test over patients, Benjamini-Hochberg adjusted over the features tested"
+    )
+    p_random: float | None = Field(description="share of random directions that recover at least as much")
+    reversals: int = Field(description="number of flips whose original answer the patch restores")
+    random_reversals: float | None = Field(description="mean number that random directions restore")
+    unflipped_changed: float | None = Field(
+        description="side effect: share of unflipped pairs whose answer the patch changes"
+    )
     dose: list[float] = Field(description="recovery at 0.5, 1, 2 and 4 times the patch")
 
 
 class FeatureEntry(_Part):
-    """One feature that was tested, highest net recovery first."""
+    """One feature that was tested. Features are listed by net recovery, highest first."""
 
     layer: int = Field(description="decoder layer")
-    feature: int = Field(description="index into the SAE")
-    flip_auc: float | None = Field(description="AUC of |delta| for flips, selection half")
-    flip_p: float | None = Field(description="adjusted p of flip_auc")
+    feature: int = Field(description="index of the feature in the SAE")
+    flip_auc: float | None = Field(description="AUC of |delta| for flipped against other pairs, selection half")
+    flip_p: float | None = Field(description="p of flip_auc, Benjamini-Hochberg adjusted over all features")
     held_out_auc: float | None = Field(description="the same AUC on the held-out half")
-    delta_on_flips: float | None = Field(description="mean |delta| on flips")
-    delta_otherwise: float | None = Field(description="mean |delta| on other pairs")
-    margin_r: float | None = Field(description="correlation of delta with the margin shift")
-    firing_rate: float | None = Field(description="share of prompts with the feature active")
-    mean_activation: float | None = Field(description="mean activation where active")
-    register_auc: float | None = Field(description="AUC for formal against casual wordings")
-    attribution: float | None = Field(default=None, description="recovery predicted by gradient, selection half")
-    causal: CausalEntry | None = Field(default=None, description="its delta patch on held-out flips")
+    delta_on_flips: float | None = Field(description="mean |delta| over flipped pairs [activation units]")
+    delta_otherwise: float | None = Field(description="mean |delta| over the other pairs [activation units]")
+    margin_r: float | None = Field(description="Pearson correlation of delta with the margin shift")
+    density: float | None = Field(description="feature density: share of prompts on which the feature is active")
+    mean_activation: float | None = Field(description="mean activation where active [activation units]")
+    register_auc: float | None = Field(
+        description="AUC of the activation for formal against casual wordings; above .5: more active on formal ones"
+    )
+    attribution: float | None = Field(default=None, description="recovery predicted by the gradient, selection half")
+    causal: CausalEntry | None = Field(
+        default=None, description="its patch on held-out flips; null if untested"
+    )
 
 
 class RangeEntry(_Part):
-    """A range of layers taken by one rule."""
+    """The range of layers that one rule takes (interp.profile.ranges)."""
 
-    rule: Rule = Field(description="how it was taken")
-    profile: Profile | None = Field(default=None, description="the score that it was taken from")
+    rule: Rule = Field(description="name of the rule")
     first: int = Field(description="first layer")
     last: int = Field(description="last layer, included")
-    peak: int = Field(description="layer of the highest score")
+    peak: int = Field(description="layer with the highest score in the range")
 
 
 class DataEntry(_Part):
-    """The questions that were used; no text, path or patient among it."""
+    """The questions that were used. It contains no text, path or patient."""
 
     fingerprint: str = Field(description="hash of the questions")
-    split: str = Field(description="train, test or all")
-    questions: int = Field(description="closed questions measured")
-    pairs: int = Field(description="(question, paraphrase) pairs")
-    patients: int = Field(description="patients, or images where unknown")
-    flips: int = Field(description="flipped pairs")
-    flip_bank: int = Field(description="flipped pairs with both margins beyond the threshold")
-    question_flip_rate: Interval = Field(description="share of questions with a flipped paraphrase")
-    pairwise_flip_rate: Interval = Field(description="share of flipped pairs")
+    split: str = Field(description="split that they come from: train, test or all")
+    questions: int = Field(description="number of closed questions measured")
+    pairs: int = Field(description="number of (question, paraphrase) pairs")
+    patients: int = Field(description="number of patients, or of images where patients are unknown")
+    flips: int = Field(description="number of flipped pairs")
+    flip_bank: int = Field(description="number of flipped pairs with both margins beyond the threshold")
+    question_flip_rate: Interval = Field(description="share of questions with at least one flipped paraphrase")
+    pairwise_flip_rate: Interval = Field(description="share of pairs that flip")
     accuracy: Interval = Field(description="share of right answers over all wordings")
 
 
 class Layers(_Part):
-    """The whole of layers.json."""
+    """The whole content of layers.json."""
 
     schema_version: int = Field(description="version of this schema")
-    verdict: Verdict = Field(description="whether any layer beats its controls")
-    reason: str = Field(description="why, in one sentence")
-    layers: list[int] = Field(description="the range to train, empty where no gate was found")
-    peak: int | None = Field(description="layer of the highest score")
-    rule: Rule = Field(description="the rule that took `layers`")
+    verdict: GateVerdict = Field(description="whether the range beats its controls")
+    reason: str = Field(description="grounds of the verdict in one sentence")
+    layers: list[int] = Field(description="the range to train, ascending; empty if no gate was found")
+    peak: int | None = Field(description="layer with the highest score in the range")
+    rule: Rule = Field(description="rule that took `layers`")
     commit_layer: int | None = Field(
-        default=None, description="first layer whose layer patch turns half of the flips back"
+        default=None, description="first layer whose residual patch restores half of the flipped answers"
     )
-    ranges: list[RangeEntry] = Field(description="what each rule gives")
+    ranges: list[RangeEntry] = Field(description="range that each rule takes")
     model: ModelEntry = Field(description="the model")
-    prompt: PromptEntry = Field(default=PromptEntry(), description="the prompt around the questions")
-    saes: dict[int, str] = Field(description="layer -> SAE id")
+    prompt: PromptEntry = Field(default=PromptEntry(), description="what stood around the questions")
+    saes: dict[int, str] = Field(description="layer -> folder name of its SAE")
     data: DataEntry = Field(description="the questions")
-    profile: list[ProfileEntry] = Field(description="one entry a layer")
-    weights: list[ModuleWeight] = Field(
-        default_factory=list, description="one entry a layer and module; may be written by hand"
+    profile: list[ProfileEntry] = Field(description="one entry per layer")
+    weights: list[ModuleWeight] = Field(default_factory=list, exclude=True)
+    features: list[FeatureEntry] = Field(description="features that were tested, highest net recovery first")
+    warnings: list[str] = Field(default_factory=list, description="what limits these results, one sentence each")
+    settings: dict[str, Any] = Field(description="settings of the run (interp.search.find.FindSettings)")
+    seed: int = Field(description="seed of the halves, the controls and the bootstrap")
+    software: dict[str, str] = Field(description="package -> version")
+    provenance: Provenance | None = Field(
+        default=None, description="command, commit, device and start; null where not recorded"
     )
-    features: list[FeatureEntry] = Field(description="top features of the screen")
-    warnings: list[str] = Field(default_factory=list, description="what limits these results, a sentence each")
-    settings: dict[str, Any] = Field(description="options of the run")
-    seed: int = Field(description="seed of splits, controls and bootstrap")
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
     @model_validator(mode="after")
     def _layers_of_the_model(self) -> "Layers":
@@ -203,12 +215,15 @@ class Layers(_Part):
 
 
 def write_layers(layers: Layers, path: Path) -> None:
-    """Write layers.json, whole or not at all."""
+    """Write layers.json atomically."""
     write_text(path, layers.model_dump_json(indent=2) + "\n")
 
 
 def read_layers(path: str | Path) -> Layers:
-    """Read layers.json. Raises InputError for a file that is absent, damaged, or of a newer schema."""
+    """Read layers.json of this or an older schema version.
+
+    Raises InputError for a file that is absent or damaged, or whose schema is newer than this version of GateScope.
+    """
     path = Path(path)
     if not path.is_file():
         wrong = "is a folder" if path.is_dir() else "no such file"
@@ -216,12 +231,12 @@ def read_layers(path: str | Path) -> Layers:
     content = read_object(path)
     version = content.get("schema_version")
     if not isinstance(version, int):
-        raise InputError(f"{path}: no schema_version, so not a layers.json of GateScope.")
+        raise InputError(f"{path}: found no schema_version, so it is not a layers.json of GateScope.")
     refuse_newer(path, version, SCHEMA_VERSION)
     try:
-        found = Layers.model_validate(content)
-        log.info("%s: %s, layers %s", path.name, found.verdict, ", ".join(map(str, found.layers)) or "none")
-        return found
+        found = Layers.model_validate(upgraded(content) if version < SCHEMA_VERSION else content)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: field {'.'.join(map(str, first['loc'])) or 'layers'}: {first['msg']}.") from None
+    log.info("%s: %s, layers %s", path.name, found.verdict, ", ".join(map(str, found.layers)) or "none")
+    return found

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from interp.causal.feature_patching import joined_probes, patch_jointly, probe_feature, probes_of, sample_pairs
 from interp.causal.layer_patching import patch_layers, replay_of
-from interp.causal.module_patching import module_weights
 from interp.measurement.sharded import measure_together
 from interp.model.model_entry import model_entry
 from interp.model.vlm import Vlm
 from interp.profile.profile import DRAWS, commit_layer, layer_profile
-from interp.profile.ranges import OWN_PROFILE, ranges_of
+from interp.profile.ranges import ranges_of
 from interp.profile.verdict import judge
 from interp.questions.polarity import inverting_operator
 from interp.questions.schema import Question
@@ -39,7 +38,6 @@ from interp.schemas.layers import (
     DataEntry,
     Interval,
     Layers,
-    Profile,
     ProfileEntry,
     PromptEntry,
     RangeEntry,
@@ -67,9 +65,7 @@ class FindSettings:
 
     rule: Rule = "write"
     """Which rule takes the range that is written as `layers`."""
-    profile: Profile | None = None
-    """The score that the rule reads; None for the rule's own (`interp.profile.ranges.OWN_PROFILE`)."""
-    max_width: int = 5
+    max_layers: int = 5
     """Most layers a range may hold."""
     bank_margin: float = 0.25
     """Least |m| [logits] on both sides of a pair of the flip bank; bfloat16 alone blurs some hundredths."""
@@ -81,14 +77,6 @@ class FindSettings:
     """Of the SAEs' matrices; bfloat16 halves their memory."""
     seed: int = 0
     """Seed of the halves, controls and bootstrap."""
-
-    def __post_init__(self) -> None:
-        """Raises InputError for a rule that can not read the profile."""
-        if self.profile is not None and (self.rule == "write") != (self.profile == "write"):
-            raise InputError(
-                f"--rule {self.rule} can not read --profile {self.profile}. The rule write reads write alone, rise and "
-                "level read auc, recovery or net."
-            )
 
 
 @dataclass(frozen=True)
@@ -222,10 +210,9 @@ def find_features(
     replay = replay_of(vlm, prompts, banked, room.device // 4, team, checkpoint)
     patch = patch_layers(replay, banked, screened.state, screened.before, chosen, settings.seed, "layer patches")
     joint = patch_jointly(replay, banked, screened.joint, chosen, settings.seed)
-    weights = module_weights(replay, prompts, banked, chosen, settings.seed)
     profile = layer_profile(chosen, screened.scores, held_out, banked, patch, joint, screened.fits, settings.seed)
-    ranges = ranges_of(profile, settings.max_width)
-    taken = ranges[settings.rule, settings.profile or OWN_PROFILE[settings.rule]]
+    ranges = ranges_of(profile, settings.max_layers)
+    taken = ranges[settings.rule]
     verdict, reason = judge(profile, banked, taken, settings.min_flips)
 
     candidates = choose_candidates(screen, FEATURES_KEPT)
@@ -251,13 +238,12 @@ def find_features(
         peak=found.peak if found else None,
         rule=settings.rule,
         commit_layer=commit_layer(profile, len(banked.pairs)),
-        ranges=[RangeEntry(rule=rule, profile=name, **r._asdict()) for (rule, name), r in ranges.items()],
+        ranges=[RangeEntry(rule=rule, **taken._asdict()) for rule, taken in ranges.items()],
         model=model_entry(vlm),
         prompt=PromptEntry(**vlm.style._asdict()),
         saes=screened.saes,
         data=_describe(asked, prompts, flips, margin, split, settings.seed),
         profile=profile,
-        weights=weights,
         features=entries,
         warnings=warnings_of(asked, profile),
         settings=settings.__dict__ | {"layers": chosen, "sae_dtype": str(settings.sae_dtype).removeprefix("torch.")},

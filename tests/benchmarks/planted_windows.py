@@ -62,7 +62,7 @@ def one_world(base: Path, case: tuple[str, list[int], float], seed: int, steps: 
     return [
         about
         | {
-            "rule": r.rule if r.rule == r.profile else f"{r.rule} {r.profile}",
+            "rule": r.rule,
             "found": f"{r.first}-{r.last}",
             "iou": overlap(range(r.first, r.last + 1), window),
         }
@@ -87,7 +87,7 @@ def main() -> None:
         name = list(NAMED)[number % len(NAMED)]
         drawn = drawn_case(len(locate_saes(base / "saes")), number, seed)
         rows += one_world(base, (name, *NAMED[name]) if options.named else drawn, seed, options.steps)
-        wide = pd.DataFrame(rows[-7:]).pivot(index=["world", "planted", "flips"], columns="rule", values="found")
+        wide = pd.DataFrame(rows[-3:]).pivot(index=["world", "planted", "flips"], columns="rule", values="found")
         print(wide.to_string(header=number == 0), rows[-1]["verdict"], flush=True)
     table = pd.DataFrame(rows)
     if options.out:

@@ -53,7 +53,7 @@ TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range
 """Layers that are trained."""
 STEPS = (
     *("measure_together", "margin_gradients", "screen_layers", "joined", "patch_layers", "patch_jointly"),
-    *("module_weights", "layer_profile", "probes_of", "joined_probes", "probe_feature", "held_out_aucs"),
+    *("layer_profile", "probes_of", "joined_probes", "probe_feature", "held_out_aucs"),
 )
 """Parts of find-features that are timed, where this version has them."""
 

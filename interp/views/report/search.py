@@ -144,7 +144,6 @@ def ranges_table(found: Layers) -> Table:
     rows = [
         [
             tables.text(each.rule),
-            tables.text(each.profile or NONE),
             tables.Cell(layers(range(each.first, each.last + 1)), each.first),
             tables.count(each.peak),
         ]
@@ -152,30 +151,9 @@ def ranges_table(found: Layers) -> Table:
     ]
     return Table(
         "The range by other rules",
-        [*columns(["rule", "score that it reads"]), *columns([], ["layers", "peak"])],
+        [*columns(["rule"]), *columns([], ["layers", "peak"])],
         rows,
         "A range that the rules do not share depends on the rule.",
-    )
-
-
-def modules_table(found: Layers) -> Table:
-    """How much each module of each layer writes."""
-    rows = [
-        [
-            tables.count(each.layer),
-            tables.text(each.module),
-            tables.estimate(each.net, sign=True),
-            tables.value(each.weight),
-        ]
-        for each in found.weights
-    ]
-    return Table(
-        "Which module writes it",
-        [*columns([], ["layer"]), *columns(["module"]), *columns([], ["write patch, net", "weight"])],
-        rows,
-        "Write patch of the attention or the MLP alone, net of random directions. Weight: what weighted ranks are "
-        "shared out by.",
-        marked=frozenset(i for i, each in enumerate(found.weights) if each.layer in found.layers),
     )
 
 

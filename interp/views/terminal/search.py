@@ -13,7 +13,7 @@ from rich.table import Table
 
 from interp.runtime.console import results
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import Interval, Layers, RangeEntry
+from interp.schemas.layers import Interval, Layers
 from interp.search.find import FindResult
 from interp.search.run_folder import LAYERS
 
@@ -91,7 +91,7 @@ def range_line(artifact: Layers) -> str:
 
 def ranges_line(artifact: Layers) -> str:
     """What every rule gives, and from where on the answer is settled."""
-    said = "ranges by rule: " + "; ".join(f"{_rule_name(r)} {r.first}-{r.last}" for r in artifact.ranges)
+    said = "ranges by rule: " + "; ".join(f"{r.rule} {r.first}-{r.last}" for r in artifact.ranges)
     if artifact.commit_layer is not None:
         said += f"\nfrom layer {artifact.commit_layer} on the layer patch turns at least half of the flips back"
     return said
@@ -125,10 +125,6 @@ def profile_table(artifact: Layers) -> Table:
 
 def _value(interval: Interval) -> str:
     return "-" if interval.value is None else _bare(f"{interval.value:.2f}")
-
-
-def _rule_name(taken: RangeEntry) -> str:
-    return taken.rule if taken.profile in (None, taken.rule) else f"{taken.rule}({taken.profile})"
 
 
 def feature_table(artifact: Layers, rows: int = 10) -> Table:
