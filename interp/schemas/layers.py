@@ -99,15 +99,6 @@ class ProfileEntry(_Part):
     l0: float | None = Field(description="mean number of features active on one of these residuals")
 
 
-class ModuleWeight(_Part):
-    """How much of the turn of the answers one module of one layer writes."""
-
-    layer: int
-    module: Module
-    net: Interval | None = None
-    weight: float = 0.0
-
-
 class CausalEntry(_Part):
     """The feature patch of one feature on held-out flips, with its controls (interp.causal.feature_patching)."""
 
@@ -195,7 +186,6 @@ class Layers(_Part):
     saes: dict[int, str] = Field(description="layer -> folder name of its SAE")
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry per layer")
-    weights: list[ModuleWeight] = Field(default_factory=list, exclude=True)
     features: list[FeatureEntry] = Field(description="features that were tested, highest net recovery first")
     warnings: list[str] = Field(default_factory=list, description="what limits these results, one sentence each")
     settings: dict[str, Any] = Field(description="settings of the run (interp.search.find.FindSettings)")
