@@ -210,7 +210,7 @@ def no_memory(rng: random.Random) -> None:
         return call
 
     FirstToken.forward = limited(FirstToken.forward)
-    measurement.final_logits, replay._climb = limited(measurement.final_logits), limited(replay._climb)
+    measurement.final_logits, replay.rerun_suffix = limited(measurement.final_logits), limited(replay.rerun_suffix)
 
 
 class Chaos:

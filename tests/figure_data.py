@@ -14,7 +14,7 @@ from interp.causal.feature_patching import FeatureTest
 from interp.feature.register_grid import GridResult, LevelMean
 from interp.feature.save import save_study
 from interp.feature.study import FeatureStudy, GroupRecovery, Tracking
-from interp.model.prompts import PLAIN
+from interp.model.prompts import DEFAULT_STYLE
 from interp.schemas.layers import DataEntry, Interval, Layers, ModelEntry, ProfileEntry
 from interp.screening.flips import Flips
 from interp.statistics import Estimate
@@ -52,7 +52,16 @@ def layers_of(layers: int, seed: int = 0) -> Layers:
     """A search of a model of many layers; the last one has numbers that could not be had."""
     rng = np.random.default_rng(seed)
     nothing = Interval(value=None, low=None, high=None)
-    names = ("flip_auc", "recovery", "random_patch", "write", "random_write", "net_write", "feature_patch", "net_feature_patch")
+    names = (
+        "flip_auc",
+        "recovery",
+        "random_patch",
+        "write",
+        "random_write",
+        "net_write",
+        "feature_patch",
+        "net_feature_patch",
+    )
     profile = []
     for layer in range(layers):
         found = {name: share(rng) for name in names}
@@ -152,7 +161,7 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
     return FeatureStudy(
         model=MODEL,
         revision=None,
-        prompt=PLAIN,
+        prompt=DEFAULT_STYLE,
         sae="sae",
         layer=17,
         feature=103818,

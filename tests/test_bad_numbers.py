@@ -40,7 +40,7 @@ def test_a_margin_that_is_not_finite_is_named_by_numbers(world, vlm, value):
     assert 0 < bad["question"].iloc[0] < 20
     first = bad.iloc[0]
     encode_images(vlm, list(prompts["image"]))
-    vlm.features[image][3, 5] = value
+    vlm.image_tokens[image][3, 5] = value
     with pytest.raises(InputError) as stopped:
         measure(vlm, prompts)
     said = str(stopped.value)

@@ -94,7 +94,7 @@ def test_the_model_measures_on_as_before(vlm, bridge, prompts, residuals):
     for each in (vlm, fresh):
         each.features.clear()
         encode_images(each, [image])
-    assert torch.equal(vlm.features[image], fresh.features[image])
+    assert torch.equal(vlm.image_tokens[image], fresh.image_tokens[image])
 
 
 def test_lora_layers_come_along(prompts):

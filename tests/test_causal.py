@@ -11,7 +11,7 @@ from interp.causal.feature_patching import DOSES, matched_features, patch_jointl
 from interp.causal.layer_patching import patch_effect, random_like, replay_of
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
@@ -196,7 +196,7 @@ def test_candidates_come_from_both_orders_without_repetition():
 
 def test_gradients_are_differences(planted, prompts, banked):
     rows = prompts.iloc[banked.pairs["paraphrase"].to_numpy()[:6]].reset_index(drop=True)
-    edited = Replay(planted, rows, batch_tokens=200)
+    edited = SuffixRerun(planted, rows, batch_tokens=200)
     gradients = margin_gradients(edited, [2, 9])
     generator = torch.Generator().manual_seed(0)
     for k, layer in enumerate((2, 9)):

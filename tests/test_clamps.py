@@ -9,12 +9,12 @@ from finetune_world import plain_margin
 from interp.causal.layer_patching import patch_effect, replay_of
 from interp.images.decode import open_image
 from interp.measurement.clamp_spec import ClampSpec, load_clamps, parse_clamps
-from interp.measurement.clamps import clamped, like_clamps, with_means
+from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
 from interp.measurement.margins import measure, text_residuals
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
 from interp.model.packing import common_prefix
-from interp.model.prompts import PLAIN, prompt_tokens
+from interp.model.prompts import DEFAULT_STYLE, prompt_tokens
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
@@ -40,7 +40,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=[True, False], ids=["image first", "question first"])
 def vlm(request, tiny_model):
-    return load_vlm(tiny_model, "cpu", "float32", style=PLAIN._replace(image_first=request.param))
+    return load_vlm(tiny_model, "cpu", "float32", style=DEFAULT_STYLE._replace(image_first=request.param))
 
 
 @pytest.fixture
@@ -153,14 +153,14 @@ def test_residuals_of_text_tokens_are_the_plain_hooks(where, vlm, prompts, sae_f
 def test_image_tokens_and_the_first_are_never_touched(where, vlm, prompts, sae_folder):
     caught = []
     with clamped(vlm, clamps_of(sae_folder, "1:7=50", where)):
-        change = vlm.changes[1]
+        change = vlm.output_hooks[1]
 
         def watched(x, batch):
             changed = change(x, batch)
             caught.append(((x != changed).any(-1), batch))
             return changed
 
-        vlm.changes[1] = watched
+        vlm.output_hooks[1] = watched
         measure(vlm, prompts, batch_tokens=400)
     for touched, batch in caught:
         expected = (batch.input_ids != vlm.model.config.image_token_id) & (batch.segment >= 0)
@@ -179,7 +179,7 @@ def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folde
         other = measure(vlm, shuffled, batch_tokens=64).margin
         alone = torch.cat([measure(vlm, prompts.iloc[[i]]).margin for i in range(len(prompts))])
         twice = prompts.iloc[[0, 0, 0]]
-        copies = Replay(vlm, twice).margins([0, 2], torch.zeros(3, 2, vlm.d_model))
+        copies = SuffixRerun(vlm, twice).margins([0, 2], torch.zeros(3, 2, vlm.d_model))
     with clamped(vlm, clamps[::-1]):
         reversed_order = measure(vlm, prompts).margin
     torch.testing.assert_close(other, packed[list(shuffled.index)], atol=1e-4, rtol=0)
@@ -191,7 +191,7 @@ def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folde
 def test_an_edit_is_made_behind_the_clamp(vlm, prompts, sae_folder):
     delta = torch.randn(1, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
     with clamped(vlm, clamps_of(sae_folder, "2:5", "final")):
-        edited = Replay(vlm, prompts.iloc[[1]]).margins([2, 1], delta.expand(1, 2, -1))
+        edited = SuffixRerun(vlm, prompts.iloc[[1]]).margins([2, 1], delta.expand(1, 2, -1))
     clamp = slowly(vlm, sae_folder, "2:5", "final")
     for k, place in enumerate((2, 1)):
 
@@ -234,12 +234,12 @@ def test_the_plain_model_is_back_afterwards_and_was_never_gone_for_others(vlm, p
     with pytest.raises(KeyError), clamped(vlm, clamps_of(sae_folder, "1:7=50", "all")):
         raise KeyError
     assert torch.equal(measure(vlm, prompts).margin, free)
-    assert vlm.changes == {}
+    assert vlm.output_hooks == {}
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
 def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, sae_folder):
-    clamps = with_means(vlm, prompts, clamps_of(sae_folder, "1:7=mean,2:5=4", where))
+    clamps = fill_mean_values(vlm, prompts, clamps_of(sae_folder, "1:7=mean,2:5=4", where))
     seen = []
     start = common_prefix(prompt_tokens(vlm.processor, list(prompts["text"]), style=vlm.style))
     sae = load_sae(locate_saes(sae_folder)[1], 1, 32)
@@ -277,7 +277,7 @@ def test_clamps_that_do_not_fit(vlm, prompts, sae_folder):
     with pytest.raises(InputError, match="made for a residual stream of width 32"):
         clamps_of(sae_folder, "1:7", "final", d_model=64)
     beyond = [clamp._replace(layer=4) for clamp in clamps_of(sae_folder, "3:7", "final")]
-    for refused in (lambda: clamped(vlm, beyond).__enter__(), lambda: with_means(vlm, prompts, beyond)):
+    for refused in (lambda: clamped(vlm, beyond).__enter__(), lambda: fill_mean_values(vlm, prompts, beyond)):
         with pytest.raises(InputError, match="4:7: model has layers 0 to 3 only"):
             refused()
 
@@ -390,7 +390,7 @@ def test_control_clamps_are_of_other_features_as_active(planted, asked):
     residuals = measure(planted, asked, [4]).residuals[:, 0]
     sae = load_sae(saes[4], 4, planted.d_model)
     mean = sae.encode(residuals).mean(0)
-    controls = like_clamps(planted, asked, clamps, saes, 3)
+    controls = matched_clamps(planted, asked, clamps, saes, 3)
     assert len(controls) == 3
     used = [clamp.feature for controls_of in controls for clamp in controls_of]
     assert len(set(used)) == 6

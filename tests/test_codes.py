@@ -35,7 +35,7 @@ def dense(codes):
 
 @pytest.mark.parametrize("held", [2**24, 3 * D_SAE])
 def test_codes_are_the_activations(sae, residuals, monkeypatch, held):
-    monkeypatch.setattr("interp.saes.sparse_codes.DENSE", held)
+    monkeypatch.setattr("interp.saes.sparse_codes.MAX_DENSE", held)
     codes = encode_sparse(sae, residuals)
     expected = sae.encode(residuals)
     torch.testing.assert_close(dense(codes), expected)

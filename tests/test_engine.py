@@ -11,7 +11,7 @@ from PIL import Image
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import empty_residuals
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
 from interp.model.packing import attention_masks, collate, pack
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
@@ -128,7 +128,7 @@ def test_edits_equal_hooks_on_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     rows, layers = prompts.iloc[[0, 1, 5, 8, 12]], [3, 0, 2, 2, 1]
     delta = torch.randn(5, 5, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
-    edited = Replay(vlm, rows).margins(layers, delta)
+    edited = SuffixRerun(vlm, rows).margins(layers, delta)
     clean = measure(vlm, rows)
     for i, row in enumerate(rows.itertuples()):
         for k, layer in enumerate(layers):
@@ -141,7 +141,7 @@ def test_patching_every_residual_of_the_last_layer_gives_the_originals_margin(vl
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:2]
     measured = measure(vlm, prompts, [3])
     delta = measured.residuals[0] - measured.residuals[1]
-    edited = Replay(vlm, prompts.iloc[[1]]).margins([3], delta[None])
+    edited = SuffixRerun(vlm, prompts.iloc[[1]]).margins([3], delta[None])
     assert edited[0, 0] == pytest.approx(float(measured.margin[0]), abs=1e-4)
 
 
@@ -179,7 +179,7 @@ def test_answer_tokens_come_from_the_vocabulary(vlm):
 
 
 def test_each_image_meets_the_tower_once(vlm, own_data, monkeypatch):
-    vlm.features.clear()
+    vlm.image_tokens.clear()
     seen = []
     tower = vlm.model.model.get_image_features
     monkeypatch.setattr(vlm.model.model, "get_image_features", lambda p, **k: seen.append(len(p)) or tower(p, **k))
@@ -204,7 +204,7 @@ def test_a_replay_gives_the_same_however_much_of_it_stays(style, tiny_model, own
     handle = vlm.layers[0].register_forward_hook(lambda *_: runs.append(1))
     found = []
     for room in (0, 300_000, 2**30):
-        replay = Replay(vlm, prompts, room, batch_tokens=300)
+        replay = SuffixRerun(vlm, prompts, room, batch_tokens=300)
         found.append(replay.margins([2, 0, 3], delta))
         first = len(runs)
         torch.testing.assert_close(replay.margins([2, 0, 3], delta), found[-1], atol=1e-5, rtol=0)
@@ -219,7 +219,7 @@ def test_slopes_are_autograd_through_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
     generator = torch.Generator().manual_seed(2)
     delta = torch.randn(5, 2, vlm.d_model, generator=generator)
-    slopes = Replay(vlm, prompts).slopes([1, 3], delta)
+    slopes = SuffixRerun(vlm, prompts).slopes([1, 3], delta)
     for i, row in enumerate(prompts.itertuples()):
         for k, layer in enumerate((1, 3)):
             probe = delta[i, k].clone().requires_grad_()
@@ -252,7 +252,7 @@ def test_residuals_in_a_file_are_those_in_memory(vlm, own_data):
 def test_images_are_dropped_where_they_do_not_all_fit(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     expected = measure(vlm, prompts).margin
-    few = replace(vlm, features={}, images_held=2)
+    few = replace(vlm, image_tokens={}, max_images=2)
     torch.testing.assert_close(measure(few, prompts, batch_tokens=100).margin, expected, atol=1e-4, rtol=0)
     assert prompts["image"].nunique() > 2
     assert len(few.features) <= 2

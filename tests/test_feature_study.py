@@ -18,9 +18,9 @@ from interp.feature.study import largest_among_flips, parse_feature, study_featu
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
-from interp.model.prompts import PLAIN
+from interp.model.prompts import DEFAULT_STYLE
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
@@ -197,13 +197,13 @@ def test_the_grid_statistics_by_scipy(planted, sae_of, asked):
 
 def test_what_normalization_makes_equal_is_no_pair(planted, asked):
     rows = grid_prompts(read_grid(), ["pleural effusion"], prompt_table(asked[:1]), seed=0)
-    planted.style = PLAIN._replace(normalize=True)
+    planted.style = DEFAULT_STYLE._replace(normalize=True)
     try:
         same = len(controlled_pairs(planted, rows))
-        planted.style = PLAIN._replace(answer_instruction="Answer yes or no.", image_first=False)
+        planted.style = DEFAULT_STYLE._replace(answer_instruction="Answer yes or no.", image_first=False)
         instructed = len(controlled_pairs(planted, rows))
     finally:
-        planted.style = PLAIN
+        planted.style = DEFAULT_STYLE
     plain = len(controlled_pairs(planted, rows))
     assert same < plain
     assert instructed == plain
@@ -241,7 +241,7 @@ def test_direct_effect_and_slope_by_numerical_derivatives(study, planted, sae_of
     few = prompts.iloc[:20]
     step = 0.5
     ways = torch.stack([step * direction.float(), -step * direction.float()]).expand(20, -1, -1)
-    moved = Replay(planted, few).margins([9, 9], ways)
+    moved = SuffixRerun(planted, few).margins([9, 9], ways)
     slope = float((moved[:, 0] - moved[:, 1]).double().mean()) / (2 * step)
     assert margin_slope(planted, sae_of[4], 110, last[:20]) == pytest.approx(slope, rel=0.02, abs=1e-4)
     # The two agree in general, not feature by feature (see the docstring of margin_slope).

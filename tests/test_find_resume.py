@@ -118,7 +118,7 @@ def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
     asked = []
     batches = exchange.launched_batches
     monkeypatch.setattr(exchange, "launched_batches", lambda *given: asked.append(given[5]) or batches(*given))
-    monkeypatch.setattr("interp.measurement.suffix_rerun.Replay._batches", stopped)
+    monkeypatch.setattr("interp.measurement.suffix_rerun.SuffixRerun._batches", stopped)
     assert find_into(out, lambda: search, resume=True) is not None
     assert asked == [[]]
     same(out, whole)

@@ -210,7 +210,7 @@ def test_with_all_layers_trained_nothing_is_kept(world, questions):
     frozen.keep(prompts_of(items), EVERYTHING)
     [(batch, hidden)] = lay_out(frozen, items).parts
     is_image = batch.input_ids == vlm.model.config.image_token_id
-    assert torch.allclose(hidden[is_image], torch.cat([vlm.features[items[0].image]] * len(batch.segment)))
+    assert torch.allclose(hidden[is_image], torch.cat([vlm.image_tokens[items[0].image]] * len(batch.segment)))
 
 
 def limited(monkeypatch, prompts):

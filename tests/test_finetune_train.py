@@ -20,7 +20,7 @@ from finetune.training.loop import accelerator_for, learning_rate, train
 from finetune.training.prefix_states import FrozenLayers, Prompt
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 
@@ -104,7 +104,7 @@ def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, que
     assert more.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), abs=1e-6)
     # Another first token, the same prompt: the wordings diverge alike.
     assert stop.divergence.item() == pytest.approx(plain.divergence.item(), abs=1e-7)
-    vlm.style = PLAIN
+    vlm.style = DEFAULT_STYLE
     without = losses_of(vlm, model, items_of(spelled[:1]))
     assert abs(without.divergence.item() - plain.divergence.item()) > 1e-5
 

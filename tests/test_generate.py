@@ -12,10 +12,10 @@ from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
 from interp.measurement.clamp_spec import load_clamps, parse_clamps
 from interp.measurement.clamps import clamped
 from interp.measurement.generate import end_tokens, generate
-from interp.measurement.margins import measure, rows_of
+from interp.measurement.margins import measure, pack_prompts
 from interp.model.load import load_vlm
 from interp.model.packing import Batch
-from interp.model.prompts import PLAIN
+from interp.model.prompts import DEFAULT_STYLE
 from interp.paths import WORLD
 from interp.questions.answers import parse_yes_no
 from interp.questions.files import load_questions
@@ -31,7 +31,7 @@ D_SAE = 24
 
 @pytest.fixture(params=[True, False], ids=["image first", "question first"])
 def vlm(request, tiny_model):
-    return load_vlm(tiny_model, "cpu", "float32", style=PLAIN._replace(image_first=request.param))
+    return load_vlm(tiny_model, "cpu", "float32", style=DEFAULT_STYLE._replace(image_first=request.param))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_packed_answers_are_the_plain_ones(vlm, prompts):
     assert [len(t) for t in tokens] == [NEW] * len(prompts)
     assert len(set(answers)) > len(prompts) / 2, "answers that are all alike make no test"
     if vlm.style.image_first:
-        assert sorted(len(row.prompts) for row in rows_of(vlm, prompts)) == [1, 1, 1, 4, 6]
+        assert sorted(len(row.prompts) for row in pack_prompts(vlm, prompts)) == [1, 1, 1, 4, 6]
 
 
 def test_the_sliding_window_is_felt(vlm, prompts):
@@ -110,7 +110,7 @@ def test_a_batch_stops_when_all_its_answers_have(vlm, prompts):
     needed = max(next(i for i, token in enumerate(tokens, start=1) if token in ends) for tokens in free)
     vlm.model.generation_config.eos_token_id = ends
     forwards = []
-    vlm.changes = {0: lambda output, batch: forwards.append(1) or output}
+    vlm.output_hooks = {0: lambda output, batch: forwards.append(1) or output}
     generate(vlm, prompts[:2], NEW)
     assert len(forwards) == needed <= 3
 
@@ -204,7 +204,7 @@ def test_clamped_answers_are_the_plain_hooks(where, vlm, prompts, sae_folder):
 
 def test_the_changes_meet_every_token_once(vlm, prompts):
     met = []
-    vlm.changes = {2: lambda output, batch: met.append((output.shape, batch)) or output}
+    vlm.output_hooks = {2: lambda output, batch: met.append((output.shape, batch)) or output}
     generate(vlm, prompts, 4)
     first, *steps = (batch for _, batch in met)
     assert [shape[:2] for shape, _ in met] == [batch.input_ids.shape for _, batch in met]
@@ -222,7 +222,7 @@ def test_the_changes_meet_every_token_once(vlm, prompts):
 
 
 def test_weights_that_are_not_finite(vlm, prompts):
-    vlm.changes = {3: lambda output, batch: output * float("nan")}
+    vlm.output_hooks = {3: lambda output, batch: output * float("nan")}
     with pytest.raises(InputError, match="not finite"):
         generate(vlm, prompts, 2)
 
@@ -238,7 +238,7 @@ def test_a_batch_holds_no_more_than_it_may(vlm, prompts):
         sizes[-1][1] += columns
         return output
 
-    vlm.changes = {0: count}
+    vlm.output_hooks = {0: count}
     generate(vlm, prompts, NEW, batch_tokens=700)
     assert len(sizes) > 1
     assert any(rows > 1 for rows, _ in sizes)

@@ -8,13 +8,19 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from interp.images.decode import BLANK_IMAGE, open_image
-from interp.measurement.occlusion import packed, picture_pixels, token_margins, variant_batches
-from interp.measurement.saliency import attention, attention_seen, feature_maps, gradient_maps, integrated_maps
+from interp.measurement.occlusion import image_pixels, pack_wordings, token_margins, variant_batches
+from interp.measurement.saliency import (
+    attention,
+    feature_maps,
+    gradient_maps,
+    integrated_gradient_maps,
+    observe_attention,
+)
 from interp.model.decoder import run_packed
-from interp.model.image_tokens import image_tokens
+from interp.model.image_tokens import encode_pixels
 from interp.model.load import load_vlm, quiet_loading
 from interp.model.packing import attention_masks
-from interp.model.prompts import PLAIN
+from interp.model.prompts import DEFAULT_STYLE
 from interp.saes.sae import Sae
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
@@ -23,7 +29,7 @@ CLOSED = [True] * 3
 
 @pytest.fixture(scope="module", params=[True, False], ids=["image first", "question first"])
 def vlm(request, tiny_model):
-    return load_vlm(tiny_model, "cpu", "float32", style=PLAIN._replace(image_first=request.param))
+    return load_vlm(tiny_model, "cpu", "float32", style=DEFAULT_STYLE._replace(image_first=request.param))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def path(tmp_path_factory):
 
 def tokens_of(vlm, path):
     with torch.no_grad():
-        return image_tokens(vlm.model, picture_pixels(vlm, path)[None])[0]
+        return encode_pixels(vlm.model, image_pixels(vlm, path)[None])[0]
 
 
 def plain_inputs(vlm, path, text):
@@ -90,8 +96,8 @@ def test_attention_of_a_bfloat16_model(tiny_model, path):
 
 def test_nothing_masked_is_attended_to(vlm, path):
     tokens, seen = tokens_of(vlm, path), []
-    ((batch, images),) = variant_batches(vlm, packed(vlm, TEXTS, CLOSED), tokens[None], 4096)
-    with torch.no_grad(), attention_seen(vlm, seen.append):
+    ((batch, images),) = variant_batches(vlm, pack_wordings(vlm, TEXTS, CLOSED), tokens[None], 4096)
+    with torch.no_grad(), observe_attention(vlm, seen.append):
         run_packed(vlm.model, batch, images)
     masks = attention_masks(batch, vlm.model.config.image_token_id, vlm.model.config.text_config.sliding_window)
     assert len(seen) == vlm.n_layers
@@ -107,7 +113,7 @@ def test_the_model_is_left_as_it_was(vlm, path):
     def fail(weights):
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), attention_seen(vlm, fail):
+    with pytest.raises(ZeroDivisionError), observe_attention(vlm, fail):
         token_margins(vlm, tokens[None], TEXTS, CLOSED)
     assert vlm.model.config.text_config._attn_implementation == "sdpa"
     assert not any(layer.self_attn._forward_hooks or layer.self_attn._forward_pre_hooks for layer in vlm.layers)
@@ -145,7 +151,7 @@ def test_gradient_maps_are_plain_autograd(vlm, path, monkeypatch):
 
 def test_integrated_gradients_are_the_slow_sum_and_complete(vlm, path, monkeypatch):
     tokens, blank = tokens_of(vlm, path), tokens_of(vlm, BLANK_IMAGE)
-    found = integrated_maps(vlm, tokens, blank, TEXTS[:2], CLOSED[:2], steps=4)
+    found = integrated_gradient_maps(vlm, tokens, blank, TEXTS[:2], CLOSED[:2], steps=4)
     for k, text in enumerate(TEXTS[:2]):
         total = torch.zeros_like(tokens)
         for share in (0.125, 0.375, 0.625, 0.875):
@@ -155,7 +161,8 @@ def test_integrated_gradients_are_the_slow_sum_and_complete(vlm, path, monkeypat
     ends = token_margins(vlm, torch.stack([blank, tokens]), TEXTS, CLOSED)
     change = ends[1] - ends[0]
     errors = [
-        (integrated_maps(vlm, tokens, blank, TEXTS, CLOSED, steps).sum(-1) - change).abs().max() for steps in (4, 64)
+        (integrated_gradient_maps(vlm, tokens, blank, TEXTS, CLOSED, steps).sum(-1) - change).abs().max()
+        for steps in (4, 64)
     ]
     assert errors[1] < 0.005 * change.abs().max()
     assert errors[1] < errors[0] / 20

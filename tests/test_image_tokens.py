@@ -20,11 +20,11 @@ from finetune.evaluation.evaluate import evaluate
 from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
 from interp.measurement.margins import measure
 from interp.model.image_token_cache import read_tokens, write_tokens
-from interp.model.image_tokens import encode_images, image_tokens
+from interp.model.image_tokens import encode_images, encode_pixels
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
-from interp.runtime.prefetch import ahead
+from interp.runtime.prefetch import map_ahead
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def encoded(vlm, paths):
     """The tokens of some images, and how many images met the tower for it."""
     with tower_calls(vlm) as calls:
         encode_images(vlm, paths, batch_size=4)
-    return torch.stack([vlm.features[path] for path in paths]), sum(calls)
+    return torch.stack([vlm.image_tokens[path] for path in paths]), sum(calls)
 
 
 def files_in(folder):
@@ -81,8 +81,8 @@ def test_tokens_are_plain_transformers(tiny_model, pictures):
         pixels = vlm.processor.image_processor(open_image(path), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             expected = plain.model.get_image_features(pixels, return_dict=True).pooler_output[0]
-        torch.testing.assert_close(vlm.features[path], expected, atol=1e-5, rtol=1e-5)
-    assert vlm.features[NO_IMAGE].shape == (0, vlm.d_model)
+        torch.testing.assert_close(vlm.image_tokens[path], expected, atol=1e-5, rtol=1e-5)
+    assert vlm.image_tokens[NO_IMAGE].shape == (0, vlm.d_model)
 
 
 def test_the_tower_computes_on_contiguous_states_and_as_before(tiny_model):
@@ -99,7 +99,7 @@ def test_the_tower_computes_on_contiguous_states_and_as_before(tiny_model):
             lambda module, args, kwargs: layouts.append(kwargs["inputs_embeds"].is_contiguous()), with_kwargs=True
         )
         with torch.no_grad():
-            tokens.append(image_tokens(model, pixels))
+            tokens.append(encode_pixels(model, pixels))
     assert layouts == [True, False]
     torch.testing.assert_close(*tokens, atol=1e-5, rtol=1e-5)
 
@@ -249,7 +249,7 @@ def test_an_adapter_switched_off_in_the_tower_is_not_its_tokens(cached, tiny_mod
     config = LoraConfig(r=2, target_modules=r".*vision_tower.*q_proj", init_lora_weights=False)
     adapted = get_peft_model(vlm.model, config)
     seen, _ = encoded(vlm, pictures)
-    vlm.features.clear()
+    vlm.image_tokens.clear()
     with adapted.disable_adapter():
         base, _ = encoded(vlm, pictures)
     plain, _ = encoded(load_vlm(tiny_model, "cpu", "float32"), pictures)
@@ -321,7 +321,7 @@ def test_work_ahead_keeps_order_bounds_and_errors():
             raise ValueError("thirty")
         return i * i
 
-    results = ahead(slow_first, range(100), threads=3, most=6)
+    results = map_ahead(slow_first, range(100), threads=3, most=6)
     threading.Timer(0.2, first_may_end.set).start()
     for i in range(30):
         assert next(results) == i * i
@@ -330,8 +330,8 @@ def test_work_ahead_keeps_order_bounds_and_errors():
     with pytest.raises(ValueError, match="thirty"):
         next(results)
     assert max(begun) <= 37, "the rest is dropped"
-    assert list(ahead(str, [], threads=2, most=4)) == []
-    early = ahead(slow_first, range(31, 90), threads=2, most=3)
+    assert list(map_ahead(str, [], threads=2, most=4)) == []
+    early = map_ahead(slow_first, range(31, 90), threads=2, most=3)
     assert next(early) == 31 * 31
     early.close()
     assert max(begun) <= 31 + 4

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from interp.measurement.residual_store import empty_residuals
-from interp.model.load import hold_images, load_vlm
+from interp.model.load import limit_image_tokens, load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
-from interp.runtime.memory import GIB, left_in_group, memory_left
+from interp.runtime.memory import GIB, free_in_group, memory_left
 from interp.saes.locate import locate_saes
 from interp.search.find import FindSettings, find_features
 
@@ -34,23 +34,23 @@ def test_what_is_left():
 
 
 def test_a_schedulers_limit_counts(tmp_path, monkeypatch):
-    assert left_in_group(tmp_path) is None
+    assert free_in_group(tmp_path) is None
     (tmp_path / "memory.stat").write_text("anon 300\nfile 900\nshmem 50\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert left_in_group(tmp_path) is None
+    assert free_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
-    assert left_in_group(tmp_path) == 650
-    monkeypatch.setattr("interp.runtime.memory.own_group", lambda: tmp_path)
+    assert free_in_group(tmp_path) == 650
+    monkeypatch.setattr("interp.runtime.memory.control_group", lambda: tmp_path)
     assert memory_left(CPU).host == 520
 
 
 def test_images_that_fit(tiny_model):
     vlm = load_vlm(tiny_model, "cpu", "float32")
     tokens = vlm.model.config.mm_tokens_per_image
-    hold_images(vlm, 10 * tokens * vlm.d_model * 4 + 5)
-    assert vlm.images_held == 10
-    hold_images(vlm, 0)
-    assert vlm.images_held == 1
+    limit_image_tokens(vlm, 10 * tokens * vlm.d_model * 4 + 5)
+    assert vlm.max_images == 10
+    limit_image_tokens(vlm, 0)
+    assert vlm.max_images == 1
 
 
 def test_little_memory_changes_nothing_that_is_found(questions):
@@ -58,7 +58,7 @@ def test_little_memory_changes_nothing_that_is_found(questions):
     for max_memory in (None, 0.001):
         vlm = load_vlm(WORLD / "planted", "cpu", "float32")
         if max_memory:
-            hold_images(vlm, 0)
+            limit_image_tokens(vlm, 0)
         settings = FindSettings(min_flips=1)
         result = find_features(vlm, locate_saes(WORLD / "saes"), questions, settings=settings, max_memory=max_memory)
         found.append(result)

@@ -7,16 +7,16 @@ from finetune_world import plain_margin
 from PIL import Image, ImageDraw
 
 from interp.measurement.occlusion import (
-    encode_without,
-    filling,
-    margins_on,
-    picture_pixels,
-    replaced,
+    encode_occluded,
+    image_margins,
+    image_pixels,
+    make_fill,
+    occlude,
     single_cells,
     token_margins,
 )
 from interp.model.load import load_vlm
-from interp.model.prompts import PLAIN
+from interp.model.prompts import DEFAULT_STYLE
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
 CLOSED = [True, True, False]
@@ -25,7 +25,7 @@ CELL = 16
 
 @pytest.fixture(scope="module", params=[True, False], ids=["image first", "question first"])
 def vlm(request, tiny_model):
-    style = PLAIN._replace(image_first=request.param, answer_instruction="Yes or no?")
+    style = DEFAULT_STYLE._replace(image_first=request.param, answer_instruction="Yes or no?")
     return load_vlm(tiny_model, "cpu", "float32", style=style)
 
 
@@ -72,13 +72,13 @@ def test_occlusions_are_those_of_edited_pictures(vlm, picture, path):
         ]
         for cell in range(16)
     ]
-    pixels = picture_pixels(vlm, path)
-    before = dict(vlm.features)
+    pixels = image_pixels(vlm, path)
+    before = dict(vlm.image_tokens)
     for image_batch, batch_tokens in ((32, 4096), (5, 150)):
-        tokens = encode_without(vlm, pixels, filling(vlm, pixels, "grey"), single_cells(4), image_batch)
+        tokens = encode_occluded(vlm, pixels, make_fill(vlm, pixels, "grey"), single_cells(4), image_batch)
         found = token_margins(vlm, tokens, TEXTS, CLOSED, batch_tokens)
         torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
-    assert vlm.features == before == {}
+    assert vlm.image_tokens == before == {}
     # It is the cells that matter here, not chance: their effects differ.
     assert found.std(0).min() > 1e-3
 
@@ -86,7 +86,7 @@ def test_occlusions_are_those_of_edited_pictures(vlm, picture, path):
 def test_margins_on_any_images(vlm, picture):
     pictures = [picture.rotate(90 * k) for k in range(3)]
     pixels = vlm.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-    found = margins_on(vlm, pixels, TEXTS, CLOSED, image_batch=2, batch_tokens=200)
+    found = image_margins(vlm, pixels, TEXTS, CLOSED, image_batch=2, batch_tokens=200)
     expected = [[plain(vlm, p, text, closed) for text, closed in zip(TEXTS, CLOSED, strict=True)] for p in pictures]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
 
@@ -95,19 +95,19 @@ def test_parts_are_replaced_by_grid():
     pixels = torch.arange(3 * 4 * 8.0).reshape(3, 4, 8)
     removed = torch.zeros(2, 2, 4, dtype=torch.bool)
     removed[1, 0, 3] = True
-    found = replaced(pixels, torch.full_like(pixels, -1), removed)
+    found = occlude(pixels, torch.full_like(pixels, -1), removed)
     torch.testing.assert_close(found[0], pixels)
     assert (found[1] == -1).nonzero()[:, 1:].unique(dim=0).tolist() == [[0, 6], [0, 7], [1, 6], [1, 7]]
 
 
 def test_fillings(vlm, path):
-    pixels = picture_pixels(vlm, path)
-    grey = filling(vlm, pixels, "grey")
+    pixels = image_pixels(vlm, path)
+    grey = make_fill(vlm, pixels, "grey")
     assert grey.min() == grey.max() == pytest.approx((128 / 255 - 0.5) / 0.5, abs=1e-6)
-    mean = filling(vlm, pixels, "mean")
+    mean = make_fill(vlm, pixels, "mean")
     torch.testing.assert_close(mean[:, 0, 0], pixels.mean((1, 2)))
     torch.testing.assert_close(mean[:, 63, 5], pixels.mean((1, 2)))
-    blur = filling(vlm, pixels, "blur")
+    blur = make_fill(vlm, pixels, "blur")
     # One pixel by the definition of a Gaussian of 8 pixels, whose weights add up to one inside the image.
     weight = np.exp(-0.5 * ((np.arange(64)[:, None] - [[3, 40]]) / 8.0) ** 2)
     weight /= weight.sum(0)

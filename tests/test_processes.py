@@ -24,7 +24,7 @@ from interp.images.decode import NO_IMAGE
 from interp.measurement.generate import generate
 from interp.measurement.margins import measure
 from interp.model.image_tokens import encode_together
-from interp.model.load import load_vlm, split_map
+from interp.model.load import balanced_device_map, load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
@@ -59,28 +59,28 @@ if what == "whole":
         "place": [team.rank, team.size],
         "share": team.share(range(5)),
         "block": team.block(range(5)),
-        "total": team.total(exact).tolist(),
-        "values": team.values({{"rank": rank, "third": 1 / 3, "nothing": float("nan")}}),
-        "bytes": [part.decode() for part in team.bytes(b"a" * rank)],
-        "tensors": [part["own"].float().tolist() for part in team.tensors({{"own": own}})],
-        "frames": [frame["x"].tolist() for frame in team.frames(pd.DataFrame({{"x": [0.1] * rank}}))],
-        "sent": [part.float().tolist() for part in team.sent_to(1, own, [1, 2])],
+        "total": team.all_reduce_sum(exact).tolist(),
+        "values": team.gather_values({{"rank": rank, "third": 1 / 3, "nothing": float("nan")}}),
+        "bytes": [part.decode() for part in team.gather_bytes(b"a" * rank)],
+        "tensors": [part["own"].float().tolist() for part in team.gather_tensors({{"own": own}})],
+        "frames": [frame["x"].tolist() for frame in team.gather_frames(pd.DataFrame({{"x": [0.1] * rank}}))],
+        "sent": [part.float().tolist() for part in team.gather_to(1, own, [1, 2])],
         "first": first_to("anything"),
     }}
     loaded, load = [], find.load_sae
     find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
     kept.CHECKPOINT_SECONDS = 0.0
     found, vlm = search(Checkpoint(folder, {{}}))
-    told |= {{"images": len(vlm.features), "saes": sorted(set(loaded))}}
+    told |= {{"images": len(vlm.image_tokens), "saes": sorted(set(loaded))}}
     found_in(found, folder / f"found-{{rank}}")
     told["kept"] = sorted(path.name for path in folder.glob("rounds-*"))
-    team.meet()
+    team.barrier()
     if rank == 0:
         # As a kill leaves them: one process has written all of its parts, one but the first, and no sweep is done.
         for path in [*folder.glob("rounds-000-*"), *folder.glob("margins-*")]:
             if path.name != "rounds-000-000000.safetensors":
                 path.unlink()
-    team.meet()
+    team.barrier()
     found_in(search(Checkpoint(folder, {{}}))[0], folder / f"again-{{rank}}")
     told["pictures"] = pictures(vlm, team)
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
@@ -102,9 +102,9 @@ def pictures(vlm, team) -> list[dict[str, float]]:
     images = sorted({question.image for question in load_questions(WORLD / "questions.jsonl")})[:5]
     found = []
     for asked in (images[:1], [NO_IMAGE], images):
-        vlm.features.clear()
+        vlm.image_tokens.clear()
         encode_together(vlm, asked, team)
-        found.append({Path(path).name: float(vlm.features[path].double().sum()) for path in asked})
+        found.append({Path(path).name: float(vlm.image_tokens[path].double().sum()) for path in asked})
     return found
 
 
@@ -186,9 +186,9 @@ def test_what_processes_exchange(told):
 
 def test_one_process_gets_back_what_it_gives():
     tensor, frame = torch.ones(2), pd.DataFrame({"x": [1]})
-    assert ALONE.total(tensor) is tensor
-    assert ALONE.frames(frame)[0] is frame
-    assert ALONE.tensors({"a": tensor})[0]["a"] is tensor
+    assert ALONE.all_reduce_sum(tensor) is tensor
+    assert ALONE.gather_frames(frame)[0] is frame
+    assert ALONE.gather_tensors({"a": tensor})[0]["a"] is tensor
     assert ALONE.share(range(3)) == ALONE.block(range(3)) == [0, 1, 2]
     assert [Team(rank, 4, None).block(range(2)) for rank in range(4)] == [[], [0], [], [1]]
 
@@ -204,7 +204,7 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     # Each has kept its own parts, and neither has done all of it.
     assert {name[:10] for name in told[0]["kept"]} == {"rounds-000", "rounds-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
-    assert all(t["images"] < len(vlm.features) for t in told)
+    assert all(t["images"] < len(vlm.image_tokens) for t in told)
 
 
 def test_two_processes_encode_together_what_one_does(told):
@@ -270,7 +270,7 @@ def test_a_split_model_keeps_its_layers_in_order_and_finds_the_same(tiny_model):
     from accelerate import dispatch_model
 
     vlm = load_vlm(tiny_model, "cpu", "float32")
-    places = split_map(vlm.model, ["a", "b", "c"])
+    places = balanced_device_map(vlm.model, ["a", "b", "c"])
     layers = [places[f"model.language_model.layers.{k}"] for k in range(4)]
     assert layers == sorted(layers)
     assert {places["lm_head"], places["model.language_model.norm"], places["model.vision_tower"]} == {"a"}
@@ -280,7 +280,7 @@ def test_a_split_model_keeps_its_layers_in_order_and_finds_the_same(tiny_model):
         {"image": [q.image for q in questions], "text": [q.question for q in questions], "closed": True}
     )
     plain = measure(vlm, prompts, [1, 3])
-    dispatch_model(vlm.model, split_map(vlm.model, ["cpu", "cpu"]), main_device="cpu", force_hooks=True)
+    dispatch_model(vlm.model, balanced_device_map(vlm.model, ["cpu", "cpu"]), main_device="cpu", force_hooks=True)
     assert all(hasattr(layer, "_hf_hook") for layer in vlm.layers)
     hooked = measure(vlm, prompts, [1, 3])
     assert torch.equal(hooked.margin, plain.margin)

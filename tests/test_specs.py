@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions, write_questions
@@ -12,7 +12,7 @@ from interp.runtime.errors import InputError
 
 def test_only_the_given_fields_change_the_prompt_style():
     trained = PromptStyle(image_first=False, system="Be brief.", normalize=True)
-    assert ModelSpec().prompt_style() == PLAIN
+    assert ModelSpec().prompt_style() == DEFAULT_STYLE
     assert ModelSpec().prompt_style(trained) == trained
     changed = ModelSpec(normalize=False, answer_instruction="Answer yes or no.").prompt_style(trained)
     assert changed == trained._replace(normalize=False, answer_instruction="Answer yes or no.")
@@ -21,7 +21,7 @@ def test_only_the_given_fields_change_the_prompt_style():
 def test_a_model_is_loaded_as_specified(tiny_model, tmp_path):
     vlm = ModelSpec(tiny_model, device="cpu", dtype="bfloat16", image_cache=tmp_path, system="Be brief.").load()
     assert (vlm.name, vlm.arithmetic, vlm.image_cache) == (tiny_model.name, "bfloat16", tmp_path)
-    assert vlm.style == PLAIN._replace(system="Be brief.")
+    assert vlm.style == DEFAULT_STYLE._replace(system="Be brief.")
     assert ModelSpec(device="cpu").load().name == "planted"
 
 

@@ -35,7 +35,7 @@ from interp.model.vlm import Vlm
 from interp.questions.files import Split
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
-from interp.runtime.distributed import ALONE, Team, alone, own_gpu, team_on
+from interp.runtime.distributed import ALONE, Team, claim_gpu, single_process_environment, team_on
 from interp.schemas.layers import Layers, ProfileEntry, PromptEntry
 from interp.storage.atomic import refuse_used, sweep
 from interp.storage.checksums import inputs_digests, weights_fingerprint
@@ -106,10 +106,10 @@ def ablate_saved(
     taught, asked = load_splits(questions, images, split, test_split, limit)
     # In main memory: arms take hours, and a GPU that waits for another process computes for nothing meanwhile.
     team = team_on("cpu")
-    with alone():
+    with single_process_environment():
         accelerator = accelerator_for(device)
     if accelerator.device.type == "cuda" and team.size > 1:
-        own_gpu(accelerator.device)
+        claim_gpu(accelerator.device)
     style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
     with held(out) if team.rank == 0 else nullcontext():
         if team.rank == 0:
@@ -161,7 +161,7 @@ def ablate(
     for run in missing:
         done.pop(run.path, None)
     # Nobody begins before all have seen which files are there.
-    team.meet()
+    team.barrier()
     if missing:
         if team.rank == 0:
             say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
@@ -171,7 +171,7 @@ def ablate(
     for number, run in team.share(list(enumerate(missing, start=1))):
         done[run.path] = _run(vlm, run, choice, taught, sheet, settings.seed, accelerator)
         say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
-    team.meet()
+    team.barrier()
     if team.rank != 0:
         return None
     done |= {run.path: read_answers(run.path) for run in missing if run.path not in done}

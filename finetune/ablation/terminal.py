@@ -9,7 +9,7 @@ from finetune.ablation.profile_validity import DEPTH
 from finetune.ablation.result import CHANCE, Ablation, ArmEntry, RegretEntry
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.terminal import label
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import Interval
 
@@ -21,7 +21,7 @@ WIDTH = 230
 
 def show_ablation(found: Ablation, console: Console | None = None) -> None:
     """Print the arms, the chosen range among the windows, and the conclusion."""
-    console = console or results(WIDTH)
+    console = console or results_console(WIDTH)
     console.print(arms_table(found))
     if found.regret:
         console.print(windows_table(found))

@@ -23,7 +23,7 @@ from interp.cli.options import (
 )
 from interp.paths import EMBEDDED, WORLD
 from interp.runtime.errors import InputError
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 
 DEFAULTS = TrainSettings()
 
@@ -124,7 +124,7 @@ def ablate_command(
         style_changes(image_first, system, answer_instruction, normalize),
         image_cache,
         keep_adapters,
-        tell,
+        notify,
     )
     if found is None:
         return

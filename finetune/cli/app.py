@@ -11,7 +11,7 @@ from finetune.cli.push import push_command
 from finetune.cli.train import train_command
 from finetune.cli.verify import verify_command
 from interp.cli.guard import HELP, PLAIN, command
-from interp.runtime.distributed import refuse_several
+from interp.runtime.distributed import require_single_process
 
 app = typer.Typer(rich_markup_mode=PLAIN, pretty_exceptions_enable=False, context_settings=HELP)
 app.callback(invoke_without_command=True)(train_command)
@@ -26,7 +26,7 @@ def main() -> None:
     """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
     with command():
         if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
-            refuse_several(f"finetune {sys.argv[1]}")
+            require_single_process(f"finetune {sys.argv[1]}")
         app()
 
 

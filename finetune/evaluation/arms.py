@@ -42,14 +42,14 @@ def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None)
 
     @contextmanager
     def enter() -> Iterator[None]:
-        adapted, features = load_adapter(vlm, folder), vlm.features
+        adapted, features = load_adapter(vlm, folder), vlm.image_tokens
         if changes_sight(adapted):
             # Its image tokens are others.
-            vlm.features = {}
+            vlm.image_tokens = {}
         try:
             yield
         finally:
-            vlm.features = features
+            vlm.image_tokens = features
             adapted.unload()
 
     return Arm(name, enter, record=record)

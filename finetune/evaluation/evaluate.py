@@ -19,14 +19,14 @@ from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants, quadra
 from finetune.evaluation.verdict import Verdict, verdict
 from finetune.lora.settings import NEW_TOKENS, TOLERANCE
 from interp.measurement.clamp_spec import Clamp
-from interp.measurement.clamps import clamped, like_clamps, with_means
+from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
 from interp.measurement.margins import measure
 from interp.model.blank_images import BLANKS, encode_blanks
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
-from interp.runtime.progress import busy
+from interp.runtime.progress import spinner
 from interp.statistics import FloatArray, mean_of_totals
 from interp.storage.json_files import json_ready
 from interp.storage.provenance import provenance, software
@@ -233,15 +233,15 @@ def evaluate(
     controls: dict[str, list[ClampControl]] = {}
     for arm in arms:
         with arm.enter():
-            if BLANKS["mean"] not in vlm.features:
+            if BLANKS["mean"] not in vlm.image_tokens:
                 encode_blanks(vlm, list(prompts["image"]), seed)
-            clamps[arm.name] = with_means(vlm, prompts, arm.clamps)
+            clamps[arm.name] = fill_mean_values(vlm, prompts, arm.clamps)
             with clamped(vlm, clamps[arm.name]):
                 answers[arm.name] = ask(vlm, prompts, others, new_tokens, arm.name)
             if arm.clamps and len(pairs):
-                like = like_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
+                like = matched_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
                 controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
-    with busy("intervals and tests"):
+    with spinner("intervals and tests"):
         base = answers[arms[0].name]
         pools = seed_pools(arms)
         comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)

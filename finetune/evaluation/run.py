@@ -12,7 +12,7 @@ from finetune.lora.settings import NEW_TOKENS, TOLERANCE
 from interp.measurement.clamp_spec import ClampSpec, Where, load_clamps
 from interp.model.load import load_vlm
 from interp.questions.files import Split, load_questions
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 
 if TYPE_CHECKING:
     pass
@@ -48,7 +48,9 @@ def evaluate_saved(
     source, style, records = shared_base(adapters, model, prompt_changes)
     asked = load_questions(questions, images, split)[:limit]
     if split != "test" and records:
-        tell(f"--split {split}: adapters may have been trained on these questions, so this is no held-out evaluation.")
+        notify(
+            f"--split {split}: adapters may have been trained on these questions, so this is no held-out evaluation."
+        )
     if revision is None and model is None:
         # That of the training, where they agree; the hub's main may have moved.
         recorded = {record.model.revision if record else None for record in records}

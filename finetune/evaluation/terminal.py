@@ -7,7 +7,7 @@ from finetune.evaluation.compare import Comparison
 from finetune.evaluation.evaluate import Evaluation
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.statistics import Estimate
 
 PLACES = {"final": "the final token", "all": "all text tokens"}
@@ -21,7 +21,7 @@ CAPTION = "95% intervals: bootstrap over patients; p: paired, two-sided, against
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print every table and sentence of an evaluation."""
-    console = results(140 + 30 * max(0, len(evaluation.shown) - 2))
+    console = results_console(140 + 30 * max(0, len(evaluation.shown) - 2))
     for table in (evaluation_table(evaluation), groups_table(evaluation), quadrants_table(evaluation)):
         console.print(table)
         console.print()

@@ -14,16 +14,16 @@ from interp.images.boxes import centres_in, grid_side
 from interp.images.decode import BLANK_IMAGE
 from interp.measurement.occlusion import (
     Fill,
-    encode_without,
-    filling,
-    margins_on,
-    picture_pixels,
-    replaced,
+    encode_occluded,
+    image_margins,
+    image_pixels,
+    make_fill,
+    occlude,
     single_cells,
     token_margins,
 )
-from interp.measurement.saliency import attention, feature_maps, gradient_maps, integrated_maps
-from interp.model.image_tokens import image_tokens
+from interp.measurement.saliency import attention, feature_maps, gradient_maps, integrated_gradient_maps
+from interp.model.image_tokens import encode_pixels
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae
@@ -116,10 +116,10 @@ class Look(NamedTuple):
 @torch.no_grad()
 def see(vlm: Vlm, image: str, fills: Sequence[Fill]) -> Sight:
     """Send an image and all of its occlusions by `fills` through the vision tower."""
-    pixels = picture_pixels(vlm, image)
-    tokens, blank = image_tokens(vlm.model, torch.stack([pixels, picture_pixels(vlm, BLANK_IMAGE)]))
+    pixels = image_pixels(vlm, image)
+    tokens, blank = encode_pixels(vlm.model, torch.stack([pixels, image_pixels(vlm, BLANK_IMAGE)]))
     cells = single_cells(grid_side(len(tokens)))
-    without = {fill: encode_without(vlm, pixels, filling(vlm, pixels, fill), cells) for fill in fills}
+    without = {fill: encode_occluded(vlm, pixels, make_fill(vlm, pixels, fill), cells) for fill in fills}
     return Sight(pixels, tokens, blank, without)
 
 
@@ -150,7 +150,7 @@ def look(
         maps["gradient"] = sign * gradient_maps(vlm, sight.tokens, texts, closed)
     if "integrated" in settings.maps:
         steps = settings.integration_steps
-        maps["integrated"] = sign * integrated_maps(vlm, sight.tokens, sight.blank, texts, closed, steps)
+        maps["integrated"] = sign * integrated_gradient_maps(vlm, sight.tokens, sight.blank, texts, closed, steps)
     reference = sign * (margins - token_margins(vlm, sight.without[settings.fill], texts, closed)).T
     maps["occlusion"] = reference
     maps = {name: maps[name] for name in settings.maps}
@@ -186,7 +186,7 @@ def curves(
     stacked = np.array(masks)
     different, place = np.unique(stacked.reshape(-1, stacked.shape[-1]), axis=0, return_inverse=True)
     removed = torch.from_numpy(different).reshape(-1, sight.side, sight.side)
-    tokens = encode_without(vlm, sight.pixels, filling(vlm, sight.pixels, fill), removed)
+    tokens = encode_occluded(vlm, sight.pixels, make_fill(vlm, sight.pixels, fill), removed)
     margins = token_margins(vlm, tokens, [text], [closed])[:, 0].double().numpy()
     return margins[place].reshape(stacked.shape[:3])
 
@@ -196,5 +196,5 @@ def margins_without_regions(
 ) -> Floats:
     """The margin without each of some places, each boxes [n, 4] in shares of the image: [places]."""
     masks = torch.from_numpy(np.stack([centres_in(boxes, sight.pixels.shape[1]) for boxes in places]))
-    pixels = replaced(sight.pixels, filling(vlm, sight.pixels, fill), masks)
-    return margins_on(vlm, pixels, [text], [closed])[:, 0].double().numpy()
+    pixels = occlude(sight.pixels, make_fill(vlm, sight.pixels, fill), masks)
+    return image_margins(vlm, pixels, [text], [closed])[:, 0].double().numpy()

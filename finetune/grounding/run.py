@@ -9,7 +9,7 @@ from finetune.grounding.figures import save_grounding
 from finetune.grounding.resume import Kept
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
 from interp.questions.tables import fingerprint
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 from interp.storage.atomic import refuse_used
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
@@ -32,7 +32,7 @@ def study_into(
         loaded = load()
         inputs = _inputs_of(loaded, settings)
         if resume and finished(out, inputs):
-            tell(f"{out}: is whole, so nothing is left to do.")
+            notify(f"{out}: is whole, so nothing is left to do.")
             discard(work)
             return None
         refuse_used(out)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from finetune.grounding.score_table import SCORES
 from finetune.grounding.study import GroundingStudy
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.statistics import Estimate
 
 WIDTH = 180
@@ -18,7 +18,7 @@ WIDTH = 180
 
 def show_grounding(found: GroundingStudy, out: Path | None = None, console: Console | None = None) -> None:
     """Print the study; `out` is where it was written."""
-    console = console or results(WIDTH)
+    console = console or results_console(WIDTH)
     console.print(grounding_table(found))
     if out is not None:
         console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)

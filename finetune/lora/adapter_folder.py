@@ -15,7 +15,7 @@ from finetune.lora.modules import quiet_peft, trainable_parameters
 from finetune.lora.seen_texts import salt_of
 from finetune.lora.settings import TrainSettings
 from interp.model.model_entry import model_entry
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
@@ -169,7 +169,9 @@ def shared_base(
             if not bases
             else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
         )
-    styles = [PromptStyle(**record.prompt.model_dump()) if record else PLAIN for record in records] or [PLAIN]
+    styles = [PromptStyle(**record.prompt.model_dump()) if record else DEFAULT_STYLE for record in records] or [
+        DEFAULT_STYLE
+    ]
     changed = {style._replace(**prompt_changes) for style in styles}
     if len(changed) > 1:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finetune.evaluation.evaluate import Evaluation
 from finetune.evaluation.terminal import comparison_cells, overall
 from finetune.lora.adapter_folder import AdapterRecord
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
 
@@ -106,7 +106,7 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
         layers_from=file_names_only(record.layers_from),
         grounding=grounding_text(record.settings),
         prompt=PromptStyle(**record.prompt.model_dump()),
-        plain=PLAIN,
+        plain=DEFAULT_STYLE,
         rows=[comparison_cells(c) for c in overall(evaluation, evaluation.shown[0])],
         software=", ".join(f"{name} {version}" for name, version in record.software.items()),
     )

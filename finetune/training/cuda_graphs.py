@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.training.forward import Laid
-from interp.runtime.async_copies import sent
+from interp.runtime.async_copies import to_device_async
 
 Pass = Callable[[Laid, Tensor], Tensor]
 """Questions and a divisor, a scalar -> sums; adds the gradient of their losses by the divisor to the parameters'."""
@@ -101,5 +101,5 @@ def _full(laid: Laid) -> Laid:
     missing = len(laid.targets) - len(hidden)
     if missing <= 0:
         return laid
-    index = sent(torch.tensor([*range(len(hidden)), *[0] * missing]), hidden.device)
+    index = to_device_async(torch.tensor([*range(len(hidden)), *[0] * missing]), hidden.device)
     return laid._replace(parts=[(batch.take(index), hidden[index])])

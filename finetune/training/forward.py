@@ -11,11 +11,11 @@ from finetune.training.batches import Item
 from finetune.training.loss import Losses, grounding_losses, question_losses
 from finetune.training.prefix_states import FrozenLayers, Prompt, lowest_trained
 from interp.images.decode import BLANK_IMAGE
-from interp.model.decoder import STEP_KERNELS, logits_from
+from interp.model.decoder import DECODE_KERNELS, logits_from_layer
 from interp.model.packing import Batch
 from interp.model.prompts import AnswerTokens, answer_margin, first_answer_token
 from interp.questions.answers import normalize_answer
-from interp.runtime.async_copies import sent
+from interp.runtime.async_copies import to_device_async
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,9 +44,9 @@ class FirstToken(torch.nn.Module):
         with (
             products,
             disable_input_dtype_casting(self.adapted, mixed),
-            sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *STEP_KERNELS], set_priority=True),
+            sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *DECODE_KERNELS], set_priority=True),
         ):
-            return torch.cat([logits_from(model, batch, hidden, self.first) for batch, hidden in parts])
+            return torch.cat([logits_from_layer(model, batch, hidden, self.first) for batch, hidden in parts])
 
 
 class Grounded(NamedTuple):
@@ -106,9 +106,9 @@ def lay_out(frozen: FrozenLayers, items: Sequence[Item]) -> Laid:
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     return Laid(
         parts,
-        sent(torch.tensor(order).argsort(), device),
-        sent(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
-        sent(torch.tensor(paired, dtype=torch.long), device),
+        to_device_async(torch.tensor(order).argsort(), device),
+        to_device_async(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
+        to_device_async(torch.tensor(paired, dtype=torch.long), device),
         _grounded(items, [*range(len(items)), *paired], device),
     )
 
@@ -121,7 +121,7 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     question = [asked[place] for place in own]
     yes = [normalize_answer(items[i].answer, "presence") == "yes" for i in question]
     blank = [items[i].substitute == BLANK_IMAGE for i in question]
-    return Grounded(*(sent(torch.tensor(values), device) for values in (own, yes, blank, question)))
+    return Grounded(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
 def packed_losses(forward: Forward, laid: Laid, answers: AnswerTokens) -> Losses:

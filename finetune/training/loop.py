@@ -21,10 +21,10 @@ from finetune.training.prefix_states import FrozenLayers
 from interp.model.image_tokens import encode_images
 from interp.model.prompts import AnswerTokens
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import fetched
+from interp.runtime.async_copies import to_host_async
 from interp.runtime.errors import InputError
 from interp.runtime.memory import memory_left
-from interp.runtime.progress import tell, track
+from interp.runtime.progress import notify, track
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -186,7 +186,7 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
         sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
         norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
-        launched.append(_Launched(number, step, lr, fetched(torch.cat([sums, norm[None]]))))
+        launched.append(_Launched(number, step, lr, to_host_async(torch.cat([sums, norm[None]]))))
         write = settle() if not behind else False
         for group in run.optimizer.param_groups:
             group["lr"] = lr
@@ -296,7 +296,9 @@ def _accumulate(run: _Run, step: Step, size: int) -> tuple[Tensor, int]:
                 ) from None
             held = math.ceil(min(size, n_questions) / 2)
         # Behind the except clause: the error holds on to what the attempt had taken.
-        tell(f"Out of GPU memory at {min(size, n_questions)} questions a pass: going on with {held}, to the same loss.")
+        notify(
+            f"Out of GPU memory at {min(size, n_questions)} questions a pass: going on with {held}, to the same loss."
+        )
         size = held
         run.optimizer.zero_grad(set_to_none=False)
         if isinstance(run.passes, GraphedPasses):

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.model.decoder import STEP_KERNELS, embed, masks_of, run_layers
+from interp.model.decoder import DECODE_KERNELS, batch_masks, embed, run_layers
 from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import prompt_tokens
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import arrived_behind, sent
+from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.progress import track
 
 BATCH_TOKENS = 16384
@@ -101,7 +101,7 @@ class FrozenLayers:
         torch.index_select(self._states, 0, torch.from_numpy(index), out=laid)
         hidden = laid.to(self.vlm.device, non_blocking=True).view(*shape, -1)
         if missing:
-            at = sent(torch.tensor(missing), self.vlm.device)
+            at = to_device_async(torch.tensor(missing), self.vlm.device)
             hidden[at] = self._run(prompts, [rows[r] for r in missing], batch.take(at))
         return hidden
 
@@ -115,7 +115,7 @@ class FrozenLayers:
             return
         chosen, n_tokens = self._admit(prompts, budget // (self.vlm.d_model * self._states.itemsize))
         self._states = torch.empty(n_tokens, self.vlm.d_model, dtype=self._states.dtype)
-        for places, (found,) in arrived_behind(self._run_all(chosen)):
+        for places, (found,) in pipeline_to_host(self._run_all(chosen)):
             self._states.index_copy_(0, places, found)
 
     def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
@@ -127,7 +127,10 @@ class FrozenLayers:
                 hidden = self._run(part, rows, batch).flatten(0, 1)
                 positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])
                 places, once = np.unique(places, return_index=True)
-                yield torch.from_numpy(places), (hidden[sent(torch.from_numpy(positions[once]), hidden.device)],)
+                yield (
+                    torch.from_numpy(places),
+                    (hidden[to_device_async(torch.from_numpy(positions[once]), hidden.device)],),
+                )
 
     def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
         """The prompts that fit into a table of `limit` rows, whole images, and the rows they take; fills `_kept`."""
@@ -176,10 +179,10 @@ class FrozenLayers:
     def _run(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
         """The embeddings and the frozen layers on a batch, without a trace for a gradient: [B, S, d_model]."""
         model = self.vlm.model
-        images = torch.stack([self.vlm.features[prompts[row.prompts[0]].image] for row in rows])
-        hidden = embed(model, batch, sent(images, self.vlm.device))
-        with sdpa_kernel(STEP_KERNELS):
-            return run_layers(model, hidden, masks_of(model, batch), batch.position_ids, stop=self.first)
+        images = torch.stack([self.vlm.image_tokens[prompts[row.prompts[0]].image] for row in rows])
+        hidden = embed(model, batch, to_device_async(images, self.vlm.device))
+        with sdpa_kernel(DECODE_KERNELS):
+            return run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, stop=self.first)
 
 
 def lowest_trained(model: Any) -> int:

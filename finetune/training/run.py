@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from finetune.evaluation.arms import Arm, base_arm
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.lora.adapter_folder import record_of, write_adapter
-from finetune.lora.layers import Choice, choose_layers, ranks_of, read_choice
+from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora
-from finetune.lora.ranks import Ranks
 from finetune.lora.seen_texts import text_hashes
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import model_card
@@ -24,14 +23,14 @@ from finetune.training.trackers import TrackerName, check_tracker, logs_folder, 
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_tokens import encode_together
 from interp.model.load import load_vlm
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.files import Split, load_questions
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import team_on
 from interp.runtime.errors import InputError
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_folder, refuse_used, write_text
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.manifest import write_manifest
@@ -77,7 +76,7 @@ def train_and_evaluate(
     refuse_unfinished(out, resume)
     wanted = read_choice(layers, layers_from)
     if not isinstance(wanted, str) and wanted.data.split in ("all", test_split):
-        tell(
+        notify(
             f"The layers were chosen on the {wanted.data.split} split, patients of the evaluation included: it is not "
             "wholly held out. `interp find-features --split train` leaves them out."
         )
@@ -86,16 +85,15 @@ def train_and_evaluate(
     accelerator = accelerator_for(device, log_with, logs_folder(out))
     work = working_folder(out)
     with working(work) if accelerator.is_main_process else nullcontext():
-        style = PLAIN if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+        style = DEFAULT_STYLE if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
         vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
         choice = choose_layers(vlm, wanted)
-        ranks = ranks_of(vlm, choice, settings)
-        inputs = _inputs_of(vlm, choice, ranks, taught, settings, accelerator.num_processes)
+        inputs = _inputs_of(vlm, choice, taught, settings, accelerator.num_processes)
         # The training does not depend on what is asked behind it, but a whole folder does.
         whole = inputs | {"test_questions": fingerprint(asked)}
         if resume and finished(out, whole):
             if accelerator.is_main_process:
-                tell(f"{out}: is whole, so nothing is left to do.")
+                notify(f"{out}: is whole, so nothing is left to do.")
                 discard(work)
             return None
         refuse_used(out)
@@ -103,10 +101,10 @@ def train_and_evaluate(
         # An unreadable test image is better found before hours of training than after.
         images_asked = [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE]
         encode_together(vlm, images_asked, team_on(accelerator.device))
-        adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed, ranks)
+        adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
         steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         if resume and accelerator.is_main_process:
-            tell(f"Going on behind step {len(saved.history) if saved else 0} of {len(steps)}.")
+            notify(f"Going on behind step {len(saved.history) if saved else 0} of {len(steps)}.")
         started = time.monotonic() - before
 
         def keep(state: State) -> None:
@@ -133,13 +131,11 @@ def train_and_evaluate(
 
 
 def _inputs_of(
-    vlm: Vlm, choice: Choice, ranks: Ranks, taught: Sequence[Question], settings: TrainSettings, processes: int
+    vlm: Vlm, choice: Choice, taught: Sequence[Question], settings: TrainSettings, processes: int
 ) -> dict[str, Any]:
     """What must be the same for a training to be gone on with, and for a finished one to be this one."""
     # How a batch is cut changes nothing but which of its numbers dropout hits.
     chosen = {name: value for name, value in asdict(settings).items() if name != "micro_batch_size"}
-    if settings.allocation != "uniform":
-        chosen["ranks"] = sorted([*place, rank] for place, rank in ranks.items())
     return chosen | {
         "layers": choice.layers,
         "training_questions": fingerprint(taught),

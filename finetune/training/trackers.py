@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.runtime.errors import InputError
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 from interp.storage.atomic import refuse_used
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def tracked(
     options = {"wandb": _wandb_options(logs, out.name, inputs)}
     accelerator.init_trackers(PROJECT, plain_settings(settings), init_kwargs=options)
     if accelerator.is_main_process and logs.exists():
-        tell(f"The training is logged to {logs}.")
+        notify(f"The training is logged to {logs}.")
     try:
         yield
     finally:

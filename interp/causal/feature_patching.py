@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.causal.layer_patching import patch_effect, random_like
 from interp.measurement.residual_store import Residuals
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.runtime.distributed import Team
 from interp.saes.sae import Sae
 from interp.screening.feature_stats import feature_delta
@@ -120,7 +120,7 @@ def probes_of(
 def joined_probes(own: list[Probe], candidates: list[tuple[int, int]], team: Team) -> list[Probe]:
     """The probes of all processes, each of which has made some, in the order of `candidates`."""
     named = {f"{p.layer}:{p.feature}:{part}": getattr(p, part) for p in own for part in Probe._fields[2:]}
-    whole = {name: tensor for part in team.tensors(named) for name, tensor in part.items()}
+    whole = {name: tensor for part in team.gather_tensors(named) for name, tensor in part.items()}
     return [
         Probe(layer, feature, *(whole[f"{layer}:{feature}:{part}"] for part in Probe._fields[2:]))
         for layer, feature in candidates
@@ -128,9 +128,9 @@ def joined_probes(own: list[Probe], candidates: list[tuple[int, int]], team: Tea
 
 
 def probe_features(
-    replay: Replay,
+    replay: SuffixRerun,
     flips: Flips,
-    unflipped_replay: Replay,
+    unflipped_replay: SuffixRerun,
     unflipped: Flips,
     residuals: Residuals,
     screen: pd.DataFrame,
@@ -148,7 +148,7 @@ def probe_features(
 
 
 def probe_feature(
-    probe: Probe, replay: Replay, flips: Flips, unflipped_replay: Replay, unflipped: Flips, seed: int
+    probe: Probe, replay: SuffixRerun, flips: Flips, unflipped_replay: SuffixRerun, unflipped: Flips, seed: int
 ) -> FeatureTest:
     """Patch one feature; parameters as of `probe_features`."""
     n, matched = len(flips.pairs), len(probe.directions) - 1
@@ -195,7 +195,7 @@ def probe_feature(
     )
 
 
-def _changed(replay: Replay, unflipped: Flips, probe: Probe) -> float:
+def _changed(replay: SuffixRerun, unflipped: Flips, probe: Probe) -> float:
     """Share of unflipped pairs whose paraphrase gets another answer by the delta patch of one feature."""
     if not len(unflipped.pairs):
         return float("nan")
@@ -204,7 +204,7 @@ def _changed(replay: Replay, unflipped: Flips, probe: Probe) -> float:
     return float((((unflipped.margin_after + effect) > 0) != (unflipped.margin_after > 0)).mean())
 
 
-def patch_jointly(replay: Replay, flips: Flips, joint: Tensor, layers: list[int], seed: int) -> Float:
+def patch_jointly(replay: SuffixRerun, flips: Flips, joint: Tensor, layers: list[int], seed: int) -> Float:
     """Effect [n, 2, layers] of each layer's joint patch [n, layers, d_model], and of random directions of its norm."""
     generator = torch.Generator().manual_seed(seed)
     deltas = torch.cat([joint, random_like(joint, generator)], dim=1)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
 from interp.screening.flips import Flips
@@ -50,7 +50,7 @@ class LayerPatch(NamedTuple):
 
 
 def patch_layers(
-    replay: Replay, flips: Flips, state: Tensor, before: Tensor, layers: list[int], seed: int, description: str
+    replay: SuffixRerun, flips: Flips, state: Tensor, before: Tensor, layers: list[int], seed: int, description: str
 ) -> LayerPatch:
     """Patch every layer of every pair, with the random-direction controls.
 
@@ -74,14 +74,14 @@ def replay_of(
     max_bytes: int = 0,
     team: Team = ALONE,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> Replay:
+) -> SuffixRerun:
     """The paraphrases of some pairs, ready to be patched; `prompts` is the whole prompt table."""
     asked = prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)]
-    return Replay(vlm, asked, max_bytes, team=team, checkpoint=checkpoint)
+    return SuffixRerun(vlm, asked, max_bytes, team=team, checkpoint=checkpoint)
 
 
 def patch_effect(
-    replay: Replay, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
+    replay: SuffixRerun, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
 ) -> NDArray[np.float64]:
     """m(p') - m(p) [logits] of k patches of every pair, [n, k]; `replay` is that of the pairs (`replay_of`).
 

@@ -13,7 +13,7 @@ from interp.cli.questions import import_questions_command, paraphrase_command
 from interp.cli.test_feature import study_feature_command
 from interp.cli.transfer_check import transfer_check_command
 from interp.cli.verify import verify_command
-from interp.runtime.distributed import refuse_several
+from interp.runtime.distributed import require_single_process
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +42,7 @@ def main() -> None:
     """Entry point: a user's mistake becomes one paragraph and exit code 2."""
     with command():
         if sys.argv[1:2] and sys.argv[1] != "find-features":
-            refuse_several(f"interp {sys.argv[1]}")
+            require_single_process(f"interp {sys.argv[1]}")
         app()
 
 

@@ -84,8 +84,8 @@ def find_features_command(
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """
-    from interp.model.load import DTYPES, hold_images, load_vlm
-    from interp.model.prompts import PLAIN
+    from interp.model.load import DTYPES, limit_image_tokens, load_vlm
+    from interp.model.prompts import DEFAULT_STYLE
     from interp.questions.files import load_questions
     from interp.runtime.memory import limit_memory, memory_left
     from interp.saes.locate import locate_saes
@@ -100,11 +100,11 @@ def find_features_command(
     def load() -> Search:
         asked = load_questions(questions, images, split)[:limit]
         sae_of = locate_saes(saes, width, l0, listed_layers(layers))
-        style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
+        style = DEFAULT_STYLE._replace(**style_changes(image_first, system, answer_instruction, normalize))
         vlm = load_vlm(model, device, dtype, revision, style, image_cache)
         if max_memory is not None:
             limit_memory(vlm.device, max_memory)
-            hold_images(vlm, memory_left(vlm.device, max_memory).host // 4)
+            limit_image_tokens(vlm, memory_left(vlm.device, max_memory).host // 4)
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
         return Search(vlm, sae_of, asked, chosen, settings, split, 1024 * batch_size, max_memory)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interp.runtime import log as detail
-from interp.runtime.distributed import first_to, part
+from interp.runtime.distributed import is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError
 
 PLAIN = None
@@ -18,14 +18,14 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def command() -> Iterator[None]:
     """Around a command: libraries are quiet, a user's mistake or a lack of memory is a line and exit code 2."""
     try:
-        detail.quiet()
+        detail.silence_libraries()
         yield
     except SystemExit:
         # typer's own end, at which all processes are done: one that still holds on to the others may abort as it ends.
-        part()
+        shut_down()
         raise
     except InputError as error:
-        if first_to("error"):
+        if is_first_to_report("error"):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:
@@ -38,4 +38,4 @@ def command() -> Iterator[None]:
         print(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
     finally:
-        detail.end()
+        detail.reset_logging()

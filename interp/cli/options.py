@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from interp.paths import EMBEDDED
-from interp.runtime.log import show
+from interp.runtime.log import enable_verbose
 
 
 def show_if(verbose: bool) -> bool:
     """Begin to show what goes on, before anything is loaded; commands need not look at the option themselves."""
     if verbose:
-        show()
+        enable_verbose()
     return verbose
 
 

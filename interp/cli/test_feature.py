@@ -83,7 +83,7 @@ def study_feature_command(
     from interp.feature.save import save_study, study_json
     from interp.feature.study import folder_of, parse_feature, study_feature
     from interp.model.load import DTYPES, load_vlm
-    from interp.model.prompts import PLAIN
+    from interp.model.prompts import DEFAULT_STYLE
     from interp.questions.files import load_questions
     from interp.saes.locate import locate_saes
     from interp.saes.sae import load_sae
@@ -97,7 +97,7 @@ def study_feature_command(
     frames = read_grid(grid or SHIPPED)
     asked = load_questions(questions, images, split)[:limit]
     folder = folder_of(locate_saes(saes, width, l0, [layer]), layer, saes)
-    style = PLAIN._replace(**style_changes(image_first, system, answer_instruction, normalize))
+    style = DEFAULT_STYLE._replace(**style_changes(image_first, system, answer_instruction, normalize))
     vlm = load_vlm(model, device, dtype, revision, style, image_cache)
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
     study = study_feature(vlm, sae, asked, index, frames, saes, seed)

@@ -17,7 +17,7 @@ from interp.demo.phrasings import FRAMES, TERMS, wordings
 from interp.demo.radiographs import Anatomy
 from interp.demo.sample_cases import ANSWERS, Case, cases_of
 from interp.model.decoder import run_packed
-from interp.model.image_tokens import image_tokens
+from interp.model.image_tokens import encode_pixels
 from interp.model.packing import Batch, Row, collate, pack
 from interp.model.prompts import AnswerTokens, answer_margin, answer_tokens, first_answer_token, prompt_tokens
 from interp.runtime.progress import track
@@ -149,7 +149,7 @@ def teach(
     for _ in track(range(steps), description):
         batch, chosen, targets = _lesson_batch(data, rng, patients, gate_strength)
         batch, targets = batch.to(device), targets.to(device)
-        images = image_tokens(base, normalized(data.images[chosen.to(device)]))
+        images = encode_pixels(base, normalized(data.images[chosen.to(device)]))
         hidden = run_packed(base, batch, images)
         answer_logits = base.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
         answer_loss = F.cross_entropy(answer_logits, targets)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.demo.train import Lessons, normalized
 from interp.model.decoder import run_packed
-from interp.model.image_tokens import image_tokens
+from interp.model.image_tokens import encode_pixels
 from interp.model.packing import collate, pack
 from interp.runtime.progress import track
 from interp.saes.reconstruction import fit
@@ -40,7 +40,7 @@ def collect_residuals(model: Any, data: Lessons, seed: int, tokens: int) -> Tens
         picks = rng.integers(0, len(bank), (48, 8))
         rows = pack([bank[p].tokens for p in picks.ravel()], list(np.repeat(np.arange(48), 8)), data.image_token)
         batch = collate(rows, 0).to(device)
-        run_packed(model, batch, image_tokens(model, normalized(data.images[torch.from_numpy(chosen).to(device)])))
+        run_packed(model, batch, encode_pixels(model, normalized(data.images[torch.from_numpy(chosen).to(device)])))
         inside = batch.segment > 0
         final = torch.zeros_like(inside)
         final[batch.final[:, 0], batch.final[:, 1]] = True

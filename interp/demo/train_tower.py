@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from interp.demo.model import IMAGE_SEQUENCE
 from interp.demo.radiographs import FINDINGS, GRADED, KINDS, LEVELS, SIDED, SIDES, VIEWS
 from interp.demo.train import Lessons, normalized
-from interp.model.image_tokens import image_tokens
+from interp.model.image_tokens import encode_pixels
 from interp.runtime.progress import track
 
 
@@ -45,7 +45,7 @@ def teach_sight(model: Any, data: Lessons, steps: int, seed: int, batch: int = 1
     recent: list[float] = []
     for _ in track(range(steps), "learning to see"):
         chosen = torch.from_numpy(rng.integers(0, len(data.images), batch)).to(device)
-        seen = image_tokens(model, normalized(data.images[chosen])).flatten(1)
+        seen = encode_pixels(model, normalized(data.images[chosen])).flatten(1)
         outputs = readout(seen).split([c for _, c in targets], dim=1)
         loss = torch.stack(
             [F.cross_entropy(o, t[chosen], ignore_index=-1) for o, (t, _) in zip(outputs, targets, strict=True)]

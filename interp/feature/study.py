@@ -23,7 +23,7 @@ from interp.feature.register_grid import GridResult, grid_findings, grid_prompts
 from interp.feature.weights import Neighbour, direct_effect, margin_slope, nearest_neighbours
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.prompts import PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
@@ -269,7 +269,13 @@ def largest_among_flips(sae: Sae, residuals: Tensor, feature: int, flips: Flips)
 
 
 def recovery_by_group(
-    replay: Replay, sae: Sae, feature: int, prompts: pd.DataFrame, banked: Flips, delta: NDArray[np.float64], seed: int
+    replay: SuffixRerun,
+    sae: Sae,
+    feature: int,
+    prompts: pd.DataFrame,
+    banked: Flips,
+    delta: NDArray[np.float64],
+    seed: int,
 ) -> list[GroupRecovery]:
     """Recovery of the delta patch on the banked flips of every finding, phenomenon and registers; `delta` [flips]."""
     direction = sae.w_dec[feature].float().cpu()

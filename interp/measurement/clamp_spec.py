@@ -62,7 +62,7 @@ def parse_clamps(text: str) -> list[ClampSpec]:
     specs = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,4}):([0-9]{1,9})(?:=(.+))?", part)
-        value = _value(match[3] or "0") if match else None
+        value = _parse_value(match[3] or "0") if match else None
         if match is None or value is None:
             raise InputError(
                 f"--clamp {text!r}: {part.strip()!r} is not LAYER:FEATURE or LAYER:FEATURE=VALUE, with a number or "
@@ -76,7 +76,7 @@ def parse_clamps(text: str) -> list[ClampSpec]:
     return specs
 
 
-def _value(text: str) -> float | None:
+def _parse_value(text: str) -> float | None:
     """NaN for mean, None for what is no finite number."""
     if text.strip() == "mean":
         return math.nan
@@ -102,11 +102,11 @@ def load_clamps(
         for _, i, value in (spec for spec in specs if spec.layer == layer):
             if i >= sae.d_sae:
                 raise InputError(f"--clamp {layer}:{i}: {sae.id} has features 0 to {sae.d_sae - 1}.")
-            clamps.append(_clamp_of(sae, i, value, where, device))
+            clamps.append(make_clamp(sae, i, value, where, device))
     return clamps
 
 
-def _clamp_of(sae: Sae, i: int, value: float, where: Where, device: torch.device | str) -> Clamp:
+def make_clamp(sae: Sae, i: int, value: float, where: Where, device: torch.device | str) -> Clamp:
     parts = (sae.w_enc[:, i], sae.b_enc[i], sae.threshold[i], sae.w_dec[i])
     # Copies: a view would keep the whole SAE in memory.
     w_enc, b_enc, threshold, w_dec = (part.clone().to(device) for part in parts)

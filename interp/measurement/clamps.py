@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.measurement.clamp_spec import Clamp, _clamp_of
+from interp.measurement.clamp_spec import Clamp, make_clamp
 from interp.measurement.margins import measure, text_residuals
 from interp.model.packing import Batch
 from interp.model.vlm import Vlm
@@ -22,13 +22,13 @@ from interp.runtime.errors import InputError
 from interp.saes.sae import load_sae
 
 
-def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
+def fill_mean_values(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
     """The same clamps; a value that is NaN becomes the feature's mean activation in the model as it now stands.
 
     The mean is over the final tokens of a prompt table for a clamp there, else over the text tokens behind what all of
     its prompts begin with. Raises InputError for a layer beyond the model.
     """
-    _refuse_beyond(vlm, clamps)
+    _check_layers(vlm, clamps)
     means: dict[tuple[int, int, str], float] = {}
     unknown = [clamp for clamp in clamps if math.isnan(clamp.value)]
     for where in sorted({clamp.where for clamp in unknown}):
@@ -41,7 +41,7 @@ def with_means(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list
     return [clamp._replace(value=means.get((clamp.layer, clamp.feature, clamp.where), clamp.value)) for clamp in clamps]
 
 
-def like_clamps(
+def matched_clamps(
     vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp], sae_of: Mapping[int, Path], count: int
 ) -> list[list[Clamp]]:
     """Controls: up to `count` sets of clamps of other features of the same layers, as active as the clamped ones.
@@ -64,7 +64,7 @@ def like_clamps(
             taken |= set(others)
             for controls, i in zip(chosen, others, strict=False):
                 value = clamp.value * float(mean[i]) / own if clamp.value and own else 0.0
-                controls.append(_clamp_of(sae, i, value, clamp.where, vlm.device))
+                controls.append(make_clamp(sae, i, value, clamp.where, vlm.device))
     return [controls for controls in chosen if len(controls) == len(clamps)]
 
 
@@ -75,21 +75,21 @@ def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
     Residuals are caught, and edits made, behind the clamps of their layer. Raises InputError for a layer beyond the
     model.
     """
-    _refuse_beyond(vlm, clamps)
+    _check_layers(vlm, clamps)
     layers = {clamp.layer for clamp in clamps}
     image_token = vlm.model.config.image_token_id
-    before = vlm.changes
-    vlm.changes = {
-        layer: partial(_clamp, clamps=[c for c in clamps if c.layer == layer], image_token=image_token)
+    before = vlm.output_hooks
+    vlm.output_hooks = {
+        layer: partial(_apply_clamps, clamps=[c for c in clamps if c.layer == layer], image_token=image_token)
         for layer in layers
     }
     try:
         yield
     finally:
-        vlm.changes = before
+        vlm.output_hooks = before
 
 
-def _refuse_beyond(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
+def _check_layers(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
     for clamp in clamps:
         if clamp.layer >= vlm.n_layers:
             raise InputError(
@@ -97,7 +97,7 @@ def _refuse_beyond(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
             )
 
 
-def _clamp(output: Tensor, batch: Batch, clamps: Sequence[Clamp], image_token: int) -> Tensor:
+def _apply_clamps(output: Tensor, batch: Batch, clamps: Sequence[Clamp], image_token: int) -> Tensor:
     """A layer's output [B, S, d_model] with the clamps of that layer."""
     final = torch.zeros_like(batch.input_ids, dtype=torch.bool)
     final[batch.final[:, 0], batch.final[:, 1]] = True

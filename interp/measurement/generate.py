@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import deal_rows, loaded_batches, rows_of, watched
-from interp.model.decoder import STEP_KERNELS, prompt_cache, run_layers, run_packed
+from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
+from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
 from interp.model.packing import Batch
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
@@ -33,18 +33,18 @@ def generate(
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Ask for 1 or more.")
-    rows = rows_of(vlm, prompts)
+    rows = pack_prompts(vlm, prompts)
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
     room = int(batch_tokens / growth)
     own = deal_rows(rows, room, vlm.team)[vlm.team.rank]
-    for batch, images in loaded_batches(vlm, own, prompts, room, description):
+    for batch, images in load_batches(vlm, own, prompts, room, description):
         tokens = _decode(vlm, batch, images, max_new_tokens)
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for prompt, text in zip(batch.prompts, texts, strict=True):
             answers[prompt] = text.strip()
     # An answer is empty at all processes but the one that has run the prompt.
-    return ["".join(parts) for parts in zip(*vlm.team.values(answers), strict=True)]
+    return ["".join(parts) for parts in zip(*vlm.team.gather_values(answers), strict=True)]
 
 
 def end_tokens(model: Any) -> list[int]:
@@ -62,20 +62,20 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
     ends = end_tokens(vlm.model)
     row, column = batch.final.unbind(1)
     slot = batch.segment[row, column] - 1
-    with watched(vlm, batch, batch.final):
+    with capture_residuals(vlm, batch, batch.final):
         hidden = run_packed(vlm.model, batch, images, cache)
     said = _most_probable(vlm, hidden[row, column])[:, None]
     segment, position = batch.segment, batch.position_ids
     while said.shape[1] < max_new_tokens and not torch.isin(said, said.new_tensor(ends)).any(1).all():
         step = next_step(batch, said)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
-        with watched(vlm, step, step.final), sdpa_kernel(STEP_KERNELS):
+        with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
             masks = step_masks(segment, position, step.segment.shape[1], window)
             embedded = vlm.model.get_input_embeddings()(step.input_ids)
             hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)
         final = vlm.model.model.language_model.norm(hidden[row, slot])
         said = torch.cat([said, _most_probable(vlm, final)[:, None]], 1)
-    return [_until(tokens, ends) for tokens in said.tolist()]
+    return [_truncate(tokens, ends) for tokens in said.tolist()]
 
 
 def next_step(batch: Batch, said: Tensor) -> Batch:
@@ -116,6 +116,6 @@ def _most_probable(vlm: Vlm, hidden: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def _until(tokens: list[int], ends: list[int]) -> list[int]:
+def _truncate(tokens: list[int], ends: list[int]) -> list[int]:
     """The tokens before the first that is an end."""
     return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)

@@ -18,7 +18,7 @@ from interp.model.image_tokens import encode_images
 from interp.model.packing import Batch, Row, batches, collate, common_prefix, pack
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import arrived_behind, sent
+from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.distributed import Team
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
@@ -35,9 +35,9 @@ class Measurement(NamedTuple):
     """float32, unless stored otherwise, [n, number of layers asked for, d_model]: resid_post at the final token."""
 
 
-def rows_of(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
+def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     """Pack a prompt table's rows by image."""
-    return pack(_tokens_of(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
+    return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
 def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[Row]]:
@@ -46,27 +46,27 @@ def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[R
     return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
 
 
-def loaded_batches(
+def load_batches(
     vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
 
-    Images not met before pass the tower first: all of them, or as many as `vlm.images_held`, which are then
+    Images not met before pass the tower first: all of them, or as many as `vlm.max_images`, which are then
     dropped for the next. Raises InputError for an unreadable image.
     """
     image_of = prompts["image"].to_numpy()
     unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
-    for block in _blocks(list(batches(rows, batch_tokens)), vlm.images_held):
+    for block in _blocks(list(batches(rows, batch_tokens)), vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
-        new = [image for image in sorted(images) if image not in vlm.features]
+        new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)
         for chunk in track(block, description, unit):
-            tokens = torch.cat([vlm.features[image_of[row.prompts[0]]] for row in chunk])
-            yield collate(chunk, pad_token).to(vlm.device), sent(tokens, vlm.device)
-        if len(vlm.features) > vlm.images_held:
+            tokens = torch.cat([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk])
+            yield collate(chunk, pad_token).to(vlm.device), to_device_async(tokens, vlm.device)
+        if len(vlm.image_tokens) > vlm.max_images:
             for image in new:
-                del vlm.features[image]
+                del vlm.image_tokens[image]
 
 
 def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
@@ -81,7 +81,7 @@ def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
         yield block
 
 
-def _tokens_of(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
+def _tokenize(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
     """Token ids of every row of a prompt table; equal wordings are tokenized once."""
     asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
     different = list(dict.fromkeys(asked))
@@ -103,22 +103,22 @@ def measure(
     """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
 
     `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. With `rows` of the table's
-    prompts packed (`rows_of`), only theirs are measured, in the order of the table; without, those of `vlm.team` share
+    prompts packed (`pack_prompts`), only theirs are measured, in the order of the table; without, those of `vlm.team` share
     them, and all have the whole. Raises InputError if a margin is not finite.
     """
     if rows is None:
-        rows = rows_of(vlm, prompts)
+        rows = pack_prompts(vlm, prompts)
         if vlm.team.size > 1:
             own = deal_rows(rows, batch_tokens, vlm.team)[vlm.team.rank]
             part = measure(vlm, prompts, layers, batch_tokens, description, rows=own)
-            return _whole(part, own, len(prompts), vlm.team, into)
+            return _merge(part, own, len(prompts), vlm.team, into)
     asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
     n = len(asked)
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-    launched = launched_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype)
-    for index, (its_margin, its_token, its_residuals) in arrived_behind(launched):
+    launched = launch_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype)
+    for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
         place = torch.searchsorted(asked, torch.tensor(index))
         margin[place], top_token[place] = its_margin, its_token
         if layers:
@@ -128,7 +128,7 @@ def measure(
 
 
 @torch.no_grad()
-def launched_batches(
+def launch_batches(
     vlm: Vlm,
     prompts: pd.DataFrame,
     layers: Sequence[int],
@@ -141,8 +141,8 @@ def launched_batches(
 
     On the model's device: a GPU may not have come to it yet. Parameters as of `measure`; margins may be anything.
     """
-    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, description):
-        with watched(vlm, batch, batch.final, layers) as caught:
+    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, description):
+        with capture_residuals(vlm, batch, batch.final, layers) as caught:
             logits = final_logits(vlm.model, batch, images)
         found = torch.stack([caught[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
         yield batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
@@ -153,12 +153,12 @@ def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:
     bad = asked[~torch.isfinite(margin)].tolist()
     if bad:
         raise InputError(
-            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first {_place(prompts, bad[0])}. "
+            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first {_locate_prompt(prompts, bad[0])}. "
             "Try --dtype float32, or check the model's weights."
         )
 
 
-def _place(prompts: pd.DataFrame, row: int) -> str:
+def _locate_prompt(prompts: pd.DataFrame, row: int) -> str:
     """Where to find a prompt, by numbers alone, counted from 1."""
     if not {"question", "variant"} <= set(prompts):
         return f"prompt {row + 1}"
@@ -166,14 +166,14 @@ def _place(prompts: pd.DataFrame, row: int) -> str:
     return f"wording {variant + 1} of question {question + 1} of those asked, in their file's order"
 
 
-def _whole(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
+def _merge(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
     """What each process has measured on its `rows` of n prompts, put together for all; residuals in `into` if given."""
     place = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
     found = []
     for own in part:
         spread = own.new_zeros(n, *own.shape[1:])
         spread[place] = own
-        found.append(team.total(spread))
+        found.append(team.all_reduce_sum(spread))
     whole = Measurement(*found)
     return whole if into is None else whole._replace(residuals=into.copy_(whole.residuals))
 
@@ -188,15 +188,15 @@ def text_residuals(
     [tokens]. What all prompts begin with is left out: it is the same in each, and the residual of <bos> alone is so
     large that it would drown all others.
     """
-    tokens = _tokens_of(vlm, prompts)
+    tokens = _tokenize(vlm, prompts)
     image_token = vlm.model.config.image_token_id
     rows = pack(tokens, range(len(prompts)), image_token)
     start = common_prefix(tokens)
     residuals, owners = [], []
-    for batch, images in loaded_batches(vlm, rows, prompts, batch_tokens, "residuals"):
+    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, "residuals"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
-        with watched(vlm, batch, places, layers) as caught:
+        with capture_residuals(vlm, batch, places, layers) as caught:
             run_packed(vlm.model, batch, images)
         residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
@@ -204,7 +204,7 @@ def text_residuals(
 
 
 @contextmanager
-def watched(
+def capture_residuals(
     vlm: Vlm,
     batch: Batch,
     places: Tensor,
@@ -221,15 +221,15 @@ def watched(
         def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
             # Where the layer is; its batch is with the first one.
             there, home = output.device, row.device
-            if layer in vlm.changes:
-                output = vlm.changes[layer](output.to(home), batch).to(there)
+            if layer in vlm.output_hooks:
+                output = vlm.output_hooks[layer](output.to(home), batch).to(there)
             if layer in layers:
                 caught[layer] = output[row.to(there), column.to(there)].to(home)
             return output
 
         return watch
 
-    hooked = sorted(set(layers) | set(vlm.changes))
+    hooked = sorted(set(layers) | set(vlm.output_hooks))
     handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
     try:
         yield caught

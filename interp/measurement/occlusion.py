@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.model.decoder import final_logits
-from interp.model.image_tokens import image_tokens, pixels_of
+from interp.model.image_tokens import encode_pixels, pixels_of
 from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.vlm import Vlm
@@ -27,15 +27,15 @@ BATCH_TOKENS = 4096
 """Positions of a batch of the language model: a GPU is busy with it, and it stays in the cache of a CPU."""
 
 
-def picture_pixels(vlm: Vlm, path: str) -> Tensor:
+def image_pixels(vlm: Vlm, path: str) -> Tensor:
     """One image as the vision tower takes it: [3, h, w] on its device. Raises InputError if it can not be read."""
     return pixels_of(vlm, [open_image(path)])[0].to(vlm.device, vlm.tower_dtype)
 
 
-def filling(vlm: Vlm, pixels: Tensor, fill: Fill) -> Tensor:
+def make_fill(vlm: Vlm, pixels: Tensor, fill: Fill) -> Tensor:
     """What replaces every pixel of an image [3, h, w] where it is taken away: [3, h, w]."""
     if fill == "grey":
-        return picture_pixels(vlm, BLANK_IMAGE)
+        return image_pixels(vlm, BLANK_IMAGE)
     if fill == "mean":
         return pixels.float().mean((1, 2), keepdim=True).to(pixels.dtype).expand_as(pixels)
     down, across = (_gaussian(n, pixels.device) for n in pixels.shape[1:])
@@ -48,7 +48,7 @@ def _gaussian(n: int, device: torch.device) -> Tensor:
     return (-0.5 * ((place[:, None] - place) / (BLUR * n)) ** 2).softmax(1)
 
 
-def replaced(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
+def occlude(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
     """An image [3, h, w] with `filled` [3, h, w] wherever `removed` says so: [v, 3, h, w].
 
     `removed` bool [v, rows, columns] is a grid over the image for each of v variants, up to one cell a pixel; its rows
@@ -60,14 +60,16 @@ def replaced(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_without(vlm: Vlm, pixels: Tensor, filled: Tensor, removed: Tensor, image_batch: int = IMAGE_BATCH) -> Tensor:
-    """Image tokens of the variants that `replaced` makes: [v, image tokens, d_model], on the model's device."""
-    chunks = [image_tokens(vlm.model, replaced(pixels, filled, part)) for part in removed.split(image_batch)]
+def encode_occluded(
+    vlm: Vlm, pixels: Tensor, filled: Tensor, removed: Tensor, image_batch: int = IMAGE_BATCH
+) -> Tensor:
+    """Image tokens of the variants that `occlude` makes: [v, image tokens, d_model], on the model's device."""
+    chunks = [encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(image_batch)]
     return torch.cat(chunks)
 
 
 @torch.no_grad()
-def margins_on(
+def image_margins(
     vlm: Vlm,
     pixels: Tensor,
     texts: Sequence[str],
@@ -80,7 +82,7 @@ def margins_on(
     `pixels` [v, 3, h, w] are of any images; `texts` and `closed` [t] are the wordings put to each, and which of them
     are yes/no questions.
     """
-    chunks = [image_tokens(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(image_batch)]
+    chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(image_batch)]
     return token_margins(vlm, torch.cat(chunks), texts, closed, batch_tokens)
 
 
@@ -88,14 +90,14 @@ def margins_on(
 def token_margins(
     vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool], batch_tokens: int = BATCH_TOKENS
 ) -> Tensor:
-    """As `margins_on`, of images that have met the vision tower: `tokens` [v, image tokens, d_model] -> [v, t]."""
+    """As `image_margins`, of images that have met the vision tower: `tokens` [v, image tokens, d_model] -> [v, t]."""
     margins = torch.empty(len(tokens) * len(texts))
-    for batch, images in variant_batches(vlm, packed(vlm, texts, closed), tokens, batch_tokens):
+    for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed), tokens, batch_tokens):
         margins[batch.prompts] = answer_margin(final_logits(vlm.model, batch, images), vlm.answers).cpu()
     return margins.reshape(len(tokens), len(texts))
 
 
-def packed(vlm: Vlm, texts: Sequence[str], closed: Sequence[bool], together: bool = True) -> list[Row]:
+def pack_wordings(vlm: Vlm, texts: Sequence[str], closed: Sequence[bool], together: bool = True) -> list[Row]:
     """Rows of the wordings of one image: behind one shared prefix, or each in a row of its own."""
     tokens = prompt_tokens(vlm.processor, texts, closed, vlm.style)
     groups = [0] * len(tokens) if together else range(len(tokens))

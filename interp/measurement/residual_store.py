@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from interp.storage.disk_full import room_for
+from interp.storage.disk_full import disk_full_errors
 
 
 class Residuals(NamedTuple):
@@ -49,7 +49,7 @@ def empty_residuals(layers: Sequence[int], n: int, d_model: int, dtype: torch.dt
         file = Path(folder) / "residuals"
         # Taken now where the system can: a disk that is full when a map is written to kills the process.
         if hasattr(os, "posix_fallocate"):
-            with room_for(file), file.open("wb") as opened:
+            with disk_full_errors(file), file.open("wb") as opened:
                 os.posix_fallocate(opened.fileno(), 0, size * dtype.itemsize)
         # The mapping outlives the name, so nothing stays behind, however the run ends.
         values = torch.from_file(str(file), shared=True, size=size, dtype=dtype)

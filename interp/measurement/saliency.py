@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from interp.measurement.occlusion import packed, variant_batches
+from interp.measurement.occlusion import pack_wordings, variant_batches
 from interp.model.decoder import final_logits, run_packed
 from interp.model.packing import Batch
 from interp.model.prompts import answer_margin
@@ -20,7 +20,7 @@ from interp.saes.sae import Sae
 
 Target = Callable[[Batch, Tensor], Tensor]
 """A packed batch and the image tokens of its rows -> one number for each of its n prompts, [n]."""
-STEPS = 16
+INTEGRATION_STEPS = 16
 """Points on the way from the blank image to the image."""
 
 
@@ -45,7 +45,7 @@ def attention(
     heads = vlm.model.config.text_config.num_attention_heads
     weights = torch.empty(len(texts), vlm.n_layers, heads, len(tokens))
     rollout = torch.empty(len(texts), vlm.n_layers, len(tokens))
-    for batch, images in variant_batches(vlm, packed(vlm, texts, closed), tokens[None], batch_tokens):
+    for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed), tokens[None], batch_tokens):
         weights[batch.prompts], rollout[batch.prompts] = _attention_of(vlm, batch, images)
     return Attention(weights, rollout)
 
@@ -67,13 +67,13 @@ def _attention_of(vlm: Vlm, batch: Batch, images: Tensor) -> Attention:
         weights.append(final.gather(2, places[row][:, None].expand(-1, final.shape[1], -1)).cpu())
         rollout.append(flow[row, column].cpu())
 
-    with attention_seen(vlm, watch):
+    with observe_attention(vlm, watch):
         run_packed(vlm.model, batch, images)
     return Attention(torch.stack(weights, 1), torch.stack(rollout, 1))
 
 
 @contextmanager
-def attention_seen(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[None]:
+def observe_attention(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, `watch` is given the attention weights [B, heads, S, S] of every layer of the language model in turn.
 
     Eager attention adds its mask to the scores, so that a boolean one would hide nothing: it is made additive.
@@ -100,12 +100,17 @@ def attention_seen(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[None]:
 
 def gradient_maps(vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool]) -> Tensor:
     """Gradient times input: (dm/dx . x) of every image token x of `tokens` [image tokens, d_model]."""
-    mean = _mean_gradient(vlm, tokens[None], texts, closed, _margin_of(vlm))
+    mean = _mean_gradient(vlm, tokens[None], texts, closed, _margin_target(vlm))
     return (mean * tokens.float().cpu()).sum(-1)
 
 
-def integrated_maps(
-    vlm: Vlm, tokens: Tensor, blank: Tensor, texts: Sequence[str], closed: Sequence[bool], steps: int = STEPS
+def integrated_gradient_maps(
+    vlm: Vlm,
+    tokens: Tensor,
+    blank: Tensor,
+    texts: Sequence[str],
+    closed: Sequence[bool],
+    steps: int = INTEGRATION_STEPS,
 ) -> Tensor:
     """Integrated gradients from a blank image's tokens `blank` to `tokens`, both [image tokens, d_model].
 
@@ -114,7 +119,7 @@ def integrated_maps(
     """
     start, way = blank.float(), tokens.float() - blank.float()
     points = (torch.arange(steps, device=way.device) + 0.5) / steps
-    mean = _mean_gradient(vlm, start + points[:, None, None] * way, texts, closed, _margin_of(vlm))
+    mean = _mean_gradient(vlm, start + points[:, None, None] * way, texts, closed, _margin_target(vlm))
     return (mean * way.cpu()).sum(-1)
 
 
@@ -137,7 +142,7 @@ def feature_maps(
     return (mean * tokens.float().cpu()).sum(-1)
 
 
-def _margin_of(vlm: Vlm) -> Target:
+def _margin_target(vlm: Vlm) -> Target:
     return lambda batch, images: answer_margin(final_logits(vlm.model, batch, images), vlm.answers)
 
 
@@ -149,7 +154,7 @@ def _mean_gradient(
     Each wording has a row of its own: behind a shared image the gradients of all would add up.
     """
     total = torch.zeros(len(texts), *points.shape[1:])
-    for batch, images in variant_batches(vlm, packed(vlm, texts, closed, together=False), points, batch_tokens):
+    for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed, together=False), points, batch_tokens):
         leaf = images.float().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(target(batch, leaf).sum(), leaf)

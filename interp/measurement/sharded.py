@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.measurement.margins import Measurement, check_finite, launched_batches, rows_of
+from interp.measurement.margins import Measurement, check_finite, launch_batches, pack_prompts
 from interp.measurement.residual_store import Residuals, empty_residuals
 from interp.model.packing import batches
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import arrived_behind
+from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, Parts
@@ -37,13 +37,13 @@ def measure_together(
     in the `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.working_folder.read_tensors`.
     """
-    chunks = list(batches(rows_of(vlm, prompts), batch_tokens))
+    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
     ]
     room = memory_left(vlm.device, max_memory).host // 2
-    found = empty_residuals(around(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
+    found = empty_residuals(with_layer_below(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
     by_prompt = found.values.transpose(0, 1)
     # Of this process's own prompts until the end, and zero for the others.
     margin = torch.zeros(len(prompts))
@@ -60,15 +60,17 @@ def measure_together(
         done |= set(before["prompts"].tolist())
     # A kill may find a round kept by one process and not by another: all take it again.
     lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
-    left = sorted({number for part in team.values(lacking) for number in part})
+    left = sorted({number for part in team.gather_values(lacking) for number in part})
     rows = [row for number in left for row in dealt[number][team.rank]]
-    everywhere = around(layers)
+    everywhere = with_layer_below(layers)
     told = "margins and residuals"
-    launched = launched_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
+    launched = launch_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
     nothing = torch.empty(0, len(everywhere), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
-    blocks = [[everywhere.index(layer) for layer in around(team.block(layers, rank))] for rank in range(team.size)]
-    for asked, (own, residuals) in arrived_behind(
-        _exchanged([rounds[number] for number in left], launched, nothing, blocks, team)
+    blocks = [
+        [everywhere.index(layer) for layer in with_layer_below(team.block(layers, rank))] for rank in range(team.size)
+    ]
+    for asked, (own, residuals) in pipeline_to_host(
+        _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
     ):
         index = torch.tensor(list(chain(*asked)))
         margin[asked[team.rank]] = own
@@ -77,10 +79,10 @@ def measure_together(
     mine = torch.tensor(sorted(chain(*(asked[team.rank] for asked in rounds))), dtype=torch.long)
     check_finite(prompts, mine, margin[mine])
     saving.finish()
-    return team.total(margin), found
+    return team.all_reduce_sum(margin), found
 
 
-def _exchanged(
+def _exchange(
     rounds: Sequence[Round],
     launched: Iterable[tuple[list[int], Measurement]],
     nothing: Tensor,
@@ -95,10 +97,10 @@ def _exchanged(
     none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
     for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
         lengths = [len(part) for part in asked]
-        parts = [team.sent_to(rank, seen.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
+        parts = [team.gather_to(rank, seen.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
         yield asked, (seen.margin, torch.cat(parts[team.rank]))
 
 
-def around(layers: Sequence[int]) -> list[int]:
+def with_layer_below(layers: Sequence[int]) -> list[int]:
     """The layers, and the one before each where there is one, ascending."""
     return sorted({place for layer in layers for place in (layer - 1, layer) if place >= 0})

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import deal_rows, loaded_batches, rows_of, watched
-from interp.model.decoder import STEP_KERNELS, final_margins, prompt_cache, run_layers, run_packed
+from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
+from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.model.packing import Batch, Row
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
@@ -23,11 +23,11 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
 
 EDIT_TOKENS = 16384
 """Edited positions that climb together."""
-SLOPE_TOKENS = 2048
+GRADIENT_TOKENS = 2048
 """The same where gradients are wanted, for which every layer's activations stay."""
 
 
-class Held(NamedTuple):
+class CachedBatch(NamedTuple):
     """What a packed batch of n prompts left: all that their final tokens need to run again."""
 
     batch: Batch
@@ -47,7 +47,7 @@ class Held(NamedTuple):
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, self.final))
 
 
-class Replay:
+class SuffixRerun:
     """Prompts whose final tokens can be edited after any layer, many times over.
 
     `prompts` is a table as for `interp.measurement.margins.measure`. Of what its batches leave, up to `max_bytes`
@@ -69,7 +69,7 @@ class Replay:
         self.vlm, self.prompts, self.batch_tokens = vlm, prompts, batch_tokens
         self.team, self.checkpoint = team, checkpoint
         self._free = max_bytes
-        self._held: list[Held] = []
+        self._held: list[CachedBatch] = []
         self._rows: list[Row] | None = None
 
     def margins(self, layers: Sequence[int], delta: Tensor, description: str = "patches") -> Tensor:
@@ -83,7 +83,7 @@ class Replay:
             with torch.no_grad():
                 for held, index, part in self._climbs(layers, EDIT_TOKENS, description):
                     edits = delta[index, part].to(self.vlm.device)
-                    found[index, part] = _climb(self.vlm, held, [layers[k] for k in part], edits).cpu()
+                    found[index, part] = rerun_suffix(self.vlm, held, [layers[k] for k in part], edits).cpu()
             return found
 
         return self._once("margins", layers, delta, delta.shape[:2], sweep)
@@ -93,10 +93,10 @@ class Replay:
 
         def sweep() -> Tensor:
             found = torch.zeros_like(delta)
-            for held, index, part in self._climbs(layers, SLOPE_TOKENS, description):
+            for held, index, part in self._climbs(layers, GRADIENT_TOKENS, description):
                 edits = delta[index, part].to(self.vlm.device).requires_grad_()
                 with torch.enable_grad():
-                    margins = _climb(self.vlm, held, [layers[k] for k in part], edits)
+                    margins = rerun_suffix(self.vlm, held, [layers[k] for k in part], edits)
                     (gradient,) = torch.autograd.grad(margins.sum(), edits)
                 found[index, part] = gradient.cpu()
             return found
@@ -108,18 +108,20 @@ class Replay:
     ) -> Tensor:
         """The whole result, of the given shape, of a sweep that gives each process its part; made unless it is kept."""
         if not self.checkpoint:
-            return self.team.total(sweep())
+            return self.team.all_reduce_sum(sweep())
         prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
         name = name_of(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
         before = self.checkpoint.read(name) if self.team.rank == 0 else None
-        if self.team.values(before is not None)[0]:
-            return self.team.total(before["found"] if before else torch.zeros(shape))
-        found = self.team.total(sweep())
+        if self.team.gather_values(before is not None)[0]:
+            return self.team.all_reduce_sum(before["found"] if before else torch.zeros(shape))
+        found = self.team.all_reduce_sum(sweep())
         if self.team.rank == 0:
             self.checkpoint.write(name, {"found": found})
         return found
 
-    def _climbs(self, layers: Sequence[int], tokens: int, description: str) -> Iterator[tuple[Held, Tensor, Tensor]]:
+    def _climbs(
+        self, layers: Sequence[int], tokens: int, description: str
+    ) -> Iterator[tuple[CachedBatch, Tensor, Tensor]]:
         """Every batch with its prompts int64 [n, 1] and some of the edits int64 [k], of ascending layers."""
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for held in self._batches(description):
@@ -127,14 +129,14 @@ class Replay:
             for part in order.split(size):
                 yield held, torch.tensor(held.batch.prompts)[:, None], part
 
-    def _batches(self, description: str) -> Iterator[Held]:
+    def _batches(self, description: str) -> Iterator[CachedBatch]:
         """What every batch leaves; it is run anew unless it stayed."""
         yield from track(self._held, description)
         if self._rows is None:
-            self._rows = deal_rows(rows_of(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
-        staying: list[Held] = []
-        for batch, images in loaded_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
-            held = _hold(self.vlm, batch, images)
+            self._rows = deal_rows(pack_prompts(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
+        staying: list[CachedBatch] = []
+        for batch, images in load_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
+            held = _cache_batch(self.vlm, batch, images)
             if held.bytes <= self._free:
                 self._free -= held.bytes
                 staying.append(held)
@@ -145,25 +147,27 @@ class Replay:
 
 
 @torch.no_grad()
-def _hold(vlm: Vlm, batch: Batch, images: Tensor) -> Held:
+def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     cache = prompt_cache()
-    with watched(vlm, batch, batch.final, range(vlm.n_layers)) as caught:
+    with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as caught:
         run_packed(vlm.model, batch, images, cache)
     final = torch.stack([caught[layer] for layer in range(vlm.n_layers)], dim=1)
     slots = int(batch.segment.max())
-    return Held(batch, slots, [kept.keys for kept in cache.layers], [kept.values for kept in cache.layers], final)
+    return CachedBatch(
+        batch, slots, [kept.keys for kept in cache.layers], [kept.values for kept in cache.layers], final
+    )
 
 
-def _climb(vlm: Vlm, held: Held, layers: list[int], edits: Tensor) -> Tensor:
+def rerun_suffix(vlm: Vlm, held: CachedBatch, layers: list[int], edits: Tensor) -> Tensor:
     """Margins [n, k] of the edits [n, k, d_model] after `layers`, which ascend.
 
     Edit k of a row's prompt in slot m runs in column k * slots + m of that row.
     """
     row, column = held.batch.final.unbind(1)
     slot = held.batch.segment[row, column] - 1
-    ids, position, segment = _columns(held, len(layers))
-    masks = _masks(held.batch, position, segment, vlm.model.config.text_config.sliding_window)
-    beside = _Beside(held)
+    ids, position, segment = _suffix_columns(held, len(layers))
+    masks = _suffix_masks(held.batch, position, segment, vlm.model.config.text_config.sliding_window)
+    beside = PrefixCache(held)
     hidden = held.final.new_empty(len(held.batch.input_ids), 0, vlm.d_model)
     for layer in dict.fromkeys(layers):
         new = [k for k, place in enumerate(layers) if place == layer]
@@ -177,13 +181,13 @@ def _climb(vlm: Vlm, held: Held, layers: list[int], edits: Tensor) -> Tensor:
             kind: torch.cat([past[:, :, :width], own[:, :, :width, :width]], 3) for kind, (past, own) in masks.items()
         }
         stop = next((place for place in layers if place > layer), vlm.n_layers - 1) + 1
-        with watched(vlm, now, now.final), sdpa_kernel(STEP_KERNELS):
+        with capture_residuals(vlm, now, now.final), sdpa_kernel(DECODE_KERNELS):
             hidden = run_layers(vlm.model, hidden, seen, now.position_ids, layer + 1, stop, beside)
     final = hidden.reshape(len(hidden), len(layers), held.slots, vlm.d_model)[row, :, slot]
     return final_margins(vlm.model, final, vlm.answers)
 
 
-def _columns(held: Held, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def _suffix_columns(held: CachedBatch, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token, position and segment int64 [B, k * slots] of every prompt's final token, k times; empty slots pad."""
     batch = held.batch
     row, column = batch.final.unbind(1)
@@ -197,7 +201,7 @@ def _columns(held: Held, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return columns(batch.input_ids, 0), columns(batch.position_ids, 0), columns(batch.segment, -1)
 
 
-def _masks(
+def _suffix_masks(
     batch: Batch, position: Tensor, segment: Tensor, sliding_window: int | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """What edited tokens, `position` and `segment` [B, E], may see: of the prompts [B, 1, E, S], of each other [.., E].
@@ -214,10 +218,10 @@ def _masks(
     return {"full_attention": (full[:, None], itself), "sliding_attention": (local[:, None], itself)}
 
 
-class _Beside:
+class PrefixCache:
     """In the place of a transformers cache: lays what a batch left before the edited tokens, and stores nothing."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: CachedBatch) -> None:
         self._held = held
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

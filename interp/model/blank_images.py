@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from interp.images.decode import BLANK_IMAGE, open_image
-from interp.model.image_tokens import decoders, encode_images, image_tokens, pixels_of
+from interp.model.image_tokens import decoder_threads, encode_images, encode_pixels, pixels_of
 from interp.model.vlm import Vlm
-from interp.runtime.prefetch import ahead
+from interp.runtime.prefetch import map_ahead
 
 BLANKS = {"grey": BLANK_IMAGE, "white": "<white>", "noise": "<noise>", "mean": "<mean>"}
 """Kind of blank -> what stands for it wherever an image path is expected, once `encode_blanks` has run.
@@ -22,7 +22,7 @@ the images asked about.
 
 @torch.no_grad()
 def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
-    """Put the image tokens of every kind of blank into `vlm.features`; `images` are the paths that `mean` is of.
+    """Put the image tokens of every kind of blank into `vlm.image_tokens`; `images` are the paths that `mean` is of.
 
     Raises InputError for unreadable images.
     """
@@ -32,12 +32,14 @@ def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
     shape = pixels_of(vlm, [open_image(BLANK_IMAGE)]).shape[1:]
     different = sorted(set(images))
     total = torch.zeros(shape, dtype=torch.float64)
-    for pixels in ahead(lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoders(vlm.device), most=32):
+    for pixels in map_ahead(
+        lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoder_threads(vlm.device), most=32
+    ):
         total += pixels.double()
     # What the processor makes of black and white.
     plain = [Image.new("RGB", (64, 64), (level,) * 3) for level in (0, 255)]
     low, high = pixels_of(vlm, plain).float()
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     blanks = {"white": high, "noise": low + noise * (high - low), "mean": (total / max(1, len(different))).float()}
-    encoded = image_tokens(vlm.model, torch.stack(list(blanks.values())).to(vlm.device, vlm.tower_dtype))
-    vlm.features.update(zip((BLANKS[kind] for kind in blanks), encoded.cpu(), strict=True))
+    encoded = encode_pixels(vlm.model, torch.stack(list(blanks.values())).to(vlm.device, vlm.tower_dtype))
+    vlm.image_tokens.update(zip((BLANKS[kind] for kind in blanks), encoded.cpu(), strict=True))

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend
 from interp.model.packing import Batch, attention_masks
 from interp.model.prompts import AnswerTokens, answer_margin
 
-STEP_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+DECODE_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Of attention where few tokens follow a cache: all but cuDNN's, which is planned anew (70 ms on an H100) for every
 length it meets."""
 
@@ -28,7 +28,7 @@ def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
     return embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
 
 
-def masks_of(model: Any, batch: Batch) -> dict[str, Tensor]:
+def batch_masks(model: Any, batch: Batch) -> dict[str, Tensor]:
     """The masks of `interp.model.packing.attention_masks` for this model."""
     return attention_masks(batch, model.config.image_token_id, model.config.text_config.sliding_window)
 
@@ -79,18 +79,18 @@ def prompt_cache() -> Any:
 
 def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
     """Run a packed batch through all layers and the final norm: [B, S, d_model]; parameters as for the parts above."""
-    hidden = run_layers(model, embed(model, batch, images), masks_of(model, batch), batch.position_ids, cache=cache)
+    hidden = run_layers(model, embed(model, batch, images), batch_masks(model, batch), batch.position_ids, cache=cache)
     return model.model.language_model.norm(hidden)
 
 
 def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
     """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
-    return logits_from(model, batch, embed(model, batch, images))
+    return logits_from_layer(model, batch, embed(model, batch, images))
 
 
-def logits_from(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
+def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
     """The same from what enters layer `start`, [B, S, d_model]."""
-    hidden = run_layers(model, hidden, masks_of(model, batch), batch.position_ids, start)
+    hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
 

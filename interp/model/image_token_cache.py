@@ -28,8 +28,8 @@ class ImageCache(NamedTuple):
 
     folder: Path
     """Holds folders of two letters, and in them one safetensors file an image."""
-    sight: bytes
-    """Digest of what makes tokens of a picture (`sight_of`)."""
+    encoder_digest: bytes
+    """Digest of what makes tokens of a picture (`vision_encoder_digest`)."""
 
     def file_of(self, image: str) -> Path | None:
         """Where the tokens of an image file are or would be, whatever its name; None if it can not be read."""
@@ -37,27 +37,27 @@ class ImageCache(NamedTuple):
             content = Path(image).read_bytes()
         except OSError:
             return None
-        name = blake2b(self.sight + blake2b(content).digest(), digest_size=32).hexdigest()
+        name = blake2b(self.encoder_digest + blake2b(content).digest(), digest_size=32).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
-def image_cache(vlm: "Vlm") -> ImageCache | None:
+def open_cache(vlm: "Vlm") -> ImageCache | None:
     """The cache of a model as it is now; None if none is asked for, or if an adapter is in its tower or projector.
 
     An adapter can be switched off and scaled without a change of any weight, so weights do not tell its tokens.
     """
-    modules = (inside for part in sight_modules(vlm.model).values() for inside in part.modules())
+    modules = (inside for part in vision_encoder_modules(vlm.model).values() for inside in part.modules())
     if vlm.image_cache is None or any(type(module).__module__.startswith("peft.") for module in modules):
         return None
-    return ImageCache(vlm.image_cache, sight_of(vlm))
+    return ImageCache(vlm.image_cache, vision_encoder_digest(vlm))
 
 
-def sight_modules(model: Any) -> dict[str, Any]:
+def vision_encoder_modules(model: Any) -> dict[str, Any]:
     """The modules that make image tokens of pixels: the vision tower and the projector."""
     return {name: getattr(model.model, name) for name in ("vision_tower", "multi_modal_projector")}
 
 
-def sight_of(vlm: "Vlm") -> bytes:
+def vision_encoder_digest(vlm: "Vlm") -> bytes:
     """Digest of what makes tokens of a picture: weights and their dtypes, configuration, processor, transformers.
 
     Names and paths of the model are not in it. The weights are hashed anew each time, as they may have been changed in
@@ -73,7 +73,7 @@ def sight_of(vlm: "Vlm") -> bytes:
     ]
     weights = {
         f"{part}.{name}": tensor
-        for part, module in sight_modules(vlm.model).items()
+        for part, module in vision_encoder_modules(vlm.model).items()
         for name, tensor in module.state_dict().items()
     }
     digests = tensor_digests(weights.values())

@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE, open_image
-from interp.model.image_token_cache import ImageCache, image_cache, read_tokens, write_tokens
-from interp.runtime.async_copies import fetched, sent
+from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
+from interp.runtime.async_copies import to_device_async, to_host_async
 from interp.runtime.distributed import Team
-from interp.runtime.prefetch import ahead
+from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
 
 if TYPE_CHECKING:
     from interp.model.vlm import Vlm
 
 log = logging.getLogger(__name__)
-EXCHANGED = 64
+EXCHANGE_SIZE = 64
 """Images whose tokens go from process to process at once."""
-LOOK_AHEAD = 32
+MAX_WAITING_IMAGES = 32
 """Decoded images that wait for the tower at most; one of 896 pixels takes 5 MB."""
 
 
-class Look(NamedTuple):
+class LoadedImage(NamedTuple):
     """One image file that was looked at: its tokens were on disk, or it has been decoded."""
 
     path: str
@@ -47,23 +47,23 @@ class Look(NamedTuple):
 
 @torch.no_grad()
 def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None:
-    """Run every image not met before through the vision tower and projector, into `vlm.features`.
+    """Run every image not met before through the vision tower and projector, into `vlm.image_tokens`.
 
     Eight images keep a GPU busy, and more would wait for longer to be decoded. With `vlm.image_cache`, tokens that are
     there are taken from it and the others put into it. Raises InputError for an image that can not be read.
     """
-    vlm.features.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
-    missing = [p for p in dict.fromkeys(paths) if p not in vlm.features]
-    look = partial(_look, vlm, image_cache(vlm) if missing else None)
+    vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
+    missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
+    look = partial(_load_image, vlm, open_cache(vlm) if missing else None)
     former: Callable[[], None] | None = None
     cached = 0
-    with closing(ahead(look, missing, decoders(vlm.device), LOOK_AHEAD)) as looks:
+    with closing(map_ahead(look, missing, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as looks:
         for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
             chunk = list(islice(looks, batch_size))
             known = {seen.path: seen.tokens for seen in chunk if seen.tokens is not None}
-            vlm.features.update(known)
+            vlm.image_tokens.update(known)
             cached += len(known)
-            launched = _launch(vlm, [seen for seen in chunk if seen.tokens is None])
+            launched = _launch_encoder(vlm, [seen for seen in chunk if seen.tokens is None])
             if former is not None:
                 former()
             former = launched
@@ -75,44 +75,44 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None
 
 def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
     """As `encode_images`; each process runs its part of the images through the tower, and all get the tokens of all."""
-    missing = [path for path in dict.fromkeys(paths) if path not in vlm.features and path != NO_IMAGE]
+    missing = [path for path in dict.fromkeys(paths) if path not in vlm.image_tokens and path != NO_IMAGE]
     parts = [team.block(missing, rank) for rank in range(team.size)]
     encode_images(vlm, parts[team.rank])
     if team.size == 1:
         return
     none = torch.empty(0, vlm.model.config.mm_tokens_per_image, vlm.d_model, dtype=vlm.tower_dtype)
-    for start in range(0, max(map(len, parts)), EXCHANGED):
-        of_all = [part[start : start + EXCHANGED] for part in parts]
+    for start in range(0, max(map(len, parts)), EXCHANGE_SIZE):
+        of_all = [part[start : start + EXCHANGE_SIZE] for part in parts]
         mine = of_all[team.rank]
-        own = sent(torch.stack([vlm.features[path] for path in mine]) if mine else none, vlm.device)
+        own = to_device_async(torch.stack([vlm.image_tokens[path] for path in mine]) if mine else none, vlm.device)
         lengths = [len(part) for part in of_all]
-        found = [team.sent_to(rank, own, lengths) for rank in range(team.size)][team.rank]
-        vlm.features.update(zip(chain(*of_all), fetched(torch.cat(found))().clone(), strict=True))
+        found = [team.gather_to(rank, own, lengths) for rank in range(team.size)][team.rank]
+        vlm.image_tokens.update(zip(chain(*of_all), to_host_async(torch.cat(found))().clone(), strict=True))
 
 
-def decoders(device: torch.device) -> int:
+def decoder_threads(device: torch.device) -> int:
     """Threads that read and decode images: few where torch computes on the same cores."""
     return min(16 if device.type != "cpu" else 2, os.cpu_count() or 1)
 
 
-def _look(vlm: "Vlm", cache: ImageCache | None, path: str) -> Look:
+def _load_image(vlm: "Vlm", cache: ImageCache | None, path: str) -> LoadedImage:
     file = None if cache is None else cache.file_of(path)
     tokens = None if file is None else read_tokens(file)
     if tokens is not None:
-        return Look(path, file, tokens, None)
-    return Look(path, file, None, pixels_of(vlm, [open_image(path)])[0].to(vlm.tower_dtype))
+        return LoadedImage(path, file, tokens, None)
+    return LoadedImage(path, file, None, pixels_of(vlm, [open_image(path)])[0].to(vlm.tower_dtype))
 
 
-def _launch(vlm: "Vlm", looks: Sequence[Look]) -> Callable[[], None]:
+def _launch_encoder(vlm: "Vlm", looks: Sequence[LoadedImage]) -> Callable[[], None]:
     """Send decoded images through the tower; to call what comes back waits for their tokens and keeps them."""
     if not looks:
         return lambda: None
     pixels = torch.stack([seen.pixels for seen in looks if seen.pixels is not None])
-    arrived = fetched(image_tokens(vlm.model, sent(pixels, vlm.device)))
+    arrived = to_host_async(encode_pixels(vlm.model, to_device_async(pixels, vlm.device)))
 
     def keep() -> None:
         for seen, tokens in zip(looks, arrived().clone(), strict=True):
-            vlm.features[seen.path] = tokens
+            vlm.image_tokens[seen.path] = tokens
             if seen.kept_at is not None:
                 write_tokens(seen.kept_at, tokens)
 
@@ -124,7 +124,7 @@ def pixels_of(vlm: "Vlm", pictures: Sequence[Any]) -> Tensor:
     return vlm.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
 
 
-def straighten(model: Any) -> Any:
+def make_contiguous(model: Any) -> Any:
     """Make the vision tower compute on contiguous hidden states, in place; to be called once on a loaded model.
 
     Returns the hook's handle.
@@ -138,6 +138,6 @@ def straighten(model: Any) -> Any:
     return embeddings.register_forward_hook(lambda module, inputs, output: output.contiguous())
 
 
-def image_tokens(model: Any, pixels: Tensor) -> Tensor:
+def encode_pixels(model: Any, pixels: Tensor) -> Tensor:
     """Pixels [b, 3, h, w] -> projected image tokens [b, image tokens, d_model]."""
     return model.model.get_image_features(pixels, return_dict=True).pooler_output

@@ -10,13 +10,13 @@ import torch
 
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
-from interp.model.image_tokens import straighten
-from interp.model.prompts import PLAIN, PromptStyle, answer_tokens
+from interp.model.image_tokens import make_contiguous
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.paths import WORLD
-from interp.runtime.distributed import refuse_several, team_on
+from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import memory_left
-from interp.runtime.progress import busy
+from interp.runtime.progress import spinner
 from interp.storage.hub import locate
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load_vlm(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
-    style: PromptStyle = PLAIN,
+    style: PromptStyle = DEFAULT_STYLE,
     image_cache: Path | None = None,
 ) -> Vlm:
     """Load a Gemma 3 model and its processor from a local folder or the hub's cache, by default the embedded world's.
@@ -50,17 +50,17 @@ def load_vlm(
 
     split = device == "split"
     if split:
-        refuse_several("--device split")
+        require_single_process("--device split")
     device = choose_device("auto" if split else device)
     usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     chosen = DTYPES.get(usual if dtype == "auto" else dtype)
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
-    places: dict[str, Any] = {"device_map": map_over_gpus(source.folder)} if split else {}
+    places: dict[str, Any] = {"device_map": device_map_over_gpus(source.folder)} if split else {}
     kept = None if image_cache is None else cache_folder(image_cache)
     try:
-        with busy("loading the model"), quiet_loading():
+        with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source.folder,
@@ -79,7 +79,7 @@ def load_vlm(
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # What peft writes into an adapter as its base: the hub id, not this machine's cache.
     loaded.name_or_path = str(model)
-    straighten(loaded)
+    make_contiguous(loaded)
     fuse(loaded)
     vlm = Vlm(
         model=(loaded if split else loaded.to(device)).eval().requires_grad_(False),
@@ -90,16 +90,16 @@ def load_vlm(
         style=style,
         image_cache=kept,
     )
-    hold_images(vlm, memory_left(vlm.device).host // 2)
+    limit_image_tokens(vlm, memory_left(vlm.device).host // 2)
     kind = str(chosen).removeprefix("torch.")
     log.info("model %s: %d layers of width %d, %s on %s", vlm.name, vlm.n_layers, vlm.d_model, kind, vlm.device)
     return vlm
 
 
-def hold_images(vlm: Vlm, max_bytes: int) -> None:
-    """Set `vlm.images_held` to as many images as `max_bytes` of main memory hold, at least one."""
+def limit_image_tokens(vlm: Vlm, max_bytes: int) -> None:
+    """Set `vlm.max_images` to as many images as `max_bytes` of main memory hold, at least one."""
     a_token = vlm.d_model * vlm.tower_dtype.itemsize
-    vlm.images_held = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * a_token))
+    vlm.max_images = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * a_token))
 
 
 def choose_device(device: str) -> str:
@@ -134,7 +134,7 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def split_map(model: Any, devices: Sequence[str | int]) -> dict[str, str | int]:
+def balanced_device_map(model: Any, devices: Sequence[str | int]) -> dict[str, str | int]:
     """Where each part of a Gemma 3 model goes, as accelerate takes it: like shares of the weights, layers in order.
 
     `model` may be on the meta device. What meets the residuals before and behind the layers is on the first device.
@@ -154,7 +154,7 @@ def split_map(model: Any, devices: Sequence[str | int]) -> dict[str, str | int]:
     return places
 
 
-def map_over_gpus(folder: Path) -> dict[str, str | int]:
+def device_map_over_gpus(folder: Path) -> dict[str, str | int]:
     """The map of a saved model over all GPUs that this process sees. Raises InputError if they are fewer than two."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -163,4 +163,4 @@ def map_over_gpus(folder: Path) -> dict[str, str | int]:
         raise InputError(f"--device split: needs two GPUs or more, and there are {count} here.")
     with torch.device("meta"):
         empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    return split_map(empty, range(count))
+    return balanced_device_map(empty, range(count))

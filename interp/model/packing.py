@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.runtime.async_copies import sent
+from interp.runtime.async_copies import to_device_async
 
 
 class Row(NamedTuple):
@@ -47,9 +47,9 @@ class Batch(NamedTuple):
     """[n] positions of the prompts in the caller's order, aligned with `final`."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device, sent there as `interp.runtime.async_copies.sent` does."""
+        """The same batch on another device, sent there as `interp.runtime.async_copies.to_device_async` does."""
         names = ("input_ids", "position_ids", "segment", "final")
-        moved: dict[str, Any] = {name: sent(getattr(self, name), torch.device(device)) for name in names}
+        moved: dict[str, Any] = {name: to_device_async(getattr(self, name), torch.device(device)) for name in names}
         return self._replace(**moved)
 
     def take(self, rows: Tensor) -> "Batch":

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from interp.runtime.async_copies import sent
+from interp.runtime.async_copies import to_device_async
 from interp.runtime.errors import InputError
 
 
@@ -32,7 +32,7 @@ class PromptStyle(NamedTuple):
     """Every wording is put in one form first (interp.questions.canonical), the published baseline against flips."""
 
 
-PLAIN = PromptStyle()
+DEFAULT_STYLE = PromptStyle()
 
 
 def answer_tokens(tokenizer: Any) -> AnswerTokens:
@@ -57,7 +57,7 @@ def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
     `logits` [..., vocabulary] at the first answer position -> [...] in logits, positive for yes, in float32.
     """
     logits = logits.float()
-    yes, no = (logits[..., sent(ids, logits.device)].logsumexp(-1) for ids in tokens)
+    yes, no = (logits[..., to_device_async(ids, logits.device)].logsumexp(-1) for ids in tokens)
     return yes - no
 
 
@@ -65,7 +65,7 @@ def prompt_tokens(
     processor: Any,
     texts: Sequence[str],
     closed: Sequence[bool] | None = None,
-    style: PromptStyle = PLAIN,
+    style: PromptStyle = DEFAULT_STYLE,
     with_image: Sequence[bool] | None = None,
 ) -> list[list[int]]:
     """Token ids of each question in the chat template, image placeholder expanded.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.model.load import load_vlm
-from interp.model.prompts import PLAIN, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 
@@ -32,12 +32,12 @@ class ModelSpec:
     normalize: bool | None = None
     """Whether every wording is first rewritten to one canonical form; None keeps the prompt style's choice."""
 
-    def prompt_style(self, style: PromptStyle = PLAIN) -> PromptStyle:
+    def prompt_style(self, style: PromptStyle = DEFAULT_STYLE) -> PromptStyle:
         """`style` with the changes that this specification makes."""
         changes = {name: getattr(self, name) for name in PromptStyle._fields}
         return style._replace(**{name: value for name, value in changes.items() if value is not None})
 
-    def load(self, style: PromptStyle = PLAIN) -> Vlm:
+    def load(self, style: PromptStyle = DEFAULT_STYLE) -> Vlm:
         """Load the model, to be prompted in `style` with the changes of this specification.
 
         Raises InputError as `interp.model.load.load_vlm`.

@@ -36,7 +36,7 @@ def lens_bridge(vlm: Vlm) -> LensBridge:
     """`vlm.model` as a `TransformerBridge` that takes SAEs (`Sae.to_sae_lens`).
 
     Every weight is the same tensor as in `vlm`, LoRA layers included; modules and configuration are the bridge's own,
-    so that `vlm` measures on as before. Clamps of `vlm.changes` are made by `measure` and are not in it. Nothing is
+    so that `vlm` measures on as before. Clamps of `vlm.output_hooks` are made by `measure` and are not in it. Nothing is
     read, downloaded or installed. Attention is computed eagerly, as TransformerLens needs it for its patterns.
     """
     shared: Any = {id(tensor): tensor for tensor in chain(vlm.model.parameters(), vlm.model.buffers())}

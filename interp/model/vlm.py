@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.model.packing import Batch
-from interp.model.prompts import PLAIN, AnswerTokens, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, AnswerTokens, PromptStyle
 from interp.runtime.distributed import ALONE, Team
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ class Vlm:
     """Commit of the hub repository, None for a local folder."""
     answers: AnswerTokens
     """Token ids that mean yes and no."""
-    style: PromptStyle = PLAIN
+    style: PromptStyle = DEFAULT_STYLE
     """How every question is put to it."""
-    features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    image_tokens: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
-    images_held: int = 2**31
-    """Most images in `features` where the prompts themselves say which are needed next (`loaded_batches`)."""
+    max_images: int = 2**31
+    """Most images in `image_tokens` where the prompts themselves say which are needed next (`loaded_batches`)."""
     image_cache: Path | None = None
     """Folder that image tokens are kept in between runs (`interp.model.image_token_cache`), None for no such."""
-    changes: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
+    output_hooks: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
     """Layer -> what becomes of its output [B, S, d_model] when it is measured (interp.measurement.clamps), never in
     training."""
     team: Team = ALONE

@@ -9,14 +9,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device; a GPU gets it when it has done what it was given before, and nobody waits for that."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fetched(tensor: Tensor) -> Callable[[], Tensor]:
+def to_host_async(tensor: Tensor) -> Callable[[], Tensor]:
     """Start to copy a tensor to main memory. What comes back gives it, and waits for that copy, not for later work.
 
     From a GPU it comes in pinned memory, which is taken from all programs of the machine: copy what is to stay.
@@ -34,11 +34,11 @@ def fetched(tensor: Tensor) -> Callable[[], Tensor]:
     return wait
 
 
-def arrived_behind(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator[tuple[T, list[Tensor]]]:
-    """Each item with its tensors as of `fetched`, one behind: a GPU has the next item to do while these arrive."""
+def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator[tuple[T, list[Tensor]]]:
+    """Each item with its tensors as of `to_host_async`, one behind: a GPU has the next item to do while these arrive."""
     former: tuple[T, list[Callable[[], Tensor]]] | None = None
     for item, tensors in launched:
-        following = item, [fetched(tensor) for tensor in tensors]
+        following = item, [to_host_async(tensor) for tensor in tensors]
         if former is not None:
             yield former[0], [arrived() for arrived in former[1]]
         former = following

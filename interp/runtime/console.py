@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
-NARROWEST = 80
+DEFAULT_WIDTH = 80
 """Columns that results need where there is no terminal to tell its own."""
 
 
-def colours() -> Literal["auto"] | None:
+def color_system() -> Literal["auto"] | None:
     """Which colours rich may use: none if NO_COLOR is set (https://no-color.org), else those of the terminal."""
     return None if os.environ.get("NO_COLOR") else "auto"
 
 
-def results(width_elsewhere: int = NARROWEST) -> "Console":
+def results_console(width_elsewhere: int = DEFAULT_WIDTH) -> "Console":
     """stdout; where it is not a terminal, lines have `width_elsewhere` columns."""
     from rich.console import Console
 
-    console = Console(color_system=colours(), highlight=False)
+    console = Console(color_system=color_system(), highlight=False)
     if not console.is_terminal:
         console.width = width_elsewhere
     return console
 
 
 @cache
-def meanwhile() -> "Console":
+def progress_console() -> "Console":
     """stderr, one for bars and lines alike, so that a line moves the bars down and does not break them."""
     from rich.console import Console
 
-    return Console(stderr=True, color_system=colours(), highlight=False)
+    return Console(stderr=True, color_system=color_system(), highlight=False)

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)
+TIMEOUT = timedelta(days=7)
 """How long a process waits for others that are alive: parts differ in length. The launcher sees to those that died."""
-HIDDEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What a launcher tells every process of its place."""
 
 
-def count() -> int:
+def process_count() -> int:
     """Number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def count_here() -> int:
+def local_process_count() -> int:
     """The same of this machine, which its processes share."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if count() > 1 else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process_count() > 1 else 1
 
 
 def is_main() -> bool:
     """Whether this is the process that writes files and shows progress."""
-    return count() == 1 or int(os.environ.get("RANK", 0)) == 0
+    return process_count() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
 class Team(NamedTuple):
@@ -62,28 +62,28 @@ class Team(NamedTuple):
         first, last = (place * len(items) // self.size for place in (at, at + 1))
         return list(items[first:last])
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all."""
-        self.values(None)
+        self.gather_values(None)
 
-    def disband(self) -> None:
+    def shut_down(self) -> None:
         """Wait for all, and give back what they met through."""
         if self.size > 1:
-            self.meet()
-            part()
+            self.barrier()
+            shut_down()
 
-    def total(self, part: "Tensor") -> "Tensor":
+    def all_reduce_sum(self, part: "Tensor") -> "Tensor":
         """The sum over all processes of tensors of one shape; exact where all but one have left zero."""
         if self.size == 1:
             return part
         import torch
 
-        with _together():
+        with _readable_errors():
             there = part.to(self.device, copy=True)
             torch.distributed.all_reduce(there)
             return there.to(part.device)
 
-    def bytes(self, own: bytes) -> list[bytes]:
+    def gather_bytes(self, own: bytes) -> list[bytes]:
         """What each process has, by rank."""
         if self.size == 1:
             return [own]
@@ -91,27 +91,29 @@ class Team(NamedTuple):
 
         sizes = torch.zeros(self.size, dtype=torch.long)
         sizes[self.rank] = len(own)
-        lengths = self.total(sizes).tolist()
+        lengths = self.all_reduce_sum(sizes).tolist()
         mine = torch.zeros(max(lengths), dtype=torch.uint8)
         mine[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else mine[:0]
-        with _together():
+        with _readable_errors():
             there = [torch.empty_like(mine, device=self.device) for _ in lengths]
             torch.distributed.all_gather(there, mine.to(self.device))
         return [part[:n].cpu().numpy().tobytes() for part, n in zip(there, lengths, strict=True)]
 
-    def values(self, own: Any) -> list[Any]:
+    def gather_values(self, own: Any) -> list[Any]:
         """What each process has, by rank, of what JSON can say: numbers keep every bit, tuples come back as lists."""
-        return [own] if self.size == 1 else [json.loads(part) for part in self.bytes(json.dumps(own).encode())]
+        return [own] if self.size == 1 else [json.loads(part) for part in self.gather_bytes(json.dumps(own).encode())]
 
-    def tensors(self, own: "dict[str, Tensor]") -> "list[dict[str, Tensor]]":
+    def gather_tensors(self, own: "dict[str, Tensor]") -> "list[dict[str, Tensor]]":
         """Named tensors of main memory that each process has, by rank."""
         if self.size == 1:
             return [own]
         from safetensors.torch import load, save
 
-        return [load(part) for part in self.bytes(save({name: tensor.contiguous() for name, tensor in own.items()}))]
+        return [
+            load(part) for part in self.gather_bytes(save({name: tensor.contiguous() for name, tensor in own.items()}))
+        ]
 
-    def frames(self, own: "pd.DataFrame") -> "list[pd.DataFrame]":
+    def gather_frames(self, own: "pd.DataFrame") -> "list[pd.DataFrame]":
         """A table that each process has, by rank; its index is not kept."""
         if self.size == 1:
             return [own]
@@ -119,9 +121,9 @@ class Team(NamedTuple):
 
         buffer = io.BytesIO()
         own.reset_index(drop=True).to_feather(buffer)
-        return [pd.read_feather(io.BytesIO(part)) for part in self.bytes(buffer.getvalue())]
+        return [pd.read_feather(io.BytesIO(part)) for part in self.gather_bytes(buffer.getvalue())]
 
-    def sent_to(self, owner: int, own: "Tensor", lengths: Sequence[int]) -> "list[Tensor]":
+    def gather_to(self, owner: int, own: "Tensor", lengths: Sequence[int]) -> "list[Tensor]":
         """The tensors [`lengths`[rank], ...] of all processes, by rank, for the process `owner`; none for the others.
 
         They are on the device where the processes meet, and come to it.
@@ -137,7 +139,7 @@ class Team(NamedTuple):
         there = [torch.empty_like(padded) for _ in lengths] if owner == self.rank else None
         # There may be more processes than layers to send.
         if padded.numel():
-            with _together():
+            with _readable_errors():
                 torch.distributed.gather(padded, there, owner)
         return [part[:n].view(own.dtype) for part, n in zip(there or (), lengths, strict=there is not None)]
 
@@ -152,20 +154,20 @@ def team_on(device: "torch.device | str") -> Team:
     Each has a GPU of its own and they meet through nccl, or they meet in main memory through gloo. Raises InputError if
     there are fewer GPUs than processes on this machine, or if `device` is the GPU of another process.
     """
-    if count() == 1:
+    if process_count() == 1:
         return ALONE
     import torch
 
     asked = torch.device(device)
     if asked.type == "cuda":
-        asked = own_gpu(asked)
+        asked = claim_gpu(asked)
     if not torch.distributed.is_initialized():
-        with _together():
-            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=PATIENCE)
+        with _readable_errors():
+            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=TIMEOUT)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
 
 
-def part() -> None:
+def shut_down() -> None:
     """Give back what the processes of this run met through, if they have met; none of them may wait for another."""
     # A command that did not load torch has met nobody.
     torch = sys.modules.get("torch")
@@ -173,13 +175,13 @@ def part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def own_gpu(asked: "torch.device") -> "torch.device":
+def claim_gpu(asked: "torch.device") -> "torch.device":
     """The GPU of this process, which is the current one from here on. Raises InputError as `team_on`."""
     import torch
 
-    if torch.cuda.device_count() < count_here():
+    if torch.cuda.device_count() < local_process_count():
         raise InputError(
-            f"{count_here()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give --num_processes as "
+            f"{local_process_count()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give --num_processes as "
             "many as there are GPUs, or --device cpu."
         )
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -189,25 +191,25 @@ def own_gpu(asked: "torch.device") -> "torch.device":
     return own
 
 
-def refuse_several(what: str) -> None:
+def require_single_process(what: str) -> None:
     """Raise InputError if there are several processes, for `what` is done by one."""
-    if count() > 1:
+    if process_count() > 1:
         raise InputError(f"{what} runs in one process. Start it without `accelerate launch`.")
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process_environment() -> Iterator[None]:
     """While open, libraries that look for the launcher's variables find this process to be the only one."""
-    told = {name: os.environ.pop(name) for name in HIDDEN if name in os.environ}
+    told = {name: os.environ.pop(name) for name in LAUNCHER_VARIABLES if name in os.environ}
     try:
         yield
     finally:
         os.environ |= told
 
 
-def first_to(event: str) -> bool:
+def is_first_to_report(event: str) -> bool:
     """Whether no other process of this run has come here with `event`; also if none of them can be asked."""
-    if count() == 1:
+    if process_count() == 1:
         return True
     from torch.distributed import TCPStore
 
@@ -219,7 +221,7 @@ def first_to(event: str) -> bool:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _readable_errors() -> Iterator[None]:
     """Say in plain words that another process is gone."""
     try:
         yield

@@ -9,35 +9,35 @@ import os
 import sys
 import warnings
 
-from interp.runtime.console import meanwhile
+from interp.runtime.console import progress_console
 from interp.runtime.distributed import is_main
 
-OURS = ("interp", "finetune")
-PRIVATE = ("pydicom", "PIL")
+PACKAGES = ("interp", "finetune")
+QUOTING_LIBRARIES = ("pydicom", "PIL")
 """Libraries whose messages quote the files that they read."""
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error"}
+QUIET_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error"}
 """What Hugging Face's libraries read when they are loaded; where the user has set one, it stays."""
 GIB = 2**30
 log = logging.getLogger(__name__)
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Let the libraries say nothing, and show their bars only on a terminal. To be called before they are loaded."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_VARIABLES.items():
         os.environ.setdefault(name, value)
-    if not meanwhile().is_interactive:
+    if not progress_console().is_interactive:
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    _keep_private()
+    _mute_quoting_libraries()
     # Without any handler Python itself would print what libraries warn of.
-    _take(logging.NullHandler())
+    _set_handler(logging.NullHandler())
 
 
-def show() -> None:
+def enable_verbose() -> None:
     """Show on stderr what our modules do and what the libraries warn of, of the main process."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_VARIABLES.items():
         if os.environ.get(name) == value:
             del os.environ[name]
     if not sys.warnoptions:
@@ -45,24 +45,24 @@ def show() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
     # peft's use of a transformers name that is going away; nothing that a user could change.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-    _keep_private()
-    _take(_handler() if is_main() else logging.NullHandler())
+    _mute_quoting_libraries()
+    _set_handler(_handler() if is_main() else logging.NullHandler())
     logging.captureWarnings(True)
-    for name in OURS:
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def end() -> None:
-    """Undo what `quiet` and `show` did to logging."""
+def reset_logging() -> None:
+    """Undo what `silence_libraries` and `enable_verbose` did to logging."""
     logging.captureWarnings(False)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if handler.get_name() == __name__]:
         root.removeHandler(handler)
-    for name in OURS:
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-def took(name: str, seconds: float) -> None:
+def log_duration(name: str, seconds: float) -> None:
     """Say how long a part of a run took, and how much memory is in use behind it."""
     if log.isEnabledFor(logging.INFO):
         log.info("%s in %.1f s (%s)", name, seconds, memory_text())
@@ -79,22 +79,22 @@ def memory_text() -> str:
     return said
 
 
-def _keep_private() -> None:
-    for name in PRIVATE:
+def _mute_quoting_libraries() -> None:
+    for name in QUOTING_LIBRARIES:
         warnings.filterwarnings("ignore", module=name)
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _take(handler: logging.Handler) -> None:
+def _set_handler(handler: logging.Handler) -> None:
     """Make `handler` the only one of ours."""
-    end()
+    reset_logging()
     handler.set_name(__name__)
     logging.getLogger().addHandler(handler)
 
 
 def _handler() -> logging.Handler:
     """Lines as rich lays them out on a terminal; whole ones in a file, where nobody wants them broken."""
-    console = meanwhile()
+    console = progress_console()
     if console.is_terminal:
         from rich.logging import RichHandler
 

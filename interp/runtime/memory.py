@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from interp.runtime.distributed import count_here
+from interp.runtime.distributed import local_process_count
 
-SHARE = 0.8
+DEFAULT_SHARE = 0.8
 """Of what is free that is taken where no limit is given: the rest is for others, and for what is not counted."""
 GIB = 2**30
 
@@ -33,22 +33,22 @@ def memory_left(device: torch.device, max_memory: float | None = None) -> Memory
     import psutil
 
     available = psutil.virtual_memory().available
-    group = left_in_group(own_group())
+    group = free_in_group(control_group())
     # The other processes of a run on this machine take as much.
-    host = int(SHARE * (available if group is None else min(available, group)) / count_here())
+    host = int(DEFAULT_SHARE * (available if group is None else min(available, group)) / local_process_count())
     if max_memory is not None:
         host = min(host, int(max_memory * GIB) - psutil.Process().memory_info().rss)
     if device.type != "cuda":
         return Memory(max(0, host), max(0, host))
     free, _ = torch.cuda.mem_get_info(device)
     # What torch has reserved without using it is free for us too.
-    left = int(SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
+    left = int(DEFAULT_SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
     if max_memory is not None:
         left = min(left, int(max_memory * GIB) - torch.cuda.memory_allocated(device))
     return Memory(max(0, left), max(0, host))
 
 
-def own_group() -> Path:
+def control_group() -> Path:
     """Folder of the control group (version 2) that this process runs in, as containers and schedulers make them."""
     try:
         _, _, own = Path("/proc/self/cgroup").read_text().strip().rpartition("0::")
@@ -57,7 +57,7 @@ def own_group() -> Path:
     return Path("/sys/fs/cgroup") / own.lstrip("/")
 
 
-def left_in_group(folder: Path) -> int | None:
+def free_in_group(folder: Path) -> int | None:
     """Bytes that a control group may still take, None if nothing limits it; cached files count as free."""
     try:
         limit = (folder / "memory.max").read_text().strip()

@@ -9,7 +9,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T], threads: int, most: int) -> Generator[R, None, None]:
+def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, most: int) -> Generator[R, None, None]:
     """`function` of every item, in the order of the items, by `threads` threads.
 
     At most `most` results are computed or waiting beyond the one that is taken. An error of `function` is raised where

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from interp.runtime.console import meanwhile
+from interp.runtime.console import progress_console
 from interp.runtime.distributed import is_main
-from interp.runtime.log import took
+from interp.runtime.log import log_duration
 
 T = TypeVar("T")
 _open: list[str] = []
 """The bar that is shown, if any."""
 
 
-def tell(line: str) -> None:
+def notify(line: str) -> None:
     """Say on stderr what a user should know of a run while it goes on."""
     print(line, file=sys.stderr, flush=True)
 
@@ -31,15 +31,15 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
     _open.append(description)
     started = time.monotonic()
     try:
-        yield from _shown(items, description, unit)
+        yield from _with_bar(items, description, unit)
     finally:
         _open.remove(description)
     if len(items):
-        took(f"{description}: {len(items)}{f' x {unit}' if unit > 1 else ''}", time.monotonic() - started)
+        log_duration(f"{description}: {len(items)}{f' x {unit}' if unit > 1 else ''}", time.monotonic() - started)
 
 
 @contextmanager
-def busy(description: str) -> Iterator[None]:
+def spinner(description: str) -> Iterator[None]:
     """While open, shows that something goes on whose share done nobody can tell, and the time taken."""
     if _open:
         yield
@@ -47,11 +47,11 @@ def busy(description: str) -> Iterator[None]:
     _open.append(description)
     started = time.monotonic()
     try:
-        if is_main() and meanwhile().is_interactive:
+        if is_main() and progress_console().is_interactive:
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             columns = (TextColumn("{task.description:<24}"), SpinnerColumn(finished_text=" "), TimeElapsedColumn())
-            with Progress(*columns, console=meanwhile()) as progress:
+            with Progress(*columns, console=progress_console()) as progress:
                 task = progress.add_task(description, total=1)
                 yield
                 progress.advance(task)
@@ -59,11 +59,11 @@ def busy(description: str) -> Iterator[None]:
             yield
     finally:
         _open.remove(description)
-    took(description, time.monotonic() - started)
+    log_duration(description, time.monotonic() - started)
 
 
-def _shown(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
-    console = meanwhile()
+def _with_bar(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
+    console = progress_console()
     # A dumb terminal can not move back to the line that it has written.
     if not is_main() or not console.is_interactive or len(items) == 0:
         yield from items

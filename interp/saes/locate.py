@@ -8,7 +8,7 @@ from interp.runtime.errors import InputError
 from interp.saes.sae import sae_lens_layer
 from interp.storage.hub import download
 
-PLACES = ("", "resid_post_all", "resid_post")
+SUBFOLDERS = ("", "resid_post_all", "resid_post")
 """Where the layers' folders are looked for inside a local folder, in this order."""
 HUB_WIDTH, HUB_L0 = "16k", "small"
 """Taken from a hub repository or a release when nothing is asked for: every Gemma Scope 2 model has them."""
@@ -55,7 +55,7 @@ def locate_saes(
 def _in_folder(root: Path, width: str | None, l0: str | None) -> dict[int, Path]:
     if (root / "cfg.json").is_file() or (root / "params.safetensors").is_file():
         return _one_folder(root)
-    for place in PLACES:
+    for place in SUBFOLDERS:
         folders = [p for p in sorted((root / place).glob("*")) if p.is_dir()]
         scoped = [p.name for p in folders if re.match(r"layer_\d+_", p.name)]
         if scoped:

@@ -15,7 +15,7 @@ from interp.runtime.errors import InputError
 from interp.schemas.layers import FeatureEntry, Layers
 
 SITE = "https://www.neuronpedia.org"
-MOST = 100
+MAX_FEATURES = 100
 """Features that its interface takes at a time."""
 
 
@@ -40,7 +40,7 @@ def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:
     return f"{SITE}/{page}/{feature}" if page else None
 
 
-def feature_list(found: Layers, release: str, most: int = MOST) -> dict[str, Any]:
+def feature_list(found: Layers, release: str, most: int = MAX_FEATURES) -> dict[str, Any]:
     """The first `most` features of a search whose SAEs Neuronpedia has, as JSON.
 
     `featuresToAdd` is what its lists are made of, `pages` the address of each, `quick_list` one that shows all, and

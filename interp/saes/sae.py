@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PARAMETERS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
-KINDS = ("F32", "BF16", "F16", "F64")
+STORED_DTYPES = ("F32", "BF16", "F16", "F64")
 """Of numbers that an SAE may be stored in, as safetensors calls them."""
 
 
@@ -92,7 +92,7 @@ def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 
     return torch.cat([sae.encode(part.to(device), columns).cpu() for part in residuals.split(chunk)])
 
 
-def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
+def check_sae(folder: Path, layer: int, d_model: int) -> int:
     """Check an SAE without loading it: names, shapes and the place it was made for. Returns its number of features.
 
     Raises InputError if a tensor is missing, has a wrong shape or kind, or was made for another width or layer.
@@ -125,8 +125,8 @@ def sae_shapes(folder: Path, layer: int, d_model: int) -> int:
     for name in needed:
         if shapes[name] != expected[name]:
             raise InputError(f"{path}: {name} has shape {list(shapes[name])}, expected {list(expected[name])}.")
-        if kinds[name] not in KINDS:
-            raise InputError(f"{path}: {name} holds {kinds[name]}, expected one of {', '.join(KINDS)}.")
+        if kinds[name] not in STORED_DTYPES:
+            raise InputError(f"{path}: {name} holds {kinds[name]}, expected one of {', '.join(STORED_DTYPES)}.")
     if not d_sae:
         raise InputError(f"{path}: has no features.")
     _check_hook(folder, layer)
@@ -154,11 +154,11 @@ def load_sae(
 ) -> Sae:
     """Load one SAE; its two matrices as `dtype`, biases and thresholds as float32.
 
-    Raises InputError as `sae_shapes`, and if a tensor holds what is not finite as `dtype`.
+    Raises InputError as `check_sae`, and if a tensor holds what is not finite as `dtype`.
     """
     from safetensors.torch import load_file
 
-    sae_shapes(folder, layer, d_model)
+    check_sae(folder, layer, d_model)
     path = _weights(folder)
     tensors = {_NAMES.get(name, name): tensor for name, tensor in load_file(path, str(device)).items()}
     # A ReLU SAE is a JumpReLU SAE whose thresholds are zero.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.saes.sae import Sae
 
-DENSE = 2**24
+MAX_DENSE = 2**24
 """Activations that are held at once before the zeros among them are dropped."""
 
 
@@ -42,7 +42,7 @@ class Codes(NamedTuple):
 def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
     """The activations of an SAE on residuals [n, d_model]; some millions of them are held dense at once."""
     rows, features, values = [], [], []
-    chunk = max(1, DENSE // sae.d_sae)
+    chunk = max(1, MAX_DENSE // sae.d_sae)
     for start in range(0, len(residuals), chunk):
         f = sae.encode(residuals[start : start + chunk].to(sae.w_enc.device))
         row, feature = f.nonzero(as_tuple=True)

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
 
-def margin_gradients(replay: Replay, layers: Sequence[int]) -> Tensor:
+def margin_gradients(replay: SuffixRerun, layers: Sequence[int]) -> Tensor:
     """dm/dx of the final-token residual of each prompt after each layer: float32 [n, layers, d_model]."""
     still = torch.zeros(len(replay.prompts), len(layers), replay.vlm.d_model)
     return replay.slopes(layers, still)
 
 
-def path_gradients(replay: Replay, way: Tensor, layer: int, steps: int) -> Tensor:
+def path_gradients(replay: SuffixRerun, way: Tensor, layer: int, steps: int) -> Tensor:
     """dm/dx after one layer, averaged over `steps` points on `way` from each prompt's residual: float32 [n, d_model].
 
     `way` [n, d_model] is the original's residual less the paraphrase's. The points are the middles of equal parts.

@@ -132,13 +132,13 @@ def joined(own: Screened, team: Team) -> Screened:
     """The layers of all processes, by rank, at each of them."""
     if team.size == 1:
         return own
-    tensors = team.tensors(
+    tensors = team.gather_tensors(
         {"scores": torch.from_numpy(own.scores), "joint": own.joint, "state": own.state, "before": own.before}
     )
     whole = {name: torch.cat([part[name] for part in tensors], dim=1) for name in tensors[0]}
-    told = team.values((own.fits, list(own.saes.items())))
+    told = team.gather_values((own.fits, list(own.saes.items())))
     return Screened(
-        _stacked(team.frames(own.features)),
+        _stacked(team.gather_frames(own.features)),
         whole["scores"].numpy(),
         whole["joint"],
         whole["state"],

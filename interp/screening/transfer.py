@@ -15,7 +15,7 @@ from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.saes.reconstruction import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
-from interp.saes.sae import load_sae, sae_shapes
+from interp.saes.sae import check_sae, load_sae
 from interp.storage.provenance import provenance, software
 
 TRANSFER_COLUMNS = {
@@ -103,7 +103,7 @@ def transfer_check(
             f"{vlm.name} has {vlm.n_layers} of {vlm.d_model}. Give the model that the SAEs were trained on."
         )
     for layer in layers:
-        sae_shapes(sae_of[layer], layer, vlm.d_model)
+        check_sae(sae_of[layer], layer, vlm.d_model)
     measured = {name: text_residuals(vlm, prompts, layers) for name, prompts in kinds.items()}
     referred = {}
     if reference is not None:

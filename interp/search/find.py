@@ -32,7 +32,7 @@ from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.saes.locate import locate_saes
 from interp.saes.reconstruction import R2_NEEDED
-from interp.saes.sae import Sae, encode_features, load_sae, sae_shapes
+from interp.saes.sae import Sae, check_sae, encode_features, load_sae
 from interp.schemas.layers import (
     SCHEMA_VERSION,
     DataEntry,
@@ -180,7 +180,7 @@ def find_features(
     chosen = sorted(sae_of) if layers is None else sorted(layers)
     if not chosen or chosen[-1] >= vlm.n_layers:
         raise InputError(f"SAEs for layers {chosen}, but the model has layers 0 to {vlm.n_layers - 1}.")
-    widths = [sae_shapes(sae_of[layer], layer, vlm.d_model) for layer in chosen]
+    widths = [check_sae(sae_of[layer], layer, vlm.d_model) for layer in chosen]
     asked = [q for q in questions if q.closed and q.same_meaning]
     if not asked:
         raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
@@ -222,7 +222,7 @@ def find_features(
     probes = joined_probes(probes_of(mine, banked, unflipped, residuals, screen, load), candidates, team)
     shown = track(probes if len(banked.pairs) else [], "patching features")
     tests = [probe_feature(probe, replay, banked, other, unflipped, settings.seed) for probe in shown]
-    aucs = team.values(list(held_out_aucs(mine, load, residuals, held_out).items()))
+    aucs = team.gather_values(list(held_out_aucs(mine, load, residuals, held_out).items()))
     screen = with_tests(screen, candidates, tests, {(layer, f): value for part in aucs for (layer, f), value in part})
     entries = feature_entries(screen, candidates, tests)
     top_activations = torch.zeros(len(prompts))
@@ -251,7 +251,7 @@ def find_features(
         software=software(),
         provenance=provenance(),
     )
-    return FindResult(artifact, screen, flips, team.total(top_activations).numpy(), prompts)
+    return FindResult(artifact, screen, flips, team.all_reduce_sum(top_activations).numpy(), prompts)
 
 
 def select_half(flips: Flips, seed: int) -> NDArray[np.bool_]:

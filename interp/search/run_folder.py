@@ -16,14 +16,14 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import is_main, team_on
 from interp.runtime.errors import InputError
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 from interp.saes.sae import sae_digest
 from interp.schemas.layers import write_layers
 from interp.search.find import FindResult, FindSettings, find_features
 from interp.storage.atomic import PARTIAL, atomic_folder, flush
 from interp.storage.checkpoint import Checkpoint
 from interp.storage.checksums import inputs_digests, joined_digest, weights_fingerprint
-from interp.storage.disk_full import room_for
+from interp.storage.disk_full import disk_full_errors
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
 from interp.storage.working_folder import check_begun, discard, finished, refuse_unfinished, working, working_folder
 from interp.views.figures.search import search_drawings
@@ -73,7 +73,7 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
         team = team_on(search.vlm.device)
         inputs = _inputs_of(search, team.size)
         result = None
-        if not team.values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
+        if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
             refuse_run(out)
             result = find_features(*search, checkpoint=Checkpoint(work, inputs))
             if team.rank == 0:
@@ -81,7 +81,7 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
                 _publish(work / WHOLE, out)
                 discard(work)
     # The launcher stops all processes when one of them ends with an exit code.
-    team.disband()
+    team.shut_down()
     return result
 
 
@@ -117,7 +117,7 @@ def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
         _publish(work / WHOLE, out)
     elif not finished(out, inputs):
         return False
-    tell(f"{out}: is whole, so nothing is left to do.")
+    notify(f"{out}: is whole, so nothing is left to do.")
     discard(work)
     return True
 
@@ -141,7 +141,7 @@ def save_result(result: FindResult, out: Path) -> None:
     """
     out = Path(out)
     refuse_run(out)
-    with room_for(out):
+    with disk_full_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as name:
             write_run(result, Path(name) / WHOLE)
@@ -162,7 +162,7 @@ def write_run(result: FindResult, folder: Path, inputs: Mapping[str, Any] | None
 
 def _publish(folder: Path, out: Path) -> None:
     """Move the files of a run to where they belong; what a kill has left over can be moved on another day."""
-    with room_for(out):
+    with disk_full_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         last = (LAYERS, MANIFEST)
         for path in sorted(folder.iterdir(), key=lambda path: (path.name in last, path.name)):

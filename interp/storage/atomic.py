@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.storage.disk_full import room_for
+from interp.storage.disk_full import disk_full_errors
 from interp.storage.lock import LOCK
 
 PARTIAL = ".partial-"
@@ -30,7 +30,7 @@ def atomic_file(path: Path, lasting: bool = True) -> Iterator[Path]:
     InputError if there is no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with room_for(path):
+    with disk_full_errors(path):
         handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         partial = Path(name)
@@ -55,7 +55,7 @@ def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """
     refuse_used(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with room_for(path):
+    with disk_full_errors(path):
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=within or path.parent))
         try:
             yield partial

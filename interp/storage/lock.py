@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.storage.disk_full import room_for
+from interp.storage.disk_full import disk_full_errors
 
 LOCK = ".lock"
 """Name of the lock file; it says who holds it."""
@@ -26,7 +26,7 @@ def held(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     lock = FileLock(path, timeout=0)
     try:
-        with room_for(path):
+        with disk_full_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from interp.runtime.distributed import count
+from interp.runtime.distributed import process_count
 
 
 def software() -> dict[str, str]:
@@ -100,9 +100,11 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_initialized():
         used = [k for k in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(k)]
         names = Counter(torch.cuda.get_device_name(k) for k in used)
-        return ", ".join(f"{n * count()} x {name}" if n * count() > 1 else name for name, n in names.items())
+        return ", ".join(
+            f"{n * process_count()} x {name}" if n * process_count() > 1 else name for name, n in names.items()
+        )
     threads = "" if torch is None else f", {torch.get_num_threads()} threads"
-    return f"{_processor()}{threads}{f', {count()} processes' if count() > 1 else ''}"
+    return f"{_processor()}{threads}{f', {process_count()} processes' if process_count() > 1 else ''}"
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.runtime.errors import InputError
-from interp.runtime.progress import tell
+from interp.runtime.progress import notify
 from interp.storage.atomic import PARTIAL, atomic_file, sweep
 from interp.storage.checksums import named_digest
 from interp.storage.lock import held
@@ -45,7 +45,7 @@ def working(work: Path) -> Iterator[None]:
             yield
         except BaseException:
             if unfinished(work):
-                tell(f"{work} keeps what is done. To go on behind it, give the same command with --resume.")
+                notify(f"{work} keeps what is done. To go on behind it, give the same command with --resume.")
             raise
 
 
@@ -154,4 +154,4 @@ def _tell_versions(begun: str) -> None:
     others = [
         f"{name} {then} (now {now.get(name)})" for name, then in json.loads(begun).items() if now.get(name) != then
     ]
-    tell(f"Going on with what was begun by {', '.join(others)}: the result may differ in its last digits.")
+    notify(f"Going on with what was begun by {', '.join(others)}: the result may differ in its last digits.")

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from interp.causal.layer_patching import patch_effect, replay_of
 from interp.measurement.margins import measure
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
@@ -31,7 +31,7 @@ from interp.screening.flips import Flips, find_flips
 STEPS, TOP = 8, 10
 
 
-def exact(replay: Replay, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArray[np.float64]:
+def exact(replay: SuffixRerun, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArray[np.float64]:
     """Recovery of the delta patch of every feature, [d_sae]; 0 for features that change in no flip."""
     delta = feature_delta(sae, x, flips.pairs, torch.arange(sae.d_sae))
     found = np.zeros(sae.d_sae)

@@ -23,8 +23,8 @@ from ready import ready
 from shape import PIXELS, SHAPES, build, counts_of, machine, matmul_rate, operations, questions, report, timed
 from torch import Tensor
 
-from interp.measurement.margins import rows_of
-from interp.measurement.suffix_rerun import Replay
+from interp.measurement.margins import pack_prompts
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.prompts import answer_margin
 from interp.model.vlm import Vlm
 from interp.questions.tables import prompt_table
@@ -73,7 +73,7 @@ def edit_of(row: int, delta: Tensor) -> Any:
 def floor(vlm: Vlm, prompts: pd.DataFrame, layers: list[int]) -> tuple[float, dict[str, float]]:
     """Seconds that the least work takes, and what goes into it."""
     cost = operations(vlm)
-    positions = sum(row.length for row in rows_of(vlm, prompts))
+    positions = sum(row.length for row in pack_prompts(vlm, prompts))
     climbed = sum(vlm.n_layers - 1 - layer for layer in layers) / vlm.n_layers
     parts = {
         "tower_tflop": prompts["image"].nunique() * cost.image / 1e12,
@@ -110,12 +110,12 @@ def main() -> None:
             print(f"{name}: {edits / seconds:.0f} interventions/s", file=sys.stderr, flush=True)
 
         def anew() -> Tensor:
-            vlm.features.clear()
-            return Replay(vlm, prompts).margins(layers, delta)
+            vlm.image_tokens.clear()
+            return SuffixRerun(vlm, prompts).margins(layers, delta)
 
         with ready(vlm):
             run("ours, from the images", delta.shape[0] * delta.shape[1], anew)
-            held = Replay(vlm, prompts, room)
+            held = SuffixRerun(vlm, prompts, room)
             held.margins(layers, delta)
             run("ours, a further sweep", delta.shape[0] * delta.shape[1], lambda: held.margins(layers, delta))
         few = options.sample

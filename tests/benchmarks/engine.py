@@ -15,7 +15,7 @@ from ready import ready
 from shape import SHAPES, build, machine, matmul_rate, operations, report, seconds
 
 from interp.model.decoder import final_logits
-from interp.model.image_tokens import image_tokens
+from interp.model.image_tokens import encode_pixels
 from interp.model.packing import Row, collate
 from interp.model.vlm import Vlm
 
@@ -53,7 +53,7 @@ def main() -> None:
     tokens = torch.randn(PACKED * vlm.model.config.mm_tokens_per_image, vlm.d_model, device=vlm.device)
 
     def both() -> tuple[float, float]:
-        tower = seconds(lambda: image_tokens(vlm.model, pixels), options.repeats)
+        tower = seconds(lambda: encode_pixels(vlm.model, pixels), options.repeats)
         return tower, seconds(lambda: final_logits(vlm.model, batch, tokens), options.repeats)
 
     plain = both()

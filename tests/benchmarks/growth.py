@@ -84,7 +84,7 @@ def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_mem
             torch.cuda.reset_peak_memory_stats()
         found = []
         for _ in range(repeats):
-            vlm.features.clear()
+            vlm.image_tokens.clear()
             started = time.perf_counter()
             data = find_features(vlm, sae_of, many, settings=settings, max_memory=max_memory).artifact.data
             synchronize()

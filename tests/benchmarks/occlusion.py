@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.images.boxes import grid_side
 from interp.images.decode import open_image
-from interp.measurement.occlusion import encode_without, filling, margins_on, picture_pixels, replaced, single_cells
-from interp.model.image_tokens import image_tokens
+from interp.measurement.occlusion import encode_occluded, image_margins, image_pixels, make_fill, occlude, single_cells
+from interp.model.image_tokens import encode_pixels
 from interp.model.load import load_vlm
 from interp.model.prompts import answer_margin
 from interp.model.vlm import Vlm
@@ -55,19 +55,19 @@ def loop(vlm: Vlm, pixels: torch.Tensor, texts: list[str], question: Question) -
 def measured(vlm: Vlm, question: Question, wordings: int, looped: int) -> dict[str, float]:
     """The timings of one image."""
     texts = [question.question, *(p.text for p in question.paraphrases)][:wordings]
-    pixels = picture_pixels(vlm, question.image)
+    pixels = image_pixels(vlm, question.image)
     side = grid_side(vlm.model.config.mm_tokens_per_image)
-    cells, filled = single_cells(side), filling(vlm, pixels, "grey")
+    cells, filled = single_cells(side), make_fill(vlm, pixels, "grey")
     looped = min(looped or len(cells), len(cells))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        image_tokens(vlm.model, pixels[None])
+        encode_pixels(vlm.model, pixels[None])
     tower = counter.get_total_flops() * len(cells)
-    occluded = replaced(pixels, filled, cells)
+    occluded = occlude(pixels, filled, cells)
     closed = [True] * len(texts)
-    batched = seconds(lambda: margins_on(vlm, occluded, texts, closed))
-    alone = seconds(lambda: encode_without(vlm, pixels, filled, cells))
+    batched = seconds(lambda: image_margins(vlm, occluded, texts, closed))
+    alone = seconds(lambda: encode_occluded(vlm, pixels, filled, cells))
     usual = seconds(lambda: loop(vlm, occluded[:looped], texts, question), 1) * len(cells) / looped
-    ours = margins_on(vlm, occluded, texts, closed)
+    ours = image_margins(vlm, occluded, texts, closed)
     difference = (ours[:looped] - loop(vlm, occluded[:looped], texts, question)).abs().max()
     rate = matmul_rate(vlm.device, vlm.tower_dtype)
     return {

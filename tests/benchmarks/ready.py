@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interp.model.fused import fuse
-from interp.model.image_tokens import straighten
+from interp.model.image_tokens import make_contiguous
 from interp.model.vlm import Vlm
 
 
 @contextmanager
 def ready(vlm: Vlm) -> Iterator[None]:
     """While open, a model that was built in memory runs as one that was loaded."""
-    handle = straighten(vlm.model)
+    handle = make_contiguous(vlm.model)
     fuse(vlm.model)
     try:
         yield

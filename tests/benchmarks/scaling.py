@@ -38,7 +38,7 @@ from finetune.training.batches import plan_steps
 from finetune.training.loop import accelerator_for, train
 from interp.measurement.sharded import measure_together
 from interp.model.fused import fuse
-from interp.model.image_tokens import encode_together, straighten
+from interp.model.image_tokens import encode_together, make_contiguous
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions, write_questions
@@ -66,7 +66,7 @@ def say(line: str) -> None:
 def clock(team: Team) -> float:
     """The time when all processes are done with what came before."""
     synchronize()
-    team.meet()
+    team.barrier()
     return time.perf_counter()
 
 
@@ -75,7 +75,7 @@ def peaks(team: Team) -> list[float]:
     if not torch.cuda.is_available():
         return []
     own = [torch.cuda.current_device()] if team.size > 1 else range(torch.cuda.device_count())
-    found = team.values([torch.cuda.max_memory_allocated(gpu) / 2**30 for gpu in own])
+    found = team.gather_values([torch.cuda.max_memory_allocated(gpu) / 2**30 for gpu in own])
     for gpu in own:
         torch.cuda.reset_peak_memory_stats(gpu)
     return [gib for process in found for gib in process]
@@ -90,7 +90,7 @@ def screening(
     for repeat in range(repeats + 1):
         # The first one warms up, on a part.
         part = prompts if repeat else prompts.iloc[: max(64, len(prompts) // 16)]
-        vlm.features.clear()
+        vlm.image_tokens.clear()
         started = clock(team)
         margin, residuals = measure_together(vlm, part, layers, 16384, None, team)
         measured = clock(team)
@@ -100,7 +100,10 @@ def screening(
         if repeat and done - started < best:
             best, took = done - started, {"measure_s": measured - started, "sae_s": done - measured}
     told = {"prompts": len(prompts), "screening_s": best, "prompts_per_s": len(prompts) / best} | took
-    return told, {"margin": margin, "strongest": torch.cat([part["s"] for part in team.tensors({"s": strongest})])}
+    return told, {
+        "margin": margin,
+        "strongest": torch.cat([part["s"] for part in team.gather_tensors({"s": strongest})]),
+    }
 
 
 def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team, into: Path) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
         return run
 
     steps = {name: getattr(interp.search.find, name) for name in STEPS if hasattr(interp.search.find, name)}
-    vlm.features.clear()
+    vlm.image_tokens.clear()
     random = vlm.name == "random"
     settings = FindSettings(bank_margin=0.0) if random else FindSettings()
     started = clock(team)
@@ -150,7 +153,7 @@ def training(
         adapted = add_lora(vlm, list(layers), settings.rank, settings.alpha, settings.dropout)
         steps = plan_steps(part, epochs, batch, settings.seed)
         in_epoch = sum(step.epoch == 0 for step in steps)
-        vlm.features.clear()
+        vlm.image_tokens.clear()
         stamps = [clock(team)]
         hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
         encode_together(vlm, [question.image for question in part], team)
@@ -179,7 +182,7 @@ def worker(options: argparse.Namespace) -> None:
     accelerator = accelerator_for("auto")
     team = team_on(accelerator.device)
     vlm, saes = build(options.shape, options.split)
-    straighten(vlm.model)
+    make_contiguous(vlm.model)
     fuse(vlm.model)
     say(f"{options.worker} processes: built in {time.perf_counter() - started:.1f} s on {machine(vlm)['device']}")
     peaks(team)
@@ -217,7 +220,7 @@ def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dic
     for sae in team.share(saes):
         if not (folder / sae.id).is_dir():
             save_sae(sae, folder / sae.id, "random")
-    team.meet()
+    team.barrier()
     return {sae.layer: folder / sae.id for sae in saes}
 
 

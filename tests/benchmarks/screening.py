@@ -34,7 +34,7 @@ from shape import (
     timed,
 )
 
-from interp.measurement.margins import measure, rows_of
+from interp.measurement.margins import measure, pack_prompts
 from interp.measurement.residual_store import empty_residuals
 from interp.model.vlm import Vlm
 from interp.questions.tables import prompt_table
@@ -49,7 +49,7 @@ BLUR = 4
 
 def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray) -> Found:
     """Margins of all prompts, and the activations of those at `kept`; those of all are computed."""
-    vlm.features.clear()
+    vlm.image_tokens.clear()
     layers = [sae.layer for sae in saes]
     residuals = empty_residuals(layers, len(prompts), vlm.d_model, vlm.model.dtype, memory_left(vlm.device).host // 2)
     margin = measure(vlm, prompts, layers, into=residuals.values.transpose(0, 1)).margin
@@ -62,7 +62,7 @@ def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, 
     cost = operations(vlm)
     prefixes: dict[str, int] = {}
     suffixes = 0
-    for row in rows_of(vlm, prompts):
+    for row in pack_prompts(vlm, prompts):
         prefixes[prompts["image"].iloc[row.prompts[0]]] = len(row.prefix)
         suffixes += sum(map(len, row.suffixes))
     positions = sum(prefixes.values()) + suffixes

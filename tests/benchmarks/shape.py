@@ -24,8 +24,8 @@ from interp.demo.phrasings import all_texts
 from interp.demo.sample_cases import ANSWERS
 from interp.measurement.margins import measure
 from interp.model.decoder import final_logits
-from interp.model.image_tokens import image_tokens
-from interp.model.load import load_vlm, split_map
+from interp.model.image_tokens import encode_pixels
+from interp.model.load import balanced_device_map, load_vlm
 from interp.model.packing import Row, collate
 from interp.model.prompts import answer_tokens
 from interp.model.vlm import Vlm
@@ -82,7 +82,7 @@ def random_medgemma(prompts: pd.DataFrame, large: bool = False, split: bool = Fa
     torch.set_default_dtype(torch.float32)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
     if split:
-        dispatch_model(model, split_map(model, range(torch.cuda.device_count())), main_device=0)
+        dispatch_model(model, balanced_device_map(model, range(torch.cuda.device_count())), main_device=0)
     images = Gemma3ImageProcessor(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     processor = Gemma3Processor(
         image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=256
@@ -224,7 +224,7 @@ def operations(vlm: Vlm) -> Operations:
     """Count the operations of a model by running it on one image and on one token."""
     side = vlm.model.config.vision_config.image_size
     with FlopCounterMode(display=False) as tower:
-        image_tokens(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
+        encode_pixels(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
     batch = collate([Row([0], [], [[int(vlm.answers.yes[0])]])], 0).to(vlm.device)
     with FlopCounterMode(display=False) as decoder:
         final_logits(vlm.model, batch, torch.empty(0, vlm.d_model, device=vlm.device))

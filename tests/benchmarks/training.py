@@ -37,7 +37,7 @@ from finetune.training.forward import FirstToken, lay_out, packed_losses, prompt
 from finetune.training.loop import accelerator_for, train
 from finetune.training.prefix_states import FrozenLayers
 from interp.images.decode import open_image
-from interp.model.image_tokens import encode_images, image_tokens
+from interp.model.image_tokens import encode_images, encode_pixels
 from interp.model.load import load_vlm
 from interp.model.prompts import first_answer_token
 from interp.model.vlm import Vlm
@@ -119,7 +119,7 @@ def batched_step(adapted: Any, inputs: Inputs) -> None:
         mine = {name: value.to(adapted.device, non_blocking=True) for name, value in given.items()}
         ids, model = mine.pop("input_ids"), adapted.get_base_model()
         with torch.no_grad():
-            features = image_tokens(model, mine.pop("pixel_values"))
+            features = encode_pixels(model, mine.pop("pixel_values"))
             is_image = (ids == model.config.image_token_id)[..., None]
             # As embeddings, for not every transformers that we support takes images that have passed the tower.
             embedded = model.get_input_embeddings()(ids).masked_scatter(is_image, torch.cat([features, features]))
@@ -163,7 +163,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
     pairs = sum(len(step.items) for step in steps[:in_epoch])
     first, steady, whole = [], [], []
     for _ in range(repeats + 1):
-        vlm.features.clear()
+        vlm.image_tokens.clear()
         stamps = [time.perf_counter()]
         hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
         train(vlm, adapted, steps, SETTINGS, accelerator_for("auto"))
@@ -182,7 +182,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
 def kept(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
     """The frozen layers with all that these questions need."""
     prompts = prompts_of(items)
-    vlm.features.clear()
+    vlm.image_tokens.clear()
     encode_images(vlm, [p.image for p in prompts])
     frozen = FrozenLayers(vlm)
     frozen.keep(prompts, memory_left(vlm.device).host)

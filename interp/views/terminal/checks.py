@@ -25,9 +25,9 @@ def checks_table(checks: Sequence[Check]) -> "Table":
 
 def show_checks(checks: Sequence[Check], left: str) -> None:
     """Print the checks, how many do not hold, and what is `left` unchecked."""
-    from interp.runtime.console import results
+    from interp.runtime.console import results_console
 
-    console = results()
+    console = results_console()
     console.print(checks_table(checks))
     wrong = sum(not check.holds for check in checks)
     told = f"{wrong} of {len(checks)} checks do not hold." if wrong else f"All {len(checks)} checks hold."

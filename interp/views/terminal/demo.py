@@ -6,13 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.views.terminal.search import _bold
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print what a built world is like."""
-    console = console or results()
+    console = console or results_console()
     gate = world["gate_layers"]
     console.print(f"\n{_bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")
     table = Table("model", *[k.replace("_", " ") for k in world["models"]["base"]])

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from interp.causal.feature_patching import DOSES
 from interp.feature.study import FeatureStudy
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.statistics import Estimate
 from interp.views.notebook import page_html
 
 
 def show_study(study: FeatureStudy, out: Path | None = None, console: Console | None = None) -> None:
     """Print the study; undefined numbers are "-", and the notes at the end say why."""
-    console = console or results()
+    console = console or results_console()
     console.print(f"\n[bold]{study.layer}:{study.feature}[/bold] {asked_line(study)}")
     if study.neuronpedia:
         console.print(study.neuronpedia, soft_wrap=True)

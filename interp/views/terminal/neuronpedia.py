@@ -4,12 +4,12 @@ from typing import Any
 
 from rich.console import Console
 
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 
 
 def show_list(content: dict[str, Any], console: Console | None = None) -> None:
     """Print a list of features for Neuronpedia (`interp.saes.neuronpedia.feature_list`)."""
-    console = console or results()
+    console = console or results_console()
     for added, page in zip(content["featuresToAdd"], content["pages"], strict=True):
         console.print(f"[bold]{page}[/bold]", soft_wrap=True)
         console.print(f"  {added['description']}", soft_wrap=True, markup=False)

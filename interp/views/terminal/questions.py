@@ -11,13 +11,13 @@ from rich.table import Table
 from interp.importing.importer import ImportReport
 from interp.questions.paraphrase import Report, count_wordings
 from interp.questions.schema import Question
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.views.terminal.search import _bold
 
 
 def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:
     """Print what an import kept, what it set apart or left out and why, and the next command."""
-    console = console or results()
+    console = console or results_console()
     whose = "patients" if report.patients_known else "patients or images"
     console.print(
         f"\n{_bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
@@ -51,7 +51,7 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
 
 def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, console: Console | None = None) -> None:
     """Print how many questions were reworded, and the wordings by phenomenon and register."""
-    console = console or results()
+    console = console or results_console()
     console.print(
         f"\n{_bold(out)}: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
         f"{report.not_understood} were not understood and stay as they are"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.sharing.scrub import SHORTEST, Finding
 
 
@@ -16,7 +16,7 @@ def show_scrub(
     found: Sequence[Finding], files: int, too_short: int, folder: Path, asked: bool, console: Console | None = None
 ) -> None:
     """Print every finding, or that there is none, and what was not looked for; `asked`: were questions given."""
-    console = console or results()
+    console = console or results_console()
     if found:
         table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
         table.add_column("file", overflow="fold")

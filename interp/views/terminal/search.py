@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import Interval, Layers
 from interp.search.find import FindResult
@@ -44,7 +44,7 @@ def show_result(
 
     `given` are the options that named model and questions, by their names: the next command needs them too.
     """
-    console = console or results()
+    console = console or results_console()
     artifact = result.artifact
     console.print(f"\n{_bold(artifact.model.id)}: {asked_line(artifact)}")
     console.print(flips_line(artifact))

@@ -6,14 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.runtime.console import results
+from interp.runtime.console import results_console
 from interp.screening.transfer import TransferResult
 from interp.views.terminal.search import _bare
 
 
 def show_transfer(result: TransferResult, console: Console | None = None) -> None:
     """Print one table a kind of prompts, and a warning for the layers that fail."""
-    console = console or results()
+    console = console or results_console()
     for kind, rows in result.table.groupby("prompts", sort=False):
         tokens = rows["tokens"].iloc[0]
         table = Table(
