@@ -64,12 +64,13 @@ def test_a_saved_adapter_keeps_every_weight(world, tmp_path):
 
 
 def test_an_older_folder_is_read(world, trained, tmp_path):
-    """As they were before manifests, the course of a run, choices of modules and salts of hashes were recorded."""
+    """Folders from before manifests, provenance and salted hashes, and from when modules and ranks could be chosen."""
     folder = tmp_path / "older"
     shutil.copytree(trained[0], folder)
     (folder / "manifest.json").unlink()
     content = json.loads((folder / "gatescope.json").read_text())
-    del content["provenance"], content["settings"]["modules"], content["settings"]["allocation"]
+    del content["provenance"]
+    content["settings"] |= {"modules": "mlp", "allocation": "weighted"}
     content["text_hashes"] = ["ab" * 8]
     (folder / "gatescope.json").write_text(json.dumps(content))
     record = read_record(folder)

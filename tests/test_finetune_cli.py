@@ -113,7 +113,7 @@ def test_a_layers_json_that_does_not_fit(run, world, tmp_path, content, message)
     ("more", "message"),
     [
         ([], "Run `interp find-features` first"),
-        (["--layers", "1", "--layers-from", "x.json"], "one of the two"),
+        (["--layers", "1", "--layers-from", "x.json"], "exactly one of"),
         (["--layers", "1-3"], "layers 0 to 2"),
         (["--layers", "one"], "15-19"),
         (["--layers", "1", "--lr", "0"], "lr is 0"),

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from finetune.cli.options import Alpha, BatchSize, Device, Dtype, Epochs, LearningRate, Limit, TestSplit, TrainSplit
-from finetune.lora.ranks import Modules
-from finetune.lora.settings import Allocation, Grounding, TrainSettings
+from finetune.lora.settings import Grounding, TrainSettings
 from finetune.training.trackers import TrackerName
 from interp.cli.options import (
     AnswerInstruction,
@@ -49,16 +48,6 @@ def train_command(
     test_split: TestSplit = "test",
     out: Annotated[Path, typer.Option(help="New folder for adapter and evaluation.")] = Path("artifacts/adapter"),
     rank: Annotated[int, typer.Option(min=1, help="Rank of the update.")] = DEFAULTS.rank,
-    modules: Annotated[
-        Modules, typer.Option(help="Which projections of the layers: of their attention, of their MLP, or all.")
-    ] = DEFAULTS.modules,
-    allocation: Annotated[
-        Allocation,
-        typer.Option(
-            help="weighted: ranks by what each layer's attention and MLP write, as --layers-from has it; as many "
-            "parameters as with the same --rank everywhere."
-        ),
-    ] = DEFAULTS.allocation,
     alpha: Alpha = DEFAULTS.alpha,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the update's input.")] = DEFAULTS.dropout,
     lr: LearningRate = DEFAULTS.lr,
@@ -137,8 +126,6 @@ def train_command(
         layers_from = LAYERS
     settings = TrainSettings(
         rank=rank,
-        modules=modules,
-        allocation=allocation,
         alpha=alpha,
         dropout=dropout,
         lr=lr,

@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from finetune.lora.ranks import Modules
 from interp.runtime.errors import InputError
 
 Grounding = Literal["none", "blank", "swap"]
 """What holds an adapter to the image: nothing, the blank image, or other patients' images (finetune.training.loss)."""
-Allocation = Literal["uniform", "weighted"]
-"""How ranks are shared out: the same everywhere, or in proportion to the weights of a layers.json
-(finetune.lora.ranks)."""
 
 TOLERANCE = 0.05
 """Loss of accuracy or of looking, as a share of the questions, that a verdict calls kept: a convention, no finding."""
@@ -26,11 +22,7 @@ class TrainSettings:
     """
 
     rank: int = 16
-    """Rank of every update, at least 1; where ranks are weighted, of the uniform adapter with as many parameters."""
-    modules: Modules = "all"
-    """Which projections of a layer are trained: those of its attention, of its MLP, or all."""
-    allocation: Allocation = "uniform"
-    """Whether all updates have the same rank."""
+    """Rank of every update, at least 1."""
     alpha: int = 32
     """The update is scaled by alpha / rank."""
     dropout: float = 0.05
@@ -74,6 +66,5 @@ class TrainSettings:
         for name in ("consistency_weight", "answer_weight", "grounding_weight", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0.")
-        for name, kinds in {"grounding": Grounding, "modules": Modules, "allocation": Allocation}.items():
-            if getattr(self, name) not in get_args(kinds):
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(kinds))}.")
+        if self.grounding not in get_args(Grounding):
+            raise InputError(f"grounding is {self.grounding!r}, expected one of {', '.join(get_args(Grounding))}.")

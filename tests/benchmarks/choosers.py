@@ -3,7 +3,7 @@
     python tests/benchmarks/choosers.py --out choosers --processes 2
 
 The shipped world, and others with a gate early, in the middle, late and in two windows, which are planted if they are
-not there: finds features, and trains every window, third, random set and allocation with three seeds (`finetune
+not there: finds features, and trains every window, third and random set, and all layers, with three seeds (`finetune
 ablate`; both parts of the loss, in float32). What each score of the profile and of the gradient would have chosen, and
 the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core and three seconds
 on a GPU; a world has 60. `--processes` are those of one world; all worlds run at the same time. The same command goes
@@ -46,7 +46,7 @@ WORLDS = [SHIPPED, "early", "middle", "late", "two windows"]
 SEED = 9100
 """Of the first planted world; none of them was looked at before."""
 STEPS = 150
-ARMS = "window,third,random,all,all-matched,attention,mlp,weighted,weighted-all"
+ARMS = "window,third,random,all,all-matched"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
 POINTS = dict.fromkeys(SHOWN, 100) | {"margin_difference": 1, "text_only_agreement": 100}
 """From what ablation.json holds to what is shown."""
