@@ -34,6 +34,7 @@ class LevelMean(Part):
     """Activation at one level of the register grid."""
 
     level: int = Field(description="0 is the most formal")
+    prompts: int = Field(description="number of prompts at this level")
     mean: Interval = Field(description="mean activation")
 
 
@@ -43,6 +44,7 @@ class Grid(Part):
     images: int = Field(description="images it was asked on")
     findings: list[str] = Field(description="findings asked for")
     levels: list[LevelMean] = Field(min_length=2, description="from most formal to most casual")
+    auc: Interval = Field(description="AUC of the activation, most formal against most casual level")
     spearman: Interval = Field(description="rank correlation of level and activation")
     controlled_pairs: int = Field(description="pairs of wordings that end alike")
     controlled: Interval = Field(description="mean difference of these, the more formal less the other")
@@ -62,6 +64,7 @@ class Study(Part):
     model: str = Field(description="the model")
     revision: str | None = Field(description="its commit")
     sae: str = Field(description="folder name of the SAE")
+    neuronpedia: str | None = Field(default=None, description="address of the feature's page; null where it has none")
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index into the SAE")
     fingerprint: str = Field(description="of the questions")
