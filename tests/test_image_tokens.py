@@ -321,7 +321,7 @@ def test_work_ahead_keeps_order_bounds_and_errors():
             raise ValueError("thirty")
         return i * i
 
-    results = map_ahead(slow_first, range(100), threads=3, most=6)
+    results = map_ahead(slow_first, range(100), threads=3, max_waiting=6)
     threading.Timer(0.2, first_may_end.set).start()
     for i in range(30):
         assert next(results) == i * i
@@ -330,8 +330,8 @@ def test_work_ahead_keeps_order_bounds_and_errors():
     with pytest.raises(ValueError, match="thirty"):
         next(results)
     assert max(begun) <= 37, "the rest is dropped"
-    assert list(map_ahead(str, [], threads=2, most=4)) == []
-    early = map_ahead(slow_first, range(31, 90), threads=2, most=3)
+    assert list(map_ahead(str, [], threads=2, max_waiting=4)) == []
+    early = map_ahead(slow_first, range(31, 90), threads=2, max_waiting=3)
     assert next(early) == 31 * 31
     early.close()
     assert max(begun) <= 31 + 4

@@ -25,7 +25,7 @@ def command() -> Iterator[None]:
         shut_down()
         raise
     except InputError as error:
-        if is_first_to_report("error"):
+        if is_first_to_report():
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:

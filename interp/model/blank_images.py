@@ -33,7 +33,7 @@ def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
     different = sorted(set(images))
     total = torch.zeros(shape, dtype=torch.float64)
     for pixels in map_ahead(
-        lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoder_threads(vlm.device), most=32
+        lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoder_threads(vlm.device), max_waiting=32
     ):
         total += pixels.double()
     # What the processor makes of black and white.

@@ -1,1 +1,1 @@
-"""What every run needs of the machine: processes, memory, the terminal, logging and errors."""
+"""What every run needs from the machine: processes, memory, terminal output, logging and errors."""

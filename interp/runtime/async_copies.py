@@ -1,4 +1,4 @@
-"""Copies between the device and main memory that wait for nothing they need not wait for."""
+"""Asynchronous copies between a GPU and main memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; a GPU gets it when it has done what it was given before, and nobody waits for that."""
+    """Copy a tensor to a device. A copy to a GPU is queued behind earlier work, and the caller does not wait for it."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_host_async(tensor: Tensor) -> Callable[[], Tensor]:
-    """Start to copy a tensor to main memory. What comes back gives it, and waits for that copy, not for later work.
+    """Start copying a tensor to main memory; the returned function waits for that copy alone and returns it.
 
-    From a GPU it comes in pinned memory, which is taken from all programs of the machine: copy what is to stay.
+    Tensors from a GPU arrive in pinned memory, which is scarce for the whole machine: clone what is kept.
     """
     if tensor.device.type != "cuda":
         return tensor.cpu
@@ -35,7 +35,11 @@ def to_host_async(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator[tuple[T, list[Tensor]]]:
-    """Each item with its tensors as of `to_host_async`, one behind: a GPU has the next item to do while these arrive."""
+    """Yield each item with its tensors in main memory, one item late.
+
+    The next item is launched before the tensors of the previous one are waited for, so that a GPU is never idle. The
+    tensors are as `to_host_async` returns them.
+    """
     former: tuple[T, list[Callable[[], Tensor]]] | None = None
     for item, tensors in launched:
         following = item, [to_host_async(tensor) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""The terminal: results go to stdout, everything else to stderr; colours only where they are wanted and understood."""
+"""Terminal output: results go to stdout, everything else to stderr."""
 
 import os
 from functools import cache
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_WIDTH = 80
-"""Columns that results need where there is no terminal to tell its own."""
+"""Width of the results [columns] if stdout is not a terminal."""
 
 
 def color_system() -> Literal["auto"] | None:
-    """Which colours rich may use: none if NO_COLOR is set (https://no-color.org), else those of the terminal."""
+    """The colours that rich may use: none if NO_COLOR is set (https://no-color.org), else those of the terminal."""
     return None if os.environ.get("NO_COLOR") else "auto"
 
 
 def results_console(width_elsewhere: int = DEFAULT_WIDTH) -> "Console":
-    """stdout; where it is not a terminal, lines have `width_elsewhere` columns."""
+    """A console on stdout; its lines have `width_elsewhere` columns if stdout is not a terminal."""
     from rich.console import Console
 
     console = Console(color_system=color_system(), highlight=False)
@@ -28,7 +28,7 @@ def results_console(width_elsewhere: int = DEFAULT_WIDTH) -> "Console":
 
 @cache
 def progress_console() -> "Console":
-    """stderr, one for bars and lines alike, so that a line moves the bars down and does not break them."""
+    """The console on stderr. Bars and log lines share it, so that a line moves a bar down instead of breaking it."""
     from rich.console import Console
 
     return Console(stderr=True, color_system=color_system(), highlight=False)

@@ -1,7 +1,7 @@
-"""One run in several processes, as `accelerate launch` starts them: who does what, and how they put it together.
+"""One run in several processes, which `accelerate launch` starts: how they divide the work and exchange results.
 
-Every process takes the same steps and does its part of each. What all need goes from each to all where they meet, as
-tensors, JSON or Arrow. In one process there is nobody to meet, and everything is handed back as it came.
+Every process runs the same code on its own share of the items. Collective operations of `Team` exchange tensors, JSON
+values and tables. In a single process they return their argument unchanged.
 """
 
 import io
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=7)
-"""How long a process waits for others that are alive: parts differ in length. The launcher sees to those that died."""
+"""How long a process waits for the others, whose shares may take longer. The launcher handles processes that died."""
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-"""What a launcher tells every process of its place."""
+"""Environment variables in which a launcher tells every process its place."""
 
 
 def process_count() -> int:
-    """Number of processes of this run."""
+    """Number of processes in this run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_process_count() -> int:
-    """The same of this machine, which its processes share."""
+    """Number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process_count() > 1 else 1
 
 
@@ -43,37 +43,40 @@ def is_main() -> bool:
 
 
 class Team(NamedTuple):
-    """The processes of a run, as one of them sees them. All must call the same methods in the same order."""
+    """The processes of a run, as seen by one of them. All must call the same methods in the same order."""
 
     rank: int
-    """Of this process, from 0."""
+    """Rank of this process, from 0."""
     size: int
     """Number of processes."""
     device: "torch.device | None"
-    """Where tensors are while they are exchanged; None for one process."""
+    """Device on which tensors are exchanged; None for a single process."""
 
     def share(self, items: Sequence[T], rank: int | None = None) -> list[T]:
-        """Every `size`-th of the items, for this process or another: items of like cost together are dealt evenly."""
+        """Every `size`-th item, for this process or the given rank.
+
+        Neighbouring items of similar cost are thereby divided evenly.
+        """
         return list(items[self.rank if rank is None else rank :: self.size])
 
     def block(self, items: Sequence[T], rank: int | None = None) -> list[T]:
-        """Neighbouring items, for this process or another; the blocks of all, one behind the other, are the items."""
+        """A contiguous block of the items, for this process or the given rank; all blocks in rank order are `items`."""
         at = self.rank if rank is None else rank
         first, last = (place * len(items) // self.size for place in (at, at + 1))
         return list(items[first:last])
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait until every process has come here."""
         self.gather_values(None)
 
     def shut_down(self) -> None:
-        """Wait for all, and give back what they met through."""
+        """Wait until every process has come here, then leave the process group."""
         if self.size > 1:
             self.barrier()
             shut_down()
 
     def all_reduce_sum(self, part: "Tensor") -> "Tensor":
-        """The sum over all processes of tensors of one shape; exact where all but one have left zero."""
+        """The sum over all processes of tensors of one shape; exact where at most one process holds a nonzero value."""
         if self.size == 1:
             return part
         import torch
@@ -84,7 +87,7 @@ class Team(NamedTuple):
             return there.to(part.device)
 
     def gather_bytes(self, own: bytes) -> list[bytes]:
-        """What each process has, by rank."""
+        """The bytes of each process, by rank."""
         if self.size == 1:
             return [own]
         import torch
@@ -100,11 +103,11 @@ class Team(NamedTuple):
         return [part[:n].cpu().numpy().tobytes() for part, n in zip(there, lengths, strict=True)]
 
     def gather_values(self, own: Any) -> list[Any]:
-        """What each process has, by rank, of what JSON can say: numbers keep every bit, tuples come back as lists."""
+        """The JSON-serializable value of each process, by rank. Numbers keep every bit; tuples come back as lists."""
         return [own] if self.size == 1 else [json.loads(part) for part in self.gather_bytes(json.dumps(own).encode())]
 
     def gather_tensors(self, own: "dict[str, Tensor]") -> "list[dict[str, Tensor]]":
-        """Named tensors of main memory that each process has, by rank."""
+        """The named tensors of each process, in main memory, by rank."""
         if self.size == 1:
             return [own]
         from safetensors.torch import load, save
@@ -114,7 +117,7 @@ class Team(NamedTuple):
         ]
 
     def gather_frames(self, own: "pd.DataFrame") -> "list[pd.DataFrame]":
-        """A table that each process has, by rank; its index is not kept."""
+        """The table of each process, by rank; the index is dropped."""
         if self.size == 1:
             return [own]
         import pandas as pd
@@ -124,15 +127,15 @@ class Team(NamedTuple):
         return [pd.read_feather(io.BytesIO(part)) for part in self.gather_bytes(buffer.getvalue())]
 
     def gather_to(self, owner: int, own: "Tensor", lengths: Sequence[int]) -> "list[Tensor]":
-        """The tensors [`lengths`[rank], ...] of all processes, by rank, for the process `owner`; none for the others.
+        """Send the tensors of all processes to the process `owner`, which gets them by rank; the others get none.
 
-        They are on the device where the processes meet, and come to it.
+        The tensor of each process is [`lengths`[rank], ...], on `device` before and after.
         """
         if self.size == 1:
             return [own]
         import torch
 
-        # As bytes, since not every backend knows every dtype.
+        # As bytes, since not every backend supports every dtype.
         sent = own.contiguous().view(torch.uint8)
         padded = sent.new_zeros(max(lengths), *sent.shape[1:])
         padded[: len(own)] = sent
@@ -145,14 +148,14 @@ class Team(NamedTuple):
 
 
 ALONE = Team(0, 1, None)
-"""Of one process."""
+"""The team of a single process."""
 
 
 def team_on(device: "torch.device | str") -> Team:
-    """The processes of this run, whose models are on `device`; the first call makes them known to each other.
+    """The processes of this run, whose models are on `device`. The first call initializes the process group.
 
-    Each has a GPU of its own and they meet through nccl, or they meet in main memory through gloo. Raises InputError if
-    there are fewer GPUs than processes on this machine, or if `device` is the GPU of another process.
+    Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo. Raises InputError if this
+    machine has fewer GPUs than processes, or if `device` is the GPU of another process.
     """
     if process_count() == 1:
         return ALONE
@@ -168,66 +171,70 @@ def team_on(device: "torch.device | str") -> Team:
 
 
 def shut_down() -> None:
-    """Give back what the processes of this run met through, if they have met; none of them may wait for another."""
-    # A command that did not load torch has met nobody.
+    """Destroy the process group if there is one; no process may still be waiting for another."""
+    # A command that did not import torch has no process group.
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def claim_gpu(asked: "torch.device") -> "torch.device":
-    """The GPU of this process, which is the current one from here on. Raises InputError as `team_on`."""
+    """The GPU of this process, made the current one. Raises InputError as `team_on` does."""
     import torch
 
     if torch.cuda.device_count() < local_process_count():
         raise InputError(
-            f"{local_process_count()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give --num_processes as "
-            "many as there are GPUs, or --device cpu."
+            f"{local_process_count()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give "
+            "--num_processes the number of GPUs, or use --device cpu."
         )
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if asked.index not in (None, own.index):
-        raise InputError(f"--device {asked}: every process takes a GPU of its own. Leave --device out.")
+        raise InputError(f"--device {asked}: every process uses its own GPU. Leave --device out.")
     torch.cuda.set_device(own)
     return own
 
 
 def require_single_process(what: str) -> None:
-    """Raise InputError if there are several processes, for `what` is done by one."""
+    """Raise InputError if the run has several processes, because `what` supports only one."""
     if process_count() > 1:
-        raise InputError(f"{what} runs in one process. Start it without `accelerate launch`.")
+        raise InputError(f"{what} runs in a single process. Start it without `accelerate launch`.")
 
 
 @contextmanager
 def single_process_environment() -> Iterator[None]:
-    """While open, libraries that look for the launcher's variables find this process to be the only one."""
-    told = {name: os.environ.pop(name) for name in LAUNCHER_VARIABLES if name in os.environ}
+    """While open, hide the launcher's variables, so that libraries take this process for the only one."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHER_VARIABLES if name in os.environ}
     try:
         yield
     finally:
-        os.environ |= told
+        os.environ |= hidden
 
 
-def is_first_to_report(event: str) -> bool:
-    """Whether no other process of this run has come here with `event`; also if none of them can be asked."""
+def is_first_to_report() -> bool:
+    """Whether this is the first process of the run that calls this function.
+
+    A mistake of the user may stop all processes or a single one that is not the main process, and the others fail when
+    that one is gone; whoever comes first knows the cause. Also true if the other processes cannot be asked.
+    """
     if process_count() == 1:
         return True
     from torch.distributed import TCPStore
 
     try:
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=5))
-        return store.add(f"gatescope/{event}", 1) == 1
+        return store.add("gatescope/reported", 1) == 1
     except (KeyError, RuntimeError):
         return True
 
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """Say in plain words that another process is gone."""
+    """Turn an error of a collective operation, which means that another process is gone, into an InputError."""
     try:
         yield
     except RuntimeError as error:
         raise InputError(
-            "Another process of this run has ended, so this one can not go on either "
-            f"({str(error).splitlines()[0][:200]}). No result was written. See what was said of it, and start again, "
-            "with --resume if that is said too."
+            "Another process of this run has ended, so this one cannot continue "
+            f"({str(error).splitlines()[0][:200]}). No result was written. Read the message of that process, mend the "
+            "cause and start again, with --resume if the message says so."
         ) from None

@@ -1,23 +1,23 @@
-"""The one exception for a user's mistake, which the commands print as a paragraph; their exit codes."""
+"""The exception for mistakes of the user, and the exit codes of the commands."""
 
 import re
 
 EXIT_INPUT = 2
-"""Exit code of a user's mistake, and of too little memory."""
+"""Exit code for a mistake of the user and for too little memory."""
 EXIT_NO_GATE = 3
-"""Of find-features where no layer beats its controls."""
+"""Exit code of find-features if no layer beats its controls."""
 EXIT_FOUND = 4
-"""Of scrub where something was found."""
+"""Exit code of scrub and verify if something was found."""
 EXIT_STOPPED = 130
-"""Of a run that was interrupted (Ctrl-C)."""
-MORE_ROOM = "Free memory of the GPU, or take a smaller model or fewer layers."
+"""Exit code of an interrupted run (Ctrl-C)."""
+MORE_ROOM = "Free memory on the GPU, or use a smaller model or fewer layers."
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class InputError(ValueError):
-    """Bad input: the message names the file, the row, what was found, what was expected, what to do.
+    """Bad input. The message names the file and row, what was found, what was expected and what to do.
 
-    Control characters, which a name in a file may bring and a terminal would obey, are spelled out.
+    Control characters are escaped: a name in a file may contain some, and a terminal would obey them.
     """
 
     def __init__(self, message: str) -> None:

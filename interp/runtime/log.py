@@ -1,7 +1,6 @@
-"""What a run does, for who wants to know: --verbose shows it on stderr. Without it the libraries too are quiet.
+"""Verbose logging: `--verbose` shows on stderr what a run does. Without it our modules and the libraries are silent.
 
-Modules say what they do to a logger of their own name, at level INFO, and never what a user's files say: of these they
-give names and numbers.
+Modules log at level INFO to a logger of their own name. They log names and numbers of a user's files, never their text.
 """
 
 import logging
@@ -14,15 +13,15 @@ from interp.runtime.distributed import is_main
 
 PACKAGES = ("interp", "finetune")
 QUOTING_LIBRARIES = ("pydicom", "PIL")
-"""Libraries whose messages quote the files that they read."""
+"""Libraries whose messages quote the files that they read; they are always silenced."""
 QUIET_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error"}
-"""What Hugging Face's libraries read when they are loaded; where the user has set one, it stays."""
+"""Environment variables that Hugging Face's libraries read when they are imported; a user's own value is kept."""
 GIB = 2**30
 log = logging.getLogger(__name__)
 
 
 def silence_libraries() -> None:
-    """Let the libraries say nothing, and show their bars only on a terminal. To be called before they are loaded."""
+    """Silence the libraries and show their bars on a terminal only. Must be called before they are imported."""
     for name, value in QUIET_VARIABLES.items():
         os.environ.setdefault(name, value)
     if not progress_console().is_interactive:
@@ -31,19 +30,19 @@ def silence_libraries() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     _mute_quoting_libraries()
-    # Without any handler Python itself would print what libraries warn of.
+    # Without any handler Python itself would print the libraries' warnings.
     _set_handler(logging.NullHandler())
 
 
 def enable_verbose() -> None:
-    """Show on stderr what our modules do and what the libraries warn of, of the main process."""
+    """Show our modules' log and the libraries' warnings on stderr, in the main process only."""
     for name, value in QUIET_VARIABLES.items():
         if os.environ.get(name) == value:
             del os.environ[name]
     if not sys.warnoptions:
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)
-    # peft's use of a transformers name that is going away; nothing that a user could change.
+    # peft uses a deprecated name of transformers; a user cannot change that.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     _mute_quoting_libraries()
     _set_handler(_handler() if is_main() else logging.NullHandler())
@@ -53,7 +52,7 @@ def enable_verbose() -> None:
 
 
 def reset_logging() -> None:
-    """Undo what `silence_libraries` and `enable_verbose` did to logging."""
+    """Undo the changes that `silence_libraries` and `enable_verbose` made to logging."""
     logging.captureWarnings(False)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if handler.get_name() == __name__]:
@@ -63,20 +62,20 @@ def reset_logging() -> None:
 
 
 def log_duration(name: str, seconds: float) -> None:
-    """Say how long a part of a run took, and how much memory is in use behind it."""
+    """Log the duration of a part of a run, and the memory in use after it."""
     if log.isEnabledFor(logging.INFO):
         log.info("%s in %.1f s (%s)", name, seconds, memory_text())
 
 
 def memory_text() -> str:
-    """Main memory of this process, and of its GPU the most that was taken so far."""
+    """The main memory that this process uses, and the peak memory of its GPU."""
     import psutil
 
-    said = f"memory {psutil.Process().memory_info().rss / GIB:.1f} GiB"
+    text = f"memory {psutil.Process().memory_info().rss / GIB:.1f} GiB"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        said += f", GPU at most {torch.cuda.max_memory_allocated() / GIB:.1f} GiB"
-    return said
+        text += f", GPU at most {torch.cuda.max_memory_allocated() / GIB:.1f} GiB"
+    return text
 
 
 def _mute_quoting_libraries() -> None:
@@ -86,14 +85,14 @@ def _mute_quoting_libraries() -> None:
 
 
 def _set_handler(handler: logging.Handler) -> None:
-    """Make `handler` the only one of ours."""
+    """Make `handler` our only handler on the root logger."""
     reset_logging()
     handler.set_name(__name__)
     logging.getLogger().addHandler(handler)
 
 
 def _handler() -> logging.Handler:
-    """Lines as rich lays them out on a terminal; whole ones in a file, where nobody wants them broken."""
+    """Lines laid out by rich on a terminal, and unwrapped lines in a file."""
     console = progress_console()
     if console.is_terminal:
         from rich.logging import RichHandler

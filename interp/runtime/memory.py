@@ -1,4 +1,4 @@
-"""How much memory a run may still take, on the model's device and in main memory."""
+"""The memory that a run may still allocate, on the model's device and in main memory."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,40 +8,43 @@ import torch
 from interp.runtime.distributed import local_process_count
 
 DEFAULT_SHARE = 0.8
-"""Of what is free that is taken where no limit is given: the rest is for others, and for what is not counted."""
+"""Share of the free memory that a run uses if no limit is given; the rest is for other programs and small tensors."""
 GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes that may still be taken."""
+    """Memory that may still be allocated [bytes]."""
 
     device: int
-    """On the model's device."""
+    """Free memory on the model's device [bytes]."""
     host: int
-    """In main memory; the same memory as `device` where the model is on the CPU."""
+    """Free main memory [bytes]; the same memory as `device` if the model is on the CPU."""
 
 
 def limit_memory(device: torch.device, max_memory: float) -> None:
-    """Let torch take at most `max_memory` [GiB] of a GPU; it raises torch.OutOfMemoryError beyond. Nothing on a CPU."""
+    """Limit torch to `max_memory` [GiB] of a GPU, beyond which it raises torch.OutOfMemoryError. No effect on a CPU."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max_memory * GIB / total), device)
 
 
 def memory_left(device: torch.device, max_memory: float | None = None) -> Memory:
-    """What is left of `max_memory` [GiB], on the device and in main memory each; by default SHARE of what is free."""
+    """What is left of `max_memory` [GiB], which holds for the device and for main memory separately.
+
+    Without `max_memory` it is `DEFAULT_SHARE` of what is free.
+    """
     import psutil
 
     available = psutil.virtual_memory().available
     group = free_in_group(control_group())
-    # The other processes of a run on this machine take as much.
+    # The other processes of the run on this machine need as much.
     host = int(DEFAULT_SHARE * (available if group is None else min(available, group)) / local_process_count())
     if max_memory is not None:
         host = min(host, int(max_memory * GIB) - psutil.Process().memory_info().rss)
     if device.type != "cuda":
         return Memory(max(0, host), max(0, host))
     free, _ = torch.cuda.mem_get_info(device)
-    # What torch has reserved without using it is free for us too.
+    # Memory that torch has reserved but does not use is available too.
     left = int(DEFAULT_SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
     if max_memory is not None:
         left = min(left, int(max_memory * GIB) - torch.cuda.memory_allocated(device))
@@ -49,7 +52,7 @@ def memory_left(device: torch.device, max_memory: float | None = None) -> Memory
 
 
 def control_group() -> Path:
-    """Folder of the control group (version 2) that this process runs in, as containers and schedulers make them."""
+    """The folder of this process's control group (version 2), with which containers and schedulers limit memory."""
     try:
         _, _, own = Path("/proc/self/cgroup").read_text().strip().rpartition("0::")
     except OSError:
@@ -58,7 +61,7 @@ def control_group() -> Path:
 
 
 def free_in_group(folder: Path) -> int | None:
-    """Bytes that a control group may still take, None if nothing limits it; cached files count as free."""
+    """Memory that a control group may still allocate [bytes], None if it is not limited; cached files count as free."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever takes its results."""
+"""Results that threads compute before they are asked for."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,18 +9,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, most: int) -> Generator[R, None, None]:
-    """`function` of every item, in the order of the items, by `threads` threads.
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], threads: int, max_waiting: int
+) -> Generator[R, None, None]:
+    """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
-    At most `most` results are computed or waiting beyond the one that is taken. An error of `function` is raised where
-    its result would come; what has not begun by then, or when nothing more is taken (close the iterator), is dropped.
+    At most `max_waiting` results are in progress or waiting beyond the one that is taken. An error of `function` is
+    raised in the place of its result. Calls that have not begun are cancelled then, and when the iterator is closed.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > most:
+                if len(waiting) > max_waiting:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

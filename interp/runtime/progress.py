@@ -1,4 +1,4 @@
-"""Progress bars: shown on a terminal by the main process, silent elsewhere; and single lines."""
+"""Progress bars, which the main process shows on a terminal, and single-line messages."""
 
 import sys
 import time
@@ -12,18 +12,18 @@ from interp.runtime.log import log_duration
 
 T = TypeVar("T")
 _open: list[str] = []
-"""The bar that is shown, if any."""
+"""Description of the bar that is shown; empty if there is none."""
 
 
 def notify(line: str) -> None:
-    """Say on stderr what a user should know of a run while it goes on."""
+    """Print a line on stderr that a user should read while the run goes on."""
     print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
-    """Iterate with a bar that shows the share done, the rate and the time left; `unit` things count as one item.
+    """Iterate over `items` with a bar that shows progress, rate and time left. An item stands for `unit` things.
 
-    Behind the last item --verbose says how long it took. Inside of another bar nothing is shown: that one tells all.
+    Verbose logging reports the duration at the end. Inside another bar nothing is shown or logged.
     """
     if _open:
         yield from items
@@ -40,7 +40,7 @@ def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
 
 @contextmanager
 def spinner(description: str) -> Iterator[None]:
-    """While open, shows that something goes on whose share done nobody can tell, and the time taken."""
+    """While open, show a spinner and the elapsed time, for work whose progress is unknown."""
     if _open:
         yield
         return
@@ -64,7 +64,7 @@ def spinner(description: str) -> Iterator[None]:
 
 def _with_bar(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
     console = progress_console()
-    # A dumb terminal can not move back to the line that it has written.
+    # A dumb terminal cannot rewrite a line that it has printed.
     if not is_main() or not console.is_interactive or len(items) == 0:
         yield from items
         return
