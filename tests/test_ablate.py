@@ -13,7 +13,7 @@ from finetune_world import UNSEEN, WORDINGS, make_world
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-from finetune.ablation.metrics import METRICS, asked_of
+from finetune.ablation.metrics import METRICS, held_out_questions
 from finetune.ablation.plan import AblationSettings, plan_arms, random_sets
 from finetune.cli import app as cli
 from finetune.lora.adapter_folder import load_adapter, read_record
@@ -237,7 +237,7 @@ def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_pa
 
 def test_the_result_is_of_the_arms_that_were_asked(finished, world):
     found = result(finished)
-    asked = asked_of(load_questions(world.questions, split="test"))
+    asked = held_out_questions(load_questions(world.questions, split="test"))
     for arm in found["arms"]:
         name = f"{arm['kind']}_{'_'.join(_runs(arm['layers']))}"
         tables = [pd.read_parquet(finished / "arms" / f"{name}_seed{seed}.parquet") for seed in (0, 1)]
@@ -275,7 +275,7 @@ def test_kept_adapters_are_the_arms(run, finished, world, tmp_path):
         load_adapter(vlm, out / "adapters" / name)
         record = read_record(out / "adapters" / name)
         assert record.layers == [int(n) for n in (range(3) if "0-2" in name else name.split("_")[1].split("-"))]
-        prompts = asked_of(questions).prompts
+        prompts = held_out_questions(questions).prompts
         told = pd.read_parquet(finished / "arms" / f"{name}.parquet")["margin"].to_numpy()
         margin = measure(vlm, prompts).margin.numpy()
         assert margin == pytest.approx(told[: len(prompts)], abs=1e-5)

@@ -7,24 +7,30 @@ import pytest
 from scipy import stats
 from test_finetune_measures import answered
 
-from finetune.ablation import metrics as outcomes_module
+from finetune.ablation import metrics as ablation_metrics
 from finetune.ablation.conclusion import conclusion
 from finetune.ablation.metrics import (
     COMBINED,
     METRICS,
-    Asked,
-    Outcomes,
-    asked_of,
-    drawn_patients,
-    estimate,
-    outcomes,
-    sums_of,
-    value_of,
+    HeldOutQuestions,
+    WeightedMetrics,
+    held_out_questions,
+    mean_over_seeds,
+    measure_value,
+    patient_totals,
+    patient_weights,
+    weighted_metrics,
 )
 from finetune.ablation.plan import AblationSettings, plan_arms
-from finetune.ablation.profile_validity import SCORES, Worth, layer_scores, picked_window, rank_correlation, worths
-from finetune.ablation.regret import goodness, ranks, regrets
-from finetune.evaluation.answers import Sheet, Subset
+from finetune.ablation.profile_validity import (
+    LAYER_SCORES,
+    ProfileValidity,
+    layer_scores,
+    picked_window,
+    profile_validity,
+)
+from finetune.ablation.regret import goodness, rank_windows, regrets
+from finetune.evaluation.answers import EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES
 from finetune.training.sensitivity import Sensitivity
 from interp.questions.schema import Question
@@ -39,12 +45,12 @@ def asked_for(patients, paraphrases=2):
         {"id": f"{i}", "image": f"{i}.png", "type": "presence", "question": "q", "answer": "yes", "paraphrases": extra}
         for i in range(patients)
     ]
-    return asked_of([Question.model_validate(line) for line in lines])
+    return held_out_questions([Question.model_validate(line) for line in lines])
 
 
 def sheet_of(asked):
     everything = Subset("all", "all", np.ones(len(asked.prompts), bool), np.ones(len(asked.pairs), bool))
-    return Sheet(asked.prompts, asked.pairs, everything)
+    return EvaluationTable(asked.prompts, asked.pairs, everything)
 
 
 def with_flips(asked, flips):
@@ -58,7 +64,7 @@ def with_flips(asked, flips):
 
 def draws_of(windows, asked, seed=0):
     base = with_flips(asked, np.zeros(len(asked.patients), bool))
-    return sums_of(asked, base, windows), drawn_patients(len(asked.patients), seed)
+    return patient_totals(asked, base, windows), patient_weights(len(asked.patients), seed)
 
 
 def test_the_metrics_and_the_combined_score_by_hand():
@@ -72,7 +78,7 @@ def test_the_metrics_and_the_combined_score_by_hand():
         for kind, m in flips.blank_margin.items()
     }
     blind = flips._replace(blank_margin=blank)
-    found = outcomes(sums_of(asked, base, [[flips], [blind]]), np.ones((1, 4)))
+    found = weighted_metrics(patient_totals(asked, base, [[flips], [blind]]), np.ones((1, 4)))
     assert found.base[COMBINED][0] == pytest.approx(1.0)
     assert found.base["text_only_agreement"][0] == 0.25
     # Less agreement than the base earns nothing.
@@ -82,7 +88,7 @@ def test_the_metrics_and_the_combined_score_by_hand():
         for place, answers in enumerate((flips, blind)):
             expected = measure.statistic(measure.units(sheet, answers).columns.sum(0))
             assert found.arms[metric][0, place, 0] == pytest.approx(expected), metric
-            assert value_of(asked, answers, metric) == pytest.approx(expected)
+            assert measure_value(asked, answers, metric) == pytest.approx(expected)
 
 
 def test_intervals_are_those_of_pooling_over_seeds():
@@ -90,17 +96,17 @@ def test_intervals_are_those_of_pooling_over_seeds():
     rng = np.random.default_rng(0)
     seeds = [with_flips(asked, rng.random(40) < share) for share in (0.2, 0.3, 0.25)]
     base = with_flips(asked, rng.random(40) < 0.5)
-    found = outcomes(sums_of(asked, base, [seeds]), drawn_patients(40, 5))
+    found = weighted_metrics(patient_totals(asked, base, [seeds]), patient_weights(40, 5))
     measure = MEASURES["question_flip_rate"]
     units = [measure.units(sheet_of(asked), answers) for answers in (base, *seeds)]
     columns = [each.columns for each in units]
     expected = pooled_over_seeds(
-        measure.statistic, columns[0], columns[1:], [each.patients for each in units], 5, outcomes_module.DRAWS
+        measure.statistic, columns[0], columns[1:], [each.patients for each in units], 5, ablation_metrics.DRAWS
     )
     values = found.arms["question_flip_rate"][:, 0]
-    assert estimate(values, 40) == pytest.approx(expected.after)
-    assert estimate(values - found.base["question_flip_rate"][:, None], 40) == pytest.approx(expected.difference)
-    assert np.isnan(estimate(values, 4).low), "no interval for four patients"
+    assert mean_over_seeds(values, 40) == pytest.approx(expected.after)
+    assert mean_over_seeds(values - found.base["question_flip_rate"][:, None], 40) == pytest.approx(expected.difference)
+    assert np.isnan(mean_over_seeds(values, 4).low), "no interval for four patients"
 
 
 def test_a_known_regret_and_its_ranks():
@@ -117,8 +123,8 @@ def test_a_known_regret_and_its_ranks():
     assert cost.regret.value == pytest.approx(0.4, abs=1e-9)
     spread = np.sqrt(0.4 * 0.6 / 200)
     assert cost.regret.high - cost.regret.low == pytest.approx(3.92 * spread, rel=0.15)
-    good = goodness(outcomes(sums, weights), "question_flip_rate")
-    assert [tuple(place) for place in ranks(good, 200)] == [(1, 1), (2, 2), (3, 4), (3, 4)]
+    good = goodness(weighted_metrics(sums, weights), "question_flip_rate")
+    assert [tuple(place) for place in rank_windows(good, 200)] == [(1, 1), (2, 2), (3, 4), (3, 4)]
     # Of the best one itself nothing is lost.
     own = {each.metric: each for each in regrets(sums, 0, 200, 0)}["question_flip_rate"]
     assert own.regret == pytest.approx((0, 0, 0))
@@ -145,13 +151,13 @@ def test_arms_that_do_the_same_are_tied_and_cost_nothing():
         if cost.metric != "swap_sensitivity":
             assert cost.regret == pytest.approx((0, 0, 0)), cost.metric
             assert cost.picked == pytest.approx([1 / 3] * 3)
-    good = goodness(outcomes(sums, weights), COMBINED)
-    assert [tuple(place) for place in ranks(good, 30)] == [(1, 3)] * 3
+    good = goodness(weighted_metrics(sums, weights), COMBINED)
+    assert [tuple(place) for place in rank_windows(good, 30)] == [(1, 3)] * 3
 
 
 def test_regret_without_a_difference_is_centred_on_zero_where_the_optimistic_one_is_not(monkeypatch):
     """Eight windows of the same truth, 30 times: what is best by luck is no better on the others."""
-    monkeypatch.setattr(outcomes_module, "DRAWS", 100)
+    monkeypatch.setattr(ablation_metrics, "DRAWS", 100)
     asked = asked_for(60, paraphrases=1)
     rng = np.random.default_rng(3)
     found = []
@@ -187,12 +193,14 @@ def test_regret_against_slow_loops():
     assert cost.regret.value == pytest.approx(np.mean(terms))
 
 
-def test_rank_correlation_is_spearmans():
+def test_rank_correlations_are_spearmans_with_ties_at_their_mean_rank():
     rng = np.random.default_rng(5)
-    a, b = rng.integers(0, 5, (2, 6, 9)).astype(float)
-    expected = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
-    assert rank_correlation(a, b) == pytest.approx(expected)
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+    windows = [(layer,) for layer in range(9)]
+    for score, values in rng.integers(0, 5, (6, 2, 9)).astype(float):
+        metrics = WeightedMetrics({metric: np.tile(values[None, :, None], (11, 1, 1)) for metric in METRICS}, {})
+        found = profile_validity({"score": dict(enumerate(score))}, windows, metrics, 30, 0)
+        expected = stats.spearmanr(score, values).statistic
+        assert {v.metric: v.rho.value for v in found} == pytest.approx({m: s * expected for m, s in METRICS.items()})
 
 
 def profile_of(auc, **others):
@@ -220,12 +228,12 @@ def test_what_a_profile_is_worth():
     means = np.array([auc[a] + auc[b] for a, b in windows]) / 2
     good = {metric: sign * np.tile(means[None, :, None], (11, 1, 1)) for metric, sign in METRICS.items()}
     found = {
-        (w.score, w.metric): w for w in worths(layer_scores(profile_of(auc), []), windows, Outcomes(good, {}), 30, 0)
+        (w.score, w.metric): w
+        for w in profile_validity(layer_scores(profile_of(auc), []), windows, WeightedMetrics(good, {}), 30, 0)
     }
     for metric in METRICS:
         assert found["flip AUC", metric].rho == pytest.approx((1, 1, 1)), metric
         assert np.isnan(found["write, net", metric].rho.value), "the same in all layers"
-        assert found["joint, net", metric].windows == 0
         assert found["depth", metric].rho.value == pytest.approx(stats.spearmanr(means, range(4)).statistic)
     # Exactly, over all orders of the five layers.
     null = [stats.spearmanr([p[a] + p[b] for a, b in windows], means).statistic for p in itertools.permutations(auc)]
@@ -237,24 +245,23 @@ def test_the_scores_of_layers_and_the_windows_they_take():
     profile = profile_of([0.5, 0.9, 0.6, 0.55])
     told = [Sensitivity(layer, m, 1.0 + layer, 4.0 - layer) for layer in range(4) for m in ("attention", "mlp")]
     scores = layer_scores(profile, told)
-    assert list(scores) == list(SCORES)
+    assert list(scores) == list(LAYER_SCORES)
     # Two modules: norms add by their squares, traces as they are.
     assert scores["gradient norm"] == pytest.approx({k: 2**0.5 * (1 + k) for k in range(4)})
     assert scores["Fisher"] == {0: 8.0, 1: 6.0, 2: 4.0, 3: 2.0}
-    # Net write is the same everywhere, so its ranks are all zero.
-    assert scores["write + gradient"] == {0: -0.75, 1: -0.25, 2: 0.25, 3: 0.75}
-    assert scores["joint, net"] == scores["mean of all"] == {}
     windows = [(0, 1), (1, 2), (2, 3)]
     taken = {name: picked_window(of_layer, windows, name) for name, of_layer in scores.items()}
     assert taken["flip AUC"] == 1
-    assert taken["gradient norm"] == taken["write + gradient"] == 2
+    assert taken["gradient norm"] == 2
     assert taken["Fisher"] == taken["depth"] == 0, "by depth the earliest"
     assert taken["write, net"] == 0, "the first of equals"
-    assert taken["joint, net"] is None
+    assert picked_window({0: 0.5, 1: 0.9, 2: 0.6}, windows, "flip AUC") is None, "layer 3 has no score"
 
 
 def test_the_conclusion_says_beats_ties_and_loses():
-    arms = plan_arms([0], dict.fromkeys(range(6), 1), AblationSettings(kinds=("random", "window", "all", "all-matched")))
+    arms = plan_arms(
+        [0], dict.fromkeys(range(6), 1), AblationSettings(kinds=("random", "window", "all", "all-matched"))
+    )
     rng = np.random.default_rng(6)
     truth = {"chosen": 0.5, "window": 0.3, "all": 0.7, "all-matched": 0.5}
     noise = 0.02 * rng.normal(size=(401, len(arms), 1))
@@ -268,19 +275,22 @@ def test_the_conclusion_says_beats_ties_and_loses():
         "Every arm has one seed",
     ]
     assert "+20.0 [" in said[0]
-    assert "can not be told from" in conclusion(arms, good, [], [], 4)[0]
+    assert "cannot be distinguished from" in conclusion(arms, good, [], [], 4)[0]
 
 
 def told(score, rho, p):
-    return Worth(score, COMBINED, 9, Estimate(rho, rho, rho), p)
+    return ProfileValidity(score, COMBINED, 9, Estimate(rho, rho, rho), p)
 
 
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ([told("flip AUC", 0.2, 0.4), told("depth", -0.9, 0.01)], "no score of the profile is shown to tell"),
+        ([told("flip AUC", 0.2, 0.4), told("depth", -0.9, 0.01)], "no score of the profile is shown to predict"),
         ([told("flip AUC", 0.9, 0.01), told("depth", -0.2, 0.4)], "windows of higher flip AUC did better; rank"),
-        ([told("flip AUC", 0.8, 0.01), told("depth", -0.9, 0.01)], "did better, but mere depth tells as much; rank"),
+        (
+            [told("flip AUC", 0.8, 0.01), told("depth", -0.9, 0.01)],
+            "did better, but depth alone predicts as much; rank",
+        ),
         (
             [told("flip AUC", 0.8, 0.01), told("write, net", -0.8, 0.01), told("depth", 0.1, 0.9)],
             "higher flip AUC did better and windows of higher write, net did worse; rank",
@@ -303,8 +313,10 @@ def test_questions_that_can_not_tell_arms_apart_are_refused():
         "paraphrases": [{"text": "p"}],
     }
     for changes in ({}, {"type": "presence", "answer": "yes", "paraphrases": []}, {"type": "presence", "answer": None}):
-        with pytest.raises(InputError, match="could not be told apart"):
-            asked_of([Question.model_validate(line | changes)])
+        with pytest.raises(InputError, match="could not be compared"):
+            held_out_questions([Question.model_validate(line | changes)])
     with pytest.raises(InputError, match="None of the 0 questions"):
-        asked_of([])
-    assert isinstance(asked_of([Question.model_validate(line | {"type": "presence", "answer": "no"})]), Asked)
+        held_out_questions([])
+    assert isinstance(
+        held_out_questions([Question.model_validate(line | {"type": "presence", "answer": "no"})]), HeldOutQuestions
+    )

@@ -7,7 +7,7 @@ import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
 
 from finetune.evaluation.arms import Arm, adapter_arm, base_arm
-from finetune.evaluation.collect import SWAPS, images_of_others
+from finetune.evaluation.collect import SWAPS, swap_images
 from finetune.evaluation.compare import subsets_of
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.measures import MEASURES
@@ -112,7 +112,7 @@ def slow(adapted, questions):
         "noise": noise,
         "mean": torch.stack(plain).mean(0),
     }
-    others = iter(images_of_others(prompt_table(questions), 3))
+    others = iter(swap_images(prompt_table(questions), 3))
 
     def margin(pixels, text):
         return plain_margin(logits_on(vlm, pixels, text), tokenizer)
@@ -247,7 +247,7 @@ def test_the_comparison_is_not_of_zeros(evaluation):
 def test_other_patients_images_are_of_others(questions):
     prompts = prompt_table(questions)
     originals = prompts[prompts["closed"] & (prompts["variant"] == 0)]
-    others = images_of_others(prompts, 0)
+    others = swap_images(prompts, 0)
     assert others.shape == (len(originals), SWAPS)
     patient_of = dict(zip(prompts["image"], prompts["patient"], strict=True))
     for own, images in zip(originals["patient"], others, strict=True):

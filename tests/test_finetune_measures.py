@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune.evaluation.answers import Answers, Sheet, Subset
+from finetune.evaluation.answers import Answers, EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES, confidence
 from finetune.evaluation.quadrants import QUADRANTS, quadrant_of, quadrants
 from interp.model.blank_images import BLANKS
@@ -21,7 +21,7 @@ def asked(answers, paraphrases=1):
     extra = [{"text": f"p{k}"} for k in range(paraphrases)]
     prompts = prompt_table(Question.model_validate(line | {"paraphrases": extra}) for line in lines)
     pairs = pair_table(prompts)
-    return Sheet(prompts, pairs, Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool)))
+    return EvaluationTable(prompts, pairs, Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool)))
 
 
 def answered(sheet, margin, grey=None, other_blanks=None, swapped=None):

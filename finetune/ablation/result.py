@@ -11,18 +11,18 @@ from finetune.ablation.arm_files import ArmRecord
 from finetune.ablation.conclusion import conclusion
 from finetune.ablation.metrics import (
     COMBINED,
-    Asked,
-    Outcomes,
-    Sums,
-    drawn_patients,
-    estimate,
+    HeldOutQuestions,
+    PatientTotals,
+    WeightedMetrics,
     is_share,
-    outcomes,
-    sums_of,
+    mean_over_seeds,
+    patient_totals,
+    patient_weights,
+    weighted_metrics,
 )
 from finetune.ablation.plan import AblationSettings, PlannedArm
-from finetune.ablation.profile_validity import layer_scores, picked_window, worths
-from finetune.ablation.regret import Regret, goodness, ranks, regrets
+from finetune.ablation.profile_validity import layer_scores, picked_window, profile_validity
+from finetune.ablation.regret import Regret, goodness, rank_windows, regrets
 from finetune.evaluation.answers import Answers
 from finetune.training.sensitivity import Sensitivity
 from interp.schemas.layers import Interval, ModelEntry, Module, ProfileEntry, PromptEntry
@@ -179,7 +179,7 @@ class Trained(NamedTuple):
 
 
 def summarize(
-    asked: Asked,
+    asked: HeldOutQuestions,
     base: Answers,
     trained: Sequence[Trained],
     profile: Sequence[ProfileEntry],
@@ -189,17 +189,17 @@ def summarize(
 ) -> Ablation:
     """All arms side by side; the first is the chosen range. `about` are the fields of `Ablation` that say of what."""
     patients, arms = len(asked.patients), [each.arm for each in trained]
-    sums = sums_of(asked, base, [[answers for answers, _ in each.seeds] for each in trained])
-    found = outcomes(sums, drawn_patients(patients, settings.seed))
+    sums = patient_totals(asked, base, [[answers for answers, _ in each.seeds] for each in trained])
+    found = weighted_metrics(sums, patient_weights(patients, settings.seed))
     windows = [i for i, arm in enumerate(arms) if arm.kind in ("chosen", "window")]
     costs = []
     if len(windows) > 1:
-        costs = regrets(Sums(_only(sums.arms, windows), sums.base), 0, patients, settings.seed)
+        costs = regrets(PatientTotals(_only(sums.arms, windows), sums.base), 0, patients, settings.seed)
     # The profile tells of runs of layers; a chosen range with gaps is none.
     runs = [i for i in windows if arms[i].contiguous]
-    along = Outcomes(_only(found.arms, runs), found.base)
+    along = WeightedMetrics(_only(found.arms, runs), found.base)
     scores = layer_scores(profile, sensitivity)
-    told = worths(scores, [arms[i].layers for i in runs], along, patients, settings.seed)
+    told = profile_validity(scores, [arms[i].layers for i in runs], along, patients, settings.seed)
     made = asdict(settings)
     del made["training"]["seed"]
     return Ablation(
@@ -229,15 +229,15 @@ def _only(tables: dict[str, FloatArray], arms: Sequence[int]) -> dict[str, Float
     return {name: table[:, list(arms)] for name, table in tables.items()}
 
 
-def _arm_entry(trained: Trained, place: int, found: Outcomes, patients: int) -> ArmEntry:
+def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: int) -> ArmEntry:
     arm = trained.arm
     went = [record.training for _, record in trained.seeds if record.training]
     metrics, against_base, against_chosen = {}, {}, {}
     for name, values in found.arms.items():
         own = values[:, place]
-        metrics[name] = Interval.of(estimate(own, patients, share=is_share(name)))
-        against_base[name] = Interval.of(estimate(own - found.base[name][:, None], patients))
-        against_chosen[name] = Interval.of(estimate(own - values[:, 0], patients))
+        metrics[name] = Interval.of(mean_over_seeds(own, patients, share=is_share(name)))
+        against_base[name] = Interval.of(mean_over_seeds(own - found.base[name][:, None], patients))
+        against_chosen[name] = Interval.of(mean_over_seeds(own - values[:, 0], patients))
     return ArmEntry(
         name=arm.name,
         kind=arm.kind,
@@ -281,7 +281,7 @@ def _regret_entry(cost: Regret, names: Sequence[str], good: FloatArray, patients
         picked={name: _number(share) for name, share in zip(names, cost.picked.tolist(), strict=True)},
         ranks=[
             RankEntry(arm=name, first=place.first, last=place.last)
-            for name, place in zip(names, ranks(good, patients), strict=True)
+            for name, place in zip(names, rank_windows(good, patients), strict=True)
         ],
     )
 

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.ablation.arm_files import ArmRecord, Training, check_match, file_name, read_answers, write_answers
-from finetune.ablation.metrics import Asked, asked_of, value_of
+from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
 from finetune.ablation.plan import AblationSettings, PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, DataEntry, Trained, summarize
 from finetune.evaluation.answers import Answers
-from finetune.evaluation.collect import ask, images_of_others
+from finetune.evaluation.collect import collect_answers, swap_images
 from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
@@ -142,7 +142,7 @@ def ablate(
     InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if there is no
     closed question with a known answer and a paraphrase to ask.
     """
-    sheet = asked_of(asked)
+    sheet = held_out_questions(asked)
     arms = plan_arms(choice.layers, parameters_per_rank(vlm.model), settings)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
@@ -219,14 +219,14 @@ def _run(
     run: Run,
     choice: Choice,
     taught: Sequence[Question],
-    sheet: Asked,
+    sheet: HeldOutQuestions,
     seed: int,
     accelerator: "Accelerator",
 ) -> tuple[Answers, ArmRecord]:
     """Train an arm, ask it and write what is kept of it; `vlm` is the base again after it."""
-    others = images_of_others(sheet.prompts, seed)
+    others = swap_images(sheet.prompts, seed)
     with _trained(vlm, run, choice, taught, accelerator) as training:
-        answers = ask(vlm, sheet.prompts, others, 0, run.name)
+        answers = collect_answers(vlm, sheet.prompts, others, 0, run.name)
     kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
     record = ArmRecord(
         kind=kind,
@@ -275,9 +275,9 @@ def _trained(
         accelerator.free_memory()
 
 
-def _line(sheet: Asked, answers: Answers, record: ArmRecord) -> str:
+def _line(sheet: HeldOutQuestions, answers: Answers, record: ArmRecord) -> str:
     flips, right, blind = (
-        value_of(sheet, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
+        measure_value(sheet, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
     )
     took = f" ({record.training.seconds:.0f} s of training)" if record.training else ""
     return f"question flips {flips:.1%}, accuracy {right:.1%}, text-only agreement {blind:.1%}{took}"

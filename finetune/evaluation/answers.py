@@ -1,4 +1,4 @@
-"""What was asked, what an arm answered, and the units that a measure is taken over."""
+"""What an arm was asked and answered, and the units that a measure samples."""
 
 from typing import NamedTuple
 
@@ -12,58 +12,58 @@ Bools = NDArray[np.bool_]
 
 
 class Answers(NamedTuple):
-    """What one model answered to the n rows of a prompt table; NaN and None where it was not asked."""
+    """The answers of one model to the n rows of a prompt table; NaN or None for what was not asked."""
 
     margin: FloatArray
-    """[n] answer margin [logits]."""
+    """[n] answer margin, the yes/no logit difference [logits]."""
     right_token: Bools
-    """[n] whether the most probable first token is that of the true answer, whatever its case or leading space."""
+    """[n] whether the most probable first token is that of the true answer, regardless of case and leading space."""
     blank_margin: dict[str, FloatArray]
-    """Kind of blank (a key of BLANKS) -> [n] margin with it; grey for all wordings of closed questions, the others for
-    their original wording."""
+    """Kind of blank image (a key of BLANKS) -> [n] margin with it [logits]. The grey blank is used with all wordings of
+    closed questions, the others with the original wordings only."""
     swapped_margin: FloatArray
-    """[n, s] margin of the original wording of closed questions with the images of s other patients."""
+    """[n, s] margin of the original wordings of closed questions with the images of s other patients [logits]."""
     parsed: NDArray[np.object_]
-    """[n] yes or no as the generated answer to a closed question says it; None if it says neither or both."""
+    """[n] "yes" or "no" as parsed from the generated answer to a closed question; None if it says neither or both."""
     right_sequence: FloatArray
-    """[n] 1 where the generated answer begins with the whole true answer, else 0; NaN where it was not generated."""
+    """[n] 1 if the generated answer begins with the whole true answer, else 0; NaN if none was generated."""
 
 
 class Subset(NamedTuple):
     """A group of wordings and of pairs."""
 
     kind: str
-    """all, phrasings, type, finding, register, registers or phenomenon."""
+    """The property that defines the group: all, phrasings, type, finding, register, registers or phenomenon."""
     name: str
-    """Which one of its kind."""
+    """The value of that property in the group."""
     prompts: Bools
-    """[n] the rows of the prompt table."""
+    """[n] which rows of the prompt table belong to the group."""
     pairs: Bools
-    """[m] the rows of the pair table."""
+    """[m] which rows of the pair table belong to the group."""
 
 
-class Sheet(NamedTuple):
-    """What was asked, and in which group of it a measure is taken."""
+class EvaluationTable(NamedTuple):
+    """What every arm was asked, and the group of it on which a measure is computed."""
 
     prompts: pd.DataFrame
-    """[n] prompt table (interp.questions.tables.prompt_table)."""
+    """[n] prompt table, one row a wording (`interp.questions.tables.prompt_table`)."""
     pairs: pd.DataFrame
-    """[m] pair table of its closed questions."""
+    """[m] pair table of the closed questions, one row an original with one of its paraphrases."""
     subset: Subset
     """The group."""
 
 
-class Units(NamedTuple):
-    """What a statistic is taken over."""
+class SamplingUnits(NamedTuple):
+    """The units of a measure: questions, pairs or wordings, which its statistic sums over."""
 
     columns: FloatArray
-    """[k, c] what the statistic sums."""
+    """[k, c] the numbers of each unit; the statistic is a function of their column totals."""
     patients: list[str]
-    """[k] whom each unit comes from."""
+    """[k] the patient of each unit; the bootstrap resamples patients."""
 
 
 def closed_originals(prompts: pd.DataFrame) -> Bools:
-    """[n] the original wordings of closed questions."""
+    """[n] whether each row is the original wording of a closed question."""
     return (prompts["closed"] & (prompts["variant"] == 0)).to_numpy(bool)
 
 
@@ -73,37 +73,37 @@ def says_yes(margin: FloatArray) -> Bools:
 
 
 def flipped(pairs: pd.DataFrame, margin: FloatArray) -> Bools:
-    """[m] whether the two wordings of each pair are answered differently."""
+    """[m] whether the two wordings of each pair get different answers."""
     return says_yes(margin[pairs["original"].to_numpy()]) != says_yes(margin[pairs["paraphrase"].to_numpy()])
 
 
-def answered(prompts: pd.DataFrame) -> Bools:
-    """[n] wordings whose true answer is known."""
+def answer_known(prompts: pd.DataFrame) -> Bools:
+    """[n] whether the true answer of each wording is known."""
     return prompts["answer"].notna().to_numpy(bool)
 
 
 def truly_yes(prompts: pd.DataFrame) -> Bools:
-    """[n] wordings whose true answer is yes."""
+    """[n] whether the true answer of each wording is yes."""
     return (prompts["answer"] == "yes").to_numpy(bool)
 
 
-def judged(prompts: pd.DataFrame) -> Bools:
-    """[n] wordings of closed questions with a known answer."""
-    return answered(prompts) & prompts["closed"].to_numpy(bool)
+def gradable(prompts: pd.DataFrame) -> Bools:
+    """[n] whether each wording belongs to a closed question with a known answer."""
+    return answer_known(prompts) & prompts["closed"].to_numpy(bool)
 
 
-def answered_rightly(prompts: pd.DataFrame, answers: Answers) -> Bools:
-    """[n] whether the margin's sign is that of the true answer, where `judged`."""
+def correct_by_margin(prompts: pd.DataFrame, answers: Answers) -> Bools:
+    """[n] whether the sign of the margin is that of the true answer; meaningful where `gradable`."""
     return says_yes(answers.margin) == truly_yes(prompts)
 
 
-def stays(answers: Answers, kinds: tuple[str, ...]) -> FloatArray:
-    """[n] share of these blanks with which the answer stays; NaN where they were not shown."""
+def blank_agreement(answers: Answers, kinds: tuple[str, ...]) -> FloatArray:
+    """[n] share of these kinds of blanks with which the answer stays the same; NaN where they were not shown."""
     blank = np.stack([answers.blank_margin[kind] for kind in kinds], axis=1)
     return np.where(np.isnan(blank), np.nan, says_yes(blank) == says_yes(answers.margin)[:, None]).mean(1)
 
 
-def swaps_change(answers: Answers) -> FloatArray:
+def swap_change_rate(answers: Answers) -> FloatArray:
     """[n] share of other patients' images that change the answer; NaN where none was shown."""
     other = answers.swapped_margin
     return np.where(np.isnan(other), np.nan, says_yes(other) != says_yes(answers.margin)[:, None]).mean(1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from finetune.evaluation.answers import Answers, Sheet, Subset, Units
+from finetune.evaluation.answers import Answers, EvaluationTable, SamplingUnits, Subset
 from finetune.evaluation.measures import MEASURES, Measure
 from finetune.lora.seen_texts import shown
 from interp.feature.register_grid import named_finding
@@ -93,7 +93,7 @@ def compare(
     couples = [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
     found = []
     for subset in subsets:
-        sheet = Sheet(prompts, pairs, subset)
+        sheet = EvaluationTable(prompts, pairs, subset)
         for name, measure in MEASURES.items():
             units = {arm: measure.units(sheet, given) for arm, given in answers.items()}
             asked = {arm: each for arm, each in units.items() if len(each.columns)}
@@ -112,7 +112,7 @@ def _row(
     name: str,
     measure: Measure,
     seed: int,
-    units: Mapping[str, Units],
+    units: Mapping[str, SamplingUnits],
     reference: str,
     arm: str,
     members: Sequence[str] = (),

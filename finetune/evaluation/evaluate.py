@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from finetune.evaluation.answers import Answers, Sheet, Subset, answered_rightly, judged, says_yes, truly_yes
+from finetune.evaluation.answers import (
+    Answers,
+    EvaluationTable,
+    Subset,
+    correct_by_margin,
+    gradable,
+    says_yes,
+    truly_yes,
+)
 from finetune.evaluation.arms import Arm, seed_pools
-from finetune.evaluation.collect import ask, images_of_others
+from finetune.evaluation.collect import collect_answers, swap_images
 from finetune.evaluation.compare import Comparison, compare, subsets_of
 from finetune.evaluation.measures import ECE_BINS, MEASURES, confidence, confidence_bin
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
@@ -227,7 +235,7 @@ def evaluate(
     pairs = pair_table(prompts)
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
     encode_blanks(vlm, list(prompts["image"]), seed)
-    others = images_of_others(prompts, seed)
+    others = swap_images(prompts, seed)
     answers: dict[str, Answers] = {}
     clamps: dict[str, list[Clamp]] = {}
     controls: dict[str, list[ClampControl]] = {}
@@ -237,7 +245,7 @@ def evaluate(
                 encode_blanks(vlm, list(prompts["image"]), seed)
             clamps[arm.name] = fill_mean_values(vlm, prompts, arm.clamps)
             with clamped(vlm, clamps[arm.name]):
-                answers[arm.name] = ask(vlm, prompts, others, new_tokens, arm.name)
+                answers[arm.name] = collect_answers(vlm, prompts, others, new_tokens, arm.name)
             if arm.clamps and len(pairs):
                 like = matched_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
                 controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
@@ -278,7 +286,7 @@ def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
 
     None if it does not, or if there are too few wordings to tell.
     """
-    rows = judged(prompts)
+    rows = gradable(prompts)
     said, truth = says_yes(answers.margin[rows]), truly_yes(prompts)[rows]
     if len(said) < FEWEST or len(set(truth)) < 2 or len(set(said)) > 1:
         return None
@@ -296,7 +304,7 @@ def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps
     everything = Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool))
     answers = _margins_only(margin)
     flips, right = (
-        mean_of_totals(MEASURES[name].units(Sheet(prompts, pairs, everything), answers).columns.sum(0))
+        mean_of_totals(MEASURES[name].units(EvaluationTable(prompts, pairs, everything), answers).columns.sum(0))
         for name in ("question_flip_rate", "accuracy")
     )
     return ClampControl([f"{c.layer}:{c.feature}" for c in clamps], float(flips), float(right))
@@ -309,8 +317,8 @@ def _margins_only(margin: FloatArray) -> Answers:
 
 def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
     """The reliability curve of one arm (Guo et al., arXiv 1706.04599), of closed questions; empty bins are left out."""
-    rows = judged(prompts)
-    margin, correct = answers.margin[rows], answered_rightly(prompts, answers)[rows]
+    rows = gradable(prompts)
+    margin, correct = answers.margin[rows], correct_by_margin(prompts, answers)[rows]
     sure, place = confidence(margin), confidence_bin(margin)
     return [
         ReliabilityBin(

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from finetune.evaluation.answers import (
     Answers,
     Bools,
-    Sheet,
-    Units,
-    answered,
-    answered_rightly,
+    EvaluationTable,
+    SamplingUnits,
+    answer_known,
+    blank_agreement,
     closed_originals,
+    correct_by_margin,
     flipped,
-    judged,
+    gradable,
     says_yes,
-    stays,
-    swaps_change,
+    swap_change_rate,
     truly_yes,
 )
 from finetune.evaluation.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
@@ -35,7 +35,7 @@ SCORE_BINS = 512
 class Measure(NamedTuple):
     """A number that an evaluation gives for each arm."""
 
-    units: Callable[[Sheet, Answers], Units]
+    units: Callable[[EvaluationTable, Answers], SamplingUnits]
     """The units and their columns."""
     unit: Literal["%", "logits", ""]
     """Of the number; a share is shown in percent."""
@@ -45,50 +45,50 @@ class Measure(NamedTuple):
     """Whether it is one yes or no a question, the same questions in both arms; else it is tested by permutation."""
 
 
-def _mean(values: NDArray, patients: pd.Series | NDArray) -> Units:
-    """Units of a plain mean."""
+def _mean(values: NDArray, patients: pd.Series | NDArray) -> SamplingUnits:
+    """SamplingUnits of a plain mean."""
     values = np.asarray(values, float)
-    return Units(np.stack([values, np.ones(len(values))], axis=1), list(patients))
+    return SamplingUnits(np.stack([values, np.ones(len(values))], axis=1), list(patients))
 
 
-def _of_prompts(sheet: Sheet, values: NDArray, rows: Bools) -> Units:
+def _of_prompts(sheet: EvaluationTable, values: NDArray, rows: Bools) -> SamplingUnits:
     rows = rows & sheet.subset.prompts
     return _mean(np.asarray(values)[rows], sheet.prompts["patient"].to_numpy(object)[rows])
 
 
-def _of_pairs(sheet: Sheet, values: NDArray) -> Units:
+def _of_pairs(sheet: EvaluationTable, values: NDArray) -> SamplingUnits:
     rows = sheet.subset.pairs
     return _mean(np.asarray(values)[rows], sheet.pairs["patient"].to_numpy(object)[rows])
 
 
-def _question_flips(sheet: Sheet, margin: FloatArray) -> Units:
+def _question_flips(sheet: EvaluationTable, margin: FloatArray) -> SamplingUnits:
     """Of each question with a pair in the subset, whether one of its pairs flips."""
     chosen = sheet.pairs[sheet.subset.pairs].assign(flipped=flipped(sheet.pairs, margin)[sheet.subset.pairs])
     questions = chosen.groupby("question", sort=True).agg(flipped=("flipped", "any"), patient=("patient", "first"))
     return _mean(questions["flipped"].to_numpy(float), questions["patient"].to_numpy(object))
 
 
-def _wordings(sheet: Sheet, margin: FloatArray) -> pd.DataFrame:
+def _wordings(sheet: EvaluationTable, margin: FloatArray) -> pd.DataFrame:
     """Margin and answer of every wording in the subset of the closed questions that have two or more there."""
     rows = sheet.subset.prompts & sheet.prompts["closed"].to_numpy(bool)
     found = sheet.prompts[rows][["question", "patient"]].assign(margin=margin[rows], yes=says_yes(margin)[rows])
     return found[found.groupby("question")["margin"].transform("size") > 1]
 
 
-def _symmetric_flips(sheet: Sheet, answers: Answers) -> Units:
+def _symmetric_flips(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each question, the share of pairs of its wordings that are answered differently."""
     by_question = _wordings(sheet, answers.margin).groupby("question", sort=True)
     yes, n = by_question["yes"].sum().to_numpy(float), by_question.size().to_numpy(float)
     return _mean(2 * yes * (n - yes) / (n * (n - 1)), by_question["patient"].first())
 
 
-def _spread(sheet: Sheet, answers: Answers) -> Units:
+def _spread(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each question: squared deviations and degrees of freedom within it, its mean margin and that squared, 1."""
     by_question = _wordings(sheet, answers.margin).groupby("question", sort=True)
     n, mean = by_question.size().to_numpy(float), by_question["margin"].mean().to_numpy(float)
     within = by_question["margin"].var(ddof=1).to_numpy(float) * (n - 1)
     columns = np.stack([within, n - 1, mean, mean**2, np.ones(len(n))], axis=1)
-    return Units(columns, list(by_question["patient"].first()))
+    return SamplingUnits(columns, list(by_question["patient"].first()))
 
 
 def _dispersion(totals: FloatArray) -> FloatArray:
@@ -99,18 +99,18 @@ def _dispersion(totals: FloatArray) -> FloatArray:
         return np.sqrt(within / freedom) / np.sqrt(np.where(between > 0, between, np.nan))
 
 
-def _original_accuracy(sheet: Sheet, answers: Answers) -> Units:
+def _original_accuracy(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     return _of_prompts(
-        sheet, answered_rightly(sheet.prompts, answers), answered(sheet.prompts) & closed_originals(sheet.prompts)
+        sheet, correct_by_margin(sheet.prompts, answers), answer_known(sheet.prompts) & closed_originals(sheet.prompts)
     )
 
 
-def _by_class(sheet: Sheet, answers: Answers) -> Units:
+def _by_class(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each judged wording: right and of yes, of yes, right and of no, of no."""
-    rows = judged(sheet.prompts) & sheet.subset.prompts
-    right, yes = answered_rightly(sheet.prompts, answers)[rows], truly_yes(sheet.prompts)[rows]
+    rows = gradable(sheet.prompts) & sheet.subset.prompts
+    right, yes = correct_by_margin(sheet.prompts, answers)[rows], truly_yes(sheet.prompts)[rows]
     columns = np.stack([right & yes, yes, right & ~yes, ~yes], axis=1).astype(float)
-    return Units(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _balanced(totals: FloatArray) -> FloatArray:
@@ -118,17 +118,17 @@ def _balanced(totals: FloatArray) -> FloatArray:
         return (totals[..., 0] / totals[..., 1] + totals[..., 2] / totals[..., 3]) / 2
 
 
-def _by_rank(sheet: Sheet, answers: Answers) -> Units:
+def _by_rank(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each judged wording, its margin's rank among SCORE_BINS, one-hot: first those of yes, then those of no."""
     from scipy.stats import rankdata
 
-    rows = judged(sheet.prompts) & sheet.subset.prompts
+    rows = gradable(sheet.prompts) & sheet.subset.prompts
     yes, n = truly_yes(sheet.prompts)[rows], int(rows.sum())
     bins = min(n, SCORE_BINS)
     place = ((rankdata(answers.margin[rows]) - 0.5) * bins / max(n, 1)).astype(int)
     columns = np.zeros((n, 2 * bins))
     columns[np.arange(n), place + np.where(yes, 0, bins)] = 1
-    return Units(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _auc(totals: FloatArray) -> FloatArray:
@@ -149,14 +149,14 @@ def confidence_bin(margin: FloatArray) -> NDArray[np.intp]:
     return np.minimum(((confidence(margin) - 0.5) * 2 * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
-def _by_confidence(sheet: Sheet, answers: Answers) -> Units:
+def _by_confidence(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each judged wording, one-hot by bin: right - confidence, then 1."""
-    rows = judged(sheet.prompts) & sheet.subset.prompts
-    margin, right = answers.margin[rows], answered_rightly(sheet.prompts, answers)[rows]
+    rows = gradable(sheet.prompts) & sheet.subset.prompts
+    margin, right = answers.margin[rows], correct_by_margin(sheet.prompts, answers)[rows]
     columns = np.zeros((len(margin), 2 * ECE_BINS))
     each, place = np.arange(len(margin)), confidence_bin(margin)
     columns[each, place], columns[each, place + ECE_BINS] = right - confidence(margin), 1
-    return Units(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _calibration_error(totals: FloatArray) -> FloatArray:
@@ -166,25 +166,25 @@ def _calibration_error(totals: FloatArray) -> FloatArray:
         return np.abs(gap).sum(-1) / n.sum(-1)
 
 
-def _text_only(*kinds: str) -> Callable[[Sheet, Answers], Units]:
-    def units(sheet: Sheet, answers: Answers) -> Units:
-        return _of_prompts(sheet, stays(answers, kinds), closed_originals(sheet.prompts))
+def _text_only(*kinds: str) -> Callable[[EvaluationTable, Answers], SamplingUnits]:
+    def units(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+        return _of_prompts(sheet, blank_agreement(answers, kinds), closed_originals(sheet.prompts))
 
     return units
 
 
-def _blank_margin(sheet: Sheet, answers: Answers) -> Units:
+def _blank_margin(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     size = np.abs(np.stack([answers.blank_margin[kind] for kind in BLANKS])).mean(0)
     return _of_prompts(sheet, size, closed_originals(sheet.prompts))
 
 
-def _swap_sensitivity(sheet: Sheet, answers: Answers) -> Units:
-    change = swaps_change(answers)
+def _swap_sensitivity(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+    change = swap_change_rate(answers)
     return _of_prompts(sheet, change, closed_originals(sheet.prompts) & ~np.isnan(change))
 
 
-def _share_of(quadrant: int) -> Callable[[Sheet, Answers], Units]:
-    def units(sheet: Sheet, answers: Answers) -> Units:
+def _share_of(quadrant: int) -> Callable[[EvaluationTable, Answers], SamplingUnits]:
+    def units(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
         pairs = sheet.pairs[sheet.subset.pairs]
         there = quadrant_of(sheet.prompts, pairs, answers, "grey") == quadrant
         return _mean(there, sheet.prompts["patient"][originals_with_pairs(sheet.prompts, pairs)])
@@ -192,15 +192,15 @@ def _share_of(quadrant: int) -> Callable[[Sheet, Answers], Units]:
     return units
 
 
-def _first_token(sheet: Sheet, answers: Answers) -> Units:
-    return _of_prompts(sheet, answers.right_token, answered(sheet.prompts))
+def _first_token(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+    return _of_prompts(sheet, answers.right_token, answer_known(sheet.prompts))
 
 
-def _sequence(sheet: Sheet, answers: Answers) -> Units:
-    return _of_prompts(sheet, answers.right_sequence, answered(sheet.prompts) & ~np.isnan(answers.right_sequence))
+def _sequence(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+    return _of_prompts(sheet, answers.right_sequence, answer_known(sheet.prompts) & ~np.isnan(answers.right_sequence))
 
 
-def _generated_closed(sheet: Sheet, answers: Answers) -> Bools:
+def _generated_closed(sheet: EvaluationTable, answers: Answers) -> Bools:
     return sheet.prompts["closed"].to_numpy(bool) & ~np.isnan(answers.right_sequence)
 
 
@@ -208,21 +208,21 @@ def _spoken(answers: Answers) -> Bools:
     return np.array([word is not None for word in answers.parsed], dtype=bool)
 
 
-def _excluded(sheet: Sheet, answers: Answers) -> Units:
+def _excluded(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     return _of_prompts(sheet, ~_spoken(answers), _generated_closed(sheet, answers))
 
 
-def _parsed_accuracy(sheet: Sheet, answers: Answers) -> Units:
-    rows = _generated_closed(sheet, answers) & answered(sheet.prompts) & _spoken(answers)
+def _parsed_accuracy(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+    rows = _generated_closed(sheet, answers) & answer_known(sheet.prompts) & _spoken(answers)
     return _of_prompts(sheet, answers.parsed == sheet.prompts["answer"].to_numpy(object), rows)
 
 
-def _parsed_agreement(sheet: Sheet, answers: Answers) -> Units:
+def _parsed_agreement(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     said = np.where(says_yes(answers.margin), "yes", "no").astype(object)
     return _of_prompts(sheet, answers.parsed == said, _generated_closed(sheet, answers) & _spoken(answers))
 
 
-def _parsed_flips(sheet: Sheet, answers: Answers) -> Units:
+def _parsed_flips(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     """Of each pair of which both answers could be parsed, whether they differ."""
     before, after = (sheet.pairs[name].to_numpy() for name in ("original", "paraphrase"))
     spoken = _spoken(answers)
@@ -231,7 +231,7 @@ def _parsed_flips(sheet: Sheet, answers: Answers) -> Units:
     return _mean(differ[rows], sheet.pairs["patient"].to_numpy(object)[rows])
 
 
-def _margin_shift(sheet: Sheet, answers: Answers) -> Units:
+def _margin_shift(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
     before, after = (answers.margin[sheet.pairs[name].to_numpy()] for name in ("original", "paraphrase"))
     return _of_pairs(sheet, np.abs(before - after))
 
@@ -242,7 +242,7 @@ MEASURES: dict[str, Measure] = {
     "symmetric_flip_rate": Measure(_symmetric_flips, "%"),
     "margin_difference": Measure(_margin_shift, "logits"),
     "margin_dispersion": Measure(_spread, "", _dispersion),
-    "accuracy": Measure(lambda s, a: _of_prompts(s, answered_rightly(s.prompts, a), judged(s.prompts)), "%"),
+    "accuracy": Measure(lambda s, a: _of_prompts(s, correct_by_margin(s.prompts, a), gradable(s.prompts)), "%"),
     "original_accuracy": Measure(_original_accuracy, "%", mcnemar=True),
     "balanced_accuracy": Measure(_by_class, "%", _balanced),
     "margin_auc": Measure(_by_rank, "", _auc),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finetune.evaluation.answers import Answers, Bools, closed_originals, flipped, stays, swaps_change
+from finetune.evaluation.answers import Answers, Bools, blank_agreement, closed_originals, flipped, swap_change_rate
 from interp.model.blank_images import BLANKS
 from interp.statistics import Estimate, mean_interval, same_marginals_p
 
@@ -43,10 +43,10 @@ def quadrant_of(prompts: pd.DataFrame, pairs: pd.DataFrame, answers: Answers, re
     rows = originals_with_pairs(prompts, pairs)
     flips = pairs.assign(flipped=flipped(pairs, answers.margin))
     consistent = ~flips.groupby("question", sort=True)["flipped"].any().to_numpy(bool)
-    reliant = stays(answers, ("grey",))[rows] < 1
+    reliant = blank_agreement(answers, ("grey",))[rows] < 1
     if reliance == "any":
         # NaN, where no other patient exists, is no change.
-        reliant = (stays(answers, tuple(BLANKS))[rows] < 1) | (swaps_change(answers)[rows] > 0)
+        reliant = (blank_agreement(answers, tuple(BLANKS))[rows] < 1) | (swap_change_rate(answers)[rows] > 0)
     return np.where(reliant, np.where(consistent, 0, 1), np.where(consistent, 2, 3))
 
 
