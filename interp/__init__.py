@@ -7,8 +7,8 @@
     result = interp.find_features(vlm, interp.WORLD / "saes", questions, split="train")
     result.plot_profile()
 
-Each public name is the function behind a command, or something that it takes or returns. `__init__.pyi` lists them with
-their modules; a module is imported when one of its names is first used.
+The public names are the functions behind the commands and the types that these take and return. `__init__.pyi` lists
+them with their modules. A module is imported when one of its names is first used, so `import interp` is fast.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Old module paths that were documented, kept for release 0.2: importing one warns and gives the module that took over.
+"""Documented module paths of release 0.1. Importing one warns and returns the module that replaced it.
 
 Remove this file, and the lines that call it, with release 0.3.
 """
@@ -17,7 +17,7 @@ MOVED = {
     "interp.normalize": "interp.questions.canonical",
     "interp.patching": "interp.causal.layer_patching",
 }
-"""Old path -> new path."""
+"""Old module path -> new module path."""
 
 
 class _Moved(MetaPathFinder, Loader):
@@ -28,16 +28,14 @@ class _Moved(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]
-        warnings.warn(
-            f"{spec.name} has moved to {new}; the old path goes with release 0.3.", FutureWarning, stacklevel=2
-        )
+        warnings.warn(f"{spec.name} has moved to {new}; release 0.3 removes the old path.", FutureWarning, stacklevel=2)
         return import_module(new)
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module that took over has run already."""
+        """Do nothing: the new module has been executed already."""
 
 
 def install() -> None:
-    """Let Python find the old paths, after it has looked everywhere else."""
+    """Make Python find the old paths, after all other finders."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())

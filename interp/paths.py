@@ -1,8 +1,8 @@
-"""Where the files that GateScope ships lie."""
+"""Paths of the files that GateScope ships."""
 
 from pathlib import Path
 
 WORLD = Path(__file__).parent / "demo" / "world"
 """The embedded world: `planted/`, `base/`, `saes/`, `questions.jsonl`, `images/`, `world.json`."""
 EMBEDDED = "the embedded world"
-"""How help texts name it where it is the default."""
+"""How help texts name the embedded world where it is the default."""

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, or the Hugging Face hub through its cache."""
+"""Finding the files of a model in a local folder or in the cache of the Hugging Face hub."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,26 +7,27 @@ from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object
 
 LONGEST_NAME = 200
-"""Characters of a file's name; systems refuse to look for much longer ones."""
+"""Most characters in a file name; operating systems refuse much longer ones."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+"""Patterns of the files of a hub repository that a model needs."""
 
 
 class Source(NamedTuple):
-    """A model folder on this disk."""
+    """A model folder on this machine."""
 
     folder: Path
-    """Holds config.json, weights and processor."""
+    """Folder with config.json, the weights and the processor."""
     name: str
-    """Hub id, or the folder's name for a local model."""
+    """Hub id, or the folder name of a local model."""
     revision: str | None
     """Commit of the hub repository; None for a local folder."""
 
 
 def locate(model: str | Path, revision: str | None = None) -> Source:
-    """The folder of `model`, downloaded into the hub's cache if it is not there (HF_HUB_OFFLINE=1 forbids that).
+    """Find the folder of `model`, a local folder or a hub id, and download it if the hub's cache lacks it.
 
-    Raises InputError if it is neither a model folder nor a hub repository that can be reached, if its terms are not
-    accepted, or if weights are missing.
+    HF_HUB_OFFLINE=1 forbids the download. Raises InputError if `model` is neither a model folder nor a hub repository
+    that can be reached, if its terms are not accepted, or if files are missing.
     """
     path = Path(model)
     if path.is_dir():
@@ -41,11 +42,10 @@ def locate(model: str | Path, revision: str | None = None) -> Source:
 
 
 def download(repo: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
-    """The cached snapshot of a hub repository, files that match `patterns` downloaded if they are not there.
+    """The cached snapshot of a hub repository, after downloading the files that match `patterns` and are missing.
 
-    `kind` is model or dataset.
-
-    Raises InputError if the repository can not be reached, does not exist, or has terms that are not accepted.
+    `kind` is model or dataset. Raises InputError if the repository cannot be reached, does not exist, or has terms that
+    are not accepted.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -59,9 +59,9 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
 
     data = kind == "dataset"
     page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
-    fetch = f"hf download {repo}{' --repo-type dataset' if data else ''}"
+    command = f"hf download {repo}{' --repo-type dataset' if data else ''}"
     try:
-        # Said again, for some versions list a commit's files from the hub even where the network is forbidden.
+        # Some versions of huggingface_hub list a commit's files over the network even offline, unless told again.
         offline = constants.HF_HUB_OFFLINE
         return Path(
             snapshot_download(
@@ -70,30 +70,30 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
         )
     except GatedRepoError:
         raise InputError(
-            f"{repo}: its terms must be accepted first. Open {page}, accept them, and log in with `hf auth login`."
+            f"{repo}: you must accept its terms first. Open {page}, accept the terms, and log in with `hf auth login`."
         ) from None
     except RevisionNotFoundError:
         raise InputError(f"{repo}: no revision {revision!r}. See {page}/commits/main.") from None
     except RepositoryNotFoundError:
         raise InputError(
-            f"{repo}: no such repository, or one that you may not see. Check the name, or log in with `hf auth login`."
+            f"{repo}: the repository does not exist or is private. Check the name, or log in with `hf auth login`."
         ) from None
     except LocalEntryNotFoundError:
         at = f" at revision {revision}" if revision else ""
         raise InputError(
-            f"{repo}: not in the local cache{at}, and the hub cannot be reached. Download it where there is a network "
-            f"with `{fetch}`, or give a local folder."
+            f"{repo}: not in the local cache{at}, and the hub cannot be reached. Run `{command}` where there is a "
+            "network, or give a local folder."
         ) from None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise InputError(f"{repo}: could not be downloaded ({str(error).splitlines()[0]}). See {page}.") from None
 
 
 def _check_whole(source: Source) -> None:
-    """Raise InputError unless config, weights and processor are all there."""
+    """Raise InputError unless the folder has config, weights and processor of a Gemma 3 model."""
     again = (
         f"Finish the download with `hf download {source.name}`."
         if source.revision
-        else "Give --model a folder that save_pretrained wrote for model and processor."
+        else "Give --model a folder to which save_pretrained wrote both model and processor."
     )
     index = source.folder / "model.safetensors.index.json"
     needed = ["config.json", "tokenizer_config.json"]
@@ -103,18 +103,20 @@ def _check_whole(source: Source) -> None:
         missing.append("processor_config.json")
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise InputError(f"{source.folder}: no {', '.join(missing[:3])}{more} there. {again}")
+        raise InputError(f"{source.folder}: no {', '.join(missing[:3])}{more}. {again}")
     kind = read_object(source.folder / "config.json").get("model_type")
     if kind != "gemma3":
         raise InputError(f"{source.folder}: found a model of type {kind!r}, expected 'gemma3' with images.")
 
 
 def _parts(index: Path) -> list[str]:
-    """The files of weights that are in several; each a plain name, so that none lies elsewhere."""
+    """The names of the files of sharded weights. Names with folders are refused, so that no file lies elsewhere."""
     weight_map = read_object(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(
         isinstance(name, str) and Path(name).name == name and len(name) <= LONGEST_NAME for name in names
     ):
-        raise InputError(f"{index}: expected 'weight_map', from weights to the names of files beside it.")
+        raise InputError(
+            f"{index}: expected 'weight_map', an object from weights to names of files in the same folder."
+        )
     return sorted(set(names))
