@@ -7,7 +7,7 @@ import torch
 from scipy.stats import kstest, spearmanr
 from test_find_features import plain_margin
 
-from interp.causal.feature_patching import DOSES, matched_features, patch_jointly, probe_features, sample_pairs
+from interp.causal.feature_patching import matched_features, patch_jointly, probe_features, sample_pairs
 from interp.causal.layer_patching import patch_effect, random_like, replay_of
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
@@ -18,6 +18,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
+from interp.schemas.layers import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
 from interp.screening.feature_stats import adjust, feature_delta, joint_patch, screen_layer

@@ -20,12 +20,11 @@ from interp.measurement.residual_store import Residuals
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.runtime.distributed import Team
 from interp.saes.sae import Sae
+from interp.schemas.layers import DOSES
 from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import Flips
 from interp.statistics import Estimate, ratio_interval, sign_flip_p
 
-DOSES = (0.5, 1.0, 2.0, 4.0)
-"""Multiples of the delta patch of the dose response; 1 is the patch itself."""
 RANDOMS = 24
 """Random directions a pair and feature."""
 MATCHED = 3

@@ -99,6 +99,14 @@ class ProfileEntry(_Part):
     l0: float | None = Field(description="mean number of features active on one of these residuals")
 
 
+DOSES = (0.5, 1.0, 2.0, 4.0)
+"""Multiples of the feature patch in `CausalEntry.dose`."""
+
+
+DOSES = (0.5, 1.0, 2.0, 4.0)
+"""Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
+
+
 class CausalEntry(_Part):
     """The feature patch of one feature on held-out flips, with its controls (interp.causal.feature_patching)."""
 
@@ -119,7 +127,7 @@ class CausalEntry(_Part):
     unflipped_changed: float | None = Field(
         description="side effect: share of unflipped pairs whose answer the patch changes"
     )
-    dose: list[float] = Field(description="recovery at 0.5, 1, 2 and 4 times the patch")
+    dose: list[float] = Field(description="recovery at DOSES times the patch: 0.5, 1, 2 and 4")
 
 
 class FeatureEntry(_Part):
