@@ -1,17 +1,18 @@
-"""The settings of a training run."""
+"""The settings of a training run: one declaration for the command line, for Python and for the record."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from interp.runtime.errors import InputError
+from interp.runtime.options import check_options, option
 
 Grounding = Literal["none", "blank", "swap"]
-"""What holds an adapter to the image: nothing, the blank image, or other patients' images (finetune.training.loss)."""
+"""What ties an adapter to the image: nothing, the blank image, or other patients' images (`finetune.training.loss`)."""
 
 TOLERANCE = 0.05
-"""Loss of accuracy or of looking, as a share of the questions, that a verdict calls kept: a convention, no finding."""
+"""Loss of accuracy or of reliance on the image, as a share of the questions, up to which a verdict says "kept"; a
+convention, not a finding."""
 NEW_TOKENS = 16
-"""Tokens that an evaluation generates of every answer, unless the true answer is longer."""
+"""Tokens that an evaluation generates for every answer, unless the true answer is longer."""
 
 
 @dataclass(frozen=True)
@@ -21,50 +22,47 @@ class TrainSettings:
     Raises InputError for a value outside its range.
     """
 
-    rank: int = 16
-    """Rank of every update, at least 1."""
-    alpha: int = 32
-    """The update is scaled by alpha / rank."""
-    dropout: float = 0.05
-    """Dropout on the input of the update, in [0, 1)."""
-    lr: float = 2e-4
-    """Peak learning rate of AdamW."""
-    batch_size: int = 8
-    """Questions (each with one paraphrase) an optimizer step."""
-    micro_batch_size: int | None = None
-    """Questions a forward pass; None for as many as the GPU's memory holds. The result stays the same up to dropout."""
-    epochs: int = 3
-    """Times that every question is met, each time with another random paraphrase."""
-    consistency_weight: float = 1.0
-    """Weight of the divergence between the two wordings' answers; 0 trains on the answers alone."""
-    answer_weight: float = 1.0
-    """Weight of the true answers' cross-entropy; 0 trains on the consistency alone, which any one answer satisfies."""
-    grounding: Grounding = "none"
-    """Term added for yes/no questions. blank: without the image their answer shall be undecided. swap: on another
-    patient's image, of which the opposite is true, it shall lean less towards the truth."""
-    grounding_weight: float = 1.0
-    """Weight of the grounding term."""
-    warmup_share: float = 0.03
-    """Share of the steps in which the learning rate rises to its peak; a cosine takes it to zero after."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    seed: int = 0
-    """Seed of the initial weights, the order, the choice of paraphrases and the dropout."""
+    rank: int = option(16, "Rank of the low-rank update of every projection.", min=1)
+    alpha: int = option(32, "The update is scaled by alpha / rank.", min=1)
+    dropout: float = option(0.05, "Dropout on the input of the update.", min=0, below=1)
+    lr: float = option(2e-4, "Peak learning rate of AdamW.", above=0)
+    batch_size: int = option(8, "Questions per optimizer step, each with one paraphrase.", min=1)
+    micro_batch_size: int | None = option(
+        None,
+        "Questions per forward pass. The result does not depend on it, except through dropout.",
+        min=1,
+        shown="as many as fit into GPU memory",
+    )
+    epochs: int = option(3, "Passes over the questions, each with new random paraphrases.", min=1)
+    consistency_weight: float = option(
+        1.0, "Weight of the divergence between the answers to two wordings; 0 trains on the true answers alone.", min=0
+    )
+    answer_weight: float = option(
+        1.0,
+        "Weight of the cross-entropy of the true answers; 0 trains on consistency alone, which any constant answer "
+        "satisfies.",
+        min=0,
+        on_command_line=False,
+    )
+    grounding: Grounding = option(
+        "none",
+        "Extra loss term that ties yes/no answers to the image. blank: without the image, the answer should be "
+        "undecided. swap: on another patient's image with the opposite answer, the answer should lean less towards the "
+        "truth.",
+    )
+    grounding_weight: float = option(1.0, "Weight of the grounding term.", min=0)
+    warmup_share: float = option(
+        0.03,
+        "Share of the steps in which the learning rate rises to its peak; a cosine then takes it to zero.",
+        min=0,
+        below=1,
+        on_command_line=False,
+    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", min=0, on_command_line=False)
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", above=0, on_command_line=False)
+    seed: int = option(
+        0, "Seed of the initial weights, the order of the questions, the choice of paraphrases and the dropout.", min=0
+    )
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "batch_size", "micro_batch_size", "epochs"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("dropout", "warmup_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 0 and below 1.")
-        for name in ("lr", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected above 0.")
-        for name in ("consistency_weight", "answer_weight", "grounding_weight", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 0.")
-        if self.grounding not in get_args(Grounding):
-            raise InputError(f"grounding is {self.grounding!r}, expected one of {', '.join(get_args(Grounding))}.")
+        check_options(self)

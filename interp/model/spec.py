@@ -2,45 +2,66 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from interp.model.load import load_vlm
-from interp.model.prompts import DEFAULT_STYLE, PromptStyle
-from interp.model.vlm import Vlm
-from interp.paths import WORLD
+from interp.paths import EMBEDDED, WORLD
+from interp.runtime.options import option
+
+if TYPE_CHECKING:
+    from interp.model.prompts import PromptStyle
+    from interp.model.vlm import Vlm
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model and the way it is loaded and prompted."""
 
-    model: str | Path | None = None
-    """Folder or hub id; None means the caller's default, which `load` takes to be the embedded world's model."""
-    revision: str | None = None
-    """Branch, tag or commit of the hub repository; None means its main branch."""
-    device: str = "auto"
-    """Where the model runs: auto, cpu, cuda, cuda:1, ..., or split for one model over all GPUs."""
-    dtype: str = "auto"
-    """Number format of the weights: auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16."""
-    image_cache: Path | None = None
-    """Folder that keeps image tokens between runs; None keeps none."""
-    image_first: bool | None = None
-    """Whether the image precedes the question; None keeps the order of the prompt style that is changed."""
-    system: str | None = None
-    """System instruction; None keeps that of the prompt style."""
-    answer_instruction: str | None = None
-    """Text appended to every yes/no question; None keeps that of the prompt style."""
-    normalize: bool | None = None
-    """Whether every wording is first rewritten to one canonical form; None keeps the prompt style's choice."""
+    model: str | Path | None = option(None, "Gemma 3 model with images: a folder or a hub id.", shown=EMBEDDED)
+    revision: str | None = option(None, "Branch, tag or commit of the model's hub repository.", shown="main")
+    device: str = option(
+        "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ..., or split: one model over all GPUs."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Number format of the model; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+    image_cache: Path | None = option(
+        None,
+        "Folder that keeps image tokens between runs. It then holds data derived from the images; protect it as you "
+        "protect them.",
+        shown="none",
+    )
+    image_first: bool | None = option(
+        None,
+        "Order of image and question. With the image first, the paraphrases of a question share its computation.",
+        shown="image first, or as recorded",
+        flags=("--image-first/--question-first",),
+    )
+    system: str | None = option(None, "System instruction.", shown="none, or as recorded")
+    answer_instruction: str | None = option(
+        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none, or as recorded"
+    )
+    normalize: bool | None = option(
+        None,
+        "First rewrite every wording to one canonical form: the published baseline against flips.",
+        shown="as asked, or as recorded",
+        flags=("--normalize/--as-asked",),
+    )
 
-    def prompt_style(self, style: PromptStyle = DEFAULT_STYLE) -> PromptStyle:
-        """`style` with the changes that this specification makes."""
-        changes = {name: getattr(self, name) for name in PromptStyle._fields}
+    def prompt_style(self, style: "PromptStyle | None" = None) -> "PromptStyle":
+        """`style`, by default the usual one, with the changes that this specification makes."""
+        # Here, because the command line reads the fields above and must start without torch.
+        from interp.model.prompts import DEFAULT_STYLE
+
+        style = DEFAULT_STYLE if style is None else style
+        changes = {name: getattr(self, name) for name in style._fields}
         return style._replace(**{name: value for name, value in changes.items() if value is not None})
 
-    def load(self, style: PromptStyle = DEFAULT_STYLE) -> Vlm:
+    def load(self, style: "PromptStyle | None" = None) -> "Vlm":
         """Load the model, to be prompted in `style` with the changes of this specification.
 
-        Raises InputError as `interp.model.load.load_vlm`.
+        Without a model, it is the embedded world's. Raises InputError as `interp.model.load.load_vlm`.
         """
+        from interp.model.load import load_vlm
+
         model = WORLD / "planted" if self.model is None else self.model
         return load_vlm(model, self.device, self.dtype, self.revision, self.prompt_style(style), self.image_cache)

@@ -3,30 +3,34 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp.paths import WORLD
+from interp.paths import EMBEDDED, WORLD
 from interp.questions.files import Split, load_questions
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
+from interp.runtime.options import option
 
 
 @dataclass(frozen=True)
 class DataSpec:
     """A file of questions and the part of it that is used."""
 
-    questions: Path = WORLD / "questions.jsonl"
-    """JSON Lines file, one question with its paraphrases a line."""
-    images: Path | None = None
-    """Folder that the image paths are relative to; None means the folder of `questions`."""
-    split: Split = "train"
-    """Split to study or to train on."""
-    test_split: Split = "test"
-    """Split to evaluate on after training; no patient may be in both."""
-    limit: int | None = None
-    """Number of questions taken from the start of each split; None takes all."""
+    questions: Path = option(
+        WORLD / "questions.jsonl", "JSON Lines file, one question with its paraphrases per line.", shown=EMBEDDED
+    )
+    images: Path | None = option(
+        None, "Folder that the image paths are relative to.", shown="the folder of --questions"
+    )
+    split: Split = option("train", "Questions to train on.")
+    test_split: Split = option("test", "Questions to evaluate on; no patient may be in both splits.")
+    limit: int | None = option(None, "Take only the first N questions of a split.", min=1, shown="all")
 
     def load(self) -> list[Question]:
         """The questions of `split`. Raises InputError as `interp.questions.files.load_questions`."""
         return load_questions(self.questions, self.images, self.split)[: self.limit]
+
+    def load_test(self) -> list[Question]:
+        """The questions of `test_split`. Raises InputError as `interp.questions.files.load_questions`."""
+        return load_questions(self.questions, self.images, self.test_split)[: self.limit]
 
     def load_splits(self) -> tuple[list[Question], list[Question]]:
         """The answered questions of `split`, to train on, and the questions of `test_split`, to evaluate on.
