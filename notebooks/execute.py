@@ -1,4 +1,4 @@
-"""Run the notebooks and write them with what comes out: `python notebooks/execute.py [NOTEBOOK ...]`."""
+"""Run the notebooks and save them with their outputs: `python notebooks/execute.py [NOTEBOOK ...]`."""
 
 import os
 import sys
@@ -10,13 +10,13 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 TIMEOUT = 600
-"""Of one cell [s]."""
+"""Most time for one cell [s]."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
-"""Of the kernel; without ipywidgets tqdm says that it has none."""
+"""Environment variables of the kernel. Without ipywidgets tqdm warns that it has none."""
 
 
 def executed(path: Path) -> nbformat.NotebookNode:
-    """The notebook with the outputs of a fresh kernel on one thread, as it is written; an error in a cell is raised."""
+    """The notebook with the outputs of a fresh kernel on one thread. An error in a cell is raised."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -26,13 +26,13 @@ def executed(path: Path) -> nbformat.NotebookNode:
         resources={"metadata": {"path": str(FOLDER)}},
     )
     client.execute(env=os.environ | ENVIRONMENT)
-    # Not what Python it was, so that a notebook whose results are the same stays the same.
+    # Leave out the version of Python, so that a notebook with the same results stays the same file.
     notebook.metadata.language_info = {"name": "python"}
     return notebook
 
 
 def main() -> None:
-    """Execute the notebooks named, by default all, and write them."""
+    """Execute the notebooks that are named, by default all, and save them."""
     for path in map(Path, sys.argv[1:]) if len(sys.argv) > 1 else NOTEBOOKS:
         nbformat.write(executed(path), path)
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KB")
