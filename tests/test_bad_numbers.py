@@ -107,7 +107,7 @@ def verdict_with(patients, flips):
 
 
 def test_a_verdict_says_what_there_is_too_little_of():
-    assert "With 4 patients there are no intervals: bring at least 5." in verdict_with(4, 0.2)
+    assert "With 4 patients there are no intervals; at least 5 are needed." in verdict_with(4, 0.2)
     assert "no interval, p" in verdict_with(4, 0.2)
     assert "nan" not in verdict_with(4, 0.2)
     assert "no interval" not in verdict_with(5, 0.2)

@@ -5,7 +5,7 @@ import pytest
 from test_finetune_measures import answered, asked
 
 from finetune.evaluation.compare import Comparison, compare, subsets_of
-from finetune.evaluation.verdict import as_bad, label_of, verdict, worst
+from finetune.evaluation.verdict import axis_state, label_of, no_better_than, verdict
 from interp.statistics import Estimate
 
 
@@ -30,9 +30,9 @@ def test_the_rule(consistency, accuracy, looking, beyond, expected):
 
 
 def test_one_axis_is_as_good_as_its_worst_measure():
-    assert worst(["better", "lost"]) == "lost"
-    assert worst(["better", "unclear"]) == "unclear"
-    assert worst(["kept", "kept"]) == "kept"
+    assert axis_state(["better", "lost"]) == "lost"
+    assert axis_state(["better", "unclear"]) == "unclear"
+    assert axis_state(["kept", "kept"]) == "kept"
 
 
 def comparison(measure, before, after, half_width, p=None, n=100):
@@ -69,7 +69,7 @@ def test_what_is_too_uncertain_to_be_kept_is_said_with_the_n_that_would_do():
     # se = 6/1.96 points at n = 100, gap to -5 points is 4: 100 (2.80 * 3.06 / 4)^2
     assert "accuracy not shown to be kept" in found.sentence
     assert found.judgements[1].needed == pytest.approx(100 * (2.8016 * (6 / 1.96) / 4) ** 2, rel=0.01)
-    assert f"about {found.judgements[1].needed:,} wordings would tell" in found.sentence
+    assert f"about {found.judgements[1].needed:,} wordings would settle it" in found.sentence
 
 
 def test_a_shown_loss_of_looking_is_named_whichever_measure_shows_it():
@@ -85,10 +85,10 @@ def test_failing_a_pipeline():
     less = verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS)
     not_improved = verdict_of((0.2, 0.19, 0.06), SAME, LOOKS, SWAPS)
     limits = ("less-grounded", "not-improved", "worse")
-    assert [as_bad(improved, limit) for limit in limits] == [False, False, False]
-    assert [as_bad(less, limit) for limit in limits] == [True, False, False]
-    assert [as_bad(not_improved, limit) for limit in limits] == [True, True, False]
-    assert as_bad(verdict([], "base", "x"), "worse")
+    assert [no_better_than(improved, limit) for limit in limits] == [False, False, False]
+    assert [no_better_than(less, limit) for limit in limits] == [True, False, False]
+    assert [no_better_than(not_improved, limit) for limit in limits] == [True, True, False]
+    assert no_better_than(verdict([], "base", "x"), "worse")
 
 
 def judged(sheet, base, arm):

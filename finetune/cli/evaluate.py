@@ -130,7 +130,7 @@ def evaluate_command(
         refuse_drawn(figure)
     from finetune.evaluation.run import evaluate_saved
     from finetune.evaluation.terminal import show_evaluation
-    from finetune.evaluation.verdict import as_bad
+    from finetune.evaluation.verdict import no_better_than
     from interp.saes.locate import locate_saes
 
     clamps = [parse_clamps(text) for text in clamp or []]
@@ -162,5 +162,5 @@ def evaluate_command(
         typer.echo(evaluation.to_json(), nl=False)
     else:
         show_evaluation(evaluation)
-    if fail_on is not None and any(as_bad(evaluation.verdicts[arm], fail_on) for arm in evaluation.shown):
+    if fail_on is not None and any(no_better_than(evaluation.verdicts[arm], fail_on) for arm in evaluation.shown):
         raise typer.Exit(FAILED_VERDICT)

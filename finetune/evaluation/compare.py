@@ -1,4 +1,4 @@
-"""Arms side by side: each measure, in each group of questions, with intervals and a paired test."""
+"""Comparing arms: every measure in every group of questions, with intervals and a paired test."""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -15,45 +15,45 @@ from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, p
 
 
 class Comparison(NamedTuple):
-    """One measure in one group of questions, one arm against another."""
+    """One measure in one group of questions, for one arm compared with another."""
 
     kind: str
-    """Kind of the subset."""
+    """Kind of the subset, one of those in `finetune.evaluation.answers.Subset`."""
     subset: str
     """Name of the subset."""
     measure: str
-    """A key of MEASURES."""
+    """Name of the measure, a key of MEASURES."""
     reference: str
-    """The arm that is compared with, mostly the base."""
+    """Name of the arm compared with, usually the base."""
     arm: str
-    """The arm that is judged."""
+    """Name of the arm, or of the pool of arms, that is compared."""
     n: int
-    """Number of units in the arm: questions, pairs or wordings."""
+    """Number of the arm's units: questions, pairs or wordings."""
     patients: int
     """Number of patients, or of images where patients are unknown."""
     before: Estimate
-    """Of the reference."""
+    """The measure of the reference."""
     after: Estimate
-    """Of the arm."""
+    """The measure of the arm."""
     difference: Estimate
     """Arm - reference, paired."""
     effect_size: float
-    """Cohen's h of the two shares; NaN for what is no share."""
+    """Cohen's h of the two shares; NaN for measures that are not shares."""
     test: str
     """The paired test: mcnemar (exact, over questions), permutation (over patients), or t (over patients and seeds)."""
     p: float
-    """Its two-sided p value."""
+    """Two-sided p value of the paired test."""
     p_unpaired: float
-    """Of the two-proportion z test, which the published work used; NaN where a unit is no yes or no a question."""
+    """p value of the two-proportion z test, which the published work used; NaN where McNemar's test does not apply."""
 
 
 def subsets_of(prompts: pd.DataFrame, pairs: pd.DataFrame, known: Collection[str] | None) -> list[Subset]:
-    """All questions, then by phrasings, type, finding, register and phenomenon.
+    """Return the group of all questions, then groups by phrasings, type, finding, register and phenomenon.
 
-    `pairs` are those of closed questions. `known` are the hashes of the training texts: a wording is seen if its hash
-    is among them, a pair if both of its wordings are, and everything else is unseen. With None (unknown) there is no
-    split by phrasings. The finding is that of the original wording. `register` groups wordings, `registers` and
-    `phenomenon` pairs.
+    `pairs` are the pairs of closed questions. `known` holds the hashes of the training texts: a wording is seen if its
+    hash is among them, a pair is seen if both of its wordings are, and all others are unseen. There is no split by
+    phrasings if `known` is None (unknown). The finding is the one that the original wording names. `register` groups
+    wordings; `registers` and `phenomenon` group pairs. Empty groups are left out.
     """
     before, after = pairs["original"].to_numpy(), pairs["paraphrase"].to_numpy()
     no_prompts, no_pairs = np.zeros(len(prompts), bool), np.zeros(len(pairs), bool)
@@ -84,30 +84,28 @@ def compare(
     subsets: Sequence[Subset],
     seed: int,
 ) -> list[Comparison]:
-    """Every measure in every subset in which it has a value: each arm and each pool against the first arm, the base.
+    """Compare each arm and each pool with the first arm, the base, by every measure in every subset that defines it.
 
-    `answers` are the arms, `pools` are names of several arms that are the same but for the seed of their training. In
-    the first subset, that of all questions, the arms other than the base are also compared with one another.
+    `answers` maps the name of each arm to its answers. `pools` maps a name to arms that differ only in their training
+    seed. In the first subset, that of all questions, the arms other than the base are also compared with one another.
     """
     base, *others = answers
     couples = [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
     found = []
     for subset in subsets:
-        sheet = EvaluationTable(prompts, pairs, subset)
+        table = EvaluationTable(prompts, pairs, subset)
         for name, measure in MEASURES.items():
-            units = {arm: measure.units(sheet, given) for arm, given in answers.items()}
-            asked = {arm: each for arm, each in units.items() if len(each.columns)}
-            row = partial(_row, subset, name, measure, seed)
-            found += [row(asked, base, arm) for arm in others if {base, arm} <= set(asked)]
-            found += [
-                row(asked, base, pool, members) for pool, members in pools.items() if {base, *members} <= set(asked)
-            ]
+            units = {arm: measure.units(table, given) for arm, given in answers.items()}
+            units = {arm: each for arm, each in units.items() if len(each.columns)}
+            row = partial(_comparison, subset, name, measure, seed, units)
+            found += [row(base, arm) for arm in others if {base, arm} <= set(units)]
+            found += [row(base, pool, members) for pool, members in pools.items() if {base, *members} <= set(units)]
             if subset is subsets[0]:
-                found += [row(asked, *couple) for couple in couples if set(couple) <= set(asked)]
+                found += [row(*couple) for couple in couples if set(couple) <= set(units)]
     return found
 
 
-def _row(
+def _comparison(
     subset: Subset,
     name: str,
     measure: Measure,
@@ -117,7 +115,7 @@ def _row(
     arm: str,
     members: Sequence[str] = (),
 ) -> Comparison:
-    """One comparison; of a pool, if it has `members`."""
+    """Compare one arm with the reference, or the pool of `members` if there are any."""
     before, after = units[reference], [units[member] for member in members or [arm]]
     columns, patients = [each.columns for each in after], [each.patients for each in (before, *after)]
     share, p_unpaired = measure.unit == "%", float("nan")
@@ -125,7 +123,7 @@ def _row(
         found = pooled_over_seeds(measure.statistic, before.columns, columns, patients, seed)
         test = "t"
         if share:
-            # Student's interval does not know that a share ends at 0 and 1.
+            # Student's interval can leave the range of a share.
             found = found._replace(after=Estimate(*np.clip(found.after, 0, 1).tolist()))
     else:
         found = paired_statistic(measure.statistic, before.columns, columns[0], (patients[0], patients[1]), seed)

@@ -1,4 +1,4 @@
-"""The measures of an evaluation, each the units it is made of and the statistic over them."""
+"""The measures of an evaluation: for each its definition, the units it samples and the statistic over them."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -27,64 +27,69 @@ from interp.model.blank_images import BLANKS
 from interp.statistics import FloatArray, Statistic, mean_of_totals
 
 ECE_BINS = 15
-"""Equal bins of the confidence in [.5, 1], as many as in Guo et al. (arXiv 1706.04599) over [0, 1]."""
+"""Number of equal bins of the confidence in [.5, 1]; Guo et al. (arXiv 1706.04599) use 15 bins of [0, 1]."""
 SCORE_BINS = 512
-"""Ranks that an AUC tells apart; exact for as many wordings, else within 1e-3."""
+"""Number of ranks that an AUC distinguishes. It is exact for up to as many wordings, else accurate to 1e-3."""
+
+UnitsOf = Callable[[EvaluationTable, Answers], SamplingUnits]
 
 
 class Measure(NamedTuple):
-    """A number that an evaluation gives for each arm."""
+    """A number that an evaluation computes for each arm."""
 
-    units: Callable[[EvaluationTable, Answers], SamplingUnits]
-    """The units and their columns."""
+    definition: str
+    """What the measure is, as a sentence with its source."""
+    units: UnitsOf
+    """Returns the units of the measure with their columns."""
     unit: Literal["%", "logits", ""]
-    """Of the number; a share is shown in percent."""
+    """Unit of the number. A share is a number from 0 to 1 that is displayed in percent."""
     statistic: Statistic = mean_of_totals
-    """From column totals to the number."""
+    """Computes the number from the column totals of the units."""
     mcnemar: bool = False
-    """Whether it is one yes or no a question, the same questions in both arms; else it is tested by permutation."""
+    """Whether each unit is one yes or no for a question that both arms answered, which allows McNemar's test; other
+    measures are tested by permutation."""
 
 
 def _mean(values: NDArray, patients: pd.Series | NDArray) -> SamplingUnits:
-    """SamplingUnits of a plain mean."""
+    """Units whose statistic is a plain mean of `values`."""
     values = np.asarray(values, float)
     return SamplingUnits(np.stack([values, np.ones(len(values))], axis=1), list(patients))
 
 
-def _of_prompts(sheet: EvaluationTable, values: NDArray, rows: Bools) -> SamplingUnits:
-    rows = rows & sheet.subset.prompts
-    return _mean(np.asarray(values)[rows], sheet.prompts["patient"].to_numpy(object)[rows])
+def _over_prompts(table: EvaluationTable, values: NDArray, rows: Bools) -> SamplingUnits:
+    rows = rows & table.subset.prompts
+    return _mean(np.asarray(values)[rows], table.prompts["patient"].to_numpy(object)[rows])
 
 
-def _of_pairs(sheet: EvaluationTable, values: NDArray) -> SamplingUnits:
-    rows = sheet.subset.pairs
-    return _mean(np.asarray(values)[rows], sheet.pairs["patient"].to_numpy(object)[rows])
+def _over_pairs(table: EvaluationTable, values: NDArray) -> SamplingUnits:
+    rows = table.subset.pairs
+    return _mean(np.asarray(values)[rows], table.pairs["patient"].to_numpy(object)[rows])
 
 
-def _question_flips(sheet: EvaluationTable, margin: FloatArray) -> SamplingUnits:
-    """Of each question with a pair in the subset, whether one of its pairs flips."""
-    chosen = sheet.pairs[sheet.subset.pairs].assign(flipped=flipped(sheet.pairs, margin)[sheet.subset.pairs])
+def _question_flips(table: EvaluationTable, margin: FloatArray) -> SamplingUnits:
+    """For each question with a pair in the subset, whether any of its pairs flips."""
+    chosen = table.pairs[table.subset.pairs].assign(flipped=flipped(table.pairs, margin)[table.subset.pairs])
     questions = chosen.groupby("question", sort=True).agg(flipped=("flipped", "any"), patient=("patient", "first"))
     return _mean(questions["flipped"].to_numpy(float), questions["patient"].to_numpy(object))
 
 
-def _wordings(sheet: EvaluationTable, margin: FloatArray) -> pd.DataFrame:
-    """Margin and answer of every wording in the subset of the closed questions that have two or more there."""
-    rows = sheet.subset.prompts & sheet.prompts["closed"].to_numpy(bool)
-    found = sheet.prompts[rows][["question", "patient"]].assign(margin=margin[rows], yes=says_yes(margin)[rows])
+def _wordings(table: EvaluationTable, margin: FloatArray) -> pd.DataFrame:
+    """Margin and answer of the subset's wordings, for closed questions with at least two wordings in the subset."""
+    rows = table.subset.prompts & table.prompts["closed"].to_numpy(bool)
+    found = table.prompts[rows][["question", "patient"]].assign(margin=margin[rows], yes=says_yes(margin)[rows])
     return found[found.groupby("question")["margin"].transform("size") > 1]
 
 
-def _symmetric_flips(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each question, the share of pairs of its wordings that are answered differently."""
-    by_question = _wordings(sheet, answers.margin).groupby("question", sort=True)
+def _symmetric_flips(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each question, the share of pairs of its wordings that get different answers."""
+    by_question = _wordings(table, answers.margin).groupby("question", sort=True)
     yes, n = by_question["yes"].sum().to_numpy(float), by_question.size().to_numpy(float)
     return _mean(2 * yes * (n - yes) / (n * (n - 1)), by_question["patient"].first())
 
 
-def _spread(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each question: squared deviations and degrees of freedom within it, its mean margin and that squared, 1."""
-    by_question = _wordings(sheet, answers.margin).groupby("question", sort=True)
+def _spread(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each question: squared deviations and degrees of freedom within it, mean margin, its square, and 1."""
+    by_question = _wordings(table, answers.margin).groupby("question", sort=True)
     n, mean = by_question.size().to_numpy(float), by_question["margin"].mean().to_numpy(float)
     within = by_question["margin"].var(ddof=1).to_numpy(float) * (n - 1)
     columns = np.stack([within, n - 1, mean, mean**2, np.ones(len(n))], axis=1)
@@ -92,25 +97,33 @@ def _spread(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
 
 
 def _dispersion(totals: FloatArray) -> FloatArray:
-    """Standard deviation of the margin within questions over that between them."""
+    """Standard deviation of the margin within questions divided by that between them."""
     within, freedom, mean, square, n = np.moveaxis(totals, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         between = np.maximum(square / n - (mean / n) ** 2, 0)
         return np.sqrt(within / freedom) / np.sqrt(np.where(between > 0, between, np.nan))
 
 
-def _original_accuracy(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _of_prompts(
-        sheet, correct_by_margin(sheet.prompts, answers), answer_known(sheet.prompts) & closed_originals(sheet.prompts)
-    )
+def _margin_shift(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    before, after = (answers.margin[table.pairs[name].to_numpy()] for name in ("original", "paraphrase"))
+    return _over_pairs(table, np.abs(before - after))
 
 
-def _by_class(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each judged wording: right and of yes, of yes, right and of no, of no."""
-    rows = gradable(sheet.prompts) & sheet.subset.prompts
-    right, yes = correct_by_margin(sheet.prompts, answers)[rows], truly_yes(sheet.prompts)[rows]
+def _accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    return _over_prompts(table, correct_by_margin(table.prompts, answers), gradable(table.prompts))
+
+
+def _original_accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    rows = answer_known(table.prompts) & closed_originals(table.prompts)
+    return _over_prompts(table, correct_by_margin(table.prompts, answers), rows)
+
+
+def _by_class(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each gradable wording, four indicators: right and truly yes, truly yes, right and truly no, truly no."""
+    rows = gradable(table.prompts) & table.subset.prompts
+    right, yes = correct_by_margin(table.prompts, answers)[rows], truly_yes(table.prompts)[rows]
     columns = np.stack([right & yes, yes, right & ~yes, ~yes], axis=1).astype(float)
-    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(table.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _balanced(totals: FloatArray) -> FloatArray:
@@ -118,21 +131,21 @@ def _balanced(totals: FloatArray) -> FloatArray:
         return (totals[..., 0] / totals[..., 1] + totals[..., 2] / totals[..., 3]) / 2
 
 
-def _by_rank(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each judged wording, its margin's rank among SCORE_BINS, one-hot: first those of yes, then those of no."""
+def _by_rank(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each gradable wording, its margin's rank bin, one-hot: first the bins of true yes, then those of true no."""
     from scipy.stats import rankdata
 
-    rows = gradable(sheet.prompts) & sheet.subset.prompts
-    yes, n = truly_yes(sheet.prompts)[rows], int(rows.sum())
+    rows = gradable(table.prompts) & table.subset.prompts
+    yes, n = truly_yes(table.prompts)[rows], int(rows.sum())
     bins = min(n, SCORE_BINS)
     place = ((rankdata(answers.margin[rows]) - 0.5) * bins / max(n, 1)).astype(int)
     columns = np.zeros((n, 2 * bins))
     columns[np.arange(n), place + np.where(yes, 0, bins)] = 1
-    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(table.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _auc(totals: FloatArray) -> FloatArray:
-    """Share of (yes, no) pairs in which yes ranks higher; ties count half."""
+    """Share of (yes, no) couples in which the yes question ranks higher; ties count half."""
     yes, no = np.split(totals, 2, axis=-1)
     below = np.cumsum(no, -1) - no / 2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -140,145 +153,234 @@ def _auc(totals: FloatArray) -> FloatArray:
 
 
 def confidence(margin: FloatArray) -> FloatArray:
-    """Probability of the given answer, of the two answers' tokens alone: sigmoid |m|."""
+    """Probability of the given answer among yes and no: sigmoid |m|."""
     return 1 / (1 + np.exp(-np.abs(margin)))
 
 
 def confidence_bin(margin: FloatArray) -> NDArray[np.intp]:
-    """Which of ECE_BINS equal bins of [.5, 1] the confidence falls into."""
+    """Index of the bin that the confidence falls into, among ECE_BINS equal bins of [.5, 1]."""
     return np.minimum(((confidence(margin) - 0.5) * 2 * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
-def _by_confidence(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each judged wording, one-hot by bin: right - confidence, then 1."""
-    rows = gradable(sheet.prompts) & sheet.subset.prompts
-    margin, right = answers.margin[rows], correct_by_margin(sheet.prompts, answers)[rows]
+def _by_confidence(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each gradable wording, in the columns of its bin: right - confidence, and 1."""
+    rows = gradable(table.prompts) & table.subset.prompts
+    margin, right = answers.margin[rows], correct_by_margin(table.prompts, answers)[rows]
     columns = np.zeros((len(margin), 2 * ECE_BINS))
     each, place = np.arange(len(margin)), confidence_bin(margin)
     columns[each, place], columns[each, place + ECE_BINS] = right - confidence(margin), 1
-    return SamplingUnits(columns, list(sheet.prompts["patient"].to_numpy(object)[rows]))
+    return SamplingUnits(columns, list(table.prompts["patient"].to_numpy(object)[rows]))
 
 
 def _calibration_error(totals: FloatArray) -> FloatArray:
-    """Expected calibration error: mean |accuracy - confidence| over bins, weighted by their size."""
+    """Expected calibration error: mean over bins of |accuracy - confidence|, weighted by bin size."""
     gap, n = np.split(totals, 2, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.abs(gap).sum(-1) / n.sum(-1)
 
 
-def _text_only(*kinds: str) -> Callable[[EvaluationTable, Answers], SamplingUnits]:
-    def units(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-        return _of_prompts(sheet, blank_agreement(answers, kinds), closed_originals(sheet.prompts))
+def _first_token(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    return _over_prompts(table, answers.right_token, answer_known(table.prompts))
+
+
+def _sequence(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    rows = answer_known(table.prompts) & ~np.isnan(answers.right_sequence)
+    return _over_prompts(table, answers.right_sequence, rows)
+
+
+def _text_only(*kinds: str) -> UnitsOf:
+    def units(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+        return _over_prompts(table, blank_agreement(answers, kinds), closed_originals(table.prompts))
 
     return units
 
 
-def _blank_margin(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+def _blank_margin(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     size = np.abs(np.stack([answers.blank_margin[kind] for kind in BLANKS])).mean(0)
-    return _of_prompts(sheet, size, closed_originals(sheet.prompts))
+    return _over_prompts(table, size, closed_originals(table.prompts))
 
 
-def _swap_sensitivity(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
+def _swap_sensitivity(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     change = swap_change_rate(answers)
-    return _of_prompts(sheet, change, closed_originals(sheet.prompts) & ~np.isnan(change))
+    return _over_prompts(table, change, closed_originals(table.prompts) & ~np.isnan(change))
 
 
-def _share_of(quadrant: int) -> Callable[[EvaluationTable, Answers], SamplingUnits]:
-    def units(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-        pairs = sheet.pairs[sheet.subset.pairs]
-        there = quadrant_of(sheet.prompts, pairs, answers, "grey") == quadrant
-        return _mean(there, sheet.prompts["patient"][originals_with_pairs(sheet.prompts, pairs)])
+def _share_of(quadrant: int) -> UnitsOf:
+    def units(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+        pairs = table.pairs[table.subset.pairs]
+        inside = quadrant_of(table.prompts, pairs, answers, "grey") == quadrant
+        return _mean(inside, table.prompts["patient"][originals_with_pairs(table.prompts, pairs)])
 
     return units
 
 
-def _first_token(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _of_prompts(sheet, answers.right_token, answer_known(sheet.prompts))
+def _generated_closed(table: EvaluationTable, answers: Answers) -> Bools:
+    """[n] whether an answer was generated to a closed question."""
+    return table.prompts["closed"].to_numpy(bool) & ~np.isnan(answers.right_sequence)
 
 
-def _sequence(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _of_prompts(sheet, answers.right_sequence, answer_known(sheet.prompts) & ~np.isnan(answers.right_sequence))
-
-
-def _generated_closed(sheet: EvaluationTable, answers: Answers) -> Bools:
-    return sheet.prompts["closed"].to_numpy(bool) & ~np.isnan(answers.right_sequence)
-
-
-def _spoken(answers: Answers) -> Bools:
+def _parsable(answers: Answers) -> Bools:
+    """[n] whether the generated answer says yes or no."""
     return np.array([word is not None for word in answers.parsed], dtype=bool)
 
 
-def _excluded(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _of_prompts(sheet, ~_spoken(answers), _generated_closed(sheet, answers))
-
-
-def _parsed_accuracy(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    rows = _generated_closed(sheet, answers) & answer_known(sheet.prompts) & _spoken(answers)
-    return _of_prompts(sheet, answers.parsed == sheet.prompts["answer"].to_numpy(object), rows)
-
-
-def _parsed_agreement(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    said = np.where(says_yes(answers.margin), "yes", "no").astype(object)
-    return _of_prompts(sheet, answers.parsed == said, _generated_closed(sheet, answers) & _spoken(answers))
-
-
-def _parsed_flips(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    """Of each pair of which both answers could be parsed, whether they differ."""
-    before, after = (sheet.pairs[name].to_numpy() for name in ("original", "paraphrase"))
-    spoken = _spoken(answers)
-    rows = sheet.subset.pairs & spoken[before] & spoken[after]
+def _parsed_flips(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    """For each pair with two parsable answers, whether these differ."""
+    before, after = (table.pairs[name].to_numpy() for name in ("original", "paraphrase"))
+    parsable = _parsable(answers)
+    rows = table.subset.pairs & parsable[before] & parsable[after]
     differ = answers.parsed[before] != answers.parsed[after]
-    return _mean(differ[rows], sheet.pairs["patient"].to_numpy(object)[rows])
+    return _mean(differ[rows], table.pairs["patient"].to_numpy(object)[rows])
 
 
-def _margin_shift(sheet: EvaluationTable, answers: Answers) -> SamplingUnits:
-    before, after = (answers.margin[sheet.pairs[name].to_numpy()] for name in ("original", "paraphrase"))
-    return _of_pairs(sheet, np.abs(before - after))
+def _parsed_accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    rows = _generated_closed(table, answers) & answer_known(table.prompts) & _parsable(answers)
+    return _over_prompts(table, answers.parsed == table.prompts["answer"].to_numpy(object), rows)
+
+
+def _parsed_agreement(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    by_margin = np.where(says_yes(answers.margin), "yes", "no").astype(object)
+    return _over_prompts(table, answers.parsed == by_margin, _generated_closed(table, answers) & _parsable(answers))
+
+
+def _unparsed(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    return _over_prompts(table, ~_parsable(answers), _generated_closed(table, answers))
 
 
 MEASURES: dict[str, Measure] = {
-    "question_flip_rate": Measure(lambda s, a: _question_flips(s, a.margin), "%", mcnemar=True),
-    "pairwise_flip_rate": Measure(lambda s, a: _of_pairs(s, flipped(s.pairs, a.margin)), "%"),
-    "symmetric_flip_rate": Measure(_symmetric_flips, "%"),
-    "margin_difference": Measure(_margin_shift, "logits"),
-    "margin_dispersion": Measure(_spread, "", _dispersion),
-    "accuracy": Measure(lambda s, a: _of_prompts(s, correct_by_margin(s.prompts, a), gradable(s.prompts)), "%"),
-    "original_accuracy": Measure(_original_accuracy, "%", mcnemar=True),
-    "balanced_accuracy": Measure(_by_class, "%", _balanced),
-    "margin_auc": Measure(_by_rank, "", _auc),
-    "calibration_error": Measure(_by_confidence, "%", _calibration_error),
-    "first_token_accuracy": Measure(_first_token, "%"),
-    "sequence_accuracy": Measure(_sequence, "%"),
-    "text_only_agreement": Measure(_text_only(*BLANKS), "%"),
-    **{f"text_only_agreement_{kind}": Measure(_text_only(kind), "%") for kind in BLANKS},
-    "blank_margin": Measure(_blank_margin, "logits"),
-    "swap_sensitivity": Measure(_swap_sensitivity, "%"),
-    "blank_flip_rate": Measure(lambda s, a: _question_flips(s, a.blank_margin["grey"]), "%", mcnemar=True),
-    **{name: Measure(_share_of(i), "%", mcnemar=True) for i, name in enumerate(QUADRANTS)},
-    "parsed_flip_rate": Measure(_parsed_flips, "%"),
-    "parsed_accuracy": Measure(_parsed_accuracy, "%"),
-    "parsed_agreement": Measure(_parsed_agreement, "%"),
-    "unparsed": Measure(_excluded, "%"),
+    "question_flip_rate": Measure(
+        "Share of closed questions with at least one paraphrase whose answer differs from the original wording's. "
+        "It grows with the number of paraphrases. PSF-Med (arXiv 2602.21428) reports it for parsed answers.",
+        lambda table, answers: _question_flips(table, answers.margin),
+        "%",
+        mcnemar=True,
+    ),
+    "pairwise_flip_rate": Measure(
+        "Share of (original, paraphrase) pairs of closed questions with different answers (PSF-Med, arXiv 2602.21428).",
+        lambda table, answers: _over_pairs(table, flipped(table.pairs, answers.margin)),
+        "%",
+    ),
+    "symmetric_flip_rate": Measure(
+        "Probability that two wordings of a closed question, drawn at random, get different answers; no wording counts "
+        "as the original.",
+        _symmetric_flips,
+        "%",
+    ),
+    "margin_difference": Measure(
+        "Mean |m(q) - m(p)| over the (original, paraphrase) pairs of closed questions "
+        "(Mechanistically Guided LoRA, arXiv 2603.00148).",
+        _margin_shift,
+        "logits",
+    ),
+    "margin_dispersion": Measure(
+        "Standard deviation of the margin within closed questions divided by that between them; it uses no threshold, "
+        "and scaling all margins down does not reduce it.",
+        _spread,
+        "",
+        _dispersion,
+    ),
+    "accuracy": Measure(
+        "Share of all wordings of closed questions with a known answer whose margin has the sign of that answer.",
+        _accuracy,
+        "%",
+    ),
+    "original_accuracy": Measure(
+        "Accuracy on the original wordings alone.",
+        _original_accuracy,
+        "%",
+        mcnemar=True,
+    ),
+    "balanced_accuracy": Measure(
+        "Mean of the accuracy on wordings whose true answer is yes and on those whose true answer is no.",
+        _by_class,
+        "%",
+        _balanced,
+    ),
+    "margin_auc": Measure(
+        "Probability that a wording whose true answer is yes has a greater margin than one whose true answer is no.",
+        _by_rank,
+        "",
+        _auc,
+    ),
+    "calibration_error": Measure(
+        "Expected calibration error of the confidence sigmoid |m| (Guo et al., arXiv 1706.04599). Resampling raises it "
+        "for every model, so its interval lies high.",
+        _by_confidence,
+        "%",
+        _calibration_error,
+    ),
+    "first_token_accuracy": Measure(
+        "Share of all wordings of all question types whose most probable first token is that of the true answer "
+        "(model card of saillab/medgemma-4b-targeted-lora-mimic-mt-12k).",
+        _first_token,
+        "%",
+    ),
+    "sequence_accuracy": Measure(
+        "Share of all wordings of all question types whose generated answer begins with the whole true answer.",
+        _sequence,
+        "%",
+    ),
+    "text_only_agreement": Measure(
+        "Share of closed questions, in their original wording, whose answer stays the same without the image, as "
+        f"the mean over {len(BLANKS)} kinds of blanks; Consistent but Dangerous (arXiv 2603.20985) uses the grey one.",
+        _text_only(*BLANKS),
+        "%",
+    ),
+    **{
+        f"text_only_agreement_{kind}": Measure(
+            f"Text-only agreement with the {kind} blank alone.", _text_only(kind), "%"
+        )
+        for kind in BLANKS
+    },
+    "blank_margin": Measure(
+        "Mean |m| of closed questions with blank images: how sure the model is of what it cannot see. If it is small, "
+        "the sign of a margin without the image is close to a coin toss, and so are the measures that use it.",
+        _blank_margin,
+        "logits",
+    ),
+    "swap_sensitivity": Measure(
+        "Share of other patients' images that change the answer to a closed question in its original wording.",
+        _swap_sensitivity,
+        "%",
+    ),
+    "blank_flip_rate": Measure(
+        "Question flip rate with the grey blank in place of the image.",
+        lambda table, answers: _question_flips(table, answers.blank_margin["grey"]),
+        "%",
+        mcnemar=True,
+    ),
+    **{
+        name: Measure(
+            f"Share of closed questions with paraphrases in the quadrant '{name}' (finetune.evaluation.quadrants), "
+            "by the grey blank (Consistent but Dangerous, arXiv 2603.20985).",
+            _share_of(i),
+            "%",
+            mcnemar=True,
+        )
+        for i, name in enumerate(QUADRANTS)
+    },
+    "parsed_flip_rate": Measure(
+        "Share of (original, paraphrase) pairs of closed questions whose generated answers differ, among those whose "
+        "answers both say yes or no by keyword; PSF-Med (arXiv 2602.21428) parses answers in this way.",
+        _parsed_flips,
+        "%",
+    ),
+    "parsed_accuracy": Measure(
+        "Share of generated answers to closed questions that are right, among those that say yes or no by keyword.",
+        _parsed_accuracy,
+        "%",
+    ),
+    "parsed_agreement": Measure(
+        "Share of generated answers to closed questions that agree with the sign of the margin, among those that say "
+        "yes or no by keyword.",
+        _parsed_agreement,
+        "%",
+    ),
+    "unparsed": Measure(
+        "Share of generated answers to closed questions that say neither yes nor no, or both; the parsed measures "
+        "exclude them.",
+        _unparsed,
+        "%",
+    ),
 }
-"""Name -> measure, in the order in which they are shown.
-
-question_flip_rate: closed questions with a flipped paraphrase; it grows with their number. pairwise_flip_rate: flipped
-(question, paraphrase) pairs. symmetric_flip_rate: chance that two wordings of a question differ, none being first.
-margin_difference: mean |m(q) - m(p)| over the pairs. margin_dispersion: standard deviation of the margin within
-questions over that between them; no threshold, and shrinking all margins does not make it smaller.
-
-accuracy: right sign of the margin, closed questions, all wordings. original_accuracy: the same, original wording.
-balanced_accuracy: mean of that of the yes and of the no questions. margin_auc: chance that a yes question has a greater
-margin than a no question. calibration_error: of sigmoid |m| against being right; resampling makes any model look worse,
-so its interval lies high. first_token_accuracy: right most probable token, all types and wordings. sequence_accuracy:
-generated answer begins with the whole true answer.
-
-text_only_agreement: original wordings of closed questions whose answer stays without the image, mean over four blanks;
-then each blank alone. blank_margin: mean |m| with the four blanks, how sure the model is of what it can not see; where
-it is small, the measures by sign are tosses of a coin. swap_sensitivity: whose answer changes with other patients'
-images. blank_flip_rate: question_flip_rate with the grey blank. ideal, fragile, dangerous, worst: the four quadrants, a
-question resting on the image if its answer changes with the grey blank (finetune.evaluation.quadrants).
-
-parsed_*: of the generated answers by keywords, where they say yes or no: pairs that differ, right ones, ones that agree
-with the margin. unparsed: those that say neither or both, excluded from the former.
-"""
+"""Name -> measure, in display order."""

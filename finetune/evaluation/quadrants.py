@@ -1,7 +1,7 @@
-"""The four quadrants: consistent or not, resting on the image or not; and how questions move between them.
+"""The four quadrants of "Consistent but Dangerous" (arXiv 2603.20985), and how questions move between them.
 
-After "Consistent but Dangerous" (arXiv 2603.20985): a consistent answer that does not rest on the image is the
-dangerous one, since nothing in it shows that it is wrong.
+A question is consistent or not, and its answer relies on the image or not. A consistent answer that does not rely on
+the image is the dangerous one, because nothing about it suggests that it may be wrong.
 """
 
 from typing import NamedTuple
@@ -15,50 +15,52 @@ from interp.model.blank_images import BLANKS
 from interp.statistics import Estimate, mean_interval, same_marginals_p
 
 QUADRANTS = ("ideal", "fragile", "dangerous", "worst")
-"""consistent and reliant; reliant only; consistent only; neither."""
+"""In this order: consistent and reliant; reliant only; consistent only; neither."""
 RELIANCE = ("grey", "any")
-"""grey: the answer changes with the grey blank (the published definition). any: with any blank or other patient's
-image; an answer that a blank gives by chance too is not held against the model."""
+"""Definitions of reliance. `grey`: the answer changes with the grey blank, as published. `any`: it changes with any
+blank or with another patient's image, so that an answer which one blank repeats by chance does not count against the
+model."""
 
 
 class Quadrants(NamedTuple):
-    """Where one arm's closed questions with paraphrases stand, and where they stood in the base."""
+    """The quadrants of one arm's closed questions with paraphrases, compared with those of the base."""
 
     arm: str
     """Name of the arm."""
     reliance: str
-    """Which substitutes decide whether a question rests on the image: one of RELIANCE."""
+    """Definition of reliance, one of RELIANCE."""
     questions: int
-    """Number of questions."""
+    """Number of closed questions with paraphrases."""
     shares: dict[str, Estimate]
     """Quadrant -> share of the questions, with its interval over patients."""
     moves: list[list[int]]
-    """[4, 4] questions that were in the row's quadrant in the base and are in the column's here, as QUADRANTS."""
+    """[4, 4] number of questions in the row's quadrant with the base and in the column's with the arm; both in the
+    order of QUADRANTS."""
     p: float
-    """Stuart-Maxwell test that the four shares are those of the base; 1 for the base."""
+    """p value of the Stuart-Maxwell test that the four shares equal those of the base; 1 for the base."""
 
 
 def quadrant_of(prompts: pd.DataFrame, pairs: pd.DataFrame, answers: Answers, reliance: str) -> NDArray[np.intp]:
-    """Index into QUADRANTS of every question with pairs, ascending by question."""
+    """[questions] index into QUADRANTS of every question with pairs, in ascending order of the questions."""
     rows = originals_with_pairs(prompts, pairs)
     flips = pairs.assign(flipped=flipped(pairs, answers.margin))
     consistent = ~flips.groupby("question", sort=True)["flipped"].any().to_numpy(bool)
     reliant = blank_agreement(answers, ("grey",))[rows] < 1
     if reliance == "any":
-        # NaN, where no other patient exists, is no change.
+        # The swap rate is NaN if there is no other patient; the comparison counts that as no change.
         reliant = (blank_agreement(answers, tuple(BLANKS))[rows] < 1) | (swap_change_rate(answers)[rows] > 0)
     return np.where(reliant, np.where(consistent, 0, 1), np.where(consistent, 2, 3))
 
 
 def originals_with_pairs(prompts: pd.DataFrame, pairs: pd.DataFrame) -> Bools:
-    """[n] the original wordings of the closed questions that have pairs, ascending by question."""
+    """[n] whether each row is the original wording of a closed question that has pairs."""
     return closed_originals(prompts) & prompts["question"].isin(pairs["question"]).to_numpy(bool)
 
 
 def quadrants(
     prompts: pd.DataFrame, pairs: pd.DataFrame, base: Answers, arm: Answers, name: str, reliance: str, seed: int
 ) -> Quadrants:
-    """The quadrants of one arm and the moves from the base; `pairs` are of closed questions."""
+    """Return the quadrants of the arm `name` and its moves from the base; `pairs` are those of closed questions."""
     before, after = (quadrant_of(prompts, pairs, answers, reliance) for answers in (base, arm))
     patients = prompts["patient"][originals_with_pairs(prompts, pairs)].tolist()
     moves = np.zeros((4, 4), dtype=int)

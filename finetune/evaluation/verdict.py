@@ -1,26 +1,26 @@
-"""The verdict: whether an arm is better than the base, by a rule in the open that flips alone never satisfy.
+"""The verdict: whether an arm is better than the base, by a public rule that fewer flips alone never satisfy.
 
-Each of three axes is judged by intervals: consistency (question-level flips), accuracy, and looking (text-only
-agreement and swap sensitivity). What is not shown to be kept is not kept: an interval that reaches beyond the tolerance
-leaves the axis unclear, and an unclear axis is no ground to call anything improved.
+Intervals judge three axes: consistency (question-level flips), accuracy, and looking, the use of the image (text-only
+agreement and swap sensitivity). Absence of evidence for a loss is not enough: an axis whose interval reaches beyond the
+tolerance is unclear, and an arm with an unclear axis is not improved.
 """
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from finetune.evaluation.compare import Comparison
-from finetune.lora.settings import TOLERANCE
+from finetune.evaluation.settings import TOLERANCE
 from interp.statistics import MIN_PATIENTS, needed_units
 
 LEVEL = 0.05
-"""A difference is shown if its paired test has p below this and its 95% interval excludes zero."""
+"""A difference is shown if the p value of its paired test is below this and its 95% interval excludes zero."""
 
 MIN_FLIPS = 10
-"""Questions on which the base flips, of fewer of which a verdict warns."""
+"""A verdict warns if the base flips on fewer questions than this."""
 
 Label = Literal["improved", "improved but less grounded", "not improved", "worse", "not judged"]
 ORDER: tuple[Label, ...] = ("improved", "improved but less grounded", "not improved", "worse")
-"""From best to worst."""
+"""The labels of judged arms, from best to worst."""
 State = Literal["better", "kept", "lost", "unclear"]
 
 AXES = {
@@ -28,29 +28,29 @@ AXES = {
     "accuracy": {"accuracy": 1},
     "looking": {"text_only_agreement": -1, "swap_sensitivity": 1},
 }
-"""Axis -> its measures, each with the sign of what is good."""
+"""Axis -> its measures, each 1 if more is better or -1 if less is better."""
 NAMES = {
     "question_flip_rate": "flips",
     "accuracy": "accuracy",
     "text_only_agreement": "text-only agreement",
     "swap_sensitivity": "swap sensitivity",
 }
-"""The measures as they are called in the sentence."""
+"""Measure -> its name in the sentence."""
 
 
 class Judgement(NamedTuple):
-    """What the intervals say of one measure."""
+    """The state of one measure, as its interval and test show it."""
 
     axis: str
-    """A key of AXES."""
+    """Name of the axis, a key of AXES."""
     comparison: Comparison
-    """The measure, over all questions."""
+    """The measure over all questions."""
     state: State
-    """better or lost: a change is shown; kept: none is shown, and none beyond the tolerance is compatible with the
-    interval; unclear: a loss beyond the tolerance is."""
+    """`better` or `lost`: a change is shown. `kept`: no change is shown, and the interval excludes a loss beyond the
+    tolerance. `unclear`: no change is shown, and the interval includes such a loss."""
     needed: int | None
-    """Units with which an unclear state would be settled if the estimate is right, at 80% power; None if settled, or
-    if the estimate itself is at the bound."""
+    """Number of units that would settle an unclear state at 80% power if the estimate is right; None if the state is
+    settled, or if the estimate itself lies at the bound."""
 
 
 class Verdict(NamedTuple):
@@ -59,16 +59,16 @@ class Verdict(NamedTuple):
     label: Label
     """One of ORDER, or "not judged"."""
     sentence: str
-    """The label, what it rests on, and what is too small to tell."""
+    """The label, the numbers that support it, and a warning if there are too few data."""
     judgements: list[Judgement]
-    """The measures that decided."""
+    """The measures that decided the label."""
 
 
 def judge(comparison: Comparison, axis: str, tolerance: float) -> Judgement:
-    """The state of one measure, by the interval and the test of its difference."""
+    """Judge one measure by the interval and the test of its difference; `tolerance` is a share of the questions."""
     good = AXES[axis][comparison.measure]
     change = comparison.difference
-    # Towards the good: low is the worst that the interval allows.
+    # Signed so that more is better: `low` is the worst value that the interval includes.
     low, high = sorted((good * change.low, good * change.high))
     state: State = "unclear"
     if comparison.p < LEVEL and low > 0:
@@ -83,11 +83,12 @@ def judge(comparison: Comparison, axis: str, tolerance: float) -> Judgement:
 
 
 def label_of(consistency: State, accuracy: State, looking: State, beyond: bool) -> Label:
-    """The rule. `beyond`: the interval of the accuracy lies wholly below the tolerance.
+    """Apply the rule to the states of the three axes.
 
-    worse: more flips, or accuracy lost beyond the tolerance, or lost at all with no fewer flips.
-    improved: fewer flips, accuracy and looking kept or better. improved but less grounded: the same with looking lost.
-    not improved: everything else, that which is unclear included.
+    `beyond` says that the whole interval of the accuracy lies below -tolerance. Worse: more flips, or accuracy lost
+    beyond the tolerance, or any accuracy lost without fewer flips. Improved: fewer flips, with accuracy and looking
+    kept or better. Improved but less grounded: the same with looking lost. Not improved: everything else, unclear axes
+    included.
     """
     if consistency == "lost" or beyond or (accuracy == "lost" and consistency != "better"):
         return "worse"
@@ -99,21 +100,23 @@ def label_of(consistency: State, accuracy: State, looking: State, beyond: bool) 
 def verdict(
     comparisons: Iterable[Comparison], base: str, arm: str, tolerance: float = TOLERANCE, collapsed: bool = False
 ) -> Verdict:
-    """The verdict on one arm against the base; `comparisons` may hold those of others too.
+    """Return the verdict on one arm against the base; `comparisons` may include those of other arms.
 
-    An arm that `collapsed`, whose answer is the same to all wordings, has improved nothing.
+    An arm that `collapsed` gives the same answer to all wordings, and therefore is never improved.
     """
     overall = {c.measure: c for c in comparisons if (c.kind, c.reference, c.arm) == ("all", base, arm)}
-    # There are no swaps where there is one patient only.
+    # With a single patient there are no swaps.
     if not set(NAMES) - {"swap_sensitivity"} <= set(overall):
-        return Verdict("not judged", "Not judged: there are no closed questions with answers and paraphrases.", [])
+        return Verdict(
+            "not judged", "Not judged: there are no closed questions with known answers and paraphrases.", []
+        )
     found = [
         judge(overall[measure], axis, tolerance)
         for axis, measures in AXES.items()
         for measure in measures
         if measure in overall
     ]
-    states = {axis: worst([j.state for j in found if j.axis == axis]) for axis in AXES}
+    states = {axis: axis_state([j.state for j in found if j.axis == axis]) for axis in AXES}
     beyond = states["accuracy"] == "lost" and overall["accuracy"].difference.high < -tolerance
     label = label_of(states["consistency"], states["accuracy"], states["looking"], beyond)
     if collapsed and label in ("improved", "improved but less grounded"):
@@ -124,18 +127,20 @@ def verdict(
 
 
 def _too_few(flips: Comparison) -> list[str]:
-    """What there is too little of for any verdict to rest on."""
+    """Warn of too few patients or too few flips."""
     said = []
     if flips.patients < MIN_PATIENTS:
-        said.append(f"With {flips.patients} patients there are no intervals: bring at least {MIN_PATIENTS}.")
+        said.append(f"With {flips.patients} patients there are no intervals; at least {MIN_PATIENTS} are needed.")
     flipped = flips.before.value * flips.n
     if flipped < MIN_FLIPS - 0.5:
-        said.append(f"The base flips on {flipped:.0f} of {flips.n} questions only: bring more, or little can be shown.")
+        said.append(
+            f"The base flips on only {flipped:.0f} of {flips.n} questions; add questions, or little can be shown."
+        )
     return said
 
 
-def worst(states: list[State]) -> State:
-    """Of the measures of one axis: a loss counts, then what is unclear; better only if none is worse than kept."""
+def axis_state(states: list[State]) -> State:
+    """Return the state of an axis from those of its measures: lost before unclear before better before kept."""
     for state in ("lost", "unclear", "better"):
         if state in states:
             return state
@@ -156,7 +161,7 @@ def _reason(judgement: Judgement, tolerance: float) -> str:
         "kept": f"kept within {100 * tolerance:g} points",
         "unclear": "not shown to change" if judgement.axis == "consistency" else "not shown to be kept",
     }[judgement.state]
-    more = f"; about {judgement.needed:,} {_units(change)} would tell" if judgement.needed else ""
+    more = f"; about {judgement.needed:,} {_units(change)} would settle it" if judgement.needed else ""
     return f"{NAMES[change.measure]} {said} ({numbers}, {p}{more})"
 
 
@@ -164,7 +169,7 @@ def _units(change: Comparison) -> str:
     return "wordings" if change.measure == "accuracy" else "questions"
 
 
-def as_bad(found: Verdict, limit: Literal["less-grounded", "not-improved", "worse"]) -> bool:
-    """Whether a verdict is `limit` or worse; what was not judged is."""
+def no_better_than(found: Verdict, limit: Literal["less-grounded", "not-improved", "worse"]) -> bool:
+    """Whether a verdict is `limit` or worse; "not judged" counts as worse."""
     better = {"less-grounded": 1, "not-improved": 2, "worse": 3}[limit]
     return found.label not in ORDER[:better]
