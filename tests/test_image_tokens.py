@@ -206,7 +206,7 @@ def test_nothing_but_hashes_and_tokens(cached, pictures, tmp_path):
 
 def test_a_cache_that_can_not_be_one_is_refused(tiny_model, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--image-cache .*file: can not be written to"):
+    with pytest.raises(InputError, match=r"--image-cache .*file: cannot be written to"):
         load_vlm(tiny_model, "cpu", image_cache=tmp_path / "file")
 
 

@@ -1,1 +1,1 @@
-"""The vision-language model: loading it, prompting it, and running it on packed batches."""
+"""The vision-language model: loading, prompting and running it on packed batches."""

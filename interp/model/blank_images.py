@@ -1,7 +1,4 @@
-"""Images in the place of the true one: blanks that show nothing, and other patients' images.
-
-An answer that stays with all of them does not rest on the image.
-"""
+"""Blank images, which replace the true image to test whether an answer depends on it."""
 
 from collections.abc import Sequence
 
@@ -13,18 +10,19 @@ from interp.model.vlm import Vlm
 from interp.runtime.prefetch import map_ahead
 
 BLANKS = {"grey": BLANK_IMAGE, "white": "<white>", "noise": "<noise>", "mean": "<mean>"}
-"""Kind of blank -> what stands for it wherever an image path is expected, once `encode_blanks` has run.
+"""Kind of blank image -> the name that replaces an image path, once `encode_blanks` has run.
 
-grey: uniform mid-grey; white: uniform white; noise: uniform noise, each pixel of each channel alone; mean: the mean of
-the images asked about.
+grey: uniform mid-grey; white: uniform white; noise: uniform noise, independent for each pixel and channel; mean: the
+mean of the images that are asked about.
 """
 
 
 @torch.no_grad()
 def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
-    """Put the image tokens of every kind of blank into `vlm.image_tokens`; `images` are the paths that `mean` is of.
+    """Add the image tokens of every kind of blank image to `vlm.image_tokens`.
 
-    Raises InputError for unreadable images.
+    `images` are the paths of the images whose mean is `mean`, and `seed` is that of the noise. Raises InputError for an
+    unreadable image.
     """
     from PIL import Image
 
@@ -36,7 +34,7 @@ def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
         lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoder_threads(vlm.device), max_waiting=32
     ):
         total += pixels.double()
-    # What the processor makes of black and white.
+    # The values to which the processor maps black and white.
     plain = [Image.new("RGB", (64, 64), (level,) * 3) for level in (0, 255)]
     low, high = pixels_of(vlm, plain).float()
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))

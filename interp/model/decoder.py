@@ -1,4 +1,4 @@
-"""The language model on a packed batch: all of it, or from any of its layers to any other."""
+"""Running the language model on a packed batch, in whole or from one layer to another."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,14 +13,14 @@ from interp.model.packing import Batch, attention_masks
 from interp.model.prompts import AnswerTokens, answer_margin
 
 DECODE_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Of attention where few tokens follow a cache: all but cuDNN's, which is planned anew (70 ms on an H100) for every
-length it meets."""
+"""Attention kernels for a few new tokens after a KV cache. cuDNN's is left out: it plans anew for every length, which
+takes 70 ms on an H100."""
 
 
 def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
-    """What enters the first layer: float [B, S, d_model].
+    """The input of the first layer [B, S, d_model], in the model's dtype.
 
-    `images` [..., d_model] are the projected image tokens of the batch's rows, one behind the other.
+    `images` [image tokens of all rows, d_model] are the projected image tokens of the batch's rows, in row order.
     """
     config = model.config
     is_image = batch.input_ids == config.image_token_id
@@ -29,7 +29,7 @@ def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
 
 
 def batch_masks(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """The masks of `interp.model.packing.attention_masks` for this model."""
+    """The attention masks of a batch for this model, by kind of layer (`interp.model.packing.attention_masks`)."""
     return attention_masks(batch, model.config.image_token_id, model.config.text_config.sliding_window)
 
 
@@ -42,11 +42,12 @@ def run_layers(
     stop: int | None = None,
     cache: Any = None,
 ) -> Tensor:
-    """Run the layers `start` to `stop` - 1 (by default to the last): [B, S, d_model] -> [B, S, d_model], resid_post.
+    """Run layers `start` to `stop` - 1 (by default the last): [B, S, d_model] -> resid_post [B, S, d_model].
 
-    `hidden` is the output of layer `start` - 1; `masks` hold one mask for each kind of layer. A transformers `cache`
-    takes the keys and values of every layer, and gives what it held before. Gradients flow if enabled. Layers on other
-    devices (`interp.model.load`) are handed their inputs there; the last one's output comes back to where `hidden` was.
+    `hidden` is the output of layer `start` - 1, and `masks` holds one mask for each kind of layer. A transformers
+    `cache` stores the keys and values of every layer, and new tokens attend to those that it held before. Gradients
+    flow if they are enabled. If the layers are on several devices (`interp.model.load`), the result is on that of
+    `hidden`.
     """
     text, home = model.model.language_model, hidden.device
     held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
@@ -65,38 +66,41 @@ def run_layers(
 
 @lru_cache
 def _cache_name(forward: Callable[..., Any]) -> str:
-    """As what a decoder layer's `forward` takes a cache: transformers 5.24 changed the name."""
+    """The parameter by which a decoder layer's `forward` takes a cache; transformers 5.24 renamed it."""
     return "cache" if "cache" in signature(unwrap(forward)).parameters else "past_key_values"
 
 
 def prompt_cache() -> Any:
-    """An empty transformers cache for packed prompts: every layer keeps the keys and values of every position."""
+    """An empty KV cache for packed prompts, in which every layer keeps all positions."""
     from transformers import DynamicCache
 
-    # Without the config: with it, local layers would forget positions by their column, which is not their place.
+    # With the config, local layers would drop old columns, but a packed column is not the token's position.
     return DynamicCache()
 
 
 def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
-    """Run a packed batch through all layers and the final norm: [B, S, d_model]; parameters as for the parts above."""
+    """Run a packed batch through all layers and the final norm: [B, S, d_model].
+
+    Parameters are as for `embed` and `run_layers`.
+    """
     hidden = run_layers(model, embed(model, batch, images), batch_masks(model, batch), batch.position_ids, cache=cache)
     return model.model.language_model.norm(hidden)
 
 
 def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
-    """First-answer-token logits [n, vocabulary] of every prompt of a packed batch."""
+    """Logits [n, vocabulary] of the first answer token of every prompt in a packed batch."""
     return logits_from_layer(model, batch, embed(model, batch, images))
 
 
 def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
-    """The same from what enters layer `start`, [B, S, d_model]."""
+    """`final_logits`, computed from the input `hidden` [B, S, d_model] of layer `start`."""
     hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
 
 
 def final_margins(model: Any, residuals: Tensor, answers: AnswerTokens) -> Tensor:
-    """Answer margins [...] of the last layer's residuals [..., d_model]: of the vocabulary, the answer tokens alone."""
+    """Answer margins [...] of the last layer's residuals [..., d_model]; only answer tokens' logits are computed."""
     ids = torch.cat(answers).to(residuals.device)
     weight = model.lm_head.weight[ids]
     logits = model.model.language_model.norm(residuals) @ weight.T

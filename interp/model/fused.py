@@ -1,6 +1,7 @@
-"""On a GPU, parts of Gemma 3 that transformers runs in many small kernels, in one or two each.
+"""Fused GPU kernels for parts of Gemma 3 that transformers runs as many small kernels.
 
-Norms, gated MLPs and rotary embeddings of the decoder need Triton; the tower's MLPs and patches are matrix products.
+Norms, gated MLPs and rotary embeddings of the decoder use Triton; the vision tower's MLPs and patch embedding become
+matrix products.
 """
 
 from importlib.util import find_spec
@@ -13,9 +14,10 @@ from torch import Tensor
 
 
 def fuse(model: Any) -> None:
-    """Let the parts of `model` run as one kernel each where their inputs are on a GPU; elsewhere they run as before.
+    """Make parts of `model` run as one or two kernels each when their inputs are on a GPU, in place.
 
-    The model's weights stay as they are, and so does all of transformers: its modules get a `forward` of their own.
+    Weights and transformers' classes are unchanged: the fused modules get a `forward` of their own, which falls back to
+    the class's one on a CPU.
     """
     triton = find_spec("triton") is not None
     for module in model.modules():
@@ -37,7 +39,7 @@ def fuse(model: Any) -> None:
 def _tower_mlp(module: Any, x: Tensor) -> Tensor:
     if not x.is_cuda or torch.is_grad_enabled() or type(module.fc1) is not torch.nn.Linear:
         return type(module).forward(module, x)
-    # The product's own last step adds the bias and applies the activation (its approximation by tanh, as the tower's).
+    # The matrix product itself adds the bias and applies the activation, in the tanh approximation that the tower uses.
     wide = torch._addmm_activation(module.fc1.bias, x.flatten(0, -2), module.fc1.weight.T, use_gelu=True)
     return module.fc2(wide.view(*x.shape[:-1], -1))
 
@@ -46,7 +48,7 @@ def _patches(convolution: Any, pixels: Tensor) -> Tensor:
     size = convolution.weight.shape[-1]
     if not pixels.is_cuda or any(side % size for side in pixels.shape[-2:]):
         return type(convolution).forward(convolution, pixels)
-    # Patches do not overlap, so each is one row of a matrix product; cuDNN's convolution takes four times as long.
+    # Patches do not overlap, so the convolution is a matrix product; cuDNN's convolution takes four times as long.
     batch, channels, height, width = pixels.shape
     cut = pixels.view(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
     rows = cut.reshape(-1, channels * size * size)
@@ -59,10 +61,10 @@ def _norm(module: Any, x: Tensor) -> Tensor:
         return type(module).forward(module, x)
     from interp.model.triton_kernels.norm import RmsNorm
 
-    # Queries and keys come with heads and positions exchanged: their memory is left as it is.
+    # Queries and keys arrive with heads and positions transposed; undoing that here avoids a copy.
     exchanged = x.dim() == 4 and not x.is_contiguous() and x.transpose(1, 2).is_contiguous()
     rows = x.transpose(1, 2) if exchanged else x.contiguous()
-    # Triton launches on the current GPU, which is not this one where a model is split over several.
+    # Triton launches on the current GPU, which may be another one if the model is split over several.
     with torch.cuda.device(x.device):
         y = RmsNorm.apply(rows, module.weight, module.eps)
     return y.transpose(1, 2) if exchanged else y
@@ -80,8 +82,8 @@ def _gated(module: Any, x: Tensor) -> Tensor:
 
 
 def _rotate_fused(attention: Any) -> None:
-    """Attention's own code, with another function under the name by which it calls the rotary embedding."""
-    # Without what renames the arguments that transformers no longer calls so.
+    """Give an attention module a copy of its `forward` that calls the fused rotary embedding."""
+    # Unwrap the decorator that maps transformers' deprecated argument names.
     own = unwrap(type(attention).forward)
     if not isinstance(own, FunctionType) or "apply_rotary_pos_emb" not in own.__code__.co_names:
         return

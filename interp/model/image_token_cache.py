@@ -1,38 +1,36 @@
-"""Image tokens kept on disk between runs, by the content of the image and of all that makes tokens of it.
+"""Cache of image tokens on disk, keyed by the content of the image and of everything that turns it into tokens.
 
-A file's name is a hash and nothing of an image's path is written, but its tokens tell much of what the image shows.
+File names are hashes and no image path is stored, but the tokens reveal much of what an image shows.
 """
 
 import json
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.storage.atomic import atomic_file
 from interp.storage.checksums import joined_digest, tensor_digest, tensor_digests
 
-if TYPE_CHECKING:
-    from interp.model.vlm import Vlm
-
 LAYOUT = "2"
-"""To be changed whenever `interp.images.decode` decodes an image otherwise, or a file holds something else."""
+"""Version of the cache. Change it when `interp.images.decode` decodes images differently or the format changes."""
 
 
 class ImageCache(NamedTuple):
-    """A folder of image tokens, and whose they are."""
+    """A folder of image tokens for one vision encoder."""
 
     folder: Path
-    """Holds folders of two letters, and in them one safetensors file an image."""
+    """Cache folder: subfolders of two letters that hold one safetensors file per image."""
     encoder_digest: bytes
-    """Digest of what makes tokens of a picture (`vision_encoder_digest`)."""
+    """Digest of everything that turns pixels into tokens (`vision_encoder_digest`)."""
 
     def file_of(self, image: str) -> Path | None:
-        """Where the tokens of an image file are or would be, whatever its name; None if it can not be read."""
+        """The cache file for the tokens of an image file; None if the image cannot be read."""
         try:
             content = Path(image).read_bytes()
         except OSError:
@@ -41,10 +39,10 @@ class ImageCache(NamedTuple):
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
-def open_cache(vlm: "Vlm") -> ImageCache | None:
-    """The cache of a model as it is now; None if none is asked for, or if an adapter is in its tower or projector.
+def open_cache(vlm: Vlm) -> ImageCache | None:
+    """The cache for the model in its present state; None without a cache folder or with an adapter in the encoder.
 
-    An adapter can be switched off and scaled without a change of any weight, so weights do not tell its tokens.
+    An adapter can be disabled or scaled without changing any weight, so its weights do not determine the tokens.
     """
     modules = (inside for part in vision_encoder_modules(vlm.model).values() for inside in part.modules())
     if vlm.image_cache is None or any(type(module).__module__.startswith("peft.") for module in modules):
@@ -53,15 +51,14 @@ def open_cache(vlm: "Vlm") -> ImageCache | None:
 
 
 def vision_encoder_modules(model: Any) -> dict[str, Any]:
-    """The modules that make image tokens of pixels: the vision tower and the projector."""
+    """The modules that turn pixels into image tokens: the vision tower and the projector."""
     return {name: getattr(model.model, name) for name in ("vision_tower", "multi_modal_projector")}
 
 
-def vision_encoder_digest(vlm: "Vlm") -> bytes:
-    """Digest of what makes tokens of a picture: weights and their dtypes, configuration, processor, transformers.
+def vision_encoder_digest(vlm: Vlm) -> bytes:
+    """Digest of the weights with their dtypes, the configuration, the processor and the version of transformers.
 
-    Names and paths of the model are not in it. The weights are hashed anew each time, as they may have been changed in
-    place.
+    It contains no name or path of the model. The weights are hashed on every call, as they may have changed in place.
     """
     config = vlm.model.config
     described = [
@@ -85,12 +82,12 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tokens(file: Path) -> Tensor | None:
-    """The tokens [image tokens, d_model] of one file; None if it is not there, or damaged."""
+    """Read the tokens [image tokens, d_model] of one cache file; None if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        # Not mapped into memory: a system allows fewer maps than there are images.
+        # Not memory-mapped: the operating system allows fewer maps than there are images.
         saved = load(file.read_bytes())
         tokens, digest = saved["tokens"], bytes(saved["digest"].tolist())
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
@@ -99,7 +96,7 @@ def read_tokens(file: Path) -> Tensor | None:
 
 
 def write_tokens(file: Path, tokens: Tensor) -> None:
-    """Write the tokens of one image, whole or not at all. Raises InputError if that can not be done."""
+    """Write the tokens of one image atomically. Raises InputError if the folder cannot be written to."""
     from safetensors.torch import save_file
 
     digest = torch.tensor(list(tensor_digest(tokens)), dtype=torch.uint8)
@@ -111,7 +108,7 @@ def write_tokens(file: Path, tokens: Tensor) -> None:
 
 
 def cache_folder(folder: Path) -> Path:
-    """`folder`, made if it is not there, then for its owner's eyes only. Raises InputError if it can not be one."""
+    """Create `folder` if it is missing, readable by its owner only, and return it. Raises InputError if that fails."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -121,5 +118,5 @@ def cache_folder(folder: Path) -> Path:
 
 def _unusable(folder: Path, error: OSError) -> InputError:
     return InputError(
-        f"--image-cache {folder}: can not be written to ({error.strerror}). Name a folder of yours, with space left."
+        f"--image-cache {folder}: cannot be written to ({error.strerror}). Name a folder of your own with free space."
     )

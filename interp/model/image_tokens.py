@@ -1,6 +1,6 @@
-"""The image tokens of every image, computed once: pictures through the vision tower and the projector.
+"""Encoding images into image tokens with the vision encoder (tower and projector), each image once.
 
-The next images are read and decoded while these pass the tower, and tokens are fetched one batch behind.
+Threads read and decode the next images while a batch is in the tower, and its tokens are copied back during the next.
 """
 
 import logging
@@ -10,60 +10,58 @@ from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE, open_image
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
+from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
 from interp.runtime.distributed import Team
 from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
 
-if TYPE_CHECKING:
-    from interp.model.vlm import Vlm
-
 log = logging.getLogger(__name__)
 EXCHANGE_SIZE = 64
-"""Images whose tokens go from process to process at once."""
+"""Number of images per process whose tokens are exchanged at once."""
 MAX_WAITING_IMAGES = 32
-"""Decoded images that wait for the tower at most; one of 896 pixels takes 5 MB."""
+"""Most decoded images that wait for the tower; one of 896 x 896 pixels takes 5 MB."""
 
 
 class LoadedImage(NamedTuple):
-    """One image file that was looked at: its tokens were on disk, or it has been decoded."""
+    """One image file, read either as cached tokens or as decoded pixels."""
 
     path: str
-    """Of the image."""
-    kept_at: Path | None
-    """Where its tokens are kept on disk; None if they are not to be."""
+    """Path of the image."""
+    cache_file: Path | None
+    """Cache file for its tokens; None if they are not cached."""
     tokens: Tensor | None
-    """[image tokens, d_model] as they were kept, None if they were not."""
+    """Cached tokens [image tokens, d_model]; None if the cache has none."""
     pixels: Tensor | None
-    """[3, h, w] for the tower, None if the tokens were kept."""
+    """Pixels for the tower [3, h, w]; None if the tokens were cached."""
 
 
 @torch.no_grad()
-def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None:
-    """Run every image not met before through the vision tower and projector, into `vlm.image_tokens`.
+def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 8) -> None:
+    """Encode every image that is not yet in `vlm.image_tokens`, and add its tokens there.
 
-    Eight images keep a GPU busy, and more would wait for longer to be decoded. With `vlm.image_cache`, tokens that are
-    there are taken from it and the others put into it. Raises InputError for an image that can not be read.
+    A batch of eight images keeps a GPU busy; a larger one would wait longer for decoding. With `vlm.image_cache`,
+    cached tokens are read from it and new ones written to it. Raises InputError for an image that cannot be read.
     """
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
-    look = partial(_load_image, vlm, open_cache(vlm) if missing else None)
+    load = partial(_load_image, vlm, open_cache(vlm) if missing else None)
     former: Callable[[], None] | None = None
     cached = 0
-    with closing(map_ahead(look, missing, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as looks:
+    with closing(map_ahead(load, missing, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as loaded:
         for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
-            chunk = list(islice(looks, batch_size))
-            known = {seen.path: seen.tokens for seen in chunk if seen.tokens is not None}
+            chunk = list(islice(loaded, batch_size))
+            known = {image.path: image.tokens for image in chunk if image.tokens is not None}
             vlm.image_tokens.update(known)
             cached += len(known)
-            launched = _launch_encoder(vlm, [seen for seen in chunk if seen.tokens is None])
+            launched = _launch_encoder(vlm, [image for image in chunk if image.tokens is None])
             if former is not None:
                 former()
             former = launched
@@ -73,8 +71,8 @@ def encode_images(vlm: "Vlm", paths: Sequence[str], batch_size: int = 8) -> None
         log.info("%d of %d images from the image cache", cached, len(missing))
 
 
-def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
-    """As `encode_images`; each process runs its part of the images through the tower, and all get the tokens of all."""
+def encode_together(vlm: Vlm, paths: Sequence[str], team: Team) -> None:
+    """Like `encode_images`, but each process of `team` encodes its share of the images and gets the tokens of all."""
     missing = [path for path in dict.fromkeys(paths) if path not in vlm.image_tokens and path != NO_IMAGE]
     parts = [team.block(missing, rank) for rank in range(team.size)]
     encode_images(vlm, parts[team.rank])
@@ -91,11 +89,11 @@ def encode_together(vlm: "Vlm", paths: Sequence[str], team: Team) -> None:
 
 
 def decoder_threads(device: torch.device) -> int:
-    """Threads that read and decode images: few where torch computes on the same cores."""
+    """Number of threads that read and decode images; few on a CPU, where torch computes on the same cores."""
     return min(16 if device.type != "cpu" else 2, os.cpu_count() or 1)
 
 
-def _load_image(vlm: "Vlm", cache: ImageCache | None, path: str) -> LoadedImage:
+def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
     file = None if cache is None else cache.file_of(path)
     tokens = None if file is None else read_tokens(file)
     if tokens is not None:
@@ -103,41 +101,40 @@ def _load_image(vlm: "Vlm", cache: ImageCache | None, path: str) -> LoadedImage:
     return LoadedImage(path, file, None, pixels_of(vlm, [open_image(path)])[0].to(vlm.tower_dtype))
 
 
-def _launch_encoder(vlm: "Vlm", looks: Sequence[LoadedImage]) -> Callable[[], None]:
-    """Send decoded images through the tower; to call what comes back waits for their tokens and keeps them."""
-    if not looks:
+def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage]) -> Callable[[], None]:
+    """Start encoding decoded images; the returned function waits for their tokens and stores them."""
+    if not images:
         return lambda: None
-    pixels = torch.stack([seen.pixels for seen in looks if seen.pixels is not None])
+    pixels = torch.stack([image.pixels for image in images if image.pixels is not None])
     arrived = to_host_async(encode_pixels(vlm.model, to_device_async(pixels, vlm.device)))
 
-    def keep() -> None:
-        for seen, tokens in zip(looks, arrived().clone(), strict=True):
-            vlm.image_tokens[seen.path] = tokens
-            if seen.kept_at is not None:
-                write_tokens(seen.kept_at, tokens)
+    def store() -> None:
+        for image, tokens in zip(images, arrived().clone(), strict=True):
+            vlm.image_tokens[image.path] = tokens
+            if image.cache_file is not None:
+                write_tokens(image.cache_file, tokens)
 
-    return keep
+    return store
 
 
-def pixels_of(vlm: "Vlm", pictures: Sequence[Any]) -> Tensor:
-    """PIL pictures as the vision tower takes them, resized and normalized by the model's processor: [b, 3, h, w]."""
-    return vlm.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+def pixels_of(vlm: Vlm, images: Sequence[Any]) -> Tensor:
+    """The pixels of PIL images for the vision tower, resized and normalized by the processor: [b, 3, h, w]."""
+    return vlm.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
 
 def make_contiguous(model: Any) -> Any:
-    """Make the vision tower compute on contiguous hidden states, in place; to be called once on a loaded model.
+    """Make the vision tower compute on contiguous hidden states, in place; call it once on a loaded model.
 
-    Returns the hook's handle.
-
-    The patch embedding is a convolution and hands on its output transposed. Every sum and layer norm of the tower keeps
-    that layout and is strided: on an H100, 525 ms for 32 images of 896 pixels against 418.
+    The patch embedding, a convolution, returns a transposed tensor, and every sum and layer norm of the tower keeps
+    that strided layout: 525 ms against 418 ms for 32 images of 896 x 896 pixels on an H100. Returns the handle of the
+    hook.
     """
     tower = model.model.vision_tower
-    # Older transformers have the tower's parts one level deeper.
+    # Older versions of transformers nest the parts of the tower one level deeper.
     embeddings = getattr(tower, "vision_model", tower).embeddings
     return embeddings.register_forward_hook(lambda module, inputs, output: output.contiguous())
 
 
 def encode_pixels(model: Any, pixels: Tensor) -> Tensor:
-    """Pixels [b, 3, h, w] -> projected image tokens [b, image tokens, d_model]."""
+    """Encode pixels [b, 3, h, w] into projected image tokens [b, image tokens, d_model]."""
     return model.model.get_image_features(pixels, return_dict=True).pooler_output

@@ -1,4 +1,4 @@
-"""A question and its image as the inputs of a TransformerLens bridge."""
+"""Inputs of a TransformerLens bridge from a question and its image."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from interp.model.vlm import Vlm
 
 
 def lens_inputs(vlm: Vlm, image: str, text: str, closed: bool = True) -> dict[str, Tensor]:
-    """One question about one image, in the prompt style of `vlm`, as the bridge takes it: `bridge(**inputs)`.
+    """One question about one image, in the prompt style of `vlm`, as inputs of its bridge: `bridge(**inputs)`.
 
-    `input` int64 [1, S] are the token ids, `token_type_ids` [1, S] 1 at image tokens, and `pixel_values` [1, 3, h, w],
-    absent for `NO_IMAGE`. `closed` says that it is a yes/no question. Raises InputError for an unreadable image.
+    The inputs are `input` int64 [1, S], the token ids; `token_type_ids` int64 [1, S], 1 at image tokens; and, unless
+    `image` is `NO_IMAGE`, `pixel_values` [1, 3, h, w]. `closed` marks a yes/no question. Raises InputError for an
+    unreadable image.
     """
     tokens = prompt_tokens(vlm.processor, [text], [closed], vlm.style, [image != NO_IMAGE])
     ids = torch.tensor(tokens, device=vlm.device)

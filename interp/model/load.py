@@ -1,10 +1,10 @@
-"""A model that is too large for one GPU: its layers in blocks over several, all else on the first."""
+"""Loading a model and its processor onto one device, or over several GPUs if it is too large for one."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,6 +12,7 @@ from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
+from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError
@@ -19,14 +20,9 @@ from interp.runtime.memory import memory_left
 from interp.runtime.progress import spinner
 from interp.storage.hub import locate
 
-if TYPE_CHECKING:
-    pass
-from collections.abc import Sequence
-
-from interp.model.vlm import Vlm
-
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Name of a number format -> its torch dtype."""
 
 
 def load_vlm(
@@ -37,14 +33,13 @@ def load_vlm(
     style: PromptStyle = DEFAULT_STYLE,
     image_cache: Path | None = None,
 ) -> Vlm:
-    """Load a Gemma 3 model and its processor from a local folder or the hub's cache, by default the embedded world's.
+    """Load a Gemma 3 model and its processor, by default the model of the embedded world.
 
-    `device` auto takes a GPU if there is one, split all GPUs for one model (`interp.model.load`); `dtype` auto takes
-    bfloat16 on a GPU and float32 on a CPU.
-    `image_cache` is a folder that image tokens are kept in between runs; it is made if it is not there. Raises
-    InputError for a model that is not there or not of this kind (see `interp.storage.hub.locate`), for a device or
-    dtype that
-    this machine lacks, and if `image_cache` can not be a folder.
+    `model` is a local folder or a hub id. `device` "auto" takes a GPU if there is one, and "split" divides the model
+    over all GPUs. `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU. `image_cache` is a folder that keeps image
+    tokens between runs and is created if it is missing. Raises InputError for a model that cannot be found or is not a
+    Gemma 3 (see `interp.storage.hub.locate`), for a device or dtype that this machine lacks, and if `image_cache`
+    cannot be a folder.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -52,13 +47,13 @@ def load_vlm(
     if split:
         require_single_process("--device split")
     device = choose_device("auto" if split else device)
-    usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
-    chosen = DTYPES.get(usual if dtype == "auto" else dtype)
+    default = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    chosen = DTYPES.get(default if dtype == "auto" else dtype)
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
     places: dict[str, Any] = {"device_map": device_map_over_gpus(source.folder)} if split else {}
-    kept = None if image_cache is None else cache_folder(image_cache)
+    cache = None if image_cache is None else cache_folder(image_cache)
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
@@ -70,14 +65,14 @@ def load_vlm(
                 use_safetensors=True,
                 **places,
             )
-    # transformers takes configurations at their word, and meets false ones with errors of any kind.
+    # transformers does not validate configurations, and a wrong one may raise any kind of error.
     except Exception as error:
-        # Which torch, cleaning up, may turn an interruption into too.
+        # While cleaning up after an interruption, torch may raise such an error too.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
-    # What peft writes into an adapter as its base: the hub id, not this machine's cache.
+    # peft writes this into an adapter as its base: the hub id rather than a path on this machine.
     loaded.name_or_path = str(model)
     make_contiguous(loaded)
     fuse(loaded)
@@ -88,7 +83,7 @@ def load_vlm(
         revision=source.revision,
         answers=answer_tokens(processor.tokenizer),
         style=style,
-        image_cache=kept,
+        image_cache=cache,
     )
     limit_image_tokens(vlm, memory_left(vlm.device).host // 2)
     kind = str(chosen).removeprefix("torch.")
@@ -97,15 +92,15 @@ def load_vlm(
 
 
 def limit_image_tokens(vlm: Vlm, max_bytes: int) -> None:
-    """Set `vlm.max_images` to as many images as `max_bytes` of main memory hold, at least one."""
-    a_token = vlm.d_model * vlm.tower_dtype.itemsize
-    vlm.max_images = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * a_token))
+    """Set `vlm.max_images` to the number of images whose tokens fit into `max_bytes` of main memory, at least one."""
+    token_bytes = vlm.d_model * vlm.tower_dtype.itemsize
+    vlm.max_images = max(1, max_bytes // (vlm.model.config.mm_tokens_per_image * token_bytes))
 
 
 def choose_device(device: str) -> str:
-    """`auto` as cuda if there is a GPU, else cpu; of several processes each takes its own GPU.
+    """Resolve `auto` to cuda if there is a GPU and else to cpu; each of several processes gets its own GPU.
 
-    Raises InputError for a device that torch cannot use here, and as `interp.runtime.distributed.team_on`.
+    Raises InputError for a device that torch cannot use here, and as `interp.runtime.distributed.team_on` does.
     """
     if device == "auto":
         if not torch.cuda.is_available():
@@ -120,7 +115,7 @@ def choose_device(device: str) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' own bars and advice, which say nothing that a user of ours could act on."""
+    """While open, silence transformers' progress bars and advice, on which our users cannot act."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -135,9 +130,10 @@ def quiet_loading() -> Iterator[None]:
 
 
 def balanced_device_map(model: Any, devices: Sequence[str | int]) -> dict[str, str | int]:
-    """Where each part of a Gemma 3 model goes, as accelerate takes it: like shares of the weights, layers in order.
+    """The device of each part of a Gemma 3 model, as accelerate expects it.
 
-    `model` may be on the meta device. What meets the residuals before and behind the layers is on the first device.
+    The devices get similar shares of the weights, with the layers in order. Everything before and after the layers is
+    on the first device. `model` may be on the meta device.
     """
     text = model.model.language_model
     layers = [sum(p.numel() for p in layer.parameters()) for layer in text.layers]
@@ -147,7 +143,7 @@ def balanced_device_map(model: Any, devices: Sequence[str | int]) -> dict[str, s
     places["lm_head"] = devices[0]
     before = total - sum(layers)
     for number, size in enumerate(layers):
-        # By the middle of the layer, so that none falls behind the last device.
+        # The middle of the layer, so that the share stays below 1 and the last layer is on the last device.
         share = (before + size / 2) / total
         places[f"model.language_model.layers.{number}"] = devices[int(share * len(devices))]
         before += size
@@ -155,12 +151,12 @@ def balanced_device_map(model: Any, devices: Sequence[str | int]) -> dict[str, s
 
 
 def device_map_over_gpus(folder: Path) -> dict[str, str | int]:
-    """The map of a saved model over all GPUs that this process sees. Raises InputError if they are fewer than two."""
+    """The device map of a saved model over all GPUs that this process sees. Raises InputError if there is only one."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     count = torch.cuda.device_count()
     if count < 2:
-        raise InputError(f"--device split: needs two GPUs or more, and there are {count} here.")
+        raise InputError(f"--device split: needs at least two GPUs, but found {count}. Leave --device out.")
     with torch.device("meta"):
         empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     return balanced_device_map(empty, range(count))

@@ -1,8 +1,8 @@
-"""Packing: prompts that begin alike are laid behind one shared prefix, in one sequence, without seeing each other.
+"""Packed sequences with a shared prefix: prompts that begin alike are computed in one row.
 
-Paraphrases share their image and everything before their first differing token, so that part is computed once.
-A mask keeps the prompts of a row apart and position ids restart behind the prefix; the numbers are those of the
-prompts run one by one (tested against the plain model).
+Paraphrases share their image and every token before the first that differs, so this prefix is computed once. The
+suffixes of all prompts follow it in the same sequence. The attention mask separates them, and position ids restart
+after the prefix, so that the results are those of the prompts run one by one (tested against the plain model).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,43 +17,46 @@ from interp.runtime.async_copies import to_device_async
 
 
 class Row(NamedTuple):
-    """Prompts that share one image and one prefix."""
+    """Prompts that share one image and one prefix, packed into one sequence."""
 
     prompts: list[int]
-    """Positions of the prompts in the caller's order."""
+    """Indices of the prompts in the caller's list."""
     prefix: list[int]
-    """Token ids that all prompts begin with."""
+    """Token ids with which all prompts of the row begin."""
     suffixes: list[list[int]]
-    """Token ids of each prompt behind the prefix, at least one."""
+    """Token ids of each prompt after the prefix, at least one per prompt."""
 
     @property
     def length(self) -> int:
-        """Positions that the row takes [tokens]."""
+        """Length of the row [tokens]."""
         return len(self.prefix) + sum(map(len, self.suffixes))
 
 
 class Batch(NamedTuple):
-    """Rows padded to one length S; B rows, n prompts in all."""
+    """B rows padded to a common length S, with n prompts in all."""
 
     input_ids: Tensor
-    """int64 [B, S]."""
+    """Token ids: int64 [B, S]."""
     position_ids: Tensor
-    """int64 [B, S]: place of the token in its own prompt."""
+    """Position of each token in its own prompt: int64 [B, S]."""
     segment: Tensor
-    """int64 [B, S]: 0 in the prefix, k in the row's k-th prompt, -1 in padding."""
+    """Segment of each token: int64 [B, S], 0 in the prefix, k in the suffix of the row's k-th prompt, -1 in padding."""
     final: Tensor
-    """int64 [n, 2]: row and column of every prompt's final token."""
+    """Row and column of every prompt's final token: int64 [n, 2]."""
     prompts: list[int]
-    """[n] positions of the prompts in the caller's order, aligned with `final`."""
+    """Indices of the n prompts in the caller's list, aligned with `final`."""
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self.input_ids)} rows of {self.input_ids.shape[1]} tokens, {len(self.prompts)} prompts)"
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device, sent there as `interp.runtime.async_copies.to_device_async` does."""
+        """The batch on another device, copied there by `interp.runtime.async_copies.to_device_async`."""
         names = ("input_ids", "position_ids", "segment", "final")
         moved: dict[str, Any] = {name: to_device_async(getattr(self, name), torch.device(device)) for name in names}
         return self._replace(**moved)
 
     def take(self, rows: Tensor) -> "Batch":
-        """The rows int64 [b] of the batch; where prompts end is left as it is."""
+        """The batch with only the rows int64 [b]; `final` and `prompts` keep their values."""
         names = ("input_ids", "position_ids", "segment")
         return self._replace(**{name: getattr(self, name)[rows] for name in names})
 
@@ -61,11 +64,11 @@ class Batch(NamedTuple):
 def pack(
     tokens: Sequence[list[int]], groups: Sequence[Hashable], image_token: int, max_tokens: int | None = None
 ) -> list[Row]:
-    """Lay prompts of one group (same image) behind their common prefix; a row takes at most about `max_tokens`.
+    """Pack the prompts of each group (those of one image) after their common prefix.
 
-    By default that is four prefixes, or 512 where they are shorter: attention pays for the square of a row, a new row
-    for one more prefix.
-    A prompt whose image does not lie whole inside the common prefix gets a row of its own.
+    A row holds at most about `max_tokens` tokens, by default four times the prefix and at least 512: attention costs
+    the square of a row's length, and each further row costs the prefix once more. If the image is not wholly inside the
+    common prefix, every prompt of the group gets its own row.
     """
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
@@ -90,15 +93,15 @@ def pack(
 
 
 def common_prefix(tokens: list[list[int]]) -> int:
-    """Number of leading tokens shared by all, leaving every prompt at least its final token."""
-    # What the least and the greatest in lexical order begin with, all between them do.
+    """Number of leading tokens that all prompts share, excluding the final token of each prompt."""
+    # The prefix shared by the first and last list in lexical order is shared by all lists between them.
     first, last = min(tokens), max(tokens)
     limit = min(map(len, tokens)) - 1
     return next((place for place in range(limit) if first[place] != last[place]), limit)
 
 
 def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Rows of like length together, so that a padded batch holds at most `batch_tokens` positions."""
+    """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda r: r.length, reverse=True):
         if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
@@ -110,8 +113,8 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
 
 
 def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
-    """Pad rows to one length, a multiple of `multiple`, and record where every prompt ends."""
-    # In numpy: a tensor for every prompt would take longer than the model does.
+    """Pad rows to a common length, a multiple of `multiple`, and record where every prompt ends."""
+    # numpy, because creating a tensor for every prompt would take longer than running the model.
     shape = (len(rows), -(-max(row.length for row in rows) // multiple) * multiple)
     input_ids = np.full(shape, pad_token, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
@@ -123,7 +126,7 @@ def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
         ends = start + np.cumsum(sizes)
         input_ids[r, :length] = [*row.prefix, *chain.from_iterable(row.suffixes)]
         segment[r, :length] = np.repeat(np.arange(1 + len(sizes)), [start, *sizes])
-        # Every suffix starts anew behind the prefix.
+        # The positions of every suffix continue those of the prefix.
         position_ids[r, :length] = np.arange(length) - np.repeat([0, *(ends - sizes - start)], [start, *sizes])
         final += [(r, end - 1) for end in ends]
         prompts += row.prompts
@@ -132,10 +135,11 @@ def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
 
 
 def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) -> dict[str, Tensor]:
-    """Boolean masks [B, 1, S, S] (True = may attend) for Gemma 3's two kinds of layers.
+    """Boolean attention masks [B, 1, S, S] (True = may attend) for Gemma 3's two kinds of layers.
 
-    A token sees the prefix and its own prompt, up to itself; image tokens see each other in both directions; local
-    layers also only the last `sliding_window` positions. Padding sees itself alone, which keeps softmax finite.
+    A token attends to the prefix and to its own prompt up to itself, and image tokens attend to each other in both
+    directions. In local layers only the last `sliding_window` positions are visible. Padding attends to itself alone,
+    which keeps the softmax finite.
     """
     segment, position = batch.segment, batch.position_ids
     image = batch.input_ids == image_token

@@ -1,4 +1,4 @@
-"""From a question to token ids, through the processor's own chat template; and the tokens that mean yes or no."""
+"""Prompts: from a question to token ids through the chat template, and the tokens that mean yes and no."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,34 +11,38 @@ from interp.runtime.errors import InputError
 
 
 class AnswerTokens(NamedTuple):
-    """Token ids that count as each closed answer, whatever their case or leading space."""
+    """Token ids that count as each closed answer, in any case and with or without a leading space."""
 
     yes: Tensor
-    """int64 [number of yes tokens]."""
+    """Ids of the tokens that mean yes: int64 [number of yes tokens]."""
     no: Tensor
-    """int64 [number of no tokens]."""
+    """Ids of the tokens that mean no: int64 [number of no tokens]."""
 
 
 class PromptStyle(NamedTuple):
-    """How a question is put to the model, around its own words."""
+    """How a question is put to the model, apart from its own words."""
 
     image_first: bool = True
-    """The image before the question, so that the paraphrases of an image share all of it; else behind."""
+    """Whether the image precedes the question, so that the paraphrases about an image share its computation."""
     system: str | None = None
-    """System instruction; None for none."""
+    """System instruction; None gives none."""
     answer_instruction: str | None = None
-    """Said behind every closed question, e.g. "Answer yes or no."; None for nothing."""
+    """Text appended to every closed question, e.g. "Answer yes or no."; None appends nothing."""
     normalize: bool = False
-    """Every wording is put in one form first (interp.questions.canonical), the published baseline against flips."""
+    """Whether every wording is first rewritten to one canonical form (`interp.questions.canonical`).
+
+    This is the published baseline against flips.
+    """
 
 
 DEFAULT_STYLE = PromptStyle()
+"""Image first, no system instruction, wordings as they are."""
 
 
 def answer_tokens(tokenizer: Any) -> AnswerTokens:
     """Find the yes and no tokens in the tokenizer's vocabulary (`yes`, `Yes`, `▁yes`, ...).
 
-    Raises InputError if the vocabulary has none for one of the answers.
+    Raises InputError if the vocabulary has no token for one of the answers.
     """
     found: dict[str, list[int]] = {"yes": [], "no": []}
     for token, index in tokenizer.get_vocab().items():
@@ -52,9 +56,10 @@ def answer_tokens(tokenizer: Any) -> AnswerTokens:
 
 
 def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
-    """m = logsumexp of the yes logits - logsumexp of the no logits.
+    """The answer margin m = logsumexp(yes logits) - logsumexp(no logits), the field's logit difference.
 
-    `logits` [..., vocabulary] at the first answer position -> [...] in logits, positive for yes, in float32.
+    `logits` [..., vocabulary] are those of the first answer token; the result is float32 [...] [logits], positive for
+    yes.
     """
     logits = logits.float()
     yes, no = (logits[..., to_device_async(ids, logits.device)].logsumexp(-1) for ids in tokens)
@@ -68,17 +73,19 @@ def prompt_tokens(
     style: PromptStyle = DEFAULT_STYLE,
     with_image: Sequence[bool] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each question in the chat template, image placeholder expanded.
+    """Token ids of each question in the chat template, with the image placeholder expanded.
 
-    `closed` says which are yes/no questions, which `style` may treat apart, `with_image` which have an image (by
-    default all). The same ids as `processor.apply_chat_template(..., tokenize=True)`, without touching pixels. Raises
-    InputError if a text holds what stands for an image.
+    `closed` marks yes/no questions, to which `style` may add an instruction (by default none), and `with_image` marks
+    questions with an image (by default all). The ids equal those of `processor.apply_chat_template(...,
+    tokenize=True)`, but no pixels are needed. Raises InputError if a text contains an image placeholder.
     """
     if not texts:
         return []
-    for written in {processor.tokenizer.boi_token, processor.tokenizer.image_token}:
-        if any(written in text for text in texts):
-            raise InputError(f"A wording holds {written!r}, which stands for an image. Take it out of the questions.")
+    for placeholder in {processor.tokenizer.boi_token, processor.tokenizer.image_token}:
+        if any(placeholder in text for text in texts):
+            raise InputError(
+                f"A wording contains {placeholder!r}, which stands for an image. Remove it from the questions."
+            )
     closed = closed if closed is not None else [False] * len(texts)
     with_image = with_image if with_image is not None else [True] * len(texts)
     messages = [_messages(*asked, style) for asked in zip(texts, closed, with_image, strict=True)]
@@ -103,5 +110,5 @@ def _messages(text: str, closed: bool, with_image: bool, style: PromptStyle) -> 
 
 
 def first_answer_token(tokenizer: Any, answer: str) -> int:
-    """The token that an answer begins with, right after the generation prompt."""
+    """Id of the first token of an answer, as it follows the generation prompt."""
     return tokenizer(answer.strip(), add_special_tokens=False)["input_ids"][0]

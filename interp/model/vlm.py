@@ -1,4 +1,4 @@
-"""A vision-language model, loaded and made ready."""
+"""A loaded vision-language model with everything that measuring it needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,33 +16,41 @@ if TYPE_CHECKING:
     from interp.model.transformer_lens import LensBridge
 
 
-@dataclass
+@dataclass(repr=False)
 class Vlm:
-    """A Gemma 3 vision-language model, ready to be measured."""
+    """A Gemma 3 vision-language model that is ready to be measured (`interp.model.load.load_vlm`)."""
 
     model: Any
-    """`Gemma3ForConditionalGeneration`, in eval mode; LoRA layers may be injected in place."""
+    """The `Gemma3ForConditionalGeneration`, in eval mode; LoRA layers may be injected in place."""
     processor: Any
-    """Its `Gemma3Processor`."""
+    """The model's `Gemma3Processor`."""
     name: str
-    """Where it was loaded from: hub id, or folder name for a local model."""
+    """Hub id, or the folder name of a local model."""
     revision: str | None
-    """Commit of the hub repository, None for a local folder."""
+    """Commit of the hub repository; None for a local folder."""
     answers: AnswerTokens
     """Token ids that mean yes and no."""
     style: PromptStyle = DEFAULT_STYLE
-    """How every question is put to it."""
-    image_tokens: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Image path -> projected image tokens [image tokens, d_model], in main memory: each meets the tower once."""
+    """How questions are put to the model."""
+    image_tokens: dict[str, Tensor] = field(default_factory=dict)
+    """Image path -> projected image tokens [image tokens, d_model] in main memory; each image is encoded once."""
     max_images: int = 2**31
-    """Most images in `image_tokens` where the prompts themselves say which are needed next (`loaded_batches`)."""
+    """Number of images that `image_tokens` holds if the prompts are known in advance (`load_batches`)."""
     image_cache: Path | None = None
-    """Folder that image tokens are kept in between runs (`interp.model.image_token_cache`), None for no such."""
-    output_hooks: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict, repr=False)
-    """Layer -> what becomes of its output [B, S, d_model] when it is measured (interp.measurement.clamps), never in
-    training."""
+    """Folder that keeps image tokens between runs (`interp.model.image_token_cache`); None keeps none."""
+    output_hooks: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
+    """Layer -> function of the layer's output [B, S, d_model] and the batch that returns the output to use instead.
+
+    It is applied whenever the model is measured (`interp.measurement.clamps`), never in training.
+    """
     team: Team = ALONE
-    """The processes that share what is measured and said; all of them must ask for the same."""
+    """The processes that divide measurements and answers among themselves; all of them must ask for the same."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Vlm({self.name}, {self.n_layers} layers, d_model {self.d_model}, {self.arithmetic} on {self.device}, "
+            f"{len(self.image_tokens)} images encoded)"
+        )
 
     @property
     def layers(self) -> Any:
@@ -61,22 +69,25 @@ class Vlm:
 
     @property
     def device(self) -> torch.device:
-        """Where the language model's weights are."""
+        """Device of the language model's weights; the first one if the model is split over several."""
         return self.model.lm_head.weight.device
 
     @property
     def arithmetic(self) -> str:
-        """Name of the weights' dtype, as float32."""
+        """Name of the weights' dtype, e.g. float32."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def tower_dtype(self) -> torch.dtype:
-        """Of the vision tower's weights, and of the pixels that it takes."""
+        """Dtype of the vision tower's weights and of the pixels that it takes."""
         return self.model.model.vision_tower.dtype
 
     def bridge(self) -> "LensBridge":
-        """The model in TransformerLens's and sae-lens's hands, over the same weights
-        (`interp.model.transformer_lens.lens_bridge`)."""
+        """The model as a TransformerLens bridge that accepts sae-lens SAEs, over the same weights.
+
+        `output_hooks` belong to `interp.measure` and are not part of the bridge. See
+        `interp.model.transformer_lens.lens_bridge`.
+        """
         from interp.model.transformer_lens import lens_bridge
 
-        return lens_bridge(self)
+        return lens_bridge(self.model, self.processor, self.name, self.device)

@@ -117,6 +117,6 @@ def _parts(index: Path) -> list[str]:
         isinstance(name, str) and Path(name).name == name and len(name) <= LONGEST_NAME for name in names
     ):
         raise InputError(
-            f"{index}: expected 'weight_map', an object from weights to names of files in the same folder."
+            f"{index}: expected 'weight_map', a map from weights to files in the same folder."
         )
     return sorted(set(names))
