@@ -92,7 +92,7 @@ def test_the_model_measures_on_as_before(vlm, bridge, prompts, residuals):
     fresh = load_vlm(WORLD / "planted", "cpu", "float32")
     image = prompts["image"][0]
     for each in (vlm, fresh):
-        each.features.clear()
+        each.image_tokens.clear()
         encode_images(each, [image])
     assert torch.equal(vlm.image_tokens[image], fresh.image_tokens[image])
 

@@ -255,4 +255,4 @@ def test_images_are_dropped_where_they_do_not_all_fit(vlm, own_data):
     few = replace(vlm, image_tokens={}, max_images=2)
     torch.testing.assert_close(measure(few, prompts, batch_tokens=100).margin, expected, atol=1e-4, rtol=0)
     assert prompts["image"].nunique() > 2
-    assert len(few.features) <= 2
+    assert len(few.image_tokens) <= 2

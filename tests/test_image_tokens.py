@@ -153,7 +153,7 @@ def test_other_weights_are_another_model(cached, pictures, part):
     after, computed = encoded(changed, pictures)
     assert computed == 11
     weight.data[0] += 0.5
-    changed.features.clear()
+    changed.image_tokens.clear()
     again, computed = encoded(changed, pictures)
     assert computed == 11, "changed in place, within one run"
     assert not torch.equal(after, again)
