@@ -94,7 +94,7 @@ def test_psf_med_nested_json(mimic, tmp_path):
     questions, report = run(path, "psf-med", mimic, tmp_path)
     check_psf(questions, report)
     assert report.dropped_paraphrases == {
-        "paraphrase of a yes/no question that is none": 1,
+        "paraphrase that is not a yes/no question, unlike its original": 1,
         "paraphrase that repeats another wording": 1,
     }
 
@@ -171,7 +171,7 @@ def test_psf_med_folder_by_subset(mimic, tmp_path):
     write_rows(folder / "data" / "mimic_test.jsonl", psf_rows())
     write_rows(folder / "data" / "vindr_test.jsonl", [psf_rows()[1] | {"original_question": "Where is it?"}])
     check_psf(*run(folder, "psf-med", mimic, tmp_path, "mimic"))
-    with pytest.raises(InputError, match=r"which subset.* mimic, padchest, vindr"):
+    with pytest.raises(InputError, match=r"which subset.* one of mimic, padchest, vindr"):
         import_questions(folder, "psf-med", mimic, tmp_path / "b.jsonl")
     with pytest.raises(InputError, match="no table of the subset 'padchest'"):
         import_questions(folder, "psf-med", mimic, tmp_path / "b.jsonl", "padchest")
@@ -284,8 +284,8 @@ def test_hard_positives(mimic, tmp_path):
         ("is there edema?", "no", []),
     ]
     assert [q.patient for q in questions] == [SUBJECT] * 2
-    assert report.dropped == {"no image, or several": 1}
-    assert report.dropped_paraphrases == {"paraphrase with another answer than its question": 1}
+    assert report.dropped == {"no image, or several images": 1}
+    assert report.dropped_paraphrases == {"paraphrase whose answer differs from the question's": 1}
     with pytest.raises(InputError, match="no column for 'original'"):
         import_questions(vqa_table(tmp_path / "vqa.csv"), "hard-positives", mimic, tmp_path / "b.jsonl")
 
@@ -342,7 +342,7 @@ def test_vqa_rad(tmp_path):
     assert [p.text for p in questions[0].paraphrases] == ["Is there cardiac enlargement?", "Is the heart big?"]
     assert questions[0].closed
     assert questions[0].patient == questions[1].patient == "case?id=9"
-    assert report.dropped_paraphrases == {"paraphrase with another answer than its question": 1}
+    assert report.dropped_paraphrases == {"paraphrase whose answer differs from the question's": 1}
 
 
 def test_our_own_format_keeps_every_field_and_tags_inversions(own_data, tmp_path):

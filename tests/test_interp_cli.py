@@ -85,7 +85,7 @@ def test_paraphrases_are_made_for_questions_that_have_none(run, own_data, tmp_pa
     arguments = ["paraphrase", own_data / "questions.jsonl", "--out", out, "--per-question", 3]
     code, stdout, _ = run(*arguments)
     assert code == 0
-    assert "11 questions reworded by rule, 1 had paraphrases already, 0 were not understood" in " ".join(stdout.split())
+    assert "11 questions paraphrased by rule, 1 already had paraphrases, 0 were not understood" in " ".join(stdout.split())
     rows = read_rows(out)
     assert [row["image"] for row in rows] == [row["image"] for row in given]
     assert rows[0]["paraphrases"] == given[0]["paraphrases"]
@@ -119,7 +119,7 @@ def test_empty_paraphrase(refused, own_data):
 
 def test_duplicate_id(refused, own_data):
     with_row(own_data, 7, id="0-0")
-    assert "row 8: its id was used already in row 1" in refused(*data(own_data))
+    assert "row 8: its id is already used in row 1" in refused(*data(own_data))
 
 
 def test_answer_outside_its_set(refused, own_data):

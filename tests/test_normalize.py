@@ -10,7 +10,7 @@ from test_paraphrase import NOT_UNDERSTOOD, lexicon_questions
 from interp.demo import phrasings
 from interp.questions.canonical import normalize
 from interp.questions.paraphrase import paraphrases
-from interp.questions.parse import read
+from interp.questions.parse import parse_question
 
 CANONICAL = [
     ("Is there radiographic evidence of cardiac enlargement?", "Is there cardiomegaly?"),
@@ -121,7 +121,7 @@ def test_no_form_is_shared_by_two_questions_of_the_world():
 
 def test_paraphrases_by_rule_share_one_form():
     for question in lexicon_questions():
-        if read(question).kind == "presence" and read(question).term is not None:
+        if parse_question(question).kind == "presence" and parse_question(question).term is not None:
             assert {normalize(p.text) for p in paraphrases(question, 99, 0)} == {normalize(question)}
 
 

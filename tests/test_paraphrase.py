@@ -1,4 +1,4 @@
-"""Paraphrases by rule: what is understood, what is refused, and that no wording asks for something else."""
+"""Rule-based paraphrases: which questions are understood, and that every wording asks for the same."""
 
 import re
 import time
@@ -6,9 +6,11 @@ import time
 import pytest
 
 from interp.demo import phrasings
+from interp.questions.frames import FRAMES
 from interp.questions.lexicon import TERMS, find_term
-from interp.questions.paraphrase import FRAMES, add_paraphrases, paraphrases, register_of
-from interp.questions.parse import read
+from interp.questions.paraphrase import add_paraphrases, paraphrases
+from interp.questions.parse import parse_question
+from interp.questions.registers import register_of
 from interp.questions.schema import Paraphrase, Question
 from interp.runtime.errors import InputError
 
@@ -112,9 +114,9 @@ def test_what_is_not_certain_is_left_alone(question):
     ],
 )
 def test_what_is_understood(question, kind, finding, place):
-    asked = read(question)
-    assert asked is not None
-    assert (asked.kind, asked.term.name if asked.term else None, asked.place) == (kind, finding, place)
+    parsed = parse_question(question)
+    assert parsed is not None
+    assert (parsed.kind, parsed.term.name if parsed.term else None, parsed.place) == (kind, finding, place)
     assert paraphrases(question, 2, 0)
 
 
@@ -136,14 +138,14 @@ def lexicon_questions() -> list[str]:
 def test_every_paraphrase_asks_for_the_same():
     checked = 0
     for question in lexicon_questions():
-        asked = read(question)
-        assert asked is not None, question
+        parsed = parse_question(question)
+        assert parsed is not None, question
         for paraphrase in paraphrases(question, ALL, 1):
-            again = read(paraphrase.text)
+            again = parse_question(paraphrase.text)
             assert again is not None, paraphrase.text
-            assert (again.kind, again.term, again.place) == (asked.kind, asked.term, asked.place), paraphrase.text
+            assert (again.kind, again.term, again.place) == (parsed.kind, parsed.term, parsed.place), paraphrase.text
             assert find_term(paraphrase.text).term == find_term(question).term, paraphrase.text
-            assert asked.place in paraphrase.text
+            assert parsed.place in paraphrase.text
             checked += 1
     assert checked > 20_000
 
@@ -343,7 +345,7 @@ def test_add_paraphrases_to_nothing():
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_senseless_number_is_refused(count):
-    with pytest.raises(InputError, match=f"found {count} paraphrases a question, expected at least 1"):
+    with pytest.raises(InputError, match=f"found {count} paraphrases per question, expected at least 1"):
         paraphrases("Is there pneumonia?", count, 0)
 
 

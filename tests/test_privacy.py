@@ -51,7 +51,7 @@ def test_neither_output_nor_errors_tell_of_the_questions(runs):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("bad twice", "row 2: its id was used already in row 1"),
+        ("bad twice", "row 2: its id is already used in row 1"),
         ("bad answer", "row 1: its answer is not among"),
         ("bad absent", "row 1: its image is not in"),
         ("bad split", "row 2: its patient is in both splits"),
@@ -65,7 +65,7 @@ def test_an_error_names_the_row_in_place_of_what_it_holds(runs, name, expected):
 
 
 def decoded(path: Path) -> str:
-    """Everything that a file says, by other means than `interp.sharing.file_contents`."""
+    """Everything that a file contains, read by other means than `interp.sharing.file_contents`."""
     content = path.read_bytes()
     said = content.decode("latin-1")
     if path.suffix == ".parquet":
@@ -103,7 +103,7 @@ def test_scrub_finds_what_a_run_holds_and_no_more(runs):
     kinds = {(finding.file, finding.what.split(";")[0].split(",")[0]) for finding in found}
     # The base was a folder of this machine, and a training text can be guessed.
     assert {(Path(file).name, what) for file, what in kinds} == {
-        ("adapter_config.json", "what looks like a path of a machine or a patient"),
+        ("adapter_config.json", "what looks like a path on a machine or to a patient"),
         ("gatescope.json", "hashes of training texts"),
     }
 
@@ -155,11 +155,11 @@ def test_scrub_knows_private_kinds_without_the_questions(runs, tmp_path):
         "a.png": ["an image"],
         "arms.parquet": ["text under 'patient'"],
         "b": ["an image"],
-        "cut.json": ["of a kind that can not be looked into, or damaged"],
-        "link": ["a link, or no plain file"],
-        "list.json": ["what looks like a path of a machine or a patient"],
+        "cut.json": ["content that cannot be read: an unknown kind of file, or a damaged one"],
+        "link": ["a link, or not a regular file"],
+        "list.json": ["what looks like a path on a machine or to a patient"],
         "page.html": ["an image"],
-        "weights.bin": ["of a kind that can not be looked into, or damaged"],
+        "weights.bin": ["content that cannot be read: an unknown kind of file, or a damaged one"],
     }
 
 

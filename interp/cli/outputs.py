@@ -86,11 +86,15 @@ def scrub_command(
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.scrub import show_scrub
 
-    found, files, too_short = scrub(folder, questions or [])
+    report = scrub(folder, questions or [])
     if json:
-        content = {"files": files, "ids_too_short": too_short, "found": json_ready(found)}
+        content = {
+            "files": report.files,
+            "ids_too_short": report.too_short,
+            "found": json_ready(report.findings),
+        }
         typer.echo(json_text(content), nl=False)
     else:
-        show_scrub(found, files, too_short, folder, bool(questions))
-    if found:
+        show_scrub(report, folder, bool(questions))
+    if report.findings:
         raise typer.Exit(EXIT_FOUND)

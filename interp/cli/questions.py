@@ -42,12 +42,12 @@ def import_questions_command(
     Wordings that invert the meaning ("rule out", "absent") are set apart by operator; a patient in two splits is an
     error. The report says what was kept, what was left out and why, without text, path or patient.
     """
-    from interp.importing.importer import import_questions, report_of
+    from interp.importing.importer import import_questions, report_path
     from interp.views.terminal.questions import show_import
 
     report = import_questions(source, format, images, out, subset)
     if json:
-        typer.echo(report_of(out).read_text(encoding="utf-8"), nl=False)
+        typer.echo(report_path(out).read_text(encoding="utf-8"), nl=False)
     else:
         show_import(report, out, images)
 
@@ -75,10 +75,11 @@ def paraphrase_command(
     from interp.views.terminal.questions import show_paraphrased
 
     refuse_used(out)
-    reworded, report = add_paraphrases(load_questions(questions, images), per_question, seed)
+    reworded, counts = add_paraphrases(load_questions(questions, images), per_question, seed)
+    wordings = count_wordings(reworded)
     write_questions(reworded, out, images or questions.parent)
     if json:
-        content = report._asdict() | {"wordings": json_ready(count_wordings(reworded))}
+        content = counts._asdict() | {"wordings": json_ready(wordings)}
         typer.echo(json_text(content), nl=False)
     else:
-        show_paraphrased(reworded, report, out)
+        show_paraphrased(out, wordings, **counts._asdict())

@@ -1,1 +1,1 @@
-"""Published data sets turned into questions of our format, a file a data set."""
+"""Imports published data sets as questions in our format. Each data set has its own module, listed in `formats`."""

@@ -1,24 +1,22 @@
-"""The data sets that questions are imported from, one file each; `FORMATS` names them."""
+"""The data sets that questions can be imported from: `FORMATS` names the reader of each."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from interp.importing import medical_cxr_vqa as chest_vqa
-from interp.importing import own_format as jsonl
-from interp.importing import psf_med, vqa_rad
-from interp.importing.records import Dropped, Record
+from interp.importing import medical_cxr_vqa, own_format, psf_med, vqa_rad
+from interp.importing.records import DroppedRow, SourceQuestion
 
-Reader = Callable[[Path, str | None], Iterator[Record | Dropped]]
-"""From a file or folder and the name of a subset to its questions, in their order."""
+Reader = Callable[[Path, str | None], Iterator[SourceQuestion | DroppedRow]]
+"""Reads a file or folder, and the subset of that name, into its questions in their order."""
 
 FORMATS: dict[str, Reader] = {
     "psf-med": psf_med.read,
-    "medical-cxr-vqa": chest_vqa.read,
-    "hard-positives": chest_vqa.read_hard_positives,
+    "medical-cxr-vqa": medical_cxr_vqa.read,
+    "hard-positives": medical_cxr_vqa.read_hard_positives,
     "vqa-rad": vqa_rad.read,
-    "jsonl": jsonl.read,
+    "jsonl": own_format.read,
 }
-"""Format -> its reader. A reader raises InputError for a source whose columns are not those of its format."""
+"""Format -> its reader, which raises InputError for a source whose columns do not fit the format."""
 
-HUB = {"psf-med": "saillab/psf-med"}
-"""Format -> the data set's name on the hub, where it is there."""
+HUB_NAMES = {"psf-med": "saillab/psf-med"}
+"""Format -> name of the data set on the Hugging Face hub, where it is available there."""

@@ -1,29 +1,29 @@
-"""GateScope's own format: one question a line, as `interp.questions.schema` describes it."""
+"""GateScope's own format: JSON Lines with one question per line, as `interp.questions.schema` defines it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from interp.importing.records import Dropped, Record
+from interp.importing.records import DroppedRow, SourceQuestion
 from interp.importing.table_files import read_rows
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 
 
-def read(source: Path, subset: str | None = None) -> Iterator[Record | Dropped]:
-    """Questions of a JSON Lines file; a row that is not as the format says is dropped with the field's name."""
+def read(source: Path, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
+    """Read a JSON Lines file; a row that violates the format is dropped, and the reason names the field."""
     if source.suffix.lower() != ".jsonl":
-        raise InputError(f"{source}: expected a file that ends in .jsonl.")
+        raise InputError(f"{source}: expected a JSON Lines file whose name ends in .jsonl.")
     for row in read_rows(source):
         try:
             q = Question.model_validate(row.cells)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"][:1]) or "row"
-            yield Dropped(row.where, f"field {field!r}: {first['type'].replace('_', ' ')}")
+            yield DroppedRow(row.where, f"field {field!r}: {first['type'].replace('_', ' ')}")
             continue
-        yield Record(
+        yield SourceQuestion(
             where=row.where,
             id=q.id,
             image=q.image,

@@ -1,4 +1,4 @@
-"""What every reader yields: a question as its source has it, or a row that can not become one."""
+"""What a reader yields: questions as their source gives them, and rows that cannot become questions."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -7,46 +7,46 @@ from pydantic import ValidationError
 from interp.questions.schema import Paraphrase
 
 
-class Record(NamedTuple):
-    """A question as a data set gives it, not yet checked."""
+class SourceQuestion(NamedTuple):
+    """A question as its data set gives it, before any check."""
 
     where: str
-    """File and row, for messages; no content."""
+    """File and row for messages, without content."""
     id: str
-    """Unique in the source."""
+    """Id of the question in the source."""
     image: str
-    """Image file, relative to the image root, or its bare name or stem."""
+    """Path of the image file relative to the image root, or just its name or stem."""
     patient: str | None
-    """Groups images; None where the source does not tell."""
+    """Id of the patient; None where the source does not say."""
     type: str | None
-    """One of `interp.questions.answers.ANSWER_SETS`; None where the source does not tell."""
+    """The source's own question type; None where it does not say."""
     question: str
     """The original wording."""
     answer: str | None
-    """As given; None where the source has none."""
+    """The true answer as the source writes it; None where it has none."""
     paraphrases: list[Paraphrase]
-    """Other wordings."""
+    """Other wordings of the question."""
     split: str | None
-    """As given (train, val, test, ...); None where the source has none."""
+    """The split as the source writes it (train, val, test, ...); None where it has none."""
     register: Literal["formal", "casual"] | None = None
-    """Tone of the original wording, where the source tells."""
+    """Tone of the original wording; None where the source does not say."""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    """Lesion boxes, x0 y0 x1 y1 in pixels."""
+    """Lesion boxes, x0 y0 x1 y1 in pixels of the image file."""
     dropped: tuple[str, ...] = ()
-    """Why other wordings of this question were left out, one reason each."""
+    """The reasons why other wordings of this question were left out, one per wording."""
 
 
-class Dropped(NamedTuple):
-    """A row that can not become a question."""
+class DroppedRow(NamedTuple):
+    """A row that cannot become a question."""
 
     where: str
-    """File and row."""
+    """File and row for messages, without content."""
     reason: str
-    """Why, in words that many rows can share; no content."""
+    """Why it is left out, in words that many rows can share, without content."""
 
 
 def paraphrase_of(text: str | None, phenomenon: str | None = None, register: Any = None) -> Paraphrase | None:
-    """A wording as a paraphrase; None if it is blank or no text."""
+    """A wording as a paraphrase; None if it is blank, too long or not text."""
     try:
         return Paraphrase.model_validate({"text": text, "phenomenon": phenomenon, "register": register})
     except ValidationError:

@@ -1,8 +1,8 @@
-"""Rows of CSV, TSV, JSON, JSON Lines and parquet files, and their columns by whatever name they have."""
+"""Rows of CSV, TSV, JSON, JSON Lines and parquet files, and their columns under any known name."""
 
-import csv
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,47 +12,71 @@ from interp.storage.json_files import parse_json
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _WRAPPERS = ("results", "data", "questions", "rows")
-_ROWS = 10**6
-"""A parquet file may claim as many, or one a byte: more are no different questions, but a few repeated."""
+_MOST_ROWS = 10**6
+"""Rows that a parquet file of any size may claim; larger files may claim one row per byte. A file of repeated rows can
+claim far more than fit into memory, but questions differ."""
 
 
-class Row(NamedTuple):
-    """One row of a table."""
+class TableRow(NamedTuple):
+    """A row of a table file."""
 
     where: str
-    """File name and row, counted from 1 without the header."""
+    """File name and row number, counted from 1 without the header."""
     cells: dict[str, Any]
     """Column -> value; None for an empty cell."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a table file. Raises InputError if it is not there, not UTF-8, damaged or of another kind."""
+def read_rows(path: Path) -> list[TableRow]:
+    """All rows of a table file. Raises InputError if the file is missing, damaged, empty, not UTF-8 or of another kind.
+
+    Values stay as the file has them: text in CSV and TSV, JSON or parquet values elsewhere. Only surrounding spaces are
+    removed, and missing values become None.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
-    kind = path.suffix.lower()
-    if kind not in ENDINGS:
-        raise InputError(f"{path}: found a file of kind {kind or 'without ending'!r}, expected {', '.join(ENDINGS)}.")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise InputError(f"{path}: found a file of kind {ending or 'without ending'!r}, expected {', '.join(ENDINGS)}.")
     try:
-        rows = _parquet(path) if kind == ".parquet" else _text(path, kind)
+        if ending in (".csv", ".tsv"):
+            rows = _read_csv(path, "\t" if ending == ".tsv" else ",")
+        else:
+            rows = _read_parquet(path) if ending == ".parquet" else _read_json(path, lines=ending == ".jsonl")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     if not rows:
         raise InputError(f"{path}: holds no rows.")
-    return [Row(f"{path.name}, row {i}", {k: _value(v) for k, v in row.items()}) for i, row in enumerate(rows, start=1)]
+    return [
+        TableRow(f"{path.name}, row {i}", {name: _without_missing(value) for name, value in row.items()})
+        for i, row in enumerate(rows, start=1)
+    ]
 
 
-def _text(path: Path, kind: str) -> Sequence[Mapping[str, Any]]:
+def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
+    import pandas as pd
+    from pandas.errors import EmptyDataError, ParserError, ParserWarning
+
+    text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns if every row has more cells than the header.
+            warnings.simplefilter("error", ParserWarning)
+            table = pd.read_csv(text, sep=separator, dtype=str, na_filter=False, index_col=False)
+    except EmptyDataError:
+        return []
+    except (ParserError, ParserWarning, ValueError) as error:
+        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        raise InputError(f"{path}: damaged ({reason}). Quote the cells that contain the separator.") from None
+    return table.to_dict("records")
+
+
+def _read_json(path: Path, lines: bool) -> Sequence[Mapping[str, Any]]:
+    # Not by pandas, which turns a column of integers with gaps into floats: long ids would lose their last digits.
     text = path.read_text(encoding="utf-8-sig")
     try:
-        if kind in (".csv", ".tsv"):
-            csv.field_size_limit(2**24)
-            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ","))
-        if kind == ".jsonl":
-            # Not by splitlines, which also breaks at separators that may stand inside a text.
-            content: Any = [parse_json(line) for line in text.split("\n") if line.strip()]
-        else:
-            content = parse_json(text)
-    except (ValueError, csv.Error) as error:
+        # splitlines would also split at separators that may occur inside a text.
+        content: Any = [parse_json(line) for line in text.split("\n") if line.strip()] if lines else parse_json(text)
+    except ValueError as error:
         raise InputError(f"{path}: damaged ({error}).") from None
     if isinstance(content, dict):
         content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None)
@@ -61,15 +85,16 @@ def _text(path: Path, kind: str) -> Sequence[Mapping[str, Any]]:
     return content
 
 
-def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+    # Not by pandas, for the same reason, and because the claimed size has to be checked before anything is read.
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
             claimed, size = file.metadata.num_rows, path.stat().st_size
-            if claimed > max(_ROWS, size):
-                raise InputError(f"{path}: claims {claimed} rows in {size} bytes. Questions differ; write them anew.")
+            if claimed > max(_MOST_ROWS, size):
+                raise InputError(f"{path}: claims {claimed} rows in {size} bytes. Write the file again.")
             return file.read().to_pylist()
     except InputError:
         raise
@@ -78,22 +103,22 @@ def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
         raise InputError(f"{path}: damaged ({reason}).") from None
 
 
-def _value(cell: Any) -> Any:
-    """Blank, NaN and NULL, as tables write what is missing, become None."""
-    if isinstance(cell, float) and math.isnan(cell):
+def _without_missing(value: Any) -> Any:
+    """A value, its text stripped; None for a missing one, however the table writes it (blank, NaN, NULL)."""
+    if isinstance(value, float) and math.isnan(value):
         return None
-    if isinstance(cell, str):
-        cell = cell.strip()
-        return None if cell == "" or cell.lower() in ("nan", "null", "none") else cell
-    return cell
+    if isinstance(value, str):
+        value = value.strip()
+        return None if value == "" or value.lower() in ("nan", "null", "none") else value
+    return value
 
 
 def match_columns(
     found: Iterable[str], needed: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]], where: str
 ) -> dict[str, str]:
-    """Our name of each column -> its name in the table, the first of its known names that is there.
+    """Our name of each column -> its name in the table, the first of its known names that occurs.
 
-    Raises InputError with what was found and what was expected if a needed one is missing.
+    Raises InputError with the columns found and expected if a needed one is missing.
     """
     present = {name.strip().lower(): name for name in found if name}
     matched = {}
@@ -110,15 +135,15 @@ def match_columns(
     return matched
 
 
-def text_of(cell: Any) -> str | None:
-    """A cell as text; whole numbers without a decimal point, as ids are often read as floats."""
-    if cell is None:
+def text_of(value: Any) -> str | None:
+    """A value as text. Whole numbers lose their decimal point, since ids are often stored as floats."""
+    if value is None:
         return None
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return str(cell).strip()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
-def columns_of(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[TableRow]) -> list[str]:
     """Every column that any row has, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.cells))

@@ -1,15 +1,15 @@
-"""VQA-RAD: rows that share `qid_linked_id` are paraphrases; `question_rephrase` is another wording.
+"""VQA-RAD: rows that share a `qid_linked_id` are paraphrases, and `question_rephrase` is another wording.
 
-Its own test rows (`phrase_type` test_*) are of images that its training rows show too, so they are no split here:
-images of one MedPix case (`image_case_url`) stay together instead.
+Its own test rows (`phrase_type` test_*) show images that its training rows show too, so that split is not used. Here
+the images of a MedPix case (`image_case_url`) stay together instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.importing.records import Dropped, Record, paraphrase_of
-from interp.importing.table_files import Row, columns_of, match_columns, read_rows, text_of
+from interp.importing.records import DroppedRow, SourceQuestion, paraphrase_of
+from interp.importing.table_files import TableRow, columns_of, match_columns, read_rows, text_of
 from interp.questions.answers import ANSWER_SETS, normalize_answer
 
 NEEDED = {"question": ("question",), "answer": ("answer",), "image": ("image_name", "image")}
@@ -22,29 +22,29 @@ OPTIONAL = {
     "case": ("image_case_url", "imageid_case"),
 }
 TYPES = {"PRES": "presence", "ABN": "abnormality", "PLANE": "view", "POS": "location"}
-"""VQA-RAD's question types -> ours; all else is `other`, as is a view that is none of a radiograph."""
+"""VQA-RAD's question type -> ours. All other types are `other`, and so are views that no radiograph has."""
 
 
-def read(source: Path, subset: str | None = None) -> Iterator[Record | Dropped]:
-    """Questions of VQA-RAD's public JSON file."""
+def read(source: Path, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
+    """Read VQA-RAD's public JSON file."""
     rows = read_rows(source)
     columns = match_columns(columns_of(rows), NEEDED, OPTIONAL, str(source))
-    groups: dict[tuple[str, str], list[tuple[Row, dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str], list[tuple[TableRow, dict[str, Any]]]] = {}
     for number, row in enumerate(rows):
         cells = {ours: row.cells.get(name) for ours, name in columns.items()}
         missing = next((name for name in NEEDED if text_of(cells[name]) is None), None)
         if missing:
-            yield Dropped(row.where, f"no {missing}")
+            yield DroppedRow(row.where, f"no {missing}")
             continue
         key = (str(cells["image"]), text_of(cells.get("link")) or f"row {number}")
         groups.setdefault(key, []).append((row, cells))
     for number, members in enumerate(groups.values()):
-        # The free-form question is the original, whatever its place in the file.
+        # The free-form question is the original, wherever it is in the file.
         members.sort(key=lambda member: "free" not in str(member[1].get("phrase") or "").lower())
-        yield _record(number, members)
+        yield _source_question(number, members)
 
 
-def _record(number: int, members: Sequence[tuple[Row, Mapping[str, Any]]]) -> Record:
+def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str, Any]]]) -> SourceQuestion:
     row, first = members[0]
     question, answer = str(text_of(first["question"])), str(text_of(first["answer"]))
     type_ = _type(first, answer)
@@ -57,12 +57,12 @@ def _record(number: int, members: Sequence[tuple[Row, Mapping[str, Any]]]) -> Re
                 continue
             seen.add(text.lower())
             if not same:
-                dropped.append("paraphrase with another answer than its question")
+                dropped.append("paraphrase whose answer differs from the question's")
             elif (paraphrase := paraphrase_of(text)) is None:
                 dropped.append("paraphrase without text")
             else:
                 paraphrases.append(paraphrase)
-    return Record(
+    return SourceQuestion(
         where=row.where,
         id=text_of(first.get("id")) or str(number),
         image=str(text_of(first["image"])),
@@ -77,7 +77,7 @@ def _record(number: int, members: Sequence[tuple[Row, Mapping[str, Any]]]) -> Re
 
 
 def _type(cells: Mapping[str, Any], answer: str) -> str:
-    """Our type of a question: the first of VQA-RAD's (`PRES, POS`) that we know and whose answers fit."""
+    """Our type of a question: the first of its VQA-RAD types (`PRES, POS`) that we know and whose answers fit."""
     for name in str(cells.get("type") or "").upper().replace(";", ",").split(","):
         type_ = TYPES.get(name.strip())
         if type_ is not None:

@@ -1,1 +1,1 @@
-"""Questions, their paraphrases and answers: the file format, and reading and rewording English about radiographs."""
+"""Questions, paraphrases and answers: the file format, and rules that parse and reword English about radiographs."""

@@ -1,4 +1,4 @@
-"""Answers: which of them a type of question admits, one spelling for each, and which questions ask for yes or no."""
+"""Answers: which ones each question type admits, their normalized spelling, and what a generated text answers."""
 
 import re
 import unicodedata
@@ -14,10 +14,10 @@ ANSWER_SETS: dict[str, frozenset[str] | None] = {
     "type": None,
     "other": None,
 }
-"""Question type -> the answers it admits, normalised; None where any answer does.
+"""Question type -> its possible answers, normalized; None where every answer is allowed.
 
-An abnormality question is closed ("is there any abnormality?") or asks for a list. The levels of Medical-CXR-VQA are
-mild, moderate, severe, small, large and more, so any is admitted.
+An abnormality question is closed ("is there any abnormality?") or asks for a list. The levels in Medical-CXR-VQA
+include mild, moderate, severe, small and large, and the list is open, so any level is allowed.
 """
 
 _SPELLINGS = {"y": "yes", "true": "yes", "n": "no", "false": "no"}
@@ -66,9 +66,9 @@ _CLAUSE_END = r"[.,;:!\n()]|\b(?=(?:but|however|although|though|while|whereas|an
 
 
 def normalize_answer(answer: str, type_: str) -> str:
-    """One spelling of an answer: lower case, single blanks, no final stop; yes, no and the views by their usual names.
+    """Normalize an answer: lower case, single spaces, no final stop, and one name each for yes, no and the views.
 
-    "Yes, small." as the answer of a presence question is "yes"; "PA view" of a view question is "pa".
+    For a presence question "Yes, small." becomes "yes"; for a view question "PA view" becomes "pa".
     """
     text = re.sub(r"\s+", " ", answer).strip().lower().rstrip(".!").strip()
     text = _SPELLINGS.get(text, text)
@@ -82,10 +82,10 @@ def normalize_answer(answer: str, type_: str) -> str:
 
 
 def asks_yes_or_no(question: str) -> bool:
-    """Whether a question by its form is answered with yes or no.
+    """Whether the form of a question calls for yes or no.
 
-    It begins with an auxiliary ("Is there", "Does it"), behind courtesies ("Please indicate whether"), or is cut short
-    ("Effusion present?"), and offers no choice of its own ("Is it left or right?").
+    Such a question begins with an auxiliary ("Is there", "Does it"), possibly after a courtesy ("Please indicate
+    whether"), or is elliptic ("Effusion present?"). It does not offer a choice of its own ("Is it left or right?").
     """
     text = re.sub(r"\s+", " ", question).strip().lower().replace("’", "'")
     if re.match(rf"(?:{_POLITE}\b[ ,]*)*{_OPEN_WORD}\b", text):
@@ -101,55 +101,55 @@ def asks_yes_or_no(question: str) -> bool:
 
 
 def parse_yes_no(text: str) -> str | None:
-    """What a generated answer to a closed question says, "yes" or "no"; None where it commits itself to neither.
+    """Parse a generated answer to a closed question: "yes", "no", or None where the text commits to neither.
 
-    By keywords, as benchmarks of medical VQA do:
+    The rules use keywords, as benchmarks of medical VQA do:
 
-    1. The first word decides if it is yes or no, behind "Answer:" or the question said again too.
-    2. Else a text that declares itself undecided anywhere ("cannot be excluded", "unclear") says nothing.
-    3. Else every clause is heard. One that denies (no, not, without, absent, negative ...) says no, whatever it affirms
-       beside; one that affirms (yes, present, there is, evidence of, is seen ...) says yes. A tentative one (may,
-       possibly, whether), a disclaimer, and one that calls things normal, clear or unremarkable say nothing: the last
-       is a yes or a no by what was asked.
-    4. None if no clause speaks, or if two disagree.
+    1. If the first word is yes or no, it decides. It may follow "Answer:" or a repetition of the question.
+    2. Otherwise a text that declares itself undecided anywhere ("cannot be excluded", "unclear") gives None.
+    3. Otherwise each clause votes. A clause that denies (no, not, without, absent, negative ...) votes no, even if it
+       also affirms something. A clause that affirms (yes, present, there is, evidence of, is seen ...) votes yes.
+       Tentative clauses (may, possibly, whether) and disclaimers do not vote. Neither do clauses that call something
+       normal, clear or unremarkable, because whether that means yes depends on the question.
+    4. If no clause votes, or two disagree, the result is None.
 
-    The question is not looked at: "There is a nodule." is a yes, even where effusion was asked for.
+    The question itself is not considered: "There is a nodule." is a yes even if the question was about effusion.
     """
-    plain = _plain(text)
-    whole = normalize_answer(plain, "other")
+    bare = _without_markup(text)
+    whole = normalize_answer(bare, "other")
     if whole in CLOSED_ANSWERS:
         return whole
-    answered = re.sub(r"[^.!?\n]*\?", "", plain).strip()
-    for part in (plain, answered):
+    answered = re.sub(r"[^.!?\n]*\?", "", bare).strip()
+    for part in (bare, answered):
         if first := re.match(_FIRST, part):
             return first[1]
-    if re.search(rf"\b(?:{_UNDECIDED})\b", plain):
+    if re.search(rf"\b(?:{_UNDECIDED})\b", bare):
         return None
-    said = set()
+    votes = set()
     for clause in re.split(_CLAUSE_END, answered):
         if re.search(rf"\b(?:{_TENTATIVE}|{_NORMAL}|{_DISCLAIMER})\b", clause):
             continue
         if re.search(rf"\b(?:{_DENIES})\b", clause):
-            said.add("no")
+            votes.add("no")
         elif re.search(rf"\b(?:{_AFFIRMS})\b", clause):
-            said.add("yes")
-    return said.pop() if len(said) == 1 else None
+            votes.add("yes")
+    return votes.pop() if len(votes) == 1 else None
 
 
 def begins_with_answer(generated: str, answer: str, type_: str) -> bool:
-    """Whether some number of a generated text's leading words are the whole true answer to a question of `type_`.
+    """Whether the first words of a generated text are the complete true answer to a question of `type_`.
 
-    Both are compared in one spelling (`normalize_answer`), without case, punctuation and markup: "**Left** lung" begins
+    Both are normalized (`normalize_answer`) and compared without case, punctuation and markup: "**Left** lung" begins
     with "left" and "P.A. view" with "pa", but "mildly" does not begin with "mild", nor "left/right" with "left".
     """
-    text = _plain(generated)
+    text = _without_markup(generated)
     true = _words(normalize_answer(answer, type_))
     leads = (text[: word.end()] for word in re.finditer(r"\w+\b(?!/)", text))
     return bool(true) and any(_words(normalize_answer(lead, type_)) == true for lead in leads)
 
 
-def _plain(text: str) -> str:
-    """Lower case, without markup and what is no word at the beginning; single blanks, lines kept apart."""
+def _without_markup(text: str) -> str:
+    """The text in lower case with single spaces, without markup and leading punctuation; line breaks stay."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
     text = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`#>\"“”]", "", text))
     return re.sub(r"^\W+", "", text)

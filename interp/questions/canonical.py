@@ -1,36 +1,36 @@
-"""Prompt normalisation, a published baseline against sensitivity to wording: every question in one canonical form."""
+"""Prompt normalization, a published baseline against wording sensitivity: every question in one canonical form."""
 
 from interp.questions.lexicon import find_term
-from interp.questions.parse import Asked, indefinite_article, plain, read, without_filler
+from interp.questions.parse import ParsedQuestion, indefinite_article, parse_question, single_spaced, without_filler
 
 
 def normalize(text: str) -> str:
-    """The canonical form of a question: the same text if applied twice, and never of another polarity.
+    """The canonical form of a question. It is idempotent and never changes the polarity.
 
-    A presence question becomes "Is there pleural effusion in the left lung?", with the canonical name of the lexicon
-    or its own noun phrase; one about abnormality "Is there an abnormality?"; of any other, negated ones among them,
-    only politeness, filler and blanks go. A text of nothing else stays, with single blanks.
+    A presence question becomes "Is there pleural effusion in the left lung?", with the lexicon's canonical name or the
+    question's own noun phrase. A question about abnormality becomes "Is there an abnormality?". All others, negated
+    ones included, lose only politeness, filler and extra spaces. A text that is nothing but filler is kept.
     """
-    asked = read(text)
-    if asked is not None and asked.kind in ("presence", "abnormality"):
-        place = f" {asked.place.lower()}" if asked.place else ""
-        verb = "Are" if _is_plural(asked) else "Is"
-        return f"{verb} there {_noun(asked)}{place}?"
+    parsed = parse_question(text)
+    if parsed is not None and parsed.kind in ("presence", "abnormality"):
+        place = f" {parsed.place.lower()}" if parsed.place else ""
+        verb = "Are" if _is_plural(parsed) else "Is"
+        return f"{verb} there {_noun_phrase(parsed)}{place}?"
     core = without_filler(text)
-    return f"{core[:1].upper()}{core[1:]}?" if core else plain(text)
+    return f"{core[:1].upper()}{core[1:]}?" if core else single_spaced(text)
 
 
-def _is_plural(asked: Asked) -> bool:
-    return (asked.noun if asked.term is None else asked.term.canonical).grammar == "plural"
+def _is_plural(parsed: ParsedQuestion) -> bool:
+    return (parsed.noun if parsed.term is None else parsed.term.canonical).grammar == "plural"
 
 
-def _noun(asked: Asked) -> str:
-    if asked.kind == "abnormality":
+def _noun_phrase(parsed: ParsedQuestion) -> str:
+    if parsed.kind == "abnormality":
         return "an abnormality"
-    if asked.term is not None:
-        return asked.term.canonical.phrase
-    noun = asked.noun.text.lower()
+    if parsed.term is not None:
+        return parsed.term.canonical.phrase
+    noun = parsed.noun.text.lower()
     head = find_term(noun)
     counted = head is not None and head.name.grammar == "count"
-    needs_article = counted or asked.noun.article in ("a", "an")
+    needs_article = counted or parsed.noun.article in ("a", "an")
     return f"{indefinite_article(noun)} {noun}" if needs_article else noun

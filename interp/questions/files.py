@@ -1,4 +1,4 @@
-"""Questions on disk: reading, checking, splitting and writing the JSON Lines format."""
+"""Questions on disk: reads, checks, splits and writes the JSON Lines format."""
 
 import hashlib
 import logging
@@ -17,24 +17,25 @@ from interp.storage.atomic import write_text
 from interp.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
+NamedSplit = Literal["train", "test"]
 Split = Literal["train", "test", "all"]
 
 
 def load_questions(
     path: str | Path = WORLD / "questions.jsonl", images: str | Path | None = None, split: Split = "all"
 ) -> list[Question]:
-    """Read a JSON Lines file of questions, by default the embedded world's; every `image` returned is an absolute path.
+    """Read a JSON Lines file of questions, by default the embedded world's, with absolute image paths.
 
-    Where no patient is given, `patient` becomes the image as the file has it, so that splits and intervals are the same
-    wherever the images lie.
-    Raises InputError naming the row for anything that is not as the format says, and if the split is empty. No
-    message holds what a row says, but for the name of its type: the row is enough to look it up.
+    Where a row names no patient, `patient` becomes its image path as written in the file, so that splits and intervals
+    do not depend on where the images are stored.
+    Raises InputError, which names the row, for anything that violates the format, and if the split is empty. To protect
+    privacy, messages quote nothing from a row except its type.
     """
     path = Path(path)
     root = Path(images) if images is not None else path.parent
     if not path.is_file():
         wrong = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file, one question a line.")
+        raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file with one question per line.")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
     root = root.absolute()
@@ -45,7 +46,7 @@ def load_questions(
             for row, line in enumerate(lines, start=1):
                 if line.strip():
                     question = _parse(line, f"{path}, row {row}")
-                    _check(question, f"{path}, row {row}", root, row_of)
+                    _check_question(question, f"{path}, row {row}", root, row_of)
                     row_of[question.id] = row
                     absolute = {"image": str(root / question.image), "patient": question.group}
                     questions.append(question.model_copy(update=absolute))
@@ -55,7 +56,7 @@ def load_questions(
             ) from None
     _check_splits(questions, path, row_of)
     if not questions:
-        raise InputError(f"{path}: holds no questions. Write one a line.")
+        raise InputError(f"{path}: holds no questions. Write one per line.")
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
         raise InputError(
@@ -67,7 +68,7 @@ def load_questions(
 
 
 def write_questions(questions: Iterable[Question], path: Path, images: Path) -> None:
-    """Write questions as JSON Lines, whole or not at all, their images relative to the folder `images`."""
+    """Write questions atomically as JSON Lines, with image paths relative to the folder `images`."""
     lines = []
     for question in questions:
         inside = Path(question.image)
@@ -85,12 +86,12 @@ def _parse(line: str, where: str) -> Question:
         problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
         raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
     except ValueError as error:
-        raise InputError(f"{where}: not a JSON object ({error}). Write one question a line.") from None
+        raise InputError(f"{where}: not a JSON object ({error}). Write one question per line.") from None
 
 
-def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
+def _check_question(question: Question, where: str, root: Path, row_of: dict[str, int]) -> None:
     if question.id in row_of:
-        raise InputError(f"{where}: its id was used already in row {row_of[question.id]}. Ids must be unique.")
+        raise InputError(f"{where}: its id is already used in row {row_of[question.id]}. Ids must be unique.")
     allowed = ANSWER_SETS[question.type]
     if allowed is not None and question.answer is not None and question.true_answer not in allowed:
         raise InputError(
@@ -99,7 +100,7 @@ def _check(question: Question, where: str, root: Path, row_of: dict[str, int]) -
         )
     if climbs_out(question.image):
         raise InputError(
-            f"{where}: its image may lie outside the image folder {root}. Use paths inside it, without '..'."
+            f"{where}: its image path may lead out of the image folder {root}. Use relative paths without '..'."
         )
     if not is_image_file(root, question.image):
         raise InputError(f"{where}: its image is not in {root}. Add the file or correct --images.")
@@ -117,8 +118,8 @@ def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str
                 )
 
 
-def split_of(question: Question, test_share: float = 0.3) -> str:
-    """The split of a question: its own field, else by a hash of its patient, so that no patient is in two."""
+def split_of(question: Question, test_share: float = 0.3) -> NamedSplit:
+    """The split of a question: its `split` field, or else a hash of its patient, so that no patient is in both."""
     if question.split is not None:
         return question.split
     digest = hashlib.blake2b(question.group.encode(), digest_size=8).digest()

@@ -1,11 +1,13 @@
-"""Findings of chest radiography and their true synonyms, chosen from the label sets of CheXpert, ChestX-ray14,
-PadChest and MIMIC-CXR; a name is listed only if, asked whether it is present, a radiologist would give the same
-answer as for the canonical name, so causes, kinds, parents and ambiguous lay words are left out.
+"""The findings of chest radiography and their synonyms, and how to find them in a text.
 
-Names are written as they stand in a sentence: "a nodule" is counted, "some devices" is plural (the "some" is not
-part of the name), and one without either needs no article. What is left out on purpose: "lung collapse" (atelectasis
-or pneumothorax), "lung fluid" (edema or effusion), "a spot on the lung" (nodule, mass or any opacity), "a lung
-infection" (pneumonia or tuberculosis), "scarring" (fibrosis or a scar), "airspace opacity" (consolidation or any).
+The findings come from the label sets of CheXpert, ChestX-ray14, PadChest and MIMIC-CXR. A synonym is listed only if a
+radiologist who is asked whether it is present would answer as for the canonical name. Causes, subtypes, broader terms
+and ambiguous lay words are therefore left out: "lung collapse" (atelectasis or pneumothorax), "lung fluid" (edema or
+effusion), "a spot on the lung" (nodule, mass or any opacity), "a lung infection" (pneumonia or tuberculosis),
+"scarring" (fibrosis or a scar), "airspace opacity" (consolidation or any opacity).
+
+The table writes a countable name with its article ("a nodule"), a plural with "some" ("some devices", where "some" is
+not part of the name), and an uncountable name without either.
 """
 
 import re
@@ -13,43 +15,43 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 Grammar = Literal["mass", "count", "plural"]
-"""What a name needs in a sentence: nothing, an indefinite article, or a plural verb."""
+"""What a name needs in a sentence: nothing (mass), an indefinite article (count), or a plural verb (plural)."""
 
 
 class Name(NamedTuple):
-    """One name of a finding, with its grammar."""
+    """A name of a finding, with its grammar."""
 
     text: str
-    """The words, without any article."""
+    """The words without an article."""
     grammar: Grammar
-    """What it needs in a sentence."""
+    """Whether the name is uncountable, countable or plural."""
     article: str = ""
-    """ "a" or "an" where the grammar is "count"; "any" where it is not known which the noun needs."""
+    """The article of a countable name, "a" or "an"; "any" where it is unknown whether the noun is countable."""
 
     @property
     def phrase(self) -> str:
-        """The name as it stands in a sentence, with the article that it needs."""
+        """The name with the article that it needs in a sentence."""
         return f"{self.article} {self.text}".lstrip()
 
     @property
     def holds_place(self) -> bool:
-        """Whether the name says itself where the finding is, as "fluid around the lung" does."""
+        """Whether the name itself contains a place, as "fluid around the lung" does."""
         return not {"of", "in", "on", "around", "under"}.isdisjoint(self.text.split())
 
 
 class Term(NamedTuple):
-    """A finding: its canonical name and every other name of the same thing."""
+    """A finding: its canonical name and its synonyms."""
 
     canonical: Name
-    """The name that normal forms use."""
+    """The name used in canonical forms."""
     formal: tuple[Name, ...]
-    """Synonyms of a report's style."""
+    """Synonyms in the style of radiology reports."""
     casual: tuple[Name, ...]
-    """Synonyms of everyday speech; empty where lay words are ambiguous."""
+    """Synonyms of everyday speech; empty where every lay word is ambiguous."""
 
     @property
     def name(self) -> str:
-        """The canonical name, without an article: what identifies the finding."""
+        """The canonical name without an article, which identifies the finding."""
         return self.canonical.text
 
     @property
@@ -59,18 +61,18 @@ class Term(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Where a text names a finding."""
+    """The place where a text names a finding."""
 
     term: Term
-    """The finding."""
+    """The finding that was named."""
     name: Name
-    """The name that was met; in the plural where the text has its plural."""
+    """The name that was found, in the plural where the text has the plural."""
     start: int
-    """Position of the first character, that of a leading article if there is one."""
+    """Position of the first character, including a leading article."""
     end: int
     """Position after the last character."""
     surface: str
-    """The words of the text between the two."""
+    """The text from `start` to `end`."""
 
 
 def _name(written: str) -> Name:
@@ -179,14 +181,14 @@ TERMS: tuple[Term, ...] = (
         ("a raised hemidiaphragm",),
     ),
 )
-"""The findings; each name occurs once in the whole table."""
+"""The 43 findings; each name occurs only once in the table."""
 
 
 def find_term(text: str) -> Match | None:
-    """The longest name of a finding in `text`, the first of equals, or None.
+    """The longest name of a finding in `text`, the first one among equally long names; None if there is none.
 
-    A name counts on word boundaries and in any case, plurals included. Words before it are not read: in "a thyroid
-    nodule" it finds the nodule, so a caller that replaces names must look at what surrounds them.
+    Names match whole words in any case, plurals included. The words before a name are ignored: in "a thyroid nodule"
+    this finds the nodule, so a caller that replaces names must check what surrounds them.
     """
     found = max(_pattern().finditer(text), key=lambda m: m.end("name") - m.start("name"), default=None)
     if found is None:
@@ -197,7 +199,7 @@ def find_term(text: str) -> Match | None:
 
 
 def exact_term(phrase: str) -> Match | None:
-    """The match that covers the whole of `phrase`, or None; stricter than `find_term` by what surrounds the name."""
+    """The match that covers all of `phrase`; None if other words surround the name."""
     match = find_term(phrase)
     return match if match is not None and match.surface == phrase else None
 
@@ -211,10 +213,10 @@ def _table() -> dict[str, tuple[Term, Name]]:
     table: dict[str, tuple[Term, Name]] = {}
     for term in TERMS:
         for name in term.names:
-            # with a place at the end the last word is not the head, and has the wrong plural
+            # The last word of a name with a place is not its head ("fluid around the lung"), so it has no plural here.
             if name.grammar != "plural" and not name.holds_place:
                 table.setdefault(_key(_plural(name.text)), (term, Name(_plural(name.text), "plural")))
-    # written names last, so that a plural made by rule never hides one
+    # Listed names override plurals made by rule.
     return table | {_key(name.text): (term, name) for term in TERMS for name in term.names}
 
 
@@ -228,8 +230,8 @@ def _plural(text: str) -> str:
 def _pattern() -> re.Pattern[str]:
     names = sorted(_table(), key=len, reverse=True)
     either = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in names)
-    # a lookahead, so that a short name met first does not hide a longer one that begins inside it; letters of other
-    # alphabets that count as equal without regard to case (the dotless i) must not, for they are not in the table
+    # A lookahead, so that a short name does not hide a longer one that begins inside it. The names are matched in ASCII
+    # mode, because letters that are equal only after case folding (the dotless i) are not in the table.
     return re.compile(
         rf"""
         (?= (?<![\w-]) (?P<article> an?\s+ )? (?<![\w-]) (?P<name> (?a: {either} ) ) (?![\w-]) )

@@ -1,7 +1,7 @@
-"""Reads what a question asks: its kind, its noun phrase and its place, or None where a rewording could change it.
+"""Parses a question about a radiograph into its kind, noun phrase and place, if it can be reworded safely.
 
-A question is refused if any word could turn, split or compare its meaning; then its opening is looked up; then the
-phrases that add no meaning, or a place, are cut off the end until only the noun phrase is left.
+A question is rejected if any word may negate, compare or split its meaning. Then its opening is looked up, and phrases
+that name a place or add no meaning are cut off the end until only the noun phrase is left.
 """
 
 import re
@@ -9,35 +9,35 @@ from typing import Literal, NamedTuple
 
 from interp.questions.lexicon import Name, Term, exact_term, find_term
 
-Kind = Literal["presence", "abnormality", "normal", "view", "level", "location", "side", "type"]
+QuestionKind = Literal["presence", "abnormality", "normal", "view", "level", "location", "side", "type"]
 
-LONGEST = 300
-"""Characters; what is longer is no single question."""
+LONGEST_QUESTION = 300
+"""Longest text that is parsed [characters]; a longer one is not a single question."""
 
-LONGEST_NOUN = 6
-"""Words; what is longer is no noun phrase but a clause."""
+LONGEST_NOUN_PHRASE = 6
+"""Longest noun phrase [words]; a longer one is a clause."""
 
 
-class Asked(NamedTuple):
+class ParsedQuestion(NamedTuple):
     """What a question asks."""
 
-    kind: Kind
-    """Of a finding: presence, level, location, side, type; of the image: abnormality, normal, view."""
+    kind: QuestionKind
+    """What is asked of a finding (presence, level, location, side, type) or the image (abnormality, normal, view)."""
     noun: Name
-    """The noun phrase as the question has it; empty where the kind is of the image."""
+    """The noun phrase as the question words it; empty for questions about the image."""
     term: Term | None
-    """The finding, if the noun phrase is exactly a name of it and the place leaves it that."""
+    """The finding, if the noun phrase is exactly one of its names and the place does not make it another finding."""
     place: str
-    """The anatomical phrase, verbatim, e.g. "in the left lung"; empty if there is none."""
+    """The anatomical phrase, verbatim, such as "in the left lung"; empty if there is none."""
     determiner: str
-    """What stood before the noun phrase, lower case: "", "a", "an", "any", "the", "any degree of", ..."""
+    """The words before the noun phrase in lower case: "", "a", "an", "any", "the", "any degree of", ..."""
     before: str
     """The question's words before the determiner."""
     after: str
     """The question's words after the noun phrase."""
 
 
-# The parts that patterns are built of; texts have single blanks when they meet them.
+# The parts of the patterns below, which are matched against single-spaced text.
 _PIECES = {
     "x": "(?P<rest>.+)",
     "be": "(?P<be>is|are)",
@@ -72,8 +72,8 @@ def _pattern(written: str) -> re.Pattern[str]:
     return re.compile(written.format_map(_PIECES), re.IGNORECASE)
 
 
-# Openings that are the whole question, apart from what is cut off its end.
-_WHOLE: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+# Openings that make up the whole question, apart from what is cut off its end.
+_WHOLE: tuple[tuple[QuestionKind, re.Pattern[str]], ...] = (
     ("normal", _pattern("(?:is|are) {subject} (?:normal|within normal limits)")),
     ("normal", _pattern("do(?:es)? {subject} {look} normal")),
     ("normal", _pattern("is (?:this|it) a normal {kind_of_image}{image}")),
@@ -84,8 +84,8 @@ _WHOLE: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("view", _pattern("(?:what is|{tell}) the {view}(?: of {subject})?")),
 )
 
-# Openings followed by a noun phrase; the flag says that "seen", "present" or the like must follow that.
-_OPENINGS: tuple[tuple[Kind, bool, re.Pattern[str]], ...] = (
+# Openings followed by a noun phrase; the flag requires "seen", "present" or the like after it.
+_OPENINGS: tuple[tuple[QuestionKind, bool, re.Pattern[str]], ...] = (
     ("level", False, _pattern("what {size} {be} {x}")),
     ("level", False, _pattern("(?:what is|{tell}|grade) the {size} of {x}")),
     ("level", False, _pattern("how (?:severe|bad) {be} {x}")),
@@ -120,7 +120,7 @@ _OPENINGS: tuple[tuple[Kind, bool, re.Pattern[str]], ...] = (
     ("abnormality", False, _pattern("(?:is )?{x}")),
 )
 
-# What is cut off the end of a question.
+# Phrases that are cut off the end of a question.
 _MEANINGLESS = _pattern("(?:,? or not| at all| in here| here| in this one| in this patient| (?:in|on|by) {the_image})$")
 _SEEN = _pattern(" (?:(?:is|are) )?{seen}$")
 _IN_THE_LUNG = _pattern(" (?P<place>{at}{lung})$")
@@ -129,7 +129,7 @@ _ELSEWHERE = _pattern(" (?P<place>{at}{elsewhere})$")
 _DETERMINER = _pattern("(?:any degree of|(?:even )?a little(?: bit of)?|any|some|an|a|the) ")
 _ABNORMALITY = _pattern("abnormalit(?:y|ies)|abnormal findings?|(?:anything|something) (?:wrong|abnormal|off)")
 
-# Words after which another wording may mean something else.
+# Words that make rewording unsafe.
 _NEGATION = _pattern(
     "no|not|non|none|nor|neither|never|nothing|zero|cannot|\\w+n't|(?:is|are|do|does|ca)nt|without|absen(?:t|ce)"
     "|lack\\w*|free (?:of|from)|rul(?:e|es|ed|ing) (?:\\w+ )?out|exclu\\w+|except|negative|den(?:y|ies|ied)|missing"
@@ -148,8 +148,8 @@ _UNSAFE = re.compile(
 )
 _HARMLESS = re.compile(",? or not$|(?<!not) at all(?![\\w-])", re.IGNORECASE)
 
-# Words that show that what was taken for a noun phrase is not one.
-_NO_NOUN_WORDS = (
+# Words that occur in no noun phrase.
+_NOT_IN_NOUN_PHRASE_WORDS = (
     "of for to from by as with in on at over within under around near between into during after before while both "
     "that which who what when where why how if whether then it its this these those there here they them he she you "
     "we i is are was were be been has have had do does did can could will would should may might must the a an any "
@@ -159,52 +159,52 @@ _NO_NOUN_WORDS = (
     "taken image imaging picture x-ray radiograph scan study view modality plane position patient even one now "
     "today currently yet"
 )
-_NO_NOUN = frozenset(_NO_NOUN_WORDS.split())
+_NOT_IN_NOUN_PHRASE = frozenset(_NOT_IN_NOUN_PHRASE_WORDS.split())
 
 
-class _Noun(NamedTuple):
+class _NounPhrase(NamedTuple):
     determiner: str
-    """The first one, lower case."""
+    """The first determiner, in lower case."""
     article: str
-    """The last one: another than the first in "any a big heart"."""
+    """The last determiner, which differs from the first in "any a big heart"."""
     text: str
-    """The noun phrase."""
+    """The words of the noun phrase."""
     place: str
-    """The anatomical phrases that followed it."""
+    """The anatomical phrases after it."""
     in_the_lung: bool
-    """Whether no place is outside the lungs, where "a mass" would be no lung mass."""
+    """Whether every place is inside the lungs; elsewhere "a mass" is not a lung mass."""
     seen: bool
     """Whether "present" or the like followed."""
     start: int
-    """Position of the determiner, or of the noun phrase without one."""
+    """Position of the determiner, or of the noun phrase if it has none."""
     end: int
     """Position after the noun phrase."""
 
 
-def read(text: str) -> Asked | None:
-    """What `text` asks, or None if that is not certain enough to say it in other words."""
+def parse_question(text: str) -> ParsedQuestion | None:
+    """What `text` asks; None if that is not certain enough to reword it."""
     core = without_filler(text)
-    if not core or len(core) > LONGEST or _is_unsafe(core):
+    if not core or len(core) > LONGEST_QUESTION or _is_unsafe(core):
         return None
     whole = _without_meaningless_end(core)
     for kind, pattern in _WHOLE:
         if pattern.fullmatch(whole):
-            return Asked(kind, Name("", "mass"), None, "", "", core, "")
+            return ParsedQuestion(kind, Name("", "mass"), None, "", "", core, "")
     for kind, must_be_seen, pattern in _OPENINGS:
         match = pattern.fullmatch(core)
         if match is None:
             continue
-        noun = _read_noun(core, *match.span("rest"))
+        noun = _parse_noun_phrase(core, *match.span("rest"))
         if must_be_seen and not (noun.seen or _ABNORMALITY.fullmatch(noun.text)):
             continue
-        asked = _asked(kind, noun, core, match.groupdict().get("be"))
-        if asked is not None:
-            return asked
+        parsed = _with_noun_phrase(kind, noun, core, match.groupdict().get("be"))
+        if parsed is not None:
+            return parsed
     return None
 
 
-def plain(text: str) -> str:
-    """`text` with single blanks, none outside, and straight apostrophes."""
+def single_spaced(text: str) -> str:
+    """`text` with single spaces, none at its ends, and straight apostrophes."""
     return " ".join(text.replace("’", "'").split())
 
 
@@ -219,25 +219,25 @@ _PLEASE = re.compile(r",? ?(?<![\w-])(?:please|kindly)(?![\w-]),?", re.IGNORECAS
 
 
 def without_filler(text: str) -> str:
-    """`plain(text)` without greetings, politeness and the marks at its end; empty if nothing else is there.
+    """The single-spaced text without greetings, politeness and final punctuation; empty if nothing else is left.
 
-    A text longer than LONGEST loses no more than the marks.
+    A text longer than LONGEST_QUESTION loses only its final punctuation.
     """
-    before, text = "", plain(text).rstrip(_END_MARKS)
-    while text != before and len(text) <= LONGEST:
+    before, text = "", single_spaced(text).rstrip(_END_MARKS)
+    while text != before and len(text) <= LONGEST_QUESTION:
         before = text
-        text = _THANKS.sub("", plain(_PLEASE.sub("", text))).rstrip(_END_MARKS)
+        text = _THANKS.sub("", single_spaced(_PLEASE.sub("", text))).rstrip(_END_MARKS)
         greeting = _GREETING.match(text)
         text = text[greeting.end() :] if greeting else text
     return text
 
 
 def _is_unsafe(core: str) -> bool:
-    """Whether a word may turn, compare or split the meaning, or two findings are asked about."""
+    """Whether a word may negate, compare or split the meaning, or the question names two findings."""
     core = _HARMLESS.sub("", core)
     term = find_term(core)
     if term is not None:
-        # a name may hold such a word itself ("increased interstitial markings")
+        # The name itself may contain such a word ("increased interstitial markings").
         core = f"{core[: term.start]};{core[term.end :]}"
     return _UNSAFE.search(core) is not None or find_term(core) is not None
 
@@ -248,8 +248,8 @@ def _without_meaningless_end(text: str) -> str:
     return text
 
 
-def _read_noun(core: str, start: int, end: int) -> _Noun:
-    """Cut determiners off the front and everything that is no part of the noun phrase off the end."""
+def _parse_noun_phrase(core: str, start: int, end: int) -> _NounPhrase:
+    """Cut determiners off the front of core[start:end], and everything after the noun phrase off its end."""
     before, determiner, article = start, "", ""
     while (word := _DETERMINER.match(core, start, end)) is not None:
         article = word.group().strip().lower()
@@ -266,15 +266,16 @@ def _read_noun(core: str, start: int, end: int) -> _Noun:
         elif not (cut := _MEANINGLESS.search(rest)):
             break
         end = start + cut.start()
-    return _Noun(determiner, article, core[start:end], place, in_the_lung, seen, before, end)
+    return _NounPhrase(determiner, article, core[start:end], place, in_the_lung, seen, before, end)
 
 
-def _asked(kind: Kind, noun: _Noun, core: str, be: str | None) -> Asked | None:
+def _with_noun_phrase(kind: QuestionKind, noun: _NounPhrase, core: str, be: str | None) -> ParsedQuestion | None:
+    """The parsed question, or None if `noun` is not a noun phrase that this kind of question can ask about."""
     about_image = _ABNORMALITY.fullmatch(noun.text) is not None
     if about_image != (kind == "abnormality") and not (about_image and kind == "presence"):
         return None
     if kind == "presence" and noun.determiner == "the":
-        # "Is the trachea seen?" does not ask whether there is one
+        # "Is the trachea seen?" does not ask whether there is one.
         return None
     match = exact_term(noun.text)
     term = match.term if match is not None and noun.in_the_lung else None
@@ -282,38 +283,38 @@ def _asked(kind: Kind, noun: _Noun, core: str, be: str | None) -> Asked | None:
         kind, name = "abnormality", Name("abnormality", "count", "an")
     elif match is not None:
         uncounted = match.name.grammar == "mass" and noun.article in ("a", "an")
-        # "a pleural effusion" keeps its article, though the name does not need one
+        # "a pleural effusion" keeps its article, although the name needs none.
         name = Name(match.name.text, "count", noun.article) if uncounted else match.name
-    elif _is_noun(noun.text):
-        name = _own_name(noun.text.lower() if core.isupper() else noun.text, noun.article, be)
+    elif _is_noun_phrase(noun.text):
+        name = _unlisted_name(noun.text.lower() if core.isupper() else noun.text, noun.article, be)
     else:
         return None
-    return Asked(kind, name, term, noun.place, noun.determiner, core[: noun.start], core[noun.end :])
+    return ParsedQuestion(kind, name, term, noun.place, noun.determiner, core[: noun.start], core[noun.end :])
 
 
-def _is_noun(text: str) -> bool:
+def _is_noun_phrase(text: str) -> bool:
     words = text.lower().split()
     known = find_term(text)
     if known is not None and known.end < len(text):
-        # "mass effect" is no mass, "effusions bilaterally" no noun phrase
+        # "mass effect" is not a mass, and "effusions bilaterally" is not a noun phrase.
         return False
-    return 0 < len(words) <= LONGEST_NOUN and all(
-        word.replace("-", "").isalpha() and word not in _NO_NOUN for word in words
+    return 0 < len(words) <= LONGEST_NOUN_PHRASE and all(
+        word.replace("-", "").isalpha() and word not in _NOT_IN_NOUN_PHRASE for word in words
     )
 
 
-def _own_name(text: str, article: str, be: str | None) -> Name:
-    """The grammar of a noun phrase that the lexicon does not have, from what stands around it."""
+def _unlisted_name(text: str, article: str, be: str | None) -> Name:
+    """A noun phrase that is not in the lexicon, with its grammar guessed from its article and verb."""
     if article in ("a", "an"):
         return Name(text, "count", indefinite_article(text))
     ends_as_plural = text.endswith("s") and not text.endswith(("ss", "is", "us"))
     if (be or "").lower() == "are" or (be is None and ends_as_plural):
         return Name(text, "plural")
-    # "any" goes with counted and uncounted nouns alike, so keeping it is always right
+    # "any" fits countable and uncountable nouns alike, so keeping it is always correct.
     return Name(text, "count", "any") if article == "any" else Name(text, "mass")
 
 
 def indefinite_article(text: str) -> str:
-    """ "a" or "an", as the first word of `text` sounds."""
+    """The indefinite article for `text`, guessed from its first letters."""
     first = text.lower()
     return "an" if first.startswith(tuple("aeiou")) and not first.startswith(("uni", "eu", "use")) else "a"

@@ -1,7 +1,6 @@
-"""A question, its paraphrases, its image and its patient; reading, checking and splitting them.
+"""A question with its paraphrases, its image and its patient: one line of a JSON Lines file.
 
-The file format is JSON Lines, one question a line, fields as in `Question`. Images are paths relative to the
-image root (by default the folder of the file).
+`Question` lists the fields. `interp.questions.files` reads, checks and splits such files.
 """
 
 from pathlib import Path
@@ -11,20 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 
-LONGEST = 4000
-"""Characters of a wording, an id or a path: no question is so long, and what reads them takes its time."""
+LONGEST_TEXT = 4000
+"""Longest wording, id or path that is accepted [characters], which bounds the time that the parsers take."""
 
 
 class Paraphrase(BaseModel):
-    """Another wording of a question: with the same meaning, unless an operator says otherwise."""
+    """Another wording of a question; it asks for the same unless `operator` names what inverts it."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str = Field(min_length=1, max_length=LONGEST, description="the wording")
+    text: str = Field(min_length=1, max_length=LONGEST_TEXT, description="the wording")
     phenomenon: str | None = Field(None, description="what changed, e.g. lexical_substitution")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of the wording")
     operator: str | None = Field(
         None,
-        description="what inverts the meaning (interp.questions.polarity); such a wording is set apart, never measured",
+        description="what inverts the meaning (interp.questions.polarity); such a wording is kept but never measured",
     )
 
     @field_validator("text")
@@ -39,16 +38,16 @@ class Question(BaseModel):
     """One question about one image, with its paraphrases."""
 
     model_config = ConfigDict(extra="forbid")
-    id: str = Field(min_length=1, max_length=LONGEST, description="unique in the file")
-    image: str = Field(min_length=1, max_length=LONGEST, description="image file, relative to the image root")
-    patient: str | None = Field(None, description="groups images for splits and intervals; the image where absent")
+    id: str = Field(min_length=1, max_length=LONGEST_TEXT, description="unique in the file")
+    image: str = Field(min_length=1, max_length=LONGEST_TEXT, description="image file, relative to the image root")
+    patient: str | None = Field(None, description="unit of splits and intervals; the image where absent")
     type: str = Field(description="one of ANSWER_SETS")
-    question: str = Field(min_length=1, max_length=LONGEST, description="the original wording")
+    question: str = Field(min_length=1, max_length=LONGEST_TEXT, description="the original wording")
     answer: str | None = Field(
         None,
         min_length=1,
-        max_length=LONGEST,
-        description="the true answer; where absent the question can flip, but nothing else",
+        max_length=LONGEST_TEXT,
+        description="the true answer; a question without one can flip, but has no accuracy",
     )
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
     register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")
@@ -66,27 +65,27 @@ class Question(BaseModel):
 
     @field_validator("answer")
     @classmethod
-    def _says_something(cls, text: str | None) -> str | None:
+    def _has_letter_or_digit(cls, text: str | None) -> str | None:
         if text is not None and not any(map(str.isalnum, text)):
             raise ValueError("the answer has no letter or digit; leave the field out where it is unknown")
         return text
 
     @field_validator("type")
     @classmethod
-    def _known_type(cls, type_: str) -> str:
+    def _is_known_type(cls, type_: str) -> str:
         if type_ not in ANSWER_SETS:
             raise ValueError(f"found type {type_!r}, expected one of {', '.join(ANSWER_SETS)}")
         return type_
 
     @field_validator("patient")
     @classmethod
-    def _known_patient(cls, patient: str | None) -> str | None:
-        # An empty cell names nobody; all that have one would be one patient.
+    def _names_somebody(cls, patient: str | None) -> str | None:
+        # Rows with an empty cell would otherwise all count as one patient.
         return patient if patient and patient.strip() else None
 
     @field_validator("boxes")
     @classmethod
-    def _in_order(cls, boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    def _has_area(cls, boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
         for x0, y0, x1, y1 in boxes:
             if not (x0 < x1 and y0 < y1):
                 raise ValueError("a box is not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
@@ -99,17 +98,17 @@ class Question(BaseModel):
 
     @property
     def true_answer(self) -> str | None:
-        """The answer in its one spelling, None where it is unknown."""
+        """The answer in its normalized spelling; None where it is unknown."""
         return None if self.answer is None else normalize_answer(self.answer, self.type)
 
     @property
     def closed(self) -> bool:
-        """Whether the answer is yes or no, so that an answer margin exists; by form where the answer is unknown."""
+        """Whether the answer is yes or no, so that a margin exists; judged by the question's form if it is unknown."""
         if self.answer is None:
             return asks_yes_or_no(self.question)
         return self.true_answer in CLOSED_ANSWERS
 
     @property
     def same_meaning(self) -> list[Paraphrase]:
-        """The paraphrases that ask for the same: all but those that an operator inverts."""
+        """The paraphrases that ask for the same: all without an inverting operator."""
         return [p for p in self.paraphrases if p.operator is None]

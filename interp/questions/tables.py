@@ -1,4 +1,4 @@
-"""Questions as data frames: one row a prompt, one row a pair."""
+"""Questions as data frames: a row per prompt, and a row per (question, paraphrase) pair."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from interp.questions.schema import Question
 
 
 def prompt_table(questions: Iterable[Question]) -> pd.DataFrame:
-    """One row a wording, the original first: the table that every measurement is aligned to.
+    """A row per wording, each question's original first. Every measurement is aligned to this table.
 
     Columns: question (int, position in `questions`), variant (int, 0 = original), id, image, patient, type,
-    answer (normalised, None where unknown), closed (bool), text, register and phenomenon (None where untagged).
+    answer (normalized, None where unknown), closed (bool), text, register and phenomenon (None where untagged).
     Wordings that invert the meaning are left out.
     """
     rows = []
@@ -27,7 +27,7 @@ def prompt_table(questions: Iterable[Question]) -> pd.DataFrame:
 
 
 def pair_table(prompts: pd.DataFrame) -> pd.DataFrame:
-    """One row a (question, paraphrase) pair of a prompt table.
+    """A row per (question, paraphrase) pair of a prompt table.
 
     Columns: original and paraphrase (int, row positions in `prompts`), question, patient, type, phenomenon (str,
     "untagged" where absent), registers (e.g. "formal-casual", None where untagged).
@@ -57,7 +57,7 @@ def pair_table(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """A hash of the questions' content, names of images and text included, that reveals none of it."""
+    """A hash of the questions, including their texts and image names, from which none of it can be read."""
     digest = hashlib.blake2b(digest_size=16)
     for question in questions:
         digest.update(

@@ -1,1 +1,1 @@
-"""Before a folder is shared: looking for questions, paths, patients and images in it."""
+"""Checks before a folder is shared: does it hold question texts, paths, patients or images?"""

@@ -1,4 +1,4 @@
-"""What a file says: every text in it and the images in it, whatever its kind, to look for what must not be shared."""
+"""Reads all texts and images in a file of any kind, so that `scrub` can search them for private content."""
 
 import base64
 import binascii
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from interp.storage.json_files import parse_json
 
-PICTURES = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom", ".dic", ".nii", ".jp2")
-PLAIN = (
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom", ".dic", ".nii", ".jp2")
+TEXT_ENDINGS = (
     ".md",
     ".txt",
     ".html",
@@ -34,38 +34,38 @@ _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
 
 
 class Contents(NamedTuple):
-    """What was found in a file."""
+    """The contents of a file."""
 
     texts: list[str]
-    """Strings, cells and names, and metadata; HTML both as it is written and as it is read."""
+    """Strings, cells, names and metadata; HTML both escaped and unescaped."""
     fields: set[str]
     """Names of the columns or keys that hold text, in lower case."""
     images: int = 0
-    """Images that are no figures drawn by matplotlib: the file itself, or inside it."""
+    """Number of images, the file itself or inside it; figures drawn by matplotlib do not count."""
     tokens: bool = False
-    """Whether it holds an image's tokens, as `--image-cache` keeps them."""
+    """Whether the file holds the tokens of an image, as `--image-cache` stores them."""
     opaque: bool = False
-    """Whether it is damaged or of a kind that can not be looked into."""
+    """Whether the file is damaged or of a kind that cannot be read."""
 
 
 def contents_of(path: Path) -> Contents:
-    """Read a file of any kind. Never raises for what a file holds: what can not be read is opaque."""
+    """Read a file of any kind. A file that cannot be read is opaque; its contents never raise an error."""
     kind = path.suffix.lower()
     with path.open("rb") as file:
         start = file.read(132)
-    if kind in PICTURES or start[128:] == b"DICM" or start[:3] == b"\xff\xd8\xff":
+    if kind in IMAGE_ENDINGS or start[128:] == b"DICM" or start[:3] == b"\xff\xd8\xff":
         return Contents([], set(), images=1)
     if start[:8] == b"\x89PNG\r\n\x1a\n":
         return _png(path.read_bytes())
-    read = _READERS.get(kind, _plain if kind in PLAIN else None)
+    read = _READERS.get(kind, _text if kind in TEXT_ENDINGS else None)
     try:
         return Contents([], set(), opaque=True) if read is None else read(path)
-    # Libraries meet damage with errors of any kind, and a damaged file is to be looked at by its owner.
+    # Libraries raise errors of any kind for damaged files; the owner has to check those.
     except Exception:
         return Contents([path.read_bytes().decode("utf-8", "ignore")], set(), opaque=True)
 
 
-def _plain(path: Path) -> Contents:
+def _text(path: Path) -> Contents:
     text = path.read_text(encoding="utf-8")
     return Contents([text, html.unescape(text)], set(), images=_images_in(text))
 
@@ -79,14 +79,14 @@ def _json(path: Path) -> Contents:
             for key, value in _strings(parse_json(line)):
                 found.texts.append(value)
                 found.fields.add(key.lower())
-                # A notebook's outputs are base64 under the kind of their image.
+                # A notebook stores output images as base64 under their media type.
                 encoded = value if key.startswith("image/") else None
                 found = found._replace(images=found.images + (_image_bytes(encoded) if encoded else _images_in(value)))
     return found
 
 
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON document with the key that it is under, and the keys themselves under no key."""
+    """Every string of a JSON document with its key, and every key as a string without one."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list):
@@ -162,12 +162,12 @@ def _png(content: bytes) -> Contents:
 
 
 def _images_in(text: str) -> int:
-    """Images embedded in a text that are no figures."""
+    """Number of images embedded in a text; figures drawn by matplotlib do not count."""
     return sum(_image_bytes(encoded) for encoded in _DATA_URI.findall(text))
 
 
 def _image_bytes(encoded: str) -> int:
-    """1 for an image in base64, 0 for a figure."""
+    """1 for a base64 image, 0 for a figure drawn by matplotlib."""
     try:
         content = base64.b64decode(encoded)
     except (binascii.Error, ValueError):

@@ -1,8 +1,8 @@
-"""`scrub`: which files of a folder may hold question text, paths, patients or images, before it is shared.
+"""`scrub`: finds the files of a folder that may hold question text, paths, patients or images, before it is shared.
 
-Every file is read as what it is (`interp.sharing.file_contents`). What is reported names the file and the kind of
-what was found,
-never quotes it. Without the questions only what looks private is found; with them, every text, id and path of theirs.
+Every file is read according to its kind (`interp.sharing.file_contents`). A finding names the file and the kind of
+content, but never quotes it. Without the questions, only content that looks private is found; with them, so is every
+occurrence of their texts, ids and paths.
 """
 
 import os
@@ -17,9 +17,10 @@ from interp.importing.table_files import read_rows
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
+from interp.schemas.scrub_report import SHORTEST_SEARCHED, Finding, ScrubReport
 from interp.sharing.file_contents import Contents, contents_of
 
-PRIVATE = frozenset(
+PRIVATE_FIELDS = frozenset(
     {
         *(
             "question",
@@ -34,11 +35,9 @@ PRIVATE = frozenset(
         *("patient", "patient_id", "patientid", "subject_id", "study_id", "qid"),
     }
 )
-"""Columns and keys under which text is private."""
-SHORTEST = 4
-"""Characters of a text, id or path that can be told from chance."""
-EXAMPLES = "examples.png"
-"""What `finetune grounding --include-examples` draws: radiographs, in a figure."""
+"""Columns and keys whose text is private, in lower case."""
+EXAMPLES_FIGURE = "examples.png"
+"""File name of the figure with radiographs that `finetune grounding --include-examples` draws."""
 _PATH = re.compile(
     r"(?<![\w.:/~-])(?:~|/(?:home|root|Users|mnt|media|data|datasets|scratch|tmp|srv|opt|var|gpfs|lustre|nfs|work|workspace))"
     r"/[\w.@~+-]+|(?<!\w)[A-Za-z]:\\\w|\\\\\w+\\\w|\bp1\d/p1\d{7}\b"
@@ -48,62 +47,53 @@ _QUESTION = re.compile(r"\w+\W+\w+\W+\w.*\?\s*$", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
 
 
-class Finding(NamedTuple):
-    """One reason not to share one file."""
-
-    file: str
-    """Path inside the folder."""
-    what: str
-    """What it holds or may hold, without quoting it."""
-
-
-class Term(NamedTuple):
+class PrivateText(NamedTuple):
     """A text, id or path of the questions."""
 
     words: str
-    """In lower case, blanks made one, from its first letter or digit on."""
+    """The text in lower case with single spaces, from its first letter or digit on."""
     kind: str
-    """What it is."""
+    """What the text is, such as "a patient's id"."""
     row: int
-    """Of the file of questions, the first that has it."""
+    """First row of the questions file that contains the text."""
 
 
-class Terms(NamedTuple):
-    """What is looked for."""
+class PrivateTexts(NamedTuple):
+    """All texts of the questions to search for."""
 
-    by_word: dict[str, list[Term]]
-    """First word of a term -> the terms that begin with it."""
+    by_first_word: dict[str, list[PrivateText]]
+    """First word -> the texts that begin with it."""
     too_short: int
-    """Ids and names that could not be told from chance, and are not looked for."""
+    """Number of texts shorter than SHORTEST_SEARCHED, which are not searched for."""
 
 
-def scrub(folder: Path, questions: Sequence[Path] = ()) -> tuple[list[Finding], int, int]:
-    """Reasons not to share the files of a folder, the number of its files, and of ids too short to be looked for.
+def scrub(folder: Path, questions: Sequence[Path] = ()) -> ScrubReport:
+    """Find reasons not to share the files of a folder. Nothing is changed.
 
-    `questions` are tables in our format, whose texts, ids, patients and images are looked for in every file. Nothing is
-    changed. Raises InputError if there is no such folder, or if a file of questions can not be read.
+    `questions` are files in our format, whose texts, ids, patients and images are searched for in every file.
+    Raises InputError if there is no such folder, or if a file of questions cannot be read.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Name the one that is to be shared.")
-    terms = terms_of(questions)
+        raise InputError(f"{folder}: no such folder. Give the folder that is to be shared.")
+    private = private_texts(questions)
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = {path.name for path in files}
-    found = []
+    findings = []
     for path in track(files, "files"):
         name = path.relative_to(folder).as_posix()
-        reasons = [f"a name with {what}" for what in _matches([name], terms)]
+        reasons = [f"a name with {what}" for what in _matches([name], private)]
         if path.is_symlink() or not path.is_file():
-            reasons.append("a link, or no plain file")
+            reasons.append("a link, or not a regular file")
         else:
             held = contents_of(path)
-            reasons += [*_kinds(path.name, held), *_looks(held, names), *_matches(held.texts, terms)]
-        found += [Finding(name, what) for what in reasons]
-    return found, len(files), terms.too_short
+            reasons += [*_kinds(path.name, held), *_looks(held, names), *_matches(held.texts, private)]
+        findings += [Finding(name, what) for what in reasons]
+    return ScrubReport(findings, len(files), private.too_short)
 
 
-def terms_of(questions: Sequence[Path]) -> Terms:
-    """Every text, id, patient and image of some files of questions. Raises InputError naming a row that is none."""
-    kinds: dict[str, Term] = {}
+def private_texts(questions: Sequence[Path]) -> PrivateTexts:
+    """Every text, id, patient and image path in files of questions. Raises InputError for a row that is not one."""
+    found: dict[str, PrivateText] = {}
     short = set()
     for path in questions:
         for number, row in enumerate(read_rows(path), start=1):
@@ -113,20 +103,20 @@ def terms_of(questions: Sequence[Path]) -> Terms:
                 raise InputError(
                     f"{path}, row {number}: not a question. Import it with `interp import-questions`."
                 ) from None
-            for kind, text in _private(question):
-                words = _normal(text).lstrip("/.\\_- ")
+            for kind, written in _texts_of(question):
+                words = _folded(written).lstrip("/.\\_- ")
                 start = _WORD.search(words)
-                if start is None or len(words) < SHORTEST:
+                if start is None or len(words) < SHORTEST_SEARCHED:
                     short.add(words)
                 else:
-                    kinds.setdefault(words[start.start() :], Term(words[start.start() :], kind, number))
-    by_word: dict[str, list[Term]] = {}
-    for term in kinds.values():
-        by_word.setdefault(_WORD.match(term.words)[0], []).append(term)  # type: ignore[index]
-    return Terms(by_word, len(short))
+                    found.setdefault(words[start.start() :], PrivateText(words[start.start() :], kind, number))
+    by_first_word: dict[str, list[PrivateText]] = {}
+    for text in found.values():
+        by_first_word.setdefault(_WORD.match(text.words)[0], []).append(text)  # type: ignore[index]
+    return PrivateTexts(by_first_word, len(short))
 
 
-def _private(question: Question) -> Iterable[tuple[str, str]]:
+def _texts_of(question: Question) -> Iterable[tuple[str, str]]:
     image = question.image.replace("\\", "/")
     yield "question text", question.question
     yield from (("question text", paraphrase.text) for paraphrase in question.paraphrases)
@@ -137,21 +127,21 @@ def _private(question: Question) -> Iterable[tuple[str, str]]:
         yield "an image's path or name", part
 
 
-def _normal(text: str) -> str:
+def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _matches(texts: Iterable[str], terms: Terms) -> list[str]:
-    """What of the questions is in some texts, a kind each, with the rows it is of."""
-    if not terms.by_word:
+def _matches(texts: Iterable[str], private: PrivateTexts) -> list[str]:
+    """The kinds of private text that occur in some texts, each with the rows of the questions that it comes from."""
+    if not private.by_first_word:
         return []
     rows: dict[str, set[int]] = {}
-    for text in {_normal(text) for text in texts}:
+    for text in {_folded(text) for text in texts}:
         for word in _WORD.finditer(text):
-            for term in terms.by_word.get(word[0], ()):
-                end = word.start() + len(term.words)
-                if text.startswith(term.words, word.start()) and not text[end : end + 1].isalnum():
-                    rows.setdefault(term.kind, set()).add(term.row)
+            for sought in private.by_first_word.get(word[0], ()):
+                end = word.start() + len(sought.words)
+                if text.startswith(sought.words, word.start()) and not text[end : end + 1].isalnum():
+                    rows.setdefault(sought.kind, set()).add(sought.row)
     return [f"{kind} ({_rows_text(sorted(found))})" for kind, found in sorted(rows.items())]
 
 
@@ -161,17 +151,17 @@ def _rows_text(rows: Sequence[int], most: int = 5) -> str:
 
 
 def _kinds(name: str, held: Contents) -> list[str]:
-    """Why a file should not be shared, by its kind and its fields."""
+    """Reasons not to share a file, judged by its kind and its fields."""
     reasons = []
     if held.images:
-        reasons.append("an image, or several" if held.images > 1 else "an image")
-    elif name == EXAMPLES:
+        reasons.append("several images" if held.images > 1 else "an image")
+    elif name == EXAMPLES_FIGURE:
         reasons.append("radiographs, drawn with --include-examples")
     if held.tokens:
-        reasons.append("image tokens, which tell what an image shows")
+        reasons.append("image tokens, which reveal what an image shows")
     if held.opaque:
-        reasons.append("of a kind that can not be looked into, or damaged")
-    if private := sorted(held.fields & PRIVATE):
+        reasons.append("content that cannot be read: an unknown kind of file, or a damaged one")
+    if private := sorted(held.fields & PRIVATE_FIELDS):
         reasons.append(f"text under {', '.join(map(repr, private))}")
     if "text_hashes" in held.fields:
         reasons.append("hashes of training texts, which can be tested against guesses; `finetune push` leaves them out")
@@ -179,15 +169,15 @@ def _kinds(name: str, held: Contents) -> list[str]:
 
 
 def _looks(held: Contents, names: set[str]) -> list[str]:
-    """Why a file should not be shared, by what its texts look like; `names` are those of the folder's own files."""
+    """Reasons not to share a file, judged by what its texts look like; `names` are the files in the folder."""
     reasons = []
-    # Prose that names a figure is no harm, and a page may end in a question.
+    # Prose may name a figure or end in a question, so only cells are checked for those.
     cells = [text for text in held.texts if held.fields]
     if any(_PATH.search(text) for text in held.texts):
-        reasons.append("what looks like a path of a machine or a patient")
+        reasons.append("what looks like a path on a machine or to a patient")
     if any(set(_IMAGE_NAME.findall(text)) - names for text in cells):
         reasons.append("what looks like the name of an image")
-    # A register grid has frames, with {x} in place of any finding.
+    # A register grid has question frames, with {x} in place of a finding.
     if any(_QUESTION.search(text) and "{x}" not in text for text in cells):
         reasons.append("what looks like a question")
     return reasons

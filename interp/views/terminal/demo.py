@@ -11,7 +11,7 @@ from interp.views.terminal.search import _bold
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
-    """Print what a built world is like."""
+    """Print the gate of a built world, how its models behave, and how well its SAEs reconstruct."""
     console = console or results_console()
     gate = world["gate_layers"]
     console.print(f"\n{_bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")

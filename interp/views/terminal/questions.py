@@ -1,17 +1,15 @@
 """Imported and paraphrased questions on the terminal: counts, never text."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from interp.importing.importer import ImportReport
-from interp.questions.paraphrase import Report, count_wordings
-from interp.questions.schema import Question
 from interp.runtime.console import results_console
+from interp.schemas.import_report import ImportReport
 from interp.views.terminal.search import _bold
 
 
@@ -27,7 +25,7 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     for name, values in counts.items():
         console.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in values.items()))
     table = Table(title="Set apart or left out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for name in ("what", "why", "number", "first"):
+    for name in ("what", "why", "number", "first row"):
         table.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
     for operator, count in report.inverted.items():
         table.add_row(
@@ -49,16 +47,27 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     )
 
 
-def show_paraphrased(questions: Sequence[Question], report: Report, out: Path, console: Console | None = None) -> None:
-    """Print how many questions were reworded, and the wordings by phenomenon and register."""
+def show_paraphrased(
+    out: Path,
+    wordings: Iterable[tuple[str, str | None, int]],
+    given: int,
+    made: int,
+    not_understood: int,
+    console: Console | None = None,
+) -> None:
+    """Print how many questions were paraphrased by rule, and how many wordings have each pair of tags.
+
+    `wordings` are (phenomenon, register, number of paraphrases). Of the questions, `given` had paraphrases already,
+    `made` were given some, and `not_understood` could not be parsed.
+    """
     console = console or results_console()
     console.print(
-        f"\n{_bold(out)}: {report.made} questions reworded by rule, {report.given} had paraphrases already, "
-        f"{report.not_understood} were not understood and stay as they are"
+        f"\n{_bold(out)}: {made} questions paraphrased by rule, {given} already had paraphrases, "
+        f"{not_understood} were not understood and stay as they are"
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("phenomenon", "register", "wordings"):
         table.add_column(name, justify="right" if name == "wordings" else "left")
-    for phenomenon, register, count in count_wordings(questions):
+    for phenomenon, register, count in wordings:
         table.add_row(phenomenon, register or "-", str(count))
     console.print(table)

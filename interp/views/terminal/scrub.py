@@ -1,6 +1,5 @@
 """The findings of `interp scrub` on the terminal."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -9,33 +8,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from interp.runtime.console import results_console
-from interp.sharing.scrub import SHORTEST, Finding
+from interp.schemas.scrub_report import SHORTEST_SEARCHED, ScrubReport
 
 
-def show_scrub(
-    found: Sequence[Finding], files: int, too_short: int, folder: Path, asked: bool, console: Console | None = None
-) -> None:
-    """Print every finding, or that there is none, and what was not looked for; `asked`: were questions given."""
+def show_scrub(report: ScrubReport, folder: Path, questions_given: bool, console: Console | None = None) -> None:
+    """Print every finding, or that there is none, and what the search did not cover."""
     console = console or results_console()
-    if found:
+    if report.findings:
         table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
         table.add_column("file", overflow="fold")
         table.add_column("may hold", overflow="fold")
         last = None
-        for finding in found:
+        for finding in report.findings:
             table.add_row("" if finding.file == last else escape(finding.file), escape(finding.what))
             last = finding.file
         console.print(table)
-    private = len({finding.file for finding in found})
+    private = len({finding.file for finding in report.findings})
     console.print(
-        f"{folder}: {private or 'none'} of {files} files may hold what must not be shared.",
-        soft_wrap=True,
-        markup=False,
+        f"{folder}: {private or 'none'} of {report.files} files may hold private content.", soft_wrap=True, markup=False
     )
-    if not asked:
+    if not questions_given:
         console.print(
-            "Only what looks private was looked for. --questions looks for every text, id and path of theirs."
+            "The search covered only what looks private. With --questions it covers all their texts, ids and paths."
         )
-    elif too_short:
-        console.print(f"{too_short} ids or names of fewer than {SHORTEST} characters were not looked for.")
-    console.print("Pictures of text are not read, and paraphrases of it are not recognised: look at what you share.")
+    elif report.too_short:
+        console.print(
+            f"{report.too_short} ids or texts of fewer than {SHORTEST_SEARCHED} characters were not searched for."
+        )
+    console.print("Text inside pictures and paraphrased text are not recognized, so look at the files before sharing.")

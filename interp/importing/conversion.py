@@ -1,0 +1,105 @@
+"""Turns a question of a data set into one of our format, and counts what cannot be kept."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from interp.importing.patients import patient_in_path
+from interp.importing.records import SourceQuestion
+from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
+from interp.questions.files import NamedSplit
+from interp.questions.polarity import OPERATORS, inverting_operator
+from interp.questions.schema import LONGEST_TEXT, Paraphrase, Question
+from interp.schemas.import_report import ImportReport
+
+_TYPES = {"severity": "level", "abnormalities": "abnormality", "position": "location", "projection": "view"}
+
+
+def to_question(source: SourceQuestion, image: str, split: NamedSplit | None, report: ImportReport) -> Question | None:
+    """The question in our format, with the path of its image; None, counted in `report`, if it is not valid."""
+    if len(source.question) > LONGEST_TEXT:
+        report.drop(source.where, f"question of more than {LONGEST_TEXT} characters")
+        return None
+    type_ = _type(source)
+    answer = None if source.answer is None else normalize_answer(source.answer, type_)
+    allowed = ANSWER_SETS[type_]
+    if answer is not None and allowed is not None and answer not in allowed:
+        report.drop(source.where, f"answer of a {type_} question is not {', '.join(sorted(allowed))}")
+        return None
+    paraphrases = _paraphrases(source, report)
+    try:
+        return Question(
+            id=source.id,
+            image=image,
+            patient=source.patient or patient_in_path(image),
+            type=type_,
+            question=source.question,
+            answer=answer,
+            paraphrases=paraphrases,
+            register=source.register,
+            boxes=list(source.boxes),
+            split=split,
+        )
+    except ValidationError as error:
+        report.drop(source.where, f"field {str(error.errors()[0]['loc'][0])!r} is empty or not text")
+        return None
+
+
+def with_unique_ids(questions: Iterable[Question], report: ImportReport) -> list[Question]:
+    """The questions, with a number added to every id that occurred before."""
+    questions = list(questions)
+    taken = {question.id for question in questions}
+    seen: Counter[str] = Counter()
+    renamed = 0
+    unique = []
+    for question in questions:
+        seen[question.id] += 1
+        if seen[question.id] > 1:
+            while (free := f"{question.id}#{seen[question.id]}") in taken:
+                seen[question.id] += 1
+            taken.add(free)
+            question = question.model_copy(update={"id": free})
+            renamed += 1
+        unique.append(question)
+    if renamed:
+        report.notes.append(f"{renamed} ids were used twice; a number was added to them")
+    return unique
+
+
+def _paraphrases(source: SourceQuestion, report: ImportReport) -> list[Paraphrase]:
+    """The distinct wordings of a question, inverting ones tagged with their operator; counts both in `report`."""
+    dropped = Counter(source.dropped)
+    kept: list[Paraphrase] = []
+    seen = {_words(source.question)}
+    for paraphrase in source.paraphrases:
+        if _words(paraphrase.text) in seen:
+            dropped["paraphrase that repeats another wording"] += 1
+            continue
+        seen.add(_words(paraphrase.text))
+        operator = paraphrase.operator or inverting_operator(source.question, paraphrase.text)
+        if operator is not None:
+            # A file of our own format may contain any name, which could be private.
+            known = operator if operator in OPERATORS else "another"
+            report.inverted[known] = report.inverted.get(known, 0) + 1
+        kept.append(paraphrase.model_copy(update={"operator": operator}))
+    for reason, count in dropped.items():
+        report.dropped_paraphrases[reason] = report.dropped_paraphrases.get(reason, 0) + count
+    return kept
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\W+", " ", text).strip().lower()
+
+
+def _type(source: SourceQuestion) -> str:
+    """The source's type by our name, or else the type that the question's own words suggest."""
+    given = (source.type or "").strip().lower().replace(" ", "_")
+    given = _TYPES.get(given, given)
+    if given in ANSWER_SETS:
+        return given
+    answer = None if source.answer is None else normalize_answer(source.answer, "presence")
+    if answer in CLOSED_ANSWERS or (answer is None and asks_yes_or_no(source.question)):
+        return "abnormality" if re.search(r"abnormal|\bnormal\b", source.question.lower()) else "presence"
+    return "other"
