@@ -267,7 +267,7 @@ def test_seeds_of_one_recipe_are_pooled(run, world, tmp_path):
     assert code == 0
     assert pool in out
     assert "0/adapter" not in out.split("Quadrants [")[0]
-    assert_error(run("evaluate", folders[0], folders[0], *shared), "named twice")
+    assert_error(run("evaluate", folders[0], folders[0], *shared), "given twice")
 
 
 def test_failing_a_pipeline_on_the_verdict(run, world, tmp_path):

@@ -1,4 +1,4 @@
-"""The arms of an evaluation: the base, adapters in it, clamps on it. An arm is what the model is while it is asked."""
+"""The arms of an evaluation: states of one model, namely the base, the base with an adapter, and with clamps."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,44 +19,48 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+REMOVED_SETTINGS = {"modules": "all", "allocation": "uniform"}
+"""Training settings of earlier versions -> the values that correspond to training without them."""
+
+
 class Arm(NamedTuple):
-    """One of the models that are compared; all of them are the same base with something in it."""
+    """One of the models that an evaluation compares; all of them share the base."""
 
     name: str
-    """As tables call it; no path."""
+    """Name of the arm in tables; never a path."""
     enter: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Makes the model that arm, for the time of the context."""
+    """Returns a context within which the model is this arm."""
     clamps: Sequence[Clamp] = ()
-    """SAE features held at a value in it."""
+    """SAE features that are held at a value."""
     record: AdapterRecord | None = None
-    """Where its adapter came from, None for no adapter or one that was not made here."""
+    """Origin of its adapter; None without an adapter, or with one that GateScope did not train."""
 
 
 def base_arm(adapted: "PeftModel | None" = None) -> Arm:
-    """The base; with the model's own adapter, if it holds one, switched off."""
+    """Return the base as an arm; the adapter `adapted`, if the model holds one, is disabled in it."""
     return Arm("base") if adapted is None else Arm("base", adapted.disable_adapter)
 
 
 def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None) -> Arm:
-    """A saved adapter, loaded when it is asked and taken out of the model again after it."""
+    """Return a saved adapter as an arm, which loads the adapter on entry and removes it from the model on exit."""
 
     @contextmanager
     def enter() -> Iterator[None]:
-        adapted, features = load_adapter(vlm, folder), vlm.image_tokens
+        adapted, tokens = load_adapter(vlm, folder), vlm.image_tokens
         if changes_sight(adapted):
-            # Its image tokens are others.
+            # The cached image tokens are those of the base's vision tower.
             vlm.image_tokens = {}
         try:
             yield
         finally:
-            vlm.image_tokens = features
+            vlm.image_tokens = tokens
             adapted.unload()
 
     return Arm(name, enter, record=record)
 
 
 def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
-    """The base with some features held at a value, an arm a set; values are in the names of those that need them."""
+    """Return one arm for each set of clamps; names include the values where sets differ in these alone."""
     names = [",".join(f"{clamp.layer}:{clamp.feature}" for clamp in clamps) for clamps in sets]
     valued = [
         ",".join(f"{c.layer}:{c.feature}={'mean' if math.isnan(c.value) else format(c.value, 'g')}" for c in clamps)
@@ -69,13 +73,13 @@ def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, with as many parts before it as it takes to tell them apart.
+    """Return the last part of each path, with as many parent folders as are needed to make the names unique.
 
-    Raises InputError for a folder that is named twice.
+    Raises InputError if a folder is given twice.
     """
     parts = [folder.absolute().parts for folder in folders]
     if len(set(parts)) < len(parts):
-        raise InputError("The same adapter is named twice. Name every adapter once.")
+        raise InputError("The same adapter is given twice. Give every adapter once.")
     depth = 1
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1
@@ -83,9 +87,9 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """Adapters that differ in nothing but the seed of their training, two or more: name of the pool -> names of arms.
+    """Group adapters that differ only in their training seed: name of the pool -> names of its two or more arms.
 
-    Two of the same seed are no pool: one of them is a copy.
+    Adapters that share a seed form no pool, because one of them is a copy.
     """
     groups: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -102,7 +106,7 @@ def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What the names begin with, without numbers and separators at its end."""
+    """Return the common prefix of the names without trailing numbers and separators."""
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     return "".join(letters[0] for letters in alike).rstrip("-_/. 0123456789")
 
@@ -112,16 +116,22 @@ def _layers(arm: Arm) -> str:
 
 
 def _recipe(record: AdapterRecord) -> str:
-    # Older records lack settings that came later, whose defaults are what they were trained with.
+    """Return everything that determines an adapter except its seed."""
+    # Older records lack later settings, whose defaults describe their training; those that have gone since matter only
+    # where they were not at their defaults.
     given = asdict(TrainSettings()) | record.settings
-    # How a batch is cut changes nothing.
-    settings = {name: value for name, value in sorted(given.items()) if name not in ("seed", "micro_batch_size")}
+    settings = sorted((name, value) for name, value in given.items() if (name, value) not in REMOVED_SETTINGS.items())
+    # Results do not depend on how a batch is divided.
+    settings = [(name, value) for name, value in settings if name not in ("seed", "micro_batch_size")]
     return repr((record.model.id, record.prompt, record.layers, record.data, settings))
 
 
 def known_texts(records: Sequence[AdapterRecord | None]) -> set[str] | None:
-    """Hashes of the texts that any of some adapters was trained on; None if there is none or one's are unknown."""
-    # A published adapter comes without its hashes: what it has seen is unknown, not nothing.
+    """Return the hashes of the texts that any of the adapters was trained on.
+
+    None if there is no adapter, or if the texts of one are unknown.
+    """
+    # A published adapter has no hashes, so the texts that it has seen are unknown rather than none.
     if not records or any(record is None or not record.text_hashes for record in records):
         return None
     return {text for record in records if record for text in record.text_hashes}
