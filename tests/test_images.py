@@ -177,5 +177,5 @@ def test_a_compression_that_nothing_here_decodes_is_named(tmp_path):
     data.PixelData = encapsulate([b"\0" * 64])
     data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     data.save_as(path)
-    with pytest.raises(UnreadableImageError, match=r"can not be decoded \(JPEG Lossless.*pylibjpeg"):
+    with pytest.raises(UnreadableImageError, match=r"cannot be decoded \(JPEG Lossless.*pylibjpeg"):
         decode(path)

@@ -363,15 +363,15 @@ def test_our_own_format_keeps_every_field_and_tags_inversions(own_data, tmp_path
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"filename": "../../etc/passwd"}, "image path climbs out of the image folder"),
-        ({"filename": "/etc/passwd"}, "image path climbs out of the image folder"),
+        ({"filename": "../../etc/passwd"}, "image path leads out of the image folder"),
+        ({"filename": "/etc/passwd"}, "image path leads out of the image folder"),
         ({"filename": "none.jpg"}, "image not found"),
         ({"filename": None}, "no image"),
         ({"original_question": "  "}, "no question"),
         ({"answer": "maybe"}, "answer of a presence question is not no, yes"),
         ({"filename": "truncated.jpg"}, "not a readable image .truncated."),
         ({"filename": "no_pixels.dcm"}, "a DICOM file without pixel data"),
-        ({"filename": "twice.jpg"}, "image name fits several files"),
+        ({"filename": "twice.jpg"}, "image name matches several files"),
     ],
 )
 def test_a_bad_row_is_counted_and_the_others_kept(mimic, tmp_path, change, reason):

@@ -1,1 +1,1 @@
-"""Radiographs as pictures: reading them, the boxes on them, and images of other patients."""
+"""Radiographs: finding and decoding image files, boxes on them, and images of other patients."""

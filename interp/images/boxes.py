@@ -1,7 +1,7 @@
-"""Boxes in an image's pixels, as shares of the cells of a grid, as masks, and elsewhere in the image as controls.
+"""Lesion boxes: as shares of the image, as grids of image tokens, and moved elsewhere in the image as controls.
 
-The processor stretches every image to a square, so a box is stretched with it: x by the width, y by the height of the
-file's image. Grids are row-major, as the image tokens are.
+The processor stretches every image to a square, and its boxes with it, so x is divided by the width and y by the height
+of the image file. Grids are row-major like the image tokens.
 """
 
 import math
@@ -16,14 +16,14 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Box = Sequence[float]
 
-TRIES = 2000
-"""Places that are tried for a region away from the boxes."""
+PLACES_TRIED = 2000
+"""Random places that are drawn to find some away from the boxes."""
 
 
 def unit_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Floats:
-    """Boxes x0 y0 x1 y1 in pixels of an image of `size` (width, height), as shares of it, cut off at its edges: [n, 4].
+    """Boxes x0 y0 x1 y1, in pixels of an image of `size` (width, height), as shares of the image: [n, 4] in [0, 1].
 
-    Raises InputError for a box that has no area inside the image.
+    Boxes are clipped to the image. Raises InputError for a box without area inside it.
     """
     width, height = size
     shares = np.asarray(boxes, float).reshape(-1, 4) / np.array([width, height, width, height])
@@ -38,51 +38,53 @@ def unit_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Floats:
 
 
 def grid_side(tokens: int) -> int:
-    """Cells a side of the grid that a number of image tokens makes. Raises InputError if it is no square."""
+    """Side length [cells] of the square grid of `tokens` image tokens. Raises InputError if they form no square."""
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise InputError(f"The model makes {tokens} tokens of an image, which is no square grid, so none has a place.")
+        raise InputError(
+            f"The model makes {tokens} tokens per image, which is not a square grid, so tokens have no place in the image."
+        )
     return side
 
 
 def covered(boxes: Floats, side: int) -> Floats:
-    """Share of every cell of a grid that lies in any of the `boxes` [n, 4] (shares of the image): [side, side]."""
+    """Share of the area of each grid cell that any of the `boxes` [n, 4] (shares of the image) covers: [side, side]."""
     lines = np.arange(side + 1) / side
     xs, ys = (np.unique(np.concatenate([lines, boxes[:, k], boxes[:, k + 2]])) for k in (0, 1))
     x, y = (xs[1:] + xs[:-1]) / 2, (ys[1:] + ys[:-1]) / 2
     area = np.outer(np.diff(ys), np.diff(xs)) * _any_holds(boxes, y, x)
-    # Between neighbouring lines nothing changes, so every piece lies in one cell, and in a box whole or not at all.
+    # The lines cut the image into pieces that each lie in one cell, and either inside a box or outside it.
     rows, columns = (np.arange(side)[:, None] == np.floor(v * side)[None] for v in (y, x))
     return (rows @ area @ columns.T) * side * side
 
 
 def centres_in(boxes: Floats, side: int) -> Bools:
-    """Whether the centre of every cell of a grid (or pixel of an image) lies in any of the `boxes`: [side, side]."""
+    """Whether the centre of each grid cell (or pixel) lies in any of the `boxes` [n, 4]: [side, side]."""
     middle = (np.arange(side) + 0.5) / side
     return _any_holds(boxes, middle, middle)
 
 
 def shifted(grid: NDArray) -> NDArray:
-    """A grid [..., side, side] moved by half of its width, what leaves on the right entering on the left."""
+    """A grid [..., side, side] shifted by half its width, wrapping around from right to left."""
     return np.roll(grid, grid.shape[-1] // 2, axis=-1)
 
 
 def moved(boxes: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """The `boxes` [n, 4] together at `count` random places that keep them whole in the image: [count, n, 4]."""
+    """The `boxes` [n, 4] shifted together to `count` random places inside the image: [count, n, 4]."""
     low, high = -boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0)
     steps = rng.uniform(low, high, (count, 2))
     return boxes[None] + np.tile(steps, 2)[:, None]
 
 
 def moved_away(boxes: Floats, count: int, rng: np.random.Generator, most: float = 0.1) -> Floats:
-    """As `moved`, but only places at which at most a share `most` of the area lies in the boxes as they were.
+    """As `moved`, but only to places where at most the share `most` of the area overlaps the original boxes.
 
-    Where such places are rare or do not exist, there are fewer than `count` or none: [0 to count, n, 4].
+    If such places are rare or do not exist, fewer than `count` are returned, or none: [0 to count, n, 4].
     """
-    places = moved(boxes, TRIES, rng)
+    places = moved(boxes, PLACES_TRIED, rng)
     low = np.maximum(places[:, :, None, :2], boxes[None, None, :, :2])
     high = np.minimum(places[:, :, None, 2:], boxes[None, None, :, 2:])
-    # Of overlapping boxes this counts some area twice, and so lets through a little less.
+    # Where the original boxes overlap, this counts the area twice and so rejects slightly more places.
     shared = (high - low).clip(0).prod(-1).sum((1, 2))
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1).sum()
     return places[shared <= most * area][:count]

@@ -1,7 +1,7 @@
-"""Reading a radiograph as 8-bit RGB: pictures of 8 or 16 bits, and DICOM with its windowing.
+"""Decodes radiographs to 8-bit RGB: pictures of 8 or 16 bits, and DICOM files with their windowing.
 
-Files may come from anywhere: few formats are tried, none that starts another program (PIL hands EPS to Ghostscript),
-and what a file claims to be is looked at before anything is unpacked.
+Files may be hostile. Only a few formats are allowed, none of which starts another program (PIL hands EPS to
+Ghostscript), and the size that a file claims is checked before anything is decompressed.
 """
 
 from pathlib import Path
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 BLANK_IMAGE = "<blank>"
-"""Stands for a uniform mid-grey image wherever an image path is expected."""
+"""In place of an image path: a uniform mid-grey image."""
 NO_IMAGE = "<none>"
-"""Stands for no image at all: the prompt is text alone."""
+"""In place of an image path: no image, so the prompt is text only."""
 DICOM_ENDINGS = (".dcm", ".dicom", ".dic")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
-"""Of pictures, as PIL names them."""
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+"""Allowed picture formats by PIL's names."""
 MAX_PIXELS = 2**25
-"""Of an image, some 33 million: twice those of the largest radiographs, 400 MB while grey values are scaled."""
+"""Largest image that is decoded [pixels], twice the largest radiographs; scaling its grey values takes 400 MB."""
 TOO_LARGE = f"an image of more than {MAX_PIXELS / 10**6:.0f} million pixels"
 
 
 class UnreadableImageError(ValueError):
-    """Why an image can not be used, without its path: a reason that can be counted."""
+    """An image cannot be used. The message is a reason that can be counted, without the path."""
 
 
 def open_image(path: str) -> "Image":
-    """The image as a PIL picture in RGB. Raises InputError naming the file if it cannot be read."""
+    """The image as a PIL picture in RGB, also for BLANK_IMAGE. Raises InputError with the reason if it cannot be read."""
     from PIL import Image
 
     if path == BLANK_IMAGE:
@@ -41,18 +41,18 @@ def open_image(path: str) -> "Image":
     try:
         return decode(Path(path))
     except UnreadableImageError as error:
-        # The path would tell who the patient is, as MIMIC-CXR's do.
+        # The path may identify the patient, as in MIMIC-CXR.
         raise InputError(
-            f"An image can not be used: {error}. `interp import-questions QUESTIONS --format jsonl --images FOLDER "
-            "--out NEW` leaves its questions out, and names their rows."
+            f"An image cannot be used: {error}. `interp import-questions QUESTIONS --format jsonl --images FOLDER "
+            "--out NEW` leaves out its questions and names their rows."
         ) from None
 
 
 def decode(path: Path) -> "Image":
-    """Decode one image file whole, as 8-bit RGB.
+    """Decode an image file completely, as 8-bit RGB.
 
-    Grey values of more than 8 bits are scaled from their least to their greatest value, unless a DICOM file says how
-    they are to be shown. Raises UnreadableImageError for what is no single picture.
+    Grey values of more than 8 bits are scaled from their minimum to their maximum, unless a DICOM file specifies how to
+    display them. Raises UnreadableImageError if the file is not a readable single-frame image.
     """
     if not path.is_file():
         raise UnreadableImageError("image not found")
@@ -68,24 +68,24 @@ def _picture(path: Path) -> "Image":
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
             _refuse_large(*picture.size)
             frames = getattr(picture, "n_frames", 1)
             if frames > 1:
                 raise UnreadableImageError(f"not a single image but {frames} frames")
             picture.load()
             if picture.mode.startswith(("I", "F")):
-                # PIL's own conversion cuts off everything above 255.
+                # PIL's own conversion clips everything above 255.
                 return _grey(np.asarray(picture).astype(float))
             return picture.convert("RGB")
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
         raise UnreadableImageError(TOO_LARGE) from None
-    # Decoders meet damage with errors of any kind.
+    # Decoders raise errors of any kind for damaged files.
     except Exception as error:
-        # PIL names the file in some messages, by its path or as an object.
-        what = "truncated" if "truncated" in str(error) else "damaged, or no image"
+        # Some of PIL's messages contain the path.
+        what = "truncated" if "truncated" in str(error) else "damaged or not an image"
         raise UnreadableImageError(f"not a readable image ({what})") from None
 
 
@@ -95,7 +95,7 @@ def _dicom(path: Path) -> "Image":
 
     data = _dataset(path)
     try:
-        # What is stored as YBR comes as RGB.
+        # pydicom converts YBR to RGB.
         pixels = data.pixel_array
         colours = data.get("PhotometricInterpretation", "MONOCHROME2")
         bits = int(data.get("BitsStored", 8))
@@ -103,24 +103,24 @@ def _dicom(path: Path) -> "Image":
             pixels = apply_color_lut(pixels, data)
             bits = 8 * pixels.itemsize
         elif data.get("SamplesPerPixel", 1) == 1:
-            return _grey(*_shown(data, pixels), invert=colours == "MONOCHROME1")
+            return _grey(*_display_values(data, pixels), invert=colours == "MONOCHROME1")
         return Image.fromarray((pixels >> max(0, bits - 8)).astype(np.uint8)).convert("RGB")
     except (RuntimeError, NotImplementedError):
         raise UnreadableImageError(
-            f"DICOM pixels that can not be decoded ({_syntax_name(data)}); `pip install 'pylibjpeg[all]'` may help"
+            f"DICOM pixels that cannot be decoded ({_syntax_name(data)}); `pip install 'pylibjpeg[all]'` may help"
         ) from None
     except Exception:
         raise UnreadableImageError("DICOM pixels that are truncated or damaged") from None
 
 
 def _dataset(path: Path) -> "Dataset":
-    """A DICOM file of one image of a size that can be shown, its pixels not yet decoded."""
+    """A DICOM file with a single image of acceptable size, whose pixels are not yet decoded."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     try:
-        # pydicom would unpack it whole, whatever its size.
+        # pydicom would decompress the whole file, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise UnreadableImageError("a deflated DICOM file")
         data = dcmread(path)
@@ -133,13 +133,13 @@ def _dataset(path: Path) -> "Dataset":
         return data
     except UnreadableImageError:
         raise
-    # pydicom reads elements when they are asked for, and meets damage with errors of any kind.
+    # pydicom reads elements lazily and raises errors of any kind for damaged files.
     except Exception:
         raise UnreadableImageError("not a readable DICOM file") from None
 
 
 def _syntax_name(data: "Dataset") -> str:
-    """Of its compression; a name that pydicom knows, and nothing that the file says."""
+    """The name of the file's compression from pydicom's own list, so that no text of the file is repeated."""
     from pydicom.uid import UID_dictionary
 
     syntax = str(getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", ""))
@@ -151,10 +151,10 @@ def _refuse_large(width: int, height: int) -> None:
         raise UnreadableImageError(TOO_LARGE)
 
 
-def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, float | None]:
-    """Grey values after modality and VOI transformation (DICOM PS3.3 C.11.1, C.11.2), and the range they are shown in.
+def _display_values(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, float | None]:
+    """Grey values [h, w] after the modality and VOI transformations (DICOM PS3.3 C.11.1, C.11.2), and their range.
 
-    The range is None where the file names no window: then it is that of the pixels, padding left out.
+    The display range (low, high) is None if the file specifies no window; then it is that of the pixels without padding.
     """
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -164,12 +164,12 @@ def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, flo
         length, first, _ = table.LUTDescriptor
         mapped = first + np.arange(length or 2**16)
         ends = apply_voi_lut(mapped, data)
-        # pydicom looks values up modulo 256 in a table of 8 bits.
+        # pydicom would look values up modulo 256 in a table of 8 bits.
         inside = np.rint(grey).clip(mapped[0], mapped[-1]).astype(np.int64)
         return apply_voi_lut(inside, data), float(ends.min()), float(ends.max())
-    # Either may be there without a value, which says nothing.
+    # Either element may be present without a value.
     if all(data.get(name) not in (None, "") for name in ("WindowCenter", "WindowWidth")):
-        # What lies far below and far above the window marks the ends of what is shown.
+        # Values far below and far above the window give the ends of the display range.
         ends = apply_voi_lut(np.array([-(2**30), 2**30]), data)
         return apply_voi_lut(grey, data), float(ends.min()), float(ends.max())
     if "PixelPaddingValue" in data:
@@ -180,7 +180,7 @@ def _shown(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, flo
 
 
 def _grey(values: NDArray, low: float | None = None, high: float | None = None, invert: bool = False) -> "Image":
-    """Grey values [h, w] -> an RGB picture, `low` to `high` (by default of the values) as 0 to 255."""
+    """Grey values [h, w] as an RGB picture, with `low` to `high` (by default their own range) mapped to 0 to 255."""
     from PIL import Image
 
     values = np.asarray(values, float)

@@ -1,4 +1,4 @@
-"""Images of other patients, shown in place of a question's own."""
+"""Images of other patients, to show in place of a question's own image."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 def other_patients_images(
     images: Sequence[str], patients: Sequence[str], rng: np.random.Generator, count: int = 1
 ) -> NDArray[np.object_]:
-    """For each of n questions, `count` images of other patients: [n, count], None where there is no other patient.
+    """`count` images of other patients for each of n questions: [n, count], None if there is no other patient.
 
-    `images` and `patients` [n] are those of the questions. Other patients are drawn without replacement while there are
-    enough, so that an answer is tried on different ones; every patient is as likely, whatever number of images he has.
+    `images` and `patients` [n] are those of the questions. All other patients are equally likely, however many images
+    they have. They are drawn without replacement if there are at least `count`, so that each image shows another one.
     """
     images_of: dict[str, list[str]] = {}
     for patient, image in sorted(set(zip(patients, images, strict=True))):
