@@ -42,7 +42,7 @@ def grid_side(tokens: int) -> int:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise InputError(
-            f"The model makes {tokens} tokens per image, which is not a square grid, so tokens have no place in the image."
+            f"The model makes {tokens} tokens per image. They form no square grid, so a token has no place in it."
         )
     return side
 

@@ -33,7 +33,7 @@ class UnreadableImageError(ValueError):
 
 
 def open_image(path: str) -> "Image":
-    """The image as a PIL picture in RGB, also for BLANK_IMAGE. Raises InputError with the reason if it cannot be read."""
+    """The image, or BLANK_IMAGE, as a PIL picture in RGB. Raises InputError with the reason if it cannot be read."""
     from PIL import Image
 
     if path == BLANK_IMAGE:
@@ -154,7 +154,7 @@ def _refuse_large(width: int, height: int) -> None:
 def _display_values(data: "Dataset", pixels: NDArray) -> tuple[NDArray, float | None, float | None]:
     """Grey values [h, w] after the modality and VOI transformations (DICOM PS3.3 C.11.1, C.11.2), and their range.
 
-    The display range (low, high) is None if the file specifies no window; then it is that of the pixels without padding.
+    The range (low, high) is None if the file specifies no window; then it is that of the pixels without padding.
     """
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 

@@ -8,7 +8,7 @@ from interp.images.decode import UnreadableImageError
 
 
 def climbs_out(image: str) -> bool:
-    """Whether a path may leave the folder that it is relative to. Links inside the folder may do so; their owner decides.
+    """Whether a path may lead out of the folder that it is relative to. Links inside the folder are allowed to.
 
     Every `..` counts: after a link it refers to the parent of the link's target.
     """
@@ -27,9 +27,9 @@ def is_image_file(root: Path, image: str) -> bool:
 def find_image(name: str, root: Path, by_name: Mapping[str, Sequence[str]]) -> str:
     """The path of an image relative to `root`.
 
-    It is `name` as given, or `name` with or without MIMIC-CXR-JPG's leading `files/`. For a bare name it may also be the
-    only file below `root` with that name or stem (`by_name`, see `names_in`). Raises UnreadableImageError if there is no
-    such file, if there are several, and if the path may leave `root`.
+    It is `name` as given, or `name` with or without MIMIC-CXR-JPG's leading `files/`. For a bare name it may also be
+    the only file below `root` with that name or stem (`by_name`, see `names_in`). Raises UnreadableImageError if there
+    is no such file, if there are several, or if the path may lead out of `root`.
     """
     if climbs_out(name):
         raise UnreadableImageError("image path leads out of the image folder")
@@ -46,7 +46,7 @@ def find_image(name: str, root: Path, by_name: Mapping[str, Sequence[str]]) -> s
 
 
 def names_in(root: Path) -> dict[str, list[str]]:
-    """File name or stem -> paths below `root`. A stem is left out if it is the full name of a file; links are followed."""
+    """File name or stem -> paths below `root`, links included. A full name takes precedence over an equal stem."""
     names: dict[str, list[str]] = {}
     stems: dict[str, list[str]] = {}
     visited: set[tuple[int, int]] = set()

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.runtime.console import results_console
-from interp.views.terminal.search import _bold
+from interp.views.terminal.show import bold
 
 
 def show_world(world: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print the gate of a built world, how its models behave, and how well its SAEs reconstruct."""
     console = console or results_console()
     gate = world["gate_layers"]
-    console.print(f"\n{_bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")
+    console.print(f"\n{bold(out)}: gate {f'layers {gate[0]}-{gate[-1]}' if gate else 'none'}, {world['minutes']} min")
     table = Table("model", *[k.replace("_", " ") for k in world["models"]["base"]])
     for name, numbers in world["models"].items():
         table.add_row(name, *[f"{v:.3f}" for v in numbers.values()])

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from interp.runtime.console import results_console
 from interp.schemas.import_report import ImportReport
-from interp.views.terminal.search import _bold
+from interp.views.terminal.show import bold
 
 
 def show_import(report: ImportReport, out: Path, images: Path, console: Console | None = None) -> None:
@@ -18,7 +18,7 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     console = console or results_console()
     whose = "patients" if report.patients_known else "patients or images"
     console.print(
-        f"\n{_bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
+        f"\n{bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
         f"{report.patients} {whose}, {report.paraphrases} paraphrases"
     )
     counts = {"types": report.types, "splits": report.splits}
@@ -62,7 +62,7 @@ def show_paraphrased(
     """
     console = console or results_console()
     console.print(
-        f"\n{_bold(out)}: {made} questions paraphrased by rule, {given} already had paraphrases, "
+        f"\n{bold(out)}: {made} questions paraphrased by rule, {given} already had paraphrases, "
         f"{not_understood} were not understood and stay as they are"
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
