@@ -219,7 +219,7 @@ def test_slopes_are_autograd_through_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
     generator = torch.Generator().manual_seed(2)
     delta = torch.randn(5, 2, vlm.d_model, generator=generator)
-    slopes = SuffixRerun(vlm, prompts).slopes([1, 3], delta)
+    slopes = SuffixRerun(vlm, prompts).gradients([1, 3], delta)
     for i, row in enumerate(prompts.itertuples()):
         for k, layer in enumerate((1, 3)):
             probe = delta[i, k].clone().requires_grad_()

@@ -1,1 +1,1 @@
-"""The forward engine: answer margins and residuals of many prompts, with or without clamps, patches and occlusions."""
+"""The measuring engine: answer margins and residuals of many prompts, with clamps, patches and occlusions."""

@@ -1,4 +1,4 @@
-"""Which features are clamped where, and at what value: parsed from text, loaded from SAEs."""
+"""Which features are clamped, where and at what value: parsed from text and completed from the SAEs."""
 
 import math
 import re
@@ -13,51 +13,55 @@ from interp.runtime.errors import InputError
 from interp.saes.sae import Sae, load_sae
 
 Where = Literal["final", "all"]
-"""At the final prompt token only, or at every text token but the first, the template's among them."""
+"""final: at the final prompt token only; all: at every text token but the first, the template's included."""
 
 
 class ClampSpec(NamedTuple):
-    """What the user asked to clamp."""
+    """A feature to clamp, as the user asked for it."""
 
     layer: int
-    """Decoder layer."""
+    """Decoder layer whose SAE has the feature."""
     feature: int
-    """Index into its SAE."""
+    """Index of the feature in its SAE."""
     value: float
-    """Activation that it is held at; NaN for its mean, which is yet to be measured (`with_means`)."""
+    """Activation at which the feature is held; NaN stands for its mean until `fill_mean_values` has measured it."""
 
 
 class Clamp(NamedTuple):
-    """One feature held at a value."""
+    """A feature that is held at a value, with its SAE parameters."""
 
     layer: int
     """Decoder layer whose output is changed."""
     feature: int
-    """Index into its SAE."""
+    """Index of the feature in its SAE."""
     w_enc: Tensor
-    """float32 [d_model]: column of the encoder."""
+    """Column of the encoder: float32 [d_model]."""
     b_enc: Tensor
-    """float32 []: bias of the encoder."""
+    """Bias of the encoder: float32 []."""
     threshold: Tensor
-    """float32 []: the feature is silent unless its pre-activation exceeds this."""
+    """JumpReLU threshold: float32 []; the feature is zero unless its pre-activation exceeds it."""
     w_dec: Tensor
-    """float32 [d_model]: row of the decoder, the direction that the feature writes."""
+    """Row of the decoder, the direction that the feature writes: float32 [d_model]."""
     value: float
-    """Activation that it is held at; NaN for its mean, which is yet to be measured (`with_means`)."""
+    """Activation at which the feature is held; NaN stands for its mean until `fill_mean_values` has measured it."""
     where: Where
-    """The tokens at which it is held."""
+    """Tokens at which the feature is held."""
     sae: str
-    """Id of its SAE, e.g. layer_17_width_16k_l0_medium."""
+    """Id of the SAE, e.g. layer_17_width_16k_l0_medium."""
+
+    def __repr__(self) -> str:
+        return f"Clamp({self.layer}:{self.feature}={self.value:g} at {self.where} tokens, {self.sae})"
 
     def record(self) -> dict[str, Any]:
-        """What a result says of it: layer, feature, value, where and sae."""
+        """The clamp as a result records it: layer, feature, value, where and sae."""
         return {name: getattr(self, name) for name in ("layer", "feature", "value", "where", "sae")}
 
 
 def parse_clamps(text: str) -> list[ClampSpec]:
-    """What `17:3818`, `17:3818=12.5`, `17:3818=mean` or several of these with commas ask for; the value is 0 if absent.
+    """Parse `17:3818`, `17:3818=12.5`, `17:3818=mean` or several of these, separated by commas.
 
-    Raises InputError for any other text, for a value that is not finite, and for a feature that is named twice.
+    The value is 0 if it is left out. Raises InputError for any other text, for a value that is not finite, and for a
+    feature that is named twice.
     """
     specs = []
     for part in text.split(","):
@@ -66,7 +70,7 @@ def parse_clamps(text: str) -> list[ClampSpec]:
         if match is None or value is None:
             raise InputError(
                 f"--clamp {text!r}: {part.strip()!r} is not LAYER:FEATURE or LAYER:FEATURE=VALUE, with a number or "
-                "mean as value. Write 17:3818, or several as 17:3818,17:250=12.5."
+                "mean as VALUE. Write 17:3818, or several as 17:3818,17:250=12.5."
             )
         specs.append(ClampSpec(int(match[1]), int(match[2]), value))
     named = [spec[:2] for spec in specs]
@@ -77,7 +81,7 @@ def parse_clamps(text: str) -> list[ClampSpec]:
 
 
 def _parse_value(text: str) -> float | None:
-    """NaN for mean, None for what is no finite number."""
+    """The number that a text stands for: NaN for mean, None for text that is not a finite number."""
     if text.strip() == "mean":
         return math.nan
     try:
@@ -89,15 +93,17 @@ def _parse_value(text: str) -> float | None:
 def load_clamps(
     specs: Sequence[ClampSpec], sae_of: Mapping[int, Path], d_model: int, device: torch.device | str, where: Where
 ) -> list[Clamp]:
-    """The clamps of some features, layer by layer; only the SAEs of these layers are read, one is held at a time.
+    """Load the clamps of some features, in layer order, reading one SAE at a time.
 
-    `sae_of` is layer -> SAE folder (`interp.saes.locate.locate_saes`). Raises InputError for a layer without SAE, for
-    a feature beyond its SAE, and as `interp.saes.sae.load_sae`.
+    `sae_of` is layer -> SAE folder (`interp.saes.locate.locate_saes`). Raises InputError for a layer without an SAE,
+    for a feature that its SAE lacks, and as `interp.saes.sae.load_sae` does.
     """
     clamps = []
     for layer in sorted({spec.layer for spec in specs}):
         if layer not in sae_of:
-            raise InputError(f"--clamp: layer {layer} has no SAE. There are SAEs of layers {sorted(sae_of)}.")
+            raise InputError(
+                f"--clamp: layer {layer} has no SAE. Layers with SAEs: {', '.join(map(str, sorted(sae_of)))}."
+            )
         sae = load_sae(sae_of[layer], layer, d_model)
         for _, i, value in (spec for spec in specs if spec.layer == layer):
             if i >= sae.d_sae:
@@ -107,7 +113,8 @@ def load_clamps(
 
 
 def make_clamp(sae: Sae, i: int, value: float, where: Where, device: torch.device | str) -> Clamp:
+    """The clamp of feature `i` of an SAE at `value`, with copies of its parameters on `device`."""
     parts = (sae.w_enc[:, i], sae.b_enc[i], sae.threshold[i], sae.w_dec[i])
-    # Copies: a view would keep the whole SAE in memory.
+    # Cloned, because a view would keep the whole SAE in memory.
     w_enc, b_enc, threshold, w_dec = (part.clone().to(device) for part in parts)
     return Clamp(sae.layer, i, w_enc, b_enc, threshold, w_dec, value, where, sae.id)

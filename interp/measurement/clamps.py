@@ -1,7 +1,7 @@
-"""Feature clamps: single SAE features held at a value wherever the model is measured, x' = x - (f - v) * W_dec.
+"""Feature clamps: hold single SAE features at a value while the model is measured, x' = x - (f - v) * W_dec.
 
-f is read from the residual as the layer puts it out, in float32, and the change is added in float32, so that neither
-the order of the clamps of a layer nor the packing of the prompts matters. Image tokens and <bos> are never touched.
+The activation f is computed in float32 from the layer's unclamped output, and the change is added in float32, so that
+neither the order of a layer's clamps nor the packing of prompts matters. Image tokens and <bos> are never changed.
 """
 
 import math
@@ -23,10 +23,10 @@ from interp.saes.sae import load_sae
 
 
 def fill_mean_values(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -> list[Clamp]:
-    """The same clamps; a value that is NaN becomes the feature's mean activation in the model as it now stands.
+    """The clamps, with every NaN value replaced by the feature's mean activation in the model's present state.
 
-    The mean is over the final tokens of a prompt table for a clamp there, else over the text tokens behind what all of
-    its prompts begin with. Raises InputError for a layer beyond the model.
+    The mean is over the final tokens of a prompt table for clamps at final tokens, and else over the text tokens after
+    the prefix that all its prompts share. Raises InputError for a layer that the model lacks.
     """
     _check_layers(vlm, clamps)
     means: dict[tuple[int, int, str], float] = {}
@@ -44,10 +44,10 @@ def fill_mean_values(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -
 def matched_clamps(
     vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp], sae_of: Mapping[int, Path], count: int
 ) -> list[list[Clamp]]:
-    """Controls: up to `count` sets of clamps of other features of the same layers, as active as the clamped ones.
+    """Matched controls: up to `count` sets of clamps of other features in the same layers that are similarly active.
 
-    The mean activation at the final tokens of a prompt table says how active a feature is; the nearest on a log scale
-    are taken. A value other than zero is scaled to the feature's own mean.
+    Features are matched by their mean activation at the final tokens of a prompt table, on a log scale. Values other
+    than zero are scaled by the ratio of the two means. Raises InputError as `interp.saes.sae.load_sae` does.
     """
     layers = sorted({clamp.layer for clamp in clamps})
     residuals = measure(vlm, prompts, layers).residuals
@@ -70,10 +70,11 @@ def matched_clamps(
 
 @contextmanager
 def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
-    """While open, `measure` and `text_residuals` see the model with these clamps and no others; training does not.
+    """While open, `measure`, `text_residuals` and `generate` run the model with exactly these clamps; training does
+    not.
 
-    Residuals are caught, and edits made, behind the clamps of their layer. Raises InputError for a layer beyond the
-    model.
+    Residuals are captured after the clamps of their layer, and edits are applied after them. Raises InputError for a
+    layer that the model lacks.
     """
     _check_layers(vlm, clamps)
     layers = {clamp.layer for clamp in clamps}
@@ -98,23 +99,23 @@ def _check_layers(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
 
 
 def _apply_clamps(output: Tensor, batch: Batch, clamps: Sequence[Clamp], image_token: int) -> Tensor:
-    """A layer's output [B, S, d_model] with the clamps of that layer."""
+    """The output of a layer [B, S, d_model] with the layer's clamps applied."""
     final = torch.zeros_like(batch.input_ids, dtype=torch.bool)
     final[batch.final[:, 0], batch.final[:, 1]] = True
-    # Padding has position 0, as <bos> has.
+    # Padding has position 0, like <bos>.
     text = (batch.position_ids > 0) & (batch.input_ids != image_token)
     everywhere = torch.tensor([clamp.where == "all" for clamp in clamps], device=output.device)
     row, column = (text if everywhere.any() else final).nonzero(as_tuple=True)
     x = output[row, column].float()
-    push = torch.tensor([clamp.value for clamp in clamps], device=output.device) - _activations(clamps, x)
-    push = push * (everywhere | final[row, column][:, None])
+    change = torch.tensor([clamp.value for clamp in clamps], device=output.device) - _activations(clamps, x)
+    change = change * (everywhere | final[row, column][:, None])
     output = output.clone()
-    output[row, column] = (x + push @ torch.stack([clamp.w_dec for clamp in clamps])).to(output.dtype)
+    output[row, column] = (x + change @ torch.stack([clamp.w_dec for clamp in clamps])).to(output.dtype)
     return output
 
 
 def _activations(clamps: Sequence[Clamp], x: Tensor) -> Tensor:
-    """Activations [n, number of clamps] of the features of one layer, in its residuals [n, d_model]; all float32."""
+    """Activations [n, number of clamps] of the clamped features of one layer on residuals [n, d_model]; all float32."""
     w_enc, b_enc, threshold = (torch.stack([getattr(c, n) for c in clamps]) for n in ("w_enc", "b_enc", "threshold"))
     z = x @ w_enc.T + b_enc
     return torch.relu(z) * (z > threshold)

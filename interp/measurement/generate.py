@@ -1,9 +1,8 @@
 """Greedy decoding of whole answers in the packed engine.
 
-The packed prompts run once, into a cache that keeps every position. Each step then lays one column a prompt behind
-them, at that prompt's own next position, and a mask shows it what the prompt alone would: the prefix of its row, its
-own prompt and its own earlier tokens. The answers are those of the prompts run one by one (tested against
-transformers' own `generate`).
+The packed prompts run once and fill a KV cache. Each step then appends one column per prompt, at the prompt's own next
+position. Its mask lets it attend to the prefix of its row, its own prompt and its own earlier tokens, so that the
+answers are those of the prompts run one by one (tested against transformers' `generate`).
 """
 
 from typing import Any
@@ -24,15 +23,15 @@ from interp.runtime.errors import InputError
 def generate(
     vlm: Vlm, prompts: pd.DataFrame, max_new_tokens: int, batch_tokens: int = 16384, description: str = "answers"
 ) -> list[str]:
-    """The greedily decoded answer of every row of a prompt table (`image`, `text`, `closed`), stripped.
+    """The greedily decoded answer to every row of a prompt table (`image`, `text`, `closed`), stripped.
 
-    An answer ends before the first of the model's end tokens, or after `max_new_tokens`; special tokens are left out.
-    A batch holds at most about `batch_tokens` positions, those of the answers among them. The changes of `vlm` are
-    made to the answer's own tokens as to the prompt's. Raises InputError if no token is asked for, for unreadable
-    images, and if a logit is not finite.
+    An answer ends before the first end token of the model, or after `max_new_tokens`; special tokens are left out. A
+    batch holds at most about `batch_tokens` positions, those of the answers included. `vlm.output_hooks` apply to the
+    answer's tokens as to the prompt's. Raises InputError if `max_new_tokens` is below 1, for an unreadable image, and
+    if a logit is not finite.
     """
     if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Ask for 1 or more.")
+        raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Use 1 or more.")
     rows = pack_prompts(vlm, prompts)
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
@@ -43,12 +42,12 @@ def generate(
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for prompt, text in zip(batch.prompts, texts, strict=True):
             answers[prompt] = text.strip()
-    # An answer is empty at all processes but the one that has run the prompt.
+    # In every process but the one that ran its prompt, an answer is empty.
     return ["".join(parts) for parts in zip(*vlm.team.gather_values(answers), strict=True)]
 
 
 def end_tokens(model: Any) -> list[int]:
-    """Token ids that end an answer, as the generation config names them, else the model's; none if neither does."""
+    """Token ids that end an answer: those of the generation config, else of the model's config, else none."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         ends = getattr(model.config, "eos_token_id", None)
@@ -56,7 +55,7 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list[list[int]]:
-    """Token ids of the answer of each of the batch's n prompts, without the end token."""
+    """Token ids of the answer to each of the batch's n prompts, without the end token."""
     cache = prompt_cache()
     window = vlm.model.config.text_config.sliding_window
     ends = end_tokens(vlm.model)
@@ -64,32 +63,32 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
     slot = batch.segment[row, column] - 1
     with capture_residuals(vlm, batch, batch.final):
         hidden = run_packed(vlm.model, batch, images, cache)
-    said = _most_probable(vlm, hidden[row, column])[:, None]
+    answered = _most_probable(vlm, hidden[row, column])[:, None]
     segment, position = batch.segment, batch.position_ids
-    while said.shape[1] < max_new_tokens and not torch.isin(said, said.new_tensor(ends)).any(1).all():
-        step = next_step(batch, said)
+    while answered.shape[1] < max_new_tokens and not torch.isin(answered, answered.new_tensor(ends)).any(1).all():
+        step = next_step(batch, answered)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
         with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
             masks = step_masks(segment, position, step.segment.shape[1], window)
             embedded = vlm.model.get_input_embeddings()(step.input_ids)
             hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)
         final = vlm.model.model.language_model.norm(hidden[row, slot])
-        said = torch.cat([said, _most_probable(vlm, final)[:, None]], 1)
-    return [_truncate(tokens, ends) for tokens in said.tolist()]
+        answered = torch.cat([answered, _most_probable(vlm, final)[:, None]], 1)
+    return [_truncate(tokens, ends) for tokens in answered.tolist()]
 
 
-def next_step(batch: Batch, said: Tensor) -> Batch:
-    """The last token of every prompt's answer as a batch of its own, a row's k-th prompt in column k - 1.
+def next_step(batch: Batch, answered: Tensor) -> Batch:
+    """The latest token of every prompt's answer as a batch, with a row's k-th prompt in column k - 1.
 
-    `said` int64 [n, t] are the answers so far. A row of fewer prompts than the most is padded; no token is final.
+    `answered` int64 [n, t] are the answers so far. Rows are padded to the same number of prompts; `final` is empty.
     """
     row, column = batch.final.unbind(1)
     own = batch.segment[row, column]
     shape = (len(batch.input_ids), int(own.max()))
     input_ids, position_ids = own.new_zeros(shape), own.new_zeros(shape)
     segment = own.new_full(shape, -1)
-    input_ids[row, own - 1] = said[:, -1]
-    position_ids[row, own - 1] = batch.position_ids[row, column] + said.shape[1]
+    input_ids[row, own - 1] = answered[:, -1]
+    position_ids[row, own - 1] = batch.position_ids[row, column] + answered.shape[1]
     segment[row, own - 1] = own
     return Batch(input_ids, position_ids, segment, batch.final[:0], [])
 
@@ -98,18 +97,21 @@ def step_masks(segment: Tensor, position: Tensor, new: int, sliding_window: int 
     """Boolean masks [B, 1, new, S] (True = may attend) of the last `new` of S columns, for both kinds of layers.
 
     `segment` and `position` int64 [B, S] are those of all columns, as in `Batch`. The rule is that of
-    `interp.model.packing.attention_masks`; new tokens are text, whatever their id.
+    `interp.model.packing.attention_masks`, with new tokens treated as text whatever their id.
     """
     own, place = segment[:, -new:, None], position[:, -new:, None]
-    seen = (segment[:, None] == 0) | (segment[:, None] == own)
-    full = seen & (own > 0) & (position[:, None] <= place)
+    visible = (segment[:, None] == 0) | (segment[:, None] == own)
+    full = visible & (own > 0) & (position[:, None] <= place)
     local = full if sliding_window is None else full & (position[:, None] > place - sliding_window)
     itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None, -new:]
     return {"full_attention": (full | itself)[:, None], "sliding_attention": (local | itself)[:, None]}
 
 
 def _most_probable(vlm: Vlm, hidden: Tensor) -> Tensor:
-    """The token ids int64 [n] that follow the hidden states [n, d_model]."""
+    """The most probable next tokens, int64 [n], after the hidden states [n, d_model].
+
+    Raises InputError if not finite.
+    """
     logits = vlm.model.lm_head(hidden)
     if not torch.isfinite(logits.amax(-1)).all():
         raise InputError("The logits of an answer are not finite. Try --dtype float32, or check the model's weights.")
@@ -117,5 +119,5 @@ def _most_probable(vlm: Vlm, hidden: Tensor) -> Tensor:
 
 
 def _truncate(tokens: list[int], ends: list[int]) -> list[int]:
-    """The tokens before the first that is an end."""
+    """The tokens before the first end token."""
     return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)

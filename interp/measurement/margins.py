@@ -1,7 +1,7 @@
-"""The one forward engine: answer margins and residuals of many prompts.
+"""Answer margins and residuals of many prompts: the forward engine that every other measurement uses.
 
-Every image goes through the vision tower once; the prompts on it are packed behind their shared prefix (see
-`interp.model.packing`), and only the final token's residuals and logits are kept.
+Every image is encoded once, and the prompts about it are packed after their shared prefix (`interp.model.packing`).
+Only the residuals and logits of final tokens are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +25,29 @@ from interp.runtime.progress import track
 
 
 class Measurement(NamedTuple):
-    """What the model did on each of n prompts."""
+    """The model's response to each of n prompts."""
 
     margin: Tensor
-    """float32 [n]: answer margin [logits]; positive for yes."""
+    """Answer margin of each prompt: float32 [n] [logits], positive for yes."""
     top_token: Tensor
-    """int64 [n]: most probable first answer token."""
+    """Most probable first answer token of each prompt: int64 [n]."""
     residuals: Tensor
-    """float32, unless stored otherwise, [n, number of layers asked for, d_model]: resid_post at the final token."""
+    """resid_post at the final token: [n, number of requested layers, d_model], float32 unless stored otherwise."""
+
+    def __repr__(self) -> str:
+        return f"Measurement({len(self.margin)} prompts, residuals of {self.residuals.shape[1]} layers)"
 
 
 def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
-    """Pack a prompt table's rows by image."""
+    """Pack the rows of a prompt table (`image`, `text`, `closed`) by image."""
     return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
 def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[Row]]:
-    """The rows that each process runs, by rank: whole batches, so that each holds what it holds in one process."""
+    """The rows that each process runs, by rank.
+
+    Whole batches are dealt, so that they are the same as in one process.
+    """
     chunks = list(batches(rows, batch_tokens))
     return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
 
@@ -49,10 +55,10 @@ def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[R
 def load_batches(
     vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with progress.
+    """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with a bar.
 
-    Images not met before pass the tower first: all of them, or as many as `vlm.max_images`, which are then
-    dropped for the next. Raises InputError for an unreadable image.
+    Images without tokens are encoded first, all at once or `vlm.max_images` at a time; the tokens of each such block
+    are then dropped. Raises InputError for an unreadable image.
     """
     image_of = prompts["image"].to_numpy()
     unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
@@ -70,7 +76,7 @@ def load_batches(
 
 
 def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
-    """Chunks of rows, each row with an image, in blocks of at most `images` rows, but at least one chunk."""
+    """Group chunks of rows into blocks of at most `images` rows, and at least one chunk; a row has one image."""
     block: list[list[Row]] = []
     for chunk in chunks:
         if block and sum(map(len, block)) + len(chunk) > images:
@@ -83,11 +89,11 @@ def _blocks(chunks: list[list[Row]], images: int) -> Iterator[list[list[Row]]]:
 
 def _tokenize(vlm: Vlm, prompts: pd.DataFrame) -> list[list[int]]:
     """Token ids of every row of a prompt table; equal wordings are tokenized once."""
-    asked = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
-    different = list(dict.fromkeys(asked))
-    texts, closed, with_image = ([key[i] for key in different] for i in range(3))
-    tokens = dict(zip(different, prompt_tokens(vlm.processor, texts, closed, vlm.style, with_image), strict=True))
-    return [tokens[key] for key in asked]
+    keys = list(zip(prompts["text"], prompts["closed"], prompts["image"] != NO_IMAGE, strict=True))
+    unique = list(dict.fromkeys(keys))
+    texts, closed, with_image = ([key[i] for key in unique] for i in range(3))
+    tokens = dict(zip(unique, prompt_tokens(vlm.processor, texts, closed, vlm.style, with_image), strict=True))
+    return [tokens[key] for key in keys]
 
 
 @torch.no_grad()
@@ -100,11 +106,12 @@ def measure(
     into: Tensor | None = None,
     rows: Sequence[Row] | None = None,
 ) -> Measurement:
-    """Answer margin, first token and final-token residuals of every row of a prompt table (`image`, `text`, `closed`).
+    """Answer margin, first answer token and final-token residuals of the rows of a prompt table.
 
-    `layers` are those whose residuals are returned, in `into` [n, layers, d_model] if given. With `rows` of the table's
-    prompts packed (`pack_prompts`), only theirs are measured, in the order of the table; without, those of `vlm.team` share
-    them, and all have the whole. Raises InputError if a margin is not finite.
+    The table has columns `image`, `text` and `closed`. Residuals of `layers` are returned, written to `into` [n,
+    layers, d_model] if it is given. With packed `rows` (`pack_prompts`) only their prompts are measured, in table
+    order. Without them, the processes of `vlm.team` divide the table, and each returns the whole. `description` labels
+    the progress bar. Raises InputError if a margin is not finite or an image is unreadable.
     """
     if rows is None:
         rows = pack_prompts(vlm, prompts)
@@ -137,37 +144,38 @@ def launch_batches(
     rows: Sequence[Row],
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[list[int], Measurement]]:
-    """The k prompts of each packed batch and what the model does on them, residuals as `dtype`.
+    """Yield the indices of each packed batch's prompts and their measurement, with residuals as `dtype`.
 
-    On the model's device: a GPU may not have come to it yet. Parameters as of `measure`; margins may be anything.
+    The tensors are on the model's device, where a GPU may not have computed them yet. Parameters are as for `measure`;
+    margins are not checked.
     """
     for batch, images in load_batches(vlm, rows, prompts, batch_tokens, description):
-        with capture_residuals(vlm, batch, batch.final, layers) as caught:
+        with capture_residuals(vlm, batch, batch.final, layers) as captured:
             logits = final_logits(vlm.model, batch, images)
-        found = torch.stack([caught[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
+        found = torch.stack([captured[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
         yield batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
 
 
 def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:
-    """Raise InputError if a margin of the prompts `asked`, int64 [n], is not finite; `margin` [n]."""
+    """Raise InputError if one of the margins [n] of the prompts `asked`, int64 [n] into the table, is not finite."""
     bad = asked[~torch.isfinite(margin)].tolist()
     if bad:
         raise InputError(
-            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first {_locate_prompt(prompts, bad[0])}. "
-            "Try --dtype float32, or check the model's weights."
+            f"The margins of {len(bad)} of {len(asked)} prompts are not finite, the first "
+            f"{_locate_prompt(prompts, bad[0])}. Try --dtype float32, or check the model's weights."
         )
 
 
 def _locate_prompt(prompts: pd.DataFrame, row: int) -> str:
-    """Where to find a prompt, by numbers alone, counted from 1."""
+    """Describe the place of a prompt by numbers alone, which count from 1."""
     if not {"question", "variant"} <= set(prompts):
         return f"prompt {row + 1}"
     question, variant = (int(prompts[name].iloc[row]) for name in ("question", "variant"))
-    return f"wording {variant + 1} of question {question + 1} of those asked, in their file's order"
+    return f"wording {variant + 1} of question {question + 1} of those asked, in file order"
 
 
 def _merge(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
-    """What each process has measured on its `rows` of n prompts, put together for all; residuals in `into` if given."""
+    """Merge what each process measured on its `rows` of the n prompts; residuals are written to `into` if given."""
     place = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
     found = []
     for own in part:
@@ -182,11 +190,11 @@ def _merge(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Ten
 def text_residuals(
     vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 16384
 ) -> tuple[Tensor, Tensor]:
-    """Residuals at the text tokens of a prompt table (`image`, `text`, `closed`), the template's last ones included.
+    """Residuals at the text tokens of a prompt table, including the template's tokens after the question.
 
-    Returns them as float32 [tokens, layers, d_model] in main memory, and the row of the table that each is of, int64
-    [tokens]. What all prompts begin with is left out: it is the same in each, and the residual of <bos> alone is so
-    large that it would drown all others.
+    The table has columns `image`, `text` and `closed`. Returns the residuals as float32 [tokens, layers, d_model] in
+    main memory, and the table row of each, int64 [tokens]. The prefix that all prompts share is left out: it is the
+    same in each, and the residual of <bos> is so large that it would dominate every sum.
     """
     tokens = _tokenize(vlm, prompts)
     image_token = vlm.model.config.image_token_id
@@ -196,9 +204,9 @@ def text_residuals(
     for batch, images in load_batches(vlm, rows, prompts, batch_tokens, "residuals"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
-        with capture_residuals(vlm, batch, places, layers) as caught:
+        with capture_residuals(vlm, batch, places, layers) as captured:
             run_packed(vlm.model, batch, images)
-        residuals.append(torch.stack([caught[layer] for layer in layers], dim=1).float().cpu())
+        residuals.append(torch.stack([captured[layer] for layer in layers], dim=1).float().cpu())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
     return torch.cat(residuals), torch.cat(owners)
 
@@ -210,21 +218,21 @@ def capture_residuals(
     places: Tensor,
     layers: Sequence[int] = (),
 ) -> Iterator[dict[int, Tensor]]:
-    """While open, makes the changes of `vlm` and catches the residuals of `layers` at `places` behind them.
+    """While open, apply `vlm.output_hooks` and capture the residuals of `layers` at `places` after them.
 
-    `places` int64 [n, 2] are row and column in the batch.
+    `places` int64 [n, 2] are rows and columns of the batch. The captured residuals are layer -> [n, d_model].
     """
-    caught: dict[int, Tensor] = {}
+    captured: dict[int, Tensor] = {}
     row, column = places[:, 0], places[:, 1]
 
     def hook(layer: int) -> Any:
         def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            # Where the layer is; its batch is with the first one.
+            # The layer may be on another device than the batch, which is with the first layer.
             there, home = output.device, row.device
             if layer in vlm.output_hooks:
                 output = vlm.output_hooks[layer](output.to(home), batch).to(there)
             if layer in layers:
-                caught[layer] = output[row.to(there), column.to(there)].to(home)
+                captured[layer] = output[row.to(there), column.to(there)].to(home)
             return output
 
         return watch
@@ -232,7 +240,7 @@ def capture_residuals(
     hooked = sorted(set(layers) | set(vlm.output_hooks))
     handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
     try:
-        yield caught
+        yield captured
     finally:
         for handle in handles:
             handle.remove()

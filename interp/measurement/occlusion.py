@@ -1,7 +1,7 @@
-"""Images with parts taken away, and what that does to the answer: the causal reference for every other map.
+"""Occlusion: removing parts of an image and measuring the answer, the causal reference for saliency maps.
 
-All variants of an image go through the vision tower in batches, and all wordings of it are packed behind each, so that
-the occlusions of an image are a few forward passes. Nothing of it is kept (Zeiler and Fergus, arXiv 1311.2901).
+After Zeiler and Fergus, arXiv 1311.2901. All variants of an image are encoded in batches, and all wordings about it are
+packed after each variant, so that an image takes a few forward passes. No image token is cached.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.vlm import Vlm
 
 Fill = Literal["grey", "blur", "mean"]
-"""What a part is replaced by: mid-grey, the image blurred until no detail is left, or the image's mean colour."""
+"""What replaces a removed part: mid-grey, the image blurred beyond detail, or the mean colour of the image."""
 BLUR = 1 / 8
-"""Standard deviation of the blur, in widths of the image."""
+"""Standard deviation of the blur [widths of the image]."""
 IMAGE_BATCH = 32
-"""Variants that meet the vision tower together."""
+"""Number of variants that are encoded together."""
 BATCH_TOKENS = 4096
-"""Positions of a batch of the language model: a GPU is busy with it, and it stays in the cache of a CPU."""
+"""Positions in a batch of the language model: enough to keep a GPU busy, few enough for a CPU's cache."""
 
 
 def image_pixels(vlm: Vlm, path: str) -> Tensor:
-    """One image as the vision tower takes it: [3, h, w] on its device. Raises InputError if it can not be read."""
+    """The pixels [3, h, w] of one image on the model's device. Raises InputError if it cannot be read."""
     return pixels_of(vlm, [open_image(path)])[0].to(vlm.device, vlm.tower_dtype)
 
 
 def make_fill(vlm: Vlm, pixels: Tensor, fill: Fill) -> Tensor:
-    """What replaces every pixel of an image [3, h, w] where it is taken away: [3, h, w]."""
+    """The replacement [3, h, w] for every pixel of an image [3, h, w] that is removed."""
     if fill == "grey":
         return image_pixels(vlm, BLANK_IMAGE)
     if fill == "mean":
@@ -43,16 +43,16 @@ def make_fill(vlm: Vlm, pixels: Tensor, fill: Fill) -> Tensor:
 
 
 def _gaussian(n: int, device: torch.device) -> Tensor:
-    """The matrix [n, n] that blurs n values; at the edges the weights of what is there are made to add up to one."""
+    """The matrix [n, n] that blurs n values; each row sums to one, at the edges too."""
     place = torch.arange(n, device=device, dtype=torch.float32)
     return (-0.5 * ((place[:, None] - place) / (BLUR * n)) ** 2).softmax(1)
 
 
 def occlude(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
-    """An image [3, h, w] with `filled` [3, h, w] wherever `removed` says so: [v, 3, h, w].
+    """The image [3, h, w] with `filled` [3, h, w] in the removed cells, for v variants: [v, 3, h, w].
 
-    `removed` bool [v, rows, columns] is a grid over the image for each of v variants, up to one cell a pixel; its rows
-    and columns must divide h and w.
+    `removed` bool [v, rows, columns] is a grid over the image, at most as fine as its pixels; rows must divide h and
+    columns w.
     """
     down, across = (n // cells for n, cells in zip(pixels.shape[1:], removed.shape[1:], strict=True))
     mask = removed.to(pixels.device).repeat_interleave(down, 1).repeat_interleave(across, 2)
@@ -63,7 +63,7 @@ def occlude(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
 def encode_occluded(
     vlm: Vlm, pixels: Tensor, filled: Tensor, removed: Tensor, image_batch: int = IMAGE_BATCH
 ) -> Tensor:
-    """Image tokens of the variants that `occlude` makes: [v, image tokens, d_model], on the model's device."""
+    """Image tokens of the variants from `occlude`: [v, image tokens, d_model], on the model's device."""
     chunks = [encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(image_batch)]
     return torch.cat(chunks)
 
@@ -79,8 +79,8 @@ def image_margins(
 ) -> Tensor:
     """Answer margins of every wording on every image: float32 [v, t] in main memory [logits].
 
-    `pixels` [v, 3, h, w] are of any images; `texts` and `closed` [t] are the wordings put to each, and which of them
-    are yes/no questions.
+    `pixels` [v, 3, h, w] are those of any images; `texts` [t] are the wordings put to each, and `closed` [t] marks the
+    yes/no questions.
     """
     chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(image_batch)]
     return token_margins(vlm, torch.cat(chunks), texts, closed, batch_tokens)
@@ -90,7 +90,7 @@ def image_margins(
 def token_margins(
     vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool], batch_tokens: int = BATCH_TOKENS
 ) -> Tensor:
-    """As `image_margins`, of images that have met the vision tower: `tokens` [v, image tokens, d_model] -> [v, t]."""
+    """`image_margins` of images given by their `tokens` [v, image tokens, d_model]: float32 [v, t] [logits]."""
     margins = torch.empty(len(tokens) * len(texts))
     for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed), tokens, batch_tokens):
         margins[batch.prompts] = answer_margin(final_logits(vlm.model, batch, images), vlm.answers).cpu()
@@ -98,17 +98,17 @@ def token_margins(
 
 
 def pack_wordings(vlm: Vlm, texts: Sequence[str], closed: Sequence[bool], together: bool = True) -> list[Row]:
-    """Rows of the wordings of one image: behind one shared prefix, or each in a row of its own."""
+    """Rows with the wordings about one image, packed `together` after a shared prefix or each in a row of its own."""
     tokens = prompt_tokens(vlm.processor, texts, closed, vlm.style)
     groups = [0] * len(tokens) if together else range(len(tokens))
     return pack(tokens, groups, vlm.model.config.image_token_id)
 
 
 def variant_batches(vlm: Vlm, rows: Sequence[Row], tokens: Tensor, batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
-    """All `rows` of an image's t wordings behind each of its v variants, in batches, on the model's device.
+    """Batches of an image's t wordings, packed in `rows`, on each of its v variants, on the model's device.
 
-    `tokens` [v, image tokens, d_model] are those of the variants. Prompt v * t + k of a batch is wording k on variant
-    v; beside it are the image tokens of the batch's rows [rows, image tokens, d_model].
+    `tokens` [v, image tokens, d_model] are those of the variants. Index i * t + k in a batch is wording k on variant i.
+    Each batch comes with the image tokens of its rows [rows, image tokens, d_model].
     """
     count = sum(len(row.prompts) for row in rows)
     every = [row._replace(prompts=[v * count + k for k in row.prompts]) for v in range(len(tokens)) for row in rows]
@@ -118,5 +118,5 @@ def variant_batches(vlm: Vlm, rows: Sequence[Row], tokens: Tensor, batch_tokens:
 
 
 def single_cells(side: int) -> Tensor:
-    """One cell of a grid removed in each variant, row by row: bool [side * side, side, side]."""
+    """Variants that each remove one cell of a grid, row by row: bool [side * side, side, side]."""
     return torch.eye(side * side, dtype=torch.bool).reshape(-1, side, side)

@@ -1,4 +1,4 @@
-"""Final-token residuals of many prompts at many layers, in main memory while they fit and in a file beyond."""
+"""Final-token residuals of many prompts at many layers, in main memory or, if too large, in a temporary file."""
 
 import os
 import tempfile
@@ -16,18 +16,23 @@ class Residuals(NamedTuple):
     """resid_post at the final token of n prompts."""
 
     layers: list[int]
-    """Those that are kept, ascending."""
+    """Layers whose residuals are stored, ascending."""
     values: Tensor
-    """[number of layers, n, d_model], in the model's dtype."""
+    """Residuals: [number of layers, n, d_model], in the model's dtype."""
+
+    def __repr__(self) -> str:
+        layers, n, d_model = self.values.shape
+        return f"Residuals({n} prompts, {layers} layers, d_model {d_model}, {self.values.dtype})".replace("torch.", "")
 
     def after(self, layer: int) -> Tensor:
-        """[n, d_model] after a layer."""
+        """Residuals after one of the layers: [n, d_model]."""
         return self.values[self.layers.index(layer)]
 
     def shift(self, layers: Sequence[int], first: Tensor, second: Tensor) -> Tensor:
-        """Row `first`[i] less row `second`[i], int64 [pairs], after each layer: float32 [pairs, layers, d_model].
+        """Row `first`[i] minus row `second`[i] after each of `layers`: float32 [pairs, layers, d_model].
 
-        Layer -1 is what enters layer 0, which no wording changes at the final token: zero.
+        `first` and `second` are int64 [pairs]. Layer -1 stands for the input of layer 0, which is the same at the final
+        token of every wording, so its difference is zero.
         """
         found = torch.zeros(len(first), len(layers), self.values.shape[2])
         for k, layer in enumerate(layers):
@@ -37,9 +42,9 @@ class Residuals(NamedTuple):
 
 
 def empty_residuals(layers: Sequence[int], n: int, d_model: int, dtype: torch.dtype, max_bytes: int) -> Residuals:
-    """Room for n prompts: in main memory up to `max_bytes`, else in a temporary file that has no name on the disk.
+    """Uninitialized residuals of n prompts, in main memory up to `max_bytes` and else in an unnamed temporary file.
 
-    Raises InputError if there is no room for it.
+    Raises InputError if the disk is too full for the file.
     """
     shape = (len(layers), n, d_model)
     size = len(layers) * n * d_model
@@ -47,10 +52,10 @@ def empty_residuals(layers: Sequence[int], n: int, d_model: int, dtype: torch.dt
         return Residuals(list(layers), torch.empty(shape, dtype=dtype))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "residuals"
-        # Taken now where the system can: a disk that is full when a map is written to kills the process.
+        # Reserve the space now where the system can: writing to a map of a full disk kills the process.
         if hasattr(os, "posix_fallocate"):
             with disk_full_errors(file), file.open("wb") as opened:
                 os.posix_fallocate(opened.fileno(), 0, size * dtype.itemsize)
-        # The mapping outlives the name, so nothing stays behind, however the run ends.
+        # The mapping outlives the file name, so no file is left, however the run ends.
         values = torch.from_file(str(file), shared=True, size=size, dtype=dtype)
     return Residuals(list(layers), values.reshape(shape))

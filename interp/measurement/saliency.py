@@ -1,7 +1,8 @@
-"""Maps that claim to show where a model looks: attention, rollout, gradients, integrated gradients.
+"""Saliency maps of an image: attention, attention rollout, gradient times input and integrated gradients.
 
-Each is a number for every image token, [t, image tokens] for the t wordings put to one image, row-major on the token
-grid. Gradient maps are of the margin m, positive for what speaks for yes; times the sign of m they are of the answer.
+A map has one number per image token: [t, image tokens] for the t wordings put to one image, row-major on the token
+grid. Gradient maps explain the margin m and are positive for evidence of yes; times the sign of m they explain the
+answer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,28 +20,29 @@ from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
 
 Target = Callable[[Batch, Tensor], Tensor]
-"""A packed batch and the image tokens of its rows -> one number for each of its n prompts, [n]."""
+"""A function of a packed batch and the image tokens of its rows that returns one number per prompt, [n]."""
 INTEGRATION_STEPS = 16
-"""Points on the way from the blank image to the image."""
+"""Points on the path from the blank image to the image."""
 
 
 class Attention(NamedTuple):
-    """What the final prompt token of each of t wordings attends to in the image."""
+    """Attention from the final prompt token of each of t wordings to the image."""
 
     weights: Tensor
-    """float32 [t, layers, heads, image tokens]: its attention weights."""
+    """Attention weights: float32 [t, layers, heads, image tokens]."""
     rollout: Tensor
-    """float32 [t, layers, image tokens]: attention rollout up to each layer."""
+    """Attention rollout up to each layer: float32 [t, layers, image tokens]."""
 
 
 @torch.no_grad()
 def attention(
     vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool], batch_tokens: int = 2048
 ) -> Attention:
-    """Attention on one image's `tokens` [image tokens, d_model], at every layer.
+    """Attention to one image's `tokens` [image tokens, d_model] at every layer.
 
-    Rollout is the product of (A + I) / 2 over the layers, A the mean over the heads (Abnar and Zuidema, arXiv
-    2005.00928, eq. 1): how much of each image token has come to the final one if attention alone carried it.
+    `texts` [t] are the wordings, and `closed` [t] marks yes/no questions. Rollout is the product of (A + I) / 2 over
+    the layers, with A the mean over the heads (Abnar and Zuidema, arXiv 2005.00928, eq. 1). It estimates how much of
+    each image token reaches the final token through attention alone.
     """
     heads = vlm.model.config.text_config.num_attention_heads
     weights = torch.empty(len(texts), vlm.n_layers, heads, len(tokens))
@@ -51,19 +53,19 @@ def attention(
 
 
 def _attention_of(vlm: Vlm, batch: Batch, images: Tensor) -> Attention:
-    """The attention of a batch's n prompts."""
+    """The attention of the n prompts of a batch."""
     row, column = batch.final.T
     is_image = batch.input_ids == vlm.model.config.image_token_id
     places = is_image.nonzero()[:, 1].reshape(len(is_image), -1)
-    # From every position to every image token of its row, [B, S, image tokens].
+    # Rollout from every position to every image token of its row: [B, S, image tokens].
     flow = torch.zeros(*is_image.shape, places.shape[1], device=places.device)
     flow.scatter_(1, places[:, None], 1.0)
     weights: list[Tensor] = []
     rollout: list[Tensor] = []
 
-    def watch(seen: Tensor) -> None:
-        flow.copy_((seen.float().mean(1) @ flow + flow) / 2)
-        final = seen[row, :, column].float()
+    def watch(attended: Tensor) -> None:
+        flow.copy_((attended.float().mean(1) @ flow + flow) / 2)
+        final = attended[row, :, column].float()
         weights.append(final.gather(2, places[row][:, None].expand(-1, final.shape[1], -1)).cpu())
         rollout.append(flow[row, column].cpu())
 
@@ -74,17 +76,17 @@ def _attention_of(vlm: Vlm, batch: Batch, images: Tensor) -> Attention:
 
 @contextmanager
 def observe_attention(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, `watch` is given the attention weights [B, heads, S, S] of every layer of the language model in turn.
+    """While open, call `watch` with the attention weights [B, heads, S, S] of each language-model layer in turn.
 
-    Eager attention adds its mask to the scores, so that a boolean one would hide nothing: it is made additive.
+    Eager attention adds its mask to the scores, where a boolean mask would hide nothing, so masks are made additive.
     """
     decoder = vlm.model.model.language_model
     before = decoder.config._attn_implementation
 
     def additive(module: Any, inputs: Any, given: dict[str, Any]) -> Any:
         mask = given["attention_mask"]
-        shut = torch.zeros(mask.shape, dtype=given["hidden_states"].dtype, device=mask.device)
-        return inputs, given | {"attention_mask": shut.masked_fill(~mask, torch.finfo(shut.dtype).min)}
+        bias = torch.zeros(mask.shape, dtype=given["hidden_states"].dtype, device=mask.device)
+        return inputs, given | {"attention_mask": bias.masked_fill(~mask, torch.finfo(bias.dtype).min)}
 
     blocks = [layer.self_attn for layer in vlm.layers]
     handles = [block.register_forward_pre_hook(additive, with_kwargs=True) for block in blocks]
@@ -99,7 +101,10 @@ def observe_attention(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[Non
 
 
 def gradient_maps(vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool]) -> Tensor:
-    """Gradient times input: (dm/dx . x) of every image token x of `tokens` [image tokens, d_model]."""
+    """Gradient times input, dm/dx .
+
+    x, for every image token x of `tokens` [image tokens, d_model]: [t, image tokens].
+    """
     mean = _mean_gradient(vlm, tokens[None], texts, closed, _margin_target(vlm))
     return (mean * tokens.float().cpu()).sum(-1)
 
@@ -114,28 +119,29 @@ def integrated_gradient_maps(
 ) -> Tensor:
     """Integrated gradients from a blank image's tokens `blank` to `tokens`, both [image tokens, d_model].
 
-    The gradient is averaged over the middles of `steps` equal parts of the straight way, dotted with the whole way
-    (Sundararajan et al., arXiv 1703.01365, eq. 3). With enough steps a map adds up to m(image) - m(blank).
+    The gradient is averaged over the midpoints of `steps` equal parts of the straight path and dotted with the whole
+    path (Sundararajan et al., arXiv 1703.01365, eq. 3). With enough steps a map sums to m(image) - m(blank). The result
+    is [t, image tokens].
     """
-    start, way = blank.float(), tokens.float() - blank.float()
-    points = (torch.arange(steps, device=way.device) + 0.5) / steps
-    mean = _mean_gradient(vlm, start + points[:, None, None] * way, texts, closed, _margin_target(vlm))
-    return (mean * way.cpu()).sum(-1)
+    start, path = blank.float(), tokens.float() - blank.float()
+    points = (torch.arange(steps, device=path.device) + 0.5) / steps
+    mean = _mean_gradient(vlm, start + points[:, None, None] * path, texts, closed, _margin_target(vlm))
+    return (mean * path.cpu()).sum(-1)
 
 
 def feature_maps(
     vlm: Vlm, tokens: Tensor, sae: Sae, feature: int, texts: Sequence[str], closed: Sequence[bool]
 ) -> Tensor:
-    """Gradient times input of an SAE feature's pre-activation z at the final prompt token, in place of the margin."""
+    """`gradient_maps` of an SAE feature's pre-activation at the final prompt token instead of the margin."""
 
     def target(batch: Batch, images: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-        handle = vlm.layers[sae.layer].register_forward_hook(lambda module, inputs, output: caught.append(output))
+        captured: list[Tensor] = []
+        handle = vlm.layers[sae.layer].register_forward_hook(lambda module, inputs, output: captured.append(output))
         try:
             run_packed(vlm.model, batch, images)
         finally:
             handle.remove()
-        x = caught[0][batch.final[:, 0], batch.final[:, 1]].float()
+        x = captured[0][batch.final[:, 0], batch.final[:, 1]].float()
         return x @ sae.w_enc[:, feature].to(x) + sae.b_enc[feature].to(x)
 
     mean = _mean_gradient(vlm, tokens[None], texts, closed, target)
@@ -149,9 +155,10 @@ def _margin_target(vlm: Vlm) -> Target:
 def _mean_gradient(
     vlm: Vlm, points: Tensor, texts: Sequence[str], closed: Sequence[bool], target: Target, batch_tokens: int = 2048
 ) -> Tensor:
-    """Gradient of `target` by the image tokens, mean over v points [v, image tokens, d_model]: float32 [t, ., .].
+    """Mean gradient of `target` with respect to the image tokens over v points [v, image tokens, d_model].
 
-    Each wording has a row of its own: behind a shared image the gradients of all would add up.
+    The result is float32 [t, image tokens, d_model]. Each wording has its own row, because on a shared image the
+    gradients of all wordings would add up.
     """
     total = torch.zeros(len(texts), *points.shape[1:])
     for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed, together=False), points, batch_tokens):

@@ -1,4 +1,7 @@
-"""Measured prompt by prompt, screened layer by layer: between the two, residuals go from process to process."""
+"""Measuring in several processes: prompts are divided for the forward passes, layers for everything after them.
+
+Between the two, residuals are exchanged among the processes.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
@@ -18,7 +21,7 @@ from interp.runtime.memory import memory_left
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, Parts
 
 Round = Sequence[Sequence[int]]
-"""The prompts of a batch of each process, by rank; none where a process has run out of batches."""
+"""The prompts of one batch per process, by rank; empty for a process that has no batch left."""
 
 
 def measure_together(
@@ -30,12 +33,12 @@ def measure_together(
     team: Team,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Tensor, Residuals]:
-    """Margins float32 [n] of all prompts, and the residuals of all prompts around this process's block of `layers`.
+    """Margins float32 [n] of all prompts, and their residuals at this process's block of `layers` and the layers below.
 
-    The processes deal the packed batches among themselves. Behind each, every one of them gets what the others measured
-    at its layers and at the one before each. `max_memory` [GiB] as of `interp.runtime.memory.memory_left`. What is
-    in the `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
-    `interp.storage.working_folder.read_tensors`.
+    The processes of `team` divide the packed batches. After each round of batches, every process receives what the
+    others measured at its own layers. `max_memory` [GiB] is that of `interp.runtime.memory.memory_left`. What is in
+    `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
+    `interp.storage.working_folder.read_tensors` do.
     """
     chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
@@ -45,7 +48,7 @@ def measure_together(
     room = memory_left(vlm.device, max_memory).host // 2
     found = empty_residuals(with_layer_below(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
     by_prompt = found.values.transpose(0, 1)
-    # Of this process's own prompts until the end, and zero for the others.
+    # Until the end, only the margins of this process's own prompts; those of the others are zero.
     margin = torch.zeros(len(prompts))
 
     def values(index: Tensor) -> dict[str, Tensor]:
@@ -58,7 +61,7 @@ def measure_together(
         margin[before["prompts"]] = before["margin"]
         by_prompt[before["prompts"]] = before["residuals"]
         done |= set(before["prompts"].tolist())
-    # A kill may find a round kept by one process and not by another: all take it again.
+    # A killed run may have saved a round in one process and not in another; then all repeat it.
     lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
     left = sorted({number for part in team.gather_values(lacking) for number in part})
     rows = [row for number in left for row in dealt[number][team.rank]]
@@ -89,10 +92,10 @@ def _exchange(
     blocks: Sequence[Sequence[int]],
     team: Team,
 ) -> Iterator[tuple[Round, tuple[Tensor, Tensor]]]:
-    """Each round with the margins of this process's own prompts, and the residuals of all at its own layers.
+    """Yield each round with the margins of this process's own prompts and the residuals of all prompts at its layers.
 
-    `launched` are this process's batches, `nothing` its residuals where it has none left, [0, layers, d_model], and
-    `blocks` the places of each process's layers among those. Both results are on the model's device.
+    `launched` are this process's batches, `nothing` [0, layers, d_model] its residuals once it has none left, and
+    `blocks` the indices of each process's layers among them. Both results are on the model's device.
     """
     none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
     for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
@@ -102,5 +105,5 @@ def _exchange(
 
 
 def with_layer_below(layers: Sequence[int]) -> list[int]:
-    """The layers, and the one before each where there is one, ascending."""
+    """The layers together with the one below each, if there is one, in ascending order."""
     return sorted({place for layer in layers for place in (layer - 1, layer) if place >= 0})

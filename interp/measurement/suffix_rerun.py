@@ -1,8 +1,9 @@
-"""Causal sweeps that restart at the patched layer: only the final token runs again, behind what its prompt left.
+"""Causal sweeps that rerun only the final token, from the edited layer on, against the KV cache of its prompt.
 
-Attention is causal, so a change of the final token's residual changes nothing before it. A prompt therefore runs once;
-its keys and values stay, and its final token's residual after every layer. An edit then costs one position in each
-layer above the edited one, and the edits of all prompts and layers climb together: those of layer L join behind it.
+Attention is causal, so an edit of the final token's residual changes nothing at earlier positions. Each prompt
+therefore runs once, and its keys, its values and its final token's residual after every layer are cached. An edit then
+costs one position in each layer above the edited one. The edits of all prompts and layers run together: those after
+layer L join the batch once the earlier ones have passed layer L.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,39 +23,38 @@ from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
 
 EDIT_TOKENS = 16384
-"""Edited positions that climb together."""
+"""Most edited positions that run together."""
 GRADIENT_TOKENS = 2048
-"""The same where gradients are wanted, for which every layer's activations stay."""
+"""Most edited positions that run together for gradients, which need the activations of every layer."""
 
 
 class CachedBatch(NamedTuple):
-    """What a packed batch of n prompts left: all that their final tokens need to run again."""
+    """What rerunning the final tokens of a packed batch of n prompts needs: KV cache and residuals."""
 
     batch: Batch
-    """The prompts, at most `slots` a row."""
+    """The packed prompts, at most `slots` in a row."""
     slots: int
-    """Most prompts in a row."""
+    """Largest number of prompts in a row."""
     keys: list[Tensor]
-    """[B, heads, S, head_dim] of every layer."""
+    """Keys of every layer: [B, heads, S, head_dim] each."""
     values: list[Tensor]
-    """The same."""
+    """Values of every layer: [B, heads, S, head_dim] each."""
     final: Tensor
-    """[n, number of layers, d_model]: resid_post at the final token, in the model's dtype."""
+    """resid_post at the final token after every layer: [n, number of layers, d_model], in the model's dtype."""
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of the tensors [bytes]."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, self.final))
 
 
 class SuffixRerun:
-    """Prompts whose final tokens can be edited after any layer, many times over.
+    """Prompts whose final tokens can be edited after any layer, in as many sweeps as wanted.
 
-    `prompts` is a table as for `interp.measurement.margins.measure`. Of what its batches leave, up to `max_bytes`
-    stay on the
-    device from one sweep to the next; the others run again in each. The changes of the `Vlm` are those of the first
-    sweep. The processes of a `team` deal the batches among themselves, and each sweep gives all of them the whole
-    result. A sweep that is in the `checkpoint` is not computed again.
+    `prompts` is a table as for `interp.measurement.margins.measure`. Cached batches of up to `max_bytes` stay on the
+    device from one sweep to the next; the others are computed again in each sweep. The `output_hooks` of `vlm` must not
+    change after the first sweep. The processes of `team` divide the batches, and every sweep returns the whole result
+    to all of them. A sweep whose result is in `checkpoint` is not computed again.
     """
 
     def __init__(
@@ -69,132 +69,130 @@ class SuffixRerun:
         self.vlm, self.prompts, self.batch_tokens = vlm, prompts, batch_tokens
         self.team, self.checkpoint = team, checkpoint
         self._free = max_bytes
-        self._held: list[CachedBatch] = []
+        self._cached: list[CachedBatch] = []
         self._rows: list[Row] | None = None
 
     def margins(self, layers: Sequence[int], delta: Tensor, description: str = "patches") -> Tensor:
-        """Margins of every prompt with k edits, one at a time: float32 [n, k] [logits].
+        """Answer margins of every prompt under k edits, one at a time: float32 [n, k] [logits].
 
-        `delta` float32 [n, k, d_model] is added to the final token's residual after layer `layers`[k].
+        `delta` float32 [n, k, d_model] is added to the final token's residual; edit k follows layer `layers`[k].
         """
 
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
             with torch.no_grad():
-                for held, index, part in self._climbs(layers, EDIT_TOKENS, description):
+                for cached, index, part in self._edit_groups(layers, EDIT_TOKENS, description):
                     edits = delta[index, part].to(self.vlm.device)
-                    found[index, part] = rerun_suffix(self.vlm, held, [layers[k] for k in part], edits).cpu()
+                    found[index, part] = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits).cpu()
             return found
 
         return self._once("margins", layers, delta, delta.shape[:2], sweep)
 
-    def slopes(self, layers: Sequence[int], delta: Tensor, description: str = "gradients") -> Tensor:
-        """Gradients of those margins by each edited residual, at its edited value: float32 as `delta`."""
+    def gradients(self, layers: Sequence[int], delta: Tensor, description: str = "gradients") -> Tensor:
+        """Gradients of these margins with respect to each edited residual: float32 [n, k, d_model], as `delta`."""
 
         def sweep() -> Tensor:
             found = torch.zeros_like(delta)
-            for held, index, part in self._climbs(layers, GRADIENT_TOKENS, description):
+            for cached, index, part in self._edit_groups(layers, GRADIENT_TOKENS, description):
                 edits = delta[index, part].to(self.vlm.device).requires_grad_()
                 with torch.enable_grad():
-                    margins = rerun_suffix(self.vlm, held, [layers[k] for k in part], edits)
+                    margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
                     (gradient,) = torch.autograd.grad(margins.sum(), edits)
                 found[index, part] = gradient.cpu()
             return found
 
-        return self._once("slopes", layers, delta, delta.shape, sweep)
+        return self._once("gradients", layers, delta, delta.shape, sweep)
 
     def _once(
         self, kind: str, layers: Sequence[int], delta: Tensor, shape: torch.Size, sweep: Callable[[], Tensor]
     ) -> Tensor:
-        """The whole result, of the given shape, of a sweep that gives each process its part; made unless it is kept."""
+        """The result of a sweep, of the given shape, summed over the processes or read from the checkpoint."""
         if not self.checkpoint:
             return self.team.all_reduce_sum(sweep())
         prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
         name = name_of(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
-        before = self.checkpoint.read(name) if self.team.rank == 0 else None
-        if self.team.gather_values(before is not None)[0]:
-            return self.team.all_reduce_sum(before["found"] if before else torch.zeros(shape))
+        saved = self.checkpoint.read(name) if self.team.rank == 0 else None
+        if self.team.gather_values(saved is not None)[0]:
+            return self.team.all_reduce_sum(saved["found"] if saved else torch.zeros(shape))
         found = self.team.all_reduce_sum(sweep())
         if self.team.rank == 0:
             self.checkpoint.write(name, {"found": found})
         return found
 
-    def _climbs(
+    def _edit_groups(
         self, layers: Sequence[int], tokens: int, description: str
     ) -> Iterator[tuple[CachedBatch, Tensor, Tensor]]:
-        """Every batch with its prompts int64 [n, 1] and some of the edits int64 [k], of ascending layers."""
+        """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k]."""
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
-        for held in self._batches(description):
-            size = max(1, tokens // (len(held.batch.input_ids) * held.slots))
+        for cached in self._batches(description):
+            size = max(1, tokens // (len(cached.batch.input_ids) * cached.slots))
             for part in order.split(size):
-                yield held, torch.tensor(held.batch.prompts)[:, None], part
+                yield cached, torch.tensor(cached.batch.prompts)[:, None], part
 
     def _batches(self, description: str) -> Iterator[CachedBatch]:
-        """What every batch leaves; it is run anew unless it stayed."""
-        yield from track(self._held, description)
+        """Every batch with its cache, computed again unless it stayed on the device."""
+        yield from track(self._cached, description)
         if self._rows is None:
             self._rows = deal_rows(pack_prompts(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
         staying: list[CachedBatch] = []
         for batch, images in load_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
-            held = _cache_batch(self.vlm, batch, images)
-            if held.bytes <= self._free:
-                self._free -= held.bytes
-                staying.append(held)
-            yield held
-        stay = {prompt for held in staying for prompt in held.batch.prompts}
-        self._held += staying
-        self._rows = [row for row in self._rows if row.prompts[0] not in stay]
+            cached = _cache_batch(self.vlm, batch, images)
+            if cached.bytes <= self._free:
+                self._free -= cached.bytes
+                staying.append(cached)
+            yield cached
+        prompts = {prompt for cached in staying for prompt in cached.batch.prompts}
+        self._cached += staying
+        self._rows = [row for row in self._rows if row.prompts[0] not in prompts]
 
 
 @torch.no_grad()
 def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     cache = prompt_cache()
-    with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as caught:
+    with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as captured:
         run_packed(vlm.model, batch, images, cache)
-    final = torch.stack([caught[layer] for layer in range(vlm.n_layers)], dim=1)
+    final = torch.stack([captured[layer] for layer in range(vlm.n_layers)], dim=1)
     slots = int(batch.segment.max())
-    return CachedBatch(
-        batch, slots, [kept.keys for kept in cache.layers], [kept.values for kept in cache.layers], final
-    )
+    return CachedBatch(batch, slots, [kv.keys for kv in cache.layers], [kv.values for kv in cache.layers], final)
 
 
-def rerun_suffix(vlm: Vlm, held: CachedBatch, layers: list[int], edits: Tensor) -> Tensor:
-    """Margins [n, k] of the edits [n, k, d_model] after `layers`, which ascend.
+def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor) -> Tensor:
+    """Answer margins [n, k] under the edits [n, k, d_model] after `layers`, which ascend.
 
-    Edit k of a row's prompt in slot m runs in column k * slots + m of that row.
+    In a row of the batch, edit k of the prompt in slot m runs in column k * slots + m.
     """
-    row, column = held.batch.final.unbind(1)
-    slot = held.batch.segment[row, column] - 1
-    ids, position, segment = _suffix_columns(held, len(layers))
-    masks = _suffix_masks(held.batch, position, segment, vlm.model.config.text_config.sliding_window)
-    beside = PrefixCache(held)
-    hidden = held.final.new_empty(len(held.batch.input_ids), 0, vlm.d_model)
+    row, column = cached.batch.final.unbind(1)
+    slot = cached.batch.segment[row, column] - 1
+    ids, position, segment = _suffix_columns(cached, len(layers))
+    masks = _suffix_masks(cached.batch, position, segment, vlm.model.config.text_config.sliding_window)
+    cache = PrefixCache(cached)
+    hidden = cached.final.new_empty(len(cached.batch.input_ids), 0, vlm.d_model)
     for layer in dict.fromkeys(layers):
-        new = [k for k, place in enumerate(layers) if place == layer]
-        joined = held.final.new_zeros(len(hidden), len(new), held.slots, vlm.d_model)
-        joined[row, :, slot] = (held.final[:, layer, None].float() + edits[:, new]).to(joined.dtype)
-        hidden = torch.cat([hidden, joined.flatten(1, 2)], 1)
+        new = [k for k, edited in enumerate(layers) if edited == layer]
+        joining = cached.final.new_zeros(len(hidden), len(new), cached.slots, vlm.d_model)
+        joining[row, :, slot] = (cached.final[:, layer, None].float() + edits[:, new]).to(joining.dtype)
+        hidden = torch.cat([hidden, joining.flatten(1, 2)], 1)
         width = hidden.shape[1]
-        here = segment[:, :width]
-        now = Batch(ids[:, :width], position[:, :width], here, (here > 0).nonzero(), [])
-        seen = {
+        present = segment[:, :width]
+        step = Batch(ids[:, :width], position[:, :width], present, (present > 0).nonzero(), [])
+        visible = {
             kind: torch.cat([past[:, :, :width], own[:, :, :width, :width]], 3) for kind, (past, own) in masks.items()
         }
-        stop = next((place for place in layers if place > layer), vlm.n_layers - 1) + 1
-        with capture_residuals(vlm, now, now.final), sdpa_kernel(DECODE_KERNELS):
-            hidden = run_layers(vlm.model, hidden, seen, now.position_ids, layer + 1, stop, beside)
-    final = hidden.reshape(len(hidden), len(layers), held.slots, vlm.d_model)[row, :, slot]
+        stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
+        with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
+            hidden = run_layers(vlm.model, hidden, visible, step.position_ids, layer + 1, stop, cache)
+    final = hidden.reshape(len(hidden), len(layers), cached.slots, vlm.d_model)[row, :, slot]
     return final_margins(vlm.model, final, vlm.answers)
 
 
-def _suffix_columns(held: CachedBatch, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, position and segment int64 [B, k * slots] of every prompt's final token, k times; empty slots pad."""
-    batch = held.batch
+def _suffix_columns(cached: CachedBatch, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, position and segment of every prompt's final token, k times: int64 [B, k * slots] each, padded."""
+    batch = cached.batch
     row, column = batch.final.unbind(1)
     slot = batch.segment[row, column] - 1
 
     def columns(source: Tensor, empty: int) -> Tensor:
-        once = source.new_full((len(source), held.slots), empty)
+        once = source.new_full((len(source), cached.slots), empty)
         once[row, slot] = source[row, column]
         return once.repeat(1, k)
 
@@ -204,25 +202,25 @@ def _suffix_columns(held: CachedBatch, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def _suffix_masks(
     batch: Batch, position: Tensor, segment: Tensor, sliding_window: int | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """What edited tokens, `position` and `segment` [B, E], may see: of the prompts [B, 1, E, S], of each other [.., E].
+    """Masks of the E edited tokens for both kinds of layers: over prompts [B, 1, E, S], over each other [B, 1, E, E].
 
-    For both kinds of layers, by the rule of `interp.model.packing.attention_masks`; an edited token stands in the
-    place of
-    its prompt's final one, and sees no other edit.
+    `position` and `segment` are int64 [B, E]. The rule is that of `interp.model.packing.attention_masks`. An edited
+    token replaces the final token of its prompt and attends to no other edited token.
     """
     own, place = segment[:, :, None], position[:, :, None]
-    seen = (batch.segment[:, None] == 0) | (batch.segment[:, None] == own)
-    full = seen & (own > 0) & (batch.position_ids[:, None] < place)
+    visible = (batch.segment[:, None] == 0) | (batch.segment[:, None] == own)
+    full = visible & (own > 0) & (batch.position_ids[:, None] < place)
     local = full if sliding_window is None else full & (batch.position_ids[:, None] > place - sliding_window)
     itself = torch.eye(own.shape[1], dtype=torch.bool, device=own.device).expand(len(own), 1, -1, -1)
     return {"full_attention": (full[:, None], itself), "sliding_attention": (local[:, None], itself)}
 
 
 class PrefixCache:
-    """In the place of a transformers cache: lays what a batch left before the edited tokens, and stores nothing."""
+    """A read-only stand-in for a transformers cache, which prepends the cached prompts and stores no edited token."""
 
-    def __init__(self, held: CachedBatch) -> None:
-        self._held = held
+    def __init__(self, cached: CachedBatch) -> None:
+        self._cached = cached
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self._held.keys[layer], keys], 2), torch.cat([self._held.values[layer], values], 2)
+        """The keys and values of the cached prompts, followed by those of the edited tokens."""
+        return torch.cat([self._cached.keys[layer], keys], 2), torch.cat([self._cached.values[layer], values], 2)

@@ -1,10 +1,10 @@
-"""Attribution: one backward pass says what the delta patch of every feature of every layer would do, to first order.
+"""Attribution: one backward pass predicts the effect of every feature's patch at every layer, to first order.
 
-The effect of a delta patch, m(x_p - delta_f * W_dec) - m(x_p), is -(dm/dx . W_dec) * delta_f where the margin is
-straight in between (attribution patching, Nanda 2023; of features, Marks et al., arXiv 2403.19647). Where it is bent,
-the gradient can be averaged over points on the way from the paraphrase's residual to the original's (integrated
-gradients, Sundararajan et al., arXiv 1703.01365): the features' shares then add up to the whole shift, but they are
-shares of the joint change, not what a patch of one feature does.
+The effect of a feature patch, m(x_p - delta_f * W_dec) - m(x_p), is -(dm/dx . W_dec) * delta_f if the margin is linear
+in between (attribution patching, Nanda 2023; for features, Marks et al., arXiv 2403.19647). Where the margin is curved,
+the gradient can be averaged over points on the path from the paraphrase's residual to the original's (integrated
+gradients, Sundararajan et al., arXiv 1703.01365). The attributions of all features then sum to the whole shift, but
+each is a share of the joint change, not the effect of patching that feature alone.
 """
 
 from collections.abc import Sequence
@@ -19,25 +19,27 @@ from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
 
-def margin_gradients(replay: SuffixRerun, layers: Sequence[int]) -> Tensor:
+def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
     """dm/dx of the final-token residual of each prompt after each layer: float32 [n, layers, d_model]."""
-    still = torch.zeros(len(replay.prompts), len(layers), replay.vlm.d_model)
-    return replay.slopes(layers, still)
+    no_change = torch.zeros(len(rerun.prompts), len(layers), rerun.vlm.d_model)
+    return rerun.gradients(layers, no_change)
 
 
-def path_gradients(replay: SuffixRerun, way: Tensor, layer: int, steps: int) -> Tensor:
-    """dm/dx after one layer, averaged over `steps` points on `way` from each prompt's residual: float32 [n, d_model].
+def path_gradients(rerun: SuffixRerun, path: Tensor, layer: int, steps: int) -> Tensor:
+    """dm/dx after one layer, averaged over `steps` points on a straight path: float32 [n, d_model].
 
-    `way` [n, d_model] is the original's residual less the paraphrase's. The points are the middles of equal parts.
+    `path` [n, d_model] leads from each prompt's residual: the original's residual minus the paraphrase's. The points
+    are the midpoints of equal parts of it.
     """
     points = (torch.arange(steps) + 0.5) / steps
-    return replay.slopes([layer] * steps, way[:, None] * points[None, :, None]).mean(1)
+    return rerun.gradients([layer] * steps, path[:, None] * points[None, :, None]).mean(1)
 
 
 def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> NDArray[np.float64]:
-    """The recovery that the delta patch of every feature would have on these pairs, to first order: [d_sae]; 0 if none.
+    """First-order prediction of the recovery by every feature's patch on these pairs: [d_sae]; zeros without pairs.
 
-    `residuals` [n prompts, d_model] of the SAE's layer; `gradients` [pairs, d_model] at the paraphrases.
+    `residuals` [n prompts, d_model] are those of the SAE's layer; `gradients` [pairs, d_model] are taken at the
+    paraphrases.
     """
     if not len(flips.pairs):
         return np.zeros(sae.d_sae)
