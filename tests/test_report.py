@@ -21,7 +21,7 @@ from finetune.ablation.result import SCHEMA_VERSION as ABLATION_VERSION
 from finetune.evaluation.evaluate import SCHEMA_VERSION as EVALUATION_VERSION
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS
-from finetune.grounding.score_table import SCORES
+from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.lora.adapter_folder import SCHEMA_VERSION as ADAPTER_VERSION
 from interp.cli.app import app
 from interp.feature.save import SCHEMA_VERSION as STUDY_VERSION
@@ -293,7 +293,7 @@ def test_the_words_are_those_of_finetune():
     assert all(words.UNITS[name] == MEASURES[name].unit for name in words.UNITS)
     assert set(words.MEANINGS) <= {*MEASURES, *METRICS}
     assert set(words.QUADRANTS) == set(QUADRANTS)
-    assert set(words.SCORES) == set(SCORES)
+    assert set(words.SCORES) == set(GROUNDING_SCORES)
     written = {"evaluation.json": EVALUATION_VERSION, "gatescope.json": ADAPTER_VERSION}
     written |= {"ablation.json": ABLATION_VERSION, "grounding.json": 1, "study.json": STUDY_VERSION}
     assert written == NEWEST

@@ -1,9 +1,9 @@
-"""Scores of a map: does it lie on the lesion, and do the cells that it marks carry the answer?
+"""Scores of one saliency map: whether it lies on the lesion, and whether the cells that it marks matter.
 
-A map is one number for each of T cells of a grid, [T], row-major, positive for what speaks for the model's answer.
-What a map marks is its positive part: negative values count as zero for mass, strongest cells and pointing. Orders and
-rank agreement use the values as they are. Cells of equal value share what falls to them, so that a map that says
-nothing, uniform or nowhere positive, scores what chance gives.
+A map is one number for each of the T cells of a grid, [T] in row-major order, positive where the image supports the
+model's answer. Mass, strongest cells and pointing use its positive part alone; orders and rank agreement use the whole
+map. Cells of equal value share their credit equally, so an uninformative map (uniform, or nowhere positive) scores what
+chance gives.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 TOP = 0.2
-"""Share of the cells that a map is said to select."""
+"""Share of the cells that count as the strongest."""
 
 
 class Region(NamedTuple):
-    """Where a lesion lies, or several places [..., T] of a control."""
+    """A lesion on the grid, or several control places for it, [..., T]."""
 
     cover: Floats
-    """[..., T] share of each cell inside."""
+    """[..., T] share of each cell's area inside the boxes."""
     centres: Bools
-    """[..., T] whether the centre of each cell lies inside."""
+    """[..., T] whether the centre of each cell lies inside a box."""
 
 
 def region_of(boxes: Floats, side: int) -> Region:
-    """The region of boxes [n, 4], or the regions of k times n boxes [k, n, 4], in shares of the image."""
+    """Return the region of boxes [n, 4] in shares of the image, or of k places of such boxes [k, n, 4]."""
     if boxes.ndim == 2:
         return Region(regions.covered(boxes, side).ravel(), regions.centres_in(boxes, side).ravel())
     parts = [region_of(place, side) for place in boxes]
@@ -39,17 +39,17 @@ def region_of(boxes: Floats, side: int) -> Region:
 
 
 def shifted_region(region: Region, side: int) -> Region:
-    """The region moved by half of the image's width, around its edge."""
+    """Return the region moved by half the image's width, wrapping around its edge."""
     cover, centres = (regions.shifted(part.reshape(side, side)).ravel() for part in region)
     return Region(cover, centres)
 
 
 def box_scores(values: Floats, region: Region, top: float = TOP) -> Mapping[str, Floats]:
-    """How a map [T] lies on a region, name -> [...], each in [0, 1].
+    """Score how a map [T] lies on a region: name -> [...], each in [0, 1].
 
-    mass: share of the map's sum inside. coverage: share of the region that the strongest cells cover (`top` of all).
-    precision: share of the strongest cells' area inside. pointing: whether the strongest cell's centre lies inside
-    (pointing game, Zhang et al., arXiv 1608.00507).
+    `mass` is the share of the map's sum inside the region. `coverage` is the share of the region covered by the
+    strongest cells, a share `top` of all. `precision` is the share of the strongest cells' area inside. `pointing` is
+    whether the centre of the strongest cell lies inside (pointing game, Zhang et al., arXiv 1608.00507).
     """
     marked = values.clip(0)
     weight = marked if marked.sum() > 0 else np.ones(len(values))
@@ -64,14 +64,14 @@ def box_scores(values: Floats, region: Region, top: float = TOP) -> Mapping[str,
 
 
 def strongest(values: Floats, count: int) -> Floats:
-    """How much of each cell is among the `count` largest: [T], adding up to `count`; ties at the edge share evenly."""
+    """Return how much of each cell is among the `count` largest [T]; ties for the last places share them equally."""
     least = np.sort(values)[-count]
     above, tied = values > least, values == least
     return above + tied * (count - above.sum()) / tied.sum()
 
 
 def rank_agreement(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation of two maps [T]; NaN where one of them is uniform."""
+    """Return Spearman's rank correlation of two maps [T]; NaN if one of them is uniform."""
     from scipy.stats import rankdata
 
     x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
@@ -80,12 +80,12 @@ def rank_agreement(a: Floats, b: Floats) -> float:
 
 
 def order_of(values: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
-    """The cells from the largest value to the least, ties in random order: [T]."""
+    """Return the cells [T] from the largest value to the smallest, with ties in random order."""
     return np.lexsort((rng.random(len(values)), -values))
 
 
 def removals(order: NDArray[np.intp], steps: int) -> Bools:
-    """The cells removed after 0, 1, ... steps, none at first and all at last: [min(steps, T) + 1, T]."""
+    """Return which cells are removed after 0, 1, ... steps [min(steps, T) + 1, T]: none at first, all at the end."""
     counts = np.rint(np.linspace(0, len(order), min(steps, len(order)) + 1))
     rank = np.empty(len(order), int)
     rank[order] = np.arange(len(order))
@@ -93,5 +93,5 @@ def removals(order: NDArray[np.intp], steps: int) -> Bools:
 
 
 def area(curve: Floats) -> Floats:
-    """Area under curves [..., steps + 1] over the share of cells from 0 to 1 (trapezoids)."""
+    """Return the area under curves [..., steps + 1] over the share of cells from 0 to 1, by the trapezoidal rule."""
     return (curve[..., 1:] + curve[..., :-1]).mean(-1) / 2

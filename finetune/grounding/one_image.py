@@ -1,4 +1,4 @@
-"""One model looking at one image: the maps of every wording, and what happens when parts of the image go."""
+"""Saliency maps of one image: a map for each wording, and margins when parts of the image are removed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,23 +33,26 @@ Floats = NDArray[np.float64]
 Order = NDArray[np.intp]
 
 MAPS = ("attention", "rollout", "gradient", "integrated", "occlusion")
+"""Names of the maps that can be chosen."""
 FILLS: tuple[Fill, ...] = ("grey", "blur", "mean")
+"""What a removed part of an image can be replaced with."""
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """Which maps, and how they are made. Raises InputError for a map or fill that does not exist."""
+    """Which maps are computed, and how. Raises InputError for an unknown map or fill."""
 
     maps: tuple[str, ...] = MAPS
-    """Among MAPS; the occlusion by `fill` is measured in any case, as the reference."""
+    """Names of the maps, from MAPS; the occlusion by `fill` is always measured, as the reference."""
     fill: Fill = "grey"
-    """What a removed part is replaced by, wherever parts are removed."""
+    """What every removed part of an image is replaced with."""
     layers: tuple[int, ...] | None = None
-    """Of the attention map; the rollout goes up to the last of them. None for all."""
+    """Layers that the attention map averages; the rollout ends at the last of them. None means all."""
     heads: tuple[int, ...] | None = None
-    """Of the attention map; None for all."""
+    """Heads that the attention map averages; None means all."""
     integration_steps: int = 12
-    """Points on the way of the integrated gradients; on the embedded world 12 rank the cells as 64 do (.998)."""
+    """Number of points on the path of the integrated gradients; on the embedded world 12 points rank the cells as 64 do
+    (rank correlation .998)."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.maps if name not in MAPS]
@@ -68,9 +71,9 @@ class MapSettings:
 
 
 def map_settings(maps: str | None, fill: Fill, layers: str | None, heads: str | None) -> MapSettings:
-    """Settings from text: maps with commas, layers and heads as 15-19 or 9,17; None for all of each.
+    """Parse map settings: maps as a comma-separated list, layers and heads as 15-19 or 9,17; None means all.
 
-    Raises InputError for anything else.
+    Raises InputError for other text.
     """
     named = MAPS if maps is None else tuple(dict.fromkeys(name.strip() for name in maps.split(",")))
     try:
@@ -82,92 +85,94 @@ def map_settings(maps: str | None, fill: Fill, layers: str | None, heads: str | 
     return MapSettings(named, fill, layers=chosen[0], heads=chosen[1])
 
 
-class Sight(NamedTuple):
-    """What the vision tower makes of one image and of what is left of it, as long as the tower is the same."""
+class EncodedImage(NamedTuple):
+    """One image and its single-cell occlusions, encoded by the vision tower; all arms with the same tower share it."""
 
     pixels: Tensor
-    """[3, h, w]."""
+    """[3, h, w] preprocessed pixels of the image."""
     tokens: Tensor
-    """[T, d_model]."""
+    """[T, d_model] image tokens of the whole image."""
     blank: Tensor
-    """[T, d_model] tokens of the grey image."""
+    """[T, d_model] image tokens of the grey image."""
     without: Mapping[Fill, Tensor]
-    """Fill -> [T, T, d_model]: tokens without the i-th cell."""
+    """Fill -> [T, T, d_model] image tokens of the image without the i-th cell."""
 
     @property
     def side(self) -> int:
-        """Cells a side."""
+        """Number of cells along one side of the grid."""
         return grid_side(len(self.tokens))
 
 
-class Look(NamedTuple):
-    """Margins and maps of the t wordings of one image."""
+class WordingMaps(NamedTuple):
+    """Margins and maps of the t wordings that are original_wordings about one image."""
 
     margins: Floats
     """[t] answer margin [logits]."""
     maps: Mapping[str, Floats]
-    """Name -> [t, T], positive for what speaks for the model's answer; a feature's for what speaks for the feature."""
+    """Name -> [t, T] map, positive where the image supports the model's answer; the map of a feature is positive where
+    the image supports the feature."""
     reference: Floats
-    """[t, T] the occlusion map by the chosen fill, asked for as a map or not."""
+    """[t, T] occlusion map by the chosen fill, the reference whether or not it is among the maps."""
     other_fills: Floats
-    """[t, f, T] the occlusion map by every other fill; NaN for wordings that are no originals."""
+    """[t, f, T] occlusion map by each other fill; NaN for wordings other than originals."""
 
 
 @torch.no_grad()
-def see(vlm: Vlm, image: str, fills: Sequence[Fill]) -> Sight:
-    """Send an image and all of its occlusions by `fills` through the vision tower."""
+def encode_with_occlusions(vlm: Vlm, image: str, fills: Sequence[Fill]) -> EncodedImage:
+    """Encode an image and, for each of `fills`, all of its single-cell occlusions."""
     pixels = image_pixels(vlm, image)
     tokens, blank = encode_pixels(vlm.model, torch.stack([pixels, image_pixels(vlm, BLANK_IMAGE)]))
     cells = single_cells(grid_side(len(tokens)))
     without = {fill: encode_occluded(vlm, pixels, make_fill(vlm, pixels, fill), cells) for fill in fills}
-    return Sight(pixels, tokens, blank, without)
+    return EncodedImage(pixels, tokens, blank, without)
 
 
-def look(
+def map_wordings(
     vlm: Vlm,
-    sight: Sight,
+    encoded: EncodedImage,
     texts: Sequence[str],
     closed: Sequence[bool],
     originals: Sequence[int],
     settings: MapSettings,
     feature: tuple[Sae, int] | None = None,
-) -> Look:
-    """Every map that `settings` name, and the reference occlusion, of the t wordings put to one image.
+) -> WordingMaps:
+    """Compute the maps in `settings` and the reference occlusion for t wordings about one image.
 
-    `originals` are the positions among them for which the occlusions by other fills are wanted.
+    `originals` are the positions of the wordings for which occlusions by the other fills are measured too. `feature`
+    adds the map of an SAE feature.
     """
-    margins = token_margins(vlm, sight.tokens[None], texts, closed)[0].double()
-    # As everywhere, an answer is yes only if its margin is above zero.
+    margins = token_margins(vlm, encoded.tokens[None], texts, closed)[0].double()
+    # An answer is yes only if its margin is above zero, as everywhere in GateScope.
     sign = torch.where(margins > 0, 1.0, -1.0)[:, None]
     maps: dict[str, Tensor] = {}
     if {"attention", "rollout"} & set(settings.maps):
-        seen = attention(vlm, sight.tokens, texts, closed)
+        attended = attention(vlm, encoded.tokens, texts, closed)
         layers = list(settings.layers or range(vlm.n_layers))
-        heads = list(settings.heads or range(seen.weights.shape[2]))
-        maps["attention"] = seen.weights[:, layers][:, :, heads].mean((1, 2))
-        maps["rollout"] = seen.rollout[:, max(layers)]
+        heads = list(settings.heads or range(attended.weights.shape[2]))
+        maps["attention"] = attended.weights[:, layers][:, :, heads].mean((1, 2))
+        maps["rollout"] = attended.rollout[:, max(layers)]
     if "gradient" in settings.maps:
-        maps["gradient"] = sign * gradient_maps(vlm, sight.tokens, texts, closed)
+        maps["gradient"] = sign * gradient_maps(vlm, encoded.tokens, texts, closed)
     if "integrated" in settings.maps:
         steps = settings.integration_steps
-        maps["integrated"] = sign * integrated_gradient_maps(vlm, sight.tokens, sight.blank, texts, closed, steps)
-    reference = sign * (margins - token_margins(vlm, sight.without[settings.fill], texts, closed)).T
+        maps["integrated"] = sign * integrated_gradient_maps(vlm, encoded.tokens, encoded.blank, texts, closed, steps)
+    reference = sign * (margins - token_margins(vlm, encoded.without[settings.fill], texts, closed)).T
     maps["occlusion"] = reference
     maps = {name: maps[name] for name in settings.maps}
     if feature is not None:
-        maps["feature"] = feature_maps(vlm, sight.tokens, *feature, texts, closed)
-    others = [fill for fill in sight.without if fill != settings.fill]
-    other = torch.full((len(texts), len(others), len(sight.tokens)), torch.nan, dtype=torch.float64)
-    rows, asked = list(originals), ([texts[i] for i in originals], [closed[i] for i in originals])
+        maps["feature"] = feature_maps(vlm, encoded.tokens, *feature, texts, closed)
+    others = [fill for fill in encoded.without if fill != settings.fill]
+    other = torch.full((len(texts), len(others), len(encoded.tokens)), torch.nan, dtype=torch.float64)
+    rows, original_wordings = list(originals), ([texts[i] for i in originals], [closed[i] for i in originals])
     for k, fill in enumerate(others if rows else []):
-        other[rows, k] = sign[rows] * (margins[rows] - token_margins(vlm, sight.without[fill], *asked)).T
-    plain = {name: values.double().numpy() for name, values in maps.items()}
-    return Look(margins.numpy(), plain, reference.numpy(), other.numpy())
+        other[rows, k] = sign[rows] * (margins[rows] - token_margins(vlm, encoded.without[fill], *original_wordings)).T
+    arrays = {name: values.double().numpy() for name, values in maps.items()}
+    return WordingMaps(margins.numpy(), arrays, reference.numpy(), other.numpy())
 
 
 def curves(
     vlm: Vlm,
-    sight: Sight,
+    encoded: EncodedImage,
     fill: Fill,
     text: str,
     closed: bool,
@@ -175,26 +180,26 @@ def curves(
     backwards: Sequence[Order],
     steps: int,
 ) -> Floats:
-    """Margins while cells go in an order, and while they come: [orders + backwards, 2, steps + 1], deletion, insertion.
+    """Measure deletion and insertion curves (RISE, Petsiuk et al., arXiv 1806.07421).
 
-    As in RISE (Petsiuk et al., arXiv 1806.07421), from the whole image to none, and from none to the whole. The orders
-    of `backwards` are deleted as they are and inserted from behind, which of a random order is as random and meets the
-    same images.
+    Returns margins [orders + backwards, 2, steps + 1] in logits. Deletion, index 0, removes cells in the given order
+    from the whole image until none is left; insertion, index 1, adds cells in that order to the empty image. The orders
+    in `backwards` are inserted in reverse: for a random order that is equally random, and it needs no further images.
     """
     masks = [(removals(order, steps), ~removals(order, steps)) for order in orders]
     masks += [(removals(order, steps), ~removals(order[::-1], steps)) for order in backwards]
     stacked = np.array(masks)
     different, place = np.unique(stacked.reshape(-1, stacked.shape[-1]), axis=0, return_inverse=True)
-    removed = torch.from_numpy(different).reshape(-1, sight.side, sight.side)
-    tokens = encode_occluded(vlm, sight.pixels, make_fill(vlm, sight.pixels, fill), removed)
+    removed = torch.from_numpy(different).reshape(-1, encoded.side, encoded.side)
+    tokens = encode_occluded(vlm, encoded.pixels, make_fill(vlm, encoded.pixels, fill), removed)
     margins = token_margins(vlm, tokens, [text], [closed])[:, 0].double().numpy()
     return margins[place].reshape(stacked.shape[:3])
 
 
 def margins_without_regions(
-    vlm: Vlm, sight: Sight, fill: Fill, text: str, closed: bool, places: Sequence[Floats]
+    vlm: Vlm, encoded: EncodedImage, fill: Fill, text: str, closed: bool, places: Sequence[Floats]
 ) -> Floats:
-    """The margin without each of some places, each boxes [n, 4] in shares of the image: [places]."""
-    masks = torch.from_numpy(np.stack([centres_in(boxes, sight.pixels.shape[1]) for boxes in places]))
-    pixels = occlude(sight.pixels, make_fill(vlm, sight.pixels, fill), masks)
+    """Return the margin [places] with the boxes of each place filled; boxes [n, 4] are in shares of the image."""
+    masks = torch.from_numpy(np.stack([centres_in(boxes, encoded.pixels.shape[1]) for boxes in places]))
+    pixels = occlude(encoded.pixels, make_fill(vlm, encoded.pixels, fill), masks)
     return image_margins(vlm, pixels, [text], [closed])[:, 0].double().numpy()

@@ -1,4 +1,4 @@
-"""What is asked of which image, and where the lesions lie: everything that is settled before a model looks."""
+"""The questions of a study, the wordings asked about each image, and the places of the lesions."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,26 +14,26 @@ from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 
 RANDOM_BOXES = 20
-"""Random places of the boxes beside a box score."""
+"""Number of random places of the boxes that control a box score."""
 RANDOM_REGIONS = 8
-"""Random places beside the filled boxes, away from them."""
+"""Number of random places away from the boxes that control their filling."""
 
 
 class Lesion(NamedTuple):
-    """The boxes of one question, and where else they could lie; in shares of the image."""
+    """The boxes of one question and control places for them; all boxes are in shares of the image."""
 
     boxes: Floats
-    """[n, 4]."""
+    """[n, 4] boxes of the lesion: left, top, right, bottom."""
     region: Region
-    """Of the boxes."""
+    """The boxes on the grid of image tokens."""
     controls: Mapping[str, Region]
-    """shifted: half a width away, around the edge; random: RANDOM_BOXES places in the image."""
+    """`shifted`: the region moved by half the image's width, wrapping around; `random`: RANDOM_BOXES random places."""
     away: Floats
-    """[up to RANDOM_REGIONS, n, 4] places that hardly touch the boxes."""
+    """[up to RANDOM_REGIONS, n, 4] random places that hardly overlap the boxes."""
 
 
-def studied(questions: Sequence[Question], any_answer: bool, limit: int | None) -> list[Question]:
-    """The closed questions with a lesion box that are truly answered yes, or with `any_answer` all; the first `limit`.
+def select_questions(questions: Sequence[Question], any_answer: bool, limit: int | None) -> list[Question]:
+    """Return the first `limit` closed questions with a lesion box whose true answer is yes, or any with `any_answer`.
 
     Raises InputError if there is none.
     """
@@ -41,32 +41,34 @@ def studied(questions: Sequence[Question], any_answer: bool, limit: int | None) 
     if not asked:
         raise InputError(
             f"None of the {len(questions)} questions is a yes/no question with 'boxes'"
-            f"{'' if any_answer else ' that is truly answered yes'}, so there is nothing to look for."
+            f"{'' if any_answer else ' whose true answer is yes'}, so there is nothing to study."
         )
     return asked[:limit]
 
 
 def lesion_of(question: Question, side: int, rng: np.random.Generator) -> Lesion:
-    """Where the lesion of a question is on a grid of `side` cells a side.
+    """Place the lesion of a question on a grid of `side` x `side` cells.
 
-    Raises InputError for boxes outside the image, and for an image that can not be read.
+    Raises InputError for boxes outside the image, and for an image that cannot be read.
     """
     try:
         boxes = unit_boxes(question.boxes, open_image(question.image).size)
     except InputError as error:
-        # Coordinates find the row, and tell nothing of the question.
-        raise InputError(f"A lesion can not be placed. {str(error)[0].upper()}{str(error)[1:]}") from None
+        # The coordinates identify the row without revealing the question.
+        raise InputError(f"A lesion cannot be placed. {str(error)[0].upper()}{str(error)[1:]}") from None
     region = region_of(boxes, side)
     controls = {"shifted": shifted_region(region, side), "random": region_of(moved(boxes, RANDOM_BOXES, rng), side)}
     return Lesion(boxes, region, controls, moved_away(boxes, RANDOM_REGIONS, rng))
 
 
-def asks_of(asked: Sequence[Question], questions: Sequence[Question], paraphrases: int, seed: int) -> pd.DataFrame:
-    """Every wording that is put to an image: question (position in `asked`), role, image, text, closed.
+def wording_table(
+    asked: Sequence[Question], questions: Sequence[Question], paraphrases: int, seed: int
+) -> pd.DataFrame:
+    """Return a table of every wording that is asked about an image: question, role, image, text, closed.
 
-    Roles: original; paraphrase, the first `paraphrases`; "other image", the original put to the image of another
-    patient's question; "other question", another closed one of `questions` on the same image. The last two are absent
-    where there is none.
+    `question` is a position in `asked`. The roles are `original`; `paraphrase`, for the first `paraphrases`;
+    `other image`, the original asked about the image of another patient's question; and `other question`, another
+    closed one of `questions` about the same image. The last two are absent where there is no such image or question.
     """
     rng = np.random.default_rng(seed)
     partners = other_patients_images([q.image for q in asked], [q.group for q in asked], rng)[:, 0]

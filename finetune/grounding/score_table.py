@@ -1,64 +1,68 @@
-"""The scores of every map on every question, each beside its controls: one long table."""
+"""The score table: every score of every map on every question, beside its controls."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from finetune.grounding.all_images import Observed
+from finetune.grounding.all_images import ArmObservations
 from finetune.grounding.map_scores import Floats, area, box_scores, rank_agreement
 from finetune.grounding.questions import Lesion
 
-SCORES: Mapping[str, str] = {
+GROUNDING_SCORES: Mapping[str, str] = {
     "mass": "share of the map's positive part inside the boxes",
-    "coverage": "share of the boxes that the top fifth of the cells covers",
+    "coverage": "share of the boxes covered by the top fifth of the cells",
     "precision": "share of the top fifth's area inside the boxes",
-    "pointing": "the strongest cell's centre lies in a box",
-    "rank_agreement": "Spearman with the occlusion map; of the occlusion itself, with those by other fills",
-    "deletion_margin": "margin lost while the cells go in the map's order, mean over the way [logits]",
-    "deletion_probability": "the same of the answer's probability among yes and no",
-    "insertion_margin": "margin gained over the empty image while the cells come in that order [logits]",
-    "insertion_probability": "the same of the probability",
-    "paraphrase_agreement": "Spearman with the map of a paraphrase, mean over them",
+    "pointing": "whether the centre of the strongest cell lies in a box",
+    "rank_agreement": "Spearman correlation with the occlusion map; for that map itself, with those by other fills",
+    "deletion_margin": "margin lost while cells are removed in the map's order, mean over the curve [logits]",
+    "deletion_probability": "the same for the probability of the answer among yes and no",
+    "insertion_margin": "margin gained while cells are added to the empty image in that order, mean [logits]",
+    "insertion_probability": "the same for the probability",
+    "paraphrase_agreement": "Spearman correlation with the map of a paraphrase, mean over paraphrases",
     "roi_margin": "margin lost when the boxes are filled [logits]",
-    "roi_flip": "the answer turns when the boxes are filled",
+    "roi_flip": "whether the answer changes when the boxes are filled",
 }
 """Score -> what it is. Margins and probabilities are those of the model's own answer to the whole image.
 
-Controls (`against`). Box scores: the boxes shifted, or at random places. Rank agreement: with the occlusion map of the
-same wording on another patient's image. Curves: random orders. Paraphrase agreement: with the map of the same wording
-on another patient's image, or of another question on the same image. Filled boxes: the same shape filled elsewhere.
+Each score has a control (column `against`). The control of box scores is the boxes shifted, or at random places; that
+of rank agreement is the occlusion map of the same wording on another patient's image; that of deletion and insertion is
+a random order; that of paraphrase agreement is the map of the same wording on another patient's image, or of another
+question on the same image; that of filled boxes is the same shape filled elsewhere.
 """
 COLUMNS = ("question", "arm", "map", "score", "against", "value", "control")
-KINDS = {"deletion": -1.0, "insertion": 1.0}
-"""Kind of curve -> which way the answer should go."""
+CURVE_SIGNS = {"deletion": -1.0, "insertion": 1.0}
+"""Kind of curve -> sign of the change that a faithful map causes in the margin of the answer."""
 
 Row = tuple[int, str, str, str, str, float, float]
 
 
-def score_table(observed: Mapping[str, Observed], asks: pd.DataFrame, lesions: Sequence[Lesion]) -> pd.DataFrame:
-    """One row a question, arm, map, score and control, as COLUMNS; what can not be had is NaN."""
+def score_table(
+    observed: Mapping[str, ArmObservations], wordings: pd.DataFrame, lesions: Sequence[Lesion]
+) -> pd.DataFrame:
+    """Return one row for each question, arm, map, score and control (COLUMNS); what is undefined is NaN."""
     rows_of = [
         {role: rows.index.to_numpy() for role, rows in group.groupby("role")}
-        for _, group in asks.groupby("question", sort=True)
+        for _, group in wordings.groupby("question", sort=True)
     ]
     found: list[Row] = []
-    for arm, seen in observed.items():
+    for arm, observations in observed.items():
         for question, (rows, lesion) in enumerate(zip(rows_of, lesions, strict=True)):
-            for name in seen.maps:
-                scored = (
-                    *_on_boxes(seen.maps[name][rows["original"][0]], lesion),
-                    *_ranks(seen, name, rows),
-                    *_on_curves(seen, name, rows["original"][0], question),
-                    *_between_wordings(seen.maps[name], rows),
+            for name in observations.maps:
+                of_map = (
+                    *_on_boxes(observations.maps[name][rows["original"][0]], lesion),
+                    *_ranks(observations, name, rows),
+                    *_on_curves(observations, name, rows["original"][0], question),
+                    *_between_wordings(observations.maps[name], rows),
                 )
-                found += [(question, arm, name, *row) for row in scored]
-            found += [(question, arm, "model", *row) for row in _on_regions(seen, rows["original"][0], question)]
+                found += [(question, arm, name, *row) for row in of_map]
+            of_model = _on_regions(observations, rows["original"][0], question)
+            found += [(question, arm, "model", *row) for row in of_model]
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
 Scored = Iterator[tuple[str, str, float, float]]
-"""score, against, value, control."""
+"""Yields (score, against, value, control)."""
 
 
 def _on_boxes(values: Floats, lesion: Lesion) -> Scored:
@@ -69,25 +73,25 @@ def _on_boxes(values: Floats, lesion: Lesion) -> Scored:
             yield score, against, float(value), float(np.mean(control[score]))
 
 
-def _ranks(seen: Observed, name: str, rows: Mapping[str, Floats]) -> Scored:
+def _ranks(observations: ArmObservations, name: str, rows: Mapping[str, Floats]) -> Scored:
     row, elsewhere = rows["original"][0], rows.get("other image", [None])[0]
-    own = seen.other_fills[row] if name == "occlusion" else seen.maps[name][[row]]
+    own = observations.other_fills[row] if name == "occlusion" else observations.maps[name][[row]]
     if len(own):
-        value = _mean_agreement(seen.reference[row], own)
-        control = np.nan if elsewhere is None else _mean_agreement(seen.reference[elsewhere], own)
+        value = _mean_agreement(observations.reference[row], own)
+        control = np.nan if elsewhere is None else _mean_agreement(observations.reference[elsewhere], own)
         yield "rank_agreement", "other image", value, control
 
 
-def _on_curves(seen: Observed, name: str, row: int, question: int) -> Scored:
-    sign = 1.0 if seen.margins[row] > 0 else -1.0
-    margins = sign * seen.curves[question]
-    k = list(seen.maps).index(name)
-    for unit, ways in (("margin", margins), ("probability", _probability(margins))):
-        # Deletion counts from the whole image down, insertion from the empty one up: more is better in both.
-        gained = area(ways) - ways[..., 0]
-        for i, (kind, direction) in enumerate(KINDS.items()):
-            moved = direction * gained[:, i]
-            yield f"{kind}_{unit}", "random order", float(moved[k]), float(moved[len(seen.maps) :].mean())
+def _on_curves(observations: ArmObservations, name: str, row: int, question: int) -> Scored:
+    sign = 1.0 if observations.margins[row] > 0 else -1.0
+    margins = sign * observations.curves[question]
+    k = list(observations.maps).index(name)
+    for unit, curves in (("margin", margins), ("probability", _probability(margins))):
+        # Signed so that more is better in both: deletion lowers the margin, insertion raises it.
+        gained = area(curves) - curves[..., 0]
+        for i, (kind, sign_of_kind) in enumerate(CURVE_SIGNS.items()):
+            moved = sign_of_kind * gained[:, i]
+            yield f"{kind}_{unit}", "random order", float(moved[k]), float(moved[len(observations.maps) :].mean())
 
 
 def _between_wordings(values: Floats, rows: Mapping[str, Floats]) -> Scored:
@@ -100,41 +104,42 @@ def _between_wordings(values: Floats, rows: Mapping[str, Floats]) -> Scored:
             yield "paraphrase_agreement", against, value, _mean_agreement(original, values[rows[against]])
 
 
-def _on_regions(seen: Observed, row: int, question: int) -> Scored:
-    sign = 1.0 if seen.margins[row] > 0 else -1.0
-    left = sign * seen.without[question]
-    lost, turned = sign * seen.margins[row] - left, (left > 0) != (sign * seen.margins[row] > 0)
-    for score, values in (("roi_margin", lost), ("roi_flip", turned.astype(float))):
+def _on_regions(observations: ArmObservations, row: int, question: int) -> Scored:
+    sign = 1.0 if observations.margins[row] > 0 else -1.0
+    left = sign * observations.without[question]
+    lost, flipped = sign * observations.margins[row] - left, (left > 0) != (sign * observations.margins[row] > 0)
+    for score, values in (("roi_margin", lost), ("roi_flip", flipped.astype(float))):
         control = float(values[1:].mean()) if len(values) > 1 else np.nan
         yield score, "random region", float(values[0]), control
 
 
 def _probability(margins: Floats) -> Floats:
-    """Of the answer that the margins speak for, among yes and no; their sigmoid."""
+    """Return the probability of yes among yes and no: the sigmoid of the margin."""
     return (1 + np.tanh(margins / 2)) / 2
 
 
 def _mean_agreement(values: Floats, others: Floats) -> float:
-    """Mean Spearman of a map [T] with others [n, T]; NaN if one of them is uniform."""
+    """Return the mean Spearman correlation of a map [T] with others [n, T]; NaN if one of them is uniform."""
     return float(np.mean([rank_agreement(values, other) for other in others]))
 
 
-def mean_curves(observed: Mapping[str, Observed], asks: pd.DataFrame) -> pd.DataFrame:
-    """Deletion and insertion, mean over the questions.
+def mean_curves(observed: Mapping[str, ArmObservations], wordings: pd.DataFrame) -> pd.DataFrame:
+    """Average the deletion and insertion curves over the questions.
 
-    Columns: arm, map ("random" for the random orders), kind, share of the cells gone or come, margin of the answer
-    [logits], probability of the answer.
+    The columns are arm, map ("random" for the random orders), kind, share of the cells removed or added, margin of the
+    answer [logits], and probability of the answer.
     """
-    originals = np.flatnonzero(asks["role"] == "original")
+    originals = np.flatnonzero(wordings["role"] == "original")
     found = []
-    for arm, seen in observed.items():
-        sign = np.where(seen.margins[originals] > 0, 1.0, -1.0)[:, None, None, None]
-        margins = sign * np.stack(seen.curves)
-        count = len(seen.maps)
-        rows = {name: [k] for k, name in enumerate(seen.maps)} | {"random": list(range(count, margins.shape[1]))}
-        for name, mine in rows.items():
-            for i, kind in enumerate(KINDS):
-                chosen = margins[:, mine, i].reshape(-1, margins.shape[-1])
+    for arm, observations in observed.items():
+        sign = np.where(observations.margins[originals] > 0, 1.0, -1.0)[:, None, None, None]
+        margins = sign * np.stack(observations.curves)
+        count = len(observations.maps)
+        rows = {name: [k] for k, name in enumerate(observations.maps)}
+        rows["random"] = list(range(count, margins.shape[1]))
+        for name, orders in rows.items():
+            for i, kind in enumerate(CURVE_SIGNS):
+                chosen = margins[:, orders, i].reshape(-1, margins.shape[-1])
                 steps = np.linspace(0, 1, chosen.shape[1])
                 means = (chosen.mean(0), _probability(chosen).mean(0))
                 found += [(arm, name, kind, *point) for point in zip(steps, *means, strict=True)]
