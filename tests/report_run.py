@@ -18,7 +18,7 @@ from finetune.evaluation.evaluate import Evaluation, ReliabilityBin
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
 from finetune.evaluation.verdict import verdict
-from finetune.grounding.score_table import SCORES
+from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.grounding.study import GroundingSettings, GroundingStudy
 from finetune.grounding.summary import ArmDifference, ArmSummary
 from finetune.lora.adapter_folder import AdapterRecord
@@ -29,7 +29,6 @@ from interp.statistics import Estimate
 from interp.storage.atomic import write_text
 from interp.storage.json_files import write_json
 from interp.storage.provenance import software
-from interp.views.figures.margin import delta_frame
 
 MODEL = {"id": "planted", "revision": None, "n_layers": 4, "d_model": 64, "dtype": "float32"}
 ARTIFACTS = ("search", "feature", "training", "evaluation", "grounding", "ablation")
@@ -77,7 +76,16 @@ def write_search(run: Path, draw: Draw, gate: bool = True) -> None:
 
 def layers(draw: Draw, gate: bool) -> Layers:
     def profile(layer: int) -> dict[str, Any]:
-        names = ("flip_auc", "recovery", "random_patch", "write", "random_write", "net_write", "net_feature_patch", "r2")
+        names = (
+            "flip_auc",
+            "recovery",
+            "random_patch",
+            "write",
+            "random_write",
+            "net_write",
+            "net_feature_patch",
+            "r2",
+        )
         known = {name: draw.interval() for name in names}
         return known | {
             "layer": layer,
@@ -150,7 +158,7 @@ def write_study(folder: Path) -> None:
     study = replace(study_of(), neighbours=near, fingerprint=FINGERPRINTS["feature"], notes=["Some have no interval."])
     write_json(folder / "study.json", study_json(study))
     study.grid.cells.to_csv(folder / "grid.csv", index=False)
-    delta_frame(study.layer, study.feature, study.delta, study.flips).to_csv(folder / "delta_margin.csv", index=False)
+    study.deltas().to_csv(folder / "delta_margin.csv", index=False)
 
 
 def write_adapter(folder: Path, draw: Draw) -> None:
@@ -232,7 +240,9 @@ def evaluation(draw: Draw) -> Evaluation:
 def write_grounding(folder: Path, draw: Draw) -> None:
     against = {"rank_agreement": "other image", "paraphrase_agreement": "other image"}
     against["deletion_probability"] = "random order"
-    keys = [(name, score, against.get(score, "random")) for score in SCORES for name in ("attention", "occlusion")]
+    keys = [
+        (name, score, against.get(score, "random")) for score in GROUNDING_SCORES for name in ("attention", "occlusion")
+    ]
     study = GroundingStudy(
         model="planted",
         arms=["base", "adapter"],

@@ -8,11 +8,11 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.evaluation.evaluate import Evaluation
-from finetune.evaluation.terminal import comparison_cells, overall
 from finetune.lora.adapter_folder import AdapterRecord
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
+from interp.views.tables.evaluation import measures_table
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -107,7 +107,7 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
         grounding=grounding_text(record.settings),
         prompt=PromptStyle(**record.prompt.model_dump()),
         plain=DEFAULT_STYLE,
-        rows=[comparison_cells(c) for c in overall(evaluation, evaluation.shown[0])],
+        rows=[[cell.text for cell in row] for row in measures_table(evaluation, evaluation.shown[:1]).rows],
         software=", ".join(f"{name} {version}" for name, version in record.software.items()),
     )
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 CLOSE = {"float32": 1e-3, "bfloat16": 0.06, "float16": 0.06}
 """Arithmetic -> what two margins [logits] of one prompt differ by at most: it depends on what shares a batch."""
-DIGEST = re.compile(r"[0-9a-f]{32,}")
 
 
 class Check(NamedTuple):
@@ -67,12 +66,6 @@ def _distance(claimed: float | None, found: float | None) -> float:
     if math.isnan(claimed) or math.isnan(found):
         return 0.0 if math.isnan(claimed) and math.isnan(found) else math.inf
     return abs(claimed - found) / max(1.0, abs(claimed))
-
-
-def _shown(check: Check) -> tuple[str, str]:
-    """Both sides; of digests, of which the first letters tell them apart, no more."""
-    pair = check.claimed, check.found
-    return (pair[0][:12], pair[1][:12]) if all(DIGEST.fullmatch(side) for side in pair) else pair
 
 
 def files_check(folder: Path) -> Check | None:

@@ -1,53 +1,53 @@
-"""Results in Jupyter: their tables as on the terminal, but as HTML, and their figures below the cell."""
+"""Results in Jupyter: their tables as HTML, and their figures below the cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
+
+from interp.views.overview import Overview
+from interp.views.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SMALL = "font-size:90%;opacity:.8;white-space:pre-line"
-"""Style of what explains a table."""
+"""Style of the text below a table."""
 
 
-def page_html(verdict: str, lines: Sequence[str], tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """A result as HTML: its verdict, a paragraph a line, its tables, and what limits it; all text is escaped."""
-    said = [f"<p><b>{_escaped(verdict)}</b></p>", *(f"<p>{_escaped(line)}</p>" for line in lines)]
-    limits = [f"<p><i>{_escaped(note)}</i></p>" for note in notes]
-    return "\n".join(["<div>", *said, *map(table_html, tables), *limits, "</div>"])
+def overview_html(shown: Overview) -> str:
+    """A result as HTML: its conclusion first, then its heading, numbers, tables and limits; all text is escaped."""
+    conclusion = [f"<p><b>{_escaped(sentence)}</b></p>" for sentence in shown.conclusion]
+    facts = [f"<p>{_escaped(f'{name}: {fact}')}</p>" for name, fact in shown.facts]
+    notes = [f"<p><i>{_escaped(note)}</i></p>" for note in shown.notes]
+    heading = f"<p>{_escaped(shown.heading)}</p>"
+    return "\n".join(["<div>", *conclusion, heading, *facts, *map(table_html, shown.tables), *notes, "</div>"])
 
 
 def table_html(table: Table) -> str:
-    """A table of the terminal as HTML, its markup read, its text escaped; bold rows stay bold."""
-    cells = [[_plain(cell) for cell in column.cells] for column in table.columns]
-    sides = [column.justify if column.justify != "default" else "left" for column in table.columns]
+    """The narrow columns of a table as HTML, with marked rows in bold; all text is escaped."""
+    shown = table.narrow()
+    sides = ["right" if column.numeric else "left" for column in shown.columns]
     heads = "".join(
-        f'<th style="text-align:{side}">{_plain(column.header)}</th>'
-        for column, side in zip(table.columns, sides, strict=True)
+        f'<th style="text-align:{side}">{_escaped(column.heading)}</th>'
+        for column, side in zip(shown.columns, sides, strict=True)
     )
     rows = []
-    for row, texts in zip(table.rows, zip(*cells, strict=True), strict=True):
-        style = ' style="font-weight:bold"' if str(row.style or "") == "bold" else ""
+    for place, row in enumerate(shown.rows):
+        style = ' style="font-weight:bold"' if place in shown.marked else ""
         inside = "".join(
-            f'<td style="text-align:{side};white-space:nowrap">{text}</td>'
-            for text, side in zip(texts, sides, strict=True)
+            f'<td style="text-align:{side};white-space:nowrap">{_escaped(cell.text)}</td>'
+            for cell, side in zip(row, sides, strict=True)
         )
         rows.append(f"<tr{style}>{inside}</tr>")
-    title = f"<p><b>{_plain(table.title)}</b></p>" if table.title else ""
-    below = f'<p style="{SMALL}">{_plain(table.caption)}</p>' if table.caption else ""
+    below = f'<p style="{SMALL}">{_escaped(shown.note)}</p>' if shown.note else ""
     body = "\n".join(rows)
-    return f"{title}<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>{below}"
-
-
-def _plain(cell: object) -> str:
-    text = cell if isinstance(cell, Text) else Text.from_markup(str(cell))
-    return _escaped(text.plain)
+    return (
+        f"<p><b>{_escaped(shown.caption)}</b></p><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"
+        f"</table>{below}"
+    )
 
 
 def _escaped(text: str) -> str:
@@ -55,7 +55,7 @@ def _escaped(text: str) -> str:
 
 
 def shown(figure: "Figure") -> "list[Axes]":
-    """Hand a figure to pyplot, which shows it below its cell or in a window; returns its axes."""
+    """Hand a figure to pyplot, which shows it below its cell or in a window, and return its axes."""
     from matplotlib import pyplot
 
     pyplot.figure(figure)
@@ -63,6 +63,9 @@ def shown(figure: "Figure") -> "list[Axes]":
 
 
 def plotted(draw: "Callable[..., Figure]", frame: pd.DataFrame, ax: "Axes | None") -> "Axes":
-    """`draw`(frame, ax=ax) into the axes given, which need no pyplot, or into those of a new figure, which is shown."""
+    """Call `draw(frame, ax=ax)` and return the axes that were drawn into.
+
+    Axes that are given need no pyplot; without any, a new figure is made and shown.
+    """
     figure = draw(frame, ax=ax)
     return ax if ax is not None else shown(figure)[0]

@@ -1,4 +1,4 @@
-"""A feature's delta against the margin shift, one point a pair."""
+"""A feature's delta against the margin shift, one point for each pair."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +11,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from interp.screening.flips import Flips
-
-
 STYLES: dict[str, dict[str, Any]] = {
     "answer stays": {"s": 5, "color": MUTED, "alpha": 0.5},
     "answer flips": {"s": 14, "color": ACCENT, "marker": "^"},
 }
-"""What a pair does -> how it is drawn."""
+"""Whether the answer flips -> how the pair is drawn."""
 
 
-def delta_frame(layer: int, feature: int, delta: Any, flips: "Flips") -> pd.DataFrame:
-    """One row a pair: layer, feature, delta [activation units], shift m(p) - m(q) [logits], flipped.
+def delta_frame(layer: int, feature: int, delta: Any, shift: Any, flipped: Any) -> pd.DataFrame:
+    """One row for each pair of an original q and a paraphrase p: layer, feature, delta, shift, flipped.
 
-    `delta` [pairs] is the feature's f(p) - f(q). Six significant digits, sorted, so that nothing says which pair a row
-    is.
+    `delta` [pairs] is the feature's f(p) - f(q) [activation units], `shift` [pairs] the margin shift m(p) - m(q)
+    [logits], and `flipped` [pairs] says whether the answer changes. Numbers have six significant digits and rows are
+    sorted, so that no row can be traced to its pair.
     """
-    shift = flips.margin_after - flips.margin_before
-    table = {"layer": layer, "feature": feature, "delta": delta, "shift": shift, "flipped": flips.flipped}
+    table = {"layer": layer, "feature": feature, "delta": delta, "shift": shift, "flipped": flipped}
     return rounded(pd.DataFrame(table)).sort_values(["delta", "shift"], ignore_index=True)
 
 
 def delta_against_margin(frame: pd.DataFrame, ax: "Axes | None" = None, size: Size = SCREEN) -> "Figure":
-    """The figure of a `delta_frame`: flipped pairs apart from the others, and Pearson's r of all."""
+    """The figure of a `delta_frame`, with flipped and other pairs marked and Pearson's r of all pairs in the title."""
     flipped = frame["flipped"].to_numpy(bool)
     height = 2.4 if size.columns == 2 else 0.48 * size.width
     varies = len(frame) > 1 and frame["delta"].std() > 0 and frame["shift"].std() > 0
@@ -52,6 +49,6 @@ def delta_against_margin(frame: pd.DataFrame, ax: "Axes | None" = None, size: Si
             )
         axes.axhline(0, color=INK, lw=0.6)
         axes.axvline(0, color=INK, lw=0.6)
-        axes.set_xlabel("activation, paraphrase - original")
-        axes.set_ylabel("answer margin [logits],\nparaphrase - original")
+        axes.set_xlabel("activation, paraphrase − original")
+        axes.set_ylabel("answer margin [logits],\nparaphrase − original")
     return axes.figure

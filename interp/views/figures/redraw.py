@@ -1,33 +1,36 @@
-"""Drawing figures again from what a folder holds, in any size."""
+"""Drawing the figures of a folder again, in any size."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from interp.runtime.errors import InputError
+from interp.schemas.ablation import Ablation
+from interp.schemas.evaluation import Evaluation
+from interp.schemas.grounding import Grounding
 from interp.schemas.layers import read_layers
-from interp.schemas.read import NEWEST
+from interp.schemas.read import read_artifact
+from interp.schemas.study import Study
 from interp.storage.atomic import atomic_folder
-from interp.storage.json_files import refuse_newer
 from interp.views.figures.ablation import ablation_drawing
 from interp.views.figures.evaluation import evaluation_drawings
 from interp.views.figures.feature_study import study_drawings
 from interp.views.figures.grounding import grounding_drawings
-from interp.views.figures.margin import delta_against_margin
-from interp.views.figures.profile import layer_profile, profile_frame
-from interp.views.figures.register import activation_by_register
+from interp.views.figures.search import search_drawings
 from interp.views.figures.style import Drawing, Size, read_frame, save_figures
 from interp.views.figures.training import COLUMNS, training_curves
 
+PAIRS = ["layer", "feature", "delta", "shift", "flipped"]
+"""Columns of delta_margin.csv."""
+
 
 def redraw(folder: Path, out: Path, size: Size) -> list[Path]:
-    """Draw all that `folder` holds data for into the new folder `out`, all or none; returns the paths of the files.
+    """Draw everything that `folder` holds data for into the new folder `out`, atomically; returns the paths.
 
-    Raises InputError as `drawings`, and if `out` holds something.
+    Raises InputError as `drawings` does, and if `out` is not empty.
     """
     found = drawings(folder)
     with atomic_folder(out) as partial:
@@ -38,7 +41,7 @@ def redraw(folder: Path, out: Path, size: Size) -> list[Path]:
 def drawings(folder: Path) -> list[Drawing]:
     """Every figure that a folder holds the data of: of a search, a feature study, an adapter, an ablation, a grounding.
 
-    Raises InputError if there is none, and for a file that is damaged or of a newer schema.
+    Raises InputError if there is none, or if a file is damaged or has a newer schema.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give the one that a command wrote its results into.")
@@ -52,22 +55,17 @@ def drawings(folder: Path) -> list[Drawing]:
 
 
 def _search(path: Path) -> list[Drawing]:
-    artifact = read_layers(path)
-    found = [Drawing("layer_profile", profile_frame(artifact), lambda size: layer_profile(artifact, size=size))]
-    folder = path.parent
-    if (pairs := _table(folder / "delta_margin.csv", ["layer", "feature", "delta", "shift", "flipped"])) is not None:
-        found.append(Drawing("delta_margin", pairs, lambda size: delta_against_margin(pairs, size=size)))
-    if (wordings := _table(folder / "register.csv", ["layer", "feature", "register", "activation"])) is not None:
-        found.append(Drawing("register", wordings, lambda size: activation_by_register(wordings, size=size)))
-    return found
+    pairs = _table(path.with_name("delta_margin.csv"), PAIRS)
+    wordings = _table(path.with_name("register.csv"), ["layer", "feature", "register", "activation"])
+    return search_drawings(read_layers(path), pairs, wordings)
 
 
 def _study(path: Path) -> list[Drawing]:
-    cells = _table(path.parent / "grid.csv", ["level", "frame", "mean_activation"])
+    cells = _table(path.with_name("grid.csv"), ["level", "frame", "mean_activation"])
     if cells is None:
         raise InputError(f"{path.parent}: grid.csv is missing beside study.json. Run `interp test-feature` again.")
-    pairs = _table(path.parent / "delta_margin.csv", ["layer", "feature", "delta", "shift", "flipped"])
-    return _of_content(path, lambda content: study_drawings(content, cells, pairs))
+    content = read_artifact(path, Study).model_dump()
+    return study_drawings(content, cells, _table(path.with_name("delta_margin.csv"), PAIRS))
 
 
 def _training(path: Path) -> list[Drawing]:
@@ -77,20 +75,13 @@ def _training(path: Path) -> list[Drawing]:
     return [Drawing("training", history, lambda size: training_curves(history, size))]
 
 
-def _of_content(path: Path, draw: Callable[[Mapping[str, Any]], list[Drawing]]) -> list[Drawing]:
-    """The drawings of a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        refuse_newer(path, content["schema_version"], NEWEST[path.name])
-        return draw(content)
-    except (ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
-        raise InputError(
-            f"{path}: not as GateScope writes it ({type(error).__name__}: {error}). Make it again with this version."
-        ) from None
+def _of(kind: type[BaseModel], draw: Callable[[Mapping[str, Any]], list[Drawing]]) -> Callable[[Path], list[Drawing]]:
+    """Draws the figures of an artifact from its file."""
+    return lambda path: draw(read_artifact(path, kind).model_dump())
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame | None:
-    """A CSV file that must have some columns; None if there is no such file."""
+    """Read a CSV file that must have some columns; None if there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -107,8 +98,8 @@ SOURCES: dict[str, Callable[[Path], list[Drawing]]] = {
     "layers.json": _search,
     "study.json": _study,
     "history.csv": _training,
-    "evaluation.json": lambda path: _of_content(path, evaluation_drawings),
-    "ablation.json": lambda path: _of_content(path, lambda content: [ablation_drawing(content)]),
-    "grounding.json": lambda path: _of_content(path, grounding_drawings),
+    "evaluation.json": _of(Evaluation, evaluation_drawings),
+    "ablation.json": _of(Ablation, lambda content: [ablation_drawing(content)]),
+    "grounding.json": _of(Grounding, grounding_drawings),
 }
-"""File that a folder holds -> the figures of it."""
+"""File in a folder -> the figures of that file."""

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REGISTERS: dict[str, dict[str, Any]] = {"formal": {"color": ACCENT}, "casual": {"color": INK, "ls": "--"}}
-"""Register -> how it is drawn."""
+"""Register -> how its distribution is drawn."""
 
 
 def register_frame(layer: int, feature: int, activation: Any, register: Any) -> pd.DataFrame:
-    """One row a tagged wording: layer, feature, register (formal or casual), activation at the final token.
+    """One row for each tagged wording: layer, feature, register (formal or casual), activation at the final token.
 
-    `activation` and `register` are of all wordings [n]; six significant digits, sorted by activation so that nothing
-    says which wording a row is.
+    `activation` and `register` [wordings] are of all wordings. Numbers have six significant digits and rows are sorted
+    by activation, so that no row can be traced to its wording.
     """
     table = {"layer": layer, "feature": feature, "register": register, "activation": activation}
     tagged = pd.DataFrame(table).query(f"register in {list(REGISTERS)}")
@@ -27,7 +27,7 @@ def register_frame(layer: int, feature: int, activation: Any, register: Any) -> 
 
 
 def activation_by_register(frame: pd.DataFrame, ax: "Axes | None" = None, size: Size = SCREEN) -> "Figure":
-    """The figure of a `register_frame`: the distribution of the activation in each register, as shares."""
+    """The figure of a `register_frame`: the distribution of the activation in each register."""
     bins = np.linspace(0, max(1e-6, float(frame["activation"].max())), 40)
     height = 2.0 if size.columns == 2 else 0.35 * size.width
     named = f"Layer {frame['layer'].iloc[0]}, feature {frame['feature'].iloc[0]}"

@@ -1,6 +1,6 @@
-"""The report: what a run left in its folder, as one HTML file that opens offline.
+"""The report: the results in one folder as one HTML file that opens offline.
 
-`collect` finds and checks what lies in the folder (`records` are its shapes); `screening`, `training`, `grounded`,
-`ablated` and `provenance` lay it out as `tables`; `charts` draws it as SVG that follows the page's theme (`svg`);
-`render` puts all of it into the template and writes the file.
+`collect` finds and checks the artifacts of the folder. `search`, `evaluation` and `origins` prepare text for the page,
+and `interp.views.tables` its tables. `charts` draws SVG (`svg`) that follows the theme of the page. `render` fills the
+templates and writes the file.
 """

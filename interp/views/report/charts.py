@@ -1,4 +1,4 @@
-"""The charts of a page: which there are, and what is to be seen in each, in words."""
+"""The charts of the report: which there are, and what each shows, in words."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from interp.causal.feature_patching import DOSES
-from interp.schemas.layers import FeatureEntry, Layers
+from interp.schemas.layer_list import layers_text
+from interp.schemas.layers import DOSES, FeatureEntry, Layers
 from interp.views.figures.style import SIZES, Size
-from interp.views.numbers import layers, number
+from interp.views.numbers import number
 from interp.views.report.collect import Collected, Studied
 from interp.views.report.search import cards
 from interp.views.report.svg import Styles, inline_svg
@@ -17,44 +17,39 @@ from interp.views.report.svg import Styles, inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDE, NARROW, CARD = SIZES["screen"], SIZES["column"], Size(4.4, 8, 7.5, 150)
-"""Across a page on a desk, across a telephone, and in a card, which is as wide on both."""
+WIDE, CARD = SIZES["screen"], Size(4.4, 8, 7.5, 150)
+"""Sizes of a chart across the page, and of one in a card."""
 
 
 class Chart(NamedTuple):
     """One chart on the page."""
 
-    wide: Markup
-    """SVG for a desk and for paper."""
-    narrow: Markup | None
-    """SVG for a telephone; None if the wide one fits there too."""
+    svg: Markup
+    """The drawing."""
     caption: str
-    """What it shows and how it is read."""
+    """What the chart shows and how to read it."""
 
 
 class _Planned(NamedTuple):
+    """A chart that is not drawn yet."""
+
     name: str
     draw: Callable[[Size], "Figure"]
     alternative: str
     caption: str
-    small: bool = False
+    size: Size = WIDE
 
 
 def draw_all(found: Collected, styles: Styles) -> dict[str, Chart]:
-    """Name -> every chart that there is data for."""
+    """Draw every chart that there is data for; returns name -> chart."""
     return {planned.name: _drawn(planned, styles) for planned in _planned(found)}
 
 
 def _drawn(planned: _Planned, styles: Styles) -> Chart:
-    def svg(size: Size, ending: str) -> Markup:
-        figure = planned.draw(size)
-        # The page has headings of its own.
-        figure.suptitle("")
-        return inline_svg(figure, f"{planned.name}-{ending}", planned.alternative, styles)
-
-    if planned.small:
-        return Chart(svg(CARD, "c"), None, planned.caption)
-    return Chart(svg(WIDE, "w"), svg(NARROW, "n"), planned.caption)
+    figure = planned.draw(planned.size)
+    # The page has its own headings.
+    figure.suptitle("")
+    return Chart(inline_svg(figure, planned.name, planned.alternative, styles), planned.caption)
 
 
 def _planned(found: Collected) -> Iterator[_Planned]:
@@ -80,19 +75,17 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
     from interp.views.figures.register import activation_by_register
 
     if search.profile:
-        # The title of the page says which model it is.
-        shown = search.model_copy(update={"model": search.model.model_copy(update={"id": "Layer profile"})})
         writes = {entry.layer: entry.net_write.value for entry in search.profile if entry.net_write.value is not None}
         most = max(writes, key=lambda layer: writes[layer]) if writes else None
-        said = f" Most is written by layer {most}, {number(writes[most])} net of random." if most is not None else ""
+        said = f" Layer {most} adds the most, {number(writes[most])} net of random." if most is not None else ""
         yield _Planned(
             "profile",
-            lambda size: layer_profile(shown, size=size),
-            f"Two charts over the layers: flip AUC, and recovered share of the margin shift. The range is "
-            f"{layers(search.layers)}.{said} The table below has all numbers.",
-            "Above: how well a layer's features tell flips, on patients that they were not chosen on. Below: how much "
-            "of the margin shift its patches bring back. Bars: what the layer itself writes. Band: the range. Error "
-            "bars: 95% intervals over patients.",
+            lambda size: layer_profile(search, size=size),
+            f"Two charts over the layers: flip AUC, and recovered share of the margin shift. Layers in the range: "
+            f"{layers_text(search.layers) or 'none'}.{said} The table below has all numbers.",
+            "Above: how well a layer's features discriminate flips, on patients that they were not chosen on. Below: "
+            "how much of the margin shift the layer's patches recover. Bars: direct-effect patch of what the layer "
+            "itself adds. Band: the range. Error bars: 95% intervals over patients.",
         )
     for card in cards(search):
         yield _Planned(
@@ -101,17 +94,17 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
             f"Recovery by dose of the patch of feature {card.name}: "
             + ", ".join(f"{number(value)} at {dose:g} times" for dose, value in _by_dose(card.entry)),
             "",
-            small=True,
+            size=CARD,
         )
     if found.delta is not None:
         frame = found.delta
         yield _Planned(
             "delta",
             lambda size: delta_against_margin(frame, size=size),
-            f"Scatter of {len(frame):,} pairs, of which {int(frame['flipped'].sum()):,} flip: change of the activation "
-            "against change of the answer margin.",
+            f"Scatter of {len(frame):,} pairs, of which {int(frame['flipped'].sum()):,} flip: change of the answer "
+            "margin against change of the activation.",
             "Each point is a question and one of its paraphrases.",
-            small=True,
+            size=CARD,
         )
     if found.register is not None:
         tagged = found.register
@@ -122,8 +115,8 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
             + ", ".join(
                 f"{number(m)} on {name} ones" for name, m in tagged.groupby("register")["activation"].mean().items()
             ),
-            "Where the two are apart, the feature tells the register of a wording.",
-            small=True,
+            "If the two differ, the feature discriminates the register of a wording.",
+            size=CARD,
         )
 
 
@@ -143,22 +136,22 @@ def _study_charts(place: int, studied: Studied) -> Iterator[_Planned]:
 
     said = {
         "delta_margin": (
-            "Scatter of the pairs: change of the activation against change of the answer margin.",
+            "Scatter of the pairs: change of the answer margin against change of the activation.",
             "Each point is a question and one of its paraphrases.",
         ),
         "dose": ("Recovery by dose of the feature's patch, beside its controls.", ""),
         "by_group": (
             "Recovery by group of flips; the table below has all numbers.",
-            "Groups whose recovery differs are flips that the feature has a different part in.",
+            "Where the recovery of groups differs, the feature contributes to their flips to a different degree.",
         ),
         "register_grid": (
             "Activation by level of the register grid, formal to casual: "
             + ", ".join(number(each.mean.value) for each in studied.study.grid.levels),
-            "The same finding asked for from formally to casually, in the same frames on every image.",
+            "Every image is asked about the same findings, in frames from formal to casual.",
         ),
     }
     for drawing in study_drawings(studied.study.model_dump(), studied.cells, studied.delta):
-        yield _Planned(f"study-{drawing.name}-{place}", drawing.draw, *said[drawing.name], small=True)
+        yield _Planned(f"study-{drawing.name}-{place}", drawing.draw, *said[drawing.name], size=CARD)
 
 
 def _training_chart(place: int, history: Any) -> _Planned:
@@ -169,7 +162,8 @@ def _training_chart(place: int, history: Any) -> _Planned:
         lambda size: training_curves(history, size=size),
         f"Loss, norm of the gradient and learning rate over {len(history):,} steps; the loss begins at "
         f"{number(history['loss'].iloc[0])} and ends at {number(history['loss'].iloc[-1])}.",
-        "Running means. Cross-entropy: being right. Divergence: answering both wordings alike. Dotted: epochs.",
+        "Running means. Cross-entropy rewards correct answers; divergence penalizes different answers to two wordings. "
+        "Dotted lines separate epochs.",
     )
 
 
@@ -179,16 +173,16 @@ def _evaluation_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Plan
     said = {
         "evaluation": (
             "Change of each measure against the base, in points with 95% intervals; the table below has all numbers.",
-            "Change against the base, 95% intervals over patients. Good is to the left for flips, calibration error "
-            "and text-only agreement, to the right for accuracy and swap sensitivity.",
+            "Change against the base, 95% intervals over patients. Flips, calibration error and text-only agreement "
+            "should fall; accuracy and swap sensitivity should rise.",
         ),
         "evaluation_reliability": (
-            "Share of right answers by confidence, a line an arm, beside the diagonal.",
-            "On the diagonal, a model is right as often as it is sure.",
+            "Share of correct answers by confidence, one line for each arm, and the diagonal.",
+            "On the diagonal, a model is as often correct as it is confident.",
         ),
         "evaluation_quadrants": (
             "Share of the questions in each quadrant, by arm; the table below has all numbers.",
-            "Ideal is the goal; dangerous looks as good as long as nobody looks at the image. Error bars: 95% "
+            "Ideal is the goal. Dangerous answers are as consistent, but do not rely on the image. Error bars: 95% "
             "intervals over patients.",
         ),
     }
@@ -201,12 +195,13 @@ def _grounding_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Plann
 
     said = {
         "grounding_nets": (
-            "Scores of the maps net of their controls, a panel a score; the table below has all numbers.",
-            "Each score less its control: zero is what chance gives. 95% intervals over patients.",
+            "Scores of the maps net of their controls, one panel for each score; the table below has all numbers.",
+            "Each score minus its control; chance gives zero. 95% intervals over patients.",
         ),
         "grounding_curves": (
-            "Probability of the answer while cells of the image go or come in the order of each map.",
-            "A faithful map's deletion falls faster, and its insertion rises faster, than a random order.",
+            "Probability of the answer while cells of the image are deleted or inserted in the order of each map.",
+            "With a faithful map, the deletion curve falls faster, and the insertion curve rises faster, than in "
+            "random order.",
         ),
     }
     for drawing in grounding_drawings(content):
@@ -219,6 +214,6 @@ def _ablation_chart(place: int, content: Mapping[str, Any]) -> _Planned:
     return _Planned(
         f"ablation-{place}",
         ablation_drawing(content).draw,
-        "Every arm's metrics side by side, a panel a metric; the table below has all numbers.",
+        "The metrics of every arm, one panel for each metric; the table below has all numbers.",
         "Star: the chosen range. Line and band: the base. 95% intervals over patients and seeds.",
     )

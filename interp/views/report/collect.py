@@ -1,4 +1,4 @@
-"""What lies in the folder of a run, found by the names under which the commands write it, checked as it is read."""
+"""Finding the artifacts in the folder of a run by their names, and checking them as they are read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from interp.schemas.adapter import AdapterRecord
 from interp.schemas.evaluation import Evaluation
 from interp.schemas.grounding import Grounding
 from interp.schemas.layers import Layers, read_layers
-from interp.schemas.read import checked, cleaned, read_record
+from interp.schemas.read import checked, cleaned, read_shown
 from interp.schemas.study import Study
 from interp.views.figures.training import COLUMNS
 
 DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "float64", "flipped": "bool"}
-"""Column of delta_margin.csv -> what it holds."""
+"""Column of delta_margin.csv -> its data type."""
 REGISTER = {"layer": "int64", "feature": "int64", "register": "str", "activation": "float64"}
-"""Column of register.csv -> what it holds."""
+"""Column of register.csv -> its data type."""
 GRID = {"level": "int64", "frame": "str", "mean_activation": "float64"}
-"""Column of grid.csv -> what it holds."""
+"""Column of grid.csv -> its data type."""
 HISTORY = dict.fromkeys(COLUMNS, "float64")
-"""Column of history.csv -> what it holds."""
+"""Column of history.csv -> its data type."""
 SCREENED = ["layer", "feature", "flip_p"]
 """Columns of features.parquet that are read."""
 FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
@@ -35,27 +35,27 @@ class Studied:
     """A folder with the study of one feature."""
 
     name: str
-    """Name of the folder; empty for the run itself."""
+    """Name of the folder; empty for the folder of the run itself."""
     study: Study
     """study.json."""
     cells: pd.DataFrame
-    """grid.csv, one row a frame and finding of the register grid, columns GRID."""
+    """grid.csv, one row for each frame and finding of the register grid, columns GRID."""
     delta: pd.DataFrame | None
-    """delta_margin.csv, one row a pair, columns DELTA; None without one."""
+    """delta_margin.csv, one row for each pair, columns DELTA, or None if there is none."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A folder with an adapter, or with an evaluation alone."""
+    """A folder with an adapter, or with only an evaluation."""
 
     name: str
-    """Name of the folder; empty for the run itself."""
+    """Name of the folder; empty for the folder of the run itself."""
     record: AdapterRecord | None
-    """gatescope.json; None without one."""
+    """gatescope.json, or None if there is none."""
     history: pd.DataFrame | None
-    """history.csv, one row a step, columns of `interp.views.figures.training` at least; None without one."""
+    """history.csv with at least the columns of `interp.views.figures.training`, or None if there is none."""
     evaluation: Evaluation | None
-    """evaluation.json; None without one."""
+    """evaluation.json, or None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -63,50 +63,50 @@ class Grounded:
     """A folder with a grounding study."""
 
     name: str
-    """Name of the folder; empty for the run itself."""
+    """Name of the folder; empty for the folder of the run itself."""
     study: Grounding
     """grounding.json."""
     examples: bytes | None
-    """The pixels of examples.png, maps over images, as PNG; None without one, or where examples are not wanted."""
+    """The pixels of examples.png (maps over images) as PNG; None if there is none or examples are not wanted."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """All that a report can show."""
+    """Everything that a report can show."""
 
     layers: Layers | None
-    """layers.json; None without one."""
+    """layers.json, or None if there is none."""
     screened: pd.DataFrame | None
-    """features.parquet, one row a feature that fires, columns SCREENED; None without one."""
+    """features.parquet, one row for each feature that is ever active, columns SCREENED, or None if there is none."""
     delta: pd.DataFrame | None
-    """delta_margin.csv of the first feature, one row a pair, columns DELTA; None without one."""
+    """delta_margin.csv of the first feature, one row for each pair, columns DELTA, or None if there is none."""
     register: pd.DataFrame | None
-    """register.csv of the first feature, one row a tagged wording, columns REGISTER; None without one."""
+    """register.csv of the first feature, one row per tagged wording, columns REGISTER, or None if there is none."""
     studied: list[Studied]
-    """Studies of single features, by name of their folder."""
+    """Studies of single features, ordered by the name of their folder."""
     trained: list[Trained]
-    """Adapters and evaluations, by name of their folder."""
+    """Adapters and evaluations, ordered by the name of their folder."""
     grounded: list[Grounded]
-    """Grounding studies, by name of their folder."""
+    """Grounding studies, ordered by the name of their folder."""
     ablated: dict[str, Ablation]
     """Name of the folder -> ablation.json."""
 
     @property
     def evaluations(self) -> list[tuple[str, Evaluation]]:
-        """Folder and content of every evaluation."""
+        """The name of the folder and the content of every evaluation."""
         return [(each.name, each.evaluation) for each in self.trained if each.evaluation]
 
     @property
     def examples(self) -> bool:
-        """Whether something shows an image."""
+        """Whether the report shows medical images."""
         return any(each.examples for each in self.grounded)
 
 
 def collect(run: Path, include_examples: bool = False) -> Collected:
-    """Everything known in `run` and in the folders directly inside it.
+    """Read every known artifact in `run` and in the folders directly inside it.
 
-    layers.json and features.parquet are those of `run` itself. Raises InputError if it is no folder or holds nothing
-    known, for a damaged file, and if examples are wanted and no examples.png is there.
+    layers.json and features.parquet are read from `run` only. Raises InputError if `run` is not a folder or holds no
+    known artifact, if a file is damaged, and if examples are wanted but there is no examples.png.
     """
     if not run.is_dir():
         raise InputError(f"{run}: no such folder. Give the one that `interp find-features --out` wrote.")
@@ -121,11 +121,11 @@ def collect(run: Path, include_examples: bool = False) -> Collected:
         trained=[each for name, folder in named for each in _trained(name, folder)],
         grounded=[each for name, folder in named for each in _grounded(name, folder, include_examples)],
         ablated={
-            name: read_record(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
+            name: read_shown(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
         },
     )
     if found.layers is None and not (found.studied or found.trained or found.grounded or found.ablated):
-        raise InputError(f"{run}: nothing to report, neither there nor in a folder inside: none of {FILES}.")
+        raise InputError(f"{run}: nothing to report, neither there nor in a folder inside it: found none of {FILES}.")
     if include_examples and not found.examples:
         raise InputError(
             f"{run}: no examples.png of a grounding study to include. Make one with `finetune grounding "
@@ -145,7 +145,7 @@ def _screened(path: Path) -> pd.DataFrame | None:
         return None
     try:
         return pd.read_parquet(path, columns=SCREENED)
-    # What pyarrow raises for damaged bytes is of several kinds.
+    # pyarrow raises exceptions of several kinds for damaged bytes.
     except Exception as error:
         raise InputError(
             f"{path}: no table with the columns {', '.join(SCREENED)} ({_first_line(error)}). Remove it, or run "
@@ -159,7 +159,7 @@ def _studied(name: str, folder: Path) -> Iterator[Studied]:
         cells = _frame(grid, GRID)
         if cells is None:
             raise InputError(f"{grid}: no such file beside study.json. Run `interp test-feature` again.")
-        yield Studied(name, read_record(path, Study), cells, _frame(folder / "delta_margin.csv", DELTA))
+        yield Studied(name, read_shown(path, Study), cells, _frame(folder / "delta_margin.csv", DELTA))
 
 
 def _trained(name: str, folder: Path) -> Iterator[Trained]:
@@ -167,14 +167,14 @@ def _trained(name: str, folder: Path) -> Iterator[Trained]:
     if any(path.is_file() for path in (record, history, evaluation)):
         yield Trained(
             name,
-            read_record(record, AdapterRecord) if record.is_file() else None,
+            read_shown(record, AdapterRecord) if record.is_file() else None,
             _frame(history, HISTORY),
-            read_record(evaluation, Evaluation) if evaluation.is_file() else None,
+            read_shown(evaluation, Evaluation) if evaluation.is_file() else None,
         )
 
 
 def _frame(path: Path, columns: dict[str, str]) -> pd.DataFrame | None:
-    """A CSV file with these columns of these types and a row at least; None if there is no such file."""
+    """Read a CSV file with these columns of these types and at least one row; None if there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -194,13 +194,13 @@ def _grounded(name: str, folder: Path, include_examples: bool) -> Iterator[Groun
     path, picture = folder / "grounding.json", folder / "examples.png"
     if path.is_file():
         shown = _picture(picture) if include_examples and picture.is_file() else None
-        yield Grounded(name, read_record(path, Grounding), shown)
+        yield Grounded(name, read_shown(path, Grounding), shown)
 
 
 def _picture(path: Path) -> bytes:
-    """The pixels of an image as PNG.
+    """The pixels of an image as PNG, without the metadata of the file.
 
-    Without what else the file says: as that of a figure it would let `interp scrub` take radiographs for one.
+    The metadata could say that matplotlib wrote it, and `interp scrub` would then take radiographs for a figure.
     """
     from PIL import Image
 
@@ -208,9 +208,9 @@ def _picture(path: Path) -> bytes:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.convert("RGB").save(pixels, "PNG")
-    # What damaged files raise is of several kinds.
+    # Pillow raises exceptions of several kinds for damaged files.
     except Exception as error:
-        raise InputError(f"{path}: no whole PNG file ({_first_line(error)}). Remove it.") from None
+        raise InputError(f"{path}: not a complete PNG file ({_first_line(error)}). Remove it.") from None
     return pixels.getvalue()
 
 

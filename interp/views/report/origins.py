@@ -1,10 +1,12 @@
-"""Where the numbers come from: models, data, settings, versions; what limits them; and how to cite them."""
+"""The origins of the numbers: models, data, settings and versions; their limits; and how to cite them."""
 
 from typing import Any, NamedTuple
 
+from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import Layers, ModelEntry, PromptEntry
 from interp.storage.provenance import Provenance
-from interp.views.numbers import NONE, layers, sentence, spoken
+from interp.views.numbers import NONE, sentence, spoken
+from interp.views.overview import Facts
 from interp.views.report.collect import Collected
 
 
@@ -12,11 +14,11 @@ class Source(NamedTuple):
     """A published work."""
 
     title: str
-    """Its title."""
+    """Title of the work."""
     where: str
-    """Where it appeared."""
+    """Venue or identifier."""
     url: str
-    """Its address."""
+    """Address."""
 
 
 OWN_TITLE = (
@@ -37,20 +39,20 @@ SOURCES = (
 )
 """The works that GateScope builds on; CITATION.cff names them too."""
 LOCAL = "none, a local folder"
-"""Stands for the revision of what has none."""
+"""Stands for the revision of a local folder, which has none."""
 
 
 class Origin(NamedTuple):
-    """Where the numbers of one artifact come from."""
+    """The origin of the numbers of one artifact."""
 
     title: str
-    """Of what."""
-    facts: list[tuple[str, str]]
-    """Name and value."""
+    """Name of the artifact."""
+    facts: Facts
+    """Models, data, settings and versions, by name."""
 
 
 def origins(found: Collected) -> list[Origin]:
-    """One entry an artifact, in the order of the page."""
+    """One entry for each artifact, in the order of the page."""
     told = []
     if found.layers:
         told.append(Origin("Search", _search(found.layers)))
@@ -86,7 +88,7 @@ def origins(found: Collected) -> list[Origin]:
 
 
 def versions(found: Collected) -> list[str]:
-    """The versions of GateScope that the numbers were made with."""
+    """The versions of GateScope that produced the numbers."""
     made = [found.layers.software] if found.layers else []
     made += [each.study.software for each in found.studied]
     for each in found.trained:
@@ -96,12 +98,12 @@ def versions(found: Collected) -> list[str]:
 
 
 def caveats(found: Collected) -> list[str]:
-    """What the artifacts themselves say that limits them, a sentence each."""
+    """The limits of the results, as the artifacts state them, one sentence each."""
     said = []
     if found.layers:
         said += [sentence(warning) for warning in found.layers.warnings]
         if not found.layers.layers:
-            said.append("No gate was found: nothing here names a range that is worth training.")
+            said.append("No gate was found, so these results name no range worth training.")
     said += [sentence(f"feature {each.study.name}: {note}") for each in found.studied for note in each.study.notes]
     for name, evaluation in found.evaluations:
         where = f" ({name})" if name else ""
@@ -109,50 +111,52 @@ def caveats(found: Collected) -> list[str]:
             verdict = evaluation.verdicts[arm]
             unclear = [spoken(axis.measure) for axis in verdict.axes if axis.state == "unclear"]
             if unclear:
-                said.append(f"With {arm}{where}, too few questions to tell whether it changed: {', '.join(unclear)}.")
+                said.append(
+                    f"{arm}{where}: there are too few questions to show whether these changed: {', '.join(unclear)}."
+                )
             if verdict.label == "not judged":
                 said.append(verdict.sentence)
         said += evaluation.collapsed.values()
         if not evaluation.pools:
             said.append(
-                f"One seed of training{where}: intervals are over patients, and another seed may say otherwise."
+                f"One training seed{where}: the intervals are over patients, and another seed may give other results."
             )
     for grounded in found.grounded:
         fill = grounded.study.settings.get("maps", {}).get("fill", NONE)
         said.append(
-            f"Grounding: what is removed is filled ({fill}), and the fill is evidence of its own; "
-            f"{grounded.study.questions:,} questions, p values not adjusted."
+            f"Grounding: removed parts of the image are filled ({fill}), and the fill itself can affect the answer. "
+            f"{grounded.study.questions:,} questions; p values are not adjusted."
         )
     for ablation in found.ablated.values():
         if len(ablation.settings.get("seeds", [])) == 1:
-            said.append("The ablation has one seed an arm: its intervals are over patients alone.")
+            said.append("The ablation has one seed per arm, so its intervals are over patients only.")
     return said
 
 
 def named(what: str, name: str) -> str:
-    """A heading for what lies in a folder of that name."""
+    """A heading for the content of a folder of that name."""
     return f"{what}: {name}" if name and name.lower() != what.lower() else what
 
 
-def _search(found: Layers) -> list[tuple[str, str]]:
+def _search(found: Layers) -> Facts:
     data, saes = found.data, dict.fromkeys(found.saes.values())
     known = [*_model(found.model), *_prompt(found.prompt)]
     known += [("SAEs", ", ".join(saes)), ("Data, fingerprint", f"{data.fingerprint} ({data.questions:,} questions)")]
     return [*known, *_settings(found.settings | {"seed": found.seed}), *_made(found.software, found.provenance)]
 
 
-def _model(model: ModelEntry) -> list[tuple[str, str]]:
+def _model(model: ModelEntry) -> Facts:
     return [("Model", model.id), ("Revision", model.revision or LOCAL), ("Arithmetic", model.dtype)]
 
 
-def _prompt(prompt: PromptEntry) -> list[tuple[str, str]]:
+def _prompt(prompt: PromptEntry) -> Facts:
     order = "image first" if prompt.image_first else "question first"
     said = [part for part in (prompt.system, prompt.answer_instruction) if part]
     instructions = "; ".join(f"“{part}”" for part in said) or "no instruction"
     return [("Prompt", f"{order}; {instructions}{'; wordings normalized' if prompt.normalize else ''}")]
 
 
-def _settings(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _settings(settings: dict[str, Any], prefix: str = "") -> Facts:
     known = []
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -169,12 +173,12 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         whole = value and all(isinstance(each, int) for each in value)
-        return layers(value) if whole else ", ".join(map(_shown, value)) or "none"
+        return layers_text(value) if whole else ", ".join(map(_shown, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _made(software: dict[str, str], how: Provenance | None) -> list[tuple[str, str]]:
-    """Versions, and how it came about if that was recorded."""
+def _made(software: dict[str, str], how: Provenance | None) -> Facts:
+    """Versions, and the command, commit, device and start if they were recorded."""
     known = [("Versions", ", ".join(f"{name} {version}" for name, version in software.items()))]
     if how is not None:
         known += [("Code", f"commit {how.commit}")] if how.commit else []

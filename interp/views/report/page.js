@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this: it adds the switch of themes, and buttons that sort the tables.
+// The page is complete without this script, which adds the theme switch and the buttons that sort tables.
 (() => {
   const root = document.documentElement;
   const dark = () => root.dataset.theme
@@ -16,7 +16,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
 
-  // What is undefined comes last both ways.
+  // Undefined values come last in both directions.
   const compare = (a, b, numeric) => {
     if (!numeric) return a.text.localeCompare(b.text, "en", { numeric: true });
     return a.order - b.order;
@@ -45,7 +45,7 @@
     });
   }
 
-  // Paper has nothing to click.
+  // Nothing can be opened on paper, so everything is opened before printing.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = Array.from(document.querySelectorAll("details:not([open])"));

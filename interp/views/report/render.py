@@ -1,4 +1,4 @@
-"""The page: what was collected, its tables and charts in the template, as one HTML file."""
+"""Rendering the report: collected artifacts, their tables and charts, in the template, as one HTML file."""
 
 import base64
 import hashlib
@@ -11,26 +11,25 @@ from markupsafe import Markup
 
 from interp.runtime.errors import InputError
 from interp.storage.atomic import refuse_used, write_text
-from interp.views import numbers as words
-from interp.views.report import ablation as ablated
-from interp.views.report import charts
-from interp.views.report import evaluation as training
-from interp.views.report import feature as studied
-from interp.views.report import grounding as grounded
-from interp.views.report import origins as provenance
-from interp.views.report import search as screening
+from interp.views import numbers
+from interp.views.report import charts, evaluation, origins, search
 from interp.views.report.collect import Collected, collect
 from interp.views.report.svg import Styles
+from interp.views.tables import ablation as ablation_tables
+from interp.views.tables import evaluation as evaluation_tables
+from interp.views.tables import feature as feature_tables
+from interp.views.tables import grounding as grounding_tables
+from interp.views.tables import search as search_tables
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
 def write_report(run: Path, out: Path, include_examples: bool = False) -> None:
-    """Write the report on the folder `run` into the new file `out`, whole or not at all.
+    """Write the report on the folder `run` into the new file `out`, atomically.
 
-    Nothing of the questions is in it but counts; with `include_examples` it shows images, and says so. Raises
-    InputError if `out` exists, if `run` holds nothing to report or a damaged file, and if there is no example.
+    The report holds nothing of the questions but counts; with `include_examples` it shows images, and says so. Raises
+    InputError if `out` exists, if `run` holds nothing to report or a damaged file, and if examples are missing.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder. Give --out the name of a new HTML file.")
@@ -39,12 +38,12 @@ def write_report(run: Path, out: Path, include_examples: bool = False) -> None:
 
 
 def render(found: Collected) -> str:
-    """The page as text: the same for the same artifacts, and nothing in it is loaded from elsewhere."""
+    """The page as text. The same artifacts give the same page, and it loads nothing from elsewhere."""
     styles = Styles()
     drawn = charts.draw_all(found, styles)
-    numbers = count(1)
+    ids = count(1)
     script = _resource("page.js")
-    # Of the charts' classes nothing is known before they are drawn.
+    # The classes of the charts are known only once they are drawn.
     style = _resource("style.css") + styles.css()
     return _template().render(
         found=found,
@@ -55,19 +54,21 @@ def render(found: Collected) -> str:
         policy=_policy(script, style, found.examples),
         title=f"GateScope report: {_model_of(found)}",
         data_uri=_data_uri,
-        new_id=lambda kind: f"{kind}-{next(numbers)}",
-        ablated=ablated,
-        grounded=grounded,
-        provenance=provenance,
-        screening=screening,
-        studied=studied,
-        training=training,
-        words=words,
+        new_id=lambda kind: f"{kind}-{next(ids)}",
+        search=search,
+        evaluations=evaluation,
+        origins=origins,
+        sentence=numbers.sentence,
+        search_tables=search_tables,
+        feature_tables=feature_tables,
+        evaluation_tables=evaluation_tables,
+        grounding_tables=grounding_tables,
+        ablation_tables=ablation_tables,
     )
 
 
 def _contents(found: Collected) -> dict[str, str]:
-    """Anchor -> title of the sections that there is something for, in their order."""
+    """The sections that there is something for, in order: anchor -> title."""
     trained, evaluations = found.trained, found.evaluations
     sections = [
         ("profile", "Layer profile", found.layers is not None and bool(found.layers.profile)),
@@ -78,14 +79,14 @@ def _contents(found: Collected) -> dict[str, str]:
         ("grounding", "Where it looks", bool(found.grounded)),
         ("ablation", "Did the choice matter?", bool(found.ablated)),
         ("provenance", "Settings and provenance", True),
-        ("limits", "Limits", bool(provenance.caveats(found))),
+        ("limits", "Limits", bool(origins.caveats(found))),
         ("cite", "How to cite", True),
     ]
     return {anchor: title for anchor, title, present in sections if present}
 
 
 def _model_of(found: Collected) -> str:
-    """The model that the run is about."""
+    """The model that was studied."""
     if found.layers:
         return found.layers.model.id
     named = [each.study.model for each in found.studied]
@@ -96,7 +97,7 @@ def _model_of(found: Collected) -> str:
 
 
 def _policy(script: str, style: str, images: bool) -> str:
-    """The Content-Security-Policy: this script, this style, images that lie in the page, and nothing else."""
+    """The Content-Security-Policy: this script, this style, images embedded in the page, and nothing else."""
     pictures = "data:" if images else "'none'"
     return (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src {pictures}; "
@@ -117,7 +118,10 @@ def _resource(name: str) -> str:
 
 
 def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("template.html.j2"))
+    loader = PackageLoader("interp.views.report", "")
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html.j2")

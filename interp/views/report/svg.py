@@ -1,4 +1,4 @@
-"""matplotlib figures as inline SVG that takes the colours of the page, in the light and in the dark."""
+"""matplotlib figures as inline SVG with the colours of the page, in its light and its dark theme."""
 
 import re
 import warnings
@@ -20,13 +20,13 @@ COLOURS = {
     MUTED: "var(--muted)",
     "#ffffff": "var(--paper)",
 }
-"""Colour of a figure -> what it is on the page."""
+"""Colour in a figure -> colour on the page."""
 DRAWN: Any = {"svg.fonttype": "none", "svg.hashsalt": "gatescope", "savefig.transparent": True}
-"""Text stays text, in the page's own font; ids depend on what they name alone; the page shines through."""
+"""Text stays text, in the font of the page; ids depend only on what they name; the background is transparent."""
 PLACES = ("d", "x", "y", "transform")
-"""Attributes with coordinates, of which a hundredth of a point is enough."""
+"""Attributes with coordinates, which are rounded to a hundredth of a point."""
 PIXELS = 96 / 72
-"""In a point."""
+"""CSS pixels in a point."""
 _HEX = re.compile(r"#[0-9a-f]{6}")
 _LONG = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 _FAMILY = re.compile(r"font-family: [^;]*")
@@ -34,14 +34,14 @@ _REFERENCE = re.compile(r"(?:url\(#|href=\"#)([^)\"]+)")
 
 
 class Styles:
-    """The style attributes of all SVGs of a page as classes, so that the page needs no inline style."""
+    """The style attributes of all SVGs of a page, turned into classes so that the page needs no inline style."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
-        """Declarations -> class."""
+        """Declarations -> name of the class."""
 
     def name_of(self, declarations: str) -> str:
-        """The class with these declarations."""
+        """The name of the class with these declarations, which is made if there is none."""
         return self.names.setdefault(declarations, f"g{len(self.names)}")
 
     def css(self) -> str:
@@ -50,33 +50,33 @@ class Styles:
 
 
 def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) -> Markup:
-    """A figure as an SVG element for the middle of an HTML page, which asks for nothing from elsewhere.
+    """A figure as an SVG element inside an HTML page; it loads nothing from elsewhere.
 
-    `name` begins its ids, so that several can stand on one page; `alternative` says what is to be seen; its styles
-    become classes in `styles`.
+    Its ids begin with `name`, so that several SVGs can stand on one page; `alternative` is the alternative text; its
+    style attributes become classes in `styles`.
     """
     import matplotlib as mpl
 
     for points in (collection for axes in figure.axes for collection in axes.collections):
-        # An image inside of the SVG would not follow the theme.
+        # An image inside the SVG would not follow the theme.
         points.set_rasterized(False)
     file = BytesIO()
     with mpl.rc_context(DRAWN), warnings.catch_warnings():
-        # Letters that a font lacks are the browser's to find; a name that leaves no room is seen to.
+        # The browser finds letters that a font lacks, and long names are handled elsewhere.
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
     _, _, width, _ = root.attrib["viewBox"].split()
     for parent in list(root.iter()):
-        for child in [c for c in parent if _bare(c.tag) in ("metadata", "style")]:
+        for child in [c for c in parent if _local_name(c.tag) in ("metadata", "style")]:
             parent.remove(child)
     used = set(_REFERENCE.findall(file.getvalue().decode()))
     for element in root.iter():
-        element.tag = _bare(element.tag)
+        element.tag = _local_name(element.tag)
         if element.get("id") not in used:
             element.attrib.pop("id", None)
         element.attrib = _attributes(element.attrib, name, styles)
-        # Line breaks between elements are a third of the file.
+        # Line breaks between elements would be a third of the file.
         element.text, element.tail = (part if part and part.strip() else None for part in (element.text, element.tail))
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
@@ -90,7 +90,7 @@ def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) ->
 def _attributes(given: dict[str, str], name: str, styles: Styles) -> dict[str, str]:
     found = {}
     for key, value in given.items():
-        key, value = _bare(key), value.replace("url(#", f"url(#{name}-")
+        key, value = _local_name(key), value.replace("url(#", f"url(#{name}-")
         if key in PLACES:
             value = _LONG.sub(lambda number: f"{float(number[0]):.2f}", value)
         if key == "id":
@@ -104,7 +104,7 @@ def _attributes(given: dict[str, str], name: str, styles: Styles) -> dict[str, s
 
 
 def _themed(colour: re.Match[str]) -> str:
-    """The page's colour: those with a name by that, a grey as a mixture of ink and paper, any other as it is."""
+    """The colour on the page: a named colour by its name, a grey as a mixture of ink and paper, any other unchanged."""
     found = colour[0]
     if found in COLOURS:
         return COLOURS[found]
@@ -114,5 +114,5 @@ def _themed(colour: re.Match[str]) -> str:
     return found
 
 
-def _bare(name: str) -> str:
+def _local_name(name: str) -> str:
     return name.rpartition("}")[2]

@@ -1,1 +1,1 @@
-"""Artifacts printed on the terminal, a file a command."""
+"""Results on the terminal. `show` prints tables and results; the other files hold what only one command prints."""

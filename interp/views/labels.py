@@ -1,0 +1,75 @@
+"""What measures, quadrants, scores of maps and kinds of groups are called, and what they mean in a few words."""
+
+from interp.views.numbers import PERCENT, PLAIN, Scale, spoken
+
+UNITS = {"margin_difference": "logits", "blank_margin": "logits", "margin_dispersion": "", "margin_auc": ""}
+"""Units of the measures that are not shares; shares are shown in percent."""
+MEASURE_MEANINGS = {
+    "question_flip_rate": "questions whose answer changes with at least one paraphrase",
+    "pairwise_flip_rate": "(question, paraphrase) pairs with different answers",
+    "symmetric_flip_rate": "chance that two wordings of a question get different answers",
+    "margin_difference": "mean change of the answer margin between the wordings of a pair",
+    "margin_dispersion": "spread of the margin within questions relative to that between questions",
+    "accuracy": "yes/no questions answered correctly, all wordings",
+    "original_accuracy": "yes/no questions answered correctly, original wording",
+    "balanced_accuracy": "mean of the accuracies on yes questions and on no questions",
+    "margin_auc": "chance that a yes question has a larger margin than a no question",
+    "calibration_error": "gap between confidence and accuracy",
+    "first_token_accuracy": "correct first token, all types of questions",
+    "sequence_accuracy": "generated answer begins with the whole correct answer",
+    "text_only_agreement": "answers that stay the same without the image, mean over four blank images",
+    "blank_margin": "size of the margin without the image",
+    "swap_sensitivity": "answers that change with another patient's image",
+    "blank_flip_rate": "question flip rate with the grey image",
+    "parsed_flip_rate": "pairs with different generated answers",
+    "parsed_accuracy": "generated answers that are correct",
+    "parsed_agreement": "generated answers that agree with the margin",
+    "unparsed": "generated answers that say neither yes nor no, or both",
+    "combined": "consistency, accuracy and use of the image in one score",
+}
+"""Measure -> what it is."""
+QUADRANT_MEANINGS = {
+    "ideal": "consistent, relies on the image",
+    "fragile": "relies on the image, flips",
+    "dangerous": "consistent, does not rely on the image",
+    "worst": "flips, does not rely on the image",
+}
+"""Quadrant -> what it is (Consistent but Dangerous, arXiv 2603.20985)."""
+MAP_SCORE_MEANINGS = {
+    "mass": "share of the map's positive part inside the lesion boxes",
+    "coverage": "share of the boxes covered by the top fifth of the cells",
+    "precision": "share of the top fifth's area inside the boxes",
+    "pointing": "whether the centre of the strongest cell lies in a box",
+    "rank_agreement": "rank correlation with the occlusion map; for that map, with occlusion maps of other fills",
+    "deletion_margin": "margin lost while cells are deleted in the map's order [logits]",
+    "deletion_probability": "probability of the answer lost in the same deletion",
+    "insertion_margin": "margin gained while cells are inserted in the map's order [logits]",
+    "insertion_probability": "probability of the answer gained in the same insertion",
+    "paraphrase_agreement": "rank correlation with the map of a paraphrase",
+    "roi_margin": "margin lost when the lesion is filled [logits]",
+    "roi_flip": "whether the answer flips when the lesion is filled",
+}
+"""Score of a map -> what it is, in the order of the tables."""
+GROUP_NAMES = {
+    "phrasings": "phrasings",
+    "type": "type",
+    "finding": "finding",
+    "register": "register of the wording",
+    "registers": "registers of the pair",
+    "phenomenon": "phenomenon",
+}
+"""Kind of group -> its name."""
+
+
+def scale_of(measure: str) -> Scale:
+    """How a measure of an evaluation or an ablation is printed."""
+    return PLAIN if measure in UNITS else PERCENT
+
+
+def label(measure: str) -> str:
+    """A measure in words, with its unit in brackets."""
+    if measure == "combined":
+        return "combined score [points]"
+    words = spoken(measure).replace("auc", "AUC").replace("text only agreement", "text-only agreement")
+    unit = UNITS.get(measure, "%")
+    return f"{words} [{unit}]" if unit else words

@@ -1,0 +1,204 @@
+"""The tables and numbers of a search (layers.json)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from interp.schemas.layer_list import layers_text
+from interp.schemas.layers import CausalEntry, FeatureEntry, Interval, Layers, ProfileEntry
+from interp.views.numbers import NONE, PERCENT, interval
+from interp.views.overview import Facts, Overview
+from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
+
+NARROW_FEATURES = 10
+"""Features in the table of the terminal and of notebooks, the first ones; the report shows all."""
+
+
+def search_overview(found: Layers) -> Overview:
+    """The search as the terminal and notebooks show it."""
+    return Overview(
+        found.model.id,
+        [f"{found.verdict}: {found.reason}", range_line(found)],
+        search_facts(found),
+        [profile_table(found), features_table(found, NARROW_FEATURES), ranges_table(found)],
+        found.warnings,
+    )
+
+
+def range_line(found: Layers) -> str:
+    """The range with its rule and its peak, or "no layers"."""
+    if not found.layers:
+        return "no layers"
+    return f"layers {layers_text(found.layers)}, by rule {found.rule}, peak {found.peak}"
+
+
+def search_facts(found: Layers) -> Facts:
+    """What was studied, how often it flips, and the range."""
+    data, model = found.data, found.model
+    known = [
+        ("Model", f"{model.id}, {model.n_layers} layers of width {model.d_model:,}"),
+        ("Data", f"{data.questions:,} yes/no questions of {data.patients:,} patients, {data.split} split"),
+        ("Questions with a flip", interval(data.question_flip_rate, PERCENT, unit="%")),
+        (
+            "Pairs that flip",
+            f"{data.flips:,} of {data.pairs:,} ({interval(data.pairwise_flip_rate, PERCENT, unit='%')}); flip bank: "
+            f"{data.flip_bank:,}",
+        ),
+        ("Accuracy", interval(data.accuracy, PERCENT, unit="%")),
+    ]
+    if found.layers:
+        known.insert(0, ("Range", range_line(found)))
+    if found.commit_layer is not None:
+        known.append(("Half of the flips restored", f"by residual patches from layer {found.commit_layer} on"))
+    return known
+
+
+class _Claim(NamedTuple):
+    """A claim with the control that it has to beat."""
+
+    claim: str
+    where: str
+    measured: Interval
+    control: Cell
+    meaning: str
+
+
+def claims_table(found: Layers) -> Table:
+    """Each claim of the verdict beside its control."""
+    claims = []
+    if (best := _best(found, "flip_auc")) is not None:
+        claims.append(
+            _Claim(
+                "the layer's features discriminate flips (AUC)",
+                f"layer {best.layer}, the best",
+                best.flip_auc,
+                value(best.flip_auc_null),
+                "shuffled flips, best of all layers, 95th percentile",
+            )
+        )
+    of_layer = {entry.layer: entry for entry in found.profile}
+    judged = [of_layer[layer] for layer in found.layers if layer in of_layer]
+    strongest = _best(found, "net_write")
+    claims += [
+        _Claim(
+            "what the layer itself adds changes the answer (direct-effect patch)",
+            f"layer {entry.layer}",
+            entry.write,
+            estimate(entry.random_write),
+            "random directions of the same norm",
+        )
+        for entry in judged or ([strongest] if strongest else [])
+    ]
+    claims += [
+        _Claim(
+            "undoing the change of one feature changes the answer (feature patch)",
+            f"feature {entry.feature} of layer {entry.layer}, the best of {len(found.features)}",
+            entry.causal.recovery,
+            value(entry.causal.random),
+            "random directions of the same norm",
+        )
+        for entry in found.features[:1]
+        if entry.causal is not None
+    ]
+    return tabulate(
+        "What it was measured against",
+        [
+            words("claim, on held-out patients", lambda claim: claim.claim, lambda claim: claim.where),
+            Column("measured", lambda claim: estimate(claim.measured)),
+            Column("control", lambda claim: claim.control),
+            words("what the control is", lambda claim: claim.meaning),
+        ],
+        claims,
+        "Patches are measured by their recovery, the share of the margin shift between two wordings that they undo. "
+        "Brackets: 95% intervals over patients.",
+    )
+
+
+def profile_table(found: Layers) -> Table:
+    """The layer profile, one row for each layer."""
+    return tabulate(
+        "Layer profile on held-out patients",
+        [
+            Column("layer", lambda entry: count(entry.layer)),
+            Column("flip AUC", lambda entry: estimate(entry.flip_auc)),
+            Column("residual patch", lambda entry: estimate(entry.recovery)),
+            Column("random", lambda entry: value(entry.random_patch.value)),
+            Column("direct-effect patch", lambda entry: estimate(entry.write)),
+            Column("random", lambda entry: value(entry.random_write.value)),
+            Column(
+                "joint feature patch, net", lambda entry: estimate(entry.net_feature_patch, sign=True), narrow=False
+            ),
+            Column("flips restored", lambda entry: count(entry.reversals)),
+            Column("SAE R²", lambda entry: estimate(entry.r2), narrow=False),
+            Column("SAE FVU", lambda entry: value(entry.fvu)),
+            Column("SAE fits", lambda entry: Cell(entry.transfer or NONE), numeric=False, narrow=False),
+            Column("active features", lambda entry: value(entry.l0), narrow=False),
+        ],
+        found.profile,
+        "Residual patch: the whole residual of the original wording replaces that of the paraphrase. Direct-effect "
+        "patch: only what this layer adds is exchanged, and its effect is read at the output. Joint feature patch: the "
+        "ten features of highest attribution. Random: random directions of the same norm. Flips restored: flips whose "
+        "original answer the residual patch restores. FVU: fraction of the variance unexplained by the SAE. Brackets: "
+        "95% intervals over patients.",
+        [place for place, entry in enumerate(found.profile) if entry.layer in found.layers],
+        "in the range",
+    )
+
+
+def ranges_table(found: Layers) -> Table:
+    """The range that each rule takes."""
+    return tabulate(
+        "The range by each rule",
+        [
+            words("rule", lambda entry: entry.rule),
+            Column("layers", lambda entry: Cell(layers_text(range(entry.first, entry.last + 1)), entry.first)),
+            Column("peak", lambda entry: count(entry.peak)),
+        ],
+        found.ranges,
+        "Where the rules disagree, the range depends on the rule.",
+    )
+
+
+def features_table(found: Layers, most: int | None = None) -> Table:
+    """The features that were patched, highest net recovery first; with `most`, only the first so many."""
+    shown = found.features[:most]
+    which = f"All {len(shown)} features" if len(shown) == len(found.features) else f"The first {len(shown)} features"
+    return tabulate(
+        f"{which} that were patched, highest net recovery first",
+        [
+            Column(
+                "layer:feature",
+                lambda entry: Cell(f"{entry.layer}:{entry.feature}", entry.layer + entry.feature / 1e9),
+            ),
+            Column("flip AUC, held out", lambda entry: value(entry.held_out_auc)),
+            Column("r with margin", lambda entry: value(entry.margin_r, sign=True), narrow=False),
+            Column("register AUC", lambda entry: value(entry.register_auc), narrow=False),
+            Column("predicted", lambda entry: value(entry.attribution, sign=True)),
+            Column("recovery", _causal(lambda causal: estimate(causal.recovery))),
+            Column("random", _causal(lambda causal: value(causal.random))),
+            Column("matched", _causal(lambda causal: value(causal.matched))),
+            Column("swapped", _causal(lambda causal: value(causal.swapped))),
+            Column("p", _causal(lambda causal: p_cell(causal.p))),
+            Column(
+                "flips restored",
+                _causal(lambda causal: Cell(f"{causal.reversals} of {causal.n}", causal.reversals)),
+            ),
+            Column("side effect [%]", _causal(lambda causal: value(causal.unflipped_changed, PERCENT))),
+        ],
+        shown,
+        "The features were chosen on half of the patients and patched on flips of the others. Recovery: share of the "
+        "margin shift that comes back when the feature's change is undone. Controls: random directions of the same "
+        "norm; matched features that move as much but do not discriminate flips; the feature's change on another pair "
+        "(swapped). p: of recovery minus random, adjusted over the features. Predicted: recovery by the gradient, on "
+        "the other half. Side effect: unflipped pairs whose answer the patch changes. Register AUC: above .50 more "
+        "active on formal wordings, below on casual ones.",
+    )
+
+
+def _causal(cell: Callable[[CausalEntry], Cell]) -> Callable[[FeatureEntry], Cell]:
+    """The cell of a feature that was patched; blank for one that was not."""
+    return lambda entry: blank() if entry.causal is None else cell(entry.causal)
+
+
+def _best(found: Layers, score: str) -> ProfileEntry | None:
+    known = [entry for entry in found.profile if getattr(entry, score).value is not None]
+    return max(known, key=lambda entry: getattr(entry, score).value, default=None)
