@@ -85,10 +85,10 @@ def test_failing_a_pipeline():
     less = verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS)
     not_improved = verdict_of((0.2, 0.19, 0.06), SAME, LOOKS, SWAPS)
     limits = ("less-grounded", "not-improved", "worse")
-    assert [no_better_than(improved, limit) for limit in limits] == [False, False, False]
-    assert [no_better_than(less, limit) for limit in limits] == [True, False, False]
-    assert [no_better_than(not_improved, limit) for limit in limits] == [True, True, False]
-    assert no_better_than(verdict([], "base", "x"), "worse")
+    assert [no_better_than(improved.label, limit) for limit in limits] == [False, False, False]
+    assert [no_better_than(less.label, limit) for limit in limits] == [True, False, False]
+    assert [no_better_than(not_improved.label, limit) for limit in limits] == [True, True, False]
+    assert no_better_than(verdict([], "base", "x").label, "worse")
 
 
 def judged(sheet, base, arm):

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import torch
 from conftest import read_rows, write_rows
+from finetune.grounding.terminal import show_grounding
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
-from finetune.grounding.figures import save_grounding
+from finetune.grounding.save import save_grounding
 from finetune.grounding.map_scores import rank_agreement
-from finetune.grounding.one_image import MapSettings, curves, look, map_settings, see
-from finetune.grounding.questions import asks_of, studied
-from finetune.grounding.score_table import SCORES
+from finetune.grounding.one_image import MapSettings, curves, encode_with_occlusions, map_settings, map_wordings
+from finetune.grounding.questions import select_questions, wording_table
+from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.grounding.study import GroundingSettings, study
 from finetune.grounding.summary import differences, summaries
-from finetune.grounding.terminal import show_grounding
 from finetune.lora.modules import add_lora
 from interp.images.decode import open_image
 from interp.model.load import load_vlm
@@ -124,11 +124,13 @@ def test_occlusion_and_filled_boxes_are_those_of_edited_pictures(seen_by_base, s
 
 def test_curves_are_those_of_edited_pictures(shipped, tmp_path):
     vlm, questions = shipped
-    question = studied(questions, False, 1)[0]
+    question = select_questions(questions, False, 1)[0]
     picture = open_image(question.image)
     rng = np.random.default_rng(0)
     orders, random = [rng.permutation(16) for _ in range(2)], rng.permutation(16)
-    found = curves(vlm, see(vlm, question.image, []), "grey", question.question, True, orders, [random], 4)
+    found = curves(
+        vlm, encode_with_occlusions(vlm, question.image, []), "grey", question.question, True, orders, [random], 4
+    )
     assert found.shape == (3, 2, 5)
 
     def without(cells):
@@ -162,11 +164,11 @@ def test_curve_scores_by_hand(seen_by_base):
 
 def test_what_is_asked(boxed):
     questions = load_questions(boxed.questions, split="test")
-    asked = studied(questions, True, None)
-    asks = asks_of(asked, questions, 2, seed=0)
+    asked = select_questions(questions, True, None)
+    wordings = wording_table(asked, questions, 2, seed=0)
     assert len(asked) == 16
     for i, q in enumerate(asked):
-        mine = asks[asks["question"] == i].set_index("role")
+        mine = wordings[wordings["question"] == i].set_index("role")
         assert mine.loc["original"].tolist() == [i, q.image, q.question, True]
         assert mine.loc[["paraphrase"], "text"].tolist() == [p.text for p in q.paraphrases[:2]]
         other = mine.loc["other image"]
@@ -175,10 +177,10 @@ def test_what_is_asked(boxed):
         other = mine.loc["other question"]
         assert other["image"] == q.image
         assert other["text"] in {o.question for o in questions if o.image == q.image and o.id != q.id and o.closed}
-    assert asks_of(asked[:2], questions, 0, 0)["role"].tolist() == ["original", "other question"] * 2
-    assert {q.true_answer for q in studied(questions, False, None)} == {"yes"}
+    assert wording_table(asked[:2], questions, 0, 0)["role"].tolist() == ["original", "other question"] * 2
+    assert {q.true_answer for q in select_questions(questions, False, None)} == {"yes"}
     with pytest.raises(InputError, match="that is truly answered yes"):
-        studied([q for q in questions if q.true_answer != "yes"], False, None)
+        select_questions([q for q in questions if q.true_answer != "yes"], False, None)
 
 
 def test_the_arms(two_arms):
@@ -245,10 +247,12 @@ def test_agreement_between_fills_and_with_another_image(boxed):
         maps = MapSettings(maps=("attention", "occlusion"), fill=fill)
         by_fill[fill] = study(vlm, None, questions, GroundingSettings(maps, limit=3, paraphrases=0, curve_steps=1))
     scores = by_fill["grey"].scores.set_index(["question", "map", "score"])
-    asks = asks_of(by_fill["grey"].asked, questions, 0, 0)
+    wordings = wording_table(by_fill["grey"].asked, questions, 0, 0)
     for i in range(3):
-        (other,) = asks[(asks["question"] == i) & (asks["role"] == "other image")].itertuples()
-        elsewhere = look(vlm, see(vlm, other.image, ["grey"]), [other.text], [True], [], MapSettings()).reference[0]
+        (other,) = wordings[(wordings["question"] == i) & (wordings["role"] == "other image")].itertuples()
+        elsewhere = map_wordings(
+            vlm, encode_with_occlusions(vlm, other.image, ["grey"]), [other.text], [True], [], MapSettings()
+        ).reference[0]
         grey, blur, mean = (by_fill[fill].maps["base"]["occlusion"][i] for fill in by_fill)
         found = scores.loc[[(i, "occlusion", "rank_agreement")]].iloc[0]
         assert found["value"] == pytest.approx((rank_agreement(grey, blur) + rank_agreement(grey, mean)) / 2)
@@ -277,7 +281,7 @@ def test_an_adapter_that_does_nothing_changes_nothing(boxed):
 
 def test_every_score_of_every_map_is_there(two_arms):
     both, _, _ = two_arms
-    of_maps = set(SCORES) - {"roi_margin", "roi_flip"}
+    of_maps = set(GROUNDING_SCORES) - {"roi_margin", "roi_flip"}
     for arm in both.arms:
         for name in ("attention", "rollout", "gradient", "integrated", "occlusion"):
             assert {e.score for e in both.summary if (e.arm, e.map) == (arm, name)} == of_maps
@@ -397,7 +401,7 @@ def test_map_settings_beyond_the_model(shipped):
 
 def test_boxes_outside_the_image_are_named(shipped):
     vlm, questions = shipped
-    q = studied(questions, False, 1)[0].model_copy(update={"id": "mine", "boxes": [(70, 0, 90, 9)]})
+    q = select_questions(questions, False, 1)[0].model_copy(update={"id": "mine", "boxes": [(70, 0, 90, 9)]})
     with pytest.raises(InputError, match=r"can not be placed. Box .* 64 x 64 pixels"):
         study(vlm, None, [q])
 

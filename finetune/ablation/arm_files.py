@@ -7,43 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
 from finetune.evaluation.answers import Answers
 from interp.model.blank_images import BLANKS
 from interp.runtime.errors import InputError
+from interp.schemas.ablation import ArmRecord
 from interp.schemas.layer_list import layers_text
+from interp.schemas.read import newest_version
 from interp.storage.atomic import atomic_file
 from interp.storage.json_files import refuse_newer
-from interp.storage.provenance import Provenance
 
-SCHEMA_VERSION = 1
 RECORD = "gatescope"
 """Name under which a table carries its record."""
-
-
-class Training(BaseModel):
-    """How the training of one arm went."""
-
-    model_config = ConfigDict(extra="forbid")
-    parameters: int = Field(description="of the adapter")
-    steps: int = Field(description="optimizer steps")
-    cross_entropy: float = Field(description="mean over the last tenth of the steps [nats]")
-    divergence: float = Field(description="mean over the last tenth of the steps [nats]")
-    seconds: float = Field(description="duration of the training")
-
-
-class ArmRecord(BaseModel):
-    """Where the answers of one file come from; no text, path or patient."""
-
-    model_config = ConfigDict(extra="forbid")
-    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    kind: str = Field(description="base, or why the arm was trained (finetune.ablation.plan.ArmKind)")
-    layers: list[int] = Field(description="layers that were trained, none of the base")
-    match: dict[str, Any] = Field(description="what must be the same for the answers to be of use")
-    training: Training | None = Field(description="how the training went, null for the base")
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
 
 
 def file_name(kind: str, layers: Iterable[int], seed: int) -> str:
@@ -71,7 +46,7 @@ def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
         version = int(json.loads(text)["schema_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
-    refuse_newer(path, version, SCHEMA_VERSION)
+    refuse_newer(path, version, newest_version(ArmRecord))
     try:
         record = ArmRecord.model_validate_json(text)
         margin = table["margin"].to_numpy(float)

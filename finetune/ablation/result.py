@@ -1,13 +1,10 @@
-"""The result of an ablation, and the schema of ablation.json."""
+"""The result of an ablation: every arm summarized as ablation.json holds it."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from finetune.ablation.arm_files import ArmRecord
 from finetune.ablation.conclusion import conclusion
 from finetune.ablation.metrics import (
     COMBINED,
@@ -25,129 +22,19 @@ from finetune.ablation.profile_validity import layer_scores, picked_window, prof
 from finetune.ablation.regret import Regret, goodness, rank_windows, regrets
 from finetune.evaluation.answers import Answers
 from finetune.training.sensitivity import Sensitivity
-from interp.schemas.layers import Interval, ModelEntry, Module, ProfileEntry, PromptEntry
+from interp.schemas import ablation as schema
+from interp.schemas.ablation import CHANCE, AblationArm, ArmRecord, Rule, SensitivityEntry, Worth
+from interp.schemas.layers import Interval, ProfileEntry
 from interp.statistics import FloatArray, percentiles
-from interp.storage.provenance import Provenance, provenance, software
-from interp.views.notebook import page_html, shown
+from interp.storage.provenance import provenance, software
+from interp.views.notebook import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA_VERSION = 1
-CHANCE = "chance"
-"""Stands among the scores for a window taken at random."""
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ArmEntry(_Part):
-    """One arm, pooled over its seeds."""
-
-    name: str = Field(description="as tables call it")
-    kind: str = Field(description="why it is there (finetune.ablation.plan.ArmKind)")
-    layers: list[int] = Field(description="layers that were trained")
-    rank: int = Field(description="rank of every update")
-    ranks: dict[str, int] | None = Field(
-        default=None, description="rank by layer and module, as 4.mlp, of an arm of earlier versions with unequal ranks"
-    )
-    alpha: int = Field(description="the update is scaled by alpha / rank")
-    consistency_weight: float = Field(description="weight of the divergence")
-    answer_weight: float = Field(description="weight of the cross-entropy")
-    parameters: int = Field(description="of the adapter")
-    cross_entropy: list[float] = Field(description="of every seed, mean over the last tenth of its steps [nats]")
-    divergence: list[float] = Field(description="of every seed, mean over the last tenth of its steps [nats]")
-    seconds: list[float] = Field(description="duration of every seed's training")
-    metrics: dict[str, Interval] = Field(description="every metric")
-    against_base: dict[str, Interval] = Field(description="arm - base, paired")
-    against_chosen: dict[str, Interval] = Field(description="arm - chosen range, paired")
-
-
-class RankEntry(_Part):
-    """The place of one window among the windows, 1 being best."""
-
-    arm: str = Field(description="name of the window's arm")
-    first: int = Field(description="1 + number of windows that are shown to be better")
-    last: int = Field(description="number of windows - number of those that are shown to be worse")
-
-
-class RegretEntry(_Part):
-    """What the choice cost in one metric (finetune.ablation.regret)."""
-
-    metric: str = Field(description="the metric")
-    best: str = Field(description="arm of the window that is best on all the data")
-    optimistic: float | None = Field(description="how much better it is there; above 0 by luck alone")
-    regret: Interval = Field(description="how much better the windows are that were best on other patients and seeds")
-    picked: dict[str, float | None] = Field(description="arm -> how often it was best there")
-    ranks: list[RankEntry] = Field(description="the place of every window")
-
-
-class WorthEntry(_Part):
-    """How far a score of the layer profile tells a metric of the windows (finetune.ablation.profile_validity)."""
-
-    score: str = Field(description="of the profile, mean over a window's layers")
-    metric: str = Field(description="of the windows")
-    windows: int = Field(description="number of windows")
-    rho: Interval = Field(description="Spearman's rank correlation, positive if the higher the better")
-    p: float | None = Field(description="two-sided, layers permuted")
-
-
-class SensitivityEntry(_Part):
-    """How steeply the loss falls in a fresh adapter of one module of one layer (finetune.training.sensitivity)."""
-
-    layer: int = Field(description="decoder layer")
-    module: Module = Field(description="its attention or its MLP")
-    gradient: float = Field(description="norm of the gradient of the mean loss")
-    fisher: float = Field(description="mean squared norm of a question's gradient")
-
-
-class RuleEntry(_Part):
-    """What would have come of taking the window of the highest score, in place of the chosen range."""
-
-    score: str = Field(description="of a layer, mean over a window's; depth takes the earliest, chance the mean of all")
-    arm: str | None = Field(description="the window that it takes; null for chance")
-    regret: dict[str, Interval] = Field(description="metric -> regret of that window (finetune.ablation.regret)")
-
-
-class DataEntry(_Part):
-    """The questions; no text, path or patient among it."""
-
-    trained_on: str = Field(description="fingerprint of the training questions")
-    training_questions: int = Field(description="their number")
-    asked: str = Field(description="fingerprint of the questions that were asked")
-    questions: int = Field(description="their number")
-    patients: int = Field(description="their patients, or images where unknown")
-
-
-class Ablation(_Part):
-    """The whole of ablation.json."""
-
-    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    conclusion: list[str] = Field(description="what it comes to, a sentence each")
-    chosen: list[int] = Field(description="the chosen range")
-    layers_from: str = Field(description="what chose it")
-    model: ModelEntry = Field(description="the frozen base")
-    base_weights: str = Field(description="hash of its weights")
-    prompt: PromptEntry = Field(description="how the questions were put to it")
-    data: DataEntry = Field(description="the questions")
-    settings: dict[str, Any] = Field(description="of the ablation, those of the training inside")
-    combined: str = Field(
-        default="accuracy - question_flip_rate - max(0, text_only_agreement - text_only_agreement of the base)",
-        description="definition of the combined score",
-    )
-    base: dict[str, Interval] = Field(description="every metric of the base")
-    arms: list[ArmEntry] = Field(description="every arm, the chosen range first")
-    regret: list[RegretEntry] = Field(description="one entry a metric; empty without other windows")
-    worth: list[WorthEntry] = Field(description="one entry a score of the profile and metric")
-    rules: list[RuleEntry] = Field(
-        default_factory=list, description="one entry a score: what it would have chosen, and the regret of that"
-    )
-    sensitivity: list[SensitivityEntry] = Field(
-        default_factory=list, description="gradient of the loss by layer and module, before any training"
-    )
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
+class Ablation(schema.Ablation):
+    """Every arm of an ablation side by side, the chosen range first, as in ablation.json."""
 
     def plot_arms(self) -> "list[Axes]":
         """Show every arm in a new figure, a panel a metric; the chosen range has a star, the base is a line."""
@@ -159,14 +46,10 @@ class Ablation(_Part):
         return f"<Ablation of {self.model.id}: layers {self.chosen} beside {len(self.arms) - 1} other arms>"
 
     def _repr_html_(self) -> str:
-        from finetune.ablation.terminal import arms_table, rules_table, windows_table
+        from interp.views.notebook import overview_html
+        from interp.views.tables.ablation import ablation_overview
 
-        tables = [arms_table(self), *([windows_table(self), rules_table(self)] if self.regret else [])]
-        return page_html("\n".join(self.conclusion), [], tables)
-
-    def to_json(self) -> str:
-        """As it is written, indented."""
-        return self.model_dump_json(indent=2) + "\n"
+        return overview_html(ablation_overview(self))
 
 
 class Trained(NamedTuple):
@@ -215,7 +98,7 @@ def summarize(
         rules=_rules(costs, [arms[i] for i in windows], scores),
         sensitivity=[SensitivityEntry(**each._asdict()) for each in sensitivity],
         worth=[
-            WorthEntry(score=w.score, metric=w.metric, windows=w.windows, rho=Interval.of(w.rho), p=_number(w.p))
+            Worth(score=w.score, metric=w.metric, windows=w.windows, rho=Interval.of(w.rho), p=_number(w.p))
             for w in told
         ],
         software=software(),
@@ -229,7 +112,7 @@ def _only(tables: dict[str, FloatArray], arms: Sequence[int]) -> dict[str, Float
     return {name: table[:, list(arms)] for name, table in tables.items()}
 
 
-def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: int) -> ArmEntry:
+def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: int) -> AblationArm:
     arm = trained.arm
     went = [record.training for _, record in trained.seeds if record.training]
     metrics, against_base, against_chosen = {}, {}, {}
@@ -238,7 +121,7 @@ def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: i
         metrics[name] = Interval.of(mean_over_seeds(own, patients, share=is_share(name)))
         against_base[name] = Interval.of(mean_over_seeds(own - found.base[name][:, None], patients))
         against_chosen[name] = Interval.of(mean_over_seeds(own - values[:, 0], patients))
-    return ArmEntry(
+    return AblationArm(
         name=arm.name,
         kind=arm.kind,
         layers=list(arm.layers),
@@ -258,7 +141,7 @@ def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: i
 
 def _rules(
     costs: Sequence[Regret], windows: Sequence[PlannedArm], scores: Mapping[str, Mapping[int, float]]
-) -> list[RuleEntry]:
+) -> list[Rule]:
     """What each score would have chosen among the windows, and chance; nothing without other windows."""
     if not costs:
         return []
@@ -267,20 +150,20 @@ def _rules(
         picked = picked_window(of_layer, [window.layers for window in windows], score)
         if picked is not None:
             regret = {cost.metric: Interval.of(cost.of_windows[picked]) for cost in costs}
-            entries.append(RuleEntry(score=score, arm=windows[picked].name, regret=regret))
+            entries.append(Rule(score=score, arm=windows[picked].name, regret=regret))
     chance = {cost.metric: Interval.of(cost.of_chance) for cost in costs}
-    return [*entries, RuleEntry(score=CHANCE, arm=None, regret=chance)]
+    return [*entries, Rule(score=CHANCE, arm=None, regret=chance)]
 
 
-def _regret_entry(cost: Regret, names: Sequence[str], good: FloatArray, patients: int) -> RegretEntry:
-    return RegretEntry(
+def _regret_entry(cost: Regret, names: Sequence[str], good: FloatArray, patients: int) -> schema.Regret:
+    return schema.Regret(
         metric=cost.metric,
         best=names[cost.best],
         optimistic=_number(cost.optimistic),
         regret=Interval.of(cost.regret),
         picked={name: _number(share) for name, share in zip(names, cost.picked.tolist(), strict=True)},
         ranks=[
-            RankEntry(arm=name, first=place.first, last=place.last)
+            schema.Rank(arm=name, first=place.first, last=place.last)
             for name, place in zip(names, rank_windows(good, patients), strict=True)
         ],
     )

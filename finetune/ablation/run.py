@@ -4,17 +4,16 @@ Of several processes each has a model of its own and takes whole arms, so that a
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.ablation.arm_files import ArmRecord, Training, check_match, file_name, read_answers, write_answers
+from finetune.ablation.arm_files import check_match, file_name, read_answers, write_answers
 from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
 from finetune.ablation.plan import AblationSettings, PlannedArm, plan_arms
-from finetune.ablation.result import Ablation, DataEntry, Trained, summarize
+from finetune.ablation.result import Ablation, Trained, summarize
 from finetune.evaluation.answers import Answers
 from finetune.evaluation.collect import collect_answers, swap_images
 from finetune.lora.adapter_folder import record_of, write_apart
@@ -23,19 +22,19 @@ from finetune.lora.modules import add_lora, parameters_per_rank, trainable_param
 from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import plan_steps, wordings
 from finetune.training.loop import accelerator_for, train
-from finetune.training.run import load_splits
 from finetune.training.sensitivity import sensitivities
 from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks
 from interp.model.image_tokens import encode_together
-from interp.model.load import load_vlm
 from interp.model.model_entry import model_entry
 from interp.model.prompts import PromptStyle
+from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
-from interp.questions.files import Split
 from interp.questions.schema import Question
+from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import ALONE, Team, claim_gpu, single_process_environment, team_on
+from interp.schemas.ablation import AblationData, ArmRecord, ArmTraining
 from interp.schemas.layers import Layers, ProfileEntry, PromptEntry
 from interp.storage.atomic import refuse_used, sweep
 from interp.storage.checksums import inputs_digests, weights_fingerprint
@@ -77,46 +76,37 @@ class Run(NamedTuple):
 
 
 def ablate_saved(
-    model: str,
-    questions: Path,
+    model: ModelSpec,
+    data: DataSpec,
     out: Path,
     layers_from: Path,
     settings: AblationSettings,
-    images: Path | None = None,
-    split: Split = "train",
-    test_split: Split = "test",
-    device: str = "auto",
-    dtype: str = "auto",
-    limit: int | None = None,
-    revision: str | None = None,
-    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
-    image_cache: Path | None = None,
+    *,
     keep_adapters: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ablation | None:
-    """`ablate` of a model and questions on disk, around the range of a layers.json; `limit` as of training.
+    """`ablate` of a model and questions on disk, around the range of the layers.json `layers_from`.
 
-    Raises InputError for bad input, before anything is trained where it can be known, and if another process works in
-    `out`.
+    The prompt style is that of the layers.json with the changes that `model` makes. Raises InputError for bad input,
+    before the training starts where possible, and if another process is working in `out`.
     """
     if not (out / ARMS).is_dir():
         refuse_used(out)
     wanted = read_choice(None, layers_from)
     assert isinstance(wanted, Layers)
-    taught, asked = load_splits(questions, images, split, test_split, limit)
+    taught, asked = data.load_splits()
     # In main memory: arms take hours, and a GPU that waits for another process computes for nothing meanwhile.
     team = team_on("cpu")
     with single_process_environment():
-        accelerator = accelerator_for(device)
+        accelerator = accelerator_for(model.device)
     if accelerator.device.type == "cuda" and team.size > 1:
         claim_gpu(accelerator.device)
-    style = PromptStyle(**wanted.prompt.model_dump())._replace(**prompt_changes)
     with held(out) if team.rank == 0 else nullcontext():
         if team.rank == 0:
             # What was being written when an earlier run was killed.
             for folder in (out, out / ARMS, out / ADAPTERS):
                 sweep(folder)
-        vlm = load_vlm(model, str(accelerator.device), dtype, revision, style, image_cache)
+        vlm = replace(model, device=str(accelerator.device)).load(PromptStyle(**wanted.prompt.model_dump()))
         choice = choose_layers(vlm, wanted)
         return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team, keep_adapters)
 
@@ -186,7 +176,7 @@ def ablate(
         model=model_entry(vlm),
         base_weights=same["base_weights"],
         prompt=PromptEntry(**vlm.style._asdict()),
-        data=DataEntry(
+        data=AblationData(
             trained_on=fingerprint(taught),
             training_questions=len(taught),
             asked=fingerprint(asked),
@@ -243,7 +233,7 @@ def _run(
 @contextmanager
 def _trained(
     vlm: Vlm, run: Run, choice: Choice, taught: Sequence[Question], accelerator: "Accelerator"
-) -> Iterator[Training | None]:
+) -> Iterator[ArmTraining | None]:
     """While open, `vlm` holds the trained adapter of a run, which is written if it is kept; nothing of the base."""
     if run.arm is None:
         yield None
@@ -262,7 +252,7 @@ def _trained(
             write_apart(run.adapter, adapted, record, history)
         last = history[-max(1, len(history) // 10) :]
         ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
-        yield Training(
+        yield ArmTraining(
             parameters=trainable_parameters(adapted),
             steps=len(history),
             cross_entropy=ce,

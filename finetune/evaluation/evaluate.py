@@ -1,11 +1,10 @@
 """Measuring the base, adapters and clamps on held-out questions: consistent, accurate, still looking at the image?"""
 
-import json
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,11 @@ from finetune.evaluation.answers import (
 )
 from finetune.evaluation.arms import Arm, seed_pools
 from finetune.evaluation.collect import collect_answers, swap_images
-from finetune.evaluation.compare import Comparison, compare, subsets_of
+from finetune.evaluation.compare import compare, subsets_of
 from finetune.evaluation.measures import ECE_BINS, MEASURES, confidence, confidence_bin
-from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants, quadrants
+from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, quadrants
+from finetune.evaluation.settings import NEW_TOKENS, TOLERANCE
 from finetune.evaluation.verdict import Verdict, verdict
-from finetune.lora.settings import NEW_TOKENS, TOLERANCE
 from interp.measurement.clamp_spec import Clamp
 from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
 from interp.measurement.margins import measure
@@ -35,10 +34,13 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.runtime.progress import spinner
+from interp.schemas import evaluation as schema
+from interp.schemas.evaluation import ClampControl, ReliabilityBin
+from interp.schemas.layers import Interval
 from interp.statistics import FloatArray, mean_of_totals
-from interp.storage.json_files import json_ready
+from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software
-from interp.views.notebook import page_html, plotted, shown
+from interp.views.notebook import plotted, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,161 +49,65 @@ CONTROLS = 5
 """Control clamps beside a clamp."""
 FEWEST = 20
 """Wordings answered alike that are no chance: one in half a million at even odds."""
-SCHEMA_VERSION = 2
-"""Of evaluation.json."""
 
 
-class ClampControl(NamedTuple):
-    """The same clamp of other features, as active as the clamped ones."""
+class Evaluation(schema.Evaluation):
+    """Some arms side by side on one set of questions; the first is the base.
 
-    features: list[str]
-    """LAYER:FEATURE of each."""
-    question_flip_rate: float
-    """Share of closed questions with a flipped paraphrase."""
-    accuracy: float
-    """Share of right answers of closed questions, all wordings; NaN where no answer is known."""
+    Numbers have six significant digits and are None where they are undefined, as in evaluation.json.
+    """
 
-
-class ReliabilityBin(NamedTuple):
-    """One point of a reliability curve."""
-
-    arm: str
-    """Name of the arm."""
-    low: float
-    """Least confidence in the bin."""
-    n: int
-    """Wordings of closed questions with a known answer in it."""
-    confidence: float
-    """Their mean confidence, sigmoid |m|."""
-    accuracy: float
-    """Share of them answered rightly."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Some arms side by side on one set of questions; the first is the base."""
-
-    arms: dict[str, list[Clamp]]
-    """Name of each arm -> the features clamped in it."""
-    pools: dict[str, list[str]]
-    """Name of each pool -> the arms that differ in their training's seed only."""
-    comparisons: list[Comparison]
-    """One entry a measure, subset, and couple of arms."""
-    quadrants: list[Quadrants]
-    """One entry an arm and kind of reliance."""
-    reliability: list[ReliabilityBin]
-    """The reliability curve of every arm."""
-    verdicts: dict[str, Verdict]
-    """Every arm and pool but the base -> the verdict on it."""
-    controls: dict[str, list[ClampControl]]
-    """Every arm with clamps -> other features clamped in their place."""
-    tolerance: float
-    """Loss that a verdict allows for, as a share of the questions."""
-    model: str
-    """The base model."""
-    questions: int
-    """Number of questions."""
-    patients: int
-    """Number of patients, or of images where patients are unknown."""
-    data: str
-    """Fingerprint of the questions."""
-    seed: int
-    """Seed of bootstrap, permutations, noise and swapped images."""
-    collapsed: dict[str, str] = field(default_factory=dict)
-    """Every arm that gives one answer to all closed questions, though both are true of some -> a sentence on it."""
-
-    @property
-    def base(self) -> str:
-        """Name of the first arm."""
-        return next(iter(self.arms))
-
-    @property
-    def shown(self) -> list[str]:
-        """The arms and pools that a table has room for: pools in place of their members."""
-        pooled = {name for members in self.pools.values() for name in members}
-        return [name for name in self.verdicts if name not in pooled]
-
-    @property
-    def sentences(self) -> list[str]:
-        """The verdicts on what is shown, and what makes them worthless."""
-        return [*(self.verdicts[name].sentence for name in self.shown), *self.collapsed.values()]
-
-    def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
-        """Arm or pool, measure, kind and name of the subset -> the comparison with the base."""
-        return {(c.arm, c.measure, c.kind, c.subset): c for c in self.comparisons if c.reference == self.base}
-
-    def find(self, arm: str, measure: str, kind: str = "all", subset: str = "all") -> Comparison:
+    def find(self, arm: str, measure: str, kind: str = "all", subset: str = "all") -> schema.Comparison:
         """The comparison of an arm or pool with the base. Raises KeyError if there is none."""
         return self.against_base()[arm, measure, kind, subset]
 
     def table(self) -> pd.DataFrame:
-        """One row a comparison; value, low and high of each estimate are columns of their own."""
-        rows = []
-        for comparison in self.comparisons:
-            row = comparison._asdict()
-            for name in ESTIMATES:
-                estimate = row.pop(name)
-                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            rows.append(row)
-        return pd.DataFrame(rows)
+        """One row per comparison; value, low and high of each estimate are columns of their own."""
+        return pd.DataFrame([_flat(comparison) for comparison in self.comparisons])
 
     def plot_changes(self, ax: "Axes | None" = None) -> "Axes":
         """Draw what changed against the base; as every `plot_` of `interp.search.find.FindResult`."""
         from interp.views.figures.evaluation import changes_against_base, changes_frame
 
-        return plotted(changes_against_base, changes_frame(json.loads(self.to_json())), ax)
+        return plotted(changes_against_base, changes_frame(self.model_dump()), ax)
 
     def plot_reliability(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the share of right answers by confidence, an arm a line."""
+        """Draw the share of right answers by confidence, one line per arm."""
         from interp.views.figures.evaluation import reliability, reliability_frame
 
-        return plotted(reliability, reliability_frame(json.loads(self.to_json())), ax)
+        return plotted(reliability, reliability_frame(self.model_dump()), ax)
 
     def plot_quadrants(self) -> "list[Axes]":
-        """Show the quadrants of every arm in a new figure, a panel a kind of reliance."""
+        """Show the quadrants of every arm in a new figure, one panel per kind of reliance."""
         from interp.views.figures.evaluation import shown_arms
         from interp.views.figures.quadrants import quadrants, quadrants_frame
 
-        content = json.loads(self.to_json())
+        content = self.model_dump()
         return shown(quadrants(quadrants_frame(content, shown_arms(content))))
 
     def __repr__(self) -> str:
         return f"<Evaluation of {self.model}: {' '.join(self.sentences)}>"
 
     def _repr_html_(self) -> str:
-        from finetune.evaluation.terminal import controls_lines, evaluation_table, groups_table, quadrants_table
+        from interp.views.notebook import overview_html
+        from interp.views.tables.evaluation import evaluation_overview
 
-        tables = [evaluation_table(self), groups_table(self), quadrants_table(self)]
-        return page_html("\n".join(self.sentences), controls_lines(self), tables)
-
-    def to_json(self) -> str:
-        """The whole result as JSON, indented; undefined numbers are null. No text, path or patient is in it."""
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "verdict": " ".join(self.sentences),
-            "verdicts": {name: _verdict_record(found) for name, found in self.verdicts.items()},
-            "tolerance": self.tolerance,
-            "arms": {name: [clamp.record() for clamp in clamps] for name, clamps in self.arms.items()},
-            "pools": self.pools,
-            "controls": self.controls,
-            "collapsed": self.collapsed,
-            "model": self.model,
-            "questions": self.questions,
-            "patients": self.patients,
-            "data": self.data,
-            "seed": self.seed,
-            "software": software(),
-            "provenance": provenance().model_dump(),
-            "quadrants": self.quadrants,
-            "quadrant_order": QUADRANTS,
-            "reliability": self.reliability,
-            "comparisons": self.comparisons,
-        }
-        return json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
+        return overview_html(evaluation_overview(self))
 
 
-ESTIMATES = ("before", "after", "difference")
-"""The estimates of a comparison."""
+def _flat(comparison: schema.Comparison) -> dict[str, Any]:
+    """A comparison as one row: the ends of its intervals are entries of their own, undefined numbers NaN."""
+    row: dict[str, Any] = {}
+    for name, value in comparison:
+        if isinstance(value, Interval):
+            row |= {name: _nan(value.value), f"{name}_low": _nan(value.low), f"{name}_high": _nan(value.high)}
+        else:
+            row[name] = _nan(value) if value is None else value
+    return row
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def evaluate(
@@ -255,10 +161,24 @@ def evaluate(
         comparisons = compare(prompts, pairs, answers, pools, subsets_of(prompts, pairs, known), seed)
         collapsed = {name: said for name, found in answers.items() if (said := collapse(prompts, found, name))}
         judged = {arm.name: [arm.name] for arm in arms[1:]} | pools
+        verdicts = {
+            name: verdict(comparisons, arms[0].name, name, tolerance, any(one in collapsed for one in members))
+            for name, members in judged.items()
+        }
         return Evaluation(
-            arms=clamps,
+            verdicts={name: verdict_record(found) for name, found in verdicts.items()},
+            tolerance=significant(tolerance),
+            arms={name: [json_ready(clamp.record()) for clamp in held] for name, held in clamps.items()},
             pools=pools,
-            comparisons=comparisons,
+            controls=controls,
+            collapsed=collapsed,
+            model=vlm.name,
+            questions=len(questions),
+            patients=prompts["patient"].nunique(),
+            data=fingerprint(questions),
+            seed=seed,
+            software=software(),
+            provenance=provenance(),
             quadrants=[
                 quadrants(prompts, pairs, base, found, name, reliance, seed)
                 for name, found in answers.items()
@@ -266,19 +186,21 @@ def evaluate(
                 if len(pairs)
             ],
             reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
-            verdicts={
-                name: verdict(comparisons, arms[0].name, name, tolerance, any(one in collapsed for one in members))
-                for name, members in judged.items()
-            },
-            controls=controls,
-            tolerance=tolerance,
-            model=vlm.name,
-            questions=len(questions),
-            patients=prompts["patient"].nunique(),
-            data=fingerprint(questions),
-            seed=seed,
-            collapsed=collapsed,
+            quadrant_order=list(QUADRANTS),
+            comparisons=[schema.Comparison.model_validate(json_ready(each)) for each in comparisons],
         )
+
+
+def verdict_record(found: Verdict) -> schema.Verdict:
+    """A verdict as evaluation.json holds it."""
+    return schema.Verdict(
+        label=found.label,
+        sentence=found.sentence,
+        axes=[
+            schema.Axis(axis=each.axis, measure=each.comparison.measure, state=each.state, needed=each.needed)
+            for each in found.judgements
+        ],
+    )
 
 
 def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
@@ -307,7 +229,11 @@ def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps
         mean_of_totals(MEASURES[name].units(EvaluationTable(prompts, pairs, everything), answers).columns.sum(0))
         for name in ("question_flip_rate", "accuracy")
     )
-    return ClampControl([f"{c.layer}:{c.feature}" for c in clamps], float(flips), float(right))
+    return ClampControl(
+        features=[f"{clamp.layer}:{clamp.feature}" for clamp in clamps],
+        question_flip_rate=significant(float(flips)),
+        accuracy=significant(float(right)),
+    )
 
 
 def _margins_only(margin: FloatArray) -> Answers:
@@ -322,16 +248,12 @@ def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[Relia
     sure, place = confidence(margin), confidence_bin(margin)
     return [
         ReliabilityBin(
-            arm, 0.5 + i / (2 * ECE_BINS), int(inside.sum()), float(sure[inside].mean()), float(correct[inside].mean())
+            arm=arm,
+            low=significant(0.5 + i / (2 * ECE_BINS)),
+            n=int(inside.sum()),
+            confidence=significant(float(sure[inside].mean())),
+            accuracy=significant(float(correct[inside].mean())),
         )
         for i in range(ECE_BINS)
         if (inside := place == i).any()
     ]
-
-
-def _verdict_record(found: Verdict) -> dict[str, Any]:
-    axes = [
-        {"axis": j.axis, "measure": j.comparison.measure, "state": j.state, "needed": j.needed}
-        for j in found.judgements
-    ]
-    return {"label": found.label, "sentence": found.sentence, "axes": axes}

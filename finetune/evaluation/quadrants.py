@@ -4,15 +4,16 @@ A question is consistent or not, and its answer relies on the image or not. A co
 the image is the dangerous one, because nothing about it suggests that it may be wrong.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from finetune.evaluation.answers import Answers, Bools, blank_agreement, closed_originals, flipped, swap_change_rate
 from interp.model.blank_images import BLANKS
-from interp.statistics import Estimate, mean_interval, same_marginals_p
+from interp.schemas.evaluation import Quadrants
+from interp.schemas.record import interval_of
+from interp.statistics import mean_interval, same_marginals_p
+from interp.storage.json_files import significant
 
 QUADRANTS = ("ideal", "fragile", "dangerous", "worst")
 """In this order: consistent and reliant; reliant only; consistent only; neither."""
@@ -20,24 +21,6 @@ RELIANCE = ("grey", "any")
 """Definitions of reliance. `grey`: the answer changes with the grey blank, as published. `any`: it changes with any
 blank or with another patient's image, so that an answer which one blank repeats by chance does not count against the
 model."""
-
-
-class Quadrants(NamedTuple):
-    """The quadrants of one arm's closed questions with paraphrases, compared with those of the base."""
-
-    arm: str
-    """Name of the arm."""
-    reliance: str
-    """Definition of reliance, one of RELIANCE."""
-    questions: int
-    """Number of closed questions with paraphrases."""
-    shares: dict[str, Estimate]
-    """Quadrant -> share of the questions, with its interval over patients."""
-    moves: list[list[int]]
-    """[4, 4] number of questions in the row's quadrant with the base and in the column's with the arm; both in the
-    order of QUADRANTS."""
-    p: float
-    """p value of the Stuart-Maxwell test that the four shares equal those of the base; 1 for the base."""
 
 
 def quadrant_of(prompts: pd.DataFrame, pairs: pd.DataFrame, answers: Answers, reliance: str) -> NDArray[np.intp]:
@@ -66,4 +49,11 @@ def quadrants(
     moves = np.zeros((4, 4), dtype=int)
     np.add.at(moves, (before, after), 1)
     shares = {quadrant: mean_interval(after == i, patients, seed) for i, quadrant in enumerate(QUADRANTS)}
-    return Quadrants(name, reliance, len(after), shares, moves.tolist(), same_marginals_p(moves))
+    return Quadrants(
+        arm=name,
+        reliance=reliance,
+        questions=len(after),
+        shares={quadrant: interval_of(share) for quadrant, share in shares.items()},
+        moves=moves.tolist(),
+        p=significant(same_marginals_p(moves)),
+    )

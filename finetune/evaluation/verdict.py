@@ -169,7 +169,7 @@ def _units(change: Comparison) -> str:
     return "wordings" if change.measure == "accuracy" else "questions"
 
 
-def no_better_than(found: Verdict, limit: Literal["less-grounded", "not-improved", "worse"]) -> bool:
+def no_better_than(label: Label, limit: Literal["less-grounded", "not-improved", "worse"]) -> bool:
     """Whether a verdict is `limit` or worse; "not judged" counts as worse."""
     better = {"less-grounded": 1, "not-improved": 2, "worse": 3}[limit]
-    return found.label not in ORDER[:better]
+    return label not in ORDER[:better]

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.grounding.figures import save_grounding
-from finetune.grounding.resume import Kept
+from finetune.grounding.resume import ImageCheckpoint
+from finetune.grounding.save import save_grounding
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
 from interp.questions.tables import fingerprint
 from interp.runtime.progress import notify
@@ -36,7 +36,7 @@ def study_into(
             discard(work)
             return None
         refuse_used(out)
-        found = study(*loaded[:3], settings, loaded.feature, Kept(work, inputs))
+        found = study(*loaded[:3], settings, loaded.feature, ImageCheckpoint(work, inputs))
         save_grounding(found, out, examples, work, inputs)
         discard(work)
     return found

@@ -4,37 +4,38 @@ Every score stands beside a control, and its net, score less control, is what is
 because lesions lie where maps like to lie. The occlusion by the chosen fill is the causal reference of all maps.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, InstanceOf
 
-from finetune.grounding.all_images import observe
+from finetune.grounding.all_images import observe_images
 from finetune.grounding.map_scores import Floats
 from finetune.grounding.one_image import MapSettings
-from finetune.grounding.questions import asks_of, lesion_of, studied
-from finetune.grounding.resume import Kept
+from finetune.grounding.questions import lesion_of, select_questions, wording_table
+from finetune.grounding.resume import ImageCheckpoint
 from finetune.grounding.score_table import mean_curves, score_table
-from finetune.grounding.summary import ArmDifference, ArmSummary, differences, summaries
+from finetune.grounding.summary import differences, summaries
 from finetune.lora.adapter_folder import load_adapter, shared_base
 from interp.feature.study import folder_of
 from interp.images.boxes import grid_side
-from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
-from interp.questions.files import Split, load_questions
 from interp.questions.schema import Question
+from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae, load_sae
+from interp.schemas.grounding import CurvePoint, Grounding
 from interp.storage.json_files import json_ready
 from interp.storage.provenance import provenance, software
-from interp.views.notebook import page_html, shown
+from interp.views.notebook import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,17 +50,17 @@ class GroundingSettings:
     """How a study is made. Raises InputError for a value outside its range."""
 
     maps: MapSettings = DEFAULT_MAPS
-    """Which maps, and how they are made."""
+    """Which maps are made, and how."""
     limit: int | None = None
-    """Questions that are studied, the first ones; None for all."""
+    """Number of questions to study, the first ones; None for all."""
     any_answer: bool = False
-    """Also questions with a box whose true answer is not yes, where the box need not be the evidence."""
+    """Whether to study questions whose true answer is not yes too; their box need not be the evidence."""
     paraphrases: int = 3
-    """Paraphrases of a question that its maps are compared with, the first ones."""
+    """Number of paraphrases of a question, the first ones, whose maps are compared with its own."""
     curve_steps: int = 8
-    """Most steps from the whole image to none in deletion and insertion."""
+    """Largest number of steps from the whole image to none in deletion and insertion."""
     seed: int = 0
-    """Of random places and orders, of the images and questions compared with, and of the intervals."""
+    """Seed of random places and orders, of the images and questions compared with, and of the intervals."""
 
     def __post_init__(self) -> None:
         for name, least in (("paraphrases", 0), ("curve_steps", 1), ("seed", 0)):
@@ -67,78 +68,41 @@ class GroundingSettings:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}.")
 
 
-@dataclass(frozen=True, eq=False)
-class GroundingStudy:
-    """What `study` found. Of `maps` and `asked`, which are for drawing, nothing is written."""
+class GroundingStudy(Grounding):
+    """What `study` found: the content of grounding.json, the table of scores, and what its figures are drawn from.
 
-    model: str
-    """Hub id, or folder name."""
-    arms: list[str]
-    """base, and adapter if there is one."""
-    settings: GroundingSettings
-    """How it was made."""
-    feature: str | None
-    """LAYER:FEATURE and its SAE, if a feature's map was asked for."""
-    data: str
-    """Fingerprint of the questions studied."""
-    questions: int
-    """Questions studied."""
-    patients: int
-    """Their patients, or images where unknown."""
-    right: dict[str, float]
-    """Arm -> share of the questions that it answers truly, of those whose answer is known."""
-    scores: pd.DataFrame
-    """One row a question, arm, map, score and control (`finetune.grounding.score_table.COLUMNS`)."""
-    summary: list[ArmSummary]
-    """Means over the questions."""
-    differences: list[ArmDifference]
-    """Adapter - base; empty without an adapter."""
-    curves: pd.DataFrame
-    """Mean deletion and insertion (`finetune.grounding.score_table.mean_curves`)."""
-    maps: dict[str, dict[str, Floats]]
-    """Arm -> map -> [questions, T], of the original wordings."""
-    asked: list[Question]
-    """The questions."""
+    Numbers have six significant digits and are None where they are undefined, as in grounding.json.
+    """
+
+    scores: InstanceOf[pd.DataFrame] = Field(
+        exclude=True,
+        description="one row per question, arm, map, score and control (finetune.grounding.score_table.COLUMNS)",
+    )
+    maps: InstanceOf[dict[str, dict[str, Floats]]] = Field(
+        exclude=True, description="arm -> map -> [questions, image tokens] of the original wordings; never written"
+    )
+    asked: list[Question] = Field(exclude=True, description="the questions studied; never written")
 
     def plot_nets(self) -> "list[Axes]":
-        """Show the scores of every map net of their controls in a new figure, a panel a score."""
+        """Show the scores of every map net of their controls in a new figure, one panel per score."""
         from interp.views.figures.grounding import map_nets, nets_frame
 
-        return shown(map_nets(nets_frame(json.loads(self.to_json()))))
+        return shown(map_nets(nets_frame(self.model_dump())))
 
     def plot_examples(self, count: int = 3) -> "list[Axes]":
-        """Show the first `count` images in a new figure, each with its box, then every map over it, a row an arm."""
+        """Show the first `count` images in a new figure, one row per arm: the box, then every map over the image."""
         from finetune.grounding.figures import example_sheet
 
-        return shown(example_sheet(self, count))
+        return shown(example_sheet(self.asked[:count], self.maps))
 
     def __repr__(self) -> str:
         return f"<GroundingStudy of {self.model}: {', '.join(self.arms)}, {self.questions} questions>"
 
     def _repr_html_(self) -> str:
-        from finetune.grounding.terminal import grounding_table
+        from interp.views.notebook import overview_html
+        from interp.views.tables.grounding import grounding_overview
 
-        return page_html(f"{self.model}: where {' and '.join(self.arms)} look", [], [grounding_table(self)])
-
-    def to_json(self) -> str:
-        """Settings, summary, differences and curves as JSON, indented; undefined numbers are null."""
-        content = {
-            "schema_version": 1,
-            "model": self.model,
-            "arms": self.arms,
-            "feature": self.feature,
-            "data": self.data,
-            "questions": self.questions,
-            "patients": self.patients,
-            "right": self.right,
-            "summary": self.summary,
-            "differences": self.differences,
-            "curves": self.curves.to_dict("records"),
-            "settings": asdict(self.settings),
-            "software": software(),
-            "provenance": provenance().model_dump(),
-        }
-        return json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
+        return overview_html(grounding_overview(self))
 
 
 def study(
@@ -147,14 +111,14 @@ def study(
     questions: Sequence[Question],
     settings: GroundingSettings = GroundingSettings(),
     feature: tuple[Sae, int] | None = None,
-    kept: Kept | None = None,
+    checkpoint: ImageCheckpoint | None = None,
 ) -> GroundingStudy:
     """Make and judge the maps of every closed question that has a lesion box, in the base and with its adapter.
 
     `adapted` is `vlm.model` with its adapter, None for none. `feature` adds the map of an SAE feature. Images that are
-    `kept` are not looked at again, others are kept when they are done, unless that is None. Raises
-    InputError if there is no such question, for boxes outside their image, unreadable images, and for layers, heads or
-    a feature that the model does not have.
+    in the `checkpoint` are read from it, and others are added to it when they are done. Raises InputError if there is
+    no such question, for boxes outside their image, unreadable images, and for layers, heads or a feature that the
+    model does not have.
     """
     settings.maps.check(vlm)
     if feature is not None and not (0 <= feature[1] < feature[0].d_sae and feature[0].layer < vlm.n_layers):
@@ -162,27 +126,32 @@ def study(
             f"--feature {feature[0].layer}:{feature[1]}: {vlm.name} has layers 0 to {vlm.n_layers - 1}, "
             f"{feature[0].id} features 0 to {feature[0].d_sae - 1}."
         )
-    asked = studied(questions, settings.any_answer, settings.limit)
+    asked = select_questions(questions, settings.any_answer, settings.limit)
     side = grid_side(vlm.model.config.mm_tokens_per_image)
     lesions = [lesion_of(q, side, np.random.default_rng([settings.seed, i])) for i, q in enumerate(asked)]
-    asks = asks_of(asked, questions, settings.paraphrases, settings.seed)
-    observed = observe(vlm, adapted, asks, lesions, settings.maps, settings.curve_steps, settings.seed, feature, kept)
-    scores = score_table(observed, asks, lesions)
+    wordings = wording_table(asked, questions, settings.paraphrases, settings.seed)
+    observed = observe_images(
+        vlm, adapted, wordings, lesions, settings.maps, settings.curve_steps, settings.seed, feature, checkpoint
+    )
+    scores = score_table(observed, wordings, lesions)
     patients = [q.group for q in asked]
-    originals = np.flatnonzero(asks["role"] == "original")
+    originals = np.flatnonzero(wordings["role"] == "original")
+    curves = mean_curves(observed, wordings).to_dict("records")
     return GroundingStudy(
         model=vlm.name,
         arms=list(observed),
-        settings=settings,
         feature=None if feature is None else f"{feature[0].layer}:{feature[1]} of {feature[0].id}",
         data=fingerprint(asked),
         questions=len(asked),
         patients=len(set(patients)),
-        right={arm: _right(seen.margins[originals], asked) for arm, seen in observed.items()},
-        scores=scores,
+        right=json_ready({arm: _accuracy(seen.margins[originals], asked) for arm, seen in observed.items()}),
         summary=summaries(scores, patients, settings.seed),
         differences=differences(scores, patients, settings.seed),
-        curves=mean_curves(observed, asks),
+        curves=[CurvePoint.model_validate(json_ready(point)) for point in curves],
+        settings=json_ready(asdict(settings)),
+        software=software(),
+        provenance=provenance(),
+        scores=scores,
         maps={arm: {name: values[originals] for name, values in seen.maps.items()} for arm, seen in observed.items()},
         asked=asked,
     )
@@ -203,23 +172,17 @@ class Loaded(NamedTuple):
 
 def load_study(
     adapter: Path | None,
-    questions: Path,
-    model: str | None = None,
-    images: Path | None = None,
-    split: Split = "test",
+    data: DataSpec,
+    model: ModelSpec = ModelSpec(),
     settings: GroundingSettings = GroundingSettings(),
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Loaded:
-    """A model on disk and what it is to be asked; arguments and errors as of `study_grounding`."""
-    source, style, _ = shared_base([adapter] if adapter else [], model, prompt_changes)
-    asked = load_questions(questions, images, split)
-    studied(asked, settings.any_answer, settings.limit)
-    vlm = load_vlm(source, device, dtype, revision, style)
+    """Load the model and the questions of a study; arguments and errors as of `study_grounding`."""
+    base, style, _ = shared_base([adapter] if adapter else [], model)
+    asked = data.load_test()
+    select_questions(asked, settings.any_answer, settings.limit)
+    vlm = base.load(style)
     chosen = None
     if feature is not None:
         layer, index = feature
@@ -230,30 +193,23 @@ def load_study(
 
 def study_grounding(
     adapter: Path | None,
-    questions: Path,
-    model: str | None = None,
-    images: Path | None = None,
-    split: Split = "test",
+    data: DataSpec,
+    model: ModelSpec = ModelSpec(),
     settings: GroundingSettings = GroundingSettings(),
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> GroundingStudy:
-    """`study` of a model on disk, beside it a saved adapter if one is given.
+    """`study` of a model on disk, and of a saved adapter beside it if one is given.
 
-    `model` is by default the base that the adapter names, the prompt style the one it was trained with but for
-    `prompt_changes`. `feature` is layer and feature of one of the SAEs `sae_of` (layer -> folder). Raises InputError as
-    `study`, and for bad input, an adapter that does not fit the model, and if there is no model.
+    The questions are those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapter
+    names, without an adapter the embedded world's model, and the prompt style is that of the training. `feature` is the
+    layer and the feature of one of the SAEs `sae_of` (layer -> folder). Raises InputError as `study` does, for bad
+    input, and for an adapter that does not fit the model.
     """
-    loaded = load_study(
-        adapter, questions, model, images, split, settings, feature, sae_of, device, dtype, revision, prompt_changes
-    )
+    loaded = load_study(adapter, data, model, settings, feature, sae_of)
     return study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)
 
 
-def _right(margins: Floats, asked: Sequence[Question]) -> float:
+def _accuracy(margins: Floats, asked: Sequence[Question]) -> float:
     known = [(m > 0) == (q.true_answer == "yes") for m, q in zip(margins, asked, strict=True) if q.answer is not None]
     return float(np.mean(known)) if known else math.nan

@@ -1,78 +1,48 @@
-"""What the scores of many questions come to: means, net of controls, with intervals over patients and paired tests."""
+"""Means of the scores over many questions, net of their controls, with intervals over patients and paired tests."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from interp.statistics import Estimate, Paired, mean_of_totals, paired_statistic
+from interp.schemas.grounding import GroundingDifference, GroundingSummary
+from interp.schemas.record import interval_of
+from interp.statistics import Paired, mean_of_totals, paired_statistic
+from interp.storage.json_files import significant
 
 KEYS = ["map", "score", "against"]
 
 
-class ArmSummary(NamedTuple):
-    """One score of one map in one arm, against one control."""
+def summaries(scores: pd.DataFrame, patients: Sequence[str], seed: int) -> list[GroundingSummary]:
+    """One entry per arm, map, score and control of a long table of scores, in the order of the table.
 
-    arm: str
-    """base or adapter."""
-    map: str
-    """Name of the map; "model" where no map is judged but the model itself."""
-    score: str
-    """As in `finetune.grounding.score_table.SCORES`."""
-    against: str
-    """The control."""
-    n: int
-    """Questions that have both."""
-    patients: int
-    """Patients of these, or images where unknown."""
-    value: Estimate
-    """Mean of the score."""
-    control: Estimate
-    """Mean of the control."""
-    net: Estimate
-    """Mean of score less control."""
-    p: float
-    """Two-sided p that the net is zero, signs flipped by patient; not adjusted for the number of rows."""
-
-
-class ArmDifference(NamedTuple):
-    """How much larger the net of one score is with the adapter than without, on the same questions."""
-
-    map: str
-    """As in `ArmSummary`."""
-    score: str
-    """As in `ArmSummary`."""
-    against: str
-    """As in `ArmSummary`."""
-    n: int
-    """Questions that have the net in both arms."""
-    patients: int
-    """Patients of these."""
-    difference: Estimate
-    """Adapter - base, mean over the questions of the net."""
-    p: float
-    """Two-sided p, signs flipped by patient; not adjusted."""
-
-
-def summaries(scores: pd.DataFrame, patients: Sequence[str], seed: int) -> list[ArmSummary]:
-    """One entry for every arm, map, score and control of a long table of scores, in the table's order.
-
-    `patients` [questions] says whose each question is. What is undefined, value or control, does not count; an entry
-    that counts nothing is left out. Intervals are NaN for fewer than MIN_PATIENTS patients.
+    `patients` [questions] holds the patient of each question. Rows with an undefined value or control are left out, and
+    so are entries without rows. Fewer than MIN_PATIENTS patients give no interval.
     """
     found = []
     for (arm, *names), rows in scores.dropna(subset=["value", "control"]).groupby(["arm", *KEYS], sort=False):
         whose = [patients[i] for i in rows["question"]]
-        against = _paired(rows["control"], rows["value"], whose, seed)
-        count = (len(rows), len(set(whose)))
-        value, control, net, p = against.after, against.before, against.difference, against.p
-        found.append(ArmSummary(arm, *_key(names), *count, value, control, net, p))
+        compared = _paired(rows["control"], rows["value"], whose, seed)
+        name, score, against = map(str, names)
+        found.append(
+            GroundingSummary(
+                arm=arm,
+                map=name,
+                score=score,
+                against=against,
+                n=len(rows),
+                patients=len(set(whose)),
+                value=interval_of(compared.after),
+                control=interval_of(compared.before),
+                net=interval_of(compared.difference),
+                p=significant(compared.p),
+            )
+        )
     return found
 
 
-def differences(scores: pd.DataFrame, patients: Sequence[str], seed: int) -> list[ArmDifference]:
-    """Adapter - base of every net; none if there is one arm only."""
+def differences(scores: pd.DataFrame, patients: Sequence[str], seed: int) -> list[GroundingDifference]:
+    """Adapter - base of every net; empty if there is only one arm."""
     found = []
     net = scores.assign(net=scores["value"] - scores["control"])
     for names, rows in net.groupby(KEYS, sort=False):
@@ -81,16 +51,22 @@ def differences(scores: pd.DataFrame, patients: Sequence[str], seed: int) -> lis
             continue
         whose = [patients[i] for i in table.index]
         change = _paired(table["base"], table["adapter"], whose, seed)
-        found.append(ArmDifference(*_key(names), len(table), len(set(whose)), change.difference, change.p))
+        name, score, against = map(str, names)
+        found.append(
+            GroundingDifference(
+                map=name,
+                score=score,
+                against=against,
+                n=len(table),
+                patients=len(set(whose)),
+                difference=interval_of(change.difference),
+                p=significant(change.p),
+            )
+        )
     return found
 
 
-def _key(names: Iterable[object]) -> tuple[str, str, str]:
-    name, score, against = map(str, names)
-    return name, score, against
-
-
 def _paired(before: pd.Series, after: pd.Series, patients: Sequence[str], seed: int) -> Paired:
-    """Means of two series over the same questions, and of the second less the first."""
+    """The means of two series over the same questions, and the mean of the second minus the first."""
     first, second = (np.stack([values.to_numpy(float), np.ones(len(values))], axis=1) for values in (before, after))
     return paired_statistic(mean_of_totals, first, second, (patients, patients), seed)

@@ -1,69 +1,33 @@
 """The adapter folder: peft's own files, and a record of where the adapter came from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from finetune.lora.foreign_config import read_config, refuse_unsaved_ranks
 from finetune.lora.history import StepRecord
 from finetune.lora.layers import Choice
 from finetune.lora.modules import quiet_peft, trainable_parameters
-from finetune.lora.seen_texts import salt_of
 from finetune.lora.settings import TrainSettings
 from interp.model.model_entry import model_entry
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
+from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
-from interp.schemas.layers import ModelEntry, PromptEntry
+from interp.schemas.adapter import AdapterRecord
+from interp.schemas.layers import PromptEntry
+from interp.schemas.read import read_artifact
 from interp.storage.atomic import atomic_folder, write_text
-from interp.storage.json_files import refuse_newer
 from interp.storage.manifest import check_manifest, write_manifest
-from interp.storage.provenance import Provenance, provenance, software
+from interp.storage.provenance import provenance, software
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-SCHEMA_VERSION = 1
-
-
-class AdapterRecord(BaseModel):
-    """The content of gatescope.json; no text, path or patient of the questions among it."""
-
-    model_config = ConfigDict(extra="forbid")
-    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    model: ModelEntry = Field(description="the frozen base model")
-    prompt: PromptEntry = Field(default=PromptEntry(), description="how the questions were put to the model")
-    layers: list[int] = Field(description="decoder layers that were trained")
-    layers_from: str = Field(description="what named these layers")
-    settings: dict[str, Any] = Field(description="settings of the training, seed included")
-    data: str = Field(description="fingerprint of the training questions")
-    questions: int = Field(description="training questions")
-    paraphrases: int = Field(description="their paraphrases")
-    patients: int = Field(description="training patients, or images where unknown")
-    text_hashes: list[str] = Field(
-        description="hashes of the training wordings (finetune.lora.seen_texts), ascending; empty in a published copy"
-    )
-    steps: int = Field(description="optimizer steps")
-    first_loss: float = Field(description="mean loss over the first tenth of the steps")
-    last_loss: float = Field(description="mean loss over the last tenth of the steps")
-    trainable_parameters: int = Field(description="parameters of the adapter")
-    seconds: float = Field(description="duration of the training")
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
-
-    @field_validator("text_hashes")
-    @classmethod
-    def _one_salt(cls, hashes: list[str]) -> list[str]:
-        # Every salt is another pass over the texts of an evaluation.
-        if len({salt_of(entry) for entry in hashes}) > 1:
-            raise ValueError("hashes of more than one salt")
-        return hashes
 
 
 def record_of(
@@ -104,7 +68,7 @@ def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, his
     """Write the adapter as plain peft loads it, gatescope.json and history.csv into an existing folder."""
     # Nothing is looked up online, and no embedding is ever trained.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    write_text(folder / "gatescope.json", record.model_dump_json(indent=2) + "\n")
+    write_text(folder / "gatescope.json", record.to_json())
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
 
 
@@ -118,26 +82,12 @@ def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history:
 
 
 def read_record(folder: Path) -> AdapterRecord | None:
-    """The record of an adapter folder, None for an adapter that was not made here.
+    """The record in an adapter folder, None if the adapter was not made here.
 
     Raises InputError for a record that is damaged or of a newer schema.
     """
     path = folder / "gatescope.json"
-    if not path.is_file():
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-        refuse_newer(path, _Version.model_validate_json(text).schema_version, SCHEMA_VERSION)
-        return AdapterRecord.model_validate_json(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-
-
-class _Version(BaseModel):
-    schema_version: int
+    return read_artifact(path, AdapterRecord) if path.is_file() else None
 
 
 def base_of(folder: Path) -> str:
@@ -153,32 +103,28 @@ def base_of(folder: Path) -> str:
 
 
 def shared_base(
-    adapters: Sequence[Path], model: str | None, prompt_changes: Mapping[str, Any]
-) -> tuple[str, PromptStyle, list[AdapterRecord | None]]:
-    """The base of some adapters, the prompt they were trained with, and the record of each.
+    adapters: Sequence[Path], model: ModelSpec
+) -> tuple[ModelSpec, PromptStyle, list[AdapterRecord | None]]:
+    """The base model of some adapters, the prompt style that they were trained with, and the record of each.
 
-    `model` stands in place of the base that they name, `prompt_changes` in place of fields of the prompt. Raises
-    InputError if there is neither an adapter nor a model, if the adapters name different bases or prompts, and for
-    folders that are no whole adapter.
+    What `model` sets takes precedence over the base that the adapters name and over fields of the prompt style. Raises
+    InputError if the adapters name different bases or prompt styles, and for folders that hold no complete adapter.
     """
     bases = {base_of(adapter) for adapter in adapters}
     records = [read_record(adapter) for adapter in adapters]
-    if model is None and len(bases) != 1:
+    if model.model is None and len(bases) > 1:
         raise InputError(
-            "No model. Without an adapter, give one with --model."
-            if not bases
-            else f"The adapters name {len(bases)} different bases. Evaluate them apart, or give one base with --model."
+            f"The adapters name {len(bases)} different bases. Evaluate them separately, or give one base with --model."
         )
-    styles = [PromptStyle(**record.prompt.model_dump()) if record else DEFAULT_STYLE for record in records] or [
-        DEFAULT_STYLE
-    ]
-    changed = {style._replace(**prompt_changes) for style in styles}
-    if len(changed) > 1:
+    recorded = [PromptStyle(**record.prompt.model_dump()) if record else DEFAULT_STYLE for record in records]
+    styles = {model.prompt_style(style) for style in recorded or [DEFAULT_STYLE]}
+    if len(styles) > 1:
         raise InputError(
             "The adapters were trained with different prompts (order of image and question, system instruction, "
-            "answer instruction or normalization). Evaluate them apart, or name one prompt for all by these options."
+            "answer instruction or normalization). Evaluate them separately, or choose one prompt with these options."
         )
-    return model or bases.pop(), changed.pop(), records
+    base = model if model.model is not None or not bases else replace(model, model=bases.pop())
+    return base, styles.pop(), records
 
 
 def check_adapter(folder: Path) -> None:

@@ -80,7 +80,7 @@ def study_feature_command(
     A feature picked by its score on the same questions looks better than it is: pick it on other patients.
     """
     from interp.feature.register_grid import SHIPPED, read_grid
-    from interp.feature.save import save_study, study_json
+    from interp.feature.save import save_study
     from interp.feature.study import folder_of, parse_feature, study_feature
     from interp.model.load import DTYPES, load_vlm
     from interp.model.prompts import DEFAULT_STYLE
@@ -88,8 +88,8 @@ def study_feature_command(
     from interp.saes.locate import locate_saes
     from interp.saes.sae import load_sae
     from interp.storage.atomic import refuse_used
-    from interp.storage.json_files import json_text
-    from interp.views.terminal.feature import show_study
+    from interp.views.tables.feature import study_overview
+    from interp.views.terminal.show import show_overview
 
     layer, index = parse_feature(feature)
     if out is not None:
@@ -104,6 +104,8 @@ def study_feature_command(
     if out is not None:
         save_study(study, out)
     if json:
-        typer.echo(json_text(study_json(study)), nl=False)
+        typer.echo(study.to_json(), nl=False)
     else:
-        show_study(study, out)
+        show_overview(study_overview(study))
+        if out is not None:
+            typer.echo(f"Wrote {out}")

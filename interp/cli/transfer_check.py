@@ -77,7 +77,8 @@ def transfer_check_command(
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.screening.transfer import question_prompts, text_prompts, transfer_check
     from interp.storage.atomic import refuse_used, write_text
-    from interp.views.terminal.transfer import show_transfer
+    from interp.views.tables.transfer import transfer_overview
+    from interp.views.terminal.show import show_overview
 
     if out is not None:
         refuse_used(out)
@@ -97,4 +98,4 @@ def transfer_check_command(
     if json:
         typer.echo(result.to_json(), nl=False)
     else:
-        show_transfer(result)
+        show_overview(transfer_overview(result))

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,8 @@ from interp.model.vlm import Vlm
 from interp.questions.lexicon import TERMS, find_term
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae
+from interp.schemas.record import interval_of
+from interp.schemas.study import Grid, LevelMean
 from interp.statistics import Estimate, auc, correlation, mean_interval, resampled
 
 SHIPPED = Path(__file__).with_name("register_grid.csv")
@@ -35,38 +36,6 @@ COMMON_FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly", "consolid
 """Asked for where the questions name none of the lexicon."""
 LAST_TOKENS = 3
 """Tokens that the wordings of a token-controlled pair share at their end."""
-
-
-class LevelMean(NamedTuple):
-    """Activation at one level of the grid."""
-
-    level: int
-    """One of LEVELS."""
-    prompts: int
-    """Prompts of this level: frames x findings x images."""
-    mean: Estimate
-    """Mean activation at the final token, silent prompts included [activation units]."""
-
-
-class GridResult(NamedTuple):
-    """What one feature does on the register grid."""
-
-    images: int
-    """Images it was asked on."""
-    findings: list[str]
-    """Canonical names of the findings asked for."""
-    levels: list[LevelMean]
-    """From most formal to most casual."""
-    auc: Estimate
-    """AUC of the activation, most formal against most casual level; above .5: more active when formal."""
-    spearman: Estimate
-    """Rank correlation of level and activation; below 0: more active when formal. NaN if it never varies."""
-    controlled_pairs: int
-    """Pairs of wordings of different level, same image and finding, that end in the same LAST_TOKENS tokens."""
-    controlled: Estimate
-    """Mean activation difference of these pairs, the more formal wording minus the other [activation units]."""
-    cells: pd.DataFrame
-    """One row a frame and finding: level, frame, finding, prompts, mean_activation [activation units]."""
 
 
 def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
@@ -126,8 +95,12 @@ def grid_prompts(grid: pd.DataFrame, findings: Sequence[str], prompts: pd.DataFr
     return asked.assign(text=[text[0].upper() + text[1:] for text in texts], closed=True)
 
 
-def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int) -> GridResult:
-    """Measure one feature on the prompts of a grid (see `grid_prompts`); intervals resample patients."""
+def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int) -> tuple[Grid, pd.DataFrame]:
+    """Measure one feature on the prompts of a grid (see `grid_prompts`); intervals resample patients.
+
+    Returns what study.json holds of the grid, and a table with one row per level, frame and finding: level, frame,
+    finding, prompts, mean_activation [activation units].
+    """
     residuals = measure(vlm, asked, [sae.layer], description="register grid").residuals[:, 0]
     column = torch.tensor([feature], device=sae.w_enc.device)
     activation = sae.encode(residuals.to(sae.w_enc.device), column)[:, 0].cpu().double().numpy()
@@ -142,25 +115,25 @@ def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int)
     differences = activation[pairs[:, 0]] - activation[pairs[:, 1]]
     of_level = {int(k): level == k for k in np.unique(level)}
     cells = asked.assign(activation=activation).groupby(["level", "frame", "finding"], sort=False)["activation"]
-    return GridResult(
+    undefined = Estimate(np.nan, np.nan, np.nan)
+    controlled = mean_interval(differences, patient[pairs[:, 0]].tolist(), seed) if len(pairs) else undefined
+    grid = Grid(
         images=asked["image"].nunique(),
         findings=list(dict.fromkeys(asked["finding"])),
         levels=[
             LevelMean(
-                k,
-                int(rows.sum()),
-                mean_interval(activation[rows], patient[rows].tolist(), seed),
+                level=k,
+                prompts=int(rows.sum()),
+                mean=interval_of(mean_interval(activation[rows], patient[rows].tolist(), seed)),
             )
             for k, rows in of_level.items()
         ],
-        auc=resampled(told, patient[ends], seed),
-        spearman=resampled(lambda rows: _rank_correlation(level[rows], activation[rows]), patient, seed),
+        auc=interval_of(resampled(told, patient[ends], seed)),
+        spearman=interval_of(resampled(lambda rows: _rank_correlation(level[rows], activation[rows]), patient, seed)),
         controlled_pairs=len(pairs),
-        controlled=mean_interval(differences, patient[pairs[:, 0]].tolist(), seed)
-        if len(pairs)
-        else Estimate(np.nan, np.nan, np.nan),
-        cells=cells.agg(prompts="size", mean_activation="mean").reset_index(),
+        controlled=interval_of(controlled),
     )
+    return grid, cells.agg(prompts="size", mean_activation="mean").reset_index()
 
 
 def controlled_pairs(vlm: Vlm, asked: pd.DataFrame) -> NDArray[np.int64]:

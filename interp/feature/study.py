@@ -6,35 +6,40 @@ better here than it is: pick it on other patients (`interp find-features` uses t
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, InstanceOf
 from torch import Tensor
 
-from interp.causal.feature_patching import FeatureTest, probe_features, sample_pairs
+from interp.causal.feature_patching import DOSES, probe_features, sample_pairs
 from interp.causal.layer_patching import patch_effect, replay_of
-from interp.feature.register_grid import GridResult, grid_findings, grid_prompts, named_finding, read_grid, study_grid
-from interp.feature.weights import Neighbour, direct_effect, margin_slope, nearest_neighbours
+from interp.feature.register_grid import grid_findings, grid_prompts, named_finding, read_grid, study_grid
+from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.measurement.suffix_rerun import SuffixRerun
-from interp.model.prompts import PromptStyle
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features
+from interp.schemas.layers import PromptEntry
+from interp.schemas.record import interval_of
+from interp.schemas.study import FeatureTestEntry, GroupRecovery, Study, Tracking
 from interp.screening.feature_stats import adjust, feature_delta, screen_layer
 from interp.screening.flips import Flips, find_flips, sides
-from interp.statistics import MIN_PATIENTS, Estimate, auc, correlation, ratio_interval, resampled
-from interp.views.notebook import plotted
+from interp.statistics import MIN_PATIENTS, auc, correlation, ratio_interval, resampled
+from interp.storage.json_files import json_ready, significant
+from interp.storage.provenance import provenance, software
+from interp.views.notebook import overview_html, plotted
+from interp.views.tables.feature import study_overview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,94 +48,32 @@ BANK_MARGIN = 0.25
 """Least |m| [logits] on both sides of a banked flip, as in `interp.search.find.FindSettings`."""
 
 
-class Tracking(NamedTuple):
-    """How the feature's delta goes with the margin shift m(p) - m(q), over all closed pairs."""
+class FeatureStudy(Study):
+    """What `study_feature` measured: the content of study.json, and what its figures are drawn from.
 
-    pairs: int
-    """Pairs of closed questions."""
-    flips: int
-    """Pairs that flip."""
-    r: Estimate
-    """Pearson r of delta and margin shift; NaN where the delta never varies."""
-    flip_auc: Estimate
-    """AUC of |delta| for flipped against other pairs; NaN without flips."""
-    largest: int
-    """Flips in which no feature of the layer has a larger |delta| [activation units]."""
+    Numbers have six significant digits and are None where they are undefined, as in study.json. `flips` holds patients;
+    nothing holds a question's text.
+    """
 
-
-class GroupRecovery(NamedTuple):
-    """Recovery of the banked flips of one group."""
-
-    grouping: str
-    """finding, phenomenon or registers (original-paraphrase)."""
-    group: str
-    """Its name; "other" or "untagged" where the wording names no finding or has no tag."""
-    pairs: int
-    """Banked flips."""
-    patients: int
-    """Patients that they come from."""
-    shift: float
-    """Sum of |margin shift| over them [logits], the weight of the group in the whole recovery."""
-    recovery: Estimate
-    """Recovered share of the margin shift; no interval for fewer than MIN_PATIENTS patients."""
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureStudy:
-    """What `study_feature` measured; nothing in it but `flips` holds a patient, nothing a question's text."""
-
-    model: str
-    """Hub id, or folder name."""
-    revision: str | None
-    """Commit of the hub repository, None for a local folder."""
-    prompt: PromptStyle
-    """How the questions were put."""
-    sae: str
-    """Folder name of the SAE."""
-    layer: int
-    """Decoder layer."""
-    feature: int
-    """Index into the SAE."""
-    d_sae: int
-    """Number of features of the SAE."""
-    fingerprint: str
-    """Hash of the questions."""
-    questions: int
-    """Closed questions with paraphrases."""
-    patients: int
-    """Patients (images where none are given)."""
-    density: float
-    """Share of the wordings on which the feature is active."""
-    tracking: Tracking
-    """Delta against margin shift."""
-    test: FeatureTest | None
-    """The causal test on all banked flips; None without any."""
-    groups: list[GroupRecovery]
-    """Recovery by finding, phenomenon and registers; largest groups first."""
-    grid: GridResult
-    """The register grid."""
-    neighbours: list[Neighbour]
-    """Nearest decoder neighbours, nearest first."""
-    direct_effect: float
-    """What one activation unit adds to the margin by the output layer alone (see `direct_effect`) [logits]."""
-    margin_slope: float
-    """Slope of the margin along the decoder row at the last layer, mean over the wordings [logits a unit]."""
-    neuronpedia: str | None
-    """Address of the feature's page, None where there is none."""
-    notes: list[str]
-    """A sentence on every number that could not be had."""
-    delta: NDArray[np.float64]
-    """[pairs] f(p) - f(q), for the figure."""
-    flips: Flips
-    """The pairs behind `delta`."""
-    seed: int
-    """Of controls, grid images and intervals."""
+    cells: InstanceOf[pd.DataFrame] = Field(
+        exclude=True,
+        description="one row per level, frame and finding of the grid: level, frame, finding, prompts, mean_activation",
+    )
+    delta: InstanceOf[NDArray[np.float64]] = Field(exclude=True, description="[pairs] f(p) - f(q) [activation units]")
+    flips: InstanceOf[Flips] = Field(exclude=True, description="the pairs of `delta`")
 
     def plot_margin(self, ax: "Axes | None" = None) -> "Axes":
         """Draw delta against margin shift, a point a pair; as every `plot_` of `interp.search.find.FindResult`."""
-        from interp.views.figures.margin import delta_against_margin, delta_frame
+        from interp.views.figures.margin import delta_against_margin
 
-        return plotted(delta_against_margin, delta_frame(self.layer, self.feature, self.delta, self.flips), ax)
+        return plotted(delta_against_margin, self.deltas(), ax)
+
+    def deltas(self) -> pd.DataFrame:
+        """The feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`)."""
+        from interp.views.figures.margin import delta_frame
+
+        shift = self.flips.margin_after - self.flips.margin_before
+        return delta_frame(self.layer, self.feature, self.delta, shift, self.flips.flipped)
 
     def plot_dose(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the recovery by dose of the patch, with its controls. Raises InputError without a causal test."""
@@ -148,25 +91,20 @@ class FeatureStudy:
 
     def plot_grid(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the activation by level of the register grid."""
-        from interp.feature.save import study_json
         from interp.views.figures.feature_study import activation_by_level, level_frame
 
-        return plotted(activation_by_level, level_frame(study_json(self), self.grid.cells), ax)
+        return plotted(activation_by_level, level_frame(self.model_dump(), self.cells), ax)
 
     def _tested(self) -> dict[str, Any]:
-        from interp.feature.save import study_json
-
         if self.test is None:
             raise InputError("Without banked flips there is no causal test to draw; `notes` says why.")
-        return study_json(self)
+        return self.model_dump()
 
     def __repr__(self) -> str:
         return f"<FeatureStudy of {self.layer}:{self.feature} in {self.sae}, {self.model}>"
 
     def _repr_html_(self) -> str:
-        from interp.views.terminal.feature import study_html
-
-        return study_html(self)
+        return overview_html(study_overview(self))
 
 
 def study_feature(
@@ -212,10 +150,11 @@ def study_feature(
         groups = recovery_by_group(replay, sae, feature, prompts, banked, delta[flips.banked], seed)
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
+    grid_found, cells = study_grid(vlm, sae, feature, grid_table, seed)
     study = FeatureStudy(
         model=vlm.name,
         revision=vlm.revision,
-        prompt=vlm.style,
+        prompt=PromptEntry(**vlm.style._asdict()),
         sae=sae.id,
         layer=sae.layer,
         feature=feature,
@@ -223,19 +162,23 @@ def study_feature(
         fingerprint=fingerprint(asked),
         questions=len(asked),
         patients=prompts["patient"].nunique(),
-        density=_firing_rate(sae, here, feature),
+        density=significant(_density(sae, here, feature)),
         tracking=track_margin(sae, here, feature, flips, delta, seed),
-        test=test,
+        test=None if test is None else FeatureTestEntry.model_validate(json_ready(test)),
+        doses=list(DOSES),
         groups=groups,
-        grid=study_grid(vlm, sae, feature, grid_table, seed),
+        grid=grid_found,
         neighbours=nearest_neighbours(sae, feature),
-        direct_effect=direct_effect(vlm, sae, feature, measured.residuals[:, -1]),
-        margin_slope=margin_slope(vlm, sae, feature, measured.residuals[:, -1]),
+        direct_effect=significant(direct_effect(vlm, sae, feature, measured.residuals[:, -1])),
+        margin_slope=significant(margin_slope(vlm, sae, feature, measured.residuals[:, -1])),
         neuronpedia=neuronpedia_address(source, sae.id, feature),
         notes=[],
+        seed=seed,
+        software=software(),
+        provenance=provenance(),
+        cells=cells,
         delta=delta,
         flips=flips,
-        seed=seed,
     )
     study.notes.extend(_notes(study, wordings))
     return study
@@ -250,8 +193,8 @@ def track_margin(
     return Tracking(
         pairs=len(delta),
         flips=int(flips.flipped.sum()),
-        r=resampled(lambda rows: correlation(delta[rows], shift[rows]), patients, seed),
-        flip_auc=resampled(lambda rows: float(auc(size[rows], flips.flipped[rows])[0]), patients, seed),
+        r=interval_of(resampled(lambda rows: correlation(delta[rows], shift[rows]), patients, seed)),
+        flip_auc=interval_of(resampled(lambda rows: float(auc(size[rows], flips.flipped[rows])[0]), patients, seed)),
         largest=largest_among_flips(sae, residuals, feature, flips),
     )
 
@@ -295,8 +238,16 @@ def recovery_by_group(
         for group, count in pd.Series(member).value_counts().items():
             rows = member == group
             recovery = ratio_interval(towards[rows], size[rows], patients[rows].tolist(), seed)
-            whose = len(set(patients[rows]))
-            found.append(GroupRecovery(grouping, str(group), int(count), whose, float(size[rows].sum()), recovery))
+            found.append(
+                GroupRecovery(
+                    grouping=grouping,
+                    group=str(group),
+                    pairs=int(count),
+                    patients=len(set(patients[rows])),
+                    shift=significant(float(size[rows].sum())),
+                    recovery=interval_of(recovery),
+                )
+            )
     return found
 
 
@@ -316,7 +267,7 @@ def folder_of(sae_of: Mapping[int, Path], layer: int, source: str) -> Path:
     return sae_of[layer]
 
 
-def _firing_rate(sae: Sae, residuals: Tensor, feature: int) -> float:
+def _density(sae: Sae, residuals: Tensor, feature: int) -> float:
     return float((encode_features(sae, residuals, torch.tensor([feature])) > 0).float().mean())
 
 
@@ -325,7 +276,7 @@ def _notes(study: FeatureStudy, wordings: Sequence[str]) -> list[str]:
     said = []
     if study.density == 0:
         said.append("The feature is active on none of the wordings, so it moves with nothing and its patch is empty.")
-    elif np.isnan(study.tracking.r.value):
+    elif study.tracking.r.value is None:
         said.append("The feature's delta or the margin shift never varies, so r is undefined.")
     if not study.tracking.flips:
         said.append("No pair flips, so there is no flip AUC, no causal test and no recovery by group.")
@@ -334,9 +285,9 @@ def _notes(study: FeatureStudy, wordings: Sequence[str]) -> list[str]:
             f"None of the {study.tracking.flips} flips has both margins at least {BANK_MARGIN} logits from zero, so "
             "there is no causal test and no recovery by group."
         )
-    elif np.isnan(study.test.matched):
+    elif study.test.matched is None:
         said.append("No other feature of the layer moves without telling flips, so there are no matched features.")
-    if study.test is not None and np.isnan(study.test.unflipped_changed):
+    if study.test is not None and study.test.unflipped_changed is None:
         said.append("Every pair flips, so the patch can not be tried on pairs that do not.")
     untagged = {g.grouping for g in study.groups if g.group in ("other", "untagged")}
     tagged = {g.grouping for g in study.groups if g.group not in ("other", "untagged")}
@@ -347,7 +298,7 @@ def _notes(study: FeatureStudy, wordings: Sequence[str]) -> list[str]:
         said.append(f"What comes from fewer than {MIN_PATIENTS} patients has no interval.")
     if all(named_finding(text) == "other" for text in wordings):
         said.append("No question names a finding of the lexicon, so the grid asks for common ones.")
-    if np.isnan(study.grid.spearman.value):
+    if study.grid.spearman.value is None:
         said.append("The feature's activation never varies on the register grid, so its rank correlation is undefined.")
     if not study.grid.controlled_pairs:
         said.append("No two wordings of the grid of different level end alike, so there are no token-controlled pairs.")

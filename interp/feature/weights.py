@@ -1,25 +1,16 @@
 """What the weights say of a feature: where it writes, which features write there too, what that does to the answer."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from interp.model.prompts import AnswerTokens, answer_margin
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
+from interp.schemas.study import Neighbour
+from interp.storage.json_files import significant
 
 NEIGHBOURS = 8
 """Nearest decoder neighbours that are listed."""
-
-
-class Neighbour(NamedTuple):
-    """A feature whose decoder row points the same way."""
-
-    feature: int
-    """Index into the SAE."""
-    cosine: float
-    """Of the two decoder rows."""
 
 
 def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
@@ -30,7 +21,9 @@ def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[
     cosine = torch.cat(parts)
     cosine[feature] = -torch.inf
     top = cosine.topk(min(count, sae.d_sae - 1))
-    return [Neighbour(int(i), float(c)) for i, c in zip(top.indices, top.values, strict=True)]
+    return [
+        Neighbour(feature=int(i), cosine=significant(float(c))) for i, c in zip(top.indices, top.values, strict=True)
+    ]
 
 
 def direct_effect(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:

@@ -1,53 +1,72 @@
-"""evaluation.json and gatescope.json."""
+"""evaluation.json, which `finetune` writes: the base, adapters and clamps measured on the same questions."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from interp.schemas.layers import Interval
-from interp.schemas.read import Part
+from interp.schemas.record import Record
 from interp.storage.provenance import Provenance
 
+State = Literal["better", "kept", "lost", "unclear"]
+VerdictLabel = Literal["improved", "improved but less grounded", "not improved", "worse", "not judged"]
 
-class Axis(Part):
-    """What the intervals say of one measure of a verdict."""
 
+class Axis(Record):
+    """What the interval of one measure says for the verdict."""
+
+    axis: str = Field(description="what the measure stands for: consistency, accuracy or looking")
     measure: str = Field(description="name of the measure")
-    state: str = Field(description="better, kept, lost or unclear")
+    state: State = Field(
+        description="better or lost: a change is shown; kept: a loss beyond the tolerance is ruled out; else unclear"
+    )
+    needed: int | None = Field(
+        description="number of units that would settle an unclear state at 80% power; null if none is known to"
+    )
 
 
-class Verdict(Part):
-    """The verdict on one arm."""
+class Verdict(Record):
+    """The verdict on one arm against the base."""
 
-    label: str = Field(description="improved, improved but less grounded, not improved, worse or not judged")
-    sentence: str = Field(description="the label and what it rests on")
+    label: VerdictLabel = Field(description="the verdict in a few words")
+    sentence: str = Field(description="the verdict and its grounds, for people")
     axes: list[Axis] = Field(description="the measures that decided")
 
 
-class Comparison(Part):
+class Comparison(Record):
     """One measure in one group of questions, one arm against another."""
 
-    kind: str = Field(description="kind of the group: all, type, finding, ...")
+    kind: str = Field(description="what the questions are grouped by: all, phrasings, type, finding, register, ...")
     subset: str = Field(description="name of the group")
     measure: str = Field(description="name of the measure")
-    reference: str = Field(description="the arm compared with")
-    arm: str = Field(description="the arm judged")
-    n: int = Field(description="questions, pairs or wordings")
-    before: Interval = Field(description="of the reference")
-    after: Interval = Field(description="of the arm")
-    difference: Interval = Field(description="arm - reference")
-    p: float | None = Field(description="of the paired test, two-sided")
+    reference: str = Field(description="arm that is compared with, usually the base")
+    arm: str = Field(description="arm or pool that is judged")
+    n: int = Field(description="number of units measured in the arm: questions, pairs or wordings")
+    patients: int = Field(description="number of patients, or of images where patients are unknown")
+    before: Interval = Field(description="the measure in the reference")
+    after: Interval = Field(description="the measure in the arm")
+    difference: Interval = Field(description="arm - reference, paired")
+    effect_size: float | None = Field(description="Cohen's h of the two shares; null for what is not a share")
+    test: str = Field(
+        description="the paired test: mcnemar (over questions), permutation (over patients) or t (over patients, seeds)"
+    )
+    p: float | None = Field(description="two-sided p value of the paired test")
+    p_unpaired: float | None = Field(
+        description="p value of the two-proportion z test; null where units are not yes-or-no outcomes of questions"
+    )
 
 
-class Quadrants(Part):
-    """Where one arm's questions stand."""
+class Quadrants(Record):
+    """How many of one arm's questions are consistent or not, and rely on the image or not."""
 
     arm: str = Field(description="name of the arm")
-    reliance: str = Field(description="grey or any: which substitutes decide whether a question rests on the image")
-    questions: int = Field(description="number of questions")
+    reliance: str = Field(description="what shows that an answer relies on the image: grey or any (blank or swap)")
+    questions: int = Field(description="number of closed questions with paraphrases")
     shares: dict[str, Interval] = Field(description="quadrant -> share of the questions")
-    moves: list[list[int]] = Field(description="[quadrants, quadrants] questions, from the base's to the arm's")
-    p: float | None = Field(description="that the shares are those of the base")
+    moves: list[list[int]] = Field(
+        description="[4, 4] numbers of questions, from each quadrant in the base (row) to each in the arm (column)"
+    )
+    p: float | None = Field(description="p value that the shares equal those of the base, Stuart-Maxwell test")
 
     @model_validator(mode="after")
     def _square(self) -> "Quadrants":
@@ -56,67 +75,79 @@ class Quadrants(Part):
         return self
 
 
-class ReliabilityBin(Part):
-    """One point of a reliability curve."""
+class ReliabilityBin(Record):
+    """One point of a reliability curve (Guo et al., arXiv 1706.04599)."""
 
     arm: str = Field(description="name of the arm")
-    low: float = Field(description="least confidence in the bin")
-    n: int = Field(description="wordings in the bin")
-    confidence: float = Field(description="their mean confidence")
-    accuracy: float = Field(description="share answered rightly")
+    low: float = Field(description="lower end of the bin of confidence")
+    n: int = Field(description="number of wordings in the bin, of closed questions with a known answer")
+    confidence: float = Field(description="mean confidence in the bin, sigmoid |margin|")
+    accuracy: float = Field(description="share of right answers in the bin")
 
 
-class ClampControl(Part):
-    """Other features clamped in place of the clamped ones."""
+class ClampControl(Record):
+    """Other features clamped in place of the clamped ones, matched by how active they are."""
 
-    features: list[str] = Field(description="LAYER:FEATURE of each")
+    features: list[str] = Field(description="LAYER:FEATURE of each control feature")
     question_flip_rate: float | None = Field(description="share of closed questions with a flipped paraphrase")
-    accuracy: float | None = Field(description="share of right answers")
+    accuracy: float | None = Field(description="share of right answers over all wordings of closed questions")
 
 
-class Evaluation(Part):
-    """evaluation.json: base, adapters and clamps on the same questions."""
+class Evaluation(Record):
+    """The whole content of evaluation.json. It contains no question, path or patient."""
 
-    schema_version: int = Field(description="version of the schema")
-    verdicts: dict[str, Verdict] = Field(description="every arm and pool but the base -> verdict")
-    tolerance: float = Field(description="loss that a verdict allows for, a share")
-    arms: dict[str, list[dict[str, Any]]] = Field(description="arm -> features clamped in it; the first is the base")
-    pools: dict[str, list[str]] = Field(description="pool -> arms that differ in their seed only")
-    controls: dict[str, list[ClampControl]] = Field(description="arm with clamps -> their controls")
-    collapsed: dict[str, str] = Field(default_factory=dict, description="arm that says one thing only -> a sentence")
-    model: str = Field(description="the base model")
+    schema_version: int = Field(default=2, description="version of this schema")
+    verdict: str = Field(default="", description="the verdicts on the arms shown, for people")
+    verdicts: dict[str, Verdict] = Field(description="arm or pool other than the base -> its verdict")
+    tolerance: float = Field(description="loss of accuracy or image reliance that a verdict calls kept, a share")
+    arms: dict[str, list[dict[str, Any]]] = Field(
+        description="arm -> the features clamped in it; the first is the base"
+    )
+    pools: dict[str, list[str]] = Field(description="pool -> its arms, which differ in the seed of the training only")
+    controls: dict[str, list[ClampControl]] = Field(description="arm with clamps -> its controls")
+    collapsed: dict[str, str] = Field(
+        default_factory=dict, description="arm that gives one answer to all closed questions -> a sentence on it"
+    )
+    model: str = Field(description="hub id of the base model, or name of the local folder")
     questions: int = Field(description="number of questions")
-    patients: int = Field(description="number of patients")
-    data: str = Field(description="fingerprint of the questions")
-    seed: int = Field(description="of intervals, tests and substitutes")
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
-    quadrants: list[Quadrants] = Field(description="an entry an arm and kind of reliance")
-    quadrant_order: list[str] = Field(description="names of the quadrants, best first")
-    reliability: list[ReliabilityBin] = Field(description="the reliability curve of every arm")
-    comparisons: list[Comparison] = Field(description="an entry a measure, group and couple of arms")
+    patients: int = Field(description="number of patients, or of images where patients are unknown")
+    data: str = Field(description="hash of the questions")
+    seed: int = Field(description="seed of bootstrap, permutations, noise images and swapped images")
+    software: dict[str, str] = Field(description="package -> version")
+    provenance: Provenance | None = Field(
+        default=None, description="command, commit, device and start; null where not recorded"
+    )
+    quadrants: list[Quadrants] = Field(description="one entry per arm and kind of reliance")
+    quadrant_order: list[str] = Field(description="names of the quadrants, best first, in the order of `moves`")
+    reliability: list[ReliabilityBin] = Field(description="the points of every arm's reliability curve")
+    comparisons: list[Comparison] = Field(description="one entry per measure, group and pair of arms")
 
     @model_validator(mode="after")
     def _known(self) -> "Evaluation":
         if not self.arms:
-            raise ValueError("arms is empty, and the first of them is the base")
+            raise ValueError("arms is empty, but its first entry is the base")
         if unknown := [name for members in self.pools.values() for name in members if name not in self.arms]:
-            raise ValueError(f"pools name {unknown[0]!r}, which is no arm")
+            raise ValueError(f"pools name {unknown[0]!r}, which is not an arm")
         if any(set(found.shares) != set(self.quadrant_order) for found in self.quadrants):
             raise ValueError("quadrants are not those of quadrant_order")
         return self
 
     @property
     def base(self) -> str:
-        """Name of the first arm."""
+        """Name of the base, the first arm."""
         return next(iter(self.arms))
 
     @property
     def shown(self) -> list[str]:
-        """Arms and pools that stand beside the base: pools in place of their members."""
+        """Arms and pools that stand beside the base in tables: pools in place of their arms."""
         pooled = {name for members in self.pools.values() for name in members}
         return [name for name in self.verdicts if name not in pooled]
 
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts on the arms shown, and warnings about collapsed arms."""
+        return [*(self.verdicts[name].sentence for name in self.shown), *self.collapsed.values()]
+
     def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
-        """Arm, measure, kind and name of the group -> its comparison with the base."""
+        """(arm or pool, measure, kind of group, group) -> the comparison with the base."""
         return {(c.arm, c.measure, c.kind, c.subset): c for c in self.comparisons if c.reference == self.base}

@@ -1,63 +1,74 @@
-"""grounding.json."""
+"""grounding.json, which `finetune grounding` writes: where the model looks, and whether maps show it faithfully."""
 
 from typing import Any
 
 from pydantic import Field
 
 from interp.schemas.layers import Interval
-from interp.schemas.read import Part
+from interp.schemas.record import Record
 from interp.storage.provenance import Provenance
 
 
-class GroundingSummary(Part):
-    """One score of one map in one arm, against one control."""
+class GroundingSummary(Record):
+    """One score of one map in one arm, beside one control, over the questions that have both."""
 
     arm: str = Field(description="base or adapter")
-    map: str = Field(description="name of the map, or model")
-    score: str = Field(description="name of the score")
-    against: str = Field(description="the control")
-    n: int = Field(description="questions")
+    map: str = Field(description='name of the map; "model" where the score judges the model and not a map')
+    score: str = Field(description="name of the score (finetune.grounding.score_table.GROUNDING_SCORES)")
+    against: str = Field(description="name of the control")
+    n: int = Field(description="number of questions")
+    patients: int = Field(description="number of their patients, or of images where patients are unknown")
     value: Interval = Field(description="mean of the score")
     control: Interval = Field(description="mean of the control")
-    net: Interval = Field(description="score - control")
-    p: float | None = Field(description="that the net is zero")
+    net: Interval = Field(description="mean of score - control")
+    p: float | None = Field(
+        description="two-sided p value that the net is zero, signs flipped by patient; not adjusted"
+    )
 
 
-class GroundingDifference(Part):
-    """How much larger a net is with the adapter."""
+class GroundingDifference(Record):
+    """How much larger the net of one score is with the adapter than without it, on the same questions."""
 
-    map: str = Field(description="name of the map, or model")
-    score: str = Field(description="name of the score")
-    against: str = Field(description="the control")
-    difference: Interval = Field(description="adapter - base, of the net")
-    p: float | None = Field(description="that it is zero")
+    map: str = Field(description='name of the map; "model" where the score judges the model and not a map')
+    score: str = Field(description="name of the score (finetune.grounding.score_table.GROUNDING_SCORES)")
+    against: str = Field(description="name of the control")
+    n: int = Field(description="number of questions with the net in both arms")
+    patients: int = Field(description="number of their patients, or of images where patients are unknown")
+    difference: Interval = Field(description="mean over questions of the net, adapter - base")
+    p: float | None = Field(
+        description="two-sided p value that the difference is zero, signs flipped by patient; not adjusted"
+    )
 
 
-class CurvePoint(Part):
+class CurvePoint(Record):
     """One point of a mean deletion or insertion curve."""
 
     arm: str = Field(description="base or adapter")
-    map: str = Field(description="name of the map, or random")
+    map: str = Field(description='name of the map that orders the cells; "random" for a random order')
     kind: str = Field(description="deletion or insertion")
-    share: float = Field(description="of the cells gone or come")
-    margin: float | None = Field(description="of the model's own answer [logits]")
-    probability: float | None = Field(description="of that answer among yes and no")
+    share: float = Field(description="share of the image's cells that were deleted or inserted")
+    margin: float | None = Field(description="mean margin of the model's own answer [logits]")
+    probability: float | None = Field(description="mean probability of that answer among yes and no")
 
 
-class Grounding(Part):
-    """grounding.json: where the model looks, and whether the maps are faithful."""
+class Grounding(Record):
+    """The whole content of grounding.json. It contains no question, path or patient."""
 
-    schema_version: int = Field(description="version of the schema")
-    model: str = Field(description="the base model")
+    schema_version: int = Field(default=1, description="version of this schema")
+    model: str = Field(description="hub id of the base model, or name of the local folder")
     arms: list[str] = Field(min_length=1, description="base, and adapter if there is one")
-    feature: str | None = Field(default=None, description="LAYER:FEATURE whose map was asked for")
-    data: str = Field(description="fingerprint of the questions")
-    questions: int = Field(description="questions studied")
-    patients: int = Field(description="their patients")
-    right: dict[str, float | None] = Field(description="arm -> share answered truly")
-    summary: list[GroundingSummary] = Field(description="means over the questions")
-    differences: list[GroundingDifference] = Field(description="adapter - base")
-    curves: list[CurvePoint] = Field(description="mean deletion and insertion")
-    settings: dict[str, Any] = Field(description="of the study")
-    software: dict[str, str] = Field(description="versions")
-    provenance: Provenance | None = Field(default=None, description="how it came about; null where not recorded")
+    feature: str | None = Field(default=None, description="feature with a map of its own, as LAYER:FEATURE of SAE")
+    data: str = Field(description="hash of the questions")
+    questions: int = Field(description="number of questions studied")
+    patients: int = Field(description="number of their patients, or of images where patients are unknown")
+    right: dict[str, float | None] = Field(
+        description="arm -> share of right answers, of the questions with a known answer"
+    )
+    summary: list[GroundingSummary] = Field(description="means over the questions, beside their controls")
+    differences: list[GroundingDifference] = Field(description="adapter - base; empty without an adapter")
+    curves: list[CurvePoint] = Field(description="points of the mean deletion and insertion curves")
+    settings: dict[str, Any] = Field(description="settings of the study (finetune.grounding.study.GroundingSettings)")
+    software: dict[str, str] = Field(description="package -> version")
+    provenance: Provenance | None = Field(
+        default=None, description="command, commit, device and start; null where not recorded"
+    )

@@ -1,60 +1,57 @@
-"""Reading a record: checked, its texts fit to be shown, and what a newer version wrote refused."""
+"""Reading an artifact: checked against its schema, with texts that are safe to show."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 
 from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object, refuse_newer
 
-NEWEST = {"evaluation.json": 2, "gatescope.json": 1, "ablation.json": 1, "grounding.json": 1, "study.json": 1}
-"""Name of a file of results -> the newest version of its schema that is read here."""
+Artifact = TypeVar("Artifact", bound=BaseModel)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def newest_version(kind: type[BaseModel]) -> int:
+    """The version of an artifact's schema that this GateScope writes, which is the newest that it reads."""
+    return int(kind.model_fields["schema_version"].default)
 
 
-class Part(BaseModel):
-    """A record or a part of one; fields that it does not name are passed over."""
+def read_artifact(path: Path, kind: type[Artifact]) -> Artifact:
+    """Read an artifact whose schema is `kind`.
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _undefined_is_null(cls, value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_record(path: Path, kind: type[Model]) -> Model:
-    """Read one of these files, its texts `cleaned`.
-
-    Raises InputError, naming file and field, for a file that is damaged, lacks a field, or is of a newer schema.
+    Raises InputError, which names the file and the field, if the file is damaged, lacks a field, or has a newer schema.
     """
-    content = cleaned(read_object(path))
+    return _validated(path, kind, read_object(path))
+
+
+def read_shown(path: Path, kind: type[Artifact]) -> Artifact:
+    """The same for an artifact that someone else may have written and that is to be shown: its texts are `cleaned`."""
+    return _validated(path, kind, cleaned(read_object(path)))
+
+
+def _validated(path: Path, kind: type[Artifact], content: dict[str, Any]) -> Artifact:
     version = content.get("schema_version")
     if isinstance(version, int):
-        refuse_newer(path, version, NEWEST[path.name])
+        refuse_newer(path, version, newest_version(kind))
     return checked(path, kind, content)
 
 
-def checked(path: Path, kind: type[Model], content: Any) -> Model:
-    """`content`, read from `path`, as a record. Raises InputError naming the first field that is not as expected."""
+def checked(path: Path, kind: type[Artifact], content: Any) -> Artifact:
+    """Validate the content of `path`. Raises InputError, which names the first field that is not as expected."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"
         reason = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: field {field}: {reason}. Write it again, or remove it.") from None
+        raise InputError(f"{path}: field {field}: {reason}. Write the file again, or remove it.") from None
 
 
 def cleaned(content: Any) -> Any:
-    """JSON content whose texts are fit to be shown: no control characters, and of a path its last part alone.
+    """JSON content without control characters, and with each path in its texts reduced to the last part.
 
-    Artifacts hold no paths; a model that was loaded in another way might be named by one.
+    Artifacts hold no paths, but a model that was loaded by other means may be named by one.
     """
     if isinstance(content, str):
         return _clean(content)

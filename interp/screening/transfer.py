@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,49 +15,16 @@ from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.saes.reconstruction import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
 from interp.saes.sae import check_sae, load_sae
+from interp.schemas.transfer import Transfer, TransferEntry
 from interp.storage.provenance import provenance, software
 
-TRANSFER_COLUMNS = {
-    "prompts": "kind of the prompts: questions (with their images), medical or general (text alone)",
-    "layer": "decoder layer",
-    "tokens": "text tokens measured",
-    "r2": "explained share of the variance over all tokens",
-    "r2_low": "lower end of its 95% interval, bootstrap over prompts",
-    "r2_high": "upper end",
-    "p": "one-sided p against R2 <= 0.95",
-    "verdict": "pass, fail or unclear",
-    "fvu": "1 - r2",
-    "l0": "mean active features a token",
-    "dead": "share of the features that are active on none of these tokens",
-    "drift": "cosine distance of the features' mean activations from the reference model's; NaN without one",
-    "shift": "the same distance from this model's on the general prompts",
-}
+class TransferResult(Transfer):
+    """How well every SAE describes a model; numbers are rounded to six decimals, as in its JSON."""
 
-
-@dataclass(frozen=True)
-class TransferResult:
-    """How well every SAE describes a model."""
-
-    model: str
-    """The model that was measured."""
-    reference: str | None
-    """The model that drift is measured from."""
-    table: pd.DataFrame
-    """One row a kind of prompts and layer, columns as in TRANSFER_COLUMNS."""
-    seed: int
-    """Of the bootstrap."""
-
-    def failed(self, kind: str) -> list[int]:
-        """The layers that fail on one kind of prompts."""
-        rows = self.table[(self.table["prompts"] == kind) & (self.table["verdict"] == "fail")]
-        return [int(layer) for layer in rows["layer"]]
-
-    def to_json(self) -> str:
-        """The whole result as JSON, indented; undefined numbers are null."""
-        rows = json.loads(self.table.to_json(orient="records", double_precision=6))
-        content = {"schema_version": 1, "model": self.model, "reference": self.reference, "r2_needed": R2_NEEDED}
-        made = {"seed": self.seed, "software": software(), "provenance": provenance().model_dump()}
-        return json.dumps(content | made | {"layers": rows}, indent=2) + "\n"
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per kind of prompts and layer, one column per field of `interp.schemas.transfer.TransferEntry`."""
+        return pd.DataFrame([entry.model_dump() for entry in self.layers], columns=list(TransferEntry.model_fields))
 
 
 def text_prompts(path: Path, limit: int) -> pd.DataFrame:
@@ -115,8 +81,15 @@ def transfer_check(
         before = {name: reconstruct(sae, residuals[:, position]) for name, residuals in referred.items()}
         for name, (_, owner) in measured.items():
             rows.append(_row(name, layer, found, before.get(name), owner, seed))
-    table = pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
-    return TransferResult(vlm.name, reference.name if reference else None, table, seed)
+    return TransferResult(
+        model=vlm.name,
+        reference=reference.name if reference else None,
+        r2_needed=R2_NEEDED,
+        seed=seed,
+        software=software(),
+        provenance=provenance(),
+        layers=json.loads(pd.DataFrame(rows).to_json(orient="records", double_precision=6)),
+    )
 
 
 def _row(

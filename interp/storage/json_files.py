@@ -28,8 +28,13 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_ready(inside) for inside in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return significant(value) if math.isfinite(value) else None
     return value
+
+
+def significant(value: float) -> float:
+    """A number to the six significant digits that artifacts hold."""
+    return float(f"{value:.6g}")
 
 
 def parse_json(text: str) -> Any:
@@ -46,6 +51,8 @@ def read_object(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: can not be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}).") from None
     if not isinstance(content, dict):

@@ -1,0 +1,32 @@
+"""The settings of an evaluation."""
+
+from dataclasses import dataclass
+
+from interp.runtime.options import check_options, option
+
+TOLERANCE = 0.05
+"""Loss of accuracy or of reliance on the image, as a share of the questions, up to which a verdict says "kept"; a
+convention, not a finding."""
+NEW_TOKENS = 16
+"""Tokens that an evaluation generates for every answer, unless the true answer is longer."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How arms are compared with their base. Raises InputError for a value outside its range."""
+
+    tolerance: float = option(
+        TOLERANCE,
+        "Loss of accuracy or of reliance on the image, as a share of the questions, up to which the verdict says "
+        '"kept".',
+        min=0,
+        max=1,
+        on_command_line=False,
+    )
+    new_tokens: int = option(
+        NEW_TOKENS, "Tokens generated for each answer; 0 for measures of the first token alone.", min=0
+    )
+    seed: int = option(0, "Seed of the bootstrap, the permutations, the noise and the swapped images.", min=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,50 @@
+"""Every artifact's file name and schema, and their JSON Schemas for others to check files with."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from interp.schemas.ablation import Ablation, ArmRecord
+from interp.schemas.adapter import AdapterRecord
+from interp.schemas.evaluation import Evaluation
+from interp.schemas.grounding import Grounding
+from interp.schemas.import_report import ImportReport
+from interp.schemas.layers import Layers
+from interp.schemas.study import Study
+from interp.schemas.transfer import Transfer
+from interp.storage.atomic import atomic_folder
+from interp.storage.json_files import write_json
+from interp.storage.manifest import Manifest
+
+ARTIFACTS: dict[str, type[BaseModel]] = {
+    "layers": Layers,
+    "study": Study,
+    "evaluation": Evaluation,
+    "gatescope": AdapterRecord,
+    "ablation": Ablation,
+    "arm": ArmRecord,
+    "grounding": Grounding,
+    "manifest": Manifest,
+    "import_report": ImportReport,
+    "transfer": Transfer,
+}
+"""Name of an artifact -> its schema. `arm` is the record under the key "gatescope" of a Parquet file of answers."""
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of an artifact as this version writes it."""
+    schema = ARTIFACTS[name].model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_json_schemas(out: Path) -> list[Path]:
+    """Write NAME.schema.json of every artifact into the new folder `out`, and return the paths.
+
+    Raises InputError if `out` is not empty.
+    """
+    names = [f"{name}.schema.json" for name in ARTIFACTS]
+    with atomic_folder(out) as folder:
+        for artifact, name in zip(ARTIFACTS, names, strict=True):
+            write_json(folder / name, json_schema(artifact))
+    return [out / name for name in names]
