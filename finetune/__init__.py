@@ -1,11 +1,12 @@
-"""finetune: train a LoRA on the layers that `interp` found, and say honestly whether it worked.
+"""finetune: train a LoRA on the layers that `interp` found, and evaluate whether it helped.
 
     import finetune
+    import interp
 
-    evaluation = finetune.train_and_evaluate(model, questions, out, finetune.TrainSettings(), layers="4-5")
+    evaluation = finetune.train_and_evaluate(interp.ModelSpec(), interp.DataSpec(), "adapter", layers="4-5")
     evaluation.sentences
 
-Each public name is the function behind a command, or something that it takes or returns. `__init__.pyi` lists them with
+Every public name is the function of a command, or something that it takes or returns. `__init__.pyi` lists them with
 their modules; a module is imported when one of its names is first used.
 """
 

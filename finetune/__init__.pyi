@@ -3,6 +3,7 @@ from .ablation.result import Ablation as Ablation
 from .ablation.run import ablate_saved as ablate_saved
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.run import evaluate_saved as evaluate_saved
+from .evaluation.settings import EvaluationSettings as EvaluationSettings
 from .grounding.one_image import MapSettings as MapSettings
 from .grounding.study import GroundingSettings as GroundingSettings
 from .grounding.study import GroundingStudy as GroundingStudy

@@ -8,13 +8,16 @@ import torch
 from finetune_world import awaken, make_world, plain_logits
 
 from finetune.evaluation.run import evaluate_saved
+from finetune.evaluation.settings import EvaluationSettings
 from finetune.lora.adapter_folder import base_of, load_adapter, read_record
 from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import salt_of, shown, text_hash, text_hashes
 from finetune.lora.settings import TrainSettings
 from finetune.training.run import train_and_evaluate
 from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
+from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 
@@ -29,7 +32,9 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "deep" / "adapter"
     settings = TrainSettings(rank=4, alpha=8, epochs=2, lr=1e-2, seed=7)
-    evaluation = train_and_evaluate(str(world.model), world.questions, out, settings, layers="1-2", device="cpu")
+    evaluation = train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions), out, settings, layers="1-2"
+    )
     return out, evaluation
 
 
@@ -129,7 +134,7 @@ def test_hashes_of_texts_are_slow_salted_and_recognised():
 
 def test_evaluating_it_again_gives_the_same_numbers(world, trained):
     folder, evaluation = trained
-    again = evaluate_saved([folder], world.questions, device="cpu", seed=7)
+    again = evaluate_saved([folder], DataSpec(world.questions), ModelSpec(device="cpu"), EvaluationSettings(seed=7))
     assert again.sentences == evaluation.sentences
     first, second = (table.select_dtypes("number").to_numpy() for table in (evaluation.table(), again.table()))
     assert second == pytest.approx(first, abs=1e-4, nan_ok=True)
@@ -137,7 +142,7 @@ def test_evaluating_it_again_gives_the_same_numbers(world, trained):
 
 def test_an_adapter_from_elsewhere_has_no_record(world, tmp_path):
     add_lora(load_vlm(world.model, "cpu", "float32"), [1]).save_pretrained(str(tmp_path / "plain"))
-    found = evaluate_saved([tmp_path / "plain"], world.questions, device="cpu")
+    found = evaluate_saved([tmp_path / "plain"], DataSpec(world.questions), ModelSpec(device="cpu"))
     assert read_record(tmp_path / "plain") is None
     assert "phrasings" not in {c.kind for c in found.comparisons}
 
@@ -170,4 +175,4 @@ def test_damaged_adapters_are_refused(world, trained, tmp_path, damage):
     else:
         record.write_text("{")
     with pytest.raises(InputError, match=str(folder)):
-        evaluate_saved([folder], world.questions, device="cpu")
+        evaluate_saved([folder], DataSpec(world.questions), ModelSpec(device="cpu"))

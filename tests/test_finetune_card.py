@@ -14,6 +14,8 @@ from finetune.lora.adapter_folder import read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import Base, base_metadata, file_names_only, model_card, with_base
 from finetune.training.run import train_and_evaluate
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import ModelEntry, PromptEntry
@@ -31,7 +33,9 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "adapter"
-    return out, train_and_evaluate(str(world.model), world.questions, out, SETTINGS, layers="1-2", device="cpu")
+    return out, train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions), out, SETTINGS, layers="1-2"
+    )
 
 
 def card_of(trained, **changes) -> str:

@@ -23,8 +23,10 @@ from finetune.training.run import train_and_evaluate
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
 from interp.questions.schema import Question
+from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 
 
@@ -289,7 +291,9 @@ def test_settings_out_of_range_are_refused(change):
 def test_the_record_carries_the_term_and_older_records_are_read(world, tmp_path):
     out = tmp_path / "adapter"
     settings = TrainSettings(epochs=1, grounding="swap", grounding_weight=0.5)
-    evaluation = train_and_evaluate(str(world.model), world.questions, out, settings, layers="1", device="cpu")
+    evaluation = train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions), out, settings, layers="1"
+    )
     record = read_record(out)
     assert (record.settings["grounding"], record.settings["grounding_weight"]) == ("swap", 0.5)
     assert "| grounding term | swap, weight 0.5 |" in (out / "README.md").read_text()

@@ -19,10 +19,13 @@ from finetune_world import make_world
 from huggingface_hub import HfApi, ModelCard
 
 from finetune.evaluation.run import evaluate_saved
+from finetune.evaluation.settings import EvaluationSettings
 from finetune.lora.adapter_folder import read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import model_card
 from finetune.training.run import train_and_evaluate
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.schemas.layers import ModelEntry
 from interp.storage.atomic import write_text
 
@@ -41,7 +44,9 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "adapter"
     settings = TrainSettings(rank=2, alpha=4, epochs=1, seed=3)
-    return out, train_and_evaluate(str(world.model), world.questions, out, settings, layers="1-2", device="cpu")
+    return out, train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions), out, settings, layers="1-2"
+    )
 
 
 @pytest.fixture
@@ -213,7 +218,9 @@ def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
         (folder / name).write_bytes(content)
     base = AutoModelForImageTextToText.from_pretrained(world.model)
     assert PeftModel.from_pretrained(base, folder).peft_config["default"].base_model_name_or_path == BASE
-    again = evaluate_saved([folder], world.questions, str(world.model), device="cpu", seed=3)
+    again = evaluate_saved(
+        [folder], DataSpec(world.questions), ModelSpec(world.model, device="cpu"), EvaluationSettings(seed=3)
+    )
     assert {c.kind for c in again.comparisons} >= {"all", "type"}
     assert "phrasings" not in {c.kind for c in again.comparisons}, "without hashes nothing is called unseen"
 

@@ -37,6 +37,8 @@ from finetune.publishing.push import staged
 from finetune.training.run import train_and_evaluate
 from interp.model.blank_images import BLANKS
 from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae, save_sae
@@ -188,7 +190,9 @@ def world(tmp_path_factory):
 def adapter(world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("fuzz") / "adapter"
     settings = TrainSettings(rank=2, alpha=4, epochs=1)
-    train_and_evaluate(str(world.model), world.questions, out, settings, layers="1", device="cpu", limit=4)
+    train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions, limit=4), out, settings, layers="1"
+    )
     return out
 
 
@@ -243,7 +247,7 @@ def test_adapter_records(length, copied):
             record = read_record(copied)
             known_texts([record])
             seed_pools([Arm("a", record=record), Arm("b", record=record), Arm("c", record=record)])
-            shared_base([copied], None, {})
+            shared_base([copied], ModelSpec())
 
         check("adapter record", call)
 
@@ -260,7 +264,7 @@ def test_adapter_configurations(length, copied, vlm):
     @given(CHANGES, CUTS, st.booleans())
     def run(changes, cuts, whole):
         path.write_bytes(as_json(changed(document, changes)) if whole else cut(content, cuts))
-        check("adapter config", lambda: shared_base([copied], None, {}))
+        check("adapter config", lambda: shared_base([copied], ModelSpec()))
         found = check("adapter config, loaded", lambda: load_adapter(vlm, copied))
         if not isinstance(found, InputError):
             found.unload()

@@ -25,8 +25,10 @@ from interp.measurement.generate import generate
 from interp.measurement.margins import measure
 from interp.model.image_tokens import encode_together
 from interp.model.load import balanced_device_map, load_vlm
+from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions
+from interp.questions.spec import DataSpec
 from interp.questions.tables import prompt_table
 from interp.runtime.distributed import ALONE, Team
 from interp.search.find import find_features
@@ -158,8 +160,8 @@ def told(folder):
 
 def ablate(folder: Path, out: Path):
     """The ablation that one and two processes make."""
-    model, questions = str(folder / "world/model"), folder / "world/questions.jsonl"
-    return ablate_saved(model, questions, out, folder / "layers.json", ABLATION, device="cpu")
+    model, data = ModelSpec(folder / "world/model", device="cpu"), DataSpec(folder / "world/questions.jsonl")
+    return ablate_saved(model, data, out, folder / "layers.json", ABLATION)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_what_is_not_there_says_what_is(scope):
         locate_saes("gemma-scope-2-4b-it-res-some")
     with pytest.raises(InputError, match=re.escape("no SAE of width 1m and l0 big; found width/l0 16k/big, 16k/small")):
         locate_saes(scope / "resid_post_all", "1m", "big")
-    with pytest.raises(InputError, match=r"layer 0 has two SAEs.*Choose with --width and --l0"):
+    with pytest.raises(InputError, match=r"layer 0 has two SAEs.*Choose with --sae-width and --l0"):
         locate_saes(scope)
     with pytest.raises(InputError, match="not in the local cache"):
         locate_saes("somebody/saes:resid_post")

@@ -22,6 +22,8 @@ from finetune.publishing.card import code_span, model_card
 from finetune.training.run import train_and_evaluate
 from interp.images.decode import UnreadableImageError, decode
 from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +55,9 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("security") / "adapter"
     settings = TrainSettings(rank=2, alpha=4, epochs=1)
-    evaluation = train_and_evaluate(str(world.model), world.questions, out, settings, layers="1", device="cpu", limit=4)
+    evaluation = train_and_evaluate(
+        ModelSpec(world.model, device="cpu"), DataSpec(world.questions, limit=4), out, settings, layers="1"
+    )
     return out, evaluation
 
 

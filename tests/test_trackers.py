@@ -18,7 +18,9 @@ from test_processes import launch
 from finetune.lora.settings import TrainSettings
 from finetune.training import loop as training
 from finetune.training.run import train_and_evaluate
+from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
+from interp.questions.spec import DataSpec
 
 LOGGED = {f"train/{name}" for name in training.LOGGED}
 BLOCK = 32768
@@ -59,7 +61,13 @@ def world(tmp_path_factory):
 
 def trained(world, out, tracker, resume=False):
     train_and_evaluate(
-        str(world.model), world.questions, out, SETTINGS, layers="1", device="cpu", log_with=tracker, resume=resume
+        ModelSpec(world.model, device="cpu"),
+        DataSpec(world.questions),
+        out,
+        SETTINGS,
+        layers="1",
+        log_with=tracker,
+        resume=resume,
     )
 
 

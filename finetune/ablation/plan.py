@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.lora.settings import TrainSettings
 from interp.runtime.errors import InputError
+from interp.runtime.options import check_options, option
 from interp.schemas.layer_list import layers_text
 
 ArmKind = Literal[
@@ -43,19 +44,19 @@ class AblationSettings:
     """Training seeds; every arm is trained once with each."""
     kinds: tuple[str, ...] = ARM_KINDS
     """Kinds of arms to compare with the chosen range, which is always trained."""
-    stride: int = 1
-    """Number of layers from the start of one window to the start of the next."""
-    random: int = 2
-    """Number of random sets of layers."""
-    seed: int = 0
-    """Seed of the random sets, swapped images, noise images, bootstrap, half splits and permutations."""
+    stride: int = option(1, "Number of layers from the start of one window to the start of the next.", min=1)
+    random: int = option(2, "Number of random sets of layers.", min=0)
+    seed: int = option(
+        0,
+        "Seed of the random sets, swapped images, noise images, bootstrap, half splits and permutations; not of the "
+        "training.",
+        min=0,
+    )
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds are {list(self.seeds)}, expected different ones of at least 0.")
-        for name, least in {"stride": 1, "random": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}.")
+        check_options(self)
         unknown = sorted(set(self.kinds) - set(ARM_KINDS))
         if unknown:
             raise InputError(f"--arms {', '.join(unknown)}: expected some of {', '.join(ARM_KINDS)}.")

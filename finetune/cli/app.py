@@ -1,4 +1,4 @@
-"""The `finetune` command: its subcommands, and training where none is named."""
+"""The `finetune` command: it trains, unless a subcommand is named."""
 
 import sys
 
@@ -11,23 +11,24 @@ from finetune.cli.push import push_command
 from finetune.cli.train import train_command
 from finetune.cli.verify import verify_command
 from interp.cli.guard import HELP, PLAIN, command
+from interp.cli.renamed import current_arguments
 from interp.runtime.distributed import require_single_process
 
 app = typer.Typer(rich_markup_mode=PLAIN, pretty_exceptions_enable=False, context_settings=HELP)
 app.callback(invoke_without_command=True)(train_command)
 app.command("evaluate", short_help="Compare adapters and clamps with their base.")(evaluate_command)
-app.command("ablate", short_help="Did the choice of the layers matter?")(ablate_command)
-app.command("verify", short_help="Are the numbers of this adapter and these questions?")(verify_command)
-app.command("grounding", short_help="Where does it look, and are the maps of it faithful?")(grounding_command)
-app.command("push", short_help="Publish an adapter on the hub, or show what would be.")(push_command)
+app.command("ablate", short_help="Did the choice of layers matter?")(ablate_command)
+app.command("verify", short_help="Check an adapter against its base and questions.")(verify_command)
+app.command("grounding", short_help="Where does the model look? Are the maps faithful?")(grounding_command)
+app.command("push", short_help="Publish an adapter on the hub, after a preview.")(push_command)
 
 
 def main() -> None:
-    """Entry point of `finetune`: a user's mistake is one paragraph on stderr and exit code 2."""
+    """Entry point of `finetune`: bad input becomes one paragraph on stderr and exit code 2."""
     with command():
         if sys.argv[1:2] and sys.argv[1] in ("evaluate", "grounding", "push"):
             require_single_process(f"finetune {sys.argv[1]}")
-        app()
+        app(current_arguments("finetune", sys.argv[1:]))
 
 
 if __name__ == "__main__":

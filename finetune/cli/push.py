@@ -11,22 +11,26 @@ from interp.cli.options import Json, Verbose
 def push_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.", show_default=False)],
     repo: Annotated[str, typer.Argument(help="Model repository on the hub: owner/name.", show_default=False)],
-    upload: Annotated[bool, typer.Option("--upload", help="Send it; without this it is only shown.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; without this it is private.")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Upload; without this option, only show what would be sent.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the repository public; without this option it is private.")
+    ] = False,
     base_model: Annotated[
         str | None,
         typer.Option(
-            help="Hub id of the base, for an adapter of a local folder. Written into what is sent only.",
-            show_default="the one the adapter names",
+            help="Hub id of the base, if the adapter was trained on a local folder. Written only into what is sent.",
+            show_default="the one that the adapter names",
         ),
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what would be published of an adapter on the Hugging Face hub, and with --upload publish it.
+    """Show what would be published of an adapter on the Hugging Face hub; publish it with --upload.
 
-    Weights, configuration, card, evaluation and record are sent, nothing else. The hashes of the training texts stay
-    here. The adapter's folder is not changed.
+    Only weights, configuration, card, evaluation and record are sent. The record is sent without the hashes of the
+    training texts. The adapter's folder does not change.
 
     Look first, then send:
 

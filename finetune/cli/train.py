@@ -5,98 +5,52 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import Alpha, BatchSize, Device, Dtype, Epochs, LearningRate, Limit, TestSplit, TrainSplit
-from finetune.lora.settings import Grounding, TrainSettings
+from finetune.cli.options import BASE_DTYPE, TRAINING_DEVICE
+from finetune.lora.settings import TrainSettings
 from finetune.training.trackers import TrackerName
-from interp.cli.options import (
-    AnswerInstruction,
-    ImageCache,
-    ImageFirst,
-    Images,
-    Json,
-    Normalize,
-    Questions,
-    Resume,
-    Revision,
-    System,
-    Verbose,
-    style_changes,
-)
-from interp.paths import EMBEDDED, WORLD
+from interp.cli.dataclass_options import with_options
+from interp.cli.options import Json, Resume, Verbose, Version
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError
 
-DEFAULTS = TrainSettings()
 LAYERS = Path("artifacts/layers.json")
 
 
+@with_options(device=TRAINING_DEVICE, dtype=BASE_DTYPE)
 def train_command(
     context: typer.Context,
     layers_from: Annotated[
         Path | None,
-        typer.Option(help="Train the layers that `interp` found.", show_default=f"{LAYERS} if present"),
+        typer.Option(help="Train the layers that `interp find-features` chose.", show_default=f"{LAYERS} if present"),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Train these layers instead: 15-19, or 9,17, or all.", show_default="none")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Gemma 3 model with images: a folder or a hub id.", show_default=EMBEDDED)
-    ] = str(WORLD / "planted"),
-    questions: Questions = WORLD / "questions.jsonl",
-    images: Images = None,
-    split: TrainSplit = "train",
-    test_split: TestSplit = "test",
     out: Annotated[Path, typer.Option(help="New folder for adapter and evaluation.")] = Path("artifacts/adapter"),
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the update.")] = DEFAULTS.rank,
-    alpha: Alpha = DEFAULTS.alpha,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the update's input.")] = DEFAULTS.dropout,
-    lr: LearningRate = DEFAULTS.lr,
-    batch_size: BatchSize = DEFAULTS.batch_size,
-    micro_batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Questions a forward pass.", show_default="as many as the GPU's memory holds"),
-    ] = DEFAULTS.micro_batch_size,
-    epochs: Epochs = DEFAULTS.epochs,
-    consistency_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of the divergence between two wordings' answers; 0 for answers alone.")
-    ] = DEFAULTS.consistency_weight,
-    grounding: Annotated[
-        Grounding,
-        typer.Option(
-            help="Hold yes/no answers to the image: blank, undecided without it; swap, less of the true answer on "
-            "another patient's, of which the opposite is true."
-        ),
-    ] = DEFAULTS.grounding,
-    grounding_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of the grounding term.")
-    ] = DEFAULTS.grounding_weight,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = DEFAULTS.seed,
+    *,
+    model: ModelSpec,
+    data: DataSpec,
+    settings: TrainSettings,
     resume: Resume = False,
     log_with: Annotated[
         TrackerName | None,
         typer.Option(
-            help="Log the steps for TensorBoard or W&B too, into OUT.logs. W&B stays offline unless WANDB_MODE says "
+            help="Also log every step for TensorBoard or W&B, into OUT.logs. W&B stays offline unless WANDB_MODE says "
             "otherwise.",
             show_default="none",
         ),
     ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    limit: Limit = None,
-    revision: Revision = None,
-    image_first: ImageFirst = None,
-    system: System = None,
-    answer_instruction: AnswerInstruction = None,
-    normalize: Normalize = None,
-    image_cache: ImageCache = None,
+    version: Version = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a LoRA on a few layers so that rewording a question stops changing the answer, then say whether it worked.
+    """Train a LoRA on a few layers so that rewording a question no longer changes the answer, then evaluate it.
 
-    Each question is paired with a random paraphrase; both are taught the true answer and to answer alike. Base and
-    adapter are then compared on held-out patients: flips, accuracy, and how often the answer stays when the image is
-    made blank. The folder loads with plain peft.
+    Each question is paired with a random paraphrase. Both are trained towards the true answer, and towards the same
+    answer. Base and adapter are then compared on held-out patients: flips, accuracy, and how often the answer stays the
+    same when the image is blank. The folder loads with plain peft.
 
     On the layers that interp found:
 
@@ -109,13 +63,7 @@ def train_command(
             --questions mine.jsonl
     """
     if context.invoked_subcommand is not None:
-        sources = {name: context.get_parameter_source(name) for name in context.params}
-        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        if given:
-            raise InputError(
-                f"--{given[0].replace('_', '-')} stands before {context.invoked_subcommand}, which does not see it. "
-                "Put options behind the command that they are for."
-            )
+        _refuse_options_before(context)
         return
     if layers is None and layers_from is None:
         if not LAYERS.is_file():
@@ -124,45 +72,28 @@ def train_command(
                 "or --layers."
             )
         layers_from = LAYERS
-    settings = TrainSettings(
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        lr=lr,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        epochs=epochs,
-        consistency_weight=consistency_weight,
-        grounding=grounding,
-        grounding_weight=grounding_weight,
-        seed=seed,
-    )
-    from finetune.evaluation.terminal import show_evaluation
     from finetune.training.run import train_and_evaluate
+    from interp.views.tables.evaluation import evaluation_overview
+    from interp.views.terminal.show import show_overview
 
     evaluation = train_and_evaluate(
-        model,
-        questions,
-        out,
-        settings,
-        layers,
-        layers_from,
-        images,
-        split,
-        test_split,
-        device,
-        dtype,
-        limit,
-        revision,
-        style_changes(image_first, system, answer_instruction, normalize),
-        image_cache,
-        resume,
-        log_with,
+        model, data, out, settings, layers=layers, layers_from=layers_from, resume=resume, log_with=log_with
     )
     if not is_main():
         return
     if json:
         typer.echo((out / "evaluation.json").read_text(encoding="utf-8"), nl=False)
     elif evaluation is not None:
-        show_evaluation(evaluation)
+        show_overview(evaluation_overview(evaluation))
         typer.echo(f"Wrote {out}")
+
+
+def _refuse_options_before(context: typer.Context) -> None:
+    """Raise InputError for an option before the name of a subcommand, which would not see it."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} stands before {context.invoked_subcommand}, which does not see it. "
+            "Put options after the name of their command."
+        )

@@ -1,46 +1,45 @@
 """The `finetune verify` command."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from finetune.cli.options import BaseModel, Device, Limit, TestSplit, TrainSplit
-from interp.cli.options import ImageCache, Images, Json, Questions, Revision, Verbose
-from interp.paths import WORLD
+from finetune.cli.options import BASE_MODEL
+from interp.cli.dataclass_options import with_options
+from interp.cli.options import Json, Verbose
+from interp.model.spec import ModelSpec
+from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
 
+RECORDED = ("dtype", "image_first", "system", "answer_instruction", "normalize")
+"""What the record of the adapter says, so that no option does."""
 
+
+@with_options(without=RECORDED, model=BASE_MODEL)
 def verify_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.")] = Path("artifacts/adapter"),
-    model: BaseModel = None,
-    questions: Questions = WORLD / "questions.jsonl",
-    images: Images = None,
-    split: TrainSplit = "train",
-    test_split: TestSplit = "test",
-    limit: Limit = None,
-    revision: Revision = None,
-    device: Device = "auto",
-    image_cache: ImageCache = None,
+    *,
+    model: ModelSpec,
+    data: DataSpec,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check that an adapter's numbers are of this adapter, base and questions.
+    """Check that the numbers of an adapter folder come from this adapter, this base and these questions.
 
     Files are compared with their checksums, base and questions with their
-    digests, and the evaluation is made again, in the arithmetic, with the
-    prompt and the seed that were recorded:
+    digests. The evaluation is repeated with the recorded number format,
+    prompt and seed:
 
         finetune verify artifacts/adapter
 
-    Give the options of the training that chose questions (--split, --limit).
+    Give the same --split, --test-split and --limit as for the training.
 
-    Exits 0 if every check holds, 4 if one does not, 2 on bad input.
+    Exits with 0 if every check holds, 4 if one does not, 2 on bad input.
     """
     from finetune.evaluation.verify import read_recorded, verify_adapter
     from finetune.lora.adapter_folder import shared_base
-    from finetune.training.run import load_splits
-    from interp.model.load import load_vlm
     from interp.storage.checks import files_check
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.checks import show_checks
@@ -48,16 +47,16 @@ def verify_command(
     record, claimed = read_recorded(adapter)
     files = files_check(adapter)
     if files is not None and not files.holds:
-        # What is damaged can not be asked again.
+        # A damaged adapter cannot be evaluated again.
         checks = [files]
     else:
-        source, style, _ = shared_base([adapter], model, {})
-        taught, asked = load_splits(questions, images, split, test_split, limit)
-        vlm = load_vlm(source, device, record.model.dtype, revision or record.model.revision, style, image_cache)
-        checks = verify_adapter(adapter, record, claimed, vlm, taught, asked)
+        base, style, _ = shared_base([adapter], model)
+        recorded = replace(base, dtype=record.model.dtype, revision=base.revision or record.model.revision)
+        training, test = data.load_splits()
+        checks = verify_adapter(adapter, record, claimed, recorded.load(style), training, test)
     if json:
         typer.echo(json_text(json_ready(checks)), nl=False)
     else:
-        show_checks(checks, "That the training gives these weights is not computed again.")
+        show_checks(checks, "The training is not repeated, so it is not checked that it gives these weights.")
     if not all(check.holds for check in checks):
         raise typer.Exit(EXIT_FOUND)

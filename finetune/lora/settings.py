@@ -8,12 +8,6 @@ from interp.runtime.options import check_options, option
 Grounding = Literal["none", "blank", "swap"]
 """What ties an adapter to the image: nothing, the blank image, or other patients' images (`finetune.training.loss`)."""
 
-TOLERANCE = 0.05
-"""Loss of accuracy or of reliance on the image, as a share of the questions, up to which a verdict says "kept"; a
-convention, not a finding."""
-NEW_TOKENS = 16
-"""Tokens that an evaluation generates for every answer, unless the true answer is longer."""
-
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -1,11 +1,10 @@
 """A whole run: choose layers, train, evaluate, write the folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from finetune.evaluation.arms import Arm, base_arm
@@ -22,14 +21,13 @@ from finetune.training.loop import accelerator_for, train
 from finetune.training.trackers import TrackerName, check_tracker, logs_folder, tracked
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_tokens import encode_together
-from interp.model.load import load_vlm
-from interp.model.prompts import DEFAULT_STYLE, PromptStyle
+from interp.model.prompts import PromptStyle
+from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
-from interp.questions.files import Split, load_questions
 from interp.questions.schema import Question
+from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import team_on
-from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_folder, refuse_used, write_text
 from interp.storage.checksums import inputs_digests, weights_fingerprint
@@ -41,52 +39,45 @@ if TYPE_CHECKING:
 
 
 def train_and_evaluate(
-    model: str,
-    questions: Path,
+    model: ModelSpec,
+    data: DataSpec,
     out: Path,
-    settings: TrainSettings,
+    settings: TrainSettings = TrainSettings(),
+    *,
     layers: str | None = None,
     layers_from: Path | None = None,
-    images: Path | None = None,
-    split: Split = "train",
-    test_split: Split = "test",
-    device: str = "auto",
-    dtype: str = "auto",
-    limit: int | None = None,
-    revision: str | None = None,
-    prompt_changes: Mapping[str, Any] = MappingProxyType({}),
-    image_cache: Path | None = None,
     resume: bool = False,
     log_with: "TrackerName | GeneralTracker | None" = None,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
-    `limit` takes the first questions of each split only; the prompt style is that of the layers.json but for
-    `prompt_changes`; `image_cache` is as of `load_vlm`; `log_with` is a tracker that the steps of the training go to
-    (`finetune.training.trackers`). Under `accelerate launch` all processes train and evaluate
-    together; the main one writes, the others return None. Raises InputError for bad input, before anything is trained
-    where it can be known, and if another process makes `out`. Until it is whole `out` does not exist: after an
-    interruption a folder beside it (`interp.storage.working_folder.working_folder`) holds a checkpoint, and `resume`
-    goes on from
-    there to what would have come out without a break; it returns None if nothing is left to do.
+    The layers are either `layers`, as 4-5, or those of the layers.json `layers_from`, whose prompt style is then used,
+    with the changes that `model` makes. `log_with` is a tracker that records the steps of the training
+    (`finetune.training.trackers`). Under `accelerate launch` all processes train and evaluate together; the main one
+    writes and returns the evaluation, the others return None.
+
+    `out` appears only once it is complete. Until then a folder beside it holds a checkpoint
+    (`interp.storage.working_folder.working_folder`); `resume` continues from there to the result of an uninterrupted
+    run, and returns None if nothing is left to do. Raises InputError for bad input, before the training starts where
+    possible, and if another process is writing `out`.
     """
-    questions, out = Path(questions), Path(out)
+    out = Path(out)
     if not resume:
         refuse_used(out)
     refuse_unfinished(out, resume)
     wanted = read_choice(layers, layers_from)
-    if not isinstance(wanted, str) and wanted.data.split in ("all", test_split):
+    if not isinstance(wanted, str) and wanted.data.split in ("all", data.test_split):
         notify(
-            f"The layers were chosen on the {wanted.data.split} split, patients of the evaluation included: it is not "
-            "wholly held out. `interp find-features --split train` leaves them out."
+            f"The layers were chosen on the {wanted.data.split} split, which contains patients of the evaluation, so "
+            "they are not fully held out. `interp find-features --split train` keeps them out."
         )
-    taught, asked = load_splits(questions, images, split, test_split, limit)
+    taught, asked = data.load_splits()
     check_tracker(log_with, out, resume)
-    accelerator = accelerator_for(device, log_with, logs_folder(out))
+    accelerator = accelerator_for(model.device, log_with, logs_folder(out))
     work = working_folder(out)
     with working(work) if accelerator.is_main_process else nullcontext():
-        style = DEFAULT_STYLE if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
-        vlm = load_vlm(model, str(accelerator.device), dtype, revision, style._replace(**prompt_changes), image_cache)
+        style = None if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+        vlm = replace(model, device=str(accelerator.device)).load(style)
         choice = choose_layers(vlm, wanted)
         inputs = _inputs_of(vlm, choice, taught, settings, accelerator.num_processes)
         # The training does not depend on what is asked behind it, but a whole folder does.
@@ -146,23 +137,3 @@ def _inputs_of(
         "processes": processes,
         **inputs_digests(vlm.processor, [question.image for question in taught]),
     }
-
-
-def load_splits(
-    questions: Path, images: Path | None, split: Split, test_split: Split, limit: int | None
-) -> tuple[list[Question], list[Question]]:
-    """The questions to train on, which have answers, and those to evaluate on: the first `limit` of each.
-
-    Raises InputError for bad input, for a patient in both, and if none to train on has an answer.
-    """
-    taught, asked = (load_questions(questions, images, part) for part in (split, test_split))
-    shared = {q.group for q in taught} & {q.group for q in asked}
-    if shared:
-        raise InputError(
-            f"{len(shared)} patients are in both the training and the test questions, so the evaluation would "
-            "not be of held-out patients. Give --split and --test-split that do not overlap."
-        )
-    taught = [q for q in taught if q.answer is not None]
-    if not taught:
-        raise InputError(f"{questions}: none of the questions to train on has an answer. Add the 'answer' fields.")
-    return taught[:limit], asked[:limit]

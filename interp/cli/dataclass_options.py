@@ -16,9 +16,9 @@ Command = Callable[..., None]
 def with_options(*, without: Collection[str] = (), **changed: Any) -> Callable[[Command], Command]:
     """Replace every parameter of a command that is annotated with a dataclass by an option for each of its fields.
 
-    The command gets an instance made of the values that were given. Fields in `without` keep their defaults and are not
-    offered; those in `changed` have an `interp.runtime.options.option` of this command's own, with another default or
-    help text.
+    The command gets an instance made of the values that were given. Fields in `without`, as `seed` or as
+    `training.seed` for those of one parameter only, keep their defaults and are not offered. Those in `changed` have an
+    `interp.runtime.options.option` of this command's own, with another default or help text.
     """
 
     def decorate(command: Command) -> Command:
@@ -31,7 +31,8 @@ def with_options(*, without: Collection[str] = (), **changed: Any) -> Callable[[
                 continue
             kinds = get_type_hints(settings)
             offered = [_parameter(f, kinds[f.name], changed.get(f.name, f)) for f in fields(settings)]
-            own = [p for p in offered if p is not None and p.name not in without]
+            left_out = {name.removeprefix(f"{parameter.name}.") for name in without}
+            own = [p for p in offered if p is not None and p.name not in left_out]
             taken[parameter.name] = settings, [p.name for p in own]
             parameters += own
 

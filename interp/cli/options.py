@@ -1,5 +1,6 @@
 """Command-line options that several commands take, and what they mean for the library."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,20 @@ MaxMemory = Annotated[
         "again, read again or kept in a temporary file.",
         show_default="80% of what is free",
     ),
+]
+
+
+def show_versions(version: bool) -> None:
+    """Print the versions of GateScope and of the libraries that matter most, then exit."""
+    if version:
+        for name in ("gatescope", "torch", "transformers", "peft", "sae-lens"):
+            typer.echo(f"{name} {importlib.metadata.version(name)}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Print the versions and exit.", callback=show_versions, is_eager=True),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Verbose = Annotated[

@@ -1,4 +1,4 @@
-"""Settings that are declared once: a field of a dataclass is also an option of the commands and an entry of a record."""
+"""Settings that are declared once: a field of a dataclass is also an option of a command and an entry of a record."""
 
 from collections.abc import Sequence
 from dataclasses import Field, field, fields

@@ -95,13 +95,13 @@ def _one_a_layer(source: str, names: Iterable[str], width: str | None, l0: str |
             continue
         if layer in found:
             raise InputError(
-                f"{source}: layer {layer} has two SAEs, {found[layer]} and {name}. Choose with --width and --l0."
+                f"{source}: layer {layer} has two SAEs, {found[layer]} and {name}. Choose with --sae-width and --l0."
             )
         found[layer] = name
     if not found:
         raise InputError(
             f"{source}: no SAE of width {width or 'any'} and l0 {l0 or 'any'}; found width/l0 "
-            f"{', '.join(sorted(seen)) or 'none'}. Choose with --width and --l0."
+            f"{', '.join(sorted(seen)) or 'none'}. Choose with --sae-width and --l0."
         )
     return found
 

@@ -25,9 +25,11 @@ import numpy as np
 from finetune.lora.settings import TrainSettings
 from finetune.training.run import train_and_evaluate
 from interp.feature.register_grid import named_finding
+from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions, split_of, write_questions
 from interp.questions.schema import Question
+from interp.questions.spec import DataSpec
 
 PUBLISHED = TrainSettings()
 STRESS = dataclasses.replace(PUBLISHED, consistency_weight=10.0)
@@ -90,14 +92,11 @@ def main() -> None:
             settings = dataclasses.replace(ARMS[arm], epochs=options.epochs, seed=seed)
             started = time.monotonic()
             train_and_evaluate(
-                str(WORLD / "planted"),
-                questions,
+                ModelSpec(dtype="float32"),
+                DataSpec(questions, WORLD, limit=options.limit),
                 folder,
                 settings,
-                options.layers,
-                images=WORLD,
-                dtype="float32",
-                limit=options.limit,
+                layers=options.layers,
             )
             print(folder, f"{time.monotonic() - started:.0f} s", flush=True)
 

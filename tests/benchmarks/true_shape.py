@@ -19,14 +19,17 @@ from finetune.lora.settings import TrainSettings
 from finetune.training.run import train_and_evaluate
 from interp.cli.transfer_check import PROMPTS
 from interp.model.load import load_vlm
+from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
+from interp.questions.spec import DataSpec
 from interp.questions.tables import prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import save_sae
 from interp.screening.transfer import question_prompts, text_prompts, transfer_check
-from interp.search.find import FindSettings, find_features
+from interp.search.find import find_features
+from interp.search.settings import FindSettings
 
 
 def write_model(folder: Path, prompts: pd.DataFrame) -> Vlm:
@@ -84,12 +87,11 @@ def main() -> None:
     torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()
     train_and_evaluate(
-        str(model),
-        WORLD / "questions.jsonl",
+        ModelSpec(model),
+        DataSpec(limit=options.questions),
         options.folder / f"adapter-{int(time.time())}",
         TrainSettings(epochs=1),
         layers="15-19",
-        limit=options.questions,
     )
     report(f"finetune, layers 15-19, 1 epoch of {options.questions} questions, evaluation included", started)
 
