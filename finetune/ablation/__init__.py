@@ -1,7 +1,7 @@
-"""Did choosing these layers matter? Matched adapters on other layers, beside the chosen range.
+"""Whether the choice of the layers mattered: matched adapters on other layers, compared with the chosen range.
 
-`plan` says which arms are trained, `run` trains and asks them one after the other, `answers` keeps what each said on
-disk, `outcomes` makes metrics with bootstrap draws of it, `regret` sets the chosen range beside the best window,
-`worth` asks whether the layer profile told the results, `conclusion` says it in sentences, and `result` is all of it;
-`display` and `interp.views.figures.ablation` show it.
+`plan` lists the arms, `run` trains and asks them one after the other, and `arm_files` holds each arm's answers on disk.
+`metrics` computes the metrics with bootstrap draws, `regret` compares the chosen range with the best window,
+`profile_validity` asks whether the layer profile predicted the results, `conclusion` writes sentences, and `result`
+holds it all. Other packages import `run.ablate_saved`, `plan.AblationSettings` and `result.Ablation`.
 """

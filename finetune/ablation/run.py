@@ -1,6 +1,6 @@
-"""Training and asking every arm of an ablation, one after the other, on one model in memory; what is there is kept.
+"""Training and asking every arm of an ablation in turn, on one model in memory; finished arms are not repeated.
 
-Of several processes each has a model of its own and takes whole arms, so that an arm is what it is in one process.
+Each of several processes has its own model and takes whole arms, so an arm's result does not depend on their number.
 """
 
 import time
@@ -45,33 +45,33 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ARMS = "arms"
-"""Folder of the arms' answers inside that of an ablation."""
+"""Name of the folder, inside that of the ablation, which holds the arms' answers."""
 ADAPTERS = "adapters"
-"""Folder of their adapters, if these are kept."""
+"""Name of the folder of their adapters, if these are kept."""
 
 
-class Run(NamedTuple):
-    """One arm with one seed, or the base."""
+class ArmRun(NamedTuple):
+    """One arm with one training seed, or the base."""
 
     arm: PlannedArm | None
-    """None for the base."""
+    """The arm; None for the base."""
     seed: int
-    """Of its training."""
+    """Seed of its training."""
     path: Path
-    """Where its answers are or will be."""
+    """File of its answers, which may not exist yet."""
     adapter: Path | None
-    """Where its adapter is or will be, None if it is not kept."""
+    """Folder of its adapter, which may not exist yet; None if it is not kept."""
     match: dict[str, Any]
-    """What must be the same for answers that are there to be its own."""
+    """Inputs that an existing file of answers must have been made from."""
 
     @property
     def name(self) -> str:
-        """As it is called while it runs."""
+        """Name in progress messages."""
         return f"{self.arm.name}, seed {self.seed}" if self.arm else "base"
 
     @property
     def done(self) -> bool:
-        """Whether all that is wanted of it is there."""
+        """Whether its answers exist, and its adapter if it is kept."""
         return self.path.is_file() and (self.adapter is None or self.adapter.is_dir())
 
 
@@ -95,7 +95,7 @@ def ablate_saved(
     wanted = read_choice(None, layers_from)
     assert isinstance(wanted, Layers)
     taught, asked = data.load_splits()
-    # In main memory: arms take hours, and a GPU that waits for another process computes for nothing meanwhile.
+    # The processes communicate on the CPU: arms take hours, and a GPU that waits in a collective does no other work.
     team = team_on("cpu")
     with single_process_environment():
         accelerator = accelerator_for(model.device)
@@ -103,7 +103,7 @@ def ablate_saved(
         claim_gpu(accelerator.device)
     with held(out) if team.rank == 0 else nullcontext():
         if team.rank == 0:
-            # What was being written when an earlier run was killed.
+            # Remove partial files of a run that was killed.
             for folder in (out, out / ARMS, out / ADAPTERS):
                 sweep(folder)
         vlm = replace(model, device=str(accelerator.device)).load(PromptStyle(**wanted.prompt.model_dump()))
@@ -124,15 +124,15 @@ def ablate(
     team: Team = ALONE,
     keep_adapters: bool = False,
 ) -> Ablation | None:
-    """Train every arm with every seed, ask it, and set them side by side; `say` hears of every arm that is done.
+    """Train every arm with every seed, ask it, and compare the arms; `say` gets a line for every finished arm.
 
-    Each arm's answers are a file in `out`/arms, and with `keep_adapters` its adapter a folder in `out`/adapters; both
-    appear whole. An arm that has left all that is wanted of it is not run again. The
-    processes of a `team` deal the arms among themselves; the main one gives the result, the others None. Raises
-    InputError if a file there was made otherwise, before anything is trained; for unreadable images; and if there is no
-    closed question with a known answer and a paraphrase to ask.
+    `taught` are the training questions and `asked` those of the evaluation. Each arm's answers are written to a file in
+    `out`/arms, and with `keep_adapters` its adapter to a folder in `out`/adapters, both atomically; a finished arm is
+    not run again. The processes of a `team` divide the arms; the main one returns the result, the others None. Raises
+    InputError before any training if an existing file was made from other inputs, for unreadable images,
+    and if there is no closed question with a known answer and a paraphrase to ask.
     """
-    sheet = held_out_questions(asked)
+    held_out = held_out_questions(asked)
     arms = plan_arms(choice.layers, parameters_per_rank(vlm.model), settings)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
@@ -142,7 +142,7 @@ def ablate(
         "evaluation_seed": settings.seed,
         **inputs_digests(vlm.processor, [question.image for question in (*taught, *asked)]),
     }
-    runs = _runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
+    runs = _planned_runs(arms, settings.seeds, out, same, fingerprint(taught), keep_adapters)
     done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
     for run in runs:
         if run.path in done:
@@ -150,23 +150,23 @@ def ablate(
     missing = [run for run in runs if not run.done]
     for run in missing:
         done.pop(run.path, None)
-    # Nobody begins before all have seen which files are there.
+    # No process may write a file before all have listed the existing ones.
     team.barrier()
     if missing:
         if team.rank == 0:
             say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
-        # An unreadable image is better found before hours of training than after.
+        # Finds unreadable images before hours of training.
         encode_together(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team)
-        encode_blanks(vlm, list(sheet.prompts["image"]), settings.seed)
+        encode_blanks(vlm, list(held_out.prompts["image"]), settings.seed)
     for number, run in team.share(list(enumerate(missing, start=1))):
-        done[run.path] = _run(vlm, run, choice, taught, sheet, settings.seed, accelerator)
-        say(f"{number} of {len(missing)}: {run.name}: {_line(sheet, *done[run.path])}")
+        done[run.path] = _train_and_ask(vlm, run, choice, taught, held_out, settings.seed, accelerator)
+        say(f"{number} of {len(missing)}: {run.name}: {_progress_line(held_out, *done[run.path])}")
     team.barrier()
     if team.rank != 0:
         return None
     done |= {run.path: read_answers(run.path) for run in missing if run.path not in done}
     return summarize(
-        sheet,
+        held_out,
         done[runs[0].path][0],
         [Trained(arm, [done[run.path] for run in runs if run.arm is arm]) for arm in arms],
         profile,
@@ -181,16 +181,16 @@ def ablate(
             training_questions=len(taught),
             asked=fingerprint(asked),
             questions=len(asked),
-            patients=len(sheet.patients),
+            patients=len(held_out.patients),
         ),
     )
 
 
-def _runs(
+def _planned_runs(
     arms: Sequence[PlannedArm], seeds: Sequence[int], out: Path, same: dict[str, Any], taught: str, keep_adapters: bool
-) -> list[Run]:
-    """The base, then all arms seed by seed, so that an interruption leaves whole comparisons."""
-    runs = [Run(None, 0, out / ARMS / "base.parquet", None, same)]
+) -> list[ArmRun]:
+    """List the base, then all arms seed by seed, so that an interruption leaves complete comparisons."""
+    runs = [ArmRun(None, 0, out / ARMS / "base.parquet", None, same)]
     for seed in seeds:
         for arm in arms:
             training = asdict(replace(arm.training, seed=seed))
@@ -200,23 +200,23 @@ def _runs(
             }
             match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
             path = out / ARMS / file_name(arm.kind, arm.layers, seed)
-            runs.append(Run(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
+            runs.append(ArmRun(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
     return runs
 
 
-def _run(
+def _train_and_ask(
     vlm: Vlm,
-    run: Run,
+    run: ArmRun,
     choice: Choice,
     taught: Sequence[Question],
-    sheet: HeldOutQuestions,
+    held_out: HeldOutQuestions,
     seed: int,
     accelerator: "Accelerator",
 ) -> tuple[Answers, ArmRecord]:
-    """Train an arm, ask it and write what is kept of it; `vlm` is the base again after it."""
-    others = swap_images(sheet.prompts, seed)
+    """Train an arm, ask it and write its files; `vlm` is the base again afterwards."""
+    swaps = swap_images(held_out.prompts, seed)
     with _trained(vlm, run, choice, taught, accelerator) as training:
-        answers = collect_answers(vlm, sheet.prompts, others, 0, run.name)
+        answers = collect_answers(vlm, held_out.prompts, swaps, 0, run.name)
     kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
     record = ArmRecord(
         kind=kind,
@@ -232,9 +232,12 @@ def _run(
 
 @contextmanager
 def _trained(
-    vlm: Vlm, run: Run, choice: Choice, taught: Sequence[Question], accelerator: "Accelerator"
+    vlm: Vlm, run: ArmRun, choice: Choice, taught: Sequence[Question], accelerator: "Accelerator"
 ) -> Iterator[ArmTraining | None]:
-    """While open, `vlm` holds the trained adapter of a run, which is written if it is kept; nothing of the base."""
+    """Train the adapter of a run and hold it in `vlm` within the context; write it if it is kept.
+
+    The base is left as it is, and gives None.
+    """
     if run.arm is None:
         yield None
         return
@@ -261,13 +264,13 @@ def _trained(
         )
     finally:
         adapted.unload()
-        # It would hold on to every arm's optimizer.
+        # The accelerator would otherwise keep every arm's optimizer in memory.
         accelerator.free_memory()
 
 
-def _line(sheet: HeldOutQuestions, answers: Answers, record: ArmRecord) -> str:
-    flips, right, blind = (
-        measure_value(sheet, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
+def _progress_line(held_out: HeldOutQuestions, answers: Answers, record: ArmRecord) -> str:
+    flips, accuracy, text_only = (
+        measure_value(held_out, answers, name) for name in ("question_flip_rate", "accuracy", "text_only_agreement")
     )
-    took = f" ({record.training.seconds:.0f} s of training)" if record.training else ""
-    return f"question flips {flips:.1%}, accuracy {right:.1%}, text-only agreement {blind:.1%}{took}"
+    duration = f" ({record.training.seconds:.0f} s of training)" if record.training else ""
+    return f"question flips {flips:.1%}, accuracy {accuracy:.1%}, text-only agreement {text_only:.1%}{duration}"

@@ -1,6 +1,6 @@
-"""Where a model looks: maps of the image, judged by lesion boxes, by controls, and by the model itself.
+"""Saliency maps of a model and its adapter, tested against lesion boxes, controls and the model's own behaviour.
 
-`study` decides what is asked (`plan`), runs every arm on every image (`observe`, which `looking` does for one), scores
-the maps (`faithfulness` for one, `scores` for all) and takes means (`summary`); `display`, `figures` and
-`interp.views.figures.grounding` show it.
+`study` selects `questions`, observes `one_image` after the other (`all_images`), scores the maps (`map_scores` for one,
+`score_table` for all) and takes means (`summary`); `resume` holds finished images, `run` writes the folder. Other
+packages import `study`, `run` and `one_image.MapSettings`.
 """
