@@ -7,8 +7,8 @@ import torch
 from scipy.stats import kstest, spearmanr
 from test_find_features import plain_margin
 
-from interp.causal.feature_patching import matched_features, patch_jointly, probe_features, sample_pairs
-from interp.causal.layer_patching import patch_effect, random_like, replay_of
+from interp.causal.feature_patching import apply_feature_patch, feature_patches, joint_effects, matched_features
+from interp.causal.layer_patching import PatchTarget, patch_effect, random_directions, rerun_paraphrases
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.measurement.suffix_rerun import SuffixRerun
@@ -21,8 +21,9 @@ from interp.saes.sae import load_sae
 from interp.schemas.layers import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
-from interp.screening.feature_stats import adjust, feature_delta, joint_patch, screen_layer
-from interp.screening.flips import Flips, find_flips
+from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
+from interp.screening.flips import Flips, find_flips, sample_pairs
+from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import sign_flip_p
 
 LAYERS = [4, 7]
@@ -66,8 +67,8 @@ def screen(saes, measured, prompts, flips):
 
 
 @pytest.fixture(scope="module")
-def replay(planted, prompts, banked):
-    return replay_of(planted, prompts, banked, max_bytes=2**30)
+def rerun(planted, prompts, banked):
+    return rerun_paraphrases(planted, prompts, banked, max_bytes=2**30)
 
 
 def residuals_of(measured, layers):
@@ -75,20 +76,24 @@ def residuals_of(measured, layers):
 
 
 @pytest.fixture(scope="module")
-def tests(planted, prompts, flips, banked, measured, saes, screen, replay):
+def tests(planted, prompts, flips, banked, measured, saes, screen, rerun):
     unflipped = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed=0)
     candidates = [(4, 110), (7, 66), (4, 283)]
-    other = replay_of(planted, prompts, unflipped)
-    return probe_features(
-        replay, banked, other, unflipped, residuals_of(measured, LAYERS), screen, candidates, saes.get, seed=0
-    )
+    inputs = SaeInputs(saes.get, residuals_of(measured, LAYERS))
+    bank, other = PatchTarget(banked, rerun), target_of(planted, prompts, unflipped)
+    patches = feature_patches(candidates, banked, unflipped, inputs, screen)
+    return [apply_feature_patch(patch, bank, other, seed=0) for patch in patches]
+
+
+def target_of(planted, prompts, flips):
+    return PatchTarget(flips, rerun_paraphrases(planted, prompts, flips))
 
 
 def first(flips: Flips, count: int) -> Flips:
     return flips.take(np.arange(len(flips.pairs)) < count)
 
 
-def test_the_delta_patch_and_its_doses_by_plain_hooks(tests, planted, prompts, banked, saes):
+def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts, banked, saes):
     few = first(banked, 3)
     for test in tests[:2]:
         sae = saes[test.layer]
@@ -101,17 +106,11 @@ def test_the_delta_patch_and_its_doses_by_plain_hooks(tests, planted, prompts, b
                 patched = seen_p[test.layer] - dose * (f[0] - f[1]) * sae.w_dec[test.feature]
                 after, _ = plain_margin(planted, p, test.layer, patched)
                 recovered[k] += (after - margin_p) * np.sign(margin_q - margin_p)
-        mine = probe_features(
-            replay_of(planted, prompts, few),
-            few,
-            replay_of(planted, prompts, first(few, 0)),
-            first(few, 0),
-            residuals_of(measure(planted, prompts, [test.layer]), [test.layer]),
-            pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []}),
-            [(test.layer, test.feature)],
-            saes.get,
-            seed=0,
-        )[0]
+        inputs = SaeInputs(saes.get, residuals_of(measure(planted, prompts, [test.layer]), [test.layer]))
+        empty = pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []})
+        none = first(few, 0)
+        (patch,) = feature_patches([(test.layer, test.feature)], few, none, inputs, empty)
+        mine = apply_feature_patch(patch, target_of(planted, prompts, few), target_of(planted, prompts, none), seed=0)
         np.testing.assert_allclose(mine.dose, recovered / np.abs(few.margin_before - few.margin_after).sum(), atol=1e-4)
         assert mine.recovery.value == mine.dose[DOSES.index(1.0)]
         assert np.isnan(mine.matched)
@@ -130,11 +129,11 @@ def test_known_features_beat_their_controls(tests, banked):
     assert [(t.layer, t.feature) for t in tests] == [(4, 110), (7, 66), (4, 283)]
 
 
-def test_small_random_directions_are_centred_on_zero(replay, banked):
+def test_small_random_directions_are_centred_on_zero(rerun, banked):
     # Large ones are not: the margin bends, so that any push brings some of it back. That is why net is reported.
     generator = torch.Generator().manual_seed(3)
     size = torch.full((len(banked.pairs), 1, 128), 0.05).expand(-1, 200, -1)
-    effect = patch_effect(replay, banked, [4] * 200, random_like(size, generator), "random")
+    effect = patch_effect(rerun, banked, [4] * 200, random_directions(size, generator), "random")
     share = (effect * np.sign(banked.margin_before - banked.margin_after)[:, None]).mean(0)
     assert abs(share.mean()) < 4 * share.std() / np.sqrt(200)
     assert share.std() > 0
@@ -151,15 +150,15 @@ def test_the_p_value_is_uniform_where_there_is_nothing():
     assert np.mean(np.array(p) < 0.05) < 0.1
 
 
-def test_a_joint_patch_of_one_feature_is_its_delta_patch(replay, banked, measured, saes, tests):
+def test_a_joint_patch_of_one_feature_is_its_feature_patch(rerun, banked, measured, saes, tests):
     x = measured.residuals[:, 0]
-    joint = joint_patch(saes[4], x, banked.pairs, [110])
-    effect = patch_jointly(replay, banked, joint[:, None], [4], seed=0)
+    joint = joint_feature_patch(saes[4], x, banked.pairs, [110])
+    effect = joint_effects(PatchTarget(banked, rerun), joint[:, None], [4], seed=0)
     towards = effect[:, 0, 0] * np.sign(banked.margin_before - banked.margin_after)
     share = towards.sum() / np.abs(banked.margin_before - banked.margin_after).sum()
     assert share == pytest.approx(tests[0].recovery.value, abs=1e-5)
-    both = joint_patch(saes[4], x, banked.pairs, [110, 283])
-    torch.testing.assert_close(both, joint + joint_patch(saes[4], x, banked.pairs, [283]))
+    both = joint_feature_patch(saes[4], x, banked.pairs, [110, 283])
+    torch.testing.assert_close(both, joint + joint_feature_patch(saes[4], x, banked.pairs, [283]))
 
 
 def test_feature_delta_by_hand(measured, banked, saes):
@@ -208,8 +207,8 @@ def test_gradients_are_differences(planted, prompts, banked):
         torch.testing.assert_close((gradients[:, k] * direction).sum(1), expected, rtol=0.05, atol=0.02)
 
 
-def test_attribution_ranks_as_exact_patching_does(replay, banked, measured, saes):
-    gradients = margin_gradients(replay, LAYERS)
+def test_attribution_ranks_as_exact_patching_does(rerun, banked, measured, saes):
+    gradients = margin_gradients(rerun, LAYERS)
     size = np.abs(banked.margin_before - banked.margin_after)
     for k, layer in enumerate(LAYERS):
         sae, x = saes[layer], measured.residuals[:, k]
@@ -218,23 +217,23 @@ def test_attribution_ranks_as_exact_patching_does(replay, banked, measured, saes
         chosen = np.random.default_rng(0).choice(moving, 40, replace=False)
         delta = feature_delta(sae, x, banked.pairs, torch.from_numpy(chosen))
         effect = patch_effect(
-            replay, banked, [layer] * 40, -delta[..., None] * sae.w_dec[torch.from_numpy(chosen)], "exact"
+            rerun, banked, [layer] * 40, -delta[..., None] * sae.w_dec[torch.from_numpy(chosen)], "exact"
         )
         exact = (effect * np.sign(banked.margin_before - banked.margin_after)[:, None]).sum(0) / size.sum()
         assert spearmanr(predicted[chosen], exact).statistic > 0.85
 
 
-def test_path_gradients_add_up_to_the_whole_shift(replay, banked, measured):
-    # Completeness: the mean gradient along the way, times the way, is the effect of the whole layer patch.
+def test_path_gradients_add_up_to_the_whole_shift(rerun, banked, measured):
+    # Completeness: the mean gradient along the way, times the way, is the effect of the whole residual patch.
     x = measured.residuals[:, 1]
     original, paraphrase = (torch.from_numpy(banked.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
     way = x[original] - x[paraphrase]
-    gradients = path_gradients(replay, way, 7, steps=16)
-    whole = patch_effect(replay, banked, [7], way[:, None], "whole")[:, 0]
+    gradients = path_gradients(rerun, way, 7, steps=16)
+    whole = patch_effect(rerun, banked, [7], way[:, None], "whole")[:, 0]
     np.testing.assert_allclose((gradients * way).sum(1).numpy(), whole, rtol=0.05, atol=0.1)
 
 
 def test_one_step_on_no_way_is_the_plain_gradient(planted, prompts, banked):
-    few = replay_of(planted, prompts, first(banked, 4))
+    few = rerun_paraphrases(planted, prompts, first(banked, 4))
     flat = torch.zeros(4, 128)
     torch.testing.assert_close(path_gradients(few, flat, 7, steps=1), margin_gradients(few, [7])[:, 0])

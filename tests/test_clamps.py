@@ -6,7 +6,7 @@ import pytest
 import torch
 from finetune_world import plain_margin
 
-from interp.causal.layer_patching import patch_effect, replay_of
+from interp.causal.layer_patching import patch_effect, rerun_paraphrases
 from interp.images.decode import open_image
 from interp.measurement.clamp_spec import ClampSpec, load_clamps, parse_clamps
 from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
@@ -361,7 +361,7 @@ def test_delta_patches_are_those_of_transformer_lens(planted, asked, bridge):
     f = sae.encode(measured.residuals[:, 0])[:, 110]
     original, paraphrase = flips.pairs["original"].tolist(), flips.pairs["paraphrase"].tolist()
     patch = -(f[paraphrase] - f[original])[:, None] * sae.w_dec[110]
-    effect = patch_effect(replay_of(planted, asked, flips), flips, [4], patch[:, None], "patches")[:, 0]
+    effect = patch_effect(rerun_paraphrases(planted, asked, flips), flips, [4], patch[:, None], "patches")[:, 0]
     assert (abs(effect) > 0.01).any()
     for i in sorted(range(len(effect)), key=lambda i: -abs(effect[i]))[:4]:
         row = asked.iloc[paraphrase[i]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from interp.causal.layer_patching import patch_layers, replay_of
+from interp.causal.layer_patching import PatchTarget, patch_layers, rerun_paraphrases
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
@@ -22,9 +22,11 @@ from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.schemas.layers import read_layers
-from interp.screening.flips import find_flips
-from interp.search.find import FindSettings, find_features, select_half, warnings_of
+from interp.screening.flips import find_flips, selection_rows
+from interp.search.artifact import warnings_of
+from interp.search.find import find_features
 from interp.search.run_folder import save_result
+from interp.search.settings import FindSettings
 from interp.views.figures.redraw import drawings
 from interp.views.figures.style import SCREEN, save_figure
 
@@ -89,7 +91,7 @@ def test_the_top_feature_by_hand(result, planted):
     f = torch.where(z > sae.threshold[top.feature], z, 0.0).numpy()
     flips = result.flips
     delta = f[flips.pairs["paraphrase"]] - f[flips.pairs["original"]]
-    chosen = select_half(flips, seed=0)
+    chosen = selection_rows(flips, seed=0)
     for rows, auc in ((chosen, top.flip_auc), (~chosen, top.held_out_auc)):
         moved, stayed = (np.abs(delta[rows & (flips.flipped == value)]) for value in (True, False))
         assert auc == pytest.approx(mannwhitneyu(moved, stayed).statistic / len(moved) / len(stayed), abs=1e-4)
@@ -102,7 +104,7 @@ def test_the_top_feature_by_hand(result, planted):
 
 
 def test_features_are_chosen_and_judged_on_different_patients(result):
-    chosen = select_half(result.flips, seed=0)
+    chosen = selection_rows(result.flips, seed=0)
     patients = result.flips.pairs["patient"]
     assert not set(patients[chosen]) & set(patients[~chosen])
     banked = result.flips.banked
@@ -148,7 +150,8 @@ def test_layer_and_write_patches_by_hooks(result, planted, world):
     residuals = Residuals(watched, measure(planted, result.prompts, watched).residuals.transpose(0, 1))
     sides = [torch.from_numpy(flips.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase")]
     state, before = (residuals.shift([layer + off for layer in layers], *sides) for off in (0, -1))
-    patch = patch_layers(replay_of(planted, result.prompts, flips), flips, state, before, layers, 0, "patches")
+    target = PatchTarget(flips, rerun_paraphrases(planted, result.prompts, flips))
+    patch = patch_layers(target, state, before, layers, 0)
     for i, pair in flips.pairs.iterrows():
         q, p = (result.prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
         margin_q, seen_q = plain_margin(planted, q)
@@ -156,13 +159,13 @@ def test_layer_and_write_patches_by_hooks(result, planted, world):
         assert patch.shift[i] == pytest.approx(margin_q - margin_p, abs=1e-3)
         for k, layer in enumerate(layers):
             whole, _ = plain_margin(planted, p, layer, seen_q[layer])
-            assert patch.effect[i, k] == pytest.approx(whole - margin_p, abs=1e-3)
+            assert patch.residual[i, k] == pytest.approx(whole - margin_p, abs=1e-3)
             added = seen_q[layer] - seen_p[layer]
             added = added - (seen_q[layer - 1] - seen_p[layer - 1]) if layer else added
             direct, _ = plain_margin(planted, p, 9, seen_p[9] + added)
             assert patch.write[i, k] == pytest.approx(direct - margin_p, abs=1e-3)
     # The last layer's residual decides the answer, so its layer patch restores it whole.
-    np.testing.assert_allclose(patch.along_shift(patch.effect)[:, -1], np.abs(patch.shift), atol=1e-3)
+    np.testing.assert_allclose(patch.along_shift(patch.residual)[:, -1], np.abs(patch.shift), atol=1e-3)
     assert patch.reversed[:, -1].all()
 
 

@@ -18,8 +18,9 @@ from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae, save_sae
 from interp.schemas.layers import read_layers
 from interp.search import run_folder as run
-from interp.search.find import FindSettings
-from interp.search.run_folder import Search, find_into
+from interp.search.run_folder import find_into
+from interp.search.settings import FindSettings
+from interp.search.task import Search
 from interp.storage import checkpoint as kept
 from interp.storage import working_folder as unfinished
 from interp.storage.manifest import check_manifest

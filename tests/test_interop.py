@@ -13,7 +13,7 @@ from finetune_world import awaken
 
 import interp
 from finetune.lora.modules import add_lora, trainable_parameters
-from interp.causal.layer_patching import patch_effect, replay_of
+from interp.causal.layer_patching import patch_effect, rerun_paraphrases
 from interp.measurement.clamp_spec import load_clamps, parse_clamps
 from interp.measurement.clamps import clamped
 from interp.questions.tables import pair_table
@@ -59,7 +59,7 @@ def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips)
     sides = torch.tensor(flips.pairs[["original", "paraphrase"]].to_numpy())
     f = sae.encode(residuals)[:, FEATURE]
     delta = (f[sides[:, 1]] - f[sides[:, 0]])[:, None, None] * sae.w_dec[FEATURE]
-    replay = replay_of(vlm, prompts, flips)
+    replay = rerun_paraphrases(vlm, prompts, flips)
     ours = patch_effect(replay, flips, [LAYER], -delta, "delta patch")[:, 0]
     gradients = margin_gradients(replay, [LAYER])
     predicted = attribute(sae, residuals, flips, gradients[:, 0])[FEATURE]

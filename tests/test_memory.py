@@ -16,7 +16,8 @@ from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 from interp.runtime.memory import GIB, free_in_group, memory_left
 from interp.saes.locate import locate_saes
-from interp.search.find import FindSettings, find_features
+from interp.search.find import find_features
+from interp.search.settings import FindSettings
 
 CPU = torch.device("cpu")
 

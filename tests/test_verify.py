@@ -15,9 +15,10 @@ from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.schemas.layers import read_layers
-from interp.search.find import FindSettings
-from interp.search.run_folder import Search, find_into
-from interp.search.verify import matched, verify_run
+from interp.search.run_folder import find_into
+from interp.search.settings import FindSettings
+from interp.search.task import Search
+from interp.search.verify import SavedRun, matched, verify_run
 from interp.storage.checks import near, numbers
 
 SAES = locate_saes(WORLD / "saes", layers=[4, 5])
@@ -48,12 +49,12 @@ def copied(saved, tmp_path):
 
 def wrong(run, vlm, questions, **more):
     """What does not hold, name -> what was found."""
-    checks = verify_run(run, read_layers(run / "layers.json"), vlm, SAES, questions, **more)
+    checks = verify_run(SavedRun(run, read_layers(run / "layers.json"), vlm, SAES, questions), **more)
     return {check.what: check.found for check in checks if not check.holds}
 
 
 def test_a_run_is_what_it_says(saved, planted, questions):
-    checks = verify_run(saved, read_layers(saved / "layers.json"), planted, SAES, questions, full=True)
+    checks = verify_run(SavedRun(saved, read_layers(saved / "layers.json"), planted, SAES, questions), full=True)
     assert [check for check in checks if not check.holds] == []
     told = {check.what: check for check in checks}
     assert told["files"].claimed == "6 checksums"
@@ -116,7 +117,7 @@ def test_settings_of_another_version_can_not_be_searched_with_again(copied, plan
     for settings in ({}, artifact.settings | {"depth": 3}):
         changed = artifact.model_copy(update={"settings": settings})
         with pytest.raises(InputError, match="Leave --full out"):
-            verify_run(copied, changed, planted, SAES, questions, full=True)
+            verify_run(SavedRun(copied, changed, planted, SAES, questions), full=True)
 
 
 def test_the_exit_code_says_whether_all_claims_hold(copied, monkeypatch, capsys):

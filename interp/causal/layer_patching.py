@@ -1,9 +1,9 @@
-"""Patches of the final token, layer by layer: the original wording's state put into the paraphrase's run.
+"""Patches of the final token, layer by layer: the original wording's residual put into the paraphrase's run.
 
-The *layer patch* replaces the whole residual after a layer: the most that any feature there can recover. It is high
-wherever the final token carries what differs between the wordings, be it the register before a gate or the answer
-behind it. The *write patch* says which layers turn the one into the other: only what the layer itself adds to the
-residual is exchanged, and it is read directly, added to the last layer's output.
+The *residual patch* replaces the whole residual after a layer: no feature there can recover more. Its recovery is high
+wherever the final token carries what differs between the wordings, be it the register before a gate or the answer after
+it. The *direct-effect patch* shows which layers turn the one into the other: it exchanges only what the layer itself
+adds to the residual stream, and adds that to the last layer's output, so that no layer in between acts on it.
 """
 
 from collections.abc import Sequence
@@ -22,52 +22,75 @@ from interp.screening.flips import Flips
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
-class LayerPatch(NamedTuple):
-    """Effects of the layer patch and of its control on each of n pairs, at each of the layers."""
+class PatchTarget(NamedTuple):
+    """Pairs whose paraphrases are ready to be patched."""
+
+    flips: Flips
+    """n pairs."""
+    rerun: SuffixRerun
+    """The runs of their paraphrases (`rerun_paraphrases`)."""
+
+    @property
+    def shift(self) -> NDArray[np.float64]:
+        """[n]: m(q) - m(p) [logits], what a full recovery restores."""
+        return self.flips.margin_before - self.flips.margin_after
+
+    @property
+    def patients(self) -> list[str]:
+        """[n]: the patient of each pair."""
+        return self.flips.pairs["patient"].tolist()
+
+    def effect(self, layers: Sequence[int], delta: Tensor, description: str) -> NDArray[np.float64]:
+        """`patch_effect` on these pairs."""
+        return patch_effect(self.rerun, self.flips, layers, delta, description)
+
+
+class LayerPatches(NamedTuple):
+    """Effects m(p') - m(p) [logits] of the patches of some layers and of their controls, on n pairs."""
 
     shift: NDArray[np.float64]
-    """[n]: m(q) - m(p) [logits], what a full recovery would restore."""
-    effect: NDArray[np.float64]
-    """[n, layers]: m(p') - m(p) [logits] with the residual of q put in."""
-    control: NDArray[np.float64]
-    """[n, layers]: the same with a random direction of the same norm added instead."""
+    """[n]: m(q) - m(p) [logits], what a full recovery restores."""
+    residual: NDArray[np.float64]
+    """[n, layers]: effect of the residual patch."""
+    random_residual: NDArray[np.float64]
+    """[n, layers]: effect of random directions with the norm of the residual patch."""
     write: NDArray[np.float64]
-    """[n, layers]: m(p') - m(p) [logits] with the layer's own addition exchanged, read directly."""
-    write_control: NDArray[np.float64]
-    """[n, layers]: the same with a random direction of that addition's norm."""
-    after: NDArray[np.float64]
+    """[n, layers]: effect of the direct-effect patch."""
+    random_write: NDArray[np.float64]
+    """[n, layers]: effect of random directions with the norm of the direct-effect patch."""
+    margin_after: NDArray[np.float64]
     """[n]: m(p) [logits]."""
 
     def along_shift(self, effect: NDArray[np.float64]) -> NDArray[np.float64]:
-        """An effect [n, layers] towards m(q) [logits]; divided by |shift| it is the pair's margin recovery."""
+        """An effect [n, layers], positive towards m(q) [logits]; divided by |shift| it is the pair's recovery."""
         return effect * np.sign(self.shift)[:, None]
 
     @property
     def reversed(self) -> NDArray[np.bool_]:
-        """[n, layers]: whether the patch gives the paraphrase the answer of the original."""
-        before = self.after + self.shift
-        return ((self.after[:, None] + self.effect) > 0) == (before > 0)[:, None]
+        """[n, layers]: whether the residual patch gives the paraphrase the original's answer."""
+        margin_before = self.margin_after + self.shift
+        return ((self.margin_after[:, None] + self.residual) > 0) == (margin_before > 0)[:, None]
 
 
 def patch_layers(
-    replay: SuffixRerun, flips: Flips, state: Tensor, before: Tensor, layers: list[int], seed: int, description: str
-) -> LayerPatch:
-    """Patch every layer of every pair, with the random-direction controls.
+    target: PatchTarget, residual: Tensor, below: Tensor, layers: Sequence[int], seed: int
+) -> LayerPatches:
+    """Patch every layer of every pair, with random directions as controls.
 
-    `state` [pairs, len(layers), d_model] is the original's residual less the paraphrase's after each layer, `before`
-    the same before it (zero for layer 0, whose input at the final token no wording changes).
+    `residual` float32 [n, layers, d_model] is the original's residual minus the paraphrase's after each layer, `below`
+    the same before it (zero for layer 0: its input at the final token is the same for every wording).
     """
-    n, count = len(flips.pairs), len(layers)
-    added = state - before
+    n, count = len(target.flips.pairs), len(layers)
+    added = residual - below
     generator = torch.Generator().manual_seed(seed)
-    deltas = [state, random_like(state, generator), added, random_like(added, generator)]
-    places = layers * 2 + [replay.vlm.n_layers - 1] * (2 * count)
-    change = patch_effect(replay, flips, places, torch.cat(deltas, dim=1), description).reshape(n, 4, count)
-    shift = flips.margin_before - flips.margin_after
-    return LayerPatch(shift, change[:, 0], change[:, 1], change[:, 2], change[:, 3], flips.margin_after)
+    deltas = [residual, random_directions(residual, generator), added, random_directions(added, generator)]
+    places = [*layers] * 2 + [target.rerun.vlm.n_layers - 1] * (2 * count)
+    effects = target.effect(places, torch.cat(deltas, dim=1), "layer patches").reshape(n, 4, count)
+    residual_effect, random_residual, write, random_write = effects.transpose(1, 0, 2)
+    return LayerPatches(target.shift, residual_effect, random_residual, write, random_write, target.flips.margin_after)
 
 
-def replay_of(
+def rerun_paraphrases(
     vlm: Vlm,
     prompts: pd.DataFrame,
     flips: Flips,
@@ -75,25 +98,28 @@ def replay_of(
     team: Team = ALONE,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> SuffixRerun:
-    """The paraphrases of some pairs, ready to be patched; `prompts` is the whole prompt table."""
-    asked = prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)]
-    return SuffixRerun(vlm, asked, max_bytes, team=team, checkpoint=checkpoint)
+    """The runs of the paraphrases of some pairs, whose final tokens can then be patched.
+
+    `prompts` is the whole prompt table; up to `max_bytes` of what the runs leave stay on the device between sweeps.
+    """
+    paraphrases = prompts.iloc[flips.pairs["paraphrase"].to_numpy(np.int64)]
+    return SuffixRerun(vlm, paraphrases, max_bytes, team=team, checkpoint=checkpoint)
 
 
 def patch_effect(
-    replay: SuffixRerun, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
+    rerun: SuffixRerun, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
 ) -> NDArray[np.float64]:
-    """m(p') - m(p) [logits] of k patches of every pair, [n, k]; `replay` is that of the pairs (`replay_of`).
+    """m(p') - m(p) [logits] of k patches of every pair: [n, k]. `rerun` is that of the pairs (`rerun_paraphrases`).
 
     `delta` float32 [n, k, d_model] is added to the paraphrase's final-token residual after layer `layers`[k].
     """
-    margin = replay.margins(layers, delta, description).double().numpy()
+    margin = rerun.margins(layers, delta, description).double().numpy()
     return margin - flips.margin_after[:, None]
 
 
-def random_like(delta: Tensor, generator: torch.Generator) -> Tensor:
+def random_directions(delta: Tensor, generator: torch.Generator) -> Tensor:
     """Random directions with the norms of `delta` [..., d_model]."""
     noise = torch.randn(delta.shape, generator=generator)
     length = noise.norm(dim=-1, keepdim=True)
-    # In place: new memory for it would take as long as drawing it.
+    # In place, because allocating another tensor of this size takes as long as drawing the noise.
     return noise.mul_(delta.norm(dim=-1, keepdim=True)).div_(length)

@@ -84,18 +84,19 @@ def find_features_command(
 
     Exits 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """
-    from interp.model.load import DTYPES, limit_image_tokens, load_vlm
+    from interp.model.load import limit_image_tokens, load_vlm
     from interp.model.prompts import DEFAULT_STYLE
     from interp.questions.files import load_questions
     from interp.runtime.memory import limit_memory, memory_left
     from interp.saes.locate import locate_saes
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.schemas.layers import read_layers
-    from interp.search.find import FindSettings
-    from interp.search.run_folder import LAYERS, Search, find_into
-    from interp.views.terminal.search import show_result
+    from interp.search.run_folder import LAYERS, find_into
+    from interp.search.settings import FindSettings
+    from interp.search.task import Search
+    from interp.views.terminal.search import show_search
 
-    settings = FindSettings(rule=rule, max_layers=max_width, sae_dtype=DTYPES[sae_dtype], seed=seed)
+    settings = FindSettings(rule=rule, max_layers=max_width, sae_dtype=sae_dtype, seed=seed)
 
     def load() -> Search:
         asked = load_questions(questions, images, split)[:limit]
@@ -118,7 +119,7 @@ def find_features_command(
             )
             if questions != WORLD / "questions.jsonl":
                 own |= {"--questions": str(questions), "--images": images}
-            show_result(result, out, given=own)
+            show_search(result.artifact, out / LAYERS, given=own)
     found = read_layers(out / LAYERS) if result is None else result.artifact
     if found.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)

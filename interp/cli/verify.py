@@ -47,7 +47,7 @@ def verify_command(
     from interp.saes.locate import locate_saes
     from interp.schemas.layers import read_layers
     from interp.search.run_folder import LAYERS
-    from interp.search.verify import verify_run
+    from interp.search.verify import SavedRun, verify_run
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.checks import show_checks
 
@@ -57,7 +57,7 @@ def verify_command(
     sae_of = locate_saes(saes, width, l0, sorted(artifact.saes))
     style = PromptStyle(**artifact.prompt.model_dump())
     vlm = load_vlm(model, device, artifact.model.dtype, artifact.model.revision, style, image_cache)
-    checks = verify_run(run, artifact, vlm, sae_of, asked, sample, seed, full)
+    checks = verify_run(SavedRun(run, artifact, vlm, sae_of, asked), sample, seed, full)
     if json:
         typer.echo(json_text(json_ready(checks)), nl=False)
     else:

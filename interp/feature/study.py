@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 from torch import Tensor
 
-from interp.causal.feature_patching import DOSES, probe_features, sample_pairs
-from interp.causal.layer_patching import patch_effect, replay_of
+from interp.causal.feature_patching import apply_feature_patch, feature_patches
+from interp.causal.layer_patching import PatchTarget, rerun_paraphrases
 from interp.feature.register_grid import grid_findings, grid_prompts, named_finding, read_grid, study_grid
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
-from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features
-from interp.schemas.layers import PromptEntry
+from interp.schemas.layers import DOSES, PromptEntry
 from interp.schemas.record import interval_of
 from interp.schemas.study import FeatureTestEntry, GroupRecovery, Study, Tracking
 from interp.screening.feature_stats import adjust, feature_delta, screen_layer
-from interp.screening.flips import Flips, find_flips, sides
+from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs, sides
+from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import MIN_PATIENTS, auc, correlation, ratio_interval, resampled
 from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software
@@ -129,9 +129,7 @@ def study_feature(
         )
     if sae.layer >= vlm.n_layers:
         raise InputError(f"{sae.layer}:{feature}: the model {vlm.name} has the layers 0 to {vlm.n_layers - 1}.")
-    asked = [q for q in questions if q.closed and q.same_meaning]
-    if not asked:
-        raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
+    asked = questions_that_can_flip(questions)
     prompts = prompt_table(asked)
     watched = sorted({sae.layer, vlm.n_layers - 1})
     measured = measure(vlm, prompts, watched, description="margins and residuals")
@@ -144,10 +142,11 @@ def study_feature(
     if len(banked.pairs):
         screen = adjust(screen_layer(sae, here, prompts, flips))
         unflipped = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
-        where = [(sae.layer, feature)]
-        replay, other = replay_of(vlm, prompts, banked), replay_of(vlm, prompts, unflipped)
-        (test,) = probe_features(replay, banked, other, unflipped, residuals, screen, where, lambda _: sae, seed)
-        groups = recovery_by_group(replay, sae, feature, prompts, banked, delta[flips.banked], seed)
+        bank, stable = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, unflipped))
+        inputs = SaeInputs(lambda _: sae, residuals)
+        (patch,) = feature_patches([(sae.layer, feature)], banked, unflipped, inputs, screen)
+        test = apply_feature_patch(patch, bank, stable, seed)
+        groups = recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed)
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
     grid_found, cells = study_grid(vlm, sae, feature, grid_table, seed)
@@ -212,26 +211,20 @@ def largest_among_flips(sae: Sae, residuals: Tensor, feature: int, flips: Flips)
 
 
 def recovery_by_group(
-    replay: SuffixRerun,
-    sae: Sae,
-    feature: int,
-    prompts: pd.DataFrame,
-    banked: Flips,
-    delta: NDArray[np.float64],
-    seed: int,
+    bank: PatchTarget, sae: Sae, feature: int, prompts: pd.DataFrame, delta: NDArray[np.float64], seed: int
 ) -> list[GroupRecovery]:
-    """Recovery of the delta patch on the banked flips of every finding, phenomenon and registers; `delta` [flips]."""
+    """Recovery by the feature patch on the banked flips of every finding, phenomenon and registers; `delta` [flips]."""
     direction = sae.w_dec[feature].float().cpu()
     patch = -torch.from_numpy(delta).float()[:, None, None] * direction
-    effect = patch_effect(replay, banked, [sae.layer], patch, "recovery by group")[:, 0]
-    shift = banked.margin_before - banked.margin_after
-    towards, size = effect * np.sign(shift), np.abs(shift)
-    patients = banked.pairs["patient"].to_numpy()
-    originals = prompts["text"].to_numpy()[banked.pairs["original"]]
+    effect = bank.effect([sae.layer], patch, "recovery by group")[:, 0]
+    towards, size = effect * np.sign(bank.shift), np.abs(bank.shift)
+    pairs = bank.flips.pairs
+    patients = pairs["patient"].to_numpy()
+    originals = prompts["text"].to_numpy()[pairs["original"]]
     groupings = {
         "finding": np.array([named_finding(text) for text in originals], object),
-        "phenomenon": banked.pairs["phenomenon"].to_numpy(object),
-        "registers": banked.pairs["registers"].fillna("untagged").to_numpy(object),
+        "phenomenon": pairs["phenomenon"].to_numpy(object),
+        "registers": pairs["registers"].fillna("untagged").to_numpy(object),
     }
     found = []
     for grouping, member in groupings.items():

@@ -1,42 +1,42 @@
-"""The layer profile: what each layer's features and patches do on held-out flips; ranges and verdict from it."""
+"""The layer profile: what each layer's features and patches do on the flips of the held-out half."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.causal.layer_patching import LayerPatch
-from interp.saes.reconstruction import Fit, Transfer
+from interp.causal.layer_patching import LayerPatches
 from interp.schemas.layers import Interval, ProfileEntry
-from interp.screening.flips import Flips
+from interp.screening.flips import Flips, Halves
+from interp.screening.layers import ScreenedLayers
 from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
 DRAWS = 1000
-LEAST_SHARE = 0.5
-"""Least share of the write patches' whole net recovery that the range of a gate holds."""
+"""Bootstrap samples behind each interval of layers.json."""
 
 
 def layer_profile(
-    layers: list[int],
-    scores: NDArray[np.float64],
-    held_out: Flips,
-    banked: Flips,
-    patch: LayerPatch,
+    layers: Sequence[int],
+    screened: ScreenedLayers,
+    halves: Halves,
+    patches: LayerPatches,
     joint: NDArray[np.float64],
-    fits: list[tuple[Fit, Transfer]],
     seed: int,
 ) -> list[ProfileEntry]:
-    """One entry a layer.
+    """One entry per layer.
 
-    `scores` [pairs, layers] tell held-out flips (see `flip_score`); `patch` and `joint` are of the banked ones, `joint`
-    [flips, 2, layers] the effect of the joint patch of the chosen features and of random directions of its norm.
+    `patches` are those of the held-out bank, and so is `joint` [bank, 2, layers], the effect of the joint feature patch
+    and of random directions of its norm [logits].
     """
+    scores, held_out = screened.scores, halves.held_out
     null = shuffled_auc(scores, held_out, seed)
     values = auc(scores, held_out.flipped)
     intervals = auc_intervals(scores, held_out, seed)
-    size = np.abs(patch.shift)
-    recovered, control = patch.along_shift(patch.effect), patch.along_shift(patch.control)
-    write, write_control = patch.along_shift(patch.write), patch.along_shift(patch.write_control)
-    together, together_control = patch.along_shift(joint[:, 0]), patch.along_shift(joint[:, 1])
-    patients = banked.pairs["patient"].tolist()
+    size = np.abs(patches.shift)
+    residual, random_residual = patches.along_shift(patches.residual), patches.along_shift(patches.random_residual)
+    write, random_write = patches.along_shift(patches.write), patches.along_shift(patches.random_write)
+    feature, random_feature = patches.along_shift(joint[:, 0]), patches.along_shift(joint[:, 1])
+    patients = halves.held_out_bank.pairs["patient"].tolist()
 
     def share(logits: NDArray[np.float64]) -> Interval:
         return Interval.of(ratio_interval(logits, size, patients, seed, DRAWS))
@@ -46,21 +46,21 @@ def layer_profile(
             layer=layer,
             flip_auc=Interval.of(Estimate(values[i], *intervals[:, i])),
             flip_auc_null=null,
-            recovery=share(recovered[:, i]),
-            random_patch=share(control[:, i]),
+            recovery=share(residual[:, i]),
+            random_patch=share(random_residual[:, i]),
             write=share(write[:, i]),
-            random_write=share(write_control[:, i]),
-            net_write=share((write - write_control)[:, i]),
-            feature_patch=share(together[:, i]),
-            explained=_ratio(together[:, i].sum(), recovered[:, i].sum()),
-            net_feature_patch=share((together - together_control)[:, i]),
-            reversals=int(patch.reversed[:, i].sum()),
-            r2=Interval.of(fits[i][1].r2),
-            transfer=fits[i][1].verdict,
-            fvu=fits[i][0].fvu,
-            l0=fits[i][0].l0,
+            random_write=share(random_write[:, i]),
+            net_write=share((write - random_write)[:, i]),
+            feature_patch=share(feature[:, i]),
+            explained=_ratio(feature[:, i].sum(), residual[:, i].sum()),
+            net_feature_patch=share((feature - random_feature)[:, i]),
+            reversals=int(patches.reversed[:, i].sum()),
+            r2=Interval.of(transfer.r2),
+            transfer=transfer.verdict,
+            fvu=fit.fvu,
+            l0=fit.l0,
         )
-        for i, layer in enumerate(layers)
+        for i, (layer, (fit, transfer)) in enumerate(zip(layers, screened.fits, strict=True))
     ]
 
 
@@ -69,7 +69,7 @@ def _ratio(top: float, bottom: float) -> float | None:
 
 
 def auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> NDArray[np.float64]:
-    """95% bootstrap interval over patients of each column's AUC, [2, layers]."""
+    """95% bootstrap interval over patients of the AUC of each column of `scores` [pairs, k] for flips: [2, k]."""
     if flips.flipped.sum() in (0, len(flips.flipped)):
         return np.full((2, scores.shape[1]), np.nan)
     member, drawn = clusters_drawn(flips.pairs["patient"].tolist(), draws, seed)
@@ -78,10 +78,10 @@ def auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: i
 
 
 def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> float | None:
-    """95th percentile of the best layer's AUC when flips are shuffled; None without flips.
+    """95th percentile of the best layer's AUC when flips are shuffled; None if no pair flips, or every one.
 
-    Flips come in clusters (a hard question flips on several paraphrases), so the labels, in patient order, are rotated
-    as a whole by a random offset, which keeps the clusters.
+    Flips are clustered: a hard question flips on several paraphrases. To keep the clusters, the labels are rotated by a
+    random offset in the order of the patients.
     """
     from scipy.stats import rankdata
 
@@ -92,12 +92,12 @@ def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: in
     labels, ranks = flips.flipped[order], rankdata(scores[order], axis=0)
     offsets = np.random.default_rng([seed, 11]).integers(1, n, draws)
     positive = int(labels.sum())
-    # Shuffling the labels leaves the ranks as they are (compare `interp.statistics.auc`).
+    # Shuffled labels leave the ranks as they are, so the ranks are computed once (compare `interp.statistics.auc`).
     sums = np.stack([np.roll(labels, k) for k in offsets]).astype(float) @ ranks
     values = (sums - positive * (positive + 1) / 2) / (positive * (n - positive))
     return float(np.percentile(values.max(1), 95))
 
 
-def commit_layer(profile: list[ProfileEntry], flips: int) -> int | None:
-    """The first layer whose layer patch turns at least half of the flips back; None if none does."""
+def commit_layer(profile: Sequence[ProfileEntry], flips: int) -> int | None:
+    """The first layer whose residual patch restores at least half of the flipped answers; None if none does."""
     return next((p.layer for p in profile if flips and p.reversals >= flips / 2), None)

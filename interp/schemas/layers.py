@@ -100,10 +100,6 @@ class ProfileEntry(_Part):
 
 
 DOSES = (0.5, 1.0, 2.0, 4.0)
-"""Multiples of the feature patch in `CausalEntry.dose`."""
-
-
-DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
 
 
@@ -147,9 +143,7 @@ class FeatureEntry(_Part):
         description="AUC of the activation for formal against casual wordings; above .5: more active on formal ones"
     )
     attribution: float | None = Field(default=None, description="recovery predicted by the gradient, selection half")
-    causal: CausalEntry | None = Field(
-        default=None, description="its patch on held-out flips; null if untested"
-    )
+    causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
 
 
 class RangeEntry(_Part):

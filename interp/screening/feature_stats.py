@@ -1,4 +1,4 @@
-"""Screening: which features change when an answer flips, at the final prompt token, layer by layer."""
+"""Statistics of every feature of one layer: which ones change at the final prompt token when the answer flips."""
 
 import numpy as np
 import pandas as pd
@@ -13,24 +13,25 @@ from interp.statistics import auc_p_value, benjamini_hochberg
 
 SCREEN_COLUMNS = {
     "layer": "decoder layer",
-    "feature": "index into the SAE",
+    "feature": "index of the feature in the SAE",
     "flip_auc": "AUC of |delta| for flipped against unflipped pairs",
     "flip_p": "two-sided p of flip_auc, Benjamini-Hochberg adjusted over all features screened",
     "delta_on_flips": "mean |delta| over flipped pairs [activation units]",
     "delta_otherwise": "mean |delta| over the other pairs [activation units]",
-    "margin_r": "Pearson r of delta with the margin shift m(p) - m(q)",
-    "density": "share of prompts on which the feature is active",
-    "mean_activation": "mean over the prompts on which it is active [activation units]",
-    "register_auc": "AUC of the activation for formal against casual wordings; NaN where untagged",
-    "attribution": "recovery that its delta patch would have on the same pairs' flip bank, by gradient",
+    "margin_r": "Pearson correlation of delta with the margin shift m(p) - m(q)",
+    "density": "feature density: share of prompts on which the feature is active",
+    "mean_activation": "mean over the prompts on which the feature is active [activation units]",
+    "register_auc": "AUC of the activation for formal against casual wordings; NaN where wordings have no register",
+    "attribution": "recovery by the feature's patch on the flip bank of the same pairs, as the gradient predicts it",
 }
+"""Column of a screen -> its meaning. delta is the activation on the paraphrase minus that on the original."""
 
 
 def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
-    """Screen every feature of one SAE on the given pairs; columns as in SCREEN_COLUMNS, p values not yet adjusted.
+    """Screen every feature of one SAE on the given pairs: columns of SCREEN_COLUMNS but attribution, p not adjusted.
 
-    `residuals` [n prompts, d_model] at the final token of every row of `prompts`. Features that are active on none
-    of the prompts of these pairs are left out.
+    `residuals` [n prompts, d_model] are those at the final token of every row of `prompts`. Features that are active on
+    none of the prompts of these pairs are left out.
     """
     codes = encode_sparse(sae, residuals)
     device = codes.value.device
@@ -48,7 +49,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     register = prompts["register"].to_numpy()
     tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
     register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
-    flips_here, otherwise = (delta.sums(size * kept[delta.row]) for kept in (flipped, ~flipped))
+    on_flips, otherwise = (delta.sums(size * kept[delta.row]) for kept in (flipped, ~flipped))
     mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
     spread = (square - mean**2).clamp(min=0).sqrt()
     features = (firing > 0).nonzero()[:, 0].cpu().numpy()
@@ -64,7 +65,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
             "feature": features,
             "flip_auc": of(flip_auc),
             "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips),
-            "delta_on_flips": of(flips_here) / n_flips if n_flips else np.nan,
+            "delta_on_flips": of(on_flips) / n_flips if n_flips else np.nan,
             "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,
             "density": of(firing) / int(used.sum()),
@@ -75,7 +76,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
 
 
 def adjust(screen: pd.DataFrame) -> pd.DataFrame:
-    """Adjust `flip_p` over all features of all layers, and sort by flip AUC."""
+    """Adjust `flip_p` over all features of all layers, and sort by flip AUC, highest first."""
     known = screen["flip_p"].notna()
     adjusted = screen["flip_p"].to_numpy(copy=True)
     adjusted[known] = benjamini_hochberg(adjusted[known])
@@ -83,10 +84,9 @@ def adjust(screen: pd.DataFrame) -> pd.DataFrame:
 
 
 def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) -> NDArray[np.float64]:
-    """How much the chosen features of one layer move in each pair: mean of |delta| over their firing scale, [pairs].
+    """How much the chosen features of one layer change in each pair: mean of |delta| / mean activation, [pairs].
 
-    `chosen` are rows of a screen; each |delta| is divided by the feature's mean activation, so that no loud feature
-    drowns the others.
+    `chosen` are rows of a screen. The division keeps a feature with large activations from dominating the others.
     """
     features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
     activations = encode_features(sae, residuals, features).numpy().astype(float)
@@ -95,7 +95,7 @@ def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) 
 
 
 def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Tensor) -> Tensor:
-    """Delta of some features, f(p) - f(q) at the final token, float32 [pairs, k] in main memory.
+    """f(p) - f(q) of k features at the final token: float32 [pairs, k] on the CPU.
 
     `residuals` [n prompts, d_model] are those of the SAE's layer.
     """
@@ -104,8 +104,8 @@ def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Te
     return f[0] - f[1]
 
 
-def joint_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
-    """The delta patch of several features at once: float32 [pairs, d_model] to add to the paraphrase's residual."""
+def joint_feature_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
+    """The patch of several features at once: float32 [pairs, d_model], to add to the paraphrase's residual."""
     columns = torch.tensor(features, dtype=torch.long)
     delta = feature_delta(sae, residuals, pairs, columns)
     return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())

@@ -1,5 +1,6 @@
-"""Flips: pairs of wordings of one question whose answers differ."""
+"""Flips: pairs of wordings of one question whose answers differ; and the two halves of the patients."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,23 +9,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.questions.schema import Question
+from interp.runtime.errors import InputError
+
 
 class Flips(NamedTuple):
-    """Pairs of a pair table, judged by their margins; one row a pair of a closed question."""
+    """Pairs (q, p) of the original wording of a closed question and a paraphrase, with their margins."""
 
     pairs: pd.DataFrame
-    """`interp.questions.tables.pair_table` rows of closed questions, re-indexed from 0."""
+    """Rows of `interp.questions.tables.pair_table`, re-indexed from 0."""
     margin_before: NDArray[np.float64]
-    """m(q) [logits]."""
+    """Margin m(q) of the original wording [logits]."""
     margin_after: NDArray[np.float64]
-    """m(p) [logits]."""
+    """Margin m(p) of the paraphrase [logits]."""
     flipped: NDArray[np.bool_]
-    """The sign of the margin changed."""
+    """Whether the margin changes sign."""
     banked: NDArray[np.bool_]
-    """Flipped, and both margins at least `threshold` from zero."""
+    """Whether the pair is in the flip bank: it flips, and both margins are at least the threshold from zero."""
 
     def take(self, rows: NDArray[np.bool_]) -> "Flips":
-        """The same for some of the pairs."""
+        """The pairs that the mask `rows` [pairs] selects."""
         return Flips(
             self.pairs[rows].reset_index(drop=True),
             self.margin_before[rows],
@@ -42,8 +46,19 @@ def sides(pairs: pd.DataFrame) -> tuple[Tensor, Tensor]:
     return original, paraphrase
 
 
+def questions_that_can_flip(questions: Sequence[Question]) -> list[Question]:
+    """The yes/no questions that have paraphrases. Raises InputError if there are none."""
+    found = [q for q in questions if q.closed and q.same_meaning]
+    if not found:
+        raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
+    return found
+
+
 def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, threshold: float) -> Flips:
-    """Judge every pair of a closed question. `margin` [n prompts]; `threshold` [logits] bounds the flip bank."""
+    """The pairs of closed questions with their margins.
+
+    `margin` [n prompts] is in logits, and so is `threshold`, the least |m| on both sides of a pair of the flip bank.
+    """
     closed = prompts["closed"].to_numpy(bool)[pairs["original"].to_numpy()]
     pairs = pairs[closed].reset_index(drop=True)
     m = margin.double().numpy()
@@ -51,3 +66,47 @@ def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, thres
     flipped = (before > 0) != (after > 0)
     banked = flipped & (np.abs(before) >= threshold) & (np.abs(after) >= threshold)
     return Flips(pairs, before, after, flipped, banked)
+
+
+class Halves(NamedTuple):
+    """The pairs of two disjoint halves of the patients."""
+
+    selection: Flips
+    """Pairs on which features are chosen."""
+    held_out: Flips
+    """Pairs on which the chosen features are tested."""
+
+    @property
+    def selection_bank(self) -> Flips:
+        """The flip bank of the selection half."""
+        return self.selection.take(self.selection.banked)
+
+    @property
+    def held_out_bank(self) -> Flips:
+        """The flip bank of the held-out half."""
+        return self.held_out.take(self.held_out.banked)
+
+
+def split_halves(flips: Flips, seed: int) -> Halves:
+    """Split the pairs by patient, as `selection_rows` draws them."""
+    selection = selection_rows(flips, seed)
+    return Halves(flips.take(selection), flips.take(~selection))
+
+
+def selection_rows(flips: Flips, seed: int) -> NDArray[np.bool_]:
+    """Mask [pairs] of the selection half: half of the patients with banked flips and half of those without."""
+    flippy = flips.pairs.assign(flipped=flips.banked).groupby("patient")["flipped"].any()
+    rng = np.random.default_rng([seed, 7])
+    half: set[object] = set()
+    for value in (True, False):
+        patients = flippy.index[flippy == value].to_numpy(copy=True)
+        rng.shuffle(patients)
+        half |= set(patients[: (len(patients) + 1) // 2])
+    return flips.pairs["patient"].isin(half).to_numpy()
+
+
+def sample_pairs(flips: Flips, count: int, seed: int) -> Flips:
+    """At most `count` of the pairs, drawn at random."""
+    drawn = np.zeros(len(flips.pairs), bool)
+    drawn[np.random.default_rng([seed, 13]).permutation(len(drawn))[:count]] = True
+    return flips.take(drawn)

@@ -1,7 +1,7 @@
-"""All that is asked of the SAEs of some layers, one SAE after the other; what several processes found is joined."""
+"""Screening layer by layer: everything that needs a layer's SAE and residuals, in one pass over the SAEs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,144 +11,138 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.residual_store import Residuals
 from interp.runtime.distributed import Team
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
-from interp.saes.sae import Sae
 from interp.screening.attribution import attribute
-from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_patch, screen_layer
-from interp.screening.flips import Flips, sides
+from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_feature_patch, screen_layer
+from interp.screening.flips import Halves, sides
+from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import Estimate
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
 
 
-class Screened(NamedTuple):
-    """What the residuals of each of some layers say, and what its SAE says of them."""
+class ScreenedLayers(NamedTuple):
+    """What the residuals and SAEs of some layers give; the bank is the flip bank of the held-out half."""
 
     features: pd.DataFrame
-    """Every feature that ever fires on the choosing half, columns as in SCREEN_COLUMNS, p values not yet adjusted."""
+    """Every feature that is ever active on the selection half: columns of SCREEN_COLUMNS, p values not yet adjusted."""
     scores: NDArray[np.float64]
-    """[held-out pairs, layers]: how much the best features of the layer move (`flip_score`)."""
-    joint: Tensor
-    """float32 [banked pairs, layers, d_model]: the joint patch of the features that push most."""
-    state: Tensor
-    """float32 [banked pairs, layers, d_model]: the original's residual after the layer less the paraphrase's."""
-    before: Tensor
-    """The same before the layer."""
+    """[held-out pairs, layers]: how much the layer's chosen features change (`flip_score`)."""
+    feature_patch: Tensor
+    """float32 [bank, layers, d_model]: joint patch of the layer's features of highest attribution."""
+    residual_patch: Tensor
+    """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
+    residual_patch_below: Tensor
+    """float32 [bank, layers, d_model]: the same before the layer."""
     fits: list[tuple[Fit, Transfer]]
-    """How well the SAE describes the residuals."""
+    """How well each SAE describes the residuals, and whether that is good enough."""
     saes: dict[int, str]
     """Layer -> id of its SAE."""
 
 
 def screen_layers(
-    load: Callable[[int], Sae],
-    residuals: Residuals,
     layers: Sequence[int],
+    inputs: SaeInputs,
     prompts: pd.DataFrame,
-    choice: Flips,
-    taught: Flips,
-    held_out: Flips,
-    banked: Flips,
+    halves: Halves,
     gradients: Tensor,
-    best_of: int,
+    features_a_layer: int,
     seed: int,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> Screened:
-    """Features are chosen on `choice`, whose banked flips are `taught`, and scored on `held_out` and its `banked` ones.
+) -> ScreenedLayers:
+    """Choose features on the selection half, and prepare their tests on the held-out half.
 
-    `gradients` [taught pairs, layers, d_model] are those of the margin at the paraphrases; `best_of` features of a
-    layer are chosen, by flip AUC for the score and by attribution for the joint patch. Layers in the `checkpoint` are
+    `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases. `features_a_layer`
+    features are chosen: by flip AUC for the score, by attribution for the joint patch. Layers in the `checkpoint` are
     not screened again.
     """
-
-    margins = torch.from_numpy(
-        np.concatenate([m for f in (choice, held_out) for m in (f.margin_before, f.margin_after)])
-    )
+    selection_bank, bank = halves.selection_bank, halves.held_out_bank
+    margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
 
     def screen(layer: int, slopes: Tensor) -> dict[str, Tensor]:
-        sae, here = load(layer), residuals.after(layer)
-        table = screen_layer(sae, here, prompts, choice)
-        table["attribution"] = attribute(sae, here, taught, slopes)[table["feature"].to_numpy(np.int64)]
-        best = table.nlargest(best_of, "flip_auc")
-        score = flip_score(sae, here, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
-        pushing = [int(f) for f in table.nlargest(best_of, "attribution")["feature"]]
-        rebuilt = reconstruct(sae, here)
+        sae, residuals = inputs.at(layer)
+        table = screen_layer(sae, residuals, prompts, halves.selection)
+        table["attribution"] = attribute(sae, residuals, selection_bank, slopes)[table["feature"].to_numpy(np.int64)]
+        best = table.nlargest(features_a_layer, "flip_auc")
+        held_out = halves.held_out
+        score = flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
+        attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
+        rebuilt = reconstruct(sae, residuals)
         transfer = judge_transfer(rebuilt, prompts["patient"].tolist(), seed)
-        joint = joint_patch(sae, here, banked.pairs, pushing)
-        return _Layer(table, score, joint, summarize(rebuilt), transfer, sae.id).tensors()
+        patch = joint_feature_patch(sae, residuals, bank.pairs, attributed)
+        return _ScreenedLayer(table, score, patch, summarize(rebuilt), transfer, sae.id).tensors()
 
-    screened = list[_Layer]()
+    screened = list[_ScreenedLayer]()
     for position, layer in enumerate(track(layers, "screening features")):
         slopes = gradients[:, position]
         name = name_of(f"layer-{layer:03d}", margins=margins, slopes=slopes) if checkpoint else ""
-        screened.append(_Layer.of(checkpoint.once(name, partial(screen, layer, slopes))))
-    state, before = (residuals.shift([layer + off for layer in layers], *sides(banked.pairs)) for off in (0, -1))
-    return Screened(
-        features=_stacked([found.features for found in screened]),
-        scores=np.stack([found.score for found in screened], 1) if screened else np.zeros((len(held_out.pairs), 0)),
-        joint=torch.stack([found.joint for found in screened], 1) if screened else state,
-        state=state,
-        before=before,
+        screened.append(_ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes))))
+    after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
+    return ScreenedLayers(
+        features=_concatenated([found.features for found in screened]),
+        scores=np.stack([found.score for found in screened], 1)
+        if screened
+        else np.zeros((len(halves.held_out.pairs), 0)),
+        feature_patch=torch.stack([found.feature_patch for found in screened], 1) if screened else after,
+        residual_patch=after,
+        residual_patch_below=below,
         fits=[(found.fit, found.transfer) for found in screened],
         saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
     )
 
 
-class _Layer(NamedTuple):
-    """What `Screened` has of one layer."""
+class _ScreenedLayer(NamedTuple):
+    """What `ScreenedLayers` holds of one layer, apart from the residuals."""
 
     features: pd.DataFrame
-    """Every feature that ever fires on the choosing half."""
+    """Every feature that is ever active on the selection half."""
     score: NDArray[np.float64]
-    """[held-out pairs]."""
-    joint: Tensor
-    """float32 [banked pairs, d_model]."""
+    """[held-out pairs]: how much the chosen features change."""
+    feature_patch: Tensor
+    """float32 [bank, d_model]: the joint feature patch."""
     fit: Fit
     """How well the SAE describes the residuals."""
     transfer: Transfer
-    """The same as a test."""
+    """Whether that is good enough."""
     sae: str
-    """Its id."""
+    """Id of the SAE."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """As it is kept: numbers as they are, the rest as JSON, which keeps every bit of a float."""
-        said = json.dumps([self.fit, self.transfer, self.sae]).encode()
+        """The form in a checkpoint: arrays as tensors, the rest as JSON, which keeps every bit of a float."""
+        rest = json.dumps([self.fit, self.transfer, self.sae]).encode()
         columns = {f"features/{name}": torch.tensor(column.to_numpy()) for name, column in self.features.items()}
-        beside = {"score": torch.from_numpy(self.score), "joint": self.joint}
-        return columns | beside | {"said": torch.frombuffer(bytearray(said), dtype=torch.uint8)}
+        arrays = {"score": torch.from_numpy(self.score), "feature_patch": self.feature_patch}
+        return columns | arrays | {"rest": torch.frombuffer(bytearray(rest), dtype=torch.uint8)}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "_Layer":
-        """From `tensors`."""
-        fit, (r2, p, verdict), sae = json.loads(tensors["said"].numpy().tobytes())
+    def of(cls, tensors: Mapping[str, Tensor]) -> "_ScreenedLayer":
+        """The inverse of `tensors`."""
+        fit, (r2, p, verdict), sae = json.loads(tensors["rest"].numpy().tobytes())
         table = pd.DataFrame({name: tensors[f"features/{name}"].numpy() for name in SCREEN_COLUMNS})
         transfer = Transfer(Estimate(*r2), p, verdict)
-        return cls(table, tensors["score"].numpy(), tensors["joint"], Fit(*fit), transfer, sae)
+        return cls(table, tensors["score"].numpy(), tensors["feature_patch"], Fit(*fit), transfer, sae)
 
 
-def joined(own: Screened, team: Team) -> Screened:
-    """The layers of all processes, by rank, at each of them."""
+def gather_layers(own: ScreenedLayers, team: Team) -> ScreenedLayers:
+    """Collect the layers of all processes, in the order of their ranks, at each of them."""
     if team.size == 1:
         return own
-    tensors = team.gather_tensors(
-        {"scores": torch.from_numpy(own.scores), "joint": own.joint, "state": own.state, "before": own.before}
-    )
-    whole = {name: torch.cat([part[name] for part in tensors], dim=1) for name in tensors[0]}
-    told = team.gather_values((own.fits, list(own.saes.items())))
-    return Screened(
-        _stacked(team.gather_frames(own.features)),
-        whole["scores"].numpy(),
-        whole["joint"],
-        whole["state"],
-        whole["before"],
-        [(Fit(*fit), Transfer(Estimate(*r2), p, verdict)) for fits, _ in told for fit, (r2, p, verdict) in fits],
-        {layer: name for _, saes in told for layer, name in saes},
+    names = ("feature_patch", "residual_patch", "residual_patch_below")
+    arrays = {"scores": torch.from_numpy(own.scores)} | {name: getattr(own, name) for name in names}
+    parts = team.gather_tensors(arrays)
+    whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    values = team.gather_values((own.fits, list(own.saes.items())))
+    return ScreenedLayers(
+        features=_concatenated(team.gather_frames(own.features)),
+        scores=whole.pop("scores").numpy(),
+        **whole,
+        fits=[(Fit(*fit), Transfer(Estimate(*r2), p, verdict)) for fits, _ in values for fit, (r2, p, verdict) in fits],
+        saes={layer: name for _, saes in values for layer, name in saes},
     )
 
 
-def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one below the other; empty ones would change the types of the columns."""
+def _concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other, without empty ones, which would change the types of the columns."""
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(SCREEN_COLUMNS))

@@ -14,9 +14,11 @@ from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.saes.reconstruction import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
-from interp.saes.sae import check_sae, load_sae
+from interp.saes.sae import load_sae
+from interp.saes.sae_folder import check_sae
 from interp.schemas.transfer import Transfer, TransferEntry
 from interp.storage.provenance import provenance, software
+
 
 class TransferResult(Transfer):
     """How well every SAE describes a model; numbers are rounded to six decimals, as in its JSON."""

@@ -1,1 +1,1 @@
-"""`find_features`: the whole search, its folder on disk, and its verification."""
+"""The whole search (`find.find_features`), its folder on disk (`run_folder`) and the verification of one (`verify`)."""

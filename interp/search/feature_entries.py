@@ -1,6 +1,6 @@
-"""The tested features as layers.json and features.csv list them."""
+"""The tested features as features.csv and layers.json list them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,17 +12,18 @@ from interp.screening.feature_stats import SCREEN_COLUMNS
 from interp.statistics import benjamini_hochberg
 
 TEST_COLUMNS = ("recovery", "net", "p", "reversals")
+"""Columns of the causal tests in features.csv; those of `CausalEntry` without intervals."""
 
 
 def with_tests(
     screen: pd.DataFrame,
     candidates: Sequence[Candidate],
     tests: Sequence[FeatureTest],
-    held_out: dict[Candidate, float],
+    held_out_auc: Mapping[Candidate, float],
 ) -> pd.DataFrame:
-    """The screen with held_out_auc, recovery, net, p (adjusted) and reversals of the candidates, NaN for all others.
+    """The screen with held_out_auc and TEST_COLUMNS of the candidates, NaN for all other features.
 
-    Tested features come first, highest net recovery on top.
+    p is adjusted over the tests. Tested features come first, highest net recovery on top.
     """
     adjusted = benjamini_hochberg(np.array([test.p for test in tests], float))
     rows = [
@@ -31,37 +32,37 @@ def with_tests(
         for t, p in zip(tests, adjusted, strict=True)
     ]
     tested = pd.DataFrame(rows, columns=["layer", "feature", *TEST_COLUMNS])
-    judged = pd.DataFrame(
+    held_out = pd.DataFrame(
         [
-            {"layer": layer, "feature": feature, "held_out_auc": held_out[layer, feature]}
+            {"layer": layer, "feature": feature, "held_out_auc": held_out_auc[layer, feature]}
             for layer, feature in candidates
         ],
         columns=["layer", "feature", "held_out_auc"],
     )
-    merged = screen.merge(judged, "left", ["layer", "feature"]).merge(tested, "left", ["layer", "feature"])
+    merged = screen.merge(held_out, "left", ["layer", "feature"]).merge(tested, "left", ["layer", "feature"])
     place = list(SCREEN_COLUMNS).index("flip_p") + 1
     merged.insert(place, "held_out_auc", merged.pop("held_out_auc"))
     return merged.sort_values("net", ascending=False, na_position="last", kind="stable", ignore_index=True)
 
 
 def feature_entries(
-    screen: pd.DataFrame, candidates: Sequence[Candidate], tests: Sequence[FeatureTest]
+    table: pd.DataFrame, candidates: Sequence[Candidate], tests: Sequence[FeatureTest]
 ) -> list[FeatureEntry]:
-    """The candidates as layers.json has them, in the order of the screen; untested where there was nothing to patch."""
+    """The candidates as layers.json lists them, in the order of `table` (`with_tests`)."""
     by_name = {(test.layer, test.feature): test for test in tests}
     wanted = set(candidates)
-    rows = [row for row in screen.to_dict("records") if (row["layer"], row["feature"]) in wanted]
+    rows = [row for row in table.to_dict("records") if (row["layer"], row["feature"]) in wanted]
     known = set(FeatureEntry.model_fields)
     return [
         FeatureEntry(
             **{name: value for name, value in row.items() if name in known},
-            causal=_entry(by_name.get((row["layer"], row["feature"])), row["p"]),
+            causal=_causal_entry(by_name.get((row["layer"], row["feature"])), row["p"]),
         )
         for row in rows
     ]
 
 
-def _entry(test: FeatureTest | None, adjusted: float) -> CausalEntry | None:
+def _causal_entry(test: FeatureTest | None, adjusted: float) -> CausalEntry | None:
     if test is None:
         return None
     content = test._asdict() | {"recovery": Interval.of(test.recovery), "net": Interval.of(test.net), "p": adjusted}

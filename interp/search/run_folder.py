@@ -15,7 +15,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.distributed import is_main, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
-from interp.saes.sae import sae_digest
+from interp.saes.sae_folder import sae_digest
 from interp.schemas.layers import write_layers
 from interp.search.find import run_search
 from interp.search.result import FindResult
@@ -84,7 +84,7 @@ def _inputs_of(search: Search, processes: int) -> dict[str, Any]:
 
 
 def saes_digest(folders: Sequence[Path]) -> str:
-    """Hexadecimal hash of some SAEs (`interp.saes.sae.sae_digest`)."""
+    """Hexadecimal hash of some SAEs (`interp.saes.sae_folder.sae_digest`)."""
     return joined_digest(map(sae_digest, folders)).hex()[:32]
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from interp.causal.layer_patching import patch_effect, replay_of
+from interp.causal.layer_patching import patch_effect, rerun_paraphrases
 from interp.measurement.margins import measure
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import load_vlm
@@ -52,7 +52,7 @@ def main() -> None:
     measured = measure(vlm, prompts, layers)
     flips = find_flips(prompts, pair_table(prompts), measured.margin, 0.25)
     flips = flips.take(flips.banked)
-    replay = replay_of(vlm, prompts, flips, 2**33)
+    replay = rerun_paraphrases(vlm, prompts, flips, 2**33)
     original, paraphrase = (torch.from_numpy(flips.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
     started = time.monotonic()
     gradients = margin_gradients(replay, layers)

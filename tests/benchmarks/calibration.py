@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.causal.feature_patching import sample_pairs
-from interp.causal.layer_patching import patch_effect, random_like, replay_of
+from interp.causal.layer_patching import patch_effect, random_directions, rerun_paraphrases
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.paths import WORLD
@@ -23,7 +22,7 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.screening.feature_stats import feature_delta, screen_layer
-from interp.screening.flips import find_flips
+from interp.screening.flips import find_flips, sample_pairs
 from interp.statistics import sign_flip_p
 
 LAYER = 5
@@ -74,9 +73,9 @@ def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
     delta = feature_delta(sae, x, banked.pairs, torch.arange(sae.d_sae))
     moving = np.argsort(-np.abs(delta.numpy()).mean(0))[:40]
     patch = -delta[:, moving, None] * sae.w_dec[torch.from_numpy(moving.copy())].cpu()
-    control = random_like(patch, torch.Generator().manual_seed(0))
+    control = random_directions(patch, torch.Generator().manual_seed(0))
     effect = patch_effect(
-        replay_of(vlm, prompts, banked), banked, [LAYER] * 80, torch.cat([patch, control], 1), "patches"
+        rerun_paraphrases(vlm, prompts, banked), banked, [LAYER] * 80, torch.cat([patch, control], 1), "patches"
     )
     net = effect[:, :40] - effect[:, 40:]
     patients, member = np.unique(banked.pairs["patient"], return_inverse=True)

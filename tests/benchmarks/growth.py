@@ -28,7 +28,8 @@ from shape import PIXELS, SHAPES, Counts, Shape, build, machine, medgemma_config
 from interp.paths import WORLD
 from interp.saes.locate import locate_saes
 from interp.saes.sae import save_sae
-from interp.search.find import FindSettings, find_features
+from interp.search.find import find_features
+from interp.search.settings import FindSettings
 
 GROWTH = (1, 4, 16)
 WARMING = 24

@@ -47,13 +47,13 @@ from interp.questions.tables import prompt_table
 from interp.runtime.distributed import Team, is_main, team_on
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, save_sae
-from interp.search.find import FindSettings, find_features
+from interp.search.find import find_features
+from interp.search.settings import FindSettings
 
 TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
 """Layers that are trained."""
 STEPS = (
-    *("measure_together", "margin_gradients", "screen_layers", "joined", "patch_layers", "patch_jointly"),
-    *("layer_profile", "probes_of", "joined_probes", "probe_feature", "held_out_aucs"),
+    *("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers"),
 )
 """Parts of find-features that are timed, where this version has them."""
 

@@ -1,0 +1,110 @@
+"""The content of layers.json, put together from what the stages of a search gave."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from torch import Tensor
+
+from interp.model.model_entry import model_entry
+from interp.profile.profile import DRAWS, commit_layer
+from interp.questions.polarity import inverting_operator
+from interp.questions.schema import Question
+from interp.questions.tables import fingerprint
+from interp.saes.reconstruction import R2_NEEDED
+from interp.schemas.layers import (
+    SCHEMA_VERSION,
+    DataEntry,
+    FeatureEntry,
+    Interval,
+    Layers,
+    ProfileEntry,
+    PromptEntry,
+    RangeEntry,
+)
+from interp.screening.flips import Flips, Halves
+from interp.search.stages import Judgement
+from interp.search.task import Task
+from interp.statistics import mean_interval
+from interp.storage.provenance import provenance, software
+
+
+def layers_artifact(
+    task: Task,
+    data: DataEntry,
+    halves: Halves,
+    judged: Judgement,
+    features: list[FeatureEntry],
+    saes: dict[int, str],
+) -> Layers:
+    """The content of layers.json; it names a range only if a gate was found."""
+    settings = task.settings
+    found = judged.ranges[settings.rule] if judged.verdict == "gate found" else None
+    return Layers(
+        schema_version=SCHEMA_VERSION,
+        verdict=judged.verdict,
+        reason=judged.reason,
+        layers=found.layers if found else [],
+        peak=found.peak if found else None,
+        rule=settings.rule,
+        commit_layer=commit_layer(judged.profile, len(halves.held_out_bank.pairs)),
+        ranges=[RangeEntry(rule=rule, **taken._asdict()) for rule, taken in judged.ranges.items()],
+        model=model_entry(task.search.vlm),
+        prompt=PromptEntry(**task.search.vlm.style._asdict()),
+        saes=saes,
+        data=data,
+        profile=judged.profile,
+        features=features,
+        warnings=warnings_of(task.questions, judged.profile),
+        settings=settings.__dict__ | {"layers": task.layers},
+        seed=settings.seed,
+        software=software(),
+        provenance=provenance(),
+    )
+
+
+def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
+    """Counts and rates of the questions; intervals are bootstraps over patients."""
+    prompts, seed = task.prompts, task.settings.seed
+    by_question = (
+        flips.pairs.assign(flipped=flips.flipped).groupby("question").agg({"flipped": "any", "patient": "first"})
+    )
+    answered = prompts["answer"].notna().to_numpy()
+    right = ((margin.numpy() > 0) == (prompts["answer"] == "yes").to_numpy())[answered].astype(float)
+
+    def share(values: "pd.Series[bool]", patients: "pd.Series[str]") -> Interval:
+        return Interval.of(mean_interval(values.to_numpy(float), patients.tolist(), seed, DRAWS))
+
+    return DataEntry(
+        fingerprint=fingerprint(task.questions),
+        split=task.search.split,
+        questions=len(task.questions),
+        pairs=len(flips.pairs),
+        patients=prompts["patient"].nunique(),
+        flips=int(flips.flipped.sum()),
+        flip_bank=int(flips.banked.sum()),
+        question_flip_rate=share(by_question["flipped"], by_question["patient"]),
+        pairwise_flip_rate=share(pd.Series(flips.flipped), flips.pairs["patient"]),
+        accuracy=share(pd.Series(right), prompts["patient"][answered]),
+    )
+
+
+def warnings_of(questions: Sequence[Question], profile: Sequence[ProfileEntry]) -> list[str]:
+    """What limits the results: SAEs that do not fit this model, and paraphrases that seem to ask for the opposite."""
+    failed = [str(p.layer) for p in profile if p.transfer == "fail"]
+    unclear = [str(p.layer) for p in profile if p.transfer == "unclear"]
+    found = []
+    if failed:
+        found.append(
+            f"the SAEs of layers {', '.join(failed)} explain less than {R2_NEEDED:.0%} of the variance here (p < .05), "
+            "so their features tell only part of the story"
+        )
+    if unclear:
+        layers = ", ".join(unclear)
+        found.append(f"whether the SAEs of layers {layers} explain {R2_NEEDED:.0%} is unclear from these data")
+    inverted = sum(inverting_operator(q.question, p.text) is not None for q in questions for p in q.same_meaning)
+    if inverted:
+        found.append(
+            f"{inverted} paraphrases seem to ask for the opposite of their question, so their flips may be right "
+            "answers; `interp import-questions --format jsonl` sets them apart"
+        )
+    return found

@@ -1,0 +1,48 @@
+"""What a search does: the settings that are recorded in layers.json."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.runtime.options import check_options, option
+from interp.schemas.layers import Rule
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """How `find_features` chooses features and takes the range.
+
+    Raises InputError for a value outside its range.
+    """
+
+    rule: Rule = option(
+        "write",
+        "Rule that takes the range: write, the layers whose own addition moves the answer; growth, where the recovery "
+        "of the residual patch grows; near-peak, around the highest flip AUC (the published rule).",
+    )
+    max_layers: int = option(5, "Most layers in the range.", min=1)
+    bank_margin: float = option(
+        0.25,
+        "Least |margin| [logits] on both sides of a pair of the flip bank; bfloat16 alone blurs some hundredths.",
+        min=0,
+        on_command_line=False,
+    )
+    features_a_layer: int = option(
+        10,
+        "Features of a layer that are chosen on one half of the patients and scored on the other.",
+        min=1,
+        on_command_line=False,
+    )
+    min_flips: int = option(
+        10, "Fewest banked flips on the held-out half from which anything is concluded.", min=1, on_command_line=False
+    )
+    sae_dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "Number format of the SAEs; bfloat16 halves their memory and changes results slightly."
+    )
+    seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0)
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_options(self)
+
+
+DEFAULT_SETTINGS = FindSettings()

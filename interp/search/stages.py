@@ -1,0 +1,161 @@
+"""The stages of a search, each a function of what the stages before it gave."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.causal.feature_patching import apply_feature_patch, feature_patches, gather_patches, joint_effects
+from interp.causal.layer_patching import LayerPatches, PatchTarget, patch_layers
+from interp.measurement.residual_store import Residuals
+from interp.measurement.sharded import measure_together
+from interp.profile.profile import layer_profile
+from interp.profile.ranges import LayerRange, ranges_of
+from interp.profile.verdict import judge
+from interp.questions.tables import pair_table
+from interp.runtime.memory import memory_left
+from interp.runtime.progress import track
+from interp.saes.sae import Sae, encode_features, load_sae
+from interp.schemas.layers import FeatureEntry, GateVerdict, ProfileEntry, Rule
+from interp.screening.attribution import margin_gradients
+from interp.screening.candidates import choose_candidates, held_out_aucs
+from interp.screening.feature_stats import adjust
+from interp.screening.flips import Flips, Halves, find_flips, sample_pairs, split_halves
+from interp.screening.layers import ScreenedLayers, gather_layers, screen_layers
+from interp.screening.sae_inputs import SaeInputs
+from interp.search.feature_entries import feature_entries, with_tests
+from interp.search.task import Task
+
+CANDIDATES = 20
+"""Features that are patched."""
+
+
+class Measured(NamedTuple):
+    """What the model does on all prompts, and the memory left after measuring it."""
+
+    margin: Tensor
+    """float32 [n prompts]: answer margin [logits]."""
+    residuals: Residuals
+    """resid_post at the final token of all prompts, at this process's layers and the layer below each."""
+    device_bytes: int
+    """Memory that may still be taken on the model's device."""
+
+
+class PatchedLayers(NamedTuple):
+    """The effects of patching whole layers on the held-out flip bank."""
+
+    target: PatchTarget
+    """The pairs of the bank."""
+    patches: LayerPatches
+    """Residual and direct-effect patches with their controls."""
+    joint: NDArray[np.float64]
+    """[bank, 2, layers]: effect of the joint feature patch and of random directions of its norm [logits]."""
+
+
+class TestedFeatures(NamedTuple):
+    """The candidates with their exact tests."""
+
+    screen: pd.DataFrame
+    """Every feature that is ever active; the tested ones first (`with_tests`)."""
+    entries: list[FeatureEntry]
+    """The candidates as layers.json lists them."""
+
+
+class Judgement(NamedTuple):
+    """What the layer profile shows."""
+
+    profile: list[ProfileEntry]
+    """One entry per layer."""
+    ranges: dict[Rule, LayerRange]
+    """Rule -> the range that it takes."""
+    verdict: GateVerdict
+    """Whether the range of the chosen rule is a gate."""
+    reason: str
+    """Grounds of the verdict in one sentence."""
+
+
+def measure_prompts(task: Task) -> Measured:
+    """Stage 1: run every prompt once."""
+    search = task.search
+    margin, residuals = measure_together(
+        search.vlm, task.prompts, task.layers, search.batch_tokens, search.max_memory, task.team, task.checkpoint
+    )
+    return Measured(margin, residuals, memory_left(search.vlm.device, search.max_memory).device)
+
+
+def flips_and_halves(task: Task, margin: Tensor) -> tuple[Flips, Halves]:
+    """Stage 2: find the pairs that flip, and split them into a selection half and a held-out half of the patients."""
+    flips = find_flips(task.prompts, pair_table(task.prompts), margin, task.settings.bank_margin)
+    return flips, split_halves(flips, task.settings.seed)
+
+
+def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
+    """The SAEs of this process's layers, with a cache of loaded ones in half of the memory that is left."""
+    vlm, dtype = task.search.vlm, getattr(torch, task.settings.sae_dtype)
+    # The encoder and the decoder of the widest SAE. All layers of 16k features take 11 GB in float32.
+    size = 2 * task.d_sae * vlm.d_model * dtype.itemsize
+
+    @lru_cache(max(1, measured.device_bytes // 2 // size))
+    def load(layer: int) -> Sae:
+        return load_sae(task.search.saes[layer], layer, vlm.d_model, vlm.device, dtype)
+
+    return SaeInputs(load, measured.residuals)
+
+
+def screen(task: Task, halves: Halves, inputs: SaeInputs) -> ScreenedLayers:
+    """Stage 3: statistics of every feature on the selection half; p values are adjusted over all layers."""
+    own = task.team.block(range(len(task.layers)))
+    gradients = margin_gradients(task.patch_target(halves.selection_bank).rerun, task.layers)[:, own]
+    count, seed = task.settings.features_a_layer, task.settings.seed
+    found = screen_layers(task.own_layers, inputs, task.prompts, halves, gradients, count, seed, task.checkpoint)
+    gathered = gather_layers(found, task.team)
+    return gathered._replace(features=adjust(gathered.features))
+
+
+def patch_whole_layers(task: Task, halves: Halves, screened: ScreenedLayers, device_bytes: int) -> PatchedLayers:
+    """Stage 4a: residual, direct-effect and joint feature patches of every layer on the held-out flip bank."""
+    target = task.patch_target(halves.held_out_bank, device_bytes // 4)
+    residual, below = screened.residual_patch, screened.residual_patch_below
+    patches = patch_layers(target, residual, below, task.layers, task.settings.seed)
+    joint = joint_effects(target, screened.feature_patch, task.layers, task.settings.seed)
+    return PatchedLayers(target, patches, joint)
+
+
+def patch_candidates(
+    task: Task, halves: Halves, inputs: SaeInputs, screened: ScreenedLayers, bank: PatchTarget, device_bytes: int
+) -> TestedFeatures:
+    """Stage 4b: patch the candidates one by one on the held-out flip bank, with controls, and on unflipped pairs."""
+    seed, held_out = task.settings.seed, halves.held_out
+    candidates = choose_candidates(screened.features, CANDIDATES)
+    own = [candidate for candidate in candidates if candidate[0] in task.own_layers]
+    stable = sample_pairs(held_out.take(~held_out.flipped), len(bank.flips.pairs), seed)
+    unflipped = task.patch_target(stable, device_bytes // 8)
+    made = feature_patches(own, bank.flips, stable, inputs, screened.features)
+    patches = gather_patches(made, candidates, task.team)
+    shown = track(patches if len(bank.flips.pairs) else [], "patching features")
+    tests = [apply_feature_patch(patch, bank, unflipped, seed) for patch in shown]
+    aucs = task.team.gather_values(list(held_out_aucs(own, inputs, held_out).items()))
+    held_out_auc = {(layer, feature): auc for part in aucs for (layer, feature), auc in part}
+    table = with_tests(screened.features, candidates, tests, held_out_auc)
+    return TestedFeatures(table, feature_entries(table, candidates, tests))
+
+
+def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
+    """Stage 5: the layer profile, the ranges that the rules take from it, and the verdict."""
+    settings = task.settings
+    profile = layer_profile(task.layers, screened, halves, patched.patches, patched.joint, settings.seed)
+    ranges = ranges_of(profile, settings.max_layers)
+    return Judgement(profile, ranges, *judge(profile, halves.held_out_bank, ranges[settings.rule], settings.min_flips))
+
+
+def top_activations(task: Task, inputs: SaeInputs, entries: list[FeatureEntry]) -> NDArray[np.float32]:
+    """Activation of the first of the tested features on every prompt, [n prompts]; zeros if there is none."""
+    found = torch.zeros(len(task.prompts))
+    if entries and entries[0].layer in task.own_layers:
+        sae, residuals = inputs.at(entries[0].layer)
+        found = encode_features(sae, residuals, torch.tensor([entries[0].feature]))[:, 0]
+    return task.team.all_reduce_sum(found).numpy()
