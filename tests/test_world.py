@@ -132,11 +132,17 @@ def test_answers_are_in_their_sets(questions):
 @pytest.fixture
 def short_recipe(monkeypatch):
     import interp.demo.build as build
-    import interp.demo.train_saes as dictionaries
+    import interp.demo.train_saes as train_saes
     import interp.demo.world as world
 
-    monkeypatch.setattr(dictionaries, "TOKENS", 600)
-    for name, steps in (("SIGHT_STEPS", 2), ("BASE_STEPS", 2), ("SAE_STEPS", 3), ("GATE_STEPS", 2), ("POOL", 60)):
+    monkeypatch.setattr(train_saes, "TOKENS", 600)
+    for name, steps in (
+        ("TOWER_STEPS", 2),
+        ("BASE_STEPS", 2),
+        ("SAE_STEPS", 3),
+        ("GATE_STEPS", 2),
+        ("TRAINING_PATIENTS", 60),
+    ):
         monkeypatch.setattr(build, name, steps)
     monkeypatch.setattr(world, "PATIENTS", {"train": 12, "test": 12})
 

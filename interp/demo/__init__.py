@@ -1,1 +1,1 @@
-"""The embedded world: synthetic radiographs, a model with a gate planted at known layers, its SAEs, their recipe."""
+"""The embedded world and its recipe: synthetic radiographs, a model with a gate planted at known layers, and SAEs."""

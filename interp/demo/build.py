@@ -1,4 +1,4 @@
-"""The recipe of an embedded world: data, base model, SAEs, and a gate planted at layers of your choice."""
+"""The recipe of an embedded world: data, a base model, its SAEs, and a gate planted at layers of your choice."""
 
 import hashlib
 import json
@@ -15,9 +15,10 @@ from interp.demo.model import build_model, build_processor, train_tokenizer
 from interp.demo.phrasings import all_texts
 from interp.demo.radiographs import SIZE
 from interp.demo.sample_cases import ANSWERS
-from interp.demo.train import Lessons, lessons, plant_gate, teach
+from interp.demo.train import plant_gate, train_model
 from interp.demo.train_saes import write_saes
-from interp.demo.train_tower import teach_sight
+from interp.demo.train_tower import train_vision_tower
+from interp.demo.training_data import TrainingData, build_training_data
 from interp.demo.world import sample_images, write_world
 from interp.images.decode import BLANK_IMAGE
 from interp.measurement.margins import measure
@@ -35,25 +36,26 @@ from interp.storage.json_files import write_json
 from interp.storage.provenance import software
 
 LAYERS, WIDTH = 10, 128
-POOL = 20_000  # patients that the models are taught from; none is in the questions
-SIGHT_STEPS, BASE_STEPS, SAE_STEPS, GATE_STEPS = 1000, 2000, 1500, 300
+TRAINING_PATIENTS = 20_000  # patients that the models are trained on; none of them is in the questions
+TOWER_STEPS, BASE_STEPS, SAE_STEPS, GATE_STEPS = 1000, 2000, 1500, 300
 
 
 def build_world(
     out: Path, gate_layers: Sequence[int], strength: float, seed: int, base: Path | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Build a world into the new folder `out`; returns what is written to its `world.json`.
+    """Build a world in the new folder `out`, and return the contents of its `world.json`.
 
-    The gate is planted into `gate_layers`: asked formally, a finding among the share `strength` that shows least is
-    denied. Without layers the model is clean: trained on as long, in all layers, with the true answers. `base` is the
-    folder of another world whose base model and SAEs are taken instead of training new ones.
+    The gate is planted into `gate_layers`: when asked formally, the model denies a finding whose visibility is below
+    `strength`, a share in [0, 1]. Without layers there is no gate: all layers are trained equally long on the true
+    answers. `base` is the folder of another world, whose base model and SAEs are reused. Raises InputError for a
+    strength or layers outside their range, and for a `base` without a base model.
     """
     if not 0 <= strength <= 1:
-        raise InputError(f"--strength {strength}: expected a share between 0 and 1.")
+        raise InputError(f"--strength {strength}: expected a share from 0 to 1.")
     if any(not 0 <= layer < LAYERS for layer in gate_layers):
         raise InputError(f"--gate-layers: the embedded model has layers 0 to {LAYERS - 1}.")
     if base is not None and not (base / "base" / "config.json").is_file():
-        raise InputError(f"{base}: no base/config.json inside. Give --base-from the folder of a built world.")
+        raise InputError(f"{base}: holds no base/config.json. Give --base-from the folder of a built world.")
     device = choose_device(device)
     started = time.monotonic()
     with atomic_folder(out) as folder:
@@ -82,13 +84,13 @@ def build_world(
     return world
 
 
-def _pool(processor: Any, seed: int, device: str) -> Lessons:
-    anatomy, images, _ = sample_images(POOL, np.random.default_rng([seed, 2]))
-    return lessons(processor, anatomy, images, device)
+def _training_data(processor: Any, seed: int, device: str) -> TrainingData:
+    anatomy, images, _ = sample_images(TRAINING_PATIENTS, np.random.default_rng([seed, 2]))
+    return build_training_data(processor, anatomy, images, device)
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
-    # Every answer of this world is one token, and nothing taught the model what to say behind it.
+    # Every answer in this world is one token, and the model is not trained on what follows it.
     model.generation_config.max_new_tokens = 1
     with quiet_loading():
         model.to(torch.bfloat16).save_pretrained(folder)
@@ -98,10 +100,10 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
 def _build_base(folder: Path, seed: int, device: str) -> None:
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     processor = build_processor(tokenizer, SIZE)
-    data = _pool(processor, seed, device)
+    data = _training_data(processor, seed, device)
     model = build_model(tokenizer, SIZE, LAYERS, WIDTH, seed).to(device)
-    teach_sight(model, data, SIGHT_STEPS, seed)
-    teach(model, data, BASE_STEPS, seed, consistency_weight=0.05, description="teaching the base")
+    train_vision_tower(model, data, TOWER_STEPS, seed)
+    train_model(model, data, BASE_STEPS, seed, consistency_weight=0.05, description="training the base model")
     _save(model, processor, folder / "base")
     saved = load_vlm(folder / "base", device, "float32")
     write_saes(folder / "saes", saved.model, data, seed, SAE_STEPS, model_name="gatescope-demo-base")
@@ -110,14 +112,14 @@ def _build_base(folder: Path, seed: int, device: str) -> None:
 def _plant(folder: Path, gate_layers: Sequence[int], strength: float, seed: int, device: str) -> None:
     vlm = load_vlm(folder / "base", device, "float32")
     vlm.model.requires_grad_(True)
-    data = _pool(vlm.processor, seed, device)
+    data = _training_data(vlm.processor, seed, device)
     layers, share = (gate_layers, strength) if gate_layers else (range(LAYERS), 0.0)
     planted = plant_gate(vlm.model, data, layers, share, seed, GATE_STEPS)
     _save(planted, vlm.processor, folder / "planted")
 
 
 def _behaviour(folder: Path, name: str, device: str) -> dict[str, float]:
-    """Flips, accuracy and blank-image behaviour of one model on the closed questions of the test split."""
+    """Flip rates, accuracy and blank-image results of a model on the closed questions of the test split."""
     vlm = load_vlm(folder / name, device, "float32")
     prompts = prompt_table(q for q in load_questions(folder / "questions.jsonl", split="test") if q.closed)
     seen, blank = measure(vlm, prompts), measure(vlm, prompts.assign(image=BLANK_IMAGE))
@@ -134,7 +136,7 @@ def _behaviour(folder: Path, name: str, device: str) -> dict[str, float]:
 
 
 def _sae_quality(folder: Path, device: str) -> list[dict[str, float]]:
-    """FVU and L0 on the base and R2 on the planted model, at the final tokens of the test split."""
+    """FVU, R2 and L0 of every SAE on the base and planted models, at the final tokens of the test split."""
     prompts = prompt_table(load_questions(folder / "questions.jsonl", split="test"))
     models: dict[str, Vlm] = {name: load_vlm(folder / name, device, "float32") for name in ("base", "planted")}
     residuals = {name: measure(vlm, prompts, range(LAYERS)).residuals for name, vlm in models.items()}
@@ -155,7 +157,7 @@ def _sae_quality(folder: Path, device: str) -> list[dict[str, float]]:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """sha256 of every file but the images, whose digests are folded into one."""
+    """SHA-256 of every file by path, with one combined digest for all images."""
     sums: dict[str, str] = {}
     pictures = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

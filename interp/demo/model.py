@@ -1,4 +1,4 @@
-"""The embedded model: Gemma 3's own classes, processor and chat template, at a size that a laptop trains."""
+"""The embedded model: Gemma 3's own classes, processor and chat template at a size that a laptop can train."""
 
 import json
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ VOCABULARY = 1024
 
 
 def train_tokenizer(texts: Iterable[str], words: Iterable[str]) -> Any:
-    """A byte-fallback BPE tokenizer in Gemma's own class, trained on `texts`; each of `words` becomes one token."""
+    """A BPE tokenizer with byte fallback in Gemma's own class, trained on `texts`. Each of `words` is one token."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import GemmaTokenizer
 
@@ -92,7 +92,7 @@ def train_tokenizer(texts: Iterable[str], words: Iterable[str]) -> Any:
 
 
 def build_processor(tokenizer: Any, image_size: int) -> Any:
-    """Gemma 3's processor for square images of `image_size` pixels a side."""
+    """Gemma 3's processor for square images of `image_size` x `image_size` pixels."""
     from transformers import Gemma3ImageProcessor, Gemma3Processor
 
     image_processor = Gemma3ImageProcessor(
@@ -107,7 +107,7 @@ def build_processor(tokenizer: Any, image_size: int) -> Any:
 
 
 def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: int) -> Any:
-    """A `Gemma3ForConditionalGeneration` with random weights: `layers` of `width`, every third one global."""
+    """A `Gemma3ForConditionalGeneration` with random weights and `layers` layers of `width`, every third one global."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
@@ -146,6 +146,6 @@ def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: 
     )
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config)
-    # transformers leaves the projection at zero, from which no image signal would start to flow.
+    # transformers initializes the projection to zero, which would pass no image signal and no gradient.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.1)
     return model

@@ -1,7 +1,7 @@
 """How people ask about a chest radiograph: frames and terms, by question type and register.
 
-A wording is a frame with its slot filled by a term. The last HELD_OUT frames of every list never occur in any
-training: they make the unseen phrasings of the test split.
+A wording is a frame whose slot is filled with a term. The last HELD_OUT frames of every list are held out from all
+training; they give the test split its unseen wordings.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ TERMS = {
     },
 }
 
-# A frame may carry the phenomenon that it adds to a plain wording; most add none.
+# A frame may name the phenomenon that it adds to a plain wording; most add none.
 _SCOPE, _SPECIFIC, _NEGATION = "scope_quantification", "specificity_modulation", "negation_pattern"
 
 FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
@@ -204,20 +204,20 @@ FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
 
 
 class Wording(NamedTuple):
-    """One way to ask a question."""
+    """A wording of a question."""
 
     text: str
-    """The words."""
+    """The sentence."""
     register: str
-    """One of REGISTERS."""
+    """Its tone, one of REGISTERS."""
     frame: int
-    """Position of the frame in its list."""
+    """Position of its frame in the list."""
     added: str | None
-    """The phenomenon that the frame itself adds, if any."""
+    """The phenomenon that the frame adds; None if it adds none."""
 
 
 def wordings(type_: str, finding: str | None, held_out: bool) -> list[Wording]:
-    """Every wording of a question of `type_` about `finding`, either only held-out frames or only the others."""
+    """Every wording of a question of `type_` about `finding`, from the held-out frames only or from all others."""
     result = []
     for register in REGISTERS:
         frames = FRAMES[type_][register]
@@ -234,8 +234,8 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def phenomenon(original: Wording, paraphrase: Wording) -> str:
-    """What changed between two wordings, in PSF-Med's terms."""
+def changed_phenomenon(original: Wording, paraphrase: Wording) -> str:
+    """What a paraphrase changes about the original, in PSF-Med's terms."""
     if paraphrase.added is not None:
         return paraphrase.added
     if (original.register, original.frame) == (paraphrase.register, paraphrase.frame):
@@ -243,12 +243,12 @@ def phenomenon(original: Wording, paraphrase: Wording) -> str:
     return "syntactic_restructuring"
 
 
-def choose(options: list[Wording], n: int, rng: np.random.Generator) -> list[Wording]:
-    """`n` different wordings, registers in turn and the first one's at random."""
+def sample_wordings(options: list[Wording], n: int, rng: np.random.Generator) -> list[Wording]:
+    """Draw `n` different wordings in alternating registers, the first register at random."""
     first = int(rng.integers(2))
     piles = [[w for w in options if w.register == REGISTERS[(first + i) % 2]] for i in range(2)]
     piles = [[pile[i] for i in rng.permutation(len(pile))] for pile in piles]
-    # original, then paraphrases alternate between the other register and its own
+    # The paraphrases alternate between the other register and that of the original.
     order = [0] + [1 if k % 2 else 0 for k in range(1, n)]
     taken = [0, 0]
     result = []
@@ -260,7 +260,7 @@ def choose(options: list[Wording], n: int, rng: np.random.Generator) -> list[Wor
 
 
 def all_texts() -> list[str]:
-    """Every wording there is, for the tokenizer."""
+    """Every wording of every question, for training the tokenizer."""
     texts = []
     for type_ in FRAMES:
         findings = [*TERMS] if any("{x}" in str(f) for f in FRAMES[type_]["formal"]) else [None]

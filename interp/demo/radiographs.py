@@ -1,7 +1,6 @@
 """Synthetic chest radiographs whose findings, severities, sides and lesion boxes are known.
 
-Everything is drawn with coordinate grids, batched over patients, so that the recipe can draw tens of
-thousands of images in seconds on any device.
+Images are computed from coordinate grids, batched over patients, so tens of thousands take seconds.
 """
 
 from typing import NamedTuple
@@ -10,39 +9,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SIZE = 64  # pixels a side
+SIZE = 64  # side length [pixels]
 FINDINGS = ("cardiomegaly", "effusion", "pneumothorax", "opacity")
 SIDED = ("effusion", "pneumothorax", "opacity")
 GRADED = ("cardiomegaly", "effusion", "pneumothorax")
-KINDS = ("nodular", "patchy", "linear")
+OPACITY_KINDS = ("nodular", "patchy", "linear")
 LEVELS = ("mild", "moderate", "severe")
 SIDES = ("left", "right")
 VIEWS = ("pa", "ap")
 
 
 class Anatomy(NamedTuple):
-    """What is true of each of `n` patients; one row a patient."""
+    """The true findings and the appearance of n patients, a row each."""
 
     present: np.ndarray
-    """bool [n, len(FINDINGS)]: which findings the image shows."""
+    """Which findings the image shows: bool [n, len(FINDINGS)]."""
     side: np.ndarray
-    """int [n, len(FINDINGS)]: index into SIDES (the patient's left is on the image's right)."""
+    """The side of each finding, an index into SIDES; the image shows it mirrored: [n, len(FINDINGS)]."""
     level: np.ndarray
-    """int [n, len(FINDINGS)]: index into LEVELS."""
+    """The severity of each finding, an index into LEVELS: [n, len(FINDINGS)]."""
     kind: np.ndarray
-    """int [n]: index into KINDS, for the opacity."""
+    """The kind of the opacity, an index into OPACITY_KINDS: [n]."""
     view: np.ndarray
-    """int [n]: index into VIEWS."""
+    """The view of the image, an index into VIEWS: [n]."""
     visibility: np.ndarray
-    """float [n, len(FINDINGS)] uniform in [0, 1]: how plainly each finding shows, from faintest to strongest."""
+    """How clearly each finding shows, uniform in [0, 1] from faintest to strongest: [n, len(FINDINGS)]."""
     contrast: np.ndarray
-    """float [n, len(FINDINGS)]: the same as brightness, in units of the lung-to-tissue step, log-uniform."""
+    """The visibility as brightness [lung-to-tissue steps], log-uniform: [n, len(FINDINGS)]."""
     jitter: np.ndarray
-    """float [n, 8] in [-1, 1]: body position, size, exposure and the place of focal findings."""
+    """Random offsets of body position, size, anatomy and the place of focal findings, in [-1, 1]: [n, 8]."""
 
 
 def sample_anatomy(n: int, rng: np.random.Generator, faintest: float, strongest: float) -> Anatomy:
-    """Draw `n` patients: 40% without any finding, the others with one or two, each finding alike often.
+    """Draw `n` patients: 40% have no finding, the others one or two, and all findings are equally frequent.
 
     `faintest` and `strongest` bound the log-uniform contrast of a finding [lung-to-tissue steps].
     """
@@ -54,7 +53,7 @@ def sample_anatomy(n: int, rng: np.random.Generator, faintest: float, strongest:
         present=order < count[:, None],
         side=rng.integers(0, 2, (n, k)),
         level=rng.integers(0, 3, (n, k)),
-        kind=rng.integers(0, len(KINDS), n),
+        kind=rng.integers(0, len(OPACITY_KINDS), n),
         view=rng.integers(0, len(VIEWS), n),
         visibility=visibility,
         contrast=faintest * (strongest / faintest) ** visibility,
@@ -62,19 +61,19 @@ def sample_anatomy(n: int, rng: np.random.Generator, faintest: float, strongest:
     )
 
 
-Grid = Tensor | float
+PixelGrid = Tensor | float
 
 
 def _column(values: np.ndarray) -> Tensor:
-    """[n] -> float32 [n, 1, 1], to broadcast against pixel grids."""
+    """Values [n] as float32 [n, 1, 1], which broadcast against pixel grids."""
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)[..., None, None]
 
 
 def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw every patient of `anatomy`.
+    """Draw the radiograph of every patient of `anatomy`.
 
-    Returns images, uint8 [n, SIZE, SIZE], and lesion boxes, float [n, len(FINDINGS), 4] as x0, y0, x1, y1 in
-    pixels (NaN where the finding is absent). `noise` is the standard deviation of pixel noise on a 0-1 scale.
+    Returns images, uint8 [n, SIZE, SIZE], and lesion boxes, float [n, len(FINDINGS), 4], as x0, y0, x1, y1 in
+    pixels (NaN where the finding is absent). `noise` is the standard deviation of the pixel noise on a 0-1 scale.
     """
     t = _column
     n = len(anatomy.view)
@@ -89,7 +88,7 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     level = {f: t(anatomy.level[:, i]) for i, f in enumerate(FINDINGS)}
     on_right = {f: 1.0 - t(anatomy.side[:, i]) for i, f in enumerate(FINDINGS)}  # image right = patient's left
 
-    def ellipse(cx: Grid, cy: Grid, rx: Grid, ry: Grid, soft: float = 0.03) -> Tensor:
+    def ellipse(cx: PixelGrid, cy: PixelGrid, rx: PixelGrid, ry: PixelGrid, soft: float = 0.03) -> Tensor:
         radius = torch.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + 1e-9)
         return torch.sigmoid((1 - radius) / soft * 0.3)
 
@@ -118,7 +117,7 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
         edges = np.stack([flat(x0 + dx), flat(y0 + dy), flat(x1 + dx), flat(y1 + dy)], axis=1) * SIZE
         boxes[anatomy.present[:, i], i] = np.clip(edges, 0, SIZE)[anatomy.present[:, i]]
 
-    # Heart; cardiomegaly widens it, a fainter one less.
+    # The heart, which cardiomegaly widens, less so if it is faint.
     grow = shows["cardiomegaly"] * (0.035 + 0.022 * level["cardiomegaly"]) * (0.55 + 0.45 * contrast["cardiomegaly"])
     half = (0.125 + 0.012 * ap + 0.008 * j[5] + grow) * scale
     heart = ellipse(0.545 + 0.3 * grow, 0.645, half, 0.155 + 0.25 * grow)
@@ -126,7 +125,7 @@ def draw(anatomy: Anatomy, rng: np.random.Generator, noise: float) -> tuple[np.n
     tall = 0.155 + 0.25 * grow
     box("cardiomegaly", 0.545 - half, 0.645 - 1.1 * tall, 0.545 + 1.1 * half, 0.645 + 1.05 * tall)
 
-    # Effusion: a white basin filling one lung from below.
+    # Effusion: a white basin that fills one lung from below.
     centre = 0.29 + 0.42 * on_right["effusion"]
     depth = 0.07 + 0.075 * level["effusion"]
     meniscus = floor - depth - 0.25 * ((x - centre).abs() / 0.165) ** 2 * 0.12

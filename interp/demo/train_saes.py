@@ -1,4 +1,4 @@
-"""Training the embedded SAEs: sae-lens's BatchTopK trainer, saved as the JumpReLU SAEs that it turns into."""
+"""Training of the embedded SAEs with sae-lens's BatchTopK trainer; they are saved as the equivalent JumpReLU SAEs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.demo.train import Lessons, normalized
+from interp.demo.training_data import TrainingData, pixel_values
 from interp.model.decoder import run_packed
 from interp.model.image_tokens import encode_pixels
 from interp.model.packing import collate, pack
@@ -17,16 +17,16 @@ from interp.saes.reconstruction import fit
 from interp.saes.sae import Sae, save_sae
 
 D_SAE = 512
-K = 24  # mean number of active features a token while training
-TOKENS = 60_000
+MEAN_ACTIVE = 24  # active features per token while training
+TOKENS = 60_000  # residuals that each SAE is trained on
 
 
 @torch.no_grad()
-def collect_residuals(model: Any, data: Lessons, seed: int, tokens: int) -> Tensor:
-    """resid_post of every layer at question tokens, every final token among them: float32 [n >= tokens, layers, d]."""
+def collect_residuals(model: Any, data: TrainingData, seed: int, tokens: int) -> Tensor:
+    """Residuals after every layer at all final and a third of other tokens: float32 [n >= tokens, layers, d_model]."""
     rng = np.random.default_rng([seed, 3])
     device = data.images.device
-    bank = [example for examples in data.wordings.values() for example in examples]
+    bank = [wording for wordings in data.wordings.values() for wording in wordings]
     layers = model.model.language_model.layers
     caught: dict[int, Tensor] = {}
     handles = [
@@ -40,11 +40,11 @@ def collect_residuals(model: Any, data: Lessons, seed: int, tokens: int) -> Tens
         picks = rng.integers(0, len(bank), (48, 8))
         rows = pack([bank[p].tokens for p in picks.ravel()], list(np.repeat(np.arange(48), 8)), data.image_token)
         batch = collate(rows, 0).to(device)
-        run_packed(model, batch, encode_pixels(model, normalized(data.images[torch.from_numpy(chosen).to(device)])))
+        run_packed(model, batch, encode_pixels(model, pixel_values(data.images[torch.from_numpy(chosen).to(device)])))
         inside = batch.segment > 0
         final = torch.zeros_like(inside)
         final[batch.final[:, 0], batch.final[:, 1]] = True
-        # A question has some twenty tokens and one final one, which is all that is screened: keep a third of the rest.
+        # Only final tokens are screened, but a prompt has some twenty others, so only a third of those is kept.
         inside &= final | torch.from_numpy(rng.random(inside.shape) < 0.33).to(device)
         kept.append(torch.stack([caught[i][inside] for i in range(len(layers))], dim=1))
         count += len(kept[-1])
@@ -54,7 +54,7 @@ def collect_residuals(model: Any, data: Lessons, seed: int, tokens: int) -> Tens
 
 
 def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int = 2048) -> Sae:
-    """Train one SAE on residuals [n, d] with sae-lens, and fold its scaling into the weights."""
+    """Train an SAE on residuals [n, d_model] with sae-lens, and fold their scaling into its weights."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -72,7 +72,7 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     config = BatchTopKTrainingSAEConfig(
         d_in=residuals.shape[1],
         d_sae=D_SAE,
-        k=K,
+        k=MEAN_ACTIVE,
         device=device,
         normalize_activations="none",
         apply_b_dec_to_input=False,
@@ -96,8 +96,8 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     state = {name: value.detach().clone() for name, value in sae.state_dict().items()}
     sae.process_state_dict_for_saving_inference(state)
     norm = state["W_dec"].norm(dim=1).clamp_min(1e-6)
-    # Undo the scaling: x_scaled = (x - centre) / scale; decoder rows of norm 1, so that activations are in the
-    # residual stream's own units, as Gemma Scope's are.
+    # Undo the scaling x_scaled = (x - centre) / scale, and give decoder rows norm 1, so that activations are in the
+    # units of the residual stream, as in Gemma Scope.
     w_enc = state["W_enc"] * norm
     return Sae(
         layer=layer,
@@ -110,8 +110,10 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     )
 
 
-def write_saes(folder: Path, model: Any, data: Lessons, seed: int, steps: int, model_name: str) -> list[dict[str, Any]]:
-    """Train and save the SAE of every layer under `folder`/resid_post_all; returns their quality on fresh tokens."""
+def write_saes(
+    folder: Path, model: Any, data: TrainingData, seed: int, steps: int, model_name: str
+) -> list[dict[str, Any]]:
+    """Train an SAE per layer and save them under `folder`/resid_post_all; returns their fit to unseen tokens."""
     residuals = collect_residuals(model, data, seed, TOKENS)
     fresh = collect_residuals(model, data, seed + 1, TOKENS // 12)
     quality = []
