@@ -134,7 +134,7 @@ def test_sae_of_another_width(refused, own_data, tmp_path):
     tensors = load_file(path)
     save_file(tensors | {"w_enc": tensors["w_enc"][:64].contiguous()}, path)
     error = refused(*data(own_data), "--saes", saes)
-    assert "made for a residual stream of width 64, but the model's is 128" in error
+    assert "made for a residual stream of width 64, but the model's width is 128" in error
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_the_shipped_saes_are_gemma_scope_folders():
         ({"threshold": None}, "missing ['threshold']"),
         ({"w_dec": torch.zeros(10, 5)}, "w_dec has shape [10, 5], expected [10, 6]"),
         ({"b_enc": torch.full((10,), float("nan"))}, "b_enc holds NaN"),
-        ({"w_enc": torch.zeros(7, 10)}, "made for a residual stream of width 7, but the model's is 6"),
+        ({"w_enc": torch.zeros(7, 10)}, "made for a residual stream of width 7, but the model's width is 6"),
     ],
 )
 def test_a_wrong_tensor_is_named(folder, changes, expected):
@@ -101,10 +101,10 @@ def test_other_files_are_refused(folder):
     with pytest.raises(InputError, match=r"model.layers.2.output"):
         load_sae(folder, 3, 6)
     (folder / "params.safetensors").write_bytes(b"\x80\x04cut short")
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_sae(folder, 2, 6)
     (folder / "params.safetensors").rename(folder / "params.pt")
-    with pytest.raises(InputError, match="pickles are refused"):
+    with pytest.raises(InputError, match="pickle files are refused"):
         load_sae(folder, 2, 6)
 
 

@@ -1,1 +1,1 @@
-"""Sparse autoencoders of the residual stream: finding, reading and applying them."""
+"""Sparse autoencoders of the residual stream: finding, reading, applying and checking them."""

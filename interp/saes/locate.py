@@ -1,29 +1,29 @@
-"""Which SAE of which layer: a local folder, a sae-lens release, or a hub repository."""
+"""Finding the SAE of every layer in a local folder, a sae-lens release or a hub repository."""
 
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.saes.sae import sae_lens_layer
+from interp.saes.sae_folder import sae_lens_layer
 from interp.storage.hub import download
 
 SUBFOLDERS = ("", "resid_post_all", "resid_post")
-"""Where the layers' folders are looked for inside a local folder, in this order."""
+"""Subfolders of a local folder in which the SAE folders are looked for, in this order."""
 HUB_WIDTH, HUB_L0 = "16k", "small"
-"""Taken from a hub repository or a release when nothing is asked for: every Gemma Scope 2 model has them."""
+"""Width and L0 that are taken from a hub repository or release by default; every Gemma Scope 2 model has them."""
 
 
 def locate_saes(
     source: str | Path, width: str | None = None, l0: str | None = None, layers: Collection[int] | None = None
 ) -> dict[int, Path]:
-    """The SAE folder of every layer that `source` has, layer -> folder.
+    """Find the SAE folder of every layer that `source` covers: layer -> folder.
 
-    `source` is a local folder of SAE folders (Gemma Scope 2's or sae-lens's), a sae-lens release as
-    `gemma-scope-2-4b-it-res-all`, or a hub repository with a folder in it as `google/gemma-scope-2-4b-it:resid_post`.
-    `width` (16k, 65k, 262k, 1m) and `l0` (small, medium, big) choose among several SAEs of a layer; of the hub only
-    those of `layers` are downloaded, by default all. Raises InputError if there are none, if a layer has several, and
-    if they can not be had.
+    `source` is a local folder of SAE folders (Gemma Scope 2's or sae-lens's), a sae-lens release such as
+    `gemma-scope-2-4b-it-res-all`, or a hub repository and a folder in it, such as
+    `google/gemma-scope-2-4b-it:resid_post`. `width` (16k, 65k, 262k, 1m) and `l0` (small, medium, big) choose among
+    several SAEs of a layer. From the hub only the SAEs of `layers` are downloaded, by default all. Raises InputError if
+    there is no SAE, if a layer has several, and if they cannot be downloaded.
     """
     path = Path(source)
     if path.is_dir():
@@ -71,18 +71,18 @@ def _in_folder(root: Path, width: str | None, l0: str | None) -> dict[int, Path]
                     found[layer] = path
             return found
     raise InputError(
-        f"{root}: no layer_*_width_* folders inside. Give --saes a folder in Gemma Scope 2's or sae-lens's layout."
+        f"{root}: holds no layer_*_width_* folders. Give --saes a folder in Gemma Scope 2's or sae-lens's layout."
     )
 
 
 def _one_folder(folder: Path) -> dict[int, Path]:
-    """A folder that is itself one SAE: its layer is in its name or in its sae-lens configuration."""
+    """A folder that is itself an SAE; its layer is in its name or in its sae-lens configuration."""
     match = re.match(r"layer_(\d+)", folder.resolve().name)
     return {int(match.group(1)) if match else sae_lens_layer(folder): folder}
 
 
 def _one_a_layer(source: str, names: Iterable[str], width: str | None, l0: str | None) -> dict[int, str]:
-    """One SAE for each layer among `names`, which end as layer_17_width_16k_l0_medium."""
+    """Choose one SAE per layer from `names`, whose last parts read like layer_17_width_16k_l0_medium."""
     found: dict[int, str] = {}
     seen = set()
     for name in names:
@@ -107,7 +107,7 @@ def _one_a_layer(source: str, names: Iterable[str], width: str | None, l0: str |
 
 
 def _release(name: str) -> tuple[str, list[str]] | None:
-    """Hub repository and paths of a sae-lens release, None if sae-lens knows no such release."""
+    """Hub repository and SAE paths of a sae-lens release; None if `name` cannot be one."""
     if "/" in name or not name.startswith("gemma-scope-2"):
         return None
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory

@@ -1,8 +1,8 @@
-"""A run's features as Neuronpedia names them: their pages, and a list that its interface takes. Nothing is sent.
+"""A run's features on Neuronpedia: the addresses of their pages and a list for its API. Nothing is sent.
 
-Neuronpedia's lists are made of model id, source id (which it calls layer), index and a description
-(`POST /api/list/add-features`, https://www.neuronpedia.org/api-doc); an address alone shows features as a quick list.
-Which SAE has which source id is said by sae-lens's table of releases.
+An entry of a Neuronpedia list has a model id, a source id (called layer), an index and a description
+(`POST /api/list/add-features`, https://www.neuronpedia.org/api-doc). A quick list needs only an address. sae-lens's
+table of releases gives the source id of every SAE.
 """
 
 import json
@@ -16,13 +16,13 @@ from interp.schemas.layers import FeatureEntry, Layers
 
 SITE = "https://www.neuronpedia.org"
 MAX_FEATURES = 100
-"""Features that its interface takes at a time."""
+"""Most features that the API takes at once."""
 
 
 def sources_of(release: str) -> dict[str, str]:
-    """SAE folder name -> Neuronpedia's model and source id, as gemma-3-4b-it/17-gemmascope-2-res-16k.
+    """SAE folder name -> Neuronpedia's model and source id, e.g. gemma-3-4b-it/17-gemmascope-2-res-16k.
 
-    `release` is sae-lens's name of a release; what is none gives an empty dictionary.
+    `release` is sae-lens's name of a release; any other text gives an empty dictionary.
     """
     if not release or "/" in release or Path(release).exists():
         return {}
@@ -35,24 +35,25 @@ def sources_of(release: str) -> dict[str, str]:
 
 
 def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:
-    """The feature's page, if `source` is a sae-lens release that names one for the SAE of folder name `sae_id`."""
+    """Address of a feature's page; None unless `source` is a release that has one for the SAE folder `sae_id`."""
     page = sources_of(source).get(sae_id)
     return f"{SITE}/{page}/{feature}" if page else None
 
 
 def feature_list(found: Layers, release: str, most: int = MAX_FEATURES) -> dict[str, Any]:
-    """The first `most` features of a search whose SAEs Neuronpedia has, as JSON.
+    """A JSON object with the first `most` features of a search whose SAEs Neuronpedia has.
 
-    `featuresToAdd` is what its lists are made of, `pages` the address of each, `quick_list` one that shows all, and
-    `left_out` the features, as LAYER:FEATURE, whose SAE has no page. Raises InputError if none has.
+    `featuresToAdd` holds the entries of a list, `pages` the address of each feature, `quick_list` one address that
+    shows all, and `left_out` the features, as LAYER:FEATURE, whose SAE has no page. Raises InputError if no feature has
+    one.
     """
     sources = sources_of(release)
     listed = [entry for entry in found.features if found.saes[entry.layer] in sources][:most]
     if not listed:
         raise InputError(
-            f"{release}: Neuronpedia has none of the SAEs of these features ({_names(found)}), as far as sae-lens "
-            "knows. If the search used a sae-lens release, give its name with --saes, as gemma-scope-2-4b-it-res; "
-            "SAEs of your own have no page there."
+            f"{release}: according to sae-lens, Neuronpedia has none of the SAEs of these features ({_names(found)}). "
+            "If the search used a sae-lens release, give its name with --saes, e.g. gemma-scope-2-4b-it-res. Your own "
+            "SAEs have no page there."
         )
     pages = [f"{sources[found.saes[entry.layer]]}/{entry.feature}" for entry in listed]
     named = [page.split("/") for page in pages]
@@ -77,13 +78,13 @@ def _names(found: Layers) -> str:
 
 
 def _description(entry: FeatureEntry, model: str) -> str:
-    """What the search found of a feature, in words; numbers of the model that was asked, not of the SAE's."""
-    said = []
+    """What the search found about a feature, in words; the numbers are those of the searched model."""
+    parts = []
     if entry.causal is not None and entry.causal.recovery.value is not None:
         recovery, chance = entry.causal.recovery, entry.causal.random
         interval = "" if recovery.low is None else f" [{recovery.low:.2f}, {recovery.high:.2f}]"
         beside = "" if chance is None else f" (random direction {chance:.2f})"
-        said.append(f"recovers {recovery.value:.2f}{interval} of the margin shift{beside}")
+        parts.append(f"recovers {recovery.value:.2f}{interval} of the margin shift{beside}")
     if entry.held_out_auc is not None:
-        said.append(f"flip AUC {entry.held_out_auc:.2f} on held-out patients")
-    return f"GateScope on {model}: {'; '.join(said) or 'not tested'}"
+        parts.append(f"flip AUC {entry.held_out_auc:.2f} on held-out patients")
+    return f"GateScope on {model}: {'; '.join(parts) or 'not tested'}"

@@ -1,4 +1,4 @@
-"""How well an SAE describes residuals that it was not trained on, and whether that is enough."""
+"""How well an SAE reconstructs residuals of a model that it was not trained on, and whether that is enough."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,48 +13,48 @@ from interp.schemas.layers import TransferVerdict
 from interp.statistics import Estimate, cluster_of, ratio_interval
 
 R2_NEEDED = 0.95
-"""The least R² at which the published work calls an SAE carried over."""
+"""R² above which the published work calls an SAE transferred."""
 
 
 class Reconstruction(NamedTuple):
-    """What an SAE makes of n residuals."""
+    """Reconstruction of n residuals by an SAE."""
 
     error: NDArray[np.float64]
-    """[n] squared error of each reconstruction."""
+    """Squared error of each reconstruction: float64 [n]."""
     total: NDArray[np.float64]
-    """[n] squared distance of each residual from their mean."""
+    """Squared distance of each residual from the mean residual: float64 [n]."""
     active: NDArray[np.int64]
-    """[n] number of active features."""
+    """Number of active features on each residual: int64 [n]."""
     mean: Tensor
-    """float32 [d_sae]: mean activation of every feature."""
+    """Mean activation of every feature: float32 [d_sae]."""
 
 
 class Fit(NamedTuple):
-    """How well an SAE describes some residuals."""
+    """How well an SAE reconstructs some residuals."""
 
     fvu: float
-    """Fraction of variance unexplained: sum of squared errors over that about the mean."""
+    """Fraction of variance unexplained: sum of squared errors over sum of squared distances from the mean."""
     r2: float
-    """1 - fvu."""
+    """Explained variance, 1 - fvu."""
     l0: float
-    """Mean number of active features."""
+    """Mean number of active features per residual."""
     dead: float
-    """Share of features that are active on none of these residuals."""
+    """Share of features that are active on no residual."""
 
 
 class Transfer(NamedTuple):
-    """Whether an SAE describes a model's residuals well enough to speak of its features there."""
+    """Whether an SAE reconstructs a model's residuals well enough to interpret its features there."""
 
     r2: Estimate
     """R² with its 95% bootstrap interval over prompts (or patients)."""
     p: float
-    """One-sided p against R² <= R2_NEEDED."""
+    """One-sided p-value against R² <= R2_NEEDED."""
     verdict: TransferVerdict
     """pass if R² is above R2_NEEDED at p < .05, fail if below it at p < .05, else unclear."""
 
 
 def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstruction:
-    """Encode and decode residuals [n, d_model]; `chunk` of them are on the SAE's device, as activations, at once."""
+    """Encode and decode residuals [n, d_model], with at most `chunk` of them on the SAE's device at once."""
     device = sae.w_enc.device
     centre = torch.zeros(residuals.shape[1], device=device)
     for part in residuals.split(chunk):
@@ -62,7 +62,7 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstructio
     mean = torch.zeros(sae.d_sae, device=device)
     errors, totals, active = [], [], []
     for part in residuals.split(chunk):
-        # Made float32 there: a processor takes longer for that than a GPU for all the rest.
+        # Converted to float32 on the device: on a CPU this would take longer than everything else.
         x = part.to(device).float()
         f = sae.encode(x)
         errors.append((x - sae.decode(f)).pow(2).sum(1))
@@ -78,21 +78,21 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstructio
 
 
 def summarize(found: Reconstruction) -> Fit:
-    """The four numbers of a reconstruction."""
+    """Summarize a reconstruction in four numbers."""
     fvu = float(found.error.sum() / found.total.sum())
     return Fit(fvu, 1 - fvu, float(found.active.mean()), float((found.mean == 0).float().mean()))
 
 
 def fit(sae: Sae, residuals: Tensor) -> Fit:
-    """Reconstruction quality on residuals [n, d_model]."""
+    """Reconstruction quality of an SAE on residuals [n, d_model]."""
     return summarize(reconstruct(sae, residuals))
 
 
 def judge_transfer(found: Reconstruction, clusters: Sequence[object], seed: int, needed: float = R2_NEEDED) -> Transfer:
-    """Test R² against `needed`, as the published work does, by a one-sided t test.
+    """Test R² against `needed` with one-sided t tests, as the published work does.
 
-    R² > needed means that (1 - needed) * total - error, summed over the tokens of a cluster (prompt or patient,
-    `clusters` [n]), has a mean above zero; that is what is tested, clusters being independent.
+    `clusters` [n] are the independent units (prompts or patients) of the residuals. R² > needed means that
+    (1 - needed) * total - error, summed over the residuals of a cluster, has a mean above zero, and this is tested.
     """
     from scipy.stats import ttest_1samp
 
@@ -106,6 +106,6 @@ def judge_transfer(found: Reconstruction, clusters: Sequence[object], seed: int,
 
 
 def feature_drift(found: Reconstruction, reference: Reconstruction) -> float:
-    """Cosine distance of the features' mean activations on two sets of residuals: 0 alike, 1 nothing in common."""
+    """Cosine distance between the features' mean activations on two sets of residuals: 0 equal, 1 nothing in common."""
     alike = torch.nn.functional.cosine_similarity(found.mean.double(), reference.mean.double(), dim=0)
     return max(0.0, 1 - float(alike))

@@ -1,6 +1,6 @@
-"""Sparse activations of one SAE: the few features above zero of each prompt, and statistics of them feature by feature.
+"""Sparse activations of one SAE: the nonzero entries only, and their statistics for every feature.
 
-Of 16,384 features some eighty are active on a token, so what a screen needs is sorted and summed over those alone.
+About eighty of 16,384 features are active on a token, so a screen sorts and sums only those.
 """
 
 from typing import NamedTuple
@@ -11,36 +11,39 @@ from torch import Tensor
 from interp.saes.sae import Sae
 
 MAX_DENSE = 2**24
-"""Activations that are held at once before the zeros among them are dropped."""
+"""Most activations held at once before their zeros are dropped."""
 
 
 class Codes(NamedTuple):
-    """The entries of a matrix [n, d_sae] that are not zero, by feature and within a feature by row."""
+    """The nonzero entries of a matrix [n, d_sae], sorted by feature and within a feature by row."""
 
     row: Tensor
-    """int64 [entries]: prompt, or pair of prompts."""
+    """Row of each entry, a prompt or a pair of prompts: int64 [entries]."""
     feature: Tensor
-    """int64 [entries], ascending."""
+    """Feature of each entry, ascending: int64 [entries]."""
     value: Tensor
-    """float32 [entries]: activation, or a difference of two."""
+    """Value of each entry, an activation or a difference of two: float32 [entries]."""
     n: int
-    """Rows of the matrix."""
+    """Number of rows of the matrix."""
     d_sae: int
-    """Its columns."""
+    """Number of features, the columns of the matrix."""
+
+    def __repr__(self) -> str:
+        return f"Codes({self.n} rows, {self.d_sae} features, {len(self.value)} nonzero)"
 
     def rows(self, kept: Tensor) -> "Codes":
-        """The same with the entries of the rows where bool [n] `kept` is true; the rows keep their numbers."""
+        """Only the entries of the rows for which bool [n] `kept` is true; rows keep their numbers."""
         wanted = kept[self.row]
         return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum of `values` [entries] over the entries of every feature: float64 [d_sae], in the same order each time."""
+        """Sum of `values` [entries] over the entries of every feature, in a fixed order: float64 [d_sae]."""
         counts = torch.bincount(self.feature, minlength=self.d_sae)
         return torch.segment_reduce(values.double(), "sum", lengths=counts)
 
 
 def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
-    """The activations of an SAE on residuals [n, d_model]; some millions of them are held dense at once."""
+    """The activations of an SAE on residuals [n, d_model]; at most `MAX_DENSE` of them are dense at once."""
     rows, features, values = [], [], []
     chunk = max(1, MAX_DENSE // sae.d_sae)
     for start in range(0, len(residuals), chunk):
@@ -53,7 +56,7 @@ def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
 
 
 def differences(codes: Codes, first: Tensor, second: Tensor) -> Codes:
-    """Row `second`[i] less row `first`[i] of every pair i, int64 [pairs] each; what does not differ is left out."""
+    """Row `second`[i] minus row `first`[i] for every pair i, without zeros; `first` and `second` are int64 [pairs]."""
     order = torch.argsort(codes.row, stable=True)
     row, feature, value = codes.row[order], codes.feature[order], codes.value[order]
     counts = torch.bincount(row, minlength=codes.n)
@@ -66,18 +69,18 @@ def differences(codes: Codes, first: Tensor, second: Tensor) -> Codes:
         keys.append(feature[entry] * len(side) + pair)
         values.append(sign * value[entry])
     key, place = torch.cat(keys).unique(return_inverse=True)
-    # At most two terms a sum, so their order does not matter.
+    # Each sum has at most two terms, so their order does not matter.
     delta = torch.zeros(len(key), device=row.device).index_add_(0, place, torch.cat(values))
     key, delta = key[delta != 0], delta[delta != 0]
     return Codes(key % len(first), key // len(first), delta, len(first), codes.d_sae)
 
 
 def sparse_auc(codes: Codes, positive: Tensor, among: int | None = None) -> Tensor:
-    """AUC of |value| for the rows that bool [n] `positive` marks against the others: float64 [d_sae]; ties count half.
+    """AUC with which |value| separates the rows marked by bool [n] `positive` from the others: float64 [d_sae].
 
-    The Mann-Whitney statistic over the number of pairs, as `interp.statistics.auc` of the dense matrix. `among` is the
-    number of rows that count, by default all; the entries, and what is positive, must be of those alone. NaN where a
-    class is empty.
+    It is the Mann-Whitney statistic over the number of pairs, with ties counted half, and equals
+    `interp.statistics.auc` of the dense matrix. `among` is the number of rows that count, by default all; entries and
+    positives must be among them. The result is NaN if a class is empty.
     """
     n, n_positive = among if among is not None else codes.n, int(positive.sum())
     if n_positive in (0, n):
