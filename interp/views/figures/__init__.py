@@ -1,8 +1,7 @@
-"""The figures, each a function from a data frame, the content of its CSV file, or from layers.json to a figure.
+"""The figures, one file for each kind.
 
-`search` and `redraw` gather those of a search in memory and of a folder on disk; `interp.views.figures.style` is how
-they
-look and are written.
+A figure is a function of a data frame, which is also written as its CSV file. `redraw` draws all figures of a folder
+again, and `style` holds how figures look and are saved.
 """
 
 from interp.views.figures.margin import delta_against_margin

@@ -1,10 +1,11 @@
-"""An ablation: the results of every arm side by side."""
+"""An ablation: the metrics of every arm side by side."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from interp.schemas.ablation import METRICS
 from interp.views.figures.style import (
     ACCENT,
     INK,
@@ -19,36 +20,19 @@ from interp.views.figures.style import (
     set_title,
     styled,
 )
+from interp.views.labels import label, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-class Metric(NamedTuple):
-    """How a metric is drawn."""
-
-    label: str
-    """With its unit."""
-    scale: float
-    """From what ablation.json holds to that unit."""
-
-
-METRICS = {
-    "question_flip_rate": Metric("question flip rate [%]", 100),
-    "margin_difference": Metric("margin difference [logits]", 1),
-    "accuracy": Metric("accuracy [%]", 100),
-    "first_token_accuracy": Metric("first-token accuracy [%]", 100),
-    "text_only_agreement": Metric("text-only agreement [%]", 100),
-    "combined": Metric("combined score [points]", 100),
-}
-"""The metrics that are drawn; ablation.json has all."""
 MARKERS = {"chosen": "*", "window": "o", "third": "^", "random": "x", "all": "D", "all-matched": "D"}
-"""Kind of arm -> its marker; a square for the others."""
+"""Kind of arm -> its marker; the others have a square."""
 
 
 def ablation_drawing(content: Mapping[str, Any]) -> Drawing:
-    """The figure of an ablation, `content` being that of ablation.json."""
+    """The figure of an ablation, from the content of ablation.json."""
     frame, data = ablation_frame(content), content["data"]
     title = f"{content['model']['id']}: {data['questions']} questions of {data['patients']} patients"
     title += "; line and band: the base"
@@ -56,7 +40,7 @@ def ablation_drawing(content: Mapping[str, Any]) -> Drawing:
 
 
 def ablation_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row an arm and metric of METRICS: arm, kind ("base": the base), metric, value, low, high; not in percent."""
+    """One row for each arm and metric: arm, kind ("base" for the base), metric, value, low, high; not in percent."""
     arms = [{"name": "base", "kind": "base", "metrics": content["base"]}, *content["arms"]]
     rows = [
         {"arm": arm["name"], "kind": arm["kind"], "metric": metric} | arm["metrics"][metric]
@@ -68,16 +52,16 @@ def ablation_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def ablation(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
-    """The figure of an `ablation_frame`: a panel a metric, a row an arm; line and band: the base and its interval."""
+    """The figure of an `ablation_frame`: a panel for each metric, a row for each arm; line and band show the base."""
     arms = frame[frame["kind"] != "base"].drop_duplicates("arm")
     with styled(size):
         letters = 22 if size.columns == 2 else 32
         rows = len(arms) + (arms["arm"].str.len() > letters).sum()
         figure, axes = panel_grid(size, len(METRICS), 0.5 + rows * size.row, sharey=True)
-        for ax, (name, metric) in zip(axes, METRICS.items(), strict=True):
+        for ax, metric in zip(axes, METRICS, strict=True):
             at = dict(zip(arms["arm"], name_rows(ax, list(arms["arm"]), letters), strict=True))
-            _draw_metric(ax, frame[frame["metric"] == name], at, metric.scale)
-            ax.set_xlabel(lines_of(metric.label, size))
+            _draw_metric(ax, frame[frame["metric"] == metric], at, scale_of(metric).factor)
+            ax.set_xlabel(lines_of(label(metric), size))
         set_title(figure, title, size)
     return figure
 

@@ -1,4 +1,4 @@
-"""An evaluation: what changed against the base, and how sure answers are."""
+"""An evaluation: the changes against the base, and the reliability of the answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,29 +23,30 @@ from interp.views.figures.style import (
     panel,
     save_figures,
 )
+from interp.views.labels import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHANGES = {
-    "question_flip_rate": "question flip rate",
-    "pairwise_flip_rate": "pairwise flip rate",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "calibration_error": "calibration error",
-    "text_only_agreement": "text-only agreement",
-    "swap_sensitivity": "swap sensitivity",
-}
-"""The shares whose change is drawn; evaluation.json has all."""
+CHANGES = (
+    "question_flip_rate",
+    "pairwise_flip_rate",
+    "accuracy",
+    "balanced_accuracy",
+    "calibration_error",
+    "text_only_agreement",
+    "swap_sensitivity",
+)
+"""The shares whose change is drawn; evaluation.json has all measures."""
 FEW = 10
-"""Fewest wordings that a point of a reliability curve is drawn for."""
+"""Fewest wordings of a point of a reliability curve."""
 PARTS = ("", "_reliability", "_quadrants")
-"""What follows the name of an evaluation in those of its figures."""
+"""Endings of the names of the three figures of an evaluation."""
 
 
 def evaluation_drawings(content: Mapping[str, Any], name: str = "evaluation") -> list[Drawing]:
-    """The figures of an evaluation, `content` being that of evaluation.json: `name` and each of PARTS."""
+    """The figures of an evaluation, from the content of evaluation.json; they are called `name` plus each of PARTS."""
     title = f"{content['model']}: {content['questions']} questions of {content['patients']} patients"
     changes, curves = changes_frame(content), reliability_frame(content)
     own, sure, stand = (name + part for part in PARTS)
@@ -60,14 +61,14 @@ def evaluation_drawings(content: Mapping[str, Any], name: str = "evaluation") ->
 
 
 def save_evaluation_figures(content: Mapping[str, Any], file: Path) -> list[Path]:
-    """Write the figures of an evaluation beside `file`, FILE.png, each as PNG, SVG and CSV; returns the paths."""
+    """Write the figures of an evaluation beside `file`, each as PNG, SVG and CSV; returns the paths."""
     return save_figures(evaluation_drawings(content, file.with_suffix("").name), file.parent)
 
 
 def refuse_drawn(file: Path) -> None:
-    """Raise InputError if `file` is no name for figures, or if one of theirs is there."""
+    """Raise InputError if `file` is not a name for figures, or if a file of one of the figures exists."""
     if file.suffix not in ("", ".png", ".svg"):
-        raise InputError(f"--figure {file}: expected a name that ends with .png; SVG and CSV are written beside it.")
+        raise InputError(f"--figure {file}: expected a name that ends with .png. SVG and CSV are written beside it.")
     stem = file.with_suffix("")
     for part in PARTS:
         for path in figure_paths(stem.with_name(stem.name + part)):
@@ -75,7 +76,7 @@ def refuse_drawn(file: Path) -> None:
 
 
 def shown_arms(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What is drawn, the base first -> its arms: of arms that differ in their seed only, the pool in their place."""
+    """What is drawn, the base first -> its arms. A pool stands in place of arms that differ only in their seed."""
     pools = content["pools"]
     pooled = {arm for members in pools.values() for arm in members}
     names = [next(iter(content["arms"])), *content["verdicts"]]
@@ -83,9 +84,9 @@ def shown_arms(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def changes_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row an arm or pool and measure of CHANGES: arm, measure, n, value, low, high, p.
+    """One row for each arm or pool and measure of CHANGES: arm, measure, n, value, low, high, p.
 
-    Differences from the base over all questions, as shares; p of the paired test.
+    Values are differences from the base over all questions, as shares; p is that of the paired test.
     """
     base, *shown = shown_arms(content)
     rows = [
@@ -101,12 +102,14 @@ def changes_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 def changes_against_base(
     frame: pd.DataFrame, title: str = "", ax: "Axes | None" = None, size: Size = SCREEN
 ) -> "Figure":
-    """The figure of a `changes_frame`: a row a measure, the arms side by side, in points with 95% intervals."""
+    """The figure of a `changes_frame`: one row for each measure, the arms side by side, in percentage points."""
     arms = list(dict.fromkeys(frame["arm"]))
     measures = [name for name in CHANGES if name in set(frame["measure"])]
     height = 0.5 + len(measures) * max(1.6, 0.9 * len(arms)) * size.row
     with panel(ax, size, height, title) as axes:
-        at = dict(zip(measures, name_rows(axes, [CHANGES[name] for name in measures], 24), strict=True))
+        at = dict(
+            zip(measures, name_rows(axes, [label(name).removesuffix(" [%]") for name in measures], 24), strict=True)
+        )
         for arm, shift, style in zip(arms, dodged(len(arms)), SERIES[1:] * len(arms), strict=False):
             mine = frame[frame["arm"] == arm]
             places = [at[name] + shift for name in mine["measure"]]
@@ -118,9 +121,9 @@ def changes_against_base(
 
 
 def reliability_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row an arm and bin of confidence: arm, low (least confidence), n (wordings), confidence, accuracy (means).
+    """One row for each arm and bin of confidence: arm, low (least confidence), n (wordings), means of confidence, accuracy.
 
-    Of a pool, its first arm stands for all.
+    The first arm of a pool stands for the pool.
     """
     firsts = [members[0] for members in shown_arms(content).values()]
     rows = [point for arm in firsts for point in content["reliability"] if point["arm"] == arm]
@@ -128,9 +131,9 @@ def reliability_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def reliability(frame: pd.DataFrame, title: str = "", ax: "Axes | None" = None, size: Size = SCREEN) -> "Figure":
-    """The figure of a `reliability_frame`: share of right answers by confidence, bins of FEW wordings or more.
+    """The figure of a `reliability_frame`: share of correct answers by confidence, in bins of at least FEW wordings.
 
-    On the diagonal, a model is right as often as it is sure. The evaluation has no intervals of these points.
+    On the diagonal, a model is as often correct as it is confident. The evaluation has no intervals of these points.
     """
     arms = list(dict.fromkeys(frame["arm"]))
     height = 2.4 if size.columns == 2 else 0.48 * size.width
@@ -140,5 +143,5 @@ def reliability(frame: pd.DataFrame, title: str = "", ax: "Axes | None" = None, 
             points = frame[(frame["arm"] == arm) & (frame["n"] >= FEW)]
             axes.plot(points["confidence"], points["accuracy"], label=arm, **style)
         axes.set_xlabel("confidence, sigmoid |m|")
-        axes.set_ylabel("share answered rightly")
+        axes.set_ylabel("share of correct answers")
     return axes.figure

@@ -1,4 +1,4 @@
-"""The figures of a feature study: recovery by dose of the patch and by group of flips, activation by register level."""
+"""The figures of a feature study: recovery by dose and by group of flips, activation by level of the register grid."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_GROUPS = 16
-"""Groups that are drawn, the largest; by_group.csv has all."""
+"""Number of groups that are drawn, the largest ones; by_group.csv has all."""
 CONTROLS = {"random": ("random directions", "x"), "matched": ("matched features", "s")}
 CONTROLS["swapped"] = ("delta of another pair", "v")
-"""Control -> what it is, and its marker."""
+"""Control -> its label and its marker."""
 GROUP_COLUMNS = ["grouping", "group", "pairs", "patients", "shift", "recovery", "low", "high"]
 
 
 def study_drawings(content: Mapping[str, Any], cells: pd.DataFrame, pairs: pd.DataFrame | None) -> list[Drawing]:
     """The figures of a study.
 
-    `content` is that of study.json, `cells` that of grid.csv, `pairs` that of delta_margin.csv (None: not drawn).
+    `content` is the content of study.json, `cells` of grid.csv, and `pairs` of delta_margin.csv (None: not drawn).
     """
     named = f"Layer {content['layer']}, feature {content['feature']}"
     drawn = []
@@ -52,7 +52,7 @@ def study_drawings(content: Mapping[str, Any], cells: pd.DataFrame, pairs: pd.Da
 
 
 def dose_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a patch: patch (feature, or one of CONTROLS), dose [multiples of the delta patch], value, low, high."""
+    """One row for each patch: patch (feature or one of CONTROLS), dose [multiples of the patch], value, low, high."""
     test = content["test"]
     rows: list[dict[str, Any]] = []
     for dose, value in zip(content["doses"], test["dose"], strict=True):
@@ -63,26 +63,26 @@ def dose_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def recovery_by_dose(frame: pd.DataFrame, named: str = "", ax: "Axes | None" = None, size: Size = SCREEN) -> "Figure":
-    """The figure of a `dose_frame`; the interval and the controls are those of the single dose. `named` is a title."""
+    """The figure of a `dose_frame`, titled `named`; only dose 1 has an interval and controls."""
     height = 2.1 if size.columns == 2 else 0.4 * size.width
     with panel(ax, size, height, _titled(named, "recovery by dose")) as axes:
         axes.axhline(0, color=INK, lw=0.6)
         feature = frame[frame["patch"] == "feature"]
         intervals(axes, feature["dose"], feature, color=ACCENT, marker="o", label="the feature")
-        # Side by side, for the three controls of one dose are often equal.
+        # The controls stand side by side, as they are often equal.
         for place, (name, (label, marker)) in zip((0.94, 1.0, 1.06), CONTROLS.items(), strict=True):
             value = frame.loc[frame["patch"] == name, "value"]
             axes.plot(place * np.ones(len(value)), value, color=INK, marker=marker, mfc="none", ls="none", label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(feature["dose"]), [f"{dose:g}" for dose in feature["dose"]])
         axes.minorticks_off()
-        axes.set_xlabel("multiple of the delta patch")
+        axes.set_xlabel("multiple of the feature patch")
         axes.set_ylabel("recovered share\nof the margin shift")
     return axes.figure
 
 
 def group_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """Recovery by group, one row a group: GROUP_COLUMNS, shift in logits, low and high of the recovery's interval."""
+    """One row for each group: GROUP_COLUMNS, with the shift in logits and the interval of the recovery."""
     rows = [g | {"recovery": g["recovery"]["value"]} | _ends(g["recovery"]) for g in content["groups"]]
     return pd.DataFrame(rows, columns=GROUP_COLUMNS)
 
@@ -90,7 +90,7 @@ def group_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 def recovery_by_group(
     frame: pd.DataFrame, whole: float | None, named: str = "", ax: "Axes | None" = None, size: Size = SCREEN
 ) -> "Figure":
-    """The figure of a `group_frame`, its MOST_GROUPS largest groups; a line at `whole`, the recovery of all flips."""
+    """The figure of a `group_frame`: the MOST_GROUPS largest groups, and a line at `whole`, the recovery of all."""
     shown = frame.loc[frame["pairs"].nlargest(MOST_GROUPS).index.sort_values()].rename(columns={"recovery": "value"})
     names = [f"{g.group.replace('_', ' ')} ({g.pairs})" for g in shown.itertuples()]
     height = 0.6 + len(names) * 1.5 * size.row
@@ -107,9 +107,9 @@ def recovery_by_group(
 
 
 def level_frame(content: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a level, and one a frame of it: level (0 is most formal), frame (empty: all), value, low, high.
+    """One row for each level and for each of its frames: level (0: most formal), frame (empty: all), value, low, high.
 
-    Values are mean activations at the final token. `cells` is the content of grid.csv.
+    Values are mean activations at the final token; `cells` is the content of grid.csv.
     """
     levels = [{"level": each["level"], "frame": ""} | each["mean"] for each in content["grid"]["levels"]]
     frames = rounded(cells).groupby(["level", "frame"], sort=False)["mean_activation"].mean().rename("value")
@@ -119,7 +119,7 @@ def level_frame(content: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame
 def activation_by_level(
     frame: pd.DataFrame, named: str = "", ax: "Axes | None" = None, size: Size = SCREEN
 ) -> "Figure":
-    """The figure of a `level_frame`: the mean of every level with its interval, and that of every frame."""
+    """The figure of a `level_frame`: the mean of every level with its interval, and the mean of every frame."""
     height = 2.1 if size.columns == 2 else 0.4 * size.width
     with panel(ax, size, height, _titled(named, "register grid")) as axes:
         whole = frame["frame"].fillna("") == ""

@@ -1,4 +1,4 @@
-"""A grounding study: the scores of the maps net of their controls, and the answer while cells go or come."""
+"""A grounding study: the scores of the maps net of their controls, and deletion and insertion curves."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,14 @@ NETS = {
     ("deletion_probability", "random order"): ("deletion", "probability"),
     ("paraphrase_agreement", "other image"): ("agreement across paraphrases", "Spearman"),
 }
-"""Score and control whose net is drawn -> its name and unit; grounding.json has all."""
+"""Score and control whose net is drawn -> its name and unit; grounding.json has all scores."""
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "v"), ("--", "x"))
-KINDS = {"deletion": "gone", "insertion": "come"}
-"""Kind of curve -> what its cells have done."""
+CURVE_KINDS = {"deletion": "deleted", "insertion": "inserted"}
+"""Kind of curve -> what happened to its cells."""
 
 
 def grounding_drawings(content: Mapping[str, Any]) -> list[Drawing]:
-    """The figures of a grounding study, `content` being that of grounding.json."""
+    """The figures of a grounding study, from the content of grounding.json."""
     nets, curves = nets_frame(content), curves_frame(content)
     title = f"{content['model']}: {content['questions']} questions"
     drawn = []
@@ -54,7 +54,7 @@ def grounding_drawings(content: Mapping[str, Any]) -> list[Drawing]:
 
 
 def nets_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row an arm, map and score of NETS: arm, map, score, against (a control), n (questions), value, low, high."""
+    """One row for each arm, map and score of NETS: arm, map, score, against (a control), n, value, low, high."""
     columns = ["arm", "map", "score", "against", "n"]
     rows = [
         {name: entry[name] for name in columns} | entry["net"]
@@ -66,7 +66,7 @@ def nets_frame(content: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def map_nets(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
-    """The figure of a `nets_frame`: a panel a score, a row a map, the arms side by side."""
+    """The figure of a `nets_frame`: a panel for each score, a row for each map, the arms side by side."""
     arms, maps = (list(dict.fromkeys(frame[name])) for name in ("arm", "map"))
     with styled(size):
         height = 0.65 + len(maps) * (0.5 + 0.8 * len(arms)) * size.row
@@ -87,26 +87,26 @@ def map_nets(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figu
 
 
 def curves_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row an arm, map, kind and step: arm, map ("random": cells in random order), kind, share, margin, probability.
+    """One row for each arm, map, kind and step: arm, map ("random": random order), kind, share, margin, probability.
 
-    `share` of the cells is gone (deletion) or there (insertion); means over the questions of the answer to the whole
-    image: its margin [logits] and its probability among yes and no.
+    `share` of the cells is deleted or inserted. `margin` [logits] and `probability` (among yes and no) are those of the
+    answer to the whole image, means over the questions.
     """
     return pd.DataFrame(content["curves"], columns=["arm", "map", "kind", "share", "margin", "probability"])
 
 
 def map_curves(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
-    """The figure of a `curves_frame`: probability of the answer, a panel an arm and kind, a line a map."""
+    """The figure of a `curves_frame`: a panel for each arm and kind, a line for each map."""
     arms = list(dict.fromkeys(frame["arm"]))
     with styled(size):
         narrow = size.columns == 2
         height, columns = (1.6, 2) if narrow else (0.32 * size.width, 4)
         figure, axes = panel_grid(size, 2 * len(arms), height, columns, sharey=True)
-        shown = [(arm, kind) for arm in arms for kind in KINDS]
+        shown = [(arm, kind) for arm in arms for kind in CURVE_KINDS]
         for ax, (arm, kind) in zip(axes, shown, strict=True):
             _draw_curves(ax, frame[(frame["arm"] == arm) & (frame["kind"] == kind)])
             ax.set_title(f"{kind}, {arm}")
-            ax.set_xlabel(f"share of the\ncells {KINDS[kind]}")
+            ax.set_xlabel(f"share of the\ncells {CURVE_KINDS[kind]}")
         figure.supylabel("probability of the answer", fontsize=size.font)
         set_title(figure, title, size)
         add_legend(axes, size, below=True)

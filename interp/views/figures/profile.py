@@ -1,4 +1,4 @@
-"""The layer profile: what the features and the patches of every layer tell, with the range that was chosen."""
+"""The layer profile: flip AUC of the features and recovery by the patches of every layer, with the chosen range."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SCORES = ("flip_auc", "flip_auc_null", "recovery", "random_patch", "net_feature_patch", "net_write")
-"""What is drawn of a `ProfileEntry`."""
+PROFILE_SCORES = ("flip_auc", "flip_auc_null", "recovery", "random_patch", "net_feature_patch", "net_write")
+"""The fields of a `ProfileEntry` that are drawn."""
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
-    "recovery": ("layer patch", {"color": ACCENT, "marker": "D"}),
-    "random_patch": ("layer patch, random direction", {"color": MUTED, "marker": "s", "ls": "--"}),
-    "net_feature_patch": ("joint patch of features, net of random", {"color": INK, "marker": "^", "ls": ":"}),
+    "recovery": ("residual patch", {"color": ACCENT, "marker": "D"}),
+    "random_patch": ("random directions of the same norm", {"color": MUTED, "marker": "s", "ls": "--"}),
+    "net_feature_patch": ("joint feature patch, net of random", {"color": INK, "marker": "^", "ls": ":"}),
 }
-"""Score -> its name and how its curve is drawn."""
+"""Score -> its label and how its curve is drawn."""
 
 
 def profile_frame(artifact: Layers) -> pd.DataFrame:
-    """One row a layer and score: layer, chosen (it is in the range), score (one of SCORES), value, low, high."""
+    """One row for each layer and one of PROFILE_SCORES: layer, chosen (in the range), score, value, low, high."""
     rows = []
-    for name in SCORES:
+    for name in PROFILE_SCORES:
         for entry in artifact.profile:
             score = getattr(entry, name)
             if isinstance(score, float):
@@ -49,13 +49,13 @@ def profile_frame(artifact: Layers) -> pd.DataFrame:
 
 
 def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: Size = SCREEN) -> "Figure":
-    """Held-out flip AUC (above) and recovered share of the margin shift (below), by layer, with the range.
+    """Draw the held-out flip AUC (above) and the recovered share of the margin shift (below) by layer.
 
-    `axes` are two to draw into; None makes a figure.
+    `axes` are the two axes to draw into; None makes a new figure.
     """
     frame = profile_frame(artifact)
     title = f"{artifact.model.id}: {artifact.verdict}"
-    of = {name: frame[frame["score"] == name] for name in SCORES}
+    of = {name: frame[frame["score"] == name] for name in PROFILE_SCORES}
     with styled(size):
         above: Any
         below: Any
@@ -69,7 +69,7 @@ def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: 
         auc, null = of["flip_auc"], of["flip_auc_null"]["value"]
         intervals(above, auc["layer"], auc, color=ACCENT, marker="o", label="chosen features, held out")
         if len(null):
-            above.axhline(null.iloc[0], color=MUTED, ls=":", label="best of all layers, flips shuffled (95%)")
+            above.axhline(null.iloc[0], color=MUTED, ls=":", label="best layer with shuffled flips (95%)")
         above.axhline(0.5, color=INK, lw=0.6)
         above.set_ylabel("flip AUC")
 
@@ -78,7 +78,7 @@ def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: 
                 intervals(below, of[name]["layer"], of[name], label=label, **style)
         write = of["net_write"]
         hollow = {"width": 0.6, "color": "none", "edgecolor": INK, "hatch": "////", "lw": 0.6}
-        below.bar(write["layer"], write["value"].fillna(0), label="write patch, net of random", **hollow)
+        below.bar(write["layer"], write["value"].fillna(0), label="direct-effect patch, net of random", **hollow)
         intervals(below, write["layer"], write, color=INK, fmt="none", lw=0.8)
         below.axhline(0, color=INK, lw=0.6)
         below.set_ylabel("recovered share\nof the margin shift")
@@ -99,7 +99,7 @@ def _height(size: Size) -> float:
 
 
 def name_layers(ax: "Axes", layers: Sequence[int]) -> None:
-    """Ticks at the layers, at some of them where there are many."""
+    """Set a tick at every layer, or at some of them if there are many."""
     from matplotlib.ticker import MaxNLocator
 
     if len(layers) <= 12:

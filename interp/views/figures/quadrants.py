@@ -1,4 +1,4 @@
-"""The four quadrants of every arm: consistent or not, resting on the image or not."""
+"""The four quadrants of every arm: consistent or not, relying on the image or not."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,20 +23,20 @@ from interp.views.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RELIANCE = {"grey": "by the grey blank", "any": "by any blank or other image"}
-"""What decides whether a question rests on the image -> how it is called."""
+RELIANCE = {"grey": "by the grey image", "any": "by any blank or swapped image"}
+"""What decides whether an answer relies on the image -> how it is called."""
 
 
 def quadrant_drawing(content: Mapping[str, Any], name: str, title: str, arms: Mapping[str, Sequence[str]]) -> Drawing:
-    """The figure of the quadrants in evaluation.json; `arms` are those shown -> the arms that each is the mean of."""
+    """The figure of the quadrants in evaluation.json; `arms` maps what is shown to the arms that it is the mean of."""
     frame = quadrants_frame(content, arms)
     return Drawing(name, frame, lambda size: quadrants(frame, title, size))
 
 
 def quadrants_frame(content: Mapping[str, Any], arms: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """One row an arm, kind of reliance and quadrant: arm, reliance, quadrant, and value, low, high of its share.
+    """One row for each arm, kind of reliance and quadrant: arm, reliance, quadrant; value, low, high of its share.
 
-    A pool of several arms has their mean, without an interval.
+    A pool of several arms has their mean without an interval.
     """
     rows = []
     for arm, members in arms.items():
@@ -51,7 +51,7 @@ def quadrants_frame(content: Mapping[str, Any], arms: Mapping[str, Sequence[str]
 
 
 def quadrants(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figure":
-    """The figure of a `quadrants_frame`: a panel a kind of reliance, a row a quadrant, the arms side by side."""
+    """The figure of a `quadrants_frame`: a panel for each kind of reliance, a row for each quadrant."""
     arms = list(dict.fromkeys(frame["arm"]))
     names = list(dict.fromkeys(frame["quadrant"]))
     with styled(size):

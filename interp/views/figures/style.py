@@ -1,7 +1,7 @@
-"""The one style of all figures, and writing a figure as PNG and SVG with its data beside it as CSV.
+"""The one style of all figures, and saving a figure as PNG and SVG with its data as CSV.
 
-Series differ in marker, line or hatch and not in colour alone, so that figures can be read in black and white and by
-colour-blind eyes; colours are those of Okabe and Ito (2008).
+Series differ in marker, line or hatch and not only in colour, so that figures can be read in black and white and by
+colour-blind readers; the colours are those of Okabe and Ito (2008).
 """
 
 import base64
@@ -33,7 +33,7 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#56b4e9", "marker": "X"},
     {"color": "#e69f00", "marker": "*"},
 )
-"""Colour and marker of the arms, the base being the first; a ninth looks like the first."""
+"""Colours and markers of the arms, the first of which is the base; a ninth arm looks like the first."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -49,46 +49,46 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.1,
     "xtick.color": INK,
     "ytick.color": INK,
-    # A name with dollar signs is no formula.
+    # A name with dollar signs is not a formula.
     "text.parse_math": False,
-    # Letters as outlines: a figure looks, and fits its canvas, the same where these fonts are not installed.
+    # Letters become outlines, so that a figure looks the same where its fonts are not installed.
     "svg.fonttype": "path",
-    # Without it the names inside of an SVG are drawn at random.
+    # Without it the ids inside an SVG are random.
     "svg.hashsalt": "gatescope",
 }
-"""On top of matplotlib's own defaults, whatever a user's matplotlibrc says."""
+"""Changes to matplotlib's own defaults; the user's matplotlibrc has no effect."""
 DENSE = 2000
-"""Most points that an SVG draws one by one; more become an image inside of it."""
+"""Most points that an SVG draws one by one; more become an image inside it."""
 LETTER = 0.55
 """Mean width of a letter, as a share of the font size."""
 _IMAGE = re.compile(r"(data:image/png;base64,)([^\"]+)")
 
 
 class Size(NamedTuple):
-    """What a figure is drawn for."""
+    """The size that a figure is drawn in."""
 
     width: float
-    """Of the figure [in]."""
+    """Width of the figure [in]."""
     font: float
-    """Of titles and the names of axes [pt]."""
+    """Font size of titles and of the labels of axes [pt]."""
     small: float
-    """Of ticks and legends [pt]."""
+    """Font size of ticks and legends [pt]."""
     dpi: int
-    """Of the PNG file, and of what is an image inside of the SVG."""
+    """Resolution of the PNG file and of images inside the SVG [pixels per inch]."""
 
     @property
     def columns(self) -> int:
-        """Panels that stand side by side."""
+        """Number of panels side by side."""
         return 2 if self.width < 5 else 3
 
     @property
     def row(self) -> float:
-        """Height of a row of a chart with a line of text for each [in]."""
+        """Height of a row of a chart whose rows each have a line of text [in]."""
         return 1.2 * self.small / 72
 
 
 SIZES = {"screen": Size(8, 9, 8, 150), "column": Size(3.3, 7.5, 7, 300), "page": Size(6.9, 8, 7, 300)}
-"""On a screen, across one column of a paper, across its page."""
+"""Sizes for a screen, for one column of a paper, and for the full width of its page."""
 SCREEN = SIZES["screen"]
 
 
@@ -96,16 +96,16 @@ class Drawing(NamedTuple):
     """A figure that is not drawn yet."""
 
     name: str
-    """Of its files, without their endings."""
+    """Name of its files without their endings."""
     frame: pd.DataFrame
-    """Its data, the content of the CSV file."""
+    """The data of the figure, which is the content of the CSV file."""
     draw: Callable[[Size], "Figure"]
-    """Draws it."""
+    """Draws the figure in a size."""
 
 
 @contextmanager
 def styled(size: Size) -> Iterator[None]:
-    """While open, what matplotlib makes has the style and the fonts of `size`."""
+    """Inside this context, matplotlib uses the style and the font sizes of `size`."""
     from matplotlib import style
 
     fonts = {"font.size": size.font, "axes.titlesize": size.font, "axes.labelsize": size.font}
@@ -118,7 +118,7 @@ def styled(size: Size) -> Iterator[None]:
 def new_figure(
     size: Size, height: float, rows: int = 1, columns: int = 1, **shared: Any
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure `height` inches high, as wide as `size` says, and its axes by row, which make room for each other.
+    """A new figure `height` inches high and as wide as `size` says, with its axes by row.
 
     `shared` goes to matplotlib's `Figure.subplots`.
     """
@@ -127,14 +127,14 @@ def new_figure(
     figure = Figure(figsize=(size.width, height), dpi=size.dpi, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for ax in axes:
-        # Ticks are made as late as when a figure is written, and would have the style of then.
+        # Ticks are made only when a figure is saved, and would otherwise have the style of that moment.
         ax.tick_params(labelsize=size.small, color=INK, labelcolor=INK)
     return figure, axes
 
 
 @contextmanager
 def panel(ax: "Axes | None", size: Size, height: float, title: str) -> Iterator[Any]:
-    """Axes to draw into with the style on: those given, or those of a new figure; a legend is added at the end."""
+    """Axes to draw into in the style: `ax`, or those of a new figure. A legend is added at the end."""
     with styled(size):
         if ax is None:
             figure, (axes,) = new_figure(size, height)
@@ -149,7 +149,7 @@ def panel(ax: "Axes | None", size: Size, height: float, title: str) -> Iterator[
 def panel_grid(
     size: Size, count: int, height: float, columns: int | None = None, **shared: Any
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure of `count` panels, in rows `height` inches high; what is left of the last row stays empty."""
+    """A new figure of `count` panels, in rows `height` inches high; the rest of the last row stays empty."""
     columns = min(columns or size.columns, count)
     rows = -(-count // columns)
     figure, axes = new_figure(size, rows * height, rows, columns, **shared)
@@ -159,11 +159,11 @@ def panel_grid(
 
 
 def add_legend(axes: Sequence["Axes"], size: Size, below: bool) -> None:
-    """Say what the series of some axes are, each once: below the figure, which grows, or inside of the first axes."""
+    """Add a legend with each series once: below the figure, which grows, or inside the first axes."""
     from matplotlib.container import Container
 
     entries = [entry for ax in axes for entry in zip(*ax.get_legend_handles_labels(), strict=True)]
-    # Series before the lines and areas that they stand against.
+    # Series come before reference lines and areas.
     entries.sort(key=lambda entry: not isinstance(entry[0], Container))
     found = {label: handle for handle, label in entries}
     if not found:
@@ -179,7 +179,7 @@ def add_legend(axes: Sequence["Axes"], size: Size, below: bool) -> None:
 
 
 def set_title(figure: "Figure", text: str, size: Size) -> None:
-    """A title above the whole figure, which grows by as many lines as it is too narrow for."""
+    """Add a title above the figure, which grows by the lines of the title."""
     lines = textwrap.wrap(text, int(size.width * 72 / (LETTER * size.font)) - 1)
     if lines:
         figure.set_figheight(figure.get_figheight() + (1.2 * len(lines) + 0.5) * size.font / 72)
@@ -187,14 +187,14 @@ def set_title(figure: "Figure", text: str, size: Size) -> None:
 
 
 def lines_of(text: str, size: Size) -> str:
-    """A name for a panel among others, in lines that are no wider than it."""
+    """The label of a panel, broken into lines that fit its width."""
     return textwrap.fill(text, 19 if size.columns == 2 else 30)
 
 
 def intervals(ax: "Axes", places: Any, frame: pd.DataFrame, across: bool = False, **style: Any) -> None:
-    """Points at the column `value` of a frame with their interval from `low` to `high`, where there is one.
+    """Draw the column `value` of a frame as points, with their intervals from `low` to `high` where there are any.
 
-    `places` [rows] are their places on the other axis; `across`: the values run along x.
+    `places` [rows] are the positions on the other axis; with `across`, values run along x.
     """
     value, low, high = frame[["value", "low", "high"]].to_numpy(float).T
     reach = np.maximum(0, np.stack([value - low, high - value]))
@@ -205,9 +205,9 @@ def intervals(ax: "Axes", places: Any, frame: pd.DataFrame, across: bool = False
 
 
 def name_rows(ax: "Axes", names: Sequence[str], letters: int) -> list[float]:
-    """Name the rows of a chart along y, from the top, in lines of at most `letters`.
+    """Label the rows of a chart along y, from the top, in lines of at most `letters` letters.
 
-    Returns the places of the rows, further apart where a name has more lines.
+    Returns the positions of the rows, which are further apart where a label has more lines.
     """
     lines = [textwrap.wrap(name, letters) or [""] for name in names]
     heights = np.array([len(each) for each in lines], float)
@@ -219,12 +219,12 @@ def name_rows(ax: "Axes", names: Sequence[str], letters: int) -> list[float]:
 
 
 def dodged(count: int) -> list[float]:
-    """Where `count` series of one row stand, around its place [count]."""
+    """Offsets [count] of `count` series around the position of their row."""
     return [0.7 * ((i + 0.5) / count - 0.5) for i in range(count)]
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame whose numbers have six significant digits, so that its CSV file is short and yet all of it."""
+    """A frame with numbers of six significant digits, so that its CSV file is short and complete."""
     numbers = frame.select_dtypes("floating").columns
     return frame.astype(dict.fromkeys(numbers, float)).assign(
         **{name: [float(f"{x:.6g}") for x in frame[name]] for name in numbers}
@@ -232,7 +232,7 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def svg_of(figure: "Figure") -> str:
-    """A figure as SVG; the same figure gives the same text."""
+    """A figure as SVG text; the same figure gives the same text."""
     text = io.StringIO()
     with styled(SCREEN):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -240,7 +240,7 @@ def svg_of(figure: "Figure") -> str:
 
 
 def _signed(encoded: str) -> str:
-    """A PNG in base64 that says, as figures do, that matplotlib drew it: to `interp scrub` it is no radiograph."""
+    """A PNG in base64 with matplotlib's signature, so that `interp scrub` does not take it for a radiograph."""
     import matplotlib as mpl
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -253,12 +253,12 @@ def _signed(encoded: str) -> str:
 
 
 def save_figure(figure: "Figure", path: Path, frame: pd.DataFrame) -> list[Path]:
-    """Write `path`.svg, `path`.png and `path`.csv, the frame behind the figure, whole or not at all.
+    """Write `path`.svg, `path`.png and `path`.csv, the data of the figure, atomically; returns the three paths.
 
-    The CSV file has every digit, so that reading it gives the same frame. Returns the three paths.
+    The CSV file has every digit, so that reading it gives the same frame.
     """
     svg, png, csv = paths = figure_paths(path)
-    # First, for a figure that was drawn before may differ in its last digits.
+    # The SVG comes first: a figure that was drawn before may differ in its last digits.
     drawn = svg_of(figure)
     with atomic_file(svg) as svg_partial, atomic_file(png) as png_partial, atomic_file(csv) as csv_partial:
         svg_partial.write_text(drawn, encoding="utf-8")
@@ -269,7 +269,7 @@ def save_figure(figure: "Figure", path: Path, frame: pd.DataFrame) -> list[Path]
 
 
 def figure_paths(path: Path) -> list[Path]:
-    """What `save_figure` writes: SVG, PNG, CSV."""
+    """The paths that `save_figure` writes: SVG, PNG and CSV."""
     return [path.with_name(path.name + ending) for ending in (".svg", ".png", ".csv")]
 
 
@@ -279,5 +279,5 @@ def save_figures(drawings: Sequence[Drawing], folder: Path, size: Size = SCREEN)
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """The frame that `save_figure` wrote."""
+    """Read the frame that `save_figure` wrote."""
     return pd.read_csv(path, float_precision="round_trip")

@@ -1,4 +1,4 @@
-"""The course of a training: parts of the loss, norm of the gradient and learning rate, by step."""
+"""A training run: parts of the loss, norm of the gradient and learning rate by step."""
 
 from typing import TYPE_CHECKING
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = {"loss": "whole loss", "ce": "cross-entropy", "kl": "divergence", "grounding": "grounding"}
-"""Column of history.csv -> the part of the loss that it holds [nats]."""
+"""Column of history.csv -> the part of the loss in it [nats]."""
 COLUMNS = ["step", "epoch", "lr", "grad_norm", "loss", "ce", "kl"]
-"""Those that a history must have."""
+"""Columns that history.csv must have."""
 LINES = ("-", "--", ":", "-.")
 SHARE = 30
-"""Curves are means over this part of the steps: 1 / SHARE."""
+"""Curves are running means over one SHARE-th of the steps."""
 
 
 def training_curves(frame: pd.DataFrame, size: Size = SCREEN) -> "Figure":
-    """Running means over the steps of a history (columns of history.csv), lines between the epochs.
+    """Draw running means over the steps of a history (columns of history.csv), with lines between the epochs.
 
-    The parts of the loss are those before their weights; a part that is zero all along is left out.
+    The parts of the loss are shown before they are weighted; a part that is always zero is left out.
     """
     window = max(1, len(frame) // SHARE)
     step = frame["step"]
