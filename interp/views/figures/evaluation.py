@@ -121,7 +121,7 @@ def changes_against_base(
 
 
 def reliability_frame(content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row for each arm and bin of confidence: arm, low (least confidence), n (wordings), means of confidence, accuracy.
+    """One row for each arm and bin of confidence: arm, low, n (wordings), confidence, accuracy (means).
 
     The first arm of a pool stands for the pool.
     """
