@@ -1,25 +1,23 @@
 """Folders as the commands leave them, with made-up numbers: long names, many layers and arms, some numbers missing."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from finetune.evaluation.compare import Comparison
-from finetune.evaluation.evaluate import Evaluation, ReliabilityBin
-from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
-from finetune.evaluation.verdict import Verdict
-from interp.causal.feature_patching import FeatureTest
-from interp.feature.register_grid import GridResult, LevelMean
+from finetune.evaluation.evaluate import Evaluation
+from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
 from interp.feature.save import save_study
-from interp.feature.study import FeatureStudy, GroupRecovery, Tracking
-from interp.model.prompts import DEFAULT_STYLE
+from interp.feature.study import FeatureStudy
+from interp.schemas.ablation import METRICS, Ablation, AblationArm, AblationData
+from interp.schemas.evaluation import Comparison, Quadrants, ReliabilityBin, Verdict
+from interp.schemas.grounding import CurvePoint, Grounding, GroundingSummary
 from interp.schemas.layers import DataEntry, Interval, Layers, ModelEntry, ProfileEntry
+from interp.schemas.record import interval_of
+from interp.schemas.study import FeatureTestEntry, Grid, GroupRecovery, LevelMean, Tracking
 from interp.screening.flips import Flips
 from interp.statistics import Estimate
 from interp.storage.atomic import write_text
-from interp.storage.json_files import write_json
 from interp.views.figures.margin import delta_against_margin, delta_frame
 from interp.views.figures.profile import layer_profile, profile_frame
 from interp.views.figures.register import activation_by_register, register_frame
@@ -36,7 +34,6 @@ MEASURES = (
     "text_only_agreement",
     "swap_sensitivity",
 )
-METRICS = ("question_flip_rate", "margin_difference", "accuracy", "first_token_accuracy", "text_only_agreement")
 
 
 def around(rng: np.random.Generator, value: float, half: float = 0.05) -> Estimate:
@@ -131,37 +128,43 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
     rng = np.random.default_rng(2)
     delta, flips = flips_of(pairs)
     groups = [
-        GroupRecovery(grouping, f"{grouping}_of_a_long_name_{i}", 40 - i, 9, 3.5, around(rng, rng.random()))
+        GroupRecovery(
+            grouping=grouping,
+            group=f"{grouping}_of_a_long_name_{i}",
+            pairs=40 - i,
+            patients=9,
+            shift=3.5,
+            recovery=interval_of(around(rng, rng.random())),
+        )
         for grouping in ("finding", "phenomenon", "registers")
         for i in range(6)
     ]
-    groups[-1] = groups[-1]._replace(recovery=Estimate(0.4, math.nan, math.nan))
-    tested = FeatureTest(
+    groups[-1] = groups[-1].model_copy(update={"recovery": Interval(value=0.4, low=None, high=None)})
+    tested = FeatureTestEntry(
         layer=17,
         feature=103818,
         n=40,
-        recovery=around(rng, 0.3),
+        recovery=interval_of(around(rng, 0.3)),
         random=0.01,
-        matched=math.nan,
+        matched=None,
         swapped=0.02,
-        net=around(rng, 0.29),
+        net=interval_of(around(rng, 0.29)),
         p=0.01,
         p_random=0.2,
         reversals=4,
         random_reversals=0.1,
         unflipped_changed=0.0,
-        dose=(0.2, 0.3, 0.4, 0.35),
+        dose=[0.2, 0.3, 0.4, 0.35],
     )
     cells = pd.DataFrame(
         [(level, f"frame {k} {{x}}", "nodule", 20, rng.random()) for level in range(5) for k in range(4)],
         columns=["level", "frame", "finding", "prompts", "mean_activation"],
     )
-    levels = [LevelMean(level, 80, around(rng, 5.0 - level)) for level in range(5)]
-    one = around(rng, 0.8)
+    levels = [LevelMean(level=k, prompts=80, mean=interval_of(around(rng, 5.0 - k))) for k in range(5)]
+    one = interval_of(around(rng, 0.8))
     return FeatureStudy(
         model=MODEL,
         revision=None,
-        prompt=DEFAULT_STYLE,
         sae="sae",
         layer=17,
         feature=103818,
@@ -170,18 +173,29 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
         questions=9,
         patients=9,
         density=0.5,
-        tracking=Tracking(pairs, 3, one, one, 1),
+        tracking=Tracking(pairs=pairs, flips=3, r=one, flip_auc=one, largest=1),
         test=tested if test else None,
         groups=groups if test else [],
-        grid=GridResult(20, ["nodule"], levels, one, one, 9, one, cells),
+        doses=[0.5, 1, 2, 4],
+        grid=Grid(
+            images=20,
+            findings=["nodule"],
+            levels=levels,
+            auc=one,
+            spearman=one,
+            controlled_pairs=9,
+            controlled=one,
+        ),
         neighbours=[],
         direct_effect=0.1,
         margin_slope=0.1,
         neuronpedia=None,
         notes=[],
+        seed=0,
+        software={},
+        cells=cells,
         delta=delta,
         flips=flips,
-        seed=0,
     )
 
 
@@ -200,21 +214,48 @@ def evaluation_of(arms: int = 4) -> Evaluation:
     comparisons = []
     for arm in judged:
         for measure in MEASURES:
-            three = (around(rng, rng.random() - 0.5) for _ in range(3))
-            comparisons.append(Comparison("all", "all", measure, "base", arm, 9, 9, *three, 0, "t", 0.1, 0.1))
+            before, after, difference = (interval_of(around(rng, rng.random() - 0.5)) for _ in range(3))
+            comparisons.append(
+                Comparison(
+                    kind="all",
+                    subset="all",
+                    measure=measure,
+                    reference="base",
+                    arm=arm,
+                    n=9,
+                    patients=9,
+                    before=before,
+                    after=after,
+                    difference=difference,
+                    effect_size=0,
+                    test="t",
+                    p=0.1,
+                    p_unpaired=0.1,
+                )
+            )
     return Evaluation(
         arms={name: [] for name in names},
         pools=pools,
         comparisons=comparisons,
         quadrants=[
-            Quadrants(name, kind, 100, {q: around(rng, rng.random()) for q in QUADRANTS}, [[0] * 4] * 4, 1.0)
+            Quadrants(
+                arm=name,
+                reliance=kind,
+                questions=100,
+                shares={q: interval_of(around(rng, rng.random())) for q in QUADRANTS},
+                moves=[[0] * 4] * 4,
+                p=1.0,
+            )
             for name in names
             for kind in RELIANCE
         ],
         reliability=[
-            ReliabilityBin(name, 0.5 + i / 20, 8 + i, 0.52 + i / 20, rng.random()) for name in names for i in range(10)
+            ReliabilityBin(arm=name, low=0.5 + i / 20, n=8 + i, confidence=0.52 + i / 20, accuracy=rng.random())
+            for name in names
+            for i in range(10)
         ],
-        verdicts={name: Verdict("not judged", "made up", []) for name in judged},
+        quadrant_order=list(QUADRANTS),
+        verdicts={name: Verdict(label="not judged", sentence="made up", axes=[]) for name in judged},
         controls={},
         tolerance=0.05,
         model=MODEL,
@@ -222,6 +263,7 @@ def evaluation_of(arms: int = 4) -> Evaluation:
         patients=320,
         data="0",
         seed=0,
+        software={},
     )
 
 
@@ -241,52 +283,82 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def ablation_folder(folder: Path) -> Path:
-    """Of ablation.json, what is drawn; the tests of the ablation hold this against a real one."""
+    """An ablation of many arms; one of them has no interval."""
     rng = np.random.default_rng(5)
     kinds = [("chosen", "chosen 15-19"), *(("window", f"window {i}-{i + 4}") for i in range(8))]
     kinds += [("third", "early third 0-10"), ("random", "random 2, 4, 9, 13, 30"), ("all", "all layers")]
     kinds += [("all-matched", "all layers, as many parameters"), ("no-consistency", "chosen, answers alone")]
-    metrics = [{name: share(rng).model_dump() for name in (*METRICS, "combined")} for _ in range(len(kinds) + 1)]
-    metrics[3]["accuracy"] = {"value": 0.5, "low": None, "high": None}
-    content = {
-        "schema_version": 1,
-        "model": {"id": MODEL},
-        "data": {"questions": 894, "patients": 320},
-        "base": metrics[-1],
-        "arms": [{"name": n, "kind": k, "metrics": m} for (k, n), m in zip(kinds, metrics, strict=False)],
-    }
-    write_json(folder / "ablation.json", content)
+    metrics = [{name: share(rng) for name in METRICS} for _ in range(len(kinds) + 1)]
+    metrics[3]["accuracy"] = Interval(value=0.5, low=None, high=None)
+    training = {"rank": 16, "alpha": 32, "consistency_weight": 1, "answer_weight": 1, "parameters": 9}
+    course = {"cross_entropy": [0.2], "divergence": [0.1], "seconds": [3]}
+    compared = {"against_base": {}, "against_chosen": {}}
+    found = Ablation(
+        conclusion=[],
+        chosen=[15],
+        layers_from="layers.json",
+        model=ModelEntry(id=MODEL, revision=None, n_layers=34, d_model=8, dtype="float32"),
+        base_weights="0",
+        data=AblationData(trained_on="0", training_questions=9, asked="0", questions=894, patients=320),
+        settings={},
+        base=metrics[-1],
+        arms=[
+            AblationArm(name=name, kind=kind, layers=[15], metrics=of, **training, **course, **compared)
+            for (kind, name), of in zip(kinds, metrics, strict=False)
+        ],
+        regret=[],
+        worth=[],
+        software={},
+    )
+    write_text(folder / "ablation.json", found.to_json())
     return folder
 
 
 def grounding_folder(folder: Path) -> Path:
-    """Of grounding.json, what is drawn; the tests of the grounding study hold this against a real one."""
+    """A grounding study of many maps; some scores are missing in one map or arm."""
     rng = np.random.default_rng(6)
     maps = ("attention", "rollout", "gradient", "integrated", "feature", "occlusion")
     scores = (("mass", "random"), ("mass", "shifted"), ("coverage", "random"), ("pointing", "random"))
     scores += (("rank_agreement", "other image"), ("deletion_probability", "random order"))
     scores += (("paraphrase_agreement", "other image"),)
     arms = ("base", "adapter")
-    content = {
-        "schema_version": 1,
-        "model": MODEL,
-        "questions": 20,
-        "summary": [
-            {"arm": arm, "map": m, "score": s, "against": a, "n": 20, "net": share(rng).model_dump()}
+    found = Grounding(
+        model=MODEL,
+        arms=list(arms),
+        data="0",
+        questions=20,
+        patients=20,
+        right={"base": 0.8, "adapter": 0.9},
+        summary=[
+            GroundingSummary(
+                arm=arm,
+                map=m,
+                score=s,
+                against=a,
+                n=20,
+                patients=20,
+                value=share(rng),
+                control=share(rng),
+                net=share(rng),
+                p=0.1,
+            )
             for arm in arms
             for m in maps
             for s, a in scores
             if (s, m) != ("pointing", "rollout") and (s, arm) != ("deletion_probability", "adapter")
         ],
-        "curves": [
-            {"arm": arm, "map": m, "kind": kind, "share": k / 8, "margin": rng.normal(), "probability": rng.random()}
+        differences=[],
+        curves=[
+            CurvePoint(arm=arm, map=m, kind=kind, share=k / 8, margin=rng.normal(), probability=rng.random())
             for arm in arms
             for m in (*maps, "random")
             for kind in ("deletion", "insertion")
             for k in range(9)
         ],
-    }
-    write_json(folder / "grounding.json", content)
+        settings={},
+        software={},
+    )
+    write_text(folder / "grounding.json", found.to_json())
     return folder
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,20 @@ from PIL.PngImagePlugin import PngInfo
 
 from finetune.ablation.result import Ablation
 from finetune.evaluation.compare import Comparison
-from finetune.evaluation.evaluate import Evaluation, ReliabilityBin
+from finetune.evaluation.evaluate import Evaluation, verdict_record
 from finetune.evaluation.measures import MEASURES
-from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, Quadrants
+from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
 from finetune.evaluation.verdict import verdict
 from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.grounding.study import GroundingSettings, GroundingStudy
-from finetune.grounding.summary import ArmDifference, ArmSummary
-from finetune.lora.adapter_folder import AdapterRecord
-from interp.feature.save import study_json
-from interp.feature.study import Neighbour
+from interp.schemas.adapter import AdapterRecord
+from interp.schemas.evaluation import Quadrants, ReliabilityBin
 from interp.schemas.layers import Interval, Layers, write_layers
+from interp.schemas.study import Neighbour
 from interp.statistics import Estimate
 from interp.storage.atomic import write_text
-from interp.storage.json_files import write_json
-from interp.storage.provenance import software
+from interp.storage.json_files import json_ready
+from interp.storage.provenance import provenance, software
 
 MODEL = {"id": "planted", "revision": None, "n_layers": 4, "d_model": 64, "dtype": "float32"}
 ARTIFACTS = ("search", "feature", "training", "evaluation", "grounding", "ablation")
@@ -154,10 +153,11 @@ MADE = {
 
 
 def write_study(folder: Path) -> None:
-    near = [Neighbour(31, 0.75), Neighbour(8, 0.5)]
-    study = replace(study_of(), neighbours=near, fingerprint=FINGERPRINTS["feature"], notes=["Some have no interval."])
-    write_json(folder / "study.json", study_json(study))
-    study.grid.cells.to_csv(folder / "grid.csv", index=False)
+    near = [Neighbour(feature=31, cosine=0.75), Neighbour(feature=8, cosine=0.5)]
+    about = {"neighbours": near, "fingerprint": FINGERPRINTS["feature"], "notes": ["Some have no interval."]}
+    study = study_of().model_copy(update=about)
+    write_text(folder / "study.json", study.to_json())
+    study.cells.to_csv(folder / "grid.csv", index=False)
     study.deltas().to_csv(folder / "delta_margin.csv", index=False)
 
 
@@ -206,7 +206,7 @@ def evaluation(draw: Draw) -> Evaluation:
             arm=arm,
             reliance=reliance,
             questions=100,
-            shares={name: draw.estimate(0, 1) for name in QUADRANTS},
+            shares={name: draw.interval(0, 1) for name in QUADRANTS},
             moves=(
                 np.diag([40, 10, 30, 20]) if arm == "base" else draw.rng.multinomial(100, [1 / 16] * 16).reshape(4, 4)
             ).tolist(),
@@ -216,17 +216,18 @@ def evaluation(draw: Draw) -> Evaluation:
         for reliance in RELIANCE
     ]
     bins = [
-        ReliabilityBin(arm, low, 40, low + 0.02, draw.number(0.4, 1))
+        ReliabilityBin(arm=arm, low=low, n=40, confidence=low + 0.02, accuracy=draw.number(0.4, 1))
         for arm in ("base", "adapter")
         for low in (0.5, 0.6, 0.7)
     ]
     return Evaluation(
         arms={"base": [], "adapter": []},
         pools={},
-        comparisons=found,
+        comparisons=[json_ready(each) for each in found],
         quadrants=quadrants,
+        quadrant_order=list(QUADRANTS),
         reliability=bins,
-        verdicts={"adapter": verdict(found, "base", "adapter")},
+        verdicts={"adapter": verdict_record(verdict(found, "base", "adapter"))},
         controls={},
         tolerance=0.05,
         model="planted",
@@ -234,6 +235,8 @@ def evaluation(draw: Draw) -> Evaluation:
         patients=66,
         data=FINGERPRINTS["evaluation"],
         seed=5,
+        software=software(),
+        provenance=provenance(),
     )
 
 
@@ -246,28 +249,31 @@ def write_grounding(folder: Path, draw: Draw) -> None:
     study = GroundingStudy(
         model="planted",
         arms=["base", "adapter"],
-        settings=GroundingSettings(),
+        settings=json_ready(asdict(GroundingSettings())),
         feature=None,
         data=FINGERPRINTS["grounding"],
         questions=18,
         patients=17,
         right={"base": 0.8, "adapter": 0.9},
-        scores=pd.DataFrame(),
         summary=[
-            ArmSummary(arm, *key, 18, 17, draw.estimate(), draw.estimate(), draw.estimate(), draw.number(0.001, 1))
+            {"arm": arm, **key, "n": 18, "patients": 17, "p": draw.number(0.001, 1)}
+            | {name: draw.interval() for name in ("value", "control", "net")}
             for arm in ("base", "adapter")
             for key in keys
         ],
-        differences=[ArmDifference(*key, 18, 17, draw.estimate(), draw.number(0.001, 1)) for key in keys],
-        curves=pd.DataFrame(
-            [
-                {"arm": arm, "map": name, "kind": kind, "share": share, "margin": 1.0, "probability": draw.number(0, 1)}
-                for arm in ("base", "adapter")
-                for name in ("attention", "occlusion", "random")
-                for kind in ("deletion", "insertion")
-                for share in (0.0, 0.5, 1.0)
-            ]
-        ),
+        differences=[
+            {**key, "n": 18, "patients": 17, "difference": draw.interval(), "p": draw.number(0.001, 1)} for key in keys
+        ],
+        curves=[
+            {"arm": arm, "map": name, "kind": kind, "share": share, "margin": 1.0, "probability": draw.number(0, 1)}
+            for arm in ("base", "adapter")
+            for name in ("attention", "occlusion", "random")
+            for kind in ("deletion", "insertion")
+            for share in (0.0, 0.5, 1.0)
+        ],
+        software=software(),
+        provenance=provenance(),
+        scores=pd.DataFrame(),
         maps={},
         asked=[],
     )

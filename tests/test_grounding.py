@@ -148,8 +148,18 @@ def test_curves_are_those_of_edited_pictures(shipped, tmp_path):
     assert found[2, 0, 1] == pytest.approx(without(random[:4]), abs=2e-4)
 
 
+def curve_table(found):
+    """The mean curves of a study, one row per point."""
+    return pd.DataFrame([point.model_dump() for point in found.curves])
+
+
+def ends(interval):
+    """Value, low and high."""
+    return interval.value, interval.low, interval.high
+
+
 def test_curve_scores_by_hand(seen_by_base):
-    curve, scores = seen_by_base.curves, seen_by_base.scores
+    curve, scores = curve_table(seen_by_base), seen_by_base.scores
     mean = scores.groupby("score")[["value", "control"]].mean()
     for name, column in (("occlusion", "value"), ("random", "control")):
         rows = curve[(curve["map"] == name) & (curve["arm"] == "base")]
@@ -157,9 +167,9 @@ def test_curve_scores_by_hand(seen_by_base):
             d, i = (rows[rows["kind"] == kind][unit].to_numpy() for kind in ("deletion", "insertion"))
             lost = d[0] - (d[0] / 2 + d[1] + d[2] + d[3] + d[4] / 2) / 4
             gained = (i[0] / 2 + i[1] + i[2] + i[3] + i[4] / 2) / 4 - i[0]
-            assert mean.loc[f"deletion_{unit}", column] == pytest.approx(lost)
-            assert mean.loc[f"insertion_{unit}", column] == pytest.approx(gained)
-            assert (d[0], d[4]) == pytest.approx((i[4], i[0]))
+            assert mean.loc[f"deletion_{unit}", column] == pytest.approx(lost, rel=1e-4)
+            assert mean.loc[f"insertion_{unit}", column] == pytest.approx(gained, rel=1e-4)
+            assert (d[0], d[4]) == pytest.approx((i[4], i[0]), rel=1e-5)
 
 
 def test_what_is_asked(boxed):
@@ -306,23 +316,23 @@ def test_summaries_and_differences_by_hand():
     whose = [patients[q] for q in kept]
     for found, arm in ((base, "base"), (adapter, "adapter")):
         assert (found.arm, found.n, found.patients) == (arm, 11, 6)
-        assert found.control == pytest.approx((0.25, 0.25, 0.25))
+        assert ends(found.control) == pytest.approx((0.25, 0.25, 0.25))
         net = values[arm].to_numpy() - 0.25
-        assert found.net == pytest.approx(mean_interval(net, whose, 1))
-        assert found.value.value == pytest.approx(values[arm].mean())
+        assert ends(found.net) == pytest.approx(mean_interval(net, whose, 1), rel=1e-5)
+        assert found.value.value == pytest.approx(values[arm].mean(), rel=1e-5)
         assert found.p == pytest.approx(sign_flip_p(net, whose, 1), abs=0.02)
     shift = (values["adapter"] - values["base"]).to_numpy()
-    assert change.difference == pytest.approx(mean_interval(shift, whose, 1))
+    assert ends(change.difference) == pytest.approx(mean_interval(shift, whose, 1), rel=1e-5)
     assert change.p == pytest.approx(sign_flip_p(shift, whose, 1), abs=0.02)
     few = summaries(table[table["question"] < 4], patients, seed=1)
-    assert np.isnan(few[0].net.low)
+    assert few[0].net.low is None
 
 
 def test_an_effect_of_rounding_is_none():
     rows = [(q, "base", "rollout", "mass", "random", 0.1 + (q % 2 + 1) * 1e-15, 0.1) for q in range(10)]
     table = pd.DataFrame(rows, columns=["question", "arm", "map", "score", "against", "value", "control"])
     (found,) = summaries(table, [str(q) for q in range(10)], 0)
-    assert found.net == pytest.approx((0, 0, 0), abs=1e-12)
+    assert ends(found.net) == pytest.approx((0, 0, 0), abs=1e-12)
     assert found.p == 1
 
 
@@ -348,7 +358,7 @@ def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, caps
     key = (first["arm"], first["map"], first["score"], first["against"])
     same = next(e for e in both.summary if (e.arm, e.map, e.score, e.against) == key)
     assert (first["value"], first["high"]) == pytest.approx((same.net.value, same.net.high), rel=1e-5, nan_ok=True)
-    np.testing.assert_allclose(along["probability"], both.curves["probability"], rtol=1e-5)
+    np.testing.assert_allclose(along["probability"], curve_table(both)["probability"], rtol=1e-5)
     with (tmp_path / "out" / "grounding.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(both.scores)

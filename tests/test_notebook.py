@@ -6,13 +6,13 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from interp.views.terminal.feature import causal_lines
 from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
 import interp
 from interp.views.notebook import page_html, plotted, table_html
-from interp.views.terminal.feature import causal_lines
 
 
 class Cells(HTMLParser):
@@ -169,7 +169,8 @@ def test_what_was_not_tested_can_not_be_drawn(result, study):
     for plot in (nothing.plot_margin, nothing.plot_register):
         with pytest.raises(interp.InputError, match="No feature was tested"):
             plot()
-    for plot in (replace(study, test=None).plot_dose, replace(study, test=None).plot_groups):
+    untested = study.model_copy(update={"test": None})
+    for plot in (untested.plot_dose, untested.plot_groups):
         with pytest.raises(interp.InputError, match="no causal test"):
             plot()
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from interp.schemas.layers import Interval
 from interp.schemas.record import Record
@@ -97,7 +97,6 @@ class Evaluation(Record):
     """The whole content of evaluation.json. It contains no question, path or patient."""
 
     schema_version: int = Field(default=2, description="version of this schema")
-    verdict: str = Field(default="", description="the verdicts on the arms shown, for people")
     verdicts: dict[str, Verdict] = Field(description="arm or pool other than the base -> its verdict")
     tolerance: float = Field(description="loss of accuracy or image reliance that a verdict calls kept, a share")
     arms: dict[str, list[dict[str, Any]]] = Field(
@@ -131,6 +130,11 @@ class Evaluation(Record):
         if any(set(found.shares) != set(self.quadrant_order) for found in self.quadrants):
             raise ValueError("quadrants are not those of quadrant_order")
         return self
+
+    @computed_field(description="the verdicts on the arms shown and warnings about collapsed arms, for people")
+    def verdict(self) -> str:
+        """The verdicts on the arms shown and warnings about collapsed arms, as one text."""
+        return " ".join(self.sentences)
 
     @property
     def base(self) -> str:
