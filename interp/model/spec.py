@@ -33,17 +33,17 @@ class ModelSpec:
     image_first: bool | None = option(
         None,
         "Order of image and question. With the image first, the paraphrases of a question share its computation.",
-        shown="image first, or as recorded",
+        shown="image first unless recorded otherwise",
         flags=("--image-first/--question-first",),
     )
-    system: str | None = option(None, "System instruction.", shown="none, or as recorded")
+    system: str | None = option(None, "System instruction.", shown="none unless recorded otherwise")
     answer_instruction: str | None = option(
-        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none, or as recorded"
+        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none unless recorded otherwise"
     )
     normalize: bool | None = option(
         None,
         "First rewrite every wording to one canonical form: the published baseline against flips.",
-        shown="as asked, or as recorded",
+        shown="as asked unless recorded otherwise",
         flags=("--normalize/--as-asked",),
     )
 

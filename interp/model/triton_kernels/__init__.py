@@ -1,1 +1,1 @@
-"""Triton kernels for parts of Gemma 3 that transformers runs in many small launches."""
+"""Triton kernels for parts of Gemma 3 that transformers runs as many small kernels."""

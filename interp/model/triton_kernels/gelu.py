@@ -1,8 +1,8 @@
-"""The gated activation of Gemma's MLP as one kernel each way, for GPUs.
+"""The gated activation of Gemma's MLP as one forward and one backward GPU kernel.
 
 y = gelu(g) * u with gelu(g) = g / 2 * (1 + tanh(z)), z = sqrt(2 / pi) * (g + 0.044715 g³): the approximation of
-Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2, as `gelu_pytorch_tanh` in transformers. In float32 whatever the
-dtype, and rounded once.
+Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2, which transformers calls `gelu_pytorch_tanh`. It is computed in
+float32 whatever the dtype, and rounded once.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 4096
-"""Elements that one program takes."""
+"""Number of elements per program."""
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def _backward(dy, gate, up, dgate, dup, n, BLOCK: tl.constexpr):
 
 
 class GatedGelu(torch.autograd.Function):
-    """gelu(gate) * up of two contiguous tensors of one shape, with its gradients."""
+    """gelu(gate) * up of two contiguous tensors of the same shape, with gradients for both."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:  # noqa: D102

@@ -1,8 +1,8 @@
-"""Gemma's RMS norm as one kernel each way, for GPUs.
+"""Gemma's RMS norm as one forward and one backward GPU kernel.
 
-y = x / sqrt(mean(x²) + eps) * (1 + w), in float32 whatever the dtype of x, as
-`transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm` does in eight kernels. Those pass ten times over a float32
-copy of the residual stream and take a third of the whole model's time on an H100.
+y = x / sqrt(mean(x²) + eps) * (1 + w), in float32 whatever the dtype of x.
+`transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm` needs eight kernels for this, which pass ten times over a
+float32 copy of the residual stream and take a third of the model's time on an H100.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def _backward(dy, x, w, scale, dx, n, BLOCK: tl.constexpr):
 
 
 class RmsNorm(torch.autograd.Function):
-    """The norm of the last dimension of a contiguous tensor, with its gradient; the weight is frozen."""
+    """RMS norm over the last dimension of a contiguous tensor, with the gradient of the input; the weight is frozen."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: D102

@@ -1,8 +1,8 @@
-"""The rotary position embedding of queries or keys as one kernel each way, for GPUs.
+"""The rotary position embedding of queries or keys as one forward and one backward GPU kernel.
 
-With the halves (a, b) of a head's dimensions: y = (a cos - b sin, b cos + a sin), in float32 whatever the dtype and
-rounded once; Su et al. 2021, arXiv 2104.09864, equation 34, in the layout of halves that
-`transformers.models.gemma3.modeling_gemma3.apply_rotary_pos_emb` has.
+For the two halves (a, b) of a head's dimensions, y = (a cos - b sin, b cos + a sin), computed in float32 whatever the
+dtype and rounded once. This is equation 34 of Su et al. 2021, arXiv 2104.09864, in the layout of halves of
+`transformers.models.gemma3.modeling_gemma3.apply_rotary_pos_emb`.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ def _rotate(
     x_batch, x_head, x_position, y_batch, y_head, y_position,
     BACK: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    # A program takes one position of one row of the batch, in all heads.
+    # Each program handles one position of one row of the batch, in all heads.
     place = tl.program_id(0).to(tl.int64)
     row, position = place // positions, place % positions
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
@@ -47,21 +47,21 @@ def _rotate(
 
 
 class Rotary(torch.autograd.Function):
-    """x [B, heads, S, d_head] turned by cos and sin [B, S, d_head], with its gradient; the angles get none."""
+    """x [B, heads, S, d_head] rotated by cos and sin [B, S, d_head], with the gradient of x; the angles get none."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: D102
         cos, sin = (angle.expand(x.shape[0], -1, -1).contiguous() for angle in (cos, sin))
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, back=False)
+        return _rotated(x, cos, sin, back=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
         cos, sin = ctx.saved_tensors
-        return _turned(gradients[0], cos, sin, back=True), None, None
+        return _rotated(gradients[0], cos, sin, back=True), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     y = torch.empty_like(x)
     batch, heads, positions, width = x.shape
