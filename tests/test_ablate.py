@@ -1,4 +1,4 @@
-"""The ablation: its arms by hand, and its folder when it is interrupted, read again or begun otherwise."""
+"""The ablation: its arms against counts by hand, and its folder after an interruption or with other settings."""
 
 import dataclasses
 import json
@@ -39,33 +39,33 @@ def of_kind(arms, kind):
     return [arm for arm in arms if arm.kind == kind]
 
 
-# The plan.
+# The planned arms.
 
 
-def test_every_other_window_and_a_stride_of_them():
+def test_windows_are_all_other_runs_of_layers_at_the_stride():
     windows = [arm.layers for arm in of_kind(planned(), "window")]
     assert windows == [(0, 1), (1, 2), (2, 3), (3, 4), (5, 6), (6, 7), (7, 8), (8, 9)]
     assert [arm.layers for arm in of_kind(planned(stride=3), "window")] == [(0, 1), (3, 4), (6, 7)]
     assert planned()[0].layers == (4, 5)
     assert planned()[0].kind == "chosen"
-    # A range with gaps is no window, so all windows are others.
+    # A range with gaps equals no window, so there are nine other windows.
     assert len(of_kind(planned(chosen=(2, 7)), "window")) == 9
 
 
 def test_thirds_and_all_layers_are_matched_in_parameters():
     arms = planned()
-    # 16 x 2 layers x 100 = 3,200 to be met by 4, 3 and 3 layers: ranks 8, 10.67 and 10.67; by all ten: 3.2
+    # 16 x 2 layers x 100 = 3,200 parameters; 4, 3 and 3 layers need ranks 8, 10.67 and 10.67, all ten layers 3.2.
     found = [(a.layers, a.training.rank, a.training.alpha, a.parameters) for a in of_kind(arms, "third")]
     assert found == [((0, 1, 2, 3), 8, 16, 3200), ((4, 5, 6), 11, 22, 3300), ((7, 8, 9), 11, 22, 3300)]
     (same,), (matched,) = of_kind(arms, "all"), of_kind(arms, "all-matched")
     assert (same.training.rank, same.parameters) == (16, 16000)
     assert (matched.training.rank, matched.training.alpha, matched.parameters) == (3, 6, 3000)
-    # Never below 1, however many layers there are; layers of other sizes count as what they are.
+    # A rank is never below 1; layers of different sizes count with their own size.
     assert of_kind(planned(training=TrainSettings(rank=1)), "all-matched")[0].training.rank == 1
     assert [a.training.rank for a in of_kind(planned((0,), [20, 10, 5]), "third")] == [16, 32, 64]
 
 
-def test_all_else_is_the_same_but_for_what_the_arm_says():
+def test_arms_differ_from_the_chosen_range_only_in_what_their_kind_says():
     training = TrainSettings(rank=4, alpha=6, lr=1e-3, epochs=2)
     for arm in planned(training=training):
         expected = {"no-consistency": {"consistency_weight": 0.0}, "consistency-only": {"answer_weight": 0.0}}
@@ -78,16 +78,16 @@ def test_all_else_is_the_same_but_for_what_the_arm_says():
     assert len(set(names)) == len(names)
 
 
-def test_random_sets_are_of_the_same_size_and_no_other_arm():
+def test_random_sets_have_the_same_size_and_repeat_no_other_arm():
     arms = planned(random=5)
     found = [arm.layers for arm in of_kind(arms, "random")]
     assert len(set(found)) == 5
     for layers in found:
         assert len(layers) == 2
-        assert layers[1] > layers[0] + 1, "two neighbours are a window"
+        assert layers[1] > layers[0] + 1, "two adjacent layers are a window"
     assert found == [arm.layers for arm in of_kind(planned(random=5), "random")]
     assert found != [arm.layers for arm in of_kind(planned(random=5, seed=1), "random")]
-    # Of 3 layers one set of two is no window.
+    # Of three layers, only one set of two is not a window.
     assert random_sets(2, 3, 4, [(0, 1), (1, 2)], seed=0) == [(0, 2)]
 
 
@@ -103,7 +103,7 @@ def test_settings_out_of_range_are_refused(changes):
         AblationSettings(**changes)
 
 
-def test_parameter_counts_are_those_of_the_adapters(tiny_model):
+def test_planned_parameter_counts_equal_those_of_real_adapters(tiny_model):
     vlm = load_vlm(tiny_model, "cpu", "float32")
     arms = plan_arms([1, 2], parameters_per_rank(vlm.model), AblationSettings(TrainSettings(rank=3, alpha=6)))
     assert {"third", "all", "all-matched"} <= {arm.kind for arm in arms}
@@ -113,10 +113,10 @@ def test_parameter_counts_are_those_of_the_adapters(tiny_model):
         adapted.unload()
 
 
-# The loss without the answers.
+# The loss without the cross-entropy of the answers.
 
 
-def test_consistency_alone_knows_nothing_of_the_answers(tmp_path):
+def test_consistency_alone_does_not_depend_on_the_answers(tmp_path):
     torch.set_num_threads(1)
     world = make_world(tmp_path / "w", patients=4)
     taught = load_questions(world.questions, split="train")
@@ -150,7 +150,7 @@ def world(tmp_path_factory):
 
 
 def command(folder, world, *arguments):
-    """Exit code of `finetune ablate`, run in `folder` on the tiny world, layers 1-2 of 3 being chosen."""
+    """Run `finetune ablate` in `folder` on the tiny world with layers 1-2 of 3 chosen; return the exit code."""
     entries = [entry.model_dump() for entry in profile_of([0.6, 0.8, 0.7])]
     (folder / "layers.json").write_text(layers_json(profile=entries))
     shared = ["--layers-from", "layers.json", "--model", world.model, "--questions", world.questions]
@@ -165,7 +165,7 @@ def command(folder, world, *arguments):
 
 @pytest.fixture
 def run(capsys, tmp_path, world):
-    """`command`; gives (exit code, stdout, stderr)."""
+    """Call `command`; returns (exit code, stdout, stderr)."""
 
     def call(*arguments):
         code = command(tmp_path, world, *arguments)
@@ -177,7 +177,7 @@ def run(capsys, tmp_path, world):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, world):
-    """Folder of an ablation that was never interrupted."""
+    """The folder of an uninterrupted ablation."""
     folder = tmp_path_factory.mktemp("finished")
     assert command(folder, world, "--out", "whole", "--seeds", "0,1") == 0
     return folder / "whole"
@@ -188,7 +188,7 @@ def state(folder):
 
 
 def result(folder):
-    """What the folder says, but for durations."""
+    """Return ablation.json without durations."""
     found = json.loads((folder / "ablation.json").read_text())
     for arm in found["arms"]:
         assert all(seconds >= 0 for seconds in arm.pop("seconds"))
@@ -196,7 +196,7 @@ def result(folder):
     return found
 
 
-def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_path):
+def test_an_interrupted_ablation_resumes_to_the_same_result(run, finished, tmp_path):
     part = tmp_path / "part"
     code, out, err = run("--out", part, "--seeds", "0", "--arms", "window,random")
     assert (code, "error" in err) == (0, False)
@@ -210,7 +210,7 @@ def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_pa
     code, out, err = run("--out", part, "--seeds", "0,1")
     assert code == 0
     after = state(part)
-    assert {name: after[name] for name in before} == before, "what was done was not done again"
+    assert {name: after[name] for name in before} == before, "finished arms were not run again"
     # The base, and two seeds of ten arms: chosen, window, three thirds, random, two of all layers, two halves of the
     # loss.
     assert len(after) == 1 + 2 * 10
@@ -235,7 +235,7 @@ def test_an_interrupted_ablation_goes_on_and_ends_the_same(run, finished, tmp_pa
         assert drawn.loc[(arm["name"], "accuracy"), "low"] == arm["metrics"]["accuracy"]["low"]
 
 
-def test_the_result_is_of_the_arms_that_were_asked(finished, world):
+def test_results_equal_flip_rates_computed_from_the_arms_files(finished, world):
     found = result(finished)
     asked = held_out_questions(load_questions(world.questions, split="test"))
     for arm in found["arms"]:
@@ -259,13 +259,13 @@ def _runs(layers):
     )
 
 
-def test_kept_adapters_are_the_arms(run, finished, world, tmp_path):
+def test_kept_adapters_reproduce_the_arms_answers(run, finished, world, tmp_path):
     out = tmp_path / "kept"
     assert run("--out", out, "--seeds", "0", "--arms", "window,all-matched")[0] == 0
     assert not (out / "adapters").exists()
     code, _, err = run("--out", out, "--seeds", "0", "--arms", "window,all-matched", "--keep-adapters")
     assert code == 0
-    # Their adapters are wanted of arms whose answers were there already.
+    # The answers exist, but the adapters do not.
     assert "3 of 4 arms are to run" in err
     folders = sorted(path.name for path in (out / "adapters").iterdir())
     assert folders == ["all-matched_0-2_seed0", "chosen_1-2_seed0", "window_0-1_seed0"]
@@ -285,7 +285,7 @@ def test_kept_adapters_are_the_arms(run, finished, world, tmp_path):
     assert run("--out", out, "--seeds", "0", "--arms", "window,all-matched", "--keep-adapters")[0] == 0
 
 
-def test_nothing_of_texts_paths_or_patients_is_kept(finished, world):
+def test_no_text_path_or_patient_is_written(finished, world):
     private = [text for bank in (WORDINGS, UNSEEN) for texts in bank.values() for text in texts]
     private += [str(world.model.parent), "images/", "patient0", "patient1", ".png", '"0-presence']
     content = [(finished / "ablation.json").read_text()]
@@ -308,7 +308,7 @@ def test_nothing_of_texts_paths_or_patients_is_kept(finished, world):
         (["--answer-instruction", "Answer yes or no."], "was made with prompt"),
     ],
 )
-def test_other_settings_or_data_are_refused(run, finished, options, message):
+def test_a_folder_made_with_other_settings_or_data_is_refused(run, finished, options, message):
     before = state(finished)
     code, _, err = run("--out", finished, "--seeds", "0,1", *options)
     assert code == 2
@@ -336,7 +336,7 @@ def test_another_base_or_a_damaged_file_is_refused(run, finished, world, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "x"], "--seeds 'x': expected numbers of at most 9 digits with commas"),
+        (["--seeds", "x"], "--seeds 'x': expected numbers of at most 9 digits, separated by commas"),
         (["--seeds", "0,0"], "expected different ones"),
         (["--arms", "windows"], "--arms windows: expected some of chosen, window"),
         (["--layers-from", "absent.json"], "absent.json: no such file"),

@@ -1,4 +1,4 @@
-"""The statistics of an ablation against known truths, slow loops, and scipy."""
+"""The statistics of an ablation against known truths, slow loops and scipy."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def sheet_of(asked):
 
 
 def with_flips(asked, flips):
-    """Right answers but for the last wording of the questions that `flips` [patients]; blanks say no."""
+    """Answer rightly except for the last wording of questions in `flips` [patients]; say no to blank images."""
     margin = np.ones(len(asked.prompts))
     variants = int(asked.prompts["variant"].max()) + 1
     margin[variants - 1 :: variants] = np.where(flips, -1.0, 1.0)
@@ -71,7 +71,8 @@ def test_the_metrics_and_the_combined_score_by_hand():
     asked = asked_for(4)
     sheet = sheet_of(asked)
     base = answered(sheet, np.ones(12), grey=[-1, -1, -1, 1], other_blanks=[-1, -1, -1, 1])
-    # One of four questions flips, so 11 of 12 wordings are right; blanks agree in two questions more than in the base.
+    # One of four questions flips, so 11 of 12 wordings are right.
+    # With `blind`, blanks agree in two questions more than in the base.
     flips = with_flips(asked, [True, False, False, False])
     blank = {
         kind: np.where(np.isnan(m), m, np.where(asked.prompts["question"] > 0, 1.0, -1.0))
@@ -81,7 +82,7 @@ def test_the_metrics_and_the_combined_score_by_hand():
     found = weighted_metrics(patient_totals(asked, base, [[flips], [blind]]), np.ones((1, 4)))
     assert found.base[COMBINED][0] == pytest.approx(1.0)
     assert found.base["text_only_agreement"][0] == 0.25
-    # Less agreement than the base earns nothing.
+    # Less text-only agreement than the base adds nothing to the score.
     assert found.arms[COMBINED][0, :, 0] == pytest.approx([11 / 12 - 1 / 4, 11 / 12 - 1 / 4 - 0.5])
     for metric in set(METRICS) - {COMBINED}:
         measure = MEASURES[metric]
@@ -91,7 +92,7 @@ def test_the_metrics_and_the_combined_score_by_hand():
             assert measure_value(asked, answers, metric) == pytest.approx(expected)
 
 
-def test_intervals_are_those_of_pooling_over_seeds():
+def test_intervals_equal_those_of_pooling_over_seeds():
     asked = asked_for(40)
     rng = np.random.default_rng(0)
     seeds = [with_flips(asked, rng.random(40) < share) for share in (0.2, 0.3, 0.25)]
@@ -110,7 +111,7 @@ def test_intervals_are_those_of_pooling_over_seeds():
 
 
 def test_a_known_regret_and_its_ranks():
-    """Four windows flip in 0, 10, 40 and 40% of the questions; the last one was chosen."""
+    """Four windows flip on 0, 10, 40 and 40% of the questions, and the last one is the chosen one."""
     asked = asked_for(200)
     rng = np.random.default_rng(1)
     order = [rng.permutation(200) for _ in range(4)]
@@ -119,19 +120,19 @@ def test_a_known_regret_and_its_ranks():
     cost = {each.metric: each for each in regrets(sums, 3, 200, 0)}["question_flip_rate"]
     assert (cost.best, cost.optimistic) == (0, pytest.approx(0.4))
     assert cost.picked.tolist() == pytest.approx([1, 0, 0, 0])
-    # All halves together hold every patient once, and the best one is always the same.
+    # The best window is the same in all halves, and together the halves contain every patient once.
     assert cost.regret.value == pytest.approx(0.4, abs=1e-9)
     spread = np.sqrt(0.4 * 0.6 / 200)
     assert cost.regret.high - cost.regret.low == pytest.approx(3.92 * spread, rel=0.15)
     good = goodness(weighted_metrics(sums, weights), "question_flip_rate")
     assert [tuple(place) for place in rank_windows(good, 200)] == [(1, 1), (2, 2), (3, 4), (3, 4)]
-    # Of the best one itself nothing is lost.
+    # The best window has no regret.
     own = {each.metric: each for each in regrets(sums, 0, 200, 0)}["question_flip_rate"]
     assert own.regret == pytest.approx((0, 0, 0))
 
 
 def test_the_regret_of_every_window_and_of_chance():
-    """Windows that flip in 10, 30 and 50%: had the second been chosen .2 were lost, at random the mean of 0, .2, .4."""
+    """Windows flip on 10, 30 and 50%: the second has a regret of .2, a random one that of the mean of 0, .2 and .4."""
     asked = asked_for(200)
     windows = [[with_flips(asked, np.arange(200) % 10 < k)] for k in (1, 3, 5)]
     cost = {each.metric: each for each in regrets(draws_of(windows, asked)[0], 2, 200, 0)}["question_flip_rate"]
@@ -142,7 +143,7 @@ def test_the_regret_of_every_window_and_of_chance():
     assert alone.regret == cost.of_windows[1]
 
 
-def test_arms_that_do_the_same_are_tied_and_cost_nothing():
+def test_arms_with_equal_answers_are_tied_and_have_no_regret():
     asked = asked_for(30)
     rng = np.random.default_rng(2)
     seeds = [with_flips(asked, rng.random(30) < 0.4) for _ in range(2)]
@@ -155,8 +156,8 @@ def test_arms_that_do_the_same_are_tied_and_cost_nothing():
     assert [tuple(place) for place in rank_windows(good, 30)] == [(1, 3)] * 3
 
 
-def test_regret_without_a_difference_is_centred_on_zero_where_the_optimistic_one_is_not(monkeypatch):
-    """Eight windows of the same truth, 30 times: what is best by luck is no better on the others."""
+def test_without_a_true_difference_the_regret_is_centred_on_zero_but_the_optimistic_one_is_not(monkeypatch):
+    """In 30 trials with eight equal windows, the window that is best by luck is no better on the other patients."""
     monkeypatch.setattr(ablation_metrics, "DRAWS", 100)
     asked = asked_for(60, paraphrases=1)
     rng = np.random.default_rng(3)
@@ -173,13 +174,13 @@ def test_regret_without_a_difference_is_centred_on_zero_where_the_optimistic_one
     assert covered >= 25
 
 
-def test_regret_against_slow_loops():
+def test_regret_equals_slow_loops():
     asked = asked_for(12, paraphrases=1)
     rng = np.random.default_rng(4)
     flips = rng.random((3, 2, 12)) < 0.5
     sums, _ = draws_of([[with_flips(asked, each) for each in window] for window in flips], asked)
     cost = {each.metric: each for each in regrets(sums, 2, 12, 7)}["question_flip_rate"]
-    # Patients come in the order of their names as text.
+    # Patients are sorted by their names as text.
     by_name = flips[:, :, np.argsort([str(i) + ".png" for i in range(12)])]
     halves, terms = np.random.default_rng([7, 29]), []
     for _ in range(10):
@@ -204,7 +205,7 @@ def test_rank_correlations_are_spearmans_with_ties_at_their_mean_rank():
 
 
 def profile_of(auc, **others):
-    """Profile entries with these flip AUCs, everything else the same in all layers."""
+    """Return profile entries with these flip AUCs; everything else is the same in all layers."""
     same = {"value": 0.5, "low": 0.4, "high": 0.6}
     names = ("recovery", "random_patch", "write", "random_write", "net_write")
     return [
@@ -222,7 +223,7 @@ def profile_of(auc, **others):
     ]
 
 
-def test_what_a_profile_is_worth():
+def test_profile_validity_of_a_score_that_predicts_every_metric():
     auc = [0.5, 0.9, 0.6, 0.55, 0.8]
     windows = list(itertools.pairwise(range(5)))
     means = np.array([auc[a] + auc[b] for a, b in windows]) / 2
@@ -235,18 +236,18 @@ def test_what_a_profile_is_worth():
         assert found["flip AUC", metric].rho == pytest.approx((1, 1, 1)), metric
         assert np.isnan(found["write, net", metric].rho.value), "the same in all layers"
         assert found["depth", metric].rho.value == pytest.approx(stats.spearmanr(means, range(4)).statistic)
-    # Exactly, over all orders of the five layers.
+    # The exact p value, over all orders of the five layers.
     null = [stats.spearmanr([p[a] + p[b] for a, b in windows], means).statistic for p in itertools.permutations(auc)]
     exact = np.mean(np.abs(null) > 1 - 1e-9)
     assert found["flip AUC", "accuracy"].p == pytest.approx(exact, abs=0.02)
 
 
-def test_the_scores_of_layers_and_the_windows_they_take():
+def test_layer_scores_and_the_windows_that_they_choose():
     profile = profile_of([0.5, 0.9, 0.6, 0.55])
     told = [Sensitivity(layer, m, 1.0 + layer, 4.0 - layer) for layer in range(4) for m in ("attention", "mlp")]
     scores = layer_scores(profile, told)
     assert list(scores) == list(LAYER_SCORES)
-    # Two modules: norms add by their squares, traces as they are.
+    # Of a layer's two modules, squared norms and traces add up.
     assert scores["gradient norm"] == pytest.approx({k: 2**0.5 * (1 + k) for k in range(4)})
     assert scores["Fisher"] == {0: 8.0, 1: 6.0, 2: 4.0, 3: 2.0}
     windows = [(0, 1), (1, 2), (2, 3)]
@@ -258,7 +259,7 @@ def test_the_scores_of_layers_and_the_windows_they_take():
     assert picked_window({0: 0.5, 1: 0.9, 2: 0.6}, windows, "flip AUC") is None, "layer 3 has no score"
 
 
-def test_the_conclusion_says_beats_ties_and_loses():
+def test_the_conclusion_says_what_the_range_beats_ties_with_and_loses_to():
     arms = plan_arms(
         [0], dict.fromkeys(range(6), 1), AblationSettings(kinds=("random", "window", "all", "all-matched"))
     )
@@ -303,7 +304,7 @@ def test_the_conclusion_on_the_profile(scores, said):
     assert said in sentence
 
 
-def test_questions_that_can_not_tell_arms_apart_are_refused():
+def test_questions_that_cannot_compare_arms_are_refused():
     line = {
         "id": "1",
         "image": "1.png",

@@ -1,3 +1,5 @@
+"""The scores of one saliency map, by hand and against scipy."""
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -15,7 +17,7 @@ from finetune.grounding.map_scores import (
 from interp.images.boxes import moved
 
 QUARTER = np.array([[0.0, 0.0, 0.5, 0.5]])
-"""A box over four whole cells of a 4 x 4 grid."""
+"""A box that covers four whole cells of a 4 x 4 grid."""
 
 
 def flat(*rows):
@@ -23,12 +25,12 @@ def flat(*rows):
 
 
 def test_box_scores_by_hand():
-    # One and a half cells: column 1 whole and column 2 half, in row 1. Centres of cell (1, 1) only.
+    # The box covers cell (1, 1) and 0.4 of cell (1, 2); only the centre of the first lies inside.
     region = region_of(np.array([[1.0, 1.0, 2.4, 2.0]]) / 4, 4)
     values = flat([0, 2, 0, -9], [0, 4, 3, 0], [0, 0, 1, 0], [-5, 0, 0, 0])
     found = box_scores(values, region)
     assert found["mass"] == pytest.approx((4 + 0.4 * 3) / 10)
-    # A fifth of 16 cells is three: those of 4, 3 and 2.
+    # A fifth of 16 cells is three, those of values 4, 3 and 2.
     assert found["coverage"] == pytest.approx(1.0)
     assert found["precision"] == pytest.approx(1.4 / 3)
     assert found["pointing"] == 1
@@ -38,13 +40,13 @@ def test_box_scores_by_hand():
     assert box_scores(values, region, top=0.25)["precision"] == pytest.approx(1.4 / 4)
 
 
-def test_ties_share():
+def test_ties_share_the_last_places():
     assert strongest(np.array([1.0, 3, 2, 2, 2, 0]), 2).tolist() == pytest.approx([0, 1, 1 / 3, 1 / 3, 1 / 3, 0])
     assert strongest(np.array([5.0, 5]), 1).tolist() == [0.5, 0.5]
     region = region_of(QUARTER, 4)
     values = flat([1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1])
     assert box_scores(values, region)["pointing"] == 0.5
-    # One of three cells for certain, and one among the 14 others of which 3 lie inside.
+    # One of the three strongest cells is inside for certain; the last is any of the 14 others, of which 3 are inside.
     assert box_scores(values, region)["coverage"] == pytest.approx((1 + 3 / 14) / 4)
 
 
@@ -62,18 +64,18 @@ def test_a_perfect_map_scores_one_and_beats_its_controls():
 
 
 @pytest.mark.parametrize("values", [np.full(16, 0.3), -np.arange(16.0), np.zeros(16)])
-def test_a_map_that_marks_nothing_scores_what_chance_gives(values):
+def test_an_uninformative_map_scores_what_chance_gives(values):
     boxes = np.array([[0.1, 0.2, 0.45, 0.5]])
     true, random = (box_scores(values, region_of(b, 4)) for b in (boxes, moved(boxes, 2000, np.random.default_rng(0))))
     for name in ("mass", "coverage", "precision"):
-        # Every place of the same size gets the same, so that the net is zero, not only about zero.
+        # All places of the same size score the same, so the net is exactly zero.
         np.testing.assert_allclose(random[name], true[name], atol=1e-12)
     assert true["mass"] == pytest.approx(0.35 * 0.3)
     assert true["coverage"] == pytest.approx(3 / 16)
     assert random["pointing"].mean() == pytest.approx(0.35 * 0.3, abs=0.02)
 
 
-def test_shifted_region_is_half_a_width_away():
+def test_the_shifted_region_is_half_a_width_away():
     region = shifted_region(region_of(np.array([[0.55, 0.0, 0.95, 0.25]]), 4), 4)
     np.testing.assert_allclose(region.cover[:4], [0.8, 0.8, 0, 0], atol=1e-12)
     assert region.centres[:4].tolist() == [True, True, False, False]
@@ -90,7 +92,7 @@ def test_rank_agreement_is_spearmans():
 def test_orders_and_removals():
     rng = np.random.default_rng(0)
     assert order_of(np.array([0.2, -3, 5, 1]), rng).tolist() == [2, 3, 0, 1]
-    # Ties come first equally often.
+    # Each of the tied cells comes first equally often.
     first = [order_of(np.array([1.0, 0, 1, 1]), rng)[0] for _ in range(600)]
     assert {i: first.count(i) for i in set(first)} == pytest.approx({0: 200, 2: 200, 3: 200}, abs=45)
     masks = removals(np.array([2, 3, 0, 1]), 4)

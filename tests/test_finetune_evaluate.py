@@ -1,3 +1,5 @@
+"""An evaluation against a slow computation with transformers and plain loops."""
+
 import json
 
 import numpy as np
@@ -45,17 +47,17 @@ def adapted(world, questions):
     vlm = load_vlm(world.model, "cpu", "float32")
     model = add_lora(vlm, [0, 1, 2])
     model.eval()
-    # Versions of torch draw other models; the adapter must answer yes to some wordings of a question and no to others.
+    # Each version of torch draws another model; the adapter must answer yes to some wordings and no to others.
     prompts = prompt_table([q for q in questions if q.closed])
     for seed in range(20):
         awaken(model, seed, scale=1.0)
         yes = pd.Series(measure(vlm, prompts).margin.numpy() > 0).groupby(prompts["question"].to_numpy())
         if (yes.nunique() > 1).any():
             break
-    # The answers of this world have up to three tokens.
+    # The answers of this world are up to three tokens long.
     generation = vlm.model.generation_config
     generation.max_new_tokens = None
-    # A random model says it now and then, and the plain model takes it for an image.
+    # A random model sometimes generates the image token, which the plain model would take for an image.
     generation.eos_token_id = [*generation.eos_token_id, vlm.model.config.image_token_id]
     return vlm, model
 
@@ -76,14 +78,14 @@ def evaluation(adapted, questions):
 
 
 def logits_on(vlm, pixels, text):
-    """First-answer-token logits of one prompt on given pixels, by nothing but transformers."""
+    """First-answer-token logits of one prompt on given pixels, computed by transformers alone."""
     ids = torch.tensor(prompt_tokens(vlm.processor, [text]))
     types = (ids == vlm.model.config.image_token_id).long()
     return vlm.model(input_ids=ids, pixel_values=pixels[None], token_type_ids=types).logits[0, -1]
 
 
 def spoken(vlm, image, text, tokens):
-    """Greedy answer of one prompt, token by token, each time from the start."""
+    """Greedy answer to one prompt, recomputed from the start for every token."""
     ids = torch.tensor(prompt_tokens(vlm.processor, [text]))
     pixels = pixels_of(vlm, [open_image(image)])
     ends = vlm.model.generation_config.eos_token_id
@@ -100,7 +102,7 @@ def spoken(vlm, image, text, tokens):
 
 @pytest.fixture(scope="module")
 def slow(adapted, questions):
-    """Every wording of every question, one plain forward each: {arm: [what was answered to each question]}."""
+    """Arm -> answers to each question, with one plain forward pass for every wording."""
     vlm, model = adapted
     tokenizer = vlm.processor.tokenizer
     plain = [pixels_of(vlm, [open_image(image)])[0] for image in sorted({q.image for q in questions})]
@@ -140,7 +142,7 @@ def slow(adapted, questions):
 
 
 def slow_values(rows, tokenizer, wording_in, pair_in):
-    """Measure -> [(patient, value)] by plain loops, for the measures that are means."""
+    """Measure -> [(patient, value)], by plain loops, for the measures that are means."""
     found = {name: [] for name, measure in MEASURES.items() if measure.statistic.__name__ == "mean_of_totals"}
     for row in rows:
         q, texts, margins = row["question"], row["texts"], row["margins"]
@@ -230,12 +232,12 @@ def test_numbers_equal_a_slow_direct_computation(evaluation, slow, adapted, subs
         if MEASURES[name].mcnemar:
             expected = ("mcnemar", mcnemar_p(b > 0, a > 0), 1e-9)
         else:
-            # Other draws of the same permutations.
+            # The permutations are drawn with another seed.
             expected = ("permutation", sign_flip_p(a - b, patients, 3), 0.03)
         assert (comparison.test, comparison.p) == (expected[0], pytest.approx(expected[1], abs=expected[2])), name
 
 
-def test_the_comparison_is_not_of_zeros(evaluation):
+def test_the_compared_numbers_are_not_all_zero(evaluation):
     flips = evaluation.find("adapter", "question_flip_rate")
     assert flips.after.value > 0
     assert flips.before.value != flips.after.value
@@ -244,7 +246,7 @@ def test_the_comparison_is_not_of_zeros(evaluation):
         assert evaluation.find("adapter", name).difference.value != 0, name
 
 
-def test_other_patients_images_are_of_others(questions):
+def test_swapped_images_are_of_other_patients(questions):
     prompts = prompt_table(questions)
     originals = prompts[prompts["closed"] & (prompts["variant"] == 0)]
     others = swap_images(prompts, 0)
@@ -255,7 +257,7 @@ def test_other_patients_images_are_of_others(questions):
         assert len({patient_of[image] for image in images}) == SWAPS
 
 
-def test_one_patient_alone_has_no_swaps(adapted, questions):
+def test_a_single_patient_has_no_swaps(adapted, questions):
     vlm, model = adapted
     found = evaluate(vlm, arms_of(model), [q for q in questions if q.patient == questions[0].patient], new_tokens=0)
     measures = {c.measure for c in found.comparisons}
@@ -265,7 +267,7 @@ def test_one_patient_alone_has_no_swaps(adapted, questions):
     assert found.verdicts["adapter"].label == "not improved"
 
 
-def test_evaluating_leaves_the_adapter_on(evaluation, adapted, questions):
+def test_an_evaluation_leaves_the_adapter_enabled(evaluation, adapted, questions):
     vlm, model = adapted
     q = questions[0]
     with_adapter = plain_logits(vlm.model, vlm.processor, q.image, q.question)
@@ -288,7 +290,7 @@ def test_table_and_json_hold_every_comparison(evaluation):
     assert not any(text in evaluation.to_json() for text in hidden)
 
 
-def test_hashes_ignore_case_and_outer_blanks_only(questions):
+def test_hashes_ignore_only_case_and_surrounding_space(questions):
     assert text_hash(" Is it HERE?\n") == text_hash("is it here?")
     assert text_hash("is it here?") != text_hash("is  it here?")
     assert len(text_hash("a")) == 16
@@ -309,7 +311,7 @@ def test_open_questions_alone_are_not_judged(adapted, questions):
     assert found.quadrants == []
 
 
-def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, questions):
+def test_questions_without_an_answer_count_for_flips_but_not_for_accuracy(adapted, questions):
     vlm, model = adapted
     unanswered = [
         q.model_copy(update={"answer": None}) if i % 2 and asks_yes_or_no(q.question) else q
@@ -327,7 +329,7 @@ def test_questions_without_an_answer_flip_but_are_not_accurate(adapted, question
         assert (found[name].n, found[name].after.value) == (known[name].n, known[name].after.value)
 
 
-def test_no_questions_and_no_second_arm_are_refused(adapted, questions):
+def test_an_evaluation_without_questions_or_second_arm_is_refused(adapted, questions):
     vlm, model = adapted
     with pytest.raises(InputError, match="No questions"):
         evaluate(vlm, arms_of(model), [])
@@ -335,8 +337,8 @@ def test_no_questions_and_no_second_arm_are_refused(adapted, questions):
         evaluate(vlm, [base_arm(model)], questions)
 
 
-def test_an_adapter_of_the_vision_tower_sees_with_its_own_eyes(world, questions, tmp_path):
-    """Image tokens are kept from arm to arm, but not those of another tower."""
+def test_an_adapter_of_the_vision_tower_uses_its_own_image_tokens(world, questions, tmp_path):
+    """Arms share image tokens only if they share the vision tower."""
     from peft import LoraConfig, get_peft_model
 
     fresh = load_vlm(world.model, "cpu", "float32")
@@ -358,7 +360,7 @@ def test_an_adapter_of_the_vision_tower_sees_with_its_own_eyes(world, questions,
     assert {value for value in again if value is not None} == {0}
 
 
-def test_the_figures_draw_the_numbers_of_the_evaluation(evaluation, tmp_path):
+def test_figures_show_the_numbers_of_the_evaluation(evaluation, tmp_path):
     save_evaluation_figures(json.loads(evaluation.to_json()), tmp_path / "evaluation.png")
     assert (tmp_path / "evaluation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     tables = [pd.read_csv(tmp_path / f"evaluation{part}.csv") for part in ("", "_reliability", "_quadrants")]

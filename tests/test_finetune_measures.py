@@ -1,4 +1,4 @@
-"""Measures that are no plain mean, and quadrants, by hand or against an independent implementation."""
+"""Measures that are not plain means, and quadrants, by hand or against an independent implementation."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from interp.questions.tables import pair_table, prompt_table
 
 
 def asked(answers, paraphrases=1):
-    """Closed questions with these answers, one patient each."""
+    """Return the table of closed questions with these true answers, one patient each."""
     lines = [
         {"id": str(i), "image": f"{i}.png", "type": "presence", "question": f"q{i}", "answer": answer}
         for i, answer in enumerate(answers)
@@ -25,7 +25,7 @@ def asked(answers, paraphrases=1):
 
 
 def answered(sheet, margin, grey=None, other_blanks=None, swapped=None):
-    """Answers with these margins; blanks by default as the image."""
+    """Return answers with these margins; blank and swapped images change nothing unless given."""
     margin = np.asarray(margin, float)
     original = (sheet.prompts["variant"] == 0).to_numpy()
     blank = {kind: np.where(original, margin, np.nan) for kind in BLANKS}
@@ -57,7 +57,7 @@ def sheet():
     return asked(np.random.default_rng(0).choice(["yes", "no"], 60, p=[0.3, 0.7]), paraphrases=2)
 
 
-def test_the_auc_is_mann_whitneys(sheet):
+def test_the_auc_is_the_mann_whitney_statistic(sheet):
     answers = random_answers(sheet, 1)
     truth = (sheet.prompts["answer"] == "yes").to_numpy()
     u = stats.mannwhitneyu(answers.margin[truth], answers.margin[~truth]).statistic
@@ -67,7 +67,7 @@ def test_the_auc_is_mann_whitneys(sheet):
     assert value("margin_auc", sheet, tied) == pytest.approx(u / (truth.sum() * (~truth).sum()))
 
 
-def test_the_auc_of_more_wordings_than_bins_is_off_by_less_than_a_thousandth():
+def test_the_auc_of_more_wordings_than_bins_is_accurate_to_a_thousandth():
     many = asked(np.random.default_rng(2).choice(["yes", "no"], 800), paraphrases=2)
     answers = random_answers(many, 3)
     truth = (many.prompts["answer"] == "yes").to_numpy()
@@ -82,7 +82,7 @@ def test_balanced_accuracy_by_hand():
     assert np.isnan(value("balanced_accuracy", asked(["no"], 0), answered(asked(["no"], 0), [-1])))
 
 
-def test_calibration_error_by_slow_bins(sheet):
+def test_calibration_error_equals_a_loop_over_bins(sheet):
     answers = random_answers(sheet, 4)
     right = (answers.margin > 0) == (sheet.prompts["answer"] == "yes").to_numpy()
     sure = np.maximum(1 / (1 + np.exp(-answers.margin)), 1 / (1 + np.exp(answers.margin)))
@@ -95,7 +95,7 @@ def test_calibration_error_by_slow_bins(sheet):
     assert value("calibration_error", sheet, answers) == pytest.approx(error)
 
 
-def test_a_model_as_sure_as_it_is_right_is_calibrated():
+def test_a_model_whose_confidence_equals_its_accuracy_is_calibrated():
     rng = np.random.default_rng(5)
     margin = rng.normal(0, 2, 4000)
     truth = rng.random(4000) < 1 / (1 + np.exp(-margin))
@@ -104,9 +104,9 @@ def test_a_model_as_sure_as_it_is_right_is_calibrated():
     assert value("calibration_error", many, answered(many, 5 * margin)) > 0.1
 
 
-def test_dispersion_by_hand_and_free_of_scale():
+def test_margin_dispersion_by_hand_and_under_scaling():
     two = asked(["yes", "no"], paraphrases=2)
-    # within: (1 + 0 + 1) and (4 + 0 + 4), 2 degrees of freedom each; means 2 and -4
+    # Squared deviations (1 + 0 + 1) and (4 + 0 + 4), 2 degrees of freedom each; means 2 and -4.
     answers = answered(two, [1, 2, 3, -6, -4, -2])
     expected = np.sqrt((2 + 8) / 4) / 3
     assert value("margin_dispersion", two, answers) == pytest.approx(expected)
@@ -114,9 +114,9 @@ def test_dispersion_by_hand_and_free_of_scale():
     assert value("margin_difference", two, answered(two, 0.01 * answers.margin)) < 0.03
 
 
-def test_symmetric_flips_have_no_first_wording():
+def test_symmetric_flips_treat_all_wordings_alike():
     one = asked(["yes"], paraphrases=3)
-    # One of four wordings differs: 3 of 6 pairs, whichever it is. Pairwise against the first: 3 of 3, or 1 of 3.
+    # One of four wordings differs, so 3 of 6 pairs do, whichever it is; pairs with the original: 3 of 3, or 1 of 3.
     odd_first, odd_last = answered(one, [-1, 1, 1, 1]), answered(one, [1, 1, 1, -1])
     assert value("symmetric_flip_rate", one, odd_first) == value("symmetric_flip_rate", one, odd_last) == 0.5
     assert value("pairwise_flip_rate", one, odd_first) == 1
@@ -125,14 +125,14 @@ def test_symmetric_flips_have_no_first_wording():
 
 def test_the_four_quadrants():
     four = asked(["yes"] * 4)
-    # consistent and blank differs; flips and blank differs; consistent and blank agrees; flips and blank agrees
+    # In order: consistent, flips, consistent, flips; the grey blank changes the first two answers only.
     margin = [1, 1, 1, -1, 1, 1, 1, -1]
     grey = [-1, -1, 1, 1]
     answers = answered(four, margin, grey, other_blanks=[1, 1, 1, -1])
     assert quadrant_of(four.prompts, four.pairs, answers, "grey").tolist() == [0, 1, 2, 3]
     for name in QUADRANTS:
         assert value(name, four, answers) == 0.25
-    # A white image changes the last answer, another patient's the third.
+    # A white image changes the last answer, and another patient's image the third.
     anyhow = answers._replace(swapped_margin=np.where(np.arange(8)[:, None] == 4, -1.0, answers.swapped_margin))
     assert quadrant_of(four.prompts, four.pairs, anyhow, "any").tolist() == [0, 1, 0, 1]
 
@@ -142,7 +142,7 @@ def test_moves_between_quadrants():
     base = answered(four, [1, -1, 1, -1, 1, 1, 1, 1], [-1, -1, -1, 1])
     blind = answered(four, np.ones(8), np.ones(4))
     found = quadrants(four.prompts, four.pairs, base, blind, "blind", "grey", 0)
-    # two fragile, one ideal and one dangerous question all become dangerous
+    # Two fragile, one ideal and one dangerous question all become dangerous.
     assert found.moves == [[0, 0, 1, 0], [0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert found.shares["dangerous"].value == 1
     assert quadrants(four.prompts, four.pairs, base, base, "base", "grey", 0).p == 1

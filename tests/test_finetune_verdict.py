@@ -1,4 +1,4 @@
-"""The verdict's rule, case by case, and what it says of models that would fool a flip rate."""
+"""The verdict's rule case by case, and its verdicts on models that a flip rate alone would misjudge."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_the_rule(consistency, accuracy, looking, beyond, expected):
     assert label_of(consistency, accuracy, looking, beyond) == expected
 
 
-def test_one_axis_is_as_good_as_its_worst_measure():
+def test_an_axis_is_as_good_as_its_worst_measure():
     assert axis_state(["better", "lost"]) == "lost"
     assert axis_state(["better", "unclear"]) == "unclear"
     assert axis_state(["kept", "kept"]) == "kept"
@@ -53,34 +53,34 @@ def verdict_of(*values):
 FEWER, SAME, LOOKS, SWAPS = (0.2, 0.05, 0.06), (0.8, 0.79, 0.03), (0.5, 0.51, 0.03), (0.45, 0.44, 0.03)
 
 
-def test_improved_needs_every_axis_to_be_shown():
+def test_improved_requires_every_axis():
     found = verdict_of(FEWER, SAME, LOOKS, SWAPS)
     assert found.label == "improved"
     assert found.sentence.startswith("Improved: with x, flips fell (20.0% to 5.0%, -15.0 [-21.0, -9.0], p = 0.001)")
     assert "accuracy kept within 5 points (80.0% to 79.0%, -1.0 [-4.0, +2.0], p = 0.5)" in found.sentence
-    # the interval of flips reaches zero, or the test does not show it
+    # The interval of the flips includes zero, or the test is not significant.
     assert verdict_of((0.2, 0.05, 0.2), SAME, LOOKS, SWAPS).label == "not improved"
     assert verdict_of((*FEWER, 0.2), SAME, LOOKS, SWAPS).label == "not improved"
 
 
-def test_what_is_too_uncertain_to_be_kept_is_said_with_the_n_that_would_do():
+def test_an_unclear_axis_is_reported_with_the_sample_size_that_would_settle_it():
     found = verdict_of(FEWER, (0.8, 0.79, 0.06), LOOKS, SWAPS)
     assert found.label == "not improved"
-    # se = 6/1.96 points at n = 100, gap to -5 points is 4: 100 (2.80 * 3.06 / 4)^2
+    # The standard error is 6/1.96 points at n = 100, the gap to -5 points is 4: 100 (2.80 * 3.06 / 4)^2.
     assert "accuracy not shown to be kept" in found.sentence
     assert found.judgements[1].needed == pytest.approx(100 * (2.8016 * (6 / 1.96) / 4) ** 2, rel=0.01)
     assert f"about {found.judgements[1].needed:,} wordings would settle it" in found.sentence
 
 
-def test_a_shown_loss_of_looking_is_named_whichever_measure_shows_it():
+def test_either_measure_of_looking_can_show_its_loss():
     assert verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS).label == "improved but less grounded"
     assert verdict_of(FEWER, SAME, LOOKS, (0.45, 0.35, 0.05)).label == "improved but less grounded"
-    # losing accuracy: a little, against the gain; beyond the tolerance
+    # Accuracy is lost a little, which the gain outweighs only up to "not improved"; then beyond the tolerance.
     assert verdict_of(FEWER, (0.8, 0.77, 0.02), LOOKS, SWAPS).label == "not improved"
     assert verdict_of(FEWER, (0.8, 0.7, 0.04), LOOKS, SWAPS).label == "worse"
 
 
-def test_failing_a_pipeline():
+def test_limits_that_fail_a_pipeline():
     improved = verdict_of(FEWER, SAME, LOOKS, SWAPS)
     less = verdict_of(FEWER, SAME, (0.5, 0.6, 0.05), SWAPS)
     not_improved = verdict_of((0.2, 0.19, 0.06), SAME, LOOKS, SWAPS)
@@ -98,7 +98,7 @@ def judged(sheet, base, arm):
 
 @pytest.fixture(scope="module")
 def looking():
-    """400 balanced questions; a model that looks, is right in 80%, and flips where it is unsure."""
+    """400 balanced questions, and a base that uses the image, is right on 80%, and flips."""
     rng = np.random.default_rng(0)
     truth = rng.choice(["yes", "no"], 400)
     sheet = asked(truth, paraphrases=1)
@@ -109,7 +109,7 @@ def looking():
 
 
 def test_a_model_that_ignores_the_image_is_not_called_better(looking):
-    """Perfectly consistent, as accurate as before (the text tells the answer here), and deaf to every image."""
+    """It is perfectly consistent, as accurate as before (here the text gives the answer), and ignores every image."""
     sheet, sign, base = looking
     rng = np.random.default_rng(1)
     constant = np.repeat(np.where(rng.random(400) < 0.8, 2.0, -2.0), 2) * sign
@@ -125,7 +125,7 @@ def test_a_model_that_always_says_yes_is_worse(looking):
     assert found.label == "worse", found.sentence
 
 
-def test_a_model_that_is_consistent_and_looks_is_improved(looking):
+def test_a_consistent_model_that_uses_the_image_is_improved(looking):
     sheet, sign, base = looking
     margin = np.repeat(base.margin[::2], 2)
     margin = np.where(np.arange(800) % 20 < 4, 2.0 * sign, margin)
@@ -149,7 +149,7 @@ def test_the_base_is_not_better_than_itself(looking):
     assert judged(sheet, base, base).label == "not improved"
 
 
-def test_who_gives_one_answer_to_all_has_improved_nothing():
+def test_a_collapsed_model_is_not_improved():
     values = zip(NAMES, (FEWER, SAME, LOOKS, SWAPS), strict=True)
     found = [comparison(name, *value) for name, value in values]
     assert verdict(found, "base", "x").label == "improved"

@@ -1,4 +1,4 @@
-"""The study of maps: its parts against plain transformers, its whole against the truth of the embedded world."""
+"""The grounding study: its parts against plain transformers, the whole against the truth of the embedded world."""
 
 import csv
 import json
@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import read_rows, write_rows
-from finetune.grounding.terminal import show_grounding
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
-from finetune.grounding.save import save_grounding
 from finetune.grounding.map_scores import rank_agreement
 from finetune.grounding.one_image import MapSettings, curves, encode_with_occlusions, map_settings, map_wordings
 from finetune.grounding.questions import select_questions, wording_table
+from finetune.grounding.save import save_grounding
 from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.grounding.study import GroundingSettings, study
 from finetune.grounding.summary import differences, summaries
@@ -29,6 +28,8 @@ from interp.runtime.errors import InputError
 from interp.saes.sae import load_sae
 from interp.sharing.file_contents import contents_of
 from interp.statistics import mean_interval, sign_flip_p
+from interp.views.tables.grounding import grounding_overview
+from interp.views.terminal.show import show_overview
 
 SETTINGS = GroundingSettings(limit=4, curve_steps=4)
 
@@ -40,7 +41,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory):
-    """The tiny untrained world, every presence and abnormality question with a box."""
+    """The tiny untrained world with a box for every presence and abnormality question."""
     world = make_world(tmp_path_factory.mktemp("grounding") / "world", patients=16)
     rows = read_rows(world.questions)
     for i, row in enumerate(rows):
@@ -52,7 +53,7 @@ def boxed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_arms(boxed):
-    """A study of base and adapter in the tiny world, and one of the base alone."""
+    """A study of base and adapter in the tiny world, one of the base alone, and the questions."""
     questions = load_questions(boxed.questions, split="test")
     alone = study(load_vlm(boxed.model, "cpu", "float32"), None, questions, SETTINGS)
     vlm = load_vlm(boxed.model, "cpu", "float32")
@@ -63,8 +64,8 @@ def two_arms(boxed):
 
 
 @pytest.fixture(scope="module")
-def seen_by_base(shipped):
-    """The occlusion maps of the embedded base, whose answers rest on the lesions."""
+def base_study(shipped):
+    """A study of occlusion maps of the embedded base, whose answers rely on the lesions."""
     vlm, questions = shipped
     settings = GroundingSettings(MapSettings(maps=("occlusion",)), limit=16, paraphrases=0, curve_steps=4)
     return study(vlm, None, questions, settings)
@@ -75,54 +76,54 @@ def entry(found, *key, arm="base"):
     return match
 
 
-def test_the_base_uses_the_lesions(seen_by_base):
-    assert seen_by_base.right["base"] > 0.9
+def test_the_embedded_base_relies_on_the_lesions(base_study):
+    assert base_study.right["base"] > 0.9
     for score in ("roi_margin", "roi_flip"):
-        effect = entry(seen_by_base, "model", score, "random region")
+        effect = entry(base_study, "model", score, "random region")
         assert effect.n == effect.patients == 16
         assert effect.net.low > 0
         assert effect.p < 0.01
     for score in ("mass", "precision"):
         for against in ("shifted", "random"):
-            assert entry(seen_by_base, "occlusion", score, against).net.low > 0, (score, against)
+            assert entry(base_study, "occlusion", score, against).net.low > 0, (score, against)
     for score in ("deletion_probability", "insertion_probability", "deletion_margin", "insertion_margin"):
-        assert entry(seen_by_base, "occlusion", score, "random order").net.low > 0, score
-    assert entry(seen_by_base, "occlusion", "rank_agreement", "other image").net.low > 0
+        assert entry(base_study, "occlusion", score, "random order").net.low > 0, score
+    assert entry(base_study, "occlusion", "rank_agreement", "other image").net.low > 0
 
 
-def plain(vlm, question, picture, tmp_path):
+def margin_on(vlm, question, picture, tmp_path):
     picture.save(tmp_path / "edited.png")
     with torch.no_grad():
         logits = plain_logits(vlm.model, vlm.processor, str(tmp_path / "edited.png"), question.question)
     return plain_margin(logits, vlm.processor.tokenizer)
 
 
-def test_occlusion_and_filled_boxes_are_those_of_edited_pictures(seen_by_base, shipped, tmp_path):
+def test_occlusion_and_filled_boxes_equal_margins_on_edited_images(base_study, shipped, tmp_path):
     vlm, _ = shipped
-    question = seen_by_base.asked[3]
+    question = base_study.asked[3]
     picture = open_image(question.image)
-    whole = plain(vlm, question, picture, tmp_path)
+    whole = margin_on(vlm, question, picture, tmp_path)
     sign = 1 if whole > 0 else -1
     for cell in (0, 6, 11):
         edited = picture.copy()
         x, y = 16 * (cell % 4), 16 * (cell // 4)
         ImageDraw.Draw(edited).rectangle((x, y, x + 15, y + 15), fill=(128,) * 3)
-        expected = sign * (whole - plain(vlm, question, edited, tmp_path))
-        assert seen_by_base.maps["base"]["occlusion"][3, cell] == pytest.approx(expected, abs=2e-4)
+        expected = sign * (whole - margin_on(vlm, question, edited, tmp_path))
+        assert base_study.maps["base"]["occlusion"][3, cell] == pytest.approx(expected, abs=2e-4)
     pixels = np.array(picture)
     ((x0, y0, x1, y1),) = question.boxes
     for y in range(64):
         for x in range(64):
             if x0 <= x + 0.5 < x1 and y0 <= y + 0.5 < y1:
                 pixels[y, x] = 128
-    filled = plain(vlm, question, Image.fromarray(pixels), tmp_path)
-    rows = seen_by_base.scores[(seen_by_base.scores["question"] == 3) & (seen_by_base.scores["map"] == "model")]
+    filled = margin_on(vlm, question, Image.fromarray(pixels), tmp_path)
+    rows = base_study.scores[(base_study.scores["question"] == 3) & (base_study.scores["map"] == "model")]
     values = rows.set_index("score")["value"]
     assert values["roi_margin"] == pytest.approx(sign * (whole - filled), abs=2e-4)
     assert values["roi_flip"] == float((filled > 0) != (whole > 0))
 
 
-def test_curves_are_those_of_edited_pictures(shipped, tmp_path):
+def test_curves_equal_margins_on_edited_images(shipped, tmp_path):
     vlm, questions = shipped
     question = select_questions(questions, False, 1)[0]
     picture = open_image(question.image)
@@ -138,7 +139,7 @@ def test_curves_are_those_of_edited_pictures(shipped, tmp_path):
         for cell in cells:
             x, y = 16 * (cell % 4), 16 * (cell // 4)
             ImageDraw.Draw(edited).rectangle((x, y, x + 15, y + 15), fill=(128,) * 3)
-        return plain(vlm, question, edited, tmp_path)
+        return margin_on(vlm, question, edited, tmp_path)
 
     for k, order in enumerate(orders):
         for step in range(5):
@@ -158,8 +159,8 @@ def ends(interval):
     return interval.value, interval.low, interval.high
 
 
-def test_curve_scores_by_hand(seen_by_base):
-    curve, scores = curve_table(seen_by_base), seen_by_base.scores
+def test_curve_scores_by_hand(base_study):
+    curve, scores = curve_table(base_study), base_study.scores
     mean = scores.groupby("score")[["value", "control"]].mean()
     for name, column in (("occlusion", "value"), ("random", "control")):
         rows = curve[(curve["map"] == name) & (curve["arm"] == "base")]
@@ -172,7 +173,7 @@ def test_curve_scores_by_hand(seen_by_base):
             assert (d[0], d[4]) == pytest.approx((i[4], i[0]), rel=1e-5)
 
 
-def test_what_is_asked(boxed):
+def test_the_wordings_that_are_asked(boxed):
     questions = load_questions(boxed.questions, split="test")
     asked = select_questions(questions, True, None)
     wordings = wording_table(asked, questions, 2, seed=0)
@@ -189,11 +190,11 @@ def test_what_is_asked(boxed):
         assert other["text"] in {o.question for o in questions if o.image == q.image and o.id != q.id and o.closed}
     assert wording_table(asked[:2], questions, 0, 0)["role"].tolist() == ["original", "other question"] * 2
     assert {q.true_answer for q in select_questions(questions, False, None)} == {"yes"}
-    with pytest.raises(InputError, match="that is truly answered yes"):
+    with pytest.raises(InputError, match="whose true answer is yes"):
         select_questions([q for q in questions if q.true_answer != "yes"], False, None)
 
 
-def test_the_arms(two_arms):
+def test_the_adapter_changes_its_own_scores_alone(two_arms):
     both, alone, _ = two_arms
     assert (both.arms, alone.arms, alone.differences) == (["base", "adapter"], ["base"], [])
     base = both.scores[both.scores["arm"] == "base"].reset_index(drop=True)
@@ -211,7 +212,7 @@ def test_the_arms(two_arms):
 
 
 @pytest.mark.parametrize("part", ["tower", "language"])
-def test_an_adapter_of_the_tower_leaves_the_base_alone(boxed, two_arms, part):
+def test_adapters_of_either_part_leave_the_base_unchanged(boxed, two_arms, part):
     from peft import LoraConfig, get_peft_model
 
     _, alone, questions = two_arms
@@ -227,14 +228,14 @@ def test_an_adapter_of_the_tower_leaves_the_base_alone(boxed, two_arms, part):
     assert np.abs(found.maps["adapter"]["occlusion"] - expected).max() > 1e-3
 
 
-def test_agreement_scores(two_arms, boxed):
+def test_rank_and_paraphrase_agreement(two_arms, boxed):
     _, alone, _ = two_arms
     rows = alone.scores[alone.scores["question"] == 2].set_index(["map", "score", "against"])
     maps = {name: values[2] for name, values in alone.maps["base"].items()}
     for name in ("attention", "rollout", "gradient", "integrated"):
         value = rows.loc[(name, "rank_agreement", "other image"), "value"]
         assert value == pytest.approx(rank_agreement(maps[name], maps["occlusion"]))
-    # The same question alone, its first paraphrase put as the original.
+    # The same question alone, together with its first paraphrase as a question of its own.
     q = alone.asked[2]
     first = q.model_copy(update={"question": q.paraphrases[0].text, "paraphrases": [], "id": "other"})
     vlm = load_vlm(boxed.model, "cpu", "float32")
@@ -243,13 +244,13 @@ def test_agreement_scores(two_arms, boxed):
     for name in maps:
         scores = pair.scores.set_index(["question", "map", "score", "against"])
         of_pair = rank_agreement(*pair.maps["base"][name])
-        # The one other question on this image is this very paraphrase, and there is no other image.
+        # The only other question on this image is that paraphrase, and there is no other image.
         found = scores.loc[(0, name, "paraphrase_agreement", "other question")]
         assert (found["value"], found["control"]) == pytest.approx((of_pair, of_pair), abs=1e-6)
         assert (0, name, "paraphrase_agreement", "other image") not in scores.index
 
 
-def test_agreement_between_fills_and_with_another_image(boxed):
+def test_rank_agreement_with_other_fills_and_on_another_image(boxed):
     vlm = load_vlm(boxed.model, "cpu", "float32")
     questions = load_questions(boxed.questions, split="test")
     by_fill = {}
@@ -274,7 +275,7 @@ def test_agreement_between_fills_and_with_another_image(boxed):
         assert found["control"] == pytest.approx(rank_agreement(elsewhere, shown))
 
 
-def test_an_adapter_that_does_nothing_changes_nothing(boxed):
+def test_an_untrained_adapter_changes_nothing(boxed):
     vlm = load_vlm(boxed.model, "cpu", "float32")
     adapted = add_lora(vlm, [0, 1, 2])
     adapted.eval()
@@ -289,7 +290,7 @@ def test_an_adapter_that_does_nothing_changes_nothing(boxed):
         assert change.n == 6
 
 
-def test_every_score_of_every_map_is_there(two_arms):
+def test_every_map_has_every_score(two_arms):
     both, _, _ = two_arms
     of_maps = set(GROUNDING_SCORES) - {"roi_margin", "roi_flip"}
     for arm in both.arms:
@@ -328,7 +329,7 @@ def test_summaries_and_differences_by_hand():
     assert few[0].net.low is None
 
 
-def test_an_effect_of_rounding_is_none():
+def test_a_difference_of_rounding_is_no_effect():
     rows = [(q, "base", "rollout", "mass", "random", 0.1 + (q % 2 + 1) * 1e-15, 0.1) for q in range(10)]
     table = pd.DataFrame(rows, columns=["question", "arm", "map", "score", "against", "value", "control"])
     (found,) = summaries(table, [str(q) for q in range(10)], 0)
@@ -336,13 +337,13 @@ def test_an_effect_of_rounding_is_none():
     assert found.p == 1
 
 
-def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, capsys):
+def test_written_files_reveal_nothing_about_the_questions(two_arms, tmp_path, capsys):
     both, _, questions = two_arms
     save_grounding(both, tmp_path / "out")
     drawn = {f"grounding_{what}{end}" for what in ("nets", "curves") for end in (".png", ".svg", ".csv")}
     tables = ["grounding.json", "grounding.csv", "grounding_nets.csv", "grounding_curves.csv"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == drawn | {*tables, "manifest.json"}
-    show_grounding(both)
+    show_overview(grounding_overview(both))
     shown = capsys.readouterr().out
     written = [(tmp_path / "out" / name).read_text() for name in tables] + [shown]
     for q in questions:
@@ -367,14 +368,14 @@ def test_what_is_written_tells_nothing_of_the_questions(two_arms, tmp_path, caps
         save_grounding(both, tmp_path / "out")
 
 
-def test_examples_are_drawn_only_when_asked(two_arms, tmp_path):
+def test_examples_are_drawn_on_request(two_arms, tmp_path):
     both, _, _ = two_arms
     save_grounding(both, tmp_path / "out", examples=2)
     assert Image.open(tmp_path / "out" / "examples.png").size[0] > 600
-    assert contents_of(tmp_path / "out" / "examples.png").images == 1, "not taken for a mere figure"
+    assert contents_of(tmp_path / "out" / "examples.png").images == 1, "not mistaken for a figure without images"
 
 
-def test_a_features_map(shipped):
+def test_the_map_of_a_feature(shipped):
     vlm, questions = shipped
     sae = load_sae(next((WORLD / "saes").rglob("layer_4_*")), 4, vlm.d_model)
     settings = GroundingSettings(MapSettings(maps=("attention",)), limit=1, paraphrases=0, curve_steps=1)
@@ -393,13 +394,13 @@ def test_a_features_map(shipped):
         ({"heads": "x"}, "--heads 'x'"),
     ],
 )
-def test_map_settings_that_do_not_exist(given, message):
+def test_unknown_map_settings_are_refused(given, message):
     with pytest.raises(InputError) as stopped:
         map_settings(**({"maps": None, "fill": "grey", "layers": None, "heads": None} | given))
     assert message in str(stopped.value)
 
 
-def test_map_settings_beyond_the_model(shipped):
+def test_layers_and_heads_that_the_model_lacks_are_refused(shipped):
     vlm, questions = shipped
     chosen = map_settings("attention", "mean", "0,9-10", "1")
     assert (chosen.maps, chosen.layers, chosen.heads) == (("attention",), (0, 9, 10), (1,))
@@ -409,16 +410,16 @@ def test_map_settings_beyond_the_model(shipped):
         study(vlm, None, questions, GroundingSettings(MapSettings(heads=(4,))))
 
 
-def test_boxes_outside_the_image_are_named(shipped):
+def test_boxes_outside_the_image_are_refused(shipped):
     vlm, questions = shipped
     q = select_questions(questions, False, 1)[0].model_copy(update={"id": "mine", "boxes": [(70, 0, 90, 9)]})
-    with pytest.raises(InputError, match=r"can not be placed. Box .* 64 x 64 pixels"):
+    with pytest.raises(InputError, match=r"cannot be placed. Box .* 64 x 64 pixels"):
         study(vlm, None, [q])
 
 
 @pytest.fixture
 def run(called, monkeypatch, tmp_path):
-    """Run `finetune grounding` in an empty folder; gives (exit code, stdout, stderr)."""
+    """Run `finetune grounding` in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return partial(called, "finetune", "grounding")
 
@@ -446,7 +447,7 @@ def test_the_command(run, boxed, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "found"]
 
 
-def test_mistakes_of_the_command(run, boxed, tmp_path):
+def test_mistakes_on_the_command_line(run, boxed, tmp_path):
     for arguments, message in (
         (["--out", tmp_path], "already holds something"),
         (["--include-examples", 2], "Give one with --out"),
