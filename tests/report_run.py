@@ -244,7 +244,9 @@ def write_grounding(folder: Path, draw: Draw) -> None:
     against = {"rank_agreement": "other image", "paraphrase_agreement": "other image"}
     against["deletion_probability"] = "random order"
     keys = [
-        (name, score, against.get(score, "random")) for score in GROUNDING_SCORES for name in ("attention", "occlusion")
+        {"map": name, "score": score, "against": against.get(score, "random")}
+        for score in GROUNDING_SCORES
+        for name in ("attention", "occlusion")
     ]
     study = GroundingStudy(
         model="planted",

@@ -22,10 +22,11 @@ from finetune.evaluation.quadrants import QUADRANTS
 from finetune.grounding.score_table import GROUNDING_SCORES
 from interp.cli.app import app
 from interp.runtime.errors import InputError
+from interp.schemas.ablation import METRICS as SHOWN_METRICS
 from interp.schemas.read import cleaned
 from interp.sharing.file_contents import contents_of
-from interp.views import numbers as words
-from interp.views.report import origins as provenance
+from interp.views import labels
+from interp.views.figures import ablation as figures
 from interp.views.report.collect import collect
 from interp.views.report.render import render, write_report
 
@@ -72,11 +73,11 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     assert headings[0].tag == "h1"
     assert headings[0].section == "verdict"
     text = page.texts["verdict"]
-    assert "Gate found in layers 1–2" in text
+    assert "Gate found in layers 1-2" in text
     assert "What layer 1, 2 adds moves the answer more than random directions do." in text
-    assert "layers 1–2, by rule write, peak 2" in text
+    assert "layers 1-2, by rule write, peak 2" in text
     assert "120 yes/no questions of 77 patients, train split" in text
-    assert "31 of 480, 22 of them clearly" in text
+    assert re.search(r"31 of 480 \([\d.]+% \[.*?\]\); flip bank: 22", text)
     verdict = content(run / "adapter/evaluation.json")["verdicts"]["adapter"]
     assert html.index("Gate found in") < html.index(verdict["label"].capitalize()) < html.index('id="profile"')
     grounds = verdict["sentence"].partition(":")[2].strip()
@@ -110,7 +111,9 @@ def test_the_profile_has_the_numbers_of_layers_json(run, page):
         for place, name in ((3, "random_patch"), (5, "random_write")):
             assert numbers(row[place]) == [round(entry[name]["value"], 2) + 0.0]
         assert numbers(row[7]) == [entry["reversals"]]
-        assert row[9] == entry["transfer"]
+        assert numbers(row[9]) == [entry["fvu"]]
+        assert row[10] == entry["transfer"]
+        assert numbers(row[11]) == [round(entry["l0"], 2)]
 
 
 def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
@@ -124,7 +127,7 @@ def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
         assert [numbers(row[i])[0] for i in (1, 2, 3, 4, 6, 7, 8)] == [round(n, 2) + 0.0 for n in expected]
         assert row[10] == f"{causal['reversals']} of 40"
         assert f"Layer {entry['layer']}, feature {entry['feature']}" in page.texts["features"]
-    assert "3 features ever fire" in page.texts["features"]
+    assert "3 features are active at least once" in page.texts["features"]
     assert "from other pairs in 2 (adjusted" in page.texts["features"]
     charts = [e.attributes["aria-label"] for e in page.elements if e.tag == "svg" and e.section == "features"]
     doses = [
@@ -138,9 +141,9 @@ def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
 def test_a_study_of_a_feature_stands_among_the_features(run, page):
     study = content(run / "feature/study.json")
     text = " ".join(page.texts["features"].split())
-    assert "Layer 17, feature 103818, studied closely" in text
+    assert "Layer 17, feature 103818, in detail" in text
     assert "9 questions of 9 patients, 3 flips" in text
-    assert "Random, like, swapped 0.01, –, 0.02 Answers turned back 4 of 40 (random 0.10)" in text
+    assert "Random, matched, swapped 0.01, –, 0.02 Flips restored 4 of 40 (random 0.10)" in text
     rows = page.table("Recovery by group of flips, feature 17:103818")
     for row, group in zip(rows, study["groups"], strict=True):
         assert row[:4] == [group["group"].replace("_", " "), group["grouping"], str(group["pairs"]), "9"]
@@ -154,8 +157,8 @@ def test_before_and_after_has_every_measure(run, page):
     found = content(run / "adapter/evaluation.json")
     whole = {c["measure"]: c for c in found["comparisons"] if c["kind"] == "all"}
     rows = page.table("base and adapter")
-    assert len(rows) == len(set(whole) - set(QUADRANTS))
-    for row, measure in zip(rows, (name for name in MEASURES if name not in QUADRANTS), strict=True):
+    assert len(rows) == len(whole)
+    for row, measure in zip(rows, MEASURES, strict=True):
         entry, share = whole[measure], MEASURES[measure].unit == "%"
         assert row[0].startswith(measure.replace("_", " ").replace("auc", "AUC").replace("text only", "text-only"))
         assert numbers(row[1]) == [entry["n"]]
@@ -209,12 +212,12 @@ def test_the_ablation_has_ranks_and_regret(run, page):
         for place, (name, metric) in enumerate([(n, arm["metrics"][n]) for n in SHOWN], start=4):
             assert numbers(row[place]) == shown(metric, *((1, 2) if name == "margin_difference" else (100, 1)))
     assert [row[10] for row in rows[1:]] == ["1–2", "1–3", "1–4"]
-    for row, cost in zip(page.table("Layers 1–2 among 3 windows"), found["regret"], strict=True):
+    for row, cost in zip(page.table("Layers 1-2 among 3 windows"), found["regret"], strict=True):
         scale = (1, 2) if cost["metric"] == "margin_difference" else (100, 1)
         assert row[1] == cost["best"]
         assert numbers(row[3]) == shown(cost["regret"], *scale)
         assert row[4] == "1–2"
-    (told,) = page.table("Did the profile tell")
+    (told,) = page.table("Does the profile predict")
     assert told[1].endswith("*")
     assert not told[2].endswith("*")
     assert [numbers(cell) for cell in told[1:]] == [[round(w["rho"]["value"], 2)] for w in found["worth"]]
@@ -245,11 +248,11 @@ def test_provenance_limits_and_citation(run, page):
     assert all(said in text for said in content(run / "layers.json")["provenance"].values())
     assert "Whether the SAEs of layers 3 explain 95% is unclear from these data." in page.texts["limits"]
     cited = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text())
-    assert cited["title"] == provenance.OWN_TITLE
-    assert cited["authors"][0]["name"] == provenance.AUTHORS
+    assert cited["title"] == origins.OWN_TITLE
+    assert cited["authors"][0]["name"] == origins.AUTHORS
     named = [(work["title"], work["url"]) for work in cited["references"]]
-    assert named == [(source.title, source.url) for source in provenance.SOURCES]
-    for source in provenance.SOURCES:
+    assert named == [(source.title, source.url) for source in origins.SOURCES]
+    for source in origins.SOURCES:
         assert source.title in page.texts["cite"]
         assert source.where in page.texts["cite"]
 
@@ -285,11 +288,12 @@ def test_what_a_run_does_not_hold_is_not_there(tmp_path, html):
 
 
 def test_the_words_are_those_of_finetune():
-    assert {name for name, measure in MEASURES.items() if measure.unit != "%"} == set(words.UNITS)
-    assert all(words.UNITS[name] == MEASURES[name].unit for name in words.UNITS)
-    assert set(words.MEANINGS) <= {*MEASURES, *METRICS}
-    assert set(words.QUADRANTS) == set(QUADRANTS)
-    assert set(words.SCORES) == set(GROUNDING_SCORES)
+    assert {name for name, measure in MEASURES.items() if measure.unit != "%"} == set(labels.UNITS)
+    assert all(labels.UNITS[name] == MEASURES[name].unit for name in labels.UNITS)
+    assert set(labels.MEASURE_MEANINGS) <= {*MEASURES, *METRICS}
+    assert set(labels.QUADRANT_MEANINGS) == set(QUADRANTS)
+    assert set(labels.MAP_SCORE_MEANINGS) == set(GROUNDING_SCORES)
+    assert set(figures.METRICS) == set(SHOWN_METRICS) <= set(METRICS)
 
 
 # ---- one file, nothing foreign, nothing private ----
@@ -457,7 +461,7 @@ def test_damaged_json_is_named_with_its_field(tmp_path, name, damage, said):
     [
         ("adapter/evaluation.json", b"{", r"evaluation\.json: not JSON"),
         ("adapter/evaluation.json", b"[1]", r"evaluation\.json: found a list, expected an object"),
-        ("adapter/evaluation.json", b"\xff\xfe", r"evaluation\.json: not JSON"),
+        ("adapter/evaluation.json", b"\xff\xfe", r"evaluation\.json: not UTF-8"),
         ("adapter/history.csv", b"step,loss\n1,2\n", r"history\.csv: .*no column epoch"),
         ("adapter/history.csv", b"step,epoch,lr,grad_norm,loss,ce,kl\n1,1,x,1,1,1,1\n", r"history\.csv: .*could not"),
         ("delta_margin.csv", b"", r"delta_margin\.csv: "),
