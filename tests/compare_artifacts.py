@@ -17,22 +17,49 @@ from safetensors import safe_open
 
 PASSED_OVER = {"provenance", "software", "seconds", "schema_version", "checksums", "files", "commit", "digests"}
 """Fields that describe how a result came about, not what it is."""
-RENAMED: dict[str, str] = {}
-"""Field of the older artifact -> its name in the newer one; empty for a field that was deleted on purpose."""
+RENAMED: dict[str, str] = {
+    "profile.control": "random_patch",
+    "profile.write_control": "random_write",
+    "profile.joint": "feature_patch",
+    "profile.net_joint": "net_feature_patch",
+    "profile.step": "",
+    "firing_rate": "density",
+    "settings.max_width": "max_layers",
+    "weights": "",
+    "ranges.write/write": "write",
+    "ranges.rise/recovery": "growth",
+    "ranges.level/auc": "near-peak",
+    "ranges.rise/auc": "",
+    "ranges.rise/net": "",
+    "ranges.level/recovery": "",
+    "ranges.level/net": "",
+}
+"""Field of the older artifact -> its name in the newer one; empty for a field that was deleted on purpose.
+
+A field may be written with the field that holds it, and is then renamed there alone. Ranges go by their rule and score.
+"""
+RENAMED_VALUES = {"score": {"control": "random_patch", "net_joint": "net_feature_patch"}}
+"""Column of a table -> text in the older one -> text in the newer one."""
 
 
 def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float | bool | None]]:
     """Every number of a JSON document under the path that leads to it, by the newer names."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            new = RENAMED.get(key, key)
+    if isinstance(content, dict | list):
+        parent = next((name for name in reversed(path.split("/")) if not name.isdigit()), "")
+        for key, value in content.items() if isinstance(content, dict) else map(listed, enumerate(content)):
+            new = RENAMED.get(f"{parent}.{key}", RENAMED.get(key, key))
             if key not in PASSED_OVER and new:
                 yield from numbers(value, f"{path}/{new}")
-    elif isinstance(content, list):
-        for place, value in enumerate(content):
-            yield from numbers(value, f"{path}/{place}")
     elif content is None or isinstance(content, int | float):
         yield path, content
+
+
+def listed(entry: tuple[int, Any]) -> tuple[str, Any]:
+    """An entry of a list with its name: a range goes by its rule and score, everything else by its place."""
+    place, value = entry
+    if isinstance(value, dict) and {"rule", "first", "last"} <= set(value):
+        return "/".join(value[name] for name in ("rule", "profile") if value.get(name)), value
+    return str(place), value
 
 
 def same(a: Any, b: Any) -> bool:
@@ -51,7 +78,7 @@ def json_differences(before: Path, after: Path) -> tuple[int, list[str]]:
 def table_differences(before: Path, after: Path) -> tuple[int, list[str]]:
     """The same for the columns of a CSV or parquet file."""
     old, new = (pd.read_parquet(p) if p.suffix == ".parquet" else pd.read_csv(p) for p in (before, after))
-    old = old.rename(columns=RENAMED).drop(columns="", errors="ignore")
+    old = old.rename(columns=RENAMED).drop(columns="", errors="ignore").replace(RENAMED_VALUES)
     wrong = [f"column {name}" for name in old if name not in new or not old[name].equals(new[name])]
     return old.size, wrong
 
