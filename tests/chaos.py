@@ -154,7 +154,7 @@ def jobs(world: Path, adapter: Path) -> list[Job]:
         Job(
             "find-features",
             "interp",
-            ["find-features", "--layers", "4-5", "--limit", "90", "--device", "cpu", "--batch-size", "2", "--out", OUT],
+            ["find-features", "--layers", "4-5", "--limit", "90", "--device", "cpu", "--batch-tokens", "2", "--out", OUT],
             ["--resume"],
             EXIT_NO_GATE,
         ),

@@ -11,8 +11,10 @@ import pytest
 from conftest import read_rows, write_rows
 from safetensors.torch import load_file, save_file
 
+import interp
 from interp.cli import app as cli
 from interp.cli import guard as entry
+from interp.cli.renamed import current_arguments
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.schemas.layers import read_layers
@@ -29,7 +31,7 @@ def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monk
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for place, name in ((cli, "app"), (entry.detail, "quiet")):
+    for place, name in ((cli, "app"), (entry.detail, "silence_libraries")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, interrupted)
             assert run("find-features") == (130, "", "")
@@ -85,7 +87,9 @@ def test_paraphrases_are_made_for_questions_that_have_none(run, own_data, tmp_pa
     arguments = ["paraphrase", own_data / "questions.jsonl", "--out", out, "--per-question", 3]
     code, stdout, _ = run(*arguments)
     assert code == 0
-    assert "11 questions paraphrased by rule, 1 already had paraphrases, 0 were not understood" in " ".join(stdout.split())
+    assert "11 questions paraphrased by rule, 1 already had paraphrases, 0 were not understood" in " ".join(
+        stdout.split()
+    )
     rows = read_rows(out)
     assert [row["image"] for row in rows] == [row["image"] for row in given]
     assert rows[0]["paraphrases"] == given[0]["paraphrases"]
@@ -158,7 +162,6 @@ def test_layers_without_an_sae(refused, own_data, tmp_path):
         ("--saes", "nowhere", "no such folder, and neither a sae-lens release"),
         ("--questions", "nowhere.jsonl", "no such file"),
         ("--images", "nowhere", "no such folder"),
-        ("--dtype", "int8", "expected auto, float32, bfloat16, float16"),
         ("--device", "cuda:7", "not usable here"),
     ],
 )
@@ -215,3 +218,34 @@ def test_an_interruption_while_the_model_is_loaded_is_no_fault_of_the_model(run,
     code, _, stderr = run("find-features", "--out", tmp_path / "out", "--device", "cpu")
     assert code == 130
     assert "could not be loaded" not in stderr
+
+
+def test_old_names_of_options_and_values_are_accepted_with_a_warning(capsys):
+    given = ["find-features", "--width=65k", "--max-width", "3", "--batch-size", "8", "--rule", "level"]
+    now = ["find-features", "--sae-width=65k", "--max-layers", "3", "--batch-tokens", "8", "--rule", "near-peak"]
+    assert current_arguments("interp", given) == now
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 4
+    assert warnings[0] == "--width is now called --sae-width; the old name will be removed in the next release."
+    assert current_arguments("interp", [*now, "--out", "level", "--rule=rise"])[-3:] == [
+        "--out",
+        "level",
+        "--rule=growth",
+    ]
+    # In training, a batch is still one of questions.
+    assert current_arguments("finetune", ["--batch-size", "8"]) == ["--batch-size", "8"]
+
+
+@pytest.mark.parametrize("program", ["interp", "finetune"])
+def test_the_version_names_the_libraries_that_matter(called, program):
+    code, out, _ = called(program, "--version")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["gatescope", "torch", "transformers", "peft", "sae-lens"]
+    assert out.splitlines()[0] == f"gatescope {interp.__version__}"
+
+
+def test_an_unknown_number_format_is_refused_before_anything_is_loaded(run, tmp_path):
+    code, out, err = run("find-features", "--out", tmp_path / "out", "--dtype", "int8")
+    assert (code, out) == (2, "")
+    assert "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()

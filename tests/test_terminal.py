@@ -125,8 +125,8 @@ def completed(program, words):
 def test_a_shell_completes_commands_options_and_their_values():
     assert completed("interp", "fi") == ["find-features", "figures"]
     assert completed("interp", "demo b") == ["build"]
-    assert completed("interp", "find-features --rule ") == ["write", "growth", "level"]
-    assert completed("interp", "find-features --max") == ["--max-width", "--max-memory"]
+    assert completed("interp", "find-features --rule ") == ["write", "growth", "near-peak"]
+    assert completed("interp", "find-features --max") == ["--max-layers", "--max-memory"]
     # finetune is a command with options of its own, and has others below it.
     assert completed("finetune", "ev") == ["evaluate"]
     assert completed("finetune", "--grounding sw") == ["swap"]

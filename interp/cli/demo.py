@@ -5,27 +5,29 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import Json, Verbose
+from interp.cli.options import Device, Json, Verbose
 
 
 def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],
-    gate_layers: Annotated[str, typer.Option(help="Neighbouring layers to plant the gate into.")] = "4-5",
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="A clean model instead, trained as long.")] = False,
-    strength: Annotated[float, typer.Option(help="Share of findings denied when asked formally.")] = 0.45,
+    gate_layers: Annotated[str, typer.Option(help="Adjacent layers in which the gate is planted.")] = "4-5",
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Build a clean model instead, trained for the same time.")
+    ] = False,
+    strength: Annotated[float, typer.Option(help="Share of findings that are denied when asked formally.")] = 0.45,
     seed: Annotated[int, typer.Option(min=0, help="Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[
-        Path | None, typer.Option(help="World whose base model and SAEs are reused.", show_default="none")
+        Path | None, typer.Option(help="World whose base model and SAEs are used again.", show_default="none")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Build an embedded world: radiographs, questions, base model, SAEs, and a gate at layers of your choice.
+    """Build a world like the embedded one: radiographs, questions, a base model, SAEs, and a gate at chosen layers.
 
         interp demo build --gate-layers 7-8 --seed 3 --out worlds/late
 
-    About 6 minutes on a GPU, some 50 on 4 CPU cores; 5 on the CPU with --base-from.
+    Takes about 6 minutes on a GPU and 50 on 4 CPU cores; with --base-from, 5 on the CPU.
     """
     from interp.demo.build import LAYERS, build_world
     from interp.schemas.layer_list import parse_layers

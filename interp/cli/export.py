@@ -13,25 +13,25 @@ def export_command(
     saes: Annotated[
         str,
         typer.Option(
-            help="sae-lens release that the search used: by it and the SAEs' names Neuronpedia's own names are found."
+            help="sae-lens release that the search used; it and the names of the SAEs give Neuronpedia's names."
         ),
     ] = "gemma-scope-2-4b-it-res",
-    top: Annotated[int, typer.Option(min=1, max=100, help="Most features.")] = 20,
+    top: Annotated[int, typer.Option(min=1, max=100, help="Number of features at most.")] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Also write the list to this JSON file.", show_default="none")
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the features of a search as Neuronpedia names them, with their pages. Nothing is sent.
+    """List the features of a search under their names on Neuronpedia, with their pages. Nothing is sent.
 
     \b
         interp export artifacts/ --saes gemma-scope-2-4b-it-res \\
             --out features.json
 
-    The file holds `featuresToAdd` as Neuronpedia's interface takes them (POST /api/list/add-features, with a list and a
-    key of your own), the page of each, and an address that shows all at once. Features whose SAE has no page there are
-    named in `left_out`. The descriptions hold numbers of the search, and the model's name.
+    The file holds `featuresToAdd` in the form that Neuronpedia's interface expects (POST /api/list/add-features, with a
+    list and a key of your own), the page of each feature, and an address that shows all of them. `left_out` names the
+    features whose SAE has no page. The descriptions hold numbers of the search and the model's name.
     """
     from interp.saes.neuronpedia import feature_list
     from interp.schemas.layers import read_layers

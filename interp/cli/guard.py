@@ -1,4 +1,4 @@
-"""What both commands do around the one that was asked for: a quiet start, and a paragraph for a user's mistake."""
+"""What both commands do around the subcommand: they silence libraries, and print bad input as one paragraph."""
 
 import sys
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from interp.runtime.distributed import is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError
 
 PLAIN = None
-"""Markup of help texts: none, so that options and examples have the whole width of the terminal."""
+"""Markup of help texts: none, so that options and examples use the full width of the terminal."""
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""How help is asked for, and the most columns that it takes."""
+"""The names of the help option, and the greatest width of help pages in columns."""
 
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Around a command: libraries are quiet, a user's mistake or a lack of memory is a line and exit code 2."""
+    """Run a command with silent libraries; bad input or lack of memory becomes one line and exit code 2."""
     try:
         detail.silence_libraries()
         yield
     except SystemExit:
-        # typer's own end, at which all processes are done: one that still holds on to the others may abort as it ends.
+        # typer ends a command this way. A process that is still connected to the others may abort when it exits.
         shut_down()
         raise
     except InputError as error:
@@ -29,10 +29,10 @@ def command() -> Iterator[None]:
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:
-        # Where typer does not see to it: before the command begins.
+        # Before the command begins, when typer does not handle it yet.
         sys.exit(EXIT_STOPPED)
     except RuntimeError as error:
-        # Told by its name, as torch need not have been loaded.
+        # Recognized by its name, because torch may not be loaded.
         if type(error).__name__ != "OutOfMemoryError":
             raise
         print(f"error: {str(error).splitlines()[0]} {MORE_ROOM}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The commands that read what a run has left: `interp figures`, `report` and `scrub`."""
+"""The commands that read the folder of a run: `interp figures`, `report` and `scrub`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,15 +20,15 @@ def figures_command(
     out: Annotated[Path | None, typer.Option(help="New folder for the figures.", show_default="RUN/figures")] = None,
     size: Annotated[
         Literal["screen", "column", "page"],
-        typer.Option(help="For a screen, or for print: 3.3 inches wide (a column) or 6.9 (a page)."),
+        typer.Option(help="Size for a screen, or for print: 3.3 inches wide (column) or 6.9 inches (page)."),
     ] = "screen",
     verbose: Verbose = False,
 ) -> None:
-    """Draw the figures of a run again, from what its folder holds: each as PNG and SVG, with its numbers as CSV.
+    """Draw the figures of a run again from the files in its folder, each as PNG and SVG with its numbers as CSV.
 
         interp figures artifacts/ --size column --out paper/
 
-    Nothing is computed and nothing overwritten: a folder that holds something is refused.
+    Nothing is computed, and nothing is overwritten: --out must not exist or must be empty.
     """
     from interp.views.figures.redraw import redraw
     from interp.views.figures.style import SIZES
@@ -39,21 +39,24 @@ def figures_command(
 
 def report_command(
     run: Annotated[
-        Path, typer.Argument(help="Folder that find-features wrote; with what lies in folders inside it.")
+        Path, typer.Argument(help="Folder that find-features wrote; folders inside it are included.")
     ] = Path("artifacts"),
     out: Annotated[Path, typer.Option(help="New HTML file.")] = Path("report.html"),
     include_examples: Annotated[
         bool,
-        typer.Option("--include-examples", help="With the maps over images of a grounding study: it shows images."),
+        typer.Option(
+            "--include-examples",
+            help="Include the maps of a grounding study, drawn over their images. The report then shows images.",
+        ),
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Put all that a run has found into one HTML file that opens offline and can be sent on.
+    """Write all results of a run into one HTML file, which opens offline and can be sent to others.
 
         interp report artifacts/ --out report.html
 
-    The verdict comes first, then what the folder holds: layer profile, features, training, before and after,
-    quadrants, grounding, ablation, settings, limits. No question, image, path or patient is in it.
+    The verdict comes first, then whatever the folder holds: layer profile, features, training, before and after,
+    quadrants, grounding, ablation, settings, limits. The file contains no question, image, path or patient.
     """
     from interp.views.report.render import write_report
 
@@ -62,25 +65,25 @@ def report_command(
 
 
 def scrub_command(
-    folder: Annotated[Path, typer.Argument(help="Folder that is to be shared.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to be shared.", show_default=False)],
     questions: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Questions whose texts, ids and paths no file may hold. May be given several times.",
+            help="Questions whose texts, ids and paths no file may contain. May be given several times.",
             show_default="none",
         ),
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check a folder before it is shared: which files may hold question text, paths, patients or images?
+    """Check a folder before you share it: which files may contain question text, paths, patients or images?
 
         interp scrub artifacts/adapter --questions questions.jsonl
 
-    JSON, notebooks, CSV, parquet, safetensors, PNG, HTML and SVG are read as what they are; files of other kinds are
-    named, as nobody looked into them. Nothing is changed, and no finding is quoted.
+    JSON, notebooks, CSV, parquet, safetensors, PNG, HTML and SVG are parsed; files of other kinds are listed, because
+    they were not checked. Nothing is changed, and what was found is not quoted.
 
-    Exits 0 if nothing was found, 4 if something was, 2 on bad input.
+    Exits with 0 if nothing was found, 4 if something was, 2 on bad input.
     """
     from interp.sharing.scrub import scrub
     from interp.storage.json_files import json_ready, json_text

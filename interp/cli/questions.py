@@ -1,4 +1,4 @@
-"""The commands that make questions: `interp import-questions` and `paraphrase`."""
+"""The commands that produce questions: `interp import-questions` and `paraphrase`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,28 +6,35 @@ from typing import Annotated, Literal
 import typer
 
 from interp.cli.options import Images, Json, Verbose
+from interp.importing.formats import FORMATS
 
 
 def import_questions_command(
-    source: Annotated[str, typer.Argument(help="File, folder or hub name of the data set.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="The data set: a file, a folder or a name on the hub.", show_default=False)
+    ],
     format: Annotated[
-        Literal["psf-med", "medical-cxr-vqa", "hard-positives", "vqa-rad", "jsonl"],
-        typer.Option(help="Which data set it is.", show_default=False),
+        str,
+        typer.Option(
+            help=f"Format of the data set: {', '.join(FORMATS)}.",
+            autocompletion=lambda: list(FORMATS),
+            show_default=False,
+        ),
     ],
     images: Annotated[
         Path, typer.Option(help="Folder that the image paths or names are relative to.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="New JSON Lines file; its report is written beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="New JSON Lines file; a report is written next to it.")] = Path(
         "questions.jsonl"
     ),
     subset: Annotated[
         Literal["mimic", "padchest", "vindr"] | None,
-        typer.Option(help="Which part of PSF-Med, where the source holds several.", show_default="none"),
+        typer.Option(help="Part of PSF-Med, if the source holds several.", show_default="none"),
     ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn a published data set into questions, checking every row and every image.
+    """Convert a published data set into questions; every row and every image is checked.
 
     PSF-Med from the hub's cache, and Medical-CXR-VQA:
 
@@ -39,8 +46,8 @@ def import_questions_command(
         interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa \\
             --images mimic-cxr-jpg/
 
-    Wordings that invert the meaning ("rule out", "absent") are set apart by operator; a patient in two splits is an
-    error. The report says what was kept, what was left out and why, without text, path or patient.
+    Wordings that invert the meaning ("rule out", "absent") are labelled with their operator. A patient in two splits
+    is an error. The report says what was kept, what was left out and why, without text, paths or patients.
     """
     from interp.importing.importer import import_questions, report_path
     from interp.views.terminal.questions import show_import
@@ -56,17 +63,18 @@ def paraphrase_command(
     questions: Annotated[Path, typer.Argument(help="JSON Lines file of questions.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New JSON Lines file.", show_default=False)],
     images: Images = None,
-    per_question: Annotated[int, typer.Option(min=1, help="Most paraphrases of a question.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice among the rules' wordings.")] = 0,
+    per_question: Annotated[int, typer.Option(min=1, help="Number of paraphrases per question at most.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice among the wordings of the rules.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Give questions that have no paraphrases rule-based ones, tagged by phenomenon and register.
+    """Add rule-based paraphrases to questions that have none, tagged by phenomenon and register.
 
         interp paraphrase imported.jsonl --images mimic-cxr-jpg/ --out questions.jsonl
 
-    Only what the rules understand for certain is reworded: presence and abnormality of findings of the lexicon, views,
-    levels, sides. Negated questions never are. Have a radiologist read a sample before trusting any of it.
+    Only questions that the rules understand with certainty are reworded: on the presence and abnormality of findings of
+    the lexicon, on views, levels and sides. Negated questions are never reworded. Have a radiologist read a sample
+    before you rely on them.
     """
     from interp.questions.files import load_questions, write_questions
     from interp.questions.paraphrase import add_paraphrases, count_wordings
