@@ -6,13 +6,13 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from interp.views.terminal.feature import causal_lines
 from matplotlib.figure import Figure
-from rich.markup import escape
-from rich.table import Table
 
 import interp
-from interp.views.notebook import page_html, plotted, table_html
+from interp.views.notebook import overview_html, plotted, table_html
+from interp.views.overview import Overview
+from interp.views.table import Cell, Column, Table
+from interp.views.tables.feature import causal_line, study_facts
 
 
 class Cells(HTMLParser):
@@ -62,37 +62,46 @@ def study(vlm, questions):
 
 
 def test_a_table_is_the_same_in_html_with_its_text_escaped():
-    table = Table(title="A & B", caption="<script>alert(1)</script>")
-    table.add_column("arm")
-    table.add_column(escape("share [%]"), justify="right")
-    table.add_row("[bold]<b>x</b>[/bold]", "0.1 [0.0, 0.2]", style="bold")
-    table.add_row(escape("[red]y"), "2\n[1, 3]")
-    html = table_html(table)
+    columns = [
+        Column("arm", Cell, numeric=False),
+        Column("share [%]", Cell),
+        Column("only in the report", Cell, narrow=False),
+    ]
+    rows = [
+        [Cell("<b>x</b>"), Cell("0.1 [0.0, 0.2]"), Cell("a")],
+        [Cell("[red]y"), Cell("2\n[1, 3]"), Cell("b")],
+    ]
+    html = table_html(Table("A & B", columns, rows, "<script>alert(1)</script>", frozenset({0})))
     found = Cells(html)
     assert found.rows == [["arm", "share [%]"], ["<b>x</b>", "0.1 [0.0, 0.2]"], ["[red]y", "2[1, 3]"]]
     assert "script" not in found.tags
+    assert "A & B" in found.text
     assert "<script>alert(1)</script>" in found.text
     assert html.count("font-weight:bold") == 1
     assert "2<br>[1, 3]" in html
+    assert html.count("text-align:left") == 3
 
 
-def test_a_page_says_the_verdict_first_and_escapes_it():
-    found = Cells(page_html("<img src=x>", ["a < b"], [], ["note"]))
+def test_a_page_gives_the_conclusion_first_and_escapes_it():
+    page = Overview("of a model", ["<img src=x>"], [("a", "< b")], notes=["note"])
+    found = Cells(overview_html(page))
     assert found.tags == {"div", "p", "b", "i"}
-    assert re.sub(r"\s+", " ", found.text).strip() == "<img src=x> a < b note"
+    assert re.sub(r"\s+", " ", found.text).strip() == "<img src=x> of a model a: < b note"
 
 
 def test_a_search_shows_verdict_range_and_every_interval_of_its_profile(result):
     html = result._repr_html_()
     found = Cells(html)
     first = html.index(result.artifact.verdict)
-    assert first < html.index(f"{result.artifact.data.questions} closed questions") < html.index("<table")
-    assert f"layers {result.artifact.layers[0]}-{result.artifact.layers[-1]} (rule write" in found.text
+    assert first < html.index(f"{result.artifact.data.questions} yes/no questions") < html.index("<table")
+    assert f"layers {result.artifact.layers[0]}-{result.artifact.layers[-1]}, by rule write, peak" in found.text
     rows = [row for row in found.rows if row[0] in ("4", "5", "6")]
     for row, entry in zip(rows, result.artifact.profile, strict=True):
         ends = (entry.recovery.value, entry.recovery.low, entry.recovery.high)
         assert [float(x) for x in re.findall(r"-?\d*\.\d+", row[2])] == pytest.approx(ends, abs=0.0051)
-    assert [len(row) for row in found.rows if ":" in row[0]] == [10] * min(10, len(result.artifact.features))
+    assert [len(row) for row in found.rows if re.fullmatch(r"\d+:\d+", row[0])] == [10] * min(
+        10, len(result.artifact.features)
+    )
 
 
 def test_no_question_is_in_what_a_result_says_of_itself(result, study, questions):
@@ -107,19 +116,18 @@ def test_a_study_shows_its_causal_test_first_and_its_tables(study):
     html = study._repr_html_()
     found = Cells(html)
     text = re.sub(r"\s+", " ", found.text)
-    lines = causal_lines(study)
-    assert text.strip().startswith(lines[0])
-    assert all(re.sub(r"\s+", " ", line).strip() in text for line in lines)
-    assert ["4 (casual)", str(study.grid.levels[-1].prompts)] in [row[:2] for row in found.rows]
-    assert sum(row[0] in ("finding", "phenomenon", "registers") for row in found.rows) == len(study.groups)
+    assert text.strip().startswith(re.sub(r"\s+", " ", causal_line(study)))
+    assert all(re.sub(r"\s+", " ", f"{name}: {fact}") in text for name, fact in study_facts(study))
+    assert ["4", str(study.grid.levels[-1].prompts)] in [row[:2] for row in found.rows]
+    assert sum(row[1] in ("finding", "phenomenon", "registers") for row in found.rows) == len(study.groups)
 
 
 @pytest.mark.parametrize(
     ("of", "name", "label"),
     [
-        ("result", "plot_margin", "answer margin [logits],\nparaphrase - original"),
+        ("result", "plot_margin", "answer margin [logits],\nparaphrase − original"),
         ("result", "plot_register", "share of wordings"),
-        ("study", "plot_margin", "answer margin [logits],\nparaphrase - original"),
+        ("study", "plot_margin", "answer margin [logits],\nparaphrase − original"),
         ("study", "plot_dose", "recovered share\nof the margin shift"),
         ("study", "plot_groups", ""),
         ("study", "plot_grid", "activation\nat the final token"),

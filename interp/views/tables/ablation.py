@@ -128,7 +128,6 @@ def rules_table(found: Ablation) -> Table:
         "For each score, the window with the highest mean score, and its regret as above. Depth: the earliest window. "
         "Chance: the mean of all windows.",
         [0],
-        "chosen range",
     )
 
 

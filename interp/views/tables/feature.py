@@ -15,14 +15,14 @@ def study_overview(study: Study) -> Overview:
     tables = [grid_table(study), neighbours_table(study)]
     return Overview(
         f"Feature {study.name} of {study.sae}, {study.model}",
-        [test_line(study)],
+        [causal_line(study)],
         study_facts(study),
         [groups_table(study), *tables] if study.groups else tables,
         study.notes,
     )
 
 
-def test_line(study: Study) -> str:
+def causal_line(study: Study) -> str:
     """What the causal test came to, in one sentence."""
     test = study.test
     if test is None:
