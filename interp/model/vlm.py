@@ -47,9 +47,10 @@ class Vlm:
     """The processes that divide measurements and answers among themselves; all of them must ask for the same."""
 
     def __repr__(self) -> str:
+        encoded = sum(len(tokens) > 0 for tokens in self.image_tokens.values())
         return (
             f"Vlm({self.name}, {self.n_layers} layers, d_model {self.d_model}, {self.arithmetic} on {self.device}, "
-            f"{len(self.image_tokens)} images encoded)"
+            f"{encoded} images encoded)"
         )
 
     @property
