@@ -430,6 +430,11 @@ def test_a_bad_file_is_one_error_and_writes_nothing(mimic, tmp_path, name, conte
     assert not (tmp_path / "out.jsonl.report.json").exists()
 
 
+def test_an_unknown_format_is_refused(mimic, tmp_path):
+    with pytest.raises(InputError, match=r"--format psf: no such format\. Choose one of psf-med, medical-cxr-vqa"):
+        import_questions(tmp_path / "a.csv", "psf", mimic, tmp_path / "out.jsonl")
+
+
 def test_a_patient_in_two_splits_is_refused(mimic, tmp_path):
     rows = [list(row) for row in VQA]
     rows[1][6] = "test"

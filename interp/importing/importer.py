@@ -24,9 +24,11 @@ def import_questions(
     """Read a data set, check every question and image, and write `out` (JSON Lines) and `out`.report.json.
 
     `source` is a file, a folder or the data set's hub name. Image paths are relative to the folder `images`.
-    Raises InputError, and writes nothing, if the source does not fit `format`, if no question is left, if a patient or
-    an image is in both splits, or if `out` exists.
+    Raises InputError, and writes nothing, if `format` is unknown or the source does not fit it, if no question is left,
+    if a patient or an image is in both splits, or if `out` exists.
     """
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: no such format. Choose one of {', '.join(FORMATS)}.")
     for path in (out, report_path(out)):
         if path.exists():
             raise InputError(f"{path}: exists already, and nothing is overwritten. Choose another --out or remove it.")
