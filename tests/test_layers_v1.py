@@ -1,0 +1,67 @@
+"""A layers.json of schema version 1, as GateScope 0.1 wrote it (`layers_v1.json`), is read under the new names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.runtime.errors import InputError
+from interp.schemas.layers import SCHEMA_VERSION, read_layers, write_layers
+from interp.schemas.layers_v1 import upgraded
+
+OLD = Path(__file__).with_name("layers_v1.json")
+
+
+@pytest.fixture
+def old():
+    return json.loads(OLD.read_text())
+
+
+def test_every_number_is_found_under_its_new_name(old):
+    found = read_layers(OLD)
+    assert (found.schema_version, found.verdict, found.layers) == (SCHEMA_VERSION, old["verdict"], old["layers"])
+    renamed = {"random_patch": "control", "random_write": "write_control", "feature_patch": "joint"}
+    renamed |= {"net_feature_patch": "net_joint"}
+    for before, entry in zip(old["profile"], found.profile, strict=True):
+        now = entry.model_dump()
+        assert set(before) - {"step", *renamed.values()} == set(now) - set(renamed)
+        assert now == {name: before[renamed.get(name, name)] for name in now}
+    for before, feature in zip(old["features"], found.features, strict=True):
+        assert feature.model_dump() == {
+            name: before["firing_rate" if name == "density" else name] for name in feature.model_dump()
+        }
+
+
+def test_ranges_and_settings_go_by_the_new_rules(old):
+    found = read_layers(OLD)
+    own = [
+        entry
+        for entry in old["ranges"]
+        if (entry["rule"], entry["profile"]) in (("write", "write"), ("rise", "recovery"), ("level", "auc"))
+    ]
+    assert [entry.rule for entry in found.ranges] == ["write", "near-peak", "growth"]
+    assert [(e.first, e.last, e.peak) for e in found.ranges] == [(e["first"], e["last"], e["peak"]) for e in own]
+    assert (found.settings["rule"], found.settings["max_layers"]) == ("write", old["settings"]["max_width"])
+    assert not {"max_width", "profile"} & set(found.settings)
+
+
+@pytest.mark.parametrize(("rule", "profile", "kept"), [("rise", "recovery", False), ("level", "net", True)])
+def test_a_score_that_no_rule_reads_any_more_stays_in_the_settings(old, rule, profile, kept):
+    settings = upgraded(old | {"settings": {"rule": rule, "profile": profile}})["settings"]
+    assert ("profile" in settings) == kept
+    assert settings["rule"] == {"rise": "growth", "level": "near-peak"}[rule]
+
+
+def test_an_upgraded_file_is_read_again(tmp_path):
+    write_layers(read_layers(OLD), tmp_path / "layers.json")
+    assert read_layers(tmp_path / "layers.json") == read_layers(OLD)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("profile", 3), ("profile", [None]), ("ranges", ["x"]), ("ranges", {}), ("settings", 0), ("rule", [])],
+)
+def test_damage_is_named_as_in_a_new_file(old, tmp_path, field, value):
+    (tmp_path / "layers.json").write_text(json.dumps(old | {field: value}))
+    with pytest.raises(InputError, match=f"layers.json: field {field}"):
+        read_layers(tmp_path / "layers.json")
