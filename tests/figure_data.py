@@ -1,4 +1,4 @@
-"""Folders as the commands leave them, with made-up numbers: long names, many layers and arms, some numbers missing."""
+"""Folders as the commands write them, of made-up numbers: long names, many layers and arms, some numbers missing."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from interp.views.figures.register import activation_by_register, register_frame
 from interp.views.figures.style import Drawing, save_figures
 
 MODEL = "a-medical-model-of-$9-and-a-name-that-is-far_too_long-for-one-line"
-"""No formula either."""
+"""A name with dollar signs, which are not a formula."""
 MEASURES = (
     "question_flip_rate",
     "pairwise_flip_rate",
@@ -46,7 +46,7 @@ def share(rng: np.random.Generator) -> Interval:
 
 
 def layers_of(layers: int, seed: int = 0) -> Layers:
-    """A search of a model of many layers; the last one has numbers that could not be had."""
+    """A search of a model with many layers; some numbers of the last layer are undefined."""
     rng = np.random.default_rng(seed)
     nothing = Interval(value=None, low=None, high=None)
     names = (
@@ -97,7 +97,7 @@ def layers_of(layers: int, seed: int = 0) -> Layers:
 
 
 def flips_of(pairs: int, seed: int = 0) -> tuple[np.ndarray, Flips]:
-    """Deltas of a feature, and the pairs that they are of."""
+    """The deltas [pairs] of a feature, and the pairs."""
     rng = np.random.default_rng(seed)
     before, after = rng.normal(0, 2, pairs), rng.normal(0, 2, pairs)
     flipped = (before > 0) != (after > 0)
@@ -105,11 +105,17 @@ def flips_of(pairs: int, seed: int = 0) -> tuple[np.ndarray, Flips]:
     return rng.normal(0, 3, pairs), Flips(table, before, after, flipped, flipped)
 
 
+def pairs_of(pairs: int) -> pd.DataFrame:
+    """The data of a scatter of delta against margin shift."""
+    delta, flips = flips_of(pairs)
+    return delta_frame(17, 103818, delta, flips.margin_after - flips.margin_before, flips.flipped)
+
+
 def search_folder(folder: Path, layers: int = 34, pairs: int = 300) -> Path:
     """A run of `interp find-features`, its table of features apart."""
     artifact, rng = layers_of(layers), np.random.default_rng(1)
     write_text(folder / "layers.json", artifact.model_dump_json())
-    delta = delta_frame(17, 103818, *flips_of(pairs))
+    delta = pairs_of(pairs)
     register = rng.choice(np.array(["formal", "casual", None], object), 200)
     wordings = register_frame(17, 103818, rng.exponential(2, 200).astype(np.float32), register)
     save_figures(

@@ -7,7 +7,17 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from figure_data import FOLDERS, MODEL, adapter_folder, evaluation_of, flips_of, history_of, layers_of, study_of
+from figure_data import (
+    FOLDERS,
+    MODEL,
+    adapter_folder,
+    evaluation_of,
+    flips_of,
+    history_of,
+    layers_of,
+    pairs_of,
+    study_of,
+)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -122,7 +132,7 @@ def test_all_text_is_on_the_canvas_apart_and_legible(folders, name, size):
 
 
 def test_print_is_of_300_dots_an_inch(tmp_path):
-    frame = delta_frame(4, 110, *flips_of(20))
+    frame = pairs_of(20)
     for name, size in SIZES.items():
         _, png, _ = save_figure(delta_against_margin(frame, size=size), tmp_path / name, frame)
         assert Image.open(png).size[0] >= (1 if name == "screen" else 300) * size.width - 1
@@ -156,7 +166,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
             path.write_text("half")
             raise OSError("the disk went away")
 
-    frame = delta_frame(4, 110, *flips_of(20))
+    frame = pairs_of(20)
     with pytest.raises(OSError, match="went away"):
         save_figure(delta_against_margin(frame), tmp_path / "a.b", Broken(frame))
     assert list(tmp_path.iterdir()) == []
@@ -195,17 +205,16 @@ def test_the_scatter_says_how_delta_and_shift_go_together():
     from scipy.stats import pearsonr
 
     delta, flips = flips_of(300)
-    figure = delta_against_margin(delta_frame(4, 110, delta, flips))
-    r = pearsonr(delta, flips.margin_after - flips.margin_before).statistic
+    shift = flips.margin_after - flips.margin_before
+    figure = delta_against_margin(delta_frame(4, 110, delta, shift, flips.flipped))
+    r = pearsonr(delta, shift).statistic
     assert figure.get_suptitle() == f"Layer 4, feature 110: r = {r:.2f}, 300 pairs"
-    silent = delta_against_margin(delta_frame(4, 110, np.zeros(300), flips))
+    silent = delta_against_margin(delta_frame(4, 110, np.zeros(300), shift, flips.flipped))
     assert "r undefined" in silent.get_suptitle()
 
 
 def test_many_points_are_an_image_inside_of_the_svg(tmp_path):
-    few, many, more = (
-        svg_of(delta_against_margin(delta_frame(4, 110, *flips_of(n)))) for n in (DENSE, DENSE + 1, 9999)
-    )
+    few, many, more = (svg_of(delta_against_margin(pairs_of(n))) for n in (DENSE, DENSE + 1, 9999))
     assert "<image" not in few
     assert "<image" in many
     assert len(more) < len(few)
@@ -315,7 +324,7 @@ def test_a_training_of_one_step_is_drawn():
 def test_axes_of_ones_own_are_drawn_into():
     figure = Figure(figsize=(9, 9))
     above, below, scatter, histogram = figure.subplots(4, 1)
-    artifact, frame = layers_of(8), delta_frame(4, 110, *flips_of(50))
+    artifact, frame = layers_of(8), pairs_of(50)
     assert layer_profile(artifact, [above, below]) is figure
     assert delta_against_margin(frame, scatter) is figure
     wordings = register_frame(4, 110, np.arange(4.0), np.array(["formal", "casual"] * 2))
@@ -349,7 +358,13 @@ def test_the_folder_beside_a_run(run, tmp_path):
     [
         (lambda folder: (folder / "evaluation.json").write_text("{"), "evaluation.json: not JSON"),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "json: found a list, expected an object"),
-        (lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'), "field verdicts: Field required"),
+        (
+            lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'),
+            (
+                lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'),
+                "field verdicts: Field required",
+            ),
+        ),
         (lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 9}'), "schema version 9"),
         (lambda folder: (folder / "history.csv").write_text("step,lr\n1,2\n"), "no column epoch, grad_norm, loss"),
         (lambda folder: (folder / "history.csv").write_bytes(b"\xff\xfe\x00"), "history.csv: not a CSV table"),
