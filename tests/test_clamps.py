@@ -272,7 +272,7 @@ def test_clamps_that_do_not_fit(vlm, prompts, sae_folder):
         parse_clamps("1:7,1:8,1:7=2")
     with pytest.raises(InputError, match=r"1:24: layer_1_\w+ has features 0 to 23"):
         clamps_of(sae_folder, "1:24", "final")
-    with pytest.raises(InputError, match=r"layer 9 has no SAE. The layers with SAEs are \[0, 1, 2, 3\]"):
+    with pytest.raises(InputError, match=r"layer 9 has no SAE. Layers with SAEs: 0, 1, 2, 3"):
         clamps_of(sae_folder, "1:7,9:3", "final")
     with pytest.raises(InputError, match="made for a residual stream of width 32"):
         clamps_of(sae_folder, "1:7", "final", d_model=64)

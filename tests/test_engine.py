@@ -71,7 +71,7 @@ def test_prompt_is_the_processors_own(vlm):
 
 @pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>"])
 def test_a_wording_that_stands_for_an_image_is_refused(vlm, token):
-    with pytest.raises(InputError, match=f"A wording holds '{token}', which stands for an image"):
+    with pytest.raises(InputError, match=f"A wording contains '{token}', which stands for an image"):
         prompt_tokens(vlm.processor, ["Is there a nodule?", f"Is there {token}?"])
 
 

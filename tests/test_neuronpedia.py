@@ -58,7 +58,7 @@ def test_the_command_lists_what_neuronpedia_has(tmp_path):
     assert json.loads(asked_for["features"][0]) == [place]
     shown = CliRunner().invoke(app, asked).stdout
     assert PAGE in shown
-    assert "no page of their SAE: 18:5" in shown
+    assert "features whose SAE has no page: 18:5" in shown
 
 
 @pytest.mark.parametrize("release", [str(WORLD / "saes"), "no-such-release", "gemma-scope-2-270m-it-res"])
