@@ -121,7 +121,7 @@ def test_a_layers_json_that_does_not_fit(run, world, tmp_path, content, message)
         (["--layers", "1", "--model", "./not/a/model"], "./not/a/model"),
         (["--layers", "1", "--device", "tpu"], "--device tpu"),
         (["--layers", "1", "--test-split", "all"], "held-out"),
-        (["--layers", "1", "--out", "used"], "already holds something"),
+        (["--layers", "1", "--out", "used"], "already exists"),
     ],
 )
 def test_a_mistake_is_one_paragraph_and_leaves_nothing(run, world, tmp_path, more, message):
@@ -145,10 +145,10 @@ def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path
     assert_error(failed, "not finite")
     assert "give the same command with --resume" in failed[2]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.partial"]
-    assert_error(run(*options(world, "--layers", "1", "--out", "adapter")), "Add --resume to go on behind it, or")
+    assert_error(run(*options(world, "--layers", "1", "--out", "adapter")), "Add --resume to continue it, or")
     monkeypatch.setattr("finetune.training.loop.FrozenLayers", None)
     code, _, err = run(*options(world, "--layers", "1", "--out", "adapter", "--resume"))
-    assert (code, err) == (0, "Going on behind step 1 of 1.\n"), "nothing is trained again"
+    assert (code, err) == (0, "Resuming after step 1 of 1.\n"), "nothing is trained again"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
@@ -304,7 +304,7 @@ def test_the_table_names_the_clamp(run, world, saes):
         (["--clamp", "1:8"], "layer_1_width_16k_l0_small has features 0 to 7"),
         (["--clamp", "2:3"], "layer 2 has no SAE"),
         (["--clamp", "1:3", "--saes", "./absent"], "./absent"),
-        (["--clamp", "1:3", "--width", "262k"], "262k"),
+        (["--clamp", "1:3", "--sae-width", "262k"], "262k"),
         (["absent", "--clamp", "1:3"], "no adapter_config.json"),
     ],
 )
