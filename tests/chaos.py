@@ -35,7 +35,7 @@ import finetune.cli.app
 import interp.cli.app
 from finetune.training import loop as train
 from interp.runtime.errors import EXIT_NO_GATE
-from interp.storage import checkpoint as kept
+from interp.storage import prompt_parts
 from interp.storage.manifest import check_manifest
 
 LOADED = ("peft", "scipy.stats", "statsmodels.api", "transformers.models.gemma3", "transformers.models.siglip")
@@ -86,7 +86,7 @@ def child(
         # Torch makes its pool anew behind a fork, which two threads that come first together would spoil.
         torch.set_num_threads(1)
         # Every step, and every batch, can be the last one kept.
-        train.CHECKPOINT_SECONDS = kept.CHECKPOINT_SECONDS = 0.0
+        train.CHECKPOINT_SECONDS = prompt_parts.CHECKPOINT_SECONDS = 0.0
         prepare()
         sys.argv = [program, *arguments]
         try:
@@ -194,7 +194,7 @@ def no_room(rng: random.Random) -> None:
 
 def no_memory(rng: random.Random) -> None:
     """From a random pass on, the model does not fit the memory of the GPU."""
-    from finetune.training.forward import FirstToken
+    from finetune.training.forward import FirstTokenLogits
     from interp.measurement import margins as measurement
     from interp.measurement import suffix_rerun as replay
 
@@ -209,7 +209,7 @@ def no_memory(rng: random.Random) -> None:
 
         return call
 
-    FirstToken.forward = limited(FirstToken.forward)
+    FirstTokenLogits.forward = limited(FirstTokenLogits.forward)
     measurement.final_logits, replay.rerun_suffix = limited(measurement.final_logits), limited(replay.rerun_suffix)
 
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from finetune.training.batches import Item
-from finetune.training.forward import FirstToken, lay_out, packed_losses
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
 from finetune.training.loss import Losses
-from finetune.training.prefix_states import FrozenLayers
+from finetune.training.prefix_states import PrefixStates
 from interp.demo.model import build_model, build_processor, train_tokenizer
 from interp.images.decode import open_image
 
@@ -118,7 +118,7 @@ def items_of(questions) -> list[Item]:
 
 def losses_of(vlm, adapted, items: list[Item]) -> Losses:
     """The losses of questions whose images are encoded, nothing kept from before."""
-    return packed_losses(FirstToken(adapted), lay_out(FrozenLayers(vlm), items), vlm.answers)
+    return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers)
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:

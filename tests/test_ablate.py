@@ -19,7 +19,7 @@ from finetune.cli import app as cli
 from finetune.lora.adapter_folder import load_adapter, read_record
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import plan_steps
+from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
@@ -131,7 +131,7 @@ def test_consistency_alone_does_not_depend_on_the_answers(tmp_path):
         vlm = load_vlm(world.model, "cpu", "float32")
         adapted = add_lora(vlm, [1], rank=2)
         settings = TrainSettings(rank=2, answer_weight=weight, lr=1e-2)
-        history = train(vlm, adapted, plan_steps(questions, 1, 4, 0), settings, accelerator_for("cpu"))
+        history = train(vlm, adapted, training_steps(questions, 1, 4, 0), settings, accelerator_for("cpu"))
         assert all(step.loss == pytest.approx(weight * step.ce + step.kl) for step in history)
         weights[name] = torch.cat([p.detach().flatten() for p in adapted.parameters() if p.requires_grad])
     assert torch.equal(weights["own"], weights["contrary"])
@@ -342,7 +342,7 @@ def test_another_base_or_a_damaged_file_is_refused(run, finished, world, tmp_pat
         (["--layers-from", "absent.json"], "absent.json: no such file"),
         (["--test-split", "train"], "patients are in both"),
         (["--lr", "0"], "lr is 0.0"),
-        (["--out", "used"], "already holds something"),
+        (["--out", "used"], "already exists"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_writes_nothing(run, tmp_path, options, message):

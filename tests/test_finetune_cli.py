@@ -146,7 +146,7 @@ def test_a_failure_while_evaluating_leaves_what_was_trained(run, world, tmp_path
     assert "give the same command with --resume" in failed[2]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.partial"]
     assert_error(run(*options(world, "--layers", "1", "--out", "adapter")), "Add --resume to continue it, or")
-    monkeypatch.setattr("finetune.training.loop.FrozenLayers", None)
+    monkeypatch.setattr("finetune.training.loop.PrefixStates", None)
     code, _, err = run(*options(world, "--layers", "1", "--out", "adapter", "--resume"))
     assert (code, err) == (0, "Resuming after step 1 of 1.\n"), "nothing is trained again"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import Step, plan_steps
-from finetune.training.forward import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.training.batches import Step, training_steps
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
 from finetune.training.loop import accelerator_for, train
-from finetune.training.prefix_states import FrozenLayers, lowest_trained
+from finetune.training.prefix_states import PrefixStates, lowest_trained
 from interp.images.decode import open_image
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
@@ -58,11 +58,11 @@ def gradient(adapted):
 def packed_gradient(world, items, budget, dtype="float32", style=None):
     """Through the packed engine, with what `budget` bytes hold kept before."""
     vlm, adapted = adapted_vlm(world, dtype, style)
-    prompts = prompts_of(items)
+    prompts = prompts_asked(items)
     encode_images(vlm, [p.image for p in prompts])
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     frozen.keep(prompts, budget)
-    losses = packed_losses(FirstToken(adapted), lay_out(frozen, items), vlm.answers)
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers)
     (losses.cross_entropy + losses.divergence).sum().backward()
     return gradient(adapted)
 
@@ -132,12 +132,12 @@ def test_images_beyond_the_budget_are_run_in_their_step(world, questions, budget
     vlm, _ = adapted_vlm(world)
     items = items_of(questions[:4] + questions[5:9])
     encode_images(vlm, [i.image for i in items])
-    plain, kept = FrozenLayers(vlm), FrozenLayers(vlm)
-    kept.keep(prompts_of(items), budget)
-    [(_, expected)] = lay_out(plain, items).parts
+    plain, kept = PrefixStates(vlm), PrefixStates(vlm)
+    kept.keep(prompts_asked(items), budget)
+    [(_, expected)] = build_batch(plain, items).parts
     run = []
     vlm.layers[0].register_forward_hook(lambda module, inputs, output: run.append(len(inputs[0])))
-    [(batch, found)] = lay_out(kept, items).parts
+    [(batch, found)] = build_batch(kept, items).parts
     assert sum(run) == rows_run
     told = batch.segment >= 0
     assert torch.allclose(found[told], expected[told], atol=1e-5)
@@ -149,18 +149,18 @@ def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions, mo
     vlm, _ = adapted_vlm(world)
     items = items_of(questions[:6])
     encode_images(vlm, [i.image for i in items])
-    kept = FrozenLayers(vlm)
-    kept.keep(prompts_of(items), EVERYTHING)
+    kept = PrefixStates(vlm)
+    kept.keep(prompts_asked(items), EVERYTHING)
     for part in (items[:1], items[1:3], items[::-1]):
-        [(batch, found)] = lay_out(kept, part).parts
-        [(_, expected)] = lay_out(FrozenLayers(vlm), part).parts
+        [(batch, found)] = build_batch(kept, part).parts
+        [(_, expected)] = build_batch(PrefixStates(vlm), part).parts
         told = batch.segment >= 0
         assert torch.allclose(found[told], expected[told], atol=1e-5)
 
 
 def test_frozen_layers_meet_a_prompt_once_in_all_epochs(world, questions):
     vlm, adapted = adapted_vlm(world)
-    steps = plan_steps(questions, 4, 6, 0, "blank")
+    steps = training_steps(questions, 4, 6, 0, "blank")
     calls: dict[int, list[bool]] = {number: [] for number in range(vlm.n_layers)}
     for number, layer in enumerate(vlm.layers):
         layer.register_forward_hook(lambda module, inputs, output, n=number: calls[n].append(torch.is_grad_enabled()))
@@ -185,7 +185,7 @@ def test_nothing_below_the_lowest_trained_layer_is_saved_for_the_backward_pass(w
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        packed_losses(FirstToken(adapted), lay_out(FrozenLayers(vlm), items), vlm.answers)
+        batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers)
     assert reached == [-1, 0, 1, 2, 3, 4], "nothing was kept, so all layers are run"
     assert set(saved_in) == {2, 3, 4}
 
@@ -205,17 +205,17 @@ def test_with_all_layers_trained_nothing_is_kept(world, questions):
     add_lora(vlm, range(5))
     items = items_of(questions[:6])
     encode_images(vlm, [i.image for i in items])
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     vlm.layers[0].register_forward_pre_hook(lambda module, inputs: pytest.fail("a trained layer was run"))
-    frozen.keep(prompts_of(items), EVERYTHING)
-    [(batch, hidden)] = lay_out(frozen, items).parts
+    frozen.keep(prompts_asked(items), EVERYTHING)
+    [(batch, hidden)] = build_batch(frozen, items).parts
     is_image = batch.input_ids == vlm.model.config.image_token_id
     assert torch.allclose(hidden[is_image], torch.cat([vlm.image_tokens[items[0].image]] * len(batch.segment)))
 
 
 def limited(monkeypatch, prompts):
     """As if the memory held a number of prompts; returns the sizes that it did not hold, as they come."""
-    forward, refused = FirstToken.forward, []
+    forward, refused = FirstTokenLogits.forward, []
 
     def limited_forward(self, parts):
         found = sum(len(batch.prompts) for batch, _ in parts)
@@ -224,7 +224,7 @@ def limited(monkeypatch, prompts):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, parts)
 
-    monkeypatch.setattr(FirstToken, "forward", limited_forward)
+    monkeypatch.setattr(FirstTokenLogits, "forward", limited_forward)
     return refused
 
 

@@ -15,7 +15,7 @@ from finetune.lora.adapter_folder import read_record
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import model_card
-from finetune.training.batches import plan_steps
+from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from finetune.training.loss import SWAP_MARGIN
 from finetune.training.opposite_images import opposite_images
@@ -107,10 +107,10 @@ def test_a_wording_that_inverts_the_meaning_is_no_shared_wording():
 
 @pytest.mark.parametrize("grounding", ["blank", "swap"])
 def test_the_plan_differs_by_substitutes_only(questions, grounding):
-    plain, grounded = (plan_steps(questions, 3, 8, 5, kind) for kind in ("none", grounding))
-    assert plain == plan_steps(questions, 3, 8, 5)
+    plain, grounded = (training_steps(questions, 3, 8, 5, kind) for kind in ("none", grounding))
+    assert plain == training_steps(questions, 3, 8, 5)
     assert [s._replace(items=[i._replace(substitute=None) for i in s.items]) for s in grounded] == plain
-    assert grounded == plan_steps(questions, 3, 8, 5, grounding)
+    assert grounded == training_steps(questions, 3, 8, 5, grounding)
     patient = {q.image: q.patient for q in questions}
     truth = {
         (q.image, text): q.true_answer for q in questions for text in (q.question, *(p.text for p in q.paraphrases))
@@ -137,7 +137,7 @@ def test_the_plan_of_the_published_loss_is_that_of_before_there_was_another(ques
         (questions[i].question, t[rng.integers(len(t))] if t else None) for i, t in zip(order, texts, strict=True)
     ]
     for grounding in ("none", "blank", "swap"):
-        steps = plan_steps(questions, 1, 7, 3, grounding)
+        steps = training_steps(questions, 1, 7, 3, grounding)
         assert [(i.original, i.paraphrase) for s in steps for i in s.items] == expected
 
 
@@ -145,7 +145,7 @@ def test_the_plan_of_the_published_loss_is_that_of_before_there_was_another(ques
 def test_a_term_with_nothing_to_act_on_is_refused(grounding, wanted):
     chosen = OWN[4:6] if grounding == "swap" else OWN[5:6]
     with pytest.raises(InputError, match=wanted):
-        plan_steps(chosen, 1, 8, 0, grounding)
+        training_steps(chosen, 1, 8, 0, grounding)
 
 
 @pytest.mark.parametrize("grounding", ["blank", "swap"])
@@ -155,7 +155,7 @@ def test_packed_term_and_gradient_equal_one_by_one(vlm, questions, grounding):
     # Larger logits, so that some images move the margin by more than the hinge asks.
     vlm.model.model.language_model.norm.weight.data += 60
     chosen = [q for q in questions if q.closed] + [q for q in questions if not q.closed][:4]
-    items = [i for s in plan_steps(chosen, 2, 20, 0, grounding) for i in s.items]
+    items = [i for s in training_steps(chosen, 2, 20, 0, grounding) for i in s.items]
     items = [item._replace(paraphrase=None) if k % 5 == 0 else item for k, item in enumerate(items)]
     # A closed question whose substitute is not known.
     alone = next(k for k, item in enumerate(items) if item.substitute is not None)
@@ -209,7 +209,7 @@ def test_the_other_parts_of_the_loss_do_not_change_with_a_term(vlm, questions):
     encode_images(vlm, [q.image for q in questions] + [BLANK_IMAGE])
     found = {}
     for grounding in ("none", "blank", "swap"):
-        [step] = plan_steps(questions[:12], 1, 12, 0, grounding)
+        [step] = training_steps(questions[:12], 1, 12, 0, grounding)
         found[grounding] = losses_of(vlm, adapted, step.items)
     assert torch.equal(found["none"].grounding, torch.zeros(12))
     for grounding in ("blank", "swap"):
@@ -226,7 +226,7 @@ def trained(world):
         vlm = load_vlm(world.model, "cpu", "float32")
         adapted = add_lora(vlm, [0, 1, 2], dropout=0.0)
         settings = TrainSettings(lr=5e-3, dropout=0.0, grounding=grounding, grounding_weight=2.0)
-        steps = plan_steps(asked, 10, settings.batch_size, settings.seed, grounding)
+        steps = training_steps(asked, 10, settings.batch_size, settings.seed, grounding)
         found[grounding] = vlm, train(vlm, adapted, steps, settings, accelerator_for("cpu"))
     return found
 
@@ -274,7 +274,7 @@ def test_the_weight_scales_the_gradient_of_the_term_alone(world, questions):
         adapted = add_lora(vlm, [1], dropout=0.0)
         awaken(adapted)
         settings = TrainSettings(dropout=0.0, grounding=grounding, grounding_weight=weight)
-        steps = plan_steps(questions, 1, 8, 0, grounding)[:1]
+        steps = training_steps(questions, 1, 8, 0, grounding)[:1]
         [record] = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
         norm[grounding, weight] = record.grad_norm
     assert norm["blank", 0.0] == pytest.approx(norm["none", 1.0], rel=1e-4)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import Step, plan_steps, wordings
-from finetune.training.forward import FirstToken
+from finetune.training.batches import Step, training_steps, wordings
+from finetune.training.forward import FirstTokenLogits
 from finetune.training.loop import accelerator_for, learning_rate, train
-from finetune.training.prefix_states import FrozenLayers, Prompt
+from finetune.training.prefix_states import PrefixStates, Prompt
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
@@ -51,11 +51,11 @@ def test_packed_training_logits_equal_plain_transformers(vlm, questions):
     encode_images(vlm, [q.image for q in questions])
     texts = [(q.image, text) for q in questions for text in (q.question, *(p.text for p in q.paraphrases))]
     asked = [Prompt(image, text, False) for image, text in texts]
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     rows = frozen.pack(asked)
     assert len(rows) < len(asked), "wordings of one image share a row"
     batch = frozen.collate(rows)
-    found = FirstToken(adapted)([(batch, frozen.inputs(asked, rows, batch))])
+    found = FirstTokenLogits(adapted)([(batch, frozen.inputs(asked, rows, batch))])
     for place, index in enumerate(batch.prompts):
         expected = plain_logits(vlm.model, vlm.processor, *texts[index])
         assert torch.allclose(found[place], expected, atol=1e-5), asked[index]
@@ -110,7 +110,7 @@ def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, que
 
 
 def test_plan_meets_every_question_once_an_epoch_with_its_own_paraphrase(questions):
-    steps = plan_steps(questions, epochs=3, batch_size=4, seed=2)
+    steps = training_steps(questions, epochs=3, batch_size=4, seed=2)
     for epoch in range(3):
         met = Counter((i.image, i.original) for s in steps if s.epoch == epoch for i in s.items)
         assert met == Counter((q.image, q.question) for q in questions)
@@ -120,15 +120,15 @@ def test_plan_meets_every_question_once_an_epoch_with_its_own_paraphrase(questio
     allowed = {(q.image, q.question): {p.text for p in q.paraphrases} or {None} for q in questions}
     assert all(i.paraphrase in allowed[i.image, i.original] for s in steps for i in s.items)
     assert len({i.paraphrase for s in steps for i in s.items if i.original == questions[0].question}) > 1
-    assert steps == plan_steps(questions, 3, 4, seed=2)
-    assert steps != plan_steps(questions, 3, 4, seed=3)
+    assert steps == training_steps(questions, 3, 4, seed=2)
+    assert steps != training_steps(questions, 3, 4, seed=3)
     assert wordings(steps) <= {t for q in questions for t in (q.question, *(p.text for p in q.paraphrases))}
 
 
 def test_a_tiny_run_lowers_the_loss_and_leaves_the_base_alone(vlm, questions):
     adapted = add_lora(vlm, [0, 1, 2])
     base = {n: p.detach().clone() for n, p in adapted.named_parameters() if not p.requires_grad}
-    steps = plan_steps(questions, epochs=20, batch_size=6, seed=0)
+    steps = training_steps(questions, epochs=20, batch_size=6, seed=0)
     settings = TrainSettings(lr=5e-3, batch_size=6, epochs=20)
     calls = []
     vlm.model.model.vision_tower.register_forward_hook(lambda module, inputs, output: calls.append(len(output[0])))
@@ -151,7 +151,7 @@ def test_the_way_a_batch_is_cut_does_not_matter(world, questions, grounding):
     for size in (1, 4, 8):
         vlm = load_vlm(world.model, "cpu", "float32")
         adapted = add_lora(vlm, [1], dropout=0.0)
-        steps = plan_steps(questions, epochs=1, batch_size=8, seed=0, grounding=grounding)
+        steps = training_steps(questions, epochs=1, batch_size=8, seed=0, grounding=grounding)
         settings = TrainSettings(dropout=0.0, micro_batch_size=size, grounding=grounding)
         history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
         found.append([(s.loss, s.grounding, s.grad_norm) for s in history])
@@ -164,7 +164,7 @@ def test_the_same_seed_gives_the_same_adapter(world, questions):
     for _ in range(2):
         vlm = load_vlm(world.model, "cpu", "float32")
         adapted = add_lora(vlm, [1], dropout=0.3)
-        train(vlm, adapted, plan_steps(questions[:8], 1, 4, 0), TrainSettings(dropout=0.3), accelerator_for("cpu"))
+        train(vlm, adapted, training_steps(questions[:8], 1, 4, 0), TrainSettings(dropout=0.3), accelerator_for("cpu"))
         found.append(adapter_of(adapted))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -173,15 +173,15 @@ def test_the_same_seed_gives_the_same_adapter(world, questions):
 def test_a_loss_that_is_not_finite_names_its_step(vlm, questions, bad, monkeypatch):
     """The losses are read one step behind, the last ones at the end."""
     adapted = add_lora(vlm, [1])
-    steps = plan_steps(questions[:12], 1, 4, 0)
+    steps = training_steps(questions[:12], 1, 4, 0)
     assert len(steps) == 3
-    forward, calls = FirstToken.forward, []
+    forward, calls = FirstTokenLogits.forward, []
 
     def spoiled(self, parts):
         calls.append(len(parts))
         return forward(self, parts) * (math.nan if len(calls) == bad else 1)
 
-    monkeypatch.setattr(FirstToken, "forward", spoiled)
+    monkeypatch.setattr(FirstTokenLogits, "forward", spoiled)
     with pytest.raises(InputError, match=f"step {bad} is not finite"):
         train(vlm, adapted, steps, TrainSettings(), accelerator_for("cpu"))
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_names_its_step(vlm, questions, bad, monkeypat
 def test_the_history_is_of_the_steps_as_they_were(vlm, questions):
     """Losses before their step's update, beside the learning rate of that update."""
     adapted = add_lora(vlm, [1], dropout=0.0)
-    steps = plan_steps(questions[:12], 2, 4, 0)
+    steps = training_steps(questions[:12], 2, 4, 0)
     settings = TrainSettings(dropout=0.0, lr=1e-2)
     encode_images(vlm, [item.image for step in steps for item in step.items])
     parameters = [p for p in adapted.parameters() if p.requires_grad]
@@ -244,8 +244,8 @@ LAUNCHED = """
 import json, sys
 import torch
 from finetune.lora.modules import add_lora
-from finetune.training.forward import FirstToken
-from finetune.training.batches import plan_steps
+from finetune.training.forward import FirstTokenLogits
+from finetune.training.batches import training_steps
 from finetune.lora.settings import TrainSettings
 from finetune.training.loop import accelerator_for, train
 from interp.questions.files import load_questions
@@ -257,14 +257,14 @@ vlm = load_vlm(model, "cpu", "float32")
 adapted = add_lora(vlm, [1, 2], dropout=0.0)
 if accelerator.process_index == 1:
     # The memory of one process holds less, so it makes more passes.
-    forward = FirstToken.forward
+    forward = FirstTokenLogits.forward
     def limited(self, parts):
         if sum(len(batch.prompts) for batch, _ in parts) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, parts)
-    FirstToken.forward = limited
+    FirstTokenLogits.forward = limited
 # With a term whose batches differ in number from process to process.
-steps = plan_steps(load_questions(questions, split="train"), 1, 7, 0, "blank")
+steps = training_steps(load_questions(questions, split="train"), 1, 7, 0, "blank")
 settings = TrainSettings(dropout=0.0, lr=1e-2, grounding="blank", grounding_weight=100.0)
 history = train(vlm, adapted, steps, settings, accelerator)
 if accelerator.is_main_process:

@@ -6,8 +6,8 @@ from finetune_world import awaken, items_of, make_world
 
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.training.cuda_graphs import GraphedPasses
-from finetune.training.forward import FirstToken, lay_out, packed_losses
-from finetune.training.prefix_states import FrozenLayers
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
@@ -26,19 +26,19 @@ def prepared(world, dropout, dtype="float32"):
     adapted = add_lora(vlm, [1, 2], dropout=dropout)
     awaken(adapted)
     set_dropout(adapted, True)
-    module = FirstToken(adapted)
+    module = FirstTokenLogits(adapted)
     items = items_of(load_questions(world.questions, split="train"))
     encode_images(vlm, [item.image for item in items])
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
 
     def run(laid, count):
-        losses = packed_losses(module, laid, vlm.answers)
+        losses = batch_losses(module, laid, vlm.answers)
         ((losses.cross_entropy + losses.divergence).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 
     parameters = [p for p in adapted.parameters() if p.requires_grad]
-    return parameters, run, [lay_out(frozen, batch) for batch in batches]
+    return parameters, run, [build_batch(frozen, batch) for batch in batches]
 
 
 def stepped(parameters, passes, batches):

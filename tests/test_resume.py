@@ -19,17 +19,18 @@ from finetune.cli import app as cli
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training import loop as training
-from finetune.training.batches import plan_steps
-from finetune.training.checkpoint import State, read_state, write_state
-from finetune.training.forward import FirstToken
+from finetune.training.batches import training_steps
+from finetune.training.checkpoint import TrainingState, read_state, write_state
+from finetune.training.forward import FirstTokenLogits
 from finetune.training.loop import accelerator_for, train
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
+from interp.storage.checkpoint import Checkpoint
 from interp.storage.manifest import write_manifest
 
 SETTINGS = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4)
-MADE_OF = {"lr": 0.01, "layers": [1, 2], "training_questions": "ab", "prompt": {"system": None}}
+INPUTS = {"lr": 0.01, "layers": [1, 2], "training_questions": "ab", "prompt": {"system": None}}
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,7 +42,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steps(world):
-    return plan_steps(load_questions(world.questions, split="train"), 2, 4, 0)
+    return training_steps(load_questions(world.questions, split="train"), 2, 4, 0)
 
 
 def trained(world, steps, saved=None, keep=None):
@@ -54,7 +55,7 @@ def trained(world, steps, saved=None, keep=None):
 
 def copied(state):
     parts = [{k: v.clone() for k, v in part.items()} if isinstance(part, dict) else part.clone() for part in state]
-    return State(*parts)
+    return TrainingState(*parts)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def test_a_training_goes_on_to_the_same_bits(world, steps, states, tmp_path):
     found, (weights, history) = states
     assert len(steps) == 6
     for done in (1, 4, 6):
-        write_state(tmp_path, found[done - 1], MADE_OF, 12.5)
-        saved, seconds = read_state(tmp_path, MADE_OF)
+        write_state(Checkpoint(tmp_path, INPUTS), found[done - 1], 12.5)
+        saved, seconds = read_state(Checkpoint(tmp_path, INPUTS))
         assert seconds == 12.5
         last = []
         again, told = trained(world, steps, saved, lambda state, last=last: last.append(copied(state)))
@@ -104,7 +105,7 @@ def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch)
     """By a clock that a step moves by 30 seconds, and a checkpoint by 9."""
     clock = [0.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
-    forward, kept = FirstToken.forward, []
+    forward, kept = FirstTokenLogits.forward, []
 
     def step(self, parts):
         clock[0] += 30
@@ -114,7 +115,7 @@ def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch)
         clock[0] += 9 if len(state.history) > 2 else 0
         kept.append(len(state.history))
 
-    monkeypatch.setattr(FirstToken, "forward", step)
+    monkeypatch.setattr(FirstTokenLogits, "forward", step)
     # A minute is over with the second step, and again with the fourth; then three minutes have to go by.
     more = [*steps, *steps]
     trained(world, more, keep=keep)
@@ -124,40 +125,40 @@ def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 0.02}, "was begun with lr 0.01, but now it is 0.02"),
-        ({"layers": [1]}, "was begun with layers [1, 2], but now it is [1]"),
-        ({"training_questions": "cd"}, "was begun with training questions 'ab'"),
-        ({"prompt": {"system": "Be brief."}}, "was begun with prompt"),
-        ({"modules": "mlp"}, "was begun with modules None, but now it is 'mlp'"),
+        ({"lr": 0.02}, "was made with lr 0.01, but now it is 0.02"),
+        ({"layers": [1]}, "was made with layers [1, 2], but now it is [1]"),
+        ({"training_questions": "cd"}, "was made with training questions 'ab'"),
+        ({"prompt": {"system": "Be brief."}}, "was made with prompt"),
+        ({"modules": "mlp"}, "was made with modules None, but now it is 'mlp'"),
     ],
 )
 def test_a_checkpoint_of_anything_else_is_refused_by_name(states, tmp_path, changes, message):
-    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    write_state(Checkpoint(tmp_path, INPUTS), states[0][0], 0.0)
     with pytest.raises(InputError) as refused:
-        read_state(tmp_path, MADE_OF | changes)
+        read_state(Checkpoint(tmp_path, INPUTS | changes))
     assert message in str(refused.value)
-    assert f"remove {tmp_path} to begin anew" in str(refused.value)
+    assert f"remove {tmp_path} to start over" in str(refused.value)
 
 
 def test_a_damaged_checkpoint_is_refused(states, tmp_path):
-    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    write_state(Checkpoint(tmp_path, INPUTS), states[0][0], 0.0)
     path = tmp_path / "training.safetensors"
     whole = path.read_bytes()
     for spoiled in (whole[:-7], whole[:-1] + bytes([whole[-1] ^ 1]), whole[:40], b""):
         path.write_bytes(spoiled)
-        with pytest.raises(InputError, match=r"training.safetensors: damaged .* Remove .* to begin anew"):
-            read_state(tmp_path, MADE_OF)
+        with pytest.raises(InputError, match=r"training.safetensors: damaged .* Remove .* to start over"):
+            read_state(Checkpoint(tmp_path, INPUTS))
     path.unlink()
-    assert read_state(tmp_path, MADE_OF) is None
+    assert read_state(Checkpoint(tmp_path, INPUTS)) is None
 
 
 def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("interp.storage.working_folder.software", lambda: {"torch": "1.0"})
-    write_state(tmp_path, states[0][0], MADE_OF, 0.0)
+    monkeypatch.setattr("interp.storage.checkpoint.software", lambda: {"torch": "1.0"})
+    write_state(Checkpoint(tmp_path, INPUTS), states[0][0], 0.0)
     monkeypatch.undo()
     for _ in range(2):
-        assert read_state(tmp_path, MADE_OF) is not None
-    assert capsys.readouterr().err.count(f"begun by torch 1.0 (now {version('torch')})") == 1
+        assert read_state(Checkpoint(tmp_path, INPUTS)) is not None
+    assert capsys.readouterr().err.count(f"started with torch 1.0 (now {version('torch')})") == 1
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -166,7 +167,7 @@ def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, w
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     vlm = load_vlm(world.model, "cpu", "float32")
     adapted = add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
-    forward, calls, kept = FirstToken.forward, [], []
+    forward, calls, kept = FirstTokenLogits.forward, [], []
 
     def spoiled(self, parts):
         calls.append(parts)
@@ -175,7 +176,7 @@ def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, w
             logits.register_hook(lambda gradient: gradient * torch.inf)
         return logits * (torch.nan if len(calls) == 3 and what == "loss" else 1)
 
-    monkeypatch.setattr(FirstToken, "forward", spoiled)
+    monkeypatch.setattr(FirstTokenLogits, "forward", spoiled)
     with pytest.raises(InputError, match=f"The {what} of training step 3 is not finite, on a batch of 4 questions"):
         train(vlm, adapted, steps, SETTINGS, accelerator_for("cpu"), keep=lambda state: kept.append(copied(state)))
     assert [len(state.history) for state in kept] == [1, 2]
@@ -184,14 +185,14 @@ def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, w
 
 
 def test_less_memory_is_told_of_and_remembered(world, steps, monkeypatch, capsys):
-    forward, last = FirstToken.forward, []
+    forward, last = FirstTokenLogits.forward, []
 
     def limited(self, parts):
         if sum(len(batch.prompts) for batch, _ in parts) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, parts)
 
-    monkeypatch.setattr(FirstToken, "forward", limited)
+    monkeypatch.setattr(FirstTokenLogits, "forward", limited)
     trained(world, steps, keep=last.append)
     said = capsys.readouterr().err.splitlines()
     assert said == ["Out of GPU memory at 4 questions a pass: going on with 2, to the same loss."]
@@ -209,16 +210,17 @@ import torch
 from finetune.training import loop as training
 from finetune.training.checkpoint import read_state, write_state
 from finetune.lora.modules import add_lora
-from finetune.training.batches import plan_steps
+from finetune.training.batches import training_steps
 from finetune.lora.settings import TrainSettings
 from interp.questions.files import load_questions
 from interp.model.load import load_vlm
+from interp.storage.checkpoint import Checkpoint
 
 model, questions, work = sys.argv[1:]
 training.CHECKPOINT_SECONDS = 0.0
 accelerator = training.accelerator_for("cpu")
 settings = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4)
-steps = plan_steps(load_questions(questions, split="train"), 2, 4, 0)
+steps = training_steps(load_questions(questions, split="train"), 2, 4, 0)
 def trained(saved, keep):
     vlm = load_vlm(model, "cpu", "float32")
     adapted = add_lora(vlm, [1, 2], 2, 4, 0.3)
@@ -228,10 +230,10 @@ def keep(state):
     assert accelerator.is_main_process
     assert len(state.random) == 2 and not torch.equal(state.random[0], state.random[1])
     if len(state.history) == 3:
-        write_state(Path(work), state, {}, 0.0)
+        write_state(Checkpoint(Path(work), {}), state, 0.0)
 history, weights = trained(None, keep)
 accelerator.wait_for_everyone()
-again, others = trained(read_state(Path(work), {})[0], None)
+again, others = trained(read_state(Checkpoint(Path(work), {}))[0], None)
 assert again == history, (again, history)
 assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
 # At once, since both processes write to the same pipe.
@@ -280,7 +282,7 @@ def adapter(world, tmp_path_factory):
 
 
 def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapter, tmp_path, monkeypatch):
-    forward, calls = FirstToken.forward, []
+    forward, calls = FirstTokenLogits.forward, []
 
     def stopping(self, parts):
         calls.append(parts)
@@ -289,25 +291,25 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
         return forward(self, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FirstToken, "forward", stopping)
+        patch.setattr(FirstTokenLogits, "forward", stopping)
         patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
         code, _, err = run(*options(world))
     assert code == 130
-    assert "adapter.partial keeps what is done" in err
+    assert "adapter.partial keeps the work done so far" in err
     work = tmp_path / "adapter.partial"
     assert [path.name for path in work.iterdir()] == ["training.safetensors"]
     before = (work / "training.safetensors").read_bytes()
-    assert_error(run(*options(world)), "Add --resume to go on behind it, or remove that folder to begin anew")
+    assert_error(run(*options(world)), "Add --resume to continue it, or remove that folder to start over")
     for more, message in (
-        (["--lr", 0.1], "was begun with lr 0.0002, but now it is 0.1"),
-        (["--layers", "1"], "was begun with layers [1, 2], but now it is [1]"),
-        (["--limit", 5], "was begun with training questions"),
-        (["--answer-instruction", "Answer yes or no."], "was begun with prompt"),
+        (["--lr", 0.1], "was made with lr 0.0002, but now it is 0.1"),
+        (["--layers", "1"], "was made with layers [1, 2], but now it is [1]"),
+        (["--limit", 5], "was made with training questions"),
+        (["--answer-instruction", "Answer yes or no."], "was made with prompt"),
     ):
         assert_error_anywhere(run(*options(world, *more, "--resume")), message)
     assert (work / "training.safetensors").read_bytes() == before
     code, _, err = run(*options(world, "--resume"))
-    assert (code, err) == (0, "Going on behind step 2 of 3.\n")
+    assert (code, err) == (0, "Resuming after step 2 of 3.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv"):
         assert (tmp_path / "adapter" / name).read_bytes() == (adapter / name).read_bytes(), name
@@ -322,15 +324,15 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     work.mkdir()
     (work / "training.safetensors").write_bytes(before)
     code, _, err = run(*options(world, "--resume"))
-    assert (code, err) == (0, "adapter: is whole, so nothing is left to do.\n")
+    assert (code, err) == (0, "adapter: already complete, so nothing is left to do.\n")
     assert not work.exists()
-    assert_error(run(*options(world, "--resume", "--lr", 0.1)), "already holds something")
+    assert_error(run(*options(world, "--resume", "--lr", 0.1)), "already exists")
     # The training would be this one, the evaluation of other questions.
     tested = {question.id for question in load_questions(world.questions, split="test")}
     fewer = world.questions.with_name("fewer.jsonl")
     rows = [row for row in read_rows(world.questions) if row["id"] != min(tested)]
     write_rows(fewer, rows)
-    assert_error(run(*options(world, "--resume", "--questions", fewer)), "already holds something")
+    assert_error(run(*options(world, "--resume", "--questions", fewer)), "already exists")
     fewer.unlink()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()} == whole
 

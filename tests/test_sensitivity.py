@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training import sensitivity
-from finetune.training.batches import plan_steps
+from finetune.training.batches import training_steps
 from finetune.training.sensitivity import sensitivities
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
@@ -54,7 +54,7 @@ def test_sensitivity_is_that_of_plain_gradients(world, monkeypatch):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    items = [step.items[0] for step in plan_steps(questions, 1, 1, SETTINGS.seed)[:5]]
+    items = [step.items[0] for step in training_steps(questions, 1, 1, SETTINGS.seed)[:5]]
     assert len({item.original for item in items}) > 1
     gradients = plain_gradients(world, items)
     assert [(s.layer, s.module) for s in found] == [(k, m) for k in range(3) for m in ("attention", "mlp")]

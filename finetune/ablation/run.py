@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.ablation.arm_files import check_match, file_name, read_answers, write_answers
+from finetune.ablation.arm_files import file_name, read_answers, write_answers
 from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
 from finetune.ablation.plan import AblationSettings, PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, Trained, summarize
@@ -20,7 +20,7 @@ from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
-from finetune.training.batches import plan_steps, wordings
+from finetune.training.batches import training_steps, wordings
 from finetune.training.loop import accelerator_for, train
 from finetune.training.sensitivity import sensitivities
 from interp.images.decode import BLANK_IMAGE
@@ -37,6 +37,7 @@ from interp.runtime.distributed import ALONE, Team, claim_gpu, single_process_en
 from interp.schemas.ablation import AblationData, ArmRecord, ArmTraining
 from interp.schemas.layers import Layers, ProfileEntry, PromptEntry
 from interp.storage.atomic import refuse_used, sweep
+from interp.storage.checkpoint import refuse_other_inputs
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.lock import held
 from interp.storage.provenance import provenance, software
@@ -146,7 +147,7 @@ def ablate(
     done = {run.path: read_answers(run.path) for run in runs if run.path.is_file()}
     for run in runs:
         if run.path in done:
-            check_match(run.path, done[run.path][1], run.match)
+            refuse_other_inputs(run.path, done[run.path][1].match, run.match, "choose another --out")
     missing = [run for run in runs if not run.done]
     for run in missing:
         done.pop(run.path, None)
@@ -244,7 +245,7 @@ def _trained(
     settings = replace(run.arm.training, seed=run.seed)
     adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
     try:
-        steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         started = time.monotonic()
         history = train(vlm, adapted, steps, settings, accelerator)
         seconds = round(time.monotonic() - started, 1)

@@ -39,7 +39,7 @@ class Step(NamedTuple):
     """The global batch."""
 
 
-def plan_steps(
+def training_steps(
     questions: Sequence[Question], epochs: int, batch_size: int, seed: int, grounding: Grounding = "none"
 ) -> list[Step]:
     """Every question once an epoch, in random order, with one random paraphrase of it.

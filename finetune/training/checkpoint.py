@@ -1,52 +1,51 @@
-"""The checkpoint of a training, in its working folder (`interp.storage.working_folder`)."""
+"""The checkpoint of a training: everything that the next step depends on."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from interp.storage.working_folder import read_tensors, write_tensors
+from interp.storage.checkpoint import Checkpoint
 
-TRAINING = "training.safetensors"
-"""The checkpoint of a training, in its working folder."""
+NAME = "training"
+"""Name of the training's state in its checkpoint."""
 
 
-class State(NamedTuple):
-    """A training behind some of its steps: all that the next step depends on, beside what it was begun with."""
+class TrainingState(NamedTuple):
+    """A training after some of its steps: all that the next step depends on, apart from the inputs of the training."""
 
     weights: dict[str, Tensor]
     """Parameter name -> its value."""
     moments: dict[str, Tensor]
-    """Parameter name, dot, name of a state of the optimizer -> that state."""
+    """PARAMETER.STATE -> a state that the optimizer keeps of that parameter."""
     random: Tensor
-    """uint8 [processes, bytes]: the state of every process's random numbers."""
+    """uint8 [processes, bytes]: the state of every process's random number generators."""
     sizes: Tensor
-    """int64 [processes]: questions that each passes together."""
+    """int64 [processes]: number of questions that each process passes through the model at once."""
     history: Tensor
-    """float64 [steps, fields]: the records of the steps done."""
+    """float64 [steps, fields]: the records of the finished steps (`finetune.lora.history.StepRecord`)."""
 
 
-def write_state(work: Path, state: State, inputs: Mapping[str, Any], seconds: float) -> None:
-    """Write the checkpoint of a training into its working folder."""
+def write_state(checkpoint: Checkpoint, state: TrainingState, seconds: float) -> None:
+    """Write the state of a training that has taken `seconds`. Raises InputError if the disk is full."""
     tensors = {"random": state.random, "sizes": state.sizes, "history": state.history}
     tensors |= {f"weights.{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"moments.{name}": tensor for name, tensor in state.moments.items()}
-    write_tensors(work / TRAINING, tensors, inputs, seconds)
+    checkpoint.write(NAME, tensors | {"seconds": torch.tensor(seconds, dtype=torch.float64)})
 
 
-def read_state(work: Path, inputs: Mapping[str, Any]) -> tuple[State, float] | None:
-    """The checkpoint in a working folder and the seconds of the training so far, None if there is none yet.
+def read_state(checkpoint: Checkpoint) -> tuple[TrainingState, float] | None:
+    """The state of a training and the seconds that it has taken, None if there is none.
 
-    Raises InputError as `read_tensors`.
+    Raises InputError as `Checkpoint.read` does.
     """
-    path = work / TRAINING
-    if not path.is_file():
+    tensors = checkpoint.read(NAME)
+    if tensors is None:
         return None
-    tensors, seconds = read_tensors(path, inputs)
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind in parts:
             parts[kind][rest] = tensor
-    return State(parts["weights"], parts["moments"], *(tensors[k] for k in ("random", "sizes", "history"))), seconds
+    state = TrainingState(**parts, random=tensors["random"], sizes=tensors["sizes"], history=tensors["history"])
+    return state, float(tensors["seconds"])

@@ -9,21 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.training.forward import Laid
+from finetune.training.forward import TrainingBatch
 from interp.runtime.async_copies import to_device_async
 
-Pass = Callable[[Laid, Tensor], Tensor]
+Pass = Callable[[TrainingBatch, Tensor], Tensor]
 """Questions and a divisor, a scalar -> sums; adds the gradient of their losses by the divisor to the parameters'."""
 SHAPES = 64
 """Shapes that are recorded; passes of more are launched kernel by kernel. All share their memory."""
 
 
-class Recorded(NamedTuple):
+class RecordedPass(NamedTuple):
     """A pass of one shape, and where it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     """All of its kernels."""
-    laid: Laid
+    laid: TrainingBatch
     """What it reads."""
     divisor: Tensor
     """The divisor that it reads."""
@@ -41,10 +41,10 @@ class GraphedPasses:
     def __init__(self, run: Pass) -> None:
         self._run = run
         self._met: set[tuple[torch.Size, ...]] = set()
-        self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
+        self._recorded: dict[tuple[torch.Size, ...], RecordedPass] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
-    def __call__(self, laid: Laid, divisor: Tensor) -> Tensor:
+    def __call__(self, laid: TrainingBatch, divisor: Tensor) -> Tensor:
         """As the pass itself."""
         if laid.grounded is not None or len(laid.parts) > 1:
             return self._run(laid, divisor)
@@ -66,7 +66,7 @@ class GraphedPasses:
         """Drop what was recorded, and with it the memory that it takes."""
         self._recorded.clear()
 
-    def _record(self, laid: Laid) -> Recorded:
+    def _record(self, laid: TrainingBatch) -> RecordedPass:
         batch, hidden = laid.parts[0]
         names = ("input_ids", "position_ids", "segment", "final")
         own = batch._replace(**{name: getattr(batch, name).clone() for name in names})
@@ -80,10 +80,10 @@ class GraphedPasses:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             sums = self._run(laid, divisor)
-        return Recorded(graph, laid, divisor, sums)
+        return RecordedPass(graph, laid, divisor, sums)
 
 
-def _tensors(laid: Laid) -> list[Tensor]:
+def _tensors(laid: TrainingBatch) -> list[Tensor]:
     """All that a pass reads of questions in one batch and without a grounding term."""
     batch, hidden = laid.parts[0]
     return [
@@ -92,7 +92,7 @@ def _tensors(laid: Laid) -> list[Tensor]:
     ]  # fmt: skip
 
 
-def _full(laid: Laid) -> Laid:
+def _full(laid: TrainingBatch) -> TrainingBatch:
     """As many rows as questions, so that questions that share an image make no shape of their own.
 
     What is added is the first row again; no prompt ends in it, so nothing of it is read.

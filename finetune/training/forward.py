@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from finetune.training.batches import Item
 from finetune.training.loss import Losses, grounding_losses, question_losses
-from finetune.training.prefix_states import FrozenLayers, Prompt, lowest_trained
+from finetune.training.prefix_states import PrefixStates, Prompt, lowest_trained
 from interp.images.decode import BLANK_IMAGE
 from interp.model.decoder import DECODE_KERNELS, logits_from_layer
 from interp.model.packing import Batch
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 Forward = Callable[[Sequence[tuple[Batch, Tensor]]], Tensor]
-"""As `FirstToken`: some batches, each with what enters the lowest trained layer -> the logits of all their prompts."""
+"""As `FirstTokenLogits`: some batches, each with what enters the lowest trained layer -> the logits of all their prompts."""
 
 
-class FirstToken(torch.nn.Module):
+class FirstTokenLogits(torch.nn.Module):
     """The adapted model from its lowest trained layer on as one module, so that DDP sees the call."""
 
     def __init__(self, adapted: "PeftModel") -> None:
@@ -49,7 +49,7 @@ class FirstToken(torch.nn.Module):
             return torch.cat([logits_from_layer(model, batch, hidden, self.first) for batch, hidden in parts])
 
 
-class Grounded(NamedTuple):
+class GroundedWordings(NamedTuple):
     """The w wordings that are asked on a substitute image too, on the model's device."""
 
     own: Tensor
@@ -62,7 +62,7 @@ class Grounded(NamedTuple):
     """int64 [w]: the question of the wording."""
 
 
-class Laid(NamedTuple):
+class TrainingBatch(NamedTuple):
     """n questions, k of them in a second wording, laid out on the model's device."""
 
     parts: list[tuple[Batch, Tensor]]
@@ -74,12 +74,12 @@ class Laid(NamedTuple):
     """int64 [n]: first token of the true answer."""
     paired: Tensor
     """int64 [k]: the question of each second wording."""
-    grounded: Grounded | None
+    grounded: GroundedWordings | None
     """None if no question has a substitute image."""
 
 
-def prompts_of(items: Sequence[Item]) -> list[Prompt]:
-    """What is asked of some questions, in the order of `Laid.place`."""
+def prompts_asked(items: Sequence[Item]) -> list[Prompt]:
+    """What is asked of some questions, in the order of `TrainingBatch.place`."""
     own = [Prompt(item.image, item.original, item.closed) for item in items]
     own += [Prompt(item.image, item.paraphrase, item.closed) for item in items if item.paraphrase is not None]
     asked = [*items, *(item for item in items if item.paraphrase is not None)]
@@ -87,14 +87,14 @@ def prompts_of(items: Sequence[Item]) -> list[Prompt]:
     return own + [prompt._replace(image=image) for prompt, image in substitutes if image is not None]
 
 
-def lay_out(frozen: FrozenLayers, items: Sequence[Item]) -> Laid:
+def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
     """Wordings of one image share a row, so that what they begin with is computed once.
 
     All wordings meet on the blank image, so its rows are longer than the others and would pad them: a batch of its own.
     The images, substitutes among them, must have been encoded.
     """
     device, tokenizer = frozen.vlm.device, frozen.vlm.processor.tokenizer
-    prompts = prompts_of(items)
+    prompts = prompts_asked(items)
     rows = frozen.pack(prompts)
     blank = [row for row in rows if prompts[row.prompts[0]].image == BLANK_IMAGE]
     seen = [row for row in rows if prompts[row.prompts[0]].image != BLANK_IMAGE]
@@ -104,7 +104,7 @@ def lay_out(frozen: FrozenLayers, items: Sequence[Item]) -> Laid:
         parts.append((batch, frozen.inputs(prompts, part, batch)))
         order += batch.prompts
     paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
-    return Laid(
+    return TrainingBatch(
         parts,
         to_device_async(torch.tensor(order).argsort(), device),
         to_device_async(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
@@ -113,7 +113,7 @@ def lay_out(frozen: FrozenLayers, items: Sequence[Item]) -> Laid:
     )
 
 
-def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device) -> Grounded | None:
+def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device) -> GroundedWordings | None:
     """`asked` is the question of every wording."""
     own = [place for place, i in enumerate(asked) if items[i].substitute is not None]
     if not own:
@@ -121,11 +121,11 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     question = [asked[place] for place in own]
     yes = [normalize_answer(items[i].answer, "presence") == "yes" for i in question]
     blank = [items[i].substitute == BLANK_IMAGE for i in question]
-    return Grounded(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
+    return GroundedWordings(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
-def packed_losses(forward: Forward, laid: Laid, answers: AnswerTokens) -> Losses:
-    """Losses of some questions, all of their wordings and images in one call of `forward`, as `FirstToken`."""
+def batch_losses(forward: Forward, laid: TrainingBatch, answers: AnswerTokens) -> Losses:
+    """Losses of some questions, all of their wordings and images in one call of `forward`, as `FirstTokenLogits`."""
     n, k = len(laid.targets), len(laid.paired)
     logits = forward(laid.parts)[laid.place]
     losses = question_losses(logits[:n], logits[n : n + k], laid.paired, laid.targets)

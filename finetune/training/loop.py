@@ -13,11 +13,11 @@ from torch import Tensor
 from finetune.lora.modules import set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, Step
-from finetune.training.checkpoint import State
+from finetune.training.checkpoint import TrainingState
 from finetune.training.cuda_graphs import GraphedPasses, Pass
-from finetune.training.forward import FirstToken, Laid, lay_out, packed_losses, prompts_of
+from finetune.training.forward import FirstTokenLogits, TrainingBatch, batch_losses, build_batch, prompts_asked
 from finetune.training.loss import Losses
-from finetune.training.prefix_states import FrozenLayers
+from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.prompts import AnswerTokens
 from interp.model.vlm import Vlm
@@ -34,10 +34,10 @@ from finetune.lora.history import StepRecord
 
 CHECKPOINT_SECONDS = 60.0
 """From one checkpoint to the next: the most that a killed training loses, on a disk that is fast enough."""
-LONG = CHECKPOINT_SECONDS / 20
+SLOW_CHECKPOINT = CHECKPOINT_SECONDS / 20
 """Seconds that a checkpoint may take. One that takes longer is the longer waited for, so that a twentieth of the time
 goes into them at most."""
-Keep = Callable[[State], None]
+SaveState = Callable[[TrainingState], None]
 """Puts a checkpoint where a later run finds it."""
 
 
@@ -86,8 +86,8 @@ def train(
     steps: Sequence[Step],
     settings: TrainSettings,
     accelerator: "Accelerator",
-    saved: State | None = None,
-    keep: Keep | None = None,
+    saved: TrainingState | None = None,
+    keep: SaveState | None = None,
 ) -> list[StepRecord]:
     """Train the adapter of `vlm.model` in place, one record a step; it is left in eval mode.
 
@@ -111,19 +111,19 @@ def train(
             return _records(saved)
     optimizer: Any = torch.optim.AdamW(named.values(), lr=settings.lr, weight_decay=settings.weight_decay)
     # The module is not prepared: processes may cut their shares of a step differently, so that they add their gradients
-    # up once (`_add_up`), behind all passes, not in one of them as DDP would.
+    # up once (`_sum_gradients`), behind all passes, not in one of them as DDP would.
     optimizer = accelerator.prepare(optimizer)
     passes = _passes(adapted, vlm.answers, settings, vlm.device)
-    frozen = _frozen(vlm, steps, accelerator)
+    frozen = _prefix_states(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
-    run = _Run(passes, named, optimizer, frozen, settings, accelerator, len(steps))
+    run = _Training(passes, named, optimizer, frozen, settings, accelerator, len(steps))
     set_dropout(adapted, True)
     history = _take_steps(run, steps, saved, keep)
     set_dropout(adapted, False)
     return history
 
 
-class _Run(NamedTuple):
+class _Training(NamedTuple):
     """What stays the same from step to step."""
 
     passes: Pass
@@ -132,7 +132,7 @@ class _Run(NamedTuple):
     """The trained parameters."""
     optimizer: Any
     """Of these, as accelerate wraps it."""
-    frozen: FrozenLayers
+    frozen: PrefixStates
     """What enters the module."""
     settings: TrainSettings
     """Of the training."""
@@ -142,7 +142,7 @@ class _Run(NamedTuple):
     """Steps in all."""
 
 
-class _Launched(NamedTuple):
+class _PendingStep(NamedTuple):
     """A step whose losses are under way."""
 
     number: int
@@ -155,16 +155,18 @@ class _Launched(NamedTuple):
     """Gives cross-entropy, divergence, grounding term, whether a checkpoint is due, and gradient norm: [5]."""
 
 
-def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Keep | None) -> list[StepRecord]:
+def _take_steps(
+    run: _Training, steps: Sequence[Step], saved: TrainingState | None, keep: SaveState | None
+) -> list[StepRecord]:
     """All optimizer steps that `saved` has not behind it; one record each, and of those before."""
     settings, accelerator = run.settings, run.accelerator
     parameters = list(run.named.values())
     size, history = settings.micro_batch_size or settings.batch_size, list[StepRecord]()
     if saved is not None:
-        size, history = _restored(run, saved)
+        size, history = _restore(run, saved)
     # A GPU has the next step to do while the losses of one arrive; on a CPU they are there, and stop a bad update.
     behind = 0 if run.frozen.vlm.device.type == "cpu" else 1
-    launched: deque[_Launched] = deque()
+    launched: deque[_PendingStep] = deque()
     written, pause = time.monotonic(), CHECKPOINT_SECONDS
 
     def settle() -> bool:
@@ -180,13 +182,13 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
     for number, step in enumerate(shown, start=len(history) + 1):
         sums, size = _accumulate(run, step, size)
         if accelerator.num_processes > 1:
-            _add_up(parameters, accelerator)
+            _sum_gradients(parameters, accelerator)
         # Only one clock counts, and all processes learn what it says from the same step.
         due = accelerator.is_main_process and time.monotonic() - written >= pause
         sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
         norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
-        launched.append(_Launched(number, step, lr, to_host_async(torch.cat([sums, norm[None]]))))
+        launched.append(_PendingStep(number, step, lr, to_host_async(torch.cat([sums, norm[None]]))))
         write = settle() if not behind else False
         for group in run.optimizer.param_groups:
             group["lr"] = lr
@@ -198,18 +200,18 @@ def _take_steps(run: _Run, steps: Sequence[Step], saved: State | None, keep: Kee
         if keep is not None and (write or number == run.n_steps):
             while launched:
                 settle()
-            state = _state(run, history, size)
+            state = _snapshot(run, history, size)
             begun = time.monotonic()
             if accelerator.is_main_process:
                 keep(state)
             written = time.monotonic()
-            pause = CHECKPOINT_SECONDS * max(1.0, (written - begun) / LONG)
+            pause = CHECKPOINT_SECONDS * max(1.0, (written - begun) / SLOW_CHECKPOINT)
     while launched:
         settle()
     return history
 
 
-def _state(run: _Run, history: Sequence[StepRecord], size: int) -> State:
+def _snapshot(run: _Training, history: Sequence[StepRecord], size: int) -> TrainingState:
     """What the next step depends on; all processes must call it. Raises InputError if a weight is not finite."""
     if not all(bool(torch.isfinite(p).all()) for p in run.named.values()):
         raise InputError(f"A weight is not finite behind training step {len(history)}. Lower --lr.")
@@ -221,10 +223,10 @@ def _state(run: _Run, history: Sequence[StepRecord], size: int) -> State:
     sizes: Any = run.accelerator.gather(torch.tensor([size], device=device))
     moments = {f"{n}.{k}": v for n, p in run.named.items() for k, v in run.optimizer.state[p].items()}
     weights = {name: parameter.detach() for name, parameter in run.named.items()}
-    return State(weights, moments, gathered, sizes, torch.tensor(history, dtype=torch.float64))
+    return TrainingState(weights, moments, gathered, sizes, torch.tensor(history, dtype=torch.float64))
 
 
-def _restored(run: _Run, saved: State) -> tuple[int, list[StepRecord]]:
+def _restore(run: _Training, saved: TrainingState) -> tuple[int, list[StepRecord]]:
     """Put the optimizer and this process's random numbers where they were; its questions a pass, and the records."""
     for name, parameter in run.named.items():
         held = {key.removeprefix(f"{name}."): v for key, v in saved.moments.items() if key.startswith(f"{name}.")}
@@ -239,11 +241,11 @@ def _restored(run: _Run, saved: State) -> tuple[int, list[StepRecord]]:
     return run.settings.micro_batch_size or int(saved.sizes[place]), _records(saved)
 
 
-def _records(saved: State) -> list[StepRecord]:
+def _records(saved: TrainingState) -> list[StepRecord]:
     return [StepRecord(int(step), int(epoch), *rest) for step, epoch, *rest in saved.history.tolist()]
 
 
-def _record(launched: _Launched, settings: TrainSettings) -> tuple[StepRecord, bool]:
+def _record(launched: _PendingStep, settings: TrainSettings) -> tuple[StepRecord, bool]:
     """A step whose losses have arrived, and whether a checkpoint is due. Raises InputError if one is not finite."""
     number, step, lr, arrived = launched
     ce, kl, grounding, due, norm = arrived().tolist()
@@ -257,7 +259,7 @@ def _record(launched: _Launched, settings: TrainSettings) -> tuple[StepRecord, b
     return StepRecord(number, step.epoch + 1, lr, loss, ce, kl, grounding, norm), due > 0
 
 
-def _share(step: Step, accelerator: "Accelerator") -> list[Item]:
+def _own_items(step: Step, accelerator: "Accelerator") -> list[Item]:
     """This process's questions of a step; by image, so that one image mostly falls to one process in all epochs."""
     if accelerator.num_processes == 1:
         return step.items
@@ -268,22 +270,22 @@ def _share(step: Step, accelerator: "Accelerator") -> list[Item]:
     return sorted(step.items, key=lambda item: item.image)[first:last]
 
 
-def _frozen(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> FrozenLayers:
+def _prefix_states(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> PrefixStates:
     """Pass all that this process will ask through the frozen part of the model."""
-    prompts = [prompt for step in steps for prompt in prompts_of(_share(step, accelerator))]
+    prompts = [prompt for step in steps for prompt in prompts_asked(_own_items(step, accelerator))]
     encode_images(vlm, [prompt.image for prompt in prompts])
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     # Images and questions remain to be held beside.
     frozen.keep(prompts, memory_left(vlm.device).host // 2)
     return frozen
 
 
-def _accumulate(run: _Run, step: Step, size: int) -> tuple[Tensor, int]:
+def _accumulate(run: _Training, step: Step, size: int) -> tuple[Tensor, int]:
     """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
 
     Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
     """
-    n_questions = len(_share(step, run.accelerator))
+    n_questions = len(_own_items(step, run.accelerator))
     while True:
         try:
             return _backward(run, step, size), size
@@ -306,22 +308,22 @@ def _accumulate(run: _Run, step: Step, size: int) -> tuple[Tensor, int]:
         torch.cuda.empty_cache()
 
 
-def _backward(run: _Run, step: Step, size: int) -> Tensor:
+def _backward(run: _Training, step: Step, size: int) -> Tensor:
     """Divides by the size of the global batch, so that the gradient does not depend on how the batch is cut."""
-    frozen, share = run.frozen, _share(step, run.accelerator)
+    frozen, share = run.frozen, _own_items(step, run.accelerator)
     sums = torch.zeros(len(Losses._fields), device=frozen.vlm.device)
     count = torch.full((), float(len(step.items)), device=frozen.vlm.device)
     for start in range(0, len(share), size):
-        sums += run.passes(lay_out(frozen, share[start : start + size]), count)
+        sums += run.passes(build_batch(frozen, share[start : start + size]), count)
     return sums
 
 
 def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings, device: torch.device) -> Pass:
     """The pass of some questions forth and back, which returns the sum of each part of their losses, float32 [3]."""
-    module = FirstToken(adapted)
+    module = FirstTokenLogits(adapted)
 
-    def run(laid: Laid, count: Tensor) -> Tensor:
-        losses = packed_losses(module, laid, answers)
+    def run(laid: TrainingBatch, count: Tensor) -> Tensor:
+        losses = batch_losses(module, laid, answers)
         total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
         ((total + settings.grounding_weight * losses.grounding).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
@@ -329,7 +331,7 @@ def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings
     return GraphedPasses(run) if device.type == "cuda" else run
 
 
-def _add_up(parameters: Sequence[torch.nn.Parameter], accelerator: "Accelerator") -> None:
+def _sum_gradients(parameters: Sequence[torch.nn.Parameter], accelerator: "Accelerator") -> None:
     """Sum the gradients over all processes."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     added: Any = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "sum")

@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
     """Whether it asks for yes or no."""
 
 
-class Kept(NamedTuple):
+class StateRows(NamedTuple):
     """Where a prompt's states lie in the table."""
 
     image: int
@@ -51,7 +51,7 @@ class Kept(NamedTuple):
     """Row of the first token behind the image."""
 
 
-class FrozenLayers:
+class PrefixStates:
     """What enters the lowest trained layer, for any prompt; of the prompts given to `keep` it is computed only once."""
 
     def __init__(self, vlm: Vlm) -> None:
@@ -59,7 +59,7 @@ class FrozenLayers:
         self.first = lowest_trained(vlm.model)
         """The lowest trained layer."""
         self._tokens: dict[tuple[str, bool], NDArray[np.int32]] = {}
-        self._kept: dict[Prompt, Kept] = {}
+        self._kept: dict[Prompt, StateRows] = {}
         self._states = torch.empty(0, vlm.d_model, dtype=vlm.model.dtype)
         """[kept tokens, d_model], in main memory."""
 
@@ -148,7 +148,7 @@ class FrozenLayers:
                 if before not in image_at:
                     image_at[before] = end
                     end += cut
-                kept[prompt] = Kept(image_at[before], cut, end)
+                kept[prompt] = StateRows(image_at[before], cut, end)
                 end += len(tokens) - cut
             if end <= limit:
                 self._kept |= kept

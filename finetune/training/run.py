@@ -15,8 +15,8 @@ from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import text_hashes
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import model_card
-from finetune.training.batches import plan_steps, wordings
-from finetune.training.checkpoint import State, read_state, write_state
+from finetune.training.batches import training_steps, wordings
+from finetune.training.checkpoint import TrainingState, read_state, write_state
 from finetune.training.loop import accelerator_for, train
 from finetune.training.trackers import TrackerName, check_tracker, logs_folder, tracked
 from interp.images.decode import BLANK_IMAGE
@@ -30,6 +30,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.distributed import team_on
 from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_folder, refuse_used, write_text
+from interp.storage.checkpoint import Checkpoint
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.manifest import write_manifest
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
@@ -84,22 +85,23 @@ def train_and_evaluate(
         whole = inputs | {"test_questions": fingerprint(asked)}
         if resume and finished(out, whole):
             if accelerator.is_main_process:
-                notify(f"{out}: is whole, so nothing is left to do.")
+                notify(f"{out}: already complete, so nothing is left to do.")
                 discard(work)
             return None
         refuse_used(out)
-        saved, before = read_state(work, inputs) or (None, 0.0)
+        checkpoint = Checkpoint(work, inputs)
+        saved, before = read_state(checkpoint) or (None, 0.0)
         # An unreadable test image is better found before hours of training than after.
         images_asked = [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE]
         encode_together(vlm, images_asked, team_on(accelerator.device))
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-        steps = plan_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         if resume and accelerator.is_main_process:
-            notify(f"Going on behind step {len(saved.history) if saved else 0} of {len(steps)}.")
+            notify(f"Resuming after step {len(saved.history) if saved else 0} of {len(steps)}.")
         started = time.monotonic() - before
 
-        def keep(state: State) -> None:
-            write_state(work, state, inputs, time.monotonic() - started)
+        def keep(state: TrainingState) -> None:
+            write_state(checkpoint, state, time.monotonic() - started)
 
         logged = asdict(settings) | {"layers": choice.layers, "questions": len(taught), "steps": len(steps)}
         with tracked(accelerator, out, logged, inputs):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import Item, plan_steps
-from finetune.training.forward import FirstToken, lay_out, packed_losses
-from finetune.training.prefix_states import FrozenLayers
+from finetune.training.batches import Item, training_steps
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
@@ -45,13 +45,13 @@ def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettin
     The loss is that of the training, both parts weighted as in `settings`. An untrained adapter's second factor is
     zero, so the gradient is that of this factor alone. `vlm` is as before after it.
     """
-    steps = plan_steps(questions, 1, 1, settings.seed)[:QUESTIONS]
+    steps = training_steps(questions, 1, 1, settings.seed)[:QUESTIONS]
     items = [item for step in steps for item in step.items]
     encode_images(vlm, [item.image for item in items])
     adapted = add_lora(vlm, range(vlm.n_layers), settings.rank, settings.alpha, 0.0, settings.seed)
     try:
-        forward = FirstToken(adapted)
-        frozen = FrozenLayers(vlm)
+        forward = FirstTokenLogits(adapted)
+        frozen = PrefixStates(vlm)
         factors = [(name, p) for name, p in adapted.named_parameters() if p.requires_grad and "lora_B" in name]
         mean = [torch.zeros_like(p) for _, p in factors]
         squares = torch.zeros(len(factors), device=vlm.device)
@@ -67,9 +67,9 @@ def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettin
 
 
 def _gradients(
-    forward: FirstToken, frozen: FrozenLayers, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
+    forward: FirstTokenLogits, frozen: PrefixStates, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    losses = packed_losses(forward, lay_out(frozen, [item]), frozen.vlm.answers)
+    losses = batch_losses(forward, build_batch(frozen, [item]), frozen.vlm.answers)
     total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
     return torch.autograd.grad(total.sum(), factors)
 

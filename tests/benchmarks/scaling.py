@@ -34,7 +34,7 @@ from shape import MIMIC, PIXELS, SHAPES, build, counts_of, machine, questions, r
 import interp.search.find
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import plan_steps
+from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from interp.measurement.sharded import measure_together
 from interp.model.fused import fuse
@@ -151,7 +151,7 @@ def training(
     settings = TrainSettings(batch_size=batch, dropout=0.0)
     for part, epochs in ((asked[: 2 * batch], 1), (asked, settings.epochs)):
         adapted = add_lora(vlm, list(layers), settings.rank, settings.alpha, settings.dropout)
-        steps = plan_steps(part, epochs, batch, settings.seed)
+        steps = training_steps(part, epochs, batch, settings.seed)
         in_epoch = sum(step.epoch == 0 for step in steps)
         vlm.image_tokens.clear()
         stamps = [clock(team)]

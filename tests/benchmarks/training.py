@@ -32,10 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
-from finetune.training.batches import Item, Step, plan_steps
-from finetune.training.forward import FirstToken, lay_out, packed_losses, prompts_of
+from finetune.training.batches import Item, Step, training_steps
+from finetune.training.forward import FirstTokenLogits, build_batch, batch_losses, prompts_asked
 from finetune.training.loop import accelerator_for, train
-from finetune.training.prefix_states import FrozenLayers
+from finetune.training.prefix_states import PrefixStates
 from interp.images.decode import open_image
 from interp.model.image_tokens import encode_images, encode_pixels
 from interp.model.load import load_vlm
@@ -179,19 +179,19 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
     return Pace(at_first, then, over_all)
 
 
-def kept(vlm: Vlm, items: Sequence[Item]) -> FrozenLayers:
+def kept(vlm: Vlm, items: Sequence[Item]) -> PrefixStates:
     """The frozen layers with all that these questions need."""
-    prompts = prompts_of(items)
+    prompts = prompts_asked(items)
     vlm.image_tokens.clear()
     encode_images(vlm, [p.image for p in prompts])
-    frozen = FrozenLayers(vlm)
+    frozen = PrefixStates(vlm)
     frozen.keep(prompts, memory_left(vlm.device).host)
     return frozen
 
 
-def packed_step(vlm: Vlm, adapted: Any, frozen: FrozenLayers, items: Sequence[Item]) -> None:
+def packed_step(vlm: Vlm, adapted: Any, frozen: PrefixStates, items: Sequence[Item]) -> None:
     """Add the gradient of some questions as `train` does."""
-    losses = packed_losses(FirstToken(adapted), lay_out(frozen, items), vlm.answers)
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers)
     (losses.cross_entropy + losses.divergence).sum().backward()
 
 
@@ -264,7 +264,7 @@ def main() -> None:
     pairs, memory = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         taught = questions(counts, Path(folder), PIXELS[options.shape])
-        steps = plan_steps(taught, SETTINGS.epochs, n, SETTINGS.seed)
+        steps = training_steps(taught, SETTINGS.epochs, n, SETTINGS.seed)
         assert all(item.paraphrase for step in steps for item in step.items)
         with peak(memory, "ours"), ready(vlm):
             ours = our_pairs(vlm, adapted, steps, options.repeats)
