@@ -294,7 +294,7 @@ def test_the_figures_of_an_evaluation_have_its_name(tmp_path):
     names = {f"mine{part}{end}" for part in ("", "_reliability", "_quadrants") for end in (".png", ".svg", ".csv")}
     assert {path.name for path in tmp_path.iterdir()} == names
     (tmp_path / "mine.png").unlink()
-    with pytest.raises(InputError, match=r"mine\.svg: already holds something"):
+    with pytest.raises(InputError, match=r"mine\.svg: already exists"):
         refuse_drawn(tmp_path / "mine.png")
     with pytest.raises(InputError, match=r"expected a name that ends with \.png"):
         refuse_drawn(tmp_path / "mine.pdf")
@@ -350,7 +350,7 @@ def test_the_folder_beside_a_run(run, tmp_path):
     assert set((folder / "figures").iterdir()) == expected
     code, _, err = run("figures", folder)
     assert code == 2
-    assert "already holds something, and nothing is overwritten" in err
+    assert "already exists, and nothing is overwritten" in err
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ from interp.search import run_folder as run
 from interp.search.run_folder import find_into
 from interp.search.settings import FindSettings
 from interp.search.task import Search
-from interp.storage import checkpoint as kept
-from interp.storage import working_folder as unfinished
+from interp.storage import checkpoint, prompt_parts
 from interp.storage.manifest import check_manifest
 
 KILLED = 4
@@ -39,7 +38,7 @@ def search():
 
 @pytest.fixture(autouse=True)
 def _all_is_kept(monkeypatch):
-    monkeypatch.setattr(kept, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def killed(search, out: Path, resume: bool, after: int) -> int:
 
         return call
 
-    kept.write_tensors = counted(kept.write_tensors)
+    checkpoint.write_tensors = counted(checkpoint.write_tensors)
     run.write_run, run.shutil.move = counted(run.write_run), counted(run.shutil.move)
     try:
         find_into(out, lambda: search, resume)
@@ -138,18 +137,18 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
     Image.effect_noise((64, 64), 50).save(tmp_path / first.name)
     copied = search.questions[0].model_copy(update={"image": str(tmp_path / first.name)})
     for other, message in (
-        (search._replace(settings=FindSettings(seed=1, min_flips=1)), "was begun with seed 0, but now it is 1"),
-        (search._replace(questions=search.questions[:100]), "was begun with questions"),
-        (search._replace(saes={4: search.saes[4], 5: tmp_path / "sae"}), "was begun with saes"),
-        (search._replace(questions=[copied, *search.questions[1:]]), "was begun with image contents"),
-        (search._replace(batch_tokens=4000), "was begun with batch tokens 3000, but now it is 4000"),
+        (search._replace(settings=FindSettings(seed=1, min_flips=1)), "was made with seed 0, but now it is 1"),
+        (search._replace(questions=search.questions[:100]), "was made with questions"),
+        (search._replace(saes={4: search.saes[4], 5: tmp_path / "sae"}), "was made with saes"),
+        (search._replace(questions=[copied, *search.questions[1:]]), "was made with image contents"),
+        (search._replace(batch_tokens=4000), "was made with batch tokens 3000, but now it is 4000"),
     ):
         with pytest.raises(InputError) as refused:
             find_into(out, lambda other=other: other, resume=True)
         assert message in str(refused.value)
     with torch.no_grad():
         state[0] += 1
-        with pytest.raises(InputError, match="was begun with weights"):
+        with pytest.raises(InputError, match="was made with weights"):
             find_into(out, lambda: search, resume=True)
         state[0] -= 1
     part = min(out.with_name("out.partial").glob("rounds-*"))
@@ -163,7 +162,7 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
 def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     assert find_into(whole, lambda: search, resume=True) is None
-    assert capsys.readouterr().err == f"{whole}: is whole, so nothing is left to do.\n"
+    assert capsys.readouterr().err == f"{whole}: already complete, so nothing is left to do.\n"
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
     with pytest.raises(InputError, match="already holds a run"):
         find_into(whole, lambda: search)
@@ -183,18 +182,20 @@ def test_a_search_with_hardly_any_questions_is_kept_too(search, tmp_path):
 def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):
     """By a clock that a part moves by 4.5 seconds, and a batch by 30."""
     clock = [0.0]
-    monkeypatch.setattr(kept, "CHECKPOINT_SECONDS", 60.0)
-    monkeypatch.setattr(kept.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(kept, "PART_BYTES", 32)
+    monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 60.0)
+    monkeypatch.setattr(prompt_parts.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(prompt_parts, "PART_BYTES", 32)
     values = torch.arange(40.0)
-    keep = kept.Checkpoint(tmp_path, {"a": 1})
+    keep = checkpoint.Checkpoint(tmp_path, {"a": 1})
+
+    write_tensors = checkpoint.write_tensors
 
     def write(*given):
         clock[0] += 4.5
-        unfinished.write_tensors(*given)
+        write_tensors(*given)
 
-    monkeypatch.setattr(kept, "write_tensors", write)
-    parts = kept.Parts(keep, 1, 4, lambda prompts: {"value": values[prompts]})
+    monkeypatch.setattr(checkpoint, "write_tensors", write)
+    parts = prompt_parts.PromptParts(keep, 1, 4, lambda prompts: {"value": values[prompts]})
     counts = []
     for prompts in torch.arange(40).split(4):
         clock[0] += 30
@@ -203,9 +204,9 @@ def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypat
     parts.finish()
     # Two batches a part. Writing the third and fourth took 9 seconds, so that the next ones are three minutes off.
     assert counts == [0, 1, 1, 1, 3, 3, 3, 3, 3, 3]
-    found = list(kept.Parts(keep, 1, 4, dict).read())
+    found = list(prompt_parts.PromptParts(keep, 1, 4, dict).read())
     assert [part["prompts"].tolist() for part in found] == [
         list(range(first, last)) for first, last in ((0, 8), (8, 16), (16, 20), (20, 28), (28, 36), (36, 40))
     ]
     assert all(torch.equal(part["value"], values[part["prompts"]]) for part in found)
-    assert list(kept.Parts(keep, 0, 4, dict).read()) == []
+    assert list(prompt_parts.PromptParts(keep, 0, 4, dict).read()) == []

@@ -44,7 +44,7 @@ import pandas as pd, torch
 sys.path.insert(0, {tests!r})
 import finetune.ablation.run as run
 from interp.search import find
-from interp.storage import checkpoint as kept
+from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
 from interp.runtime.distributed import first_to, team_on
 from test_processes import ablate, found_in, pictures, said_by, search
@@ -71,7 +71,7 @@ if what == "whole":
     }}
     loaded, load = [], find.load_sae
     find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
-    kept.CHECKPOINT_SECONDS = 0.0
+    prompt_parts.CHECKPOINT_SECONDS = 0.0
     found, vlm = search(Checkpoint(folder, {{}}))
     told |= {{"images": len(vlm.image_tokens), "saes": sorted(set(loaded))}}
     found_in(found, folder / f"found-{{rank}}")

@@ -422,7 +422,7 @@ def test_examples_are_shown_only_on_demand_and_with_a_banner(run, html, tmp_path
 def test_an_existing_file_is_refused_and_nothing_half_written(run, tmp_path, monkeypatch):
     out = tmp_path / "report.html"
     out.write_text("mine")
-    with pytest.raises(InputError, match=r"report\.html: already holds something"):
+    with pytest.raises(InputError, match=r"report\.html: already exists"):
         write_report(run, out)
     assert out.read_text() == "mine"
     out.unlink()

@@ -207,7 +207,7 @@ def test_the_command(tmp_path):
     assert content["reference"] == "base"
     assert len(content["layers"]) == 12
     assert "lung" not in out.read_text()
-    assert "already holds something" in str(CliRunner().invoke(app, arguments).exception)
+    assert "already exists" in str(CliRunner().invoke(app, arguments).exception)
 
 
 def test_an_older_layers_json_is_read(tmp_path):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,14 +61,3 @@ def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(f"{path}: not the answers of an arm ({reason}). Remove it, and it is made again.")
-
-
-def check_match(path: Path, record: ArmRecord, wanted: dict[str, Any]) -> None:
-    """Raise InputError unless what must be the same is the same."""
-    for name in dict.fromkeys((*wanted, *record.match)):
-        made, now = record.match.get(name), wanted.get(name)
-        if made != now:
-            raise InputError(
-                f"{path}: was made with {name.replace('_', ' ')} {made!r}, but now it is {now!r}, so the arms could "
-                "not be compared. Choose another --out, or the options, data and model that the folder was begun with."
-            )

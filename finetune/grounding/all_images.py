@@ -19,12 +19,13 @@ from finetune.grounding.one_image import (
     margins_without_regions,
 )
 from finetune.grounding.questions import Lesion
-from finetune.grounding.resume import ImageCheckpoint, ImageObservation
+from finetune.grounding.resume import ImageObservation, read_image, write_image
 from finetune.lora.adapter_folder import changes_sight
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.saes.sae import Sae
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,7 +61,7 @@ def observe_images(
     curve_steps: int,
     seed: int,
     feature: tuple[Sae, int] | None = None,
-    checkpoint: ImageCheckpoint | None = None,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> dict[str, ArmObservations]:
     """Observe the base, and the adapter if there is one, on every image of a `wording_table`.
 
@@ -73,7 +74,7 @@ def observe_images(
     rows_of = {str(image): rows for image, rows in wordings.groupby("image", sort=False)}
     found: list[dict[str, ImageObservation]] = []
     for number, image in enumerate(track(list(rows_of), "images")):
-        of_arm = checkpoint.read(number) if checkpoint else None
+        of_arm = read_image(checkpoint, number)
         if of_arm is None:
             of_arm, encoded = {}, None
             for arm in arms:
@@ -83,8 +84,7 @@ def observe_images(
                     of_arm[arm] = _observe_image(
                         vlm, encoded, rows_of[image], lesions, settings, curve_steps, seed, feature
                     )
-            if checkpoint:
-                checkpoint.write(number, of_arm)
+            write_image(checkpoint, number, of_arm)
         found.append(of_arm)
     place = np.argsort(np.concatenate([rows.index for rows in rows_of.values()]))
     return {arm: _joined([of_arm[arm] for of_arm in found], place) for arm in arms}

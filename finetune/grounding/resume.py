@@ -1,15 +1,14 @@
 """The observations of each image on disk, from which an interrupted study resumes; they hold numbers alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.grounding.map_scores import Floats
 from finetune.grounding.one_image import WordingMaps
-from interp.storage.working_folder import read_tensors, write_tensors
+from interp.storage.checkpoint import Checkpoint
 
 
 class ImageObservation(NamedTuple):
@@ -23,25 +22,19 @@ class ImageObservation(NamedTuple):
     """Question -> margins with its boxes filled, and with other places filled."""
 
 
-class ImageCheckpoint(NamedTuple):
-    """The folder of the images that are done."""
+def read_image(checkpoint: Checkpoint, number: int) -> dict[str, ImageObservation] | None:
+    """Arm -> observation of an image, None if the checkpoint has none. Raises InputError as `Checkpoint.read` does."""
+    tensors = checkpoint.read(_name(number))
+    return None if tensors is None else _arms(tensors)
 
-    folder: Path
-    """Folder with one file for each image, named by the image's number."""
-    inputs: Mapping[str, Any]
-    """Inputs of the study; files made from others are refused."""
 
-    def read(self, number: int) -> dict[str, ImageObservation] | None:
-        """Return arm -> observation of an image, or None if it is not there. Raises InputError as `read_tensors`."""
-        path = self._path(number)
-        return _arms(read_tensors(path, self.inputs)[0]) if path.is_file() else None
+def write_image(checkpoint: Checkpoint, number: int, of_arm: Mapping[str, ImageObservation]) -> None:
+    """Write every arm's observation of an image. Raises InputError if the disk is full."""
+    checkpoint.write(_name(number), _tensors(of_arm))
 
-    def write(self, number: int, of_arm: Mapping[str, ImageObservation]) -> None:
-        """Write every arm's observation of an image. Raises InputError if the disk is full."""
-        write_tensors(self._path(number), _tensors(of_arm), self.inputs)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.safetensors"
+def _name(number: int) -> str:
+    return f"{number:06d}"
 
 
 def _tensors(of_arm: Mapping[str, ImageObservation]) -> dict[str, Tensor]:
@@ -56,6 +49,7 @@ def _tensors(of_arm: Mapping[str, ImageObservation]) -> dict[str, Tensor]:
 
 
 def _arms(tensors: Mapping[str, Tensor]) -> dict[str, ImageObservation]:
+    """The inverse of `_tensors`."""
     parts: dict[str, dict[str, dict[str, Floats]]] = {}
     for name, tensor in tensors.items():
         arm, part, rest = (*name.split("/", 2), "")[:3]

@@ -1,16 +1,16 @@
-"""A study into a new folder: image by image, so that one that was killed goes on, and whole or not at all."""
+"""A grounding study into a new folder, image by image, so that a killed study can be resumed."""
 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.grounding.resume import ImageCheckpoint
 from finetune.grounding.save import save_grounding
 from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
 from interp.questions.tables import fingerprint
 from interp.runtime.progress import notify
 from interp.storage.atomic import refuse_used
+from interp.storage.checkpoint import Checkpoint
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 
@@ -18,11 +18,11 @@ from interp.storage.working_folder import discard, finished, refuse_unfinished, 
 def study_into(
     out: Path, load: Callable[[], Loaded], settings: GroundingSettings, examples: int = 0, resume: bool = False
 ) -> GroundingStudy | None:
-    """`study` of what `load` gives, written into the new folder `out` (`save_grounding`).
+    """Make the `study` of what `load` returns, and write it to the new folder `out` (`save_grounding`).
 
-    Until it is whole `out` does not exist: after an interruption a folder beside it holds the images that were done,
-    and `resume` goes on behind them; it returns None if nothing is left to do. Raises InputError as `study`, if `out`
-    is used, and if another process makes it.
+    `out` appears only once it is complete. Until then a folder beside it (`interp.storage.working_folder`) holds the
+    finished images; `resume` continues after them, and returns None if nothing is left to do. Raises InputError as
+    `study` does, if `out` is not empty, and if another process is writing it.
     """
     if not resume:
         refuse_used(out)
@@ -32,18 +32,18 @@ def study_into(
         loaded = load()
         inputs = _inputs_of(loaded, settings)
         if resume and finished(out, inputs):
-            notify(f"{out}: is whole, so nothing is left to do.")
+            notify(f"{out}: already complete, so nothing is left to do.")
             discard(work)
             return None
         refuse_used(out)
-        found = study(*loaded[:3], settings, loaded.feature, ImageCheckpoint(work, inputs))
+        found = study(*loaded[:3], settings, loaded.feature, Checkpoint(work, inputs))
         save_grounding(found, out, examples, work, inputs)
         discard(work)
     return found
 
 
 def _inputs_of(loaded: Loaded, settings: GroundingSettings) -> dict[str, Any]:
-    """What must be the same for images that were looked at to be of use."""
+    """What must be the same for the observations of an earlier run to be used."""
     from peft.tuners.lora import LoraLayer
 
     vlm = loaded.vlm

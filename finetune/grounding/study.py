@@ -19,7 +19,6 @@ from finetune.grounding.all_images import observe_images
 from finetune.grounding.map_scores import Floats
 from finetune.grounding.one_image import MapSettings
 from finetune.grounding.questions import lesion_of, select_questions, wording_table
-from finetune.grounding.resume import ImageCheckpoint
 from finetune.grounding.score_table import mean_curves, score_table
 from finetune.grounding.summary import differences, summaries
 from finetune.lora.adapter_folder import load_adapter, shared_base
@@ -33,6 +32,7 @@ from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.grounding import CurvePoint, Grounding
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 from interp.storage.json_files import json_ready
 from interp.storage.provenance import provenance, software
 from interp.views.notebook import shown
@@ -111,7 +111,7 @@ def study(
     questions: Sequence[Question],
     settings: GroundingSettings = GroundingSettings(),
     feature: tuple[Sae, int] | None = None,
-    checkpoint: ImageCheckpoint | None = None,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> GroundingStudy:
     """Make and judge the maps of every closed question that has a lesion box, in the base and with its adapter.
 

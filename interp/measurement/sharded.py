@@ -18,7 +18,8 @@ from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
-from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, Parts
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
+from interp.storage.prompt_parts import PromptParts
 
 Round = Sequence[Sequence[int]]
 """The prompts of one batch per process, by rank; empty for a process that has no batch left."""
@@ -38,7 +39,7 @@ def measure_together(
     The processes of `team` divide the packed batches. After each round of batches, every process receives what the
     others measured at its own layers. `max_memory` [GiB] is that of `interp.runtime.memory.memory_left`. What is in
     `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
-    `interp.storage.working_folder.read_tensors` do.
+    `interp.storage.checkpoint.Checkpoint.read` do.
     """
     chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
@@ -55,7 +56,7 @@ def measure_together(
         return {"margin": margin[index], "residuals": by_prompt[index]}
 
     size = margin.itemsize + len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize
-    saving = Parts(checkpoint, team.rank, size, values)
+    saving = PromptParts(checkpoint, team.rank, size, values)
     done = set[int]()
     for before in saving.read():
         margin[before["prompts"]] = before["margin"]

@@ -20,7 +20,7 @@ from interp.model.packing import Batch, Row
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
-from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
 EDIT_TOKENS = 16384
 """Most edited positions that run together."""
@@ -110,7 +110,7 @@ class SuffixRerun:
         if not self.checkpoint:
             return self.team.all_reduce_sum(sweep())
         prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
-        name = name_of(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
+        name = stage_name(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
         saved = self.checkpoint.read(name) if self.team.rank == 0 else None
         if self.team.gather_values(saved is not None)[0]:
             return self.team.all_reduce_sum(saved["found"] if saved else torch.zeros(shape))

@@ -19,7 +19,7 @@ from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_fea
 from interp.screening.flips import Halves, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import Estimate
-from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, name_of
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
 
 class ScreenedLayers(NamedTuple):
@@ -76,7 +76,7 @@ def screen_layers(
     screened = list[_ScreenedLayer]()
     for position, layer in enumerate(track(layers, "screening features")):
         slopes = gradients[:, position]
-        name = name_of(f"layer-{layer:03d}", margins=margins, slopes=slopes) if checkpoint else ""
+        name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes) if checkpoint else ""
         screened.append(_ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes))))
     after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
     return ScreenedLayers(

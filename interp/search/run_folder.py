@@ -21,11 +21,11 @@ from interp.search.find import run_search
 from interp.search.result import FindResult
 from interp.search.task import Search
 from interp.storage.atomic import PARTIAL, atomic_folder, flush
-from interp.storage.checkpoint import Checkpoint
+from interp.storage.checkpoint import Checkpoint, refuse_other_inputs
 from interp.storage.checksums import inputs_digests, joined_digest, weights_fingerprint
 from interp.storage.disk_full import disk_full_errors
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
-from interp.storage.working_folder import check_begun, discard, finished, refuse_unfinished, working, working_folder
+from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 from interp.views.figures.style import save_figures
 
 LAYERS = "layers.json"
@@ -92,11 +92,11 @@ def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether the run is finished; if it is, move it to its place first. Raises InputError as `find_into`."""
     manifest = read_manifest(work / WHOLE)
     if manifest is not None:
-        check_begun(work / WHOLE, manifest.inputs, inputs)
+        refuse_other_inputs(work / WHOLE, manifest.inputs, inputs, f"remove {work} to start over")
         _publish(work / WHOLE, out)
     elif not finished(out, inputs):
         return False
-    notify(f"{out}: is whole, so nothing is left to do.")
+    notify(f"{out}: already complete, so nothing is left to do.")
     discard(work)
     return True
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and describing where a result came from."""
+"""Writing files and folders atomically: they appear complete, or not at all."""
 
 import os
 import shutil
@@ -13,21 +13,20 @@ from interp.storage.disk_full import disk_full_errors
 from interp.storage.lock import LOCK
 
 PARTIAL = ".partial-"
-"""What the names of unfinished files and folders begin with."""
+"""Prefix of the names of unfinished files and folders."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all."""
+    """Write a text file atomically."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_file(path: Path, lasting: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same ending, that replaces it when the block ends without an error.
+    """Yield a temporary path beside `path`, with the same suffix, that replaces `path` if the block ends without error.
 
-    If `lasting`, the file is there after a loss of power too, which takes some milliseconds to make sure of. Raises
-    InputError if there is no room for it.
+    A `lasting` file survives a power failure, which costs some milliseconds. Raises InputError if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_errors(path):
@@ -48,10 +47,10 @@ def atomic_file(path: Path, lasting: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` when the block ends without an error, after which it lasts.
+    """Yield a temporary folder that is renamed to `path` if the block ends without error; it survives a power failure.
 
-    It is made in the folder `within`, of the same file system, by default beside `path`. Raises InputError if `path`
-    exists already and is not an empty folder, and if there is no room.
+    It is made in the folder `within`, which must be on the same file system and is by default the parent of `path`.
+    Raises InputError if `path` exists and is not an empty folder, and if the disk is full.
     """
     refuse_used(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,7 @@ def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=within or path.parent))
         try:
             yield partial
-            # Some writers make private files; a result is as readable as any file.
+            # Some writers make their files private, but a result should have the usual permissions.
             for inside in [*partial.rglob("*"), partial]:
                 inside.chmod((0o777 if inside.is_dir() else 0o666) & ~umask())
                 flush(inside)
@@ -73,16 +72,16 @@ def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
 
 @cache
 def umask() -> int:
-    """The permissions that this process's files do not get, as it was started."""
-    # It can only be read by setting it.
+    """The permission bits that new files of this process do not get, as they were when it was first called."""
+    # The only way to read the umask is to set it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def flush(path: Path) -> None:
-    """Wait until the content of a file, or the list of a folder, is on the disk."""
-    # Windows knows no such thing of a folder, nor of a file that was opened to be read.
+    """Wait until a file's content, or a folder's list of files, is on the disk."""
+    # Windows can flush neither a folder nor a file that is open for reading.
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -93,7 +92,7 @@ def flush(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers left unfinished in a folder when they were killed. Nobody else may be writing into it."""
+    """Remove what killed writers left unfinished in a folder. No other process may be writing into it."""
     for left in folder.glob(f"{PARTIAL}*"):
         if left.is_dir():
             shutil.rmtree(left)
@@ -102,8 +101,6 @@ def sweep(folder: Path) -> None:
 
 
 def refuse_used(path: Path) -> None:
-    """Raise InputError if `path` is a file or a folder that holds something; a lock does not count."""
+    """Raise InputError if `path` is a file or a folder that is not empty; a lock file does not count."""
     if path.is_file() or (path.is_dir() and any(inside.name != LOCK for inside in path.iterdir())):
-        raise InputError(
-            f"{path}: already holds something, and nothing is overwritten. Choose another --out or remove it."
-        )
+        raise InputError(f"{path}: already exists, and nothing is overwritten. Choose another --out, or remove it.")

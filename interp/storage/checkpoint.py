@@ -1,50 +1,53 @@
-"""What a search has done so far, on disk, so that one that was killed goes on behind it; numbers alone.
+"""Checkpoints: what a long run has computed so far, as tensors on disk, so that a killed run resumes after it.
 
-Measured prompts are written in parts, once a checkpoint is due; screened layers and causal sweeps when they are done.
+A file of a checkpoint is a safetensors file with the inputs of the run that wrote it. Another run cannot use it.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from interp.runtime.errors import InputError
+from interp.runtime.progress import notify
+from interp.storage.atomic import atomic_file
 from interp.storage.checksums import named_digest
-from interp.storage.working_folder import read_tensors, write_tensors
+from interp.storage.provenance import software
 
-CHECKPOINT_SECONDS = 60.0
-"""Of measuring, at most, that a kill loses."""
-LONG = CHECKPOINT_SECONDS / 20
-"""Seconds of writing beyond which parts are further apart: it takes a twentieth of the time."""
-PART_BYTES = 2**27
-"""Size of a part, about: so much is copied in memory while it is written."""
+log = logging.getLogger(__name__)
+SCHEMA_VERSION = 2
+DIGEST_BYTES = 32
 HASHED_ROWS = 64
-"""Of a tensor in a piece, for several threads to hash."""
+"""Rows of a tensor that one thread hashes at a time."""
 
 
 class Checkpoint(NamedTuple):
-    """A folder for what is done, and what that is of use for."""
+    """A folder of named tensors, all of which were computed from the same inputs. False if it has no folder."""
 
     folder: Path | None
-    """Where it is; None to keep nothing."""
+    """Where the files are; None to write nothing and to find nothing."""
     inputs: Mapping[str, Any]
-    """What must be the same for it to be of use."""
+    """Settings, and digests of data and weights: plain JSON values that must be the same for a file to be used."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """What is kept under a name, None if nothing is. Raises InputError as
-        `interp.storage.working_folder.read_tensors`."""
+        """The tensors under a name, None if there are none.
+
+        Other versions of the software are reported. Raises InputError for a file that is damaged or has other inputs.
+        """
         path = self.folder and self.folder / f"{name}.safetensors"
-        return read_tensors(path, self.inputs)[0] if path and path.is_file() else None
+        return read_tensors(path, self.inputs) if path and path.is_file() else None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a name. Raises InputError if there is no room."""
+        """Write tensors under a name, atomically. Raises InputError if the disk is full."""
         if self.folder:
             write_tensors(self.folder / f"{name}.safetensors", tensors, self.inputs)
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What is kept under a name, or what `make` gives, which is then kept."""
+        """The tensors under a name; if there are none, those that `make` returns, which are then written."""
         found = self.read(name)
         if found is None:
             found = make()
@@ -56,72 +59,85 @@ class Checkpoint(NamedTuple):
 
 
 NO_CHECKPOINT = Checkpoint(None, {})
-"""Of a search that is not to be gone on with."""
+"""The checkpoint of a run that cannot be resumed."""
 
 
-class Parts:
-    """What one process has of the measured batches, written while it goes on.
+def stage_name(kind: str, **inputs: Tensor) -> str:
+    """Name of one stage of a run: its kind and a hash of the tensors that it starts from.
 
-    `values` gives what is to be kept of some prompts, `bytes_a_prompt` of each.
+    The tensors are hashed because the stage before may have been lost: computed again on a GPU, it may differ in its
+    last digits.
     """
-
-    def __init__(
-        self, checkpoint: Checkpoint, rank: int, bytes_a_prompt: int, values: Callable[[Tensor], dict[str, Tensor]]
-    ) -> None:
-        self._checkpoint, self._rank, self._values = checkpoint, rank, values
-        self._prompts = max(1, PART_BYTES // bytes_a_prompt)
-        self._count = 0
-        self._waiting: list[Tensor] = []
-        self._begun = self._written = time.monotonic()
-        self._pause = CHECKPOINT_SECONDS
-
-    def read(self) -> Iterator[dict[str, Tensor]]:
-        """The parts that are there. Raises InputError as `Checkpoint.read`."""
-        while (part := self._checkpoint.read(self._name())) is not None:
-            self._count += 1
-            yield part
-
-    def add(self, prompts: Tensor) -> None:
-        """Note the prompts of a batch as measured, and write all that wait if that is due."""
-        if not self._checkpoint:
-            return
-        self._waiting.append(prompts)
-        if time.monotonic() - self._written >= self._pause:
-            self._write()
-
-    def finish(self) -> None:
-        """Write what waits, if there is more to lose by then than a checkpoint may cost."""
-        if self._waiting and time.monotonic() - self._begun >= CHECKPOINT_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        begun = time.monotonic()
-        # Whole batches: another batch's numbers would differ in their last digits.
-        part: list[Tensor] = []
-        for batch in self._waiting:
-            part.append(batch)
-            if sum(map(len, part)) >= self._prompts:
-                self._write_part(part)
-                part = []
-        if part:
-            self._write_part(part)
-        self._waiting = []
-        self._written = time.monotonic()
-        self._pause = CHECKPOINT_SECONDS * max(1.0, (self._written - begun) / LONG)
-
-    def _write_part(self, batches: list[Tensor]) -> None:
-        prompts = torch.cat(batches)
-        self._checkpoint.write(self._name(), {"prompts": prompts} | self._values(prompts))
-        self._count += 1
-
-    def _name(self) -> str:
-        return f"rounds-{self._rank:03d}-{self._count:06d}"
-
-
-def name_of(kind: str, **given: Tensor) -> str:
-    """What a stage is kept under: a hash of all that goes into it, so that no other one is taken for it.
-
-    What was measured before it may be lost, and on a GPU it may come out again with other last digits.
-    """
-    rows = {f"{name} {k}": part for name, tensor in given.items() for k, part in enumerate(tensor.split(HASHED_ROWS))}
+    rows = {f"{name} {k}": part for name, tensor in inputs.items() for k, part in enumerate(tensor.split(HASHED_ROWS))}
     return f"{kind}-{named_digest(rows, 16)}"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> None:
+    """Write tensors and the inputs that they were computed from, atomically. Raises InputError if the disk is full."""
+    from safetensors.torch import save
+
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    record = {"schema_version": SCHEMA_VERSION, "inputs": inputs, "software": software()}
+    record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(held, {"record": json.dumps(record)}))
+    log.info("%s: wrote %.1f MB", path.name, sum(tensor.nbytes for tensor in held.values()) / 1e6)
+
+
+def read_tensors(path: Path, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read the tensors that `write_tensors` wrote.
+
+    Other versions of the software are reported. Raises InputError for a file that is damaged or has other inputs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as saved:
+            record = json.loads(saved.metadata()["record"])
+            tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        version = record["schema_version"]
+        if version == SCHEMA_VERSION and record["digest"] != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
+            raise ValueError("its content is not what was written")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: damaged ({reason}). Remove {path.parent} to start over, without --resume.") from None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Continue with the version "
+            f"that started the run, or remove {path.parent} to start over."
+        )
+    refuse_other_inputs(path, record["inputs"], inputs, f"remove {path.parent} to start over")
+    log.info("%s: resumed", path.name)
+    if record["software"] != software():
+        _report_versions(json.dumps(record["software"]))
+    return tensors
+
+
+def as_json(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs as they are read back from JSON."""
+    return json.loads(json.dumps(inputs))
+
+
+def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping[str, Any], otherwise: str) -> None:
+    """Raise InputError, which names the first difference, if `path` was made from inputs other than these.
+
+    `otherwise` is what the user can do if the original inputs are not wanted.
+    """
+    now = as_json(inputs)
+    for name in dict.fromkeys((*now, *recorded)):
+        then, wanted = recorded.get(name), now.get(name)
+        if then != wanted:
+            raise InputError(
+                f"{path}: was made with {name.replace('_', ' ')} {then!r}, but now it is {wanted!r}. Give the original "
+                f"options, data and model, or {otherwise}."
+            )
+
+
+@cache
+def _report_versions(recorded: str) -> None:
+    """Report once that other versions of the software wrote a checkpoint, however many files it has."""
+    now = software()
+    others = [
+        f"{name} {then} (now {now.get(name)})" for name, then in json.loads(recorded).items() if now.get(name) != then
+    ]
+    notify(f"Resuming work that was started with {', '.join(others)}: the result may differ in its last digits.")

@@ -1,7 +1,6 @@
 """What an artifact checks beside what was computed again, and whether the two agree."""
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple

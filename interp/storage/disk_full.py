@@ -1,4 +1,4 @@
-"""A full disk, in plain words."""
+"""The errors of a full disk as one plain message."""
 
 import errno
 from collections.abc import Iterator
@@ -8,22 +8,22 @@ from pathlib import Path
 from interp.runtime.errors import InputError
 
 FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the errors of a full disk, a used quota, and a file larger than may be."""
+"""System errors for a full disk, an exhausted quota, and a file above the size limit."""
 
 
 @contextmanager
 def disk_full_errors(path: Path) -> Iterator[None]:
-    """Turns the errors of a full disk into an InputError."""
+    """Turn the errors of a full disk into an InputError that names `path`."""
     try:
         yield
     except Exception as error:
-        # The writer of safetensors raises an error of its own, with the system's number in its text.
+        # safetensors raises an error of its own, which has the system's number in its text only.
         number = getattr(error, "errno", None)
         if number not in FULL_DISK_ERRNOS and not any(
             f"(os error {known})" in str(error) for known in FULL_DISK_ERRNOS
         ):
             raise
         raise InputError(
-            f"{path}: there is no room to write it, and what was there before is as it was. Make room on that disk, "
-            "and give the command again."
+            f"{path}: there is no room to write it; an earlier version is unchanged. Free space on that disk, and "
+            "run the command again."
         ) from None

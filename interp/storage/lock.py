@@ -1,4 +1,4 @@
-"""One process a folder: two that write into the same one would spoil each other's work."""
+"""One process per folder, because two processes that write into the same folder would spoil each other's work."""
 
 import os
 import platform
@@ -10,15 +10,15 @@ from interp.runtime.errors import InputError
 from interp.storage.disk_full import disk_full_errors
 
 LOCK = ".lock"
-"""Name of the lock file; it says who holds it."""
+"""Name of the lock file, which says who holds it."""
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """While open, no other process holds `folder`. It is made if need be, and removed again if nothing is left in it.
+    """Keep other processes from holding `folder`. It is created if need be, and removed again if it ends up empty.
 
-    The operating system frees the lock of a process that dies, however it does. Raises InputError if another process
-    holds it, on this machine or another that shares the file system.
+    The operating system frees the lock when its process ends, even by a crash. Raises InputError if another process
+    holds it, on this machine or on one that shares the file system.
     """
     from filelock import FileLock, Timeout
 
@@ -31,15 +31,15 @@ def held(folder: Path) -> Iterator[None]:
             lock.acquire()
     except Timeout:
         raise InputError(
-            f"{folder}: {_holder(path)} is working on it. Wait until it is done, end it, or choose another --out."
+            f"{folder}: {_holder(path)} is working on it. Wait until it ends, stop it, or choose another --out."
         ) from None
     try:
-        # For the eyes of others; some systems let nobody touch a locked file.
+        # This is for people; some systems let nobody touch a locked file.
         with suppress(OSError):
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        # Before it is freed: the next one to come makes a new file, and a lock on a removed one does not count.
+        # Removed before it is released: the next process creates a new file, and a lock on a removed one has no effect.
         path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
