@@ -7,8 +7,8 @@ import torch
 if TYPE_CHECKING:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-# The architecture of google/gemma-3-4b-it, which MedGemma 4B shares. What its config.json leaves to the defaults of
-# transformers is spelled out, so that another default cannot go unnoticed.
+# The architecture of google/gemma-3-4b-it, which MedGemma 4B shares. Fields that its config.json leaves to the defaults
+# of transformers are spelled out, so that a changed default cannot go unnoticed.
 TEXT: dict[str, Any] = {
     "vocab_size": 262208,
     "hidden_size": 2560,
@@ -19,7 +19,7 @@ TEXT: dict[str, Any] = {
     "head_dim": 256,
     "query_pre_attn_scalar": 256,
     "sliding_window": 1024,
-    # Every sixth layer sees everything and stretches its positions eightfold; the others see a window.
+    # Every sixth layer attends globally and scales its positions eightfold; the others attend to a window.
     "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(34)],
     "rope_parameters": {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
@@ -30,7 +30,7 @@ TEXT: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
-# What google/gemma-3-27b-it, the base of MedGemma 27B, has otherwise.
+# The fields in which google/gemma-3-27b-it, the base of MedGemma 27B, differs.
 LARGE: dict[str, Any] = {
     "hidden_size": 5376,
     "intermediate_size": 21504,
@@ -69,7 +69,7 @@ def medgemma_config(large: bool = False) -> "Gemma3Config":
 
 
 def meta_medgemma() -> "Gemma3ForConditionalGeneration":
-    """MedGemma 4B on the meta device: all shapes, no weights, no memory; frozen, as `load_vlm` leaves a model."""
+    """MedGemma 4B on the meta device, with all shapes but no memory, and frozen like a model of `load_vlm`."""
     from transformers import Gemma3ForConditionalGeneration
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The hand-over to TransformerLens and sae-lens: the same weights, the same numbers, working hooks and SAEs."""
+"""The bridge to TransformerLens and sae-lens: the same weights and numbers, with working hooks and SAEs."""
 
 import socket
 import subprocess
@@ -66,27 +66,27 @@ def inputs_of(vlm, row):
 
 
 def resid_post(bridge, vlm, row):
-    """[layers, d_model] at the final token, by TransformerLens."""
+    """Residuals [layers, d_model] at the final token, from TransformerLens."""
     with torch.no_grad():
         _, cache = bridge.run_with_cache(**inputs_of(vlm, row))
     return torch.stack([cache[f"blocks.{layer}.hook_resid_post"][0, -1] for layer in range(vlm.n_layers)])
 
 
-def test_every_weight_is_the_same_memory(vlm, bridge):
+def test_every_weight_shares_memory(vlm, bridge):
     ours = {weight.data_ptr() for weight in vlm.model.parameters()}
     theirs = {name: weight.data_ptr() for name, weight in bridge.named_parameters()}
     assert ours <= set(theirs.values())
-    # The one that is not ours: Gemma has no such bias, and TransformerLens sets zeros in its place.
+    # The only weight that is not ours: Gemma has no such bias, and TransformerLens uses zeros instead.
     (extra,) = [name for name, place in theirs.items() if place not in ours]
     assert extra.endswith("lm_head._original_component.bias")
 
 
-def test_residuals_are_those_of_transformer_lens(vlm, bridge, prompts, residuals):
+def test_residuals_equal_those_of_transformer_lens(vlm, bridge, prompts, residuals):
     for i in (0, 3, len(prompts) - 1):
         torch.testing.assert_close(residuals[i], resid_post(bridge, vlm, prompts.iloc[i]), atol=1e-4, rtol=0)
 
 
-def test_the_model_measures_on_as_before(vlm, bridge, prompts, residuals):
+def test_the_model_still_measures_the_same(vlm, bridge, prompts, residuals):
     assert vlm.model.config._attn_implementation == "sdpa"
     assert torch.equal(measure(vlm, prompts, range(vlm.n_layers)).residuals, residuals)
     fresh = load_vlm(WORLD / "planted", "cpu", "float32")
@@ -97,7 +97,7 @@ def test_the_model_measures_on_as_before(vlm, bridge, prompts, residuals):
     assert torch.equal(vlm.image_tokens[image], fresh.image_tokens[image])
 
 
-def test_lora_layers_come_along(prompts):
+def test_lora_layers_are_included(prompts):
     from finetune.lora.modules import add_lora
 
     own = load_vlm(WORLD / "planted", "cpu", "float32")
@@ -110,7 +110,7 @@ def test_lora_layers_come_along(prompts):
 
 
 @pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(False, "Be brief.", "Answer yes or no.")])
-def test_inputs_are_the_processors_own(vlm, prompts, style, monkeypatch):
+def test_inputs_equal_the_processors_own(vlm, prompts, style, monkeypatch):
     monkeypatch.setattr(vlm, "style", style)
     row = prompts.iloc[0]
     text = f"{row['text']} {style.answer_instruction}" if style.answer_instruction else row["text"]
@@ -143,7 +143,7 @@ def test_an_sae_on_the_bridge_encodes_as_ours_and_reconstructs(vlm, with_sae, sa
     torch.testing.assert_close(entering_next, sae.decode(sae.encode(here)), atol=1e-4, rtol=0)
 
 
-def test_its_matrices_are_the_saes_own(sae):
+def test_the_matrices_of_an_sae_share_memory(sae):
     theirs = sae.to_sae_lens()
     assert theirs.W_enc.data_ptr() == sae.w_enc.data_ptr()
     assert theirs.W_dec.data_ptr() == sae.w_dec.data_ptr()

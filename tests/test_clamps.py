@@ -1,4 +1,4 @@
-"""Clamped models against plain hooks on plain transformers, sae-lens and TransformerLens."""
+"""Clamped models give the results of plain hooks on transformers, of sae-lens and of TransformerLens."""
 
 import math
 
@@ -50,7 +50,7 @@ def prompts(own_data):
 
 @pytest.fixture(scope="module")
 def sae_folder(tmp_path_factory):
-    """A random SAE for layers 0 to 3 of the tiny model, its features active at some tokens and silent at others."""
+    """A random SAE for each layer of the tiny model, with features that are active at only some tokens."""
     folder = tmp_path_factory.mktemp("saes")
     generator = torch.Generator().manual_seed(1)
     for layer in range(4):
@@ -74,9 +74,9 @@ def plain_inputs(vlm, row):
 
 
 def plain_run(vlm, row, change=None):
-    """Margin and every layer's output [layers, S, d_model] of one prompt, by hooks on the plain model.
+    """Margin and every layer's output [layers, S, d_model] of one prompt, from hooks on the plain model.
 
-    `change`(layer, x [S, d_model], token ids [S]) gives what becomes of a layer's output.
+    `change`(layer, x [S, d_model], token ids [S]) returns the output to use instead of x.
     """
     inputs = plain_inputs(vlm, row)
     outputs = {}
@@ -99,7 +99,7 @@ def plain_run(vlm, row, change=None):
 
 
 def slowly(vlm, sae_folder, text, where, seen=None):
-    """The formula token by token and feature by feature; `seen` takes the activations met."""
+    """The formula, token by token and feature by feature; activations are appended to `seen`."""
     saes = {layer: load_sae(path, layer, vlm.d_model) for layer, path in locate_saes(sae_folder).items()}
 
     def change(layer, x, ids):
@@ -119,7 +119,7 @@ def slowly(vlm, sae_folder, text, where, seen=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_clamped_margins_and_residuals_are_the_plain_hooks(case, vlm, prompts, sae_folder):
+def test_clamped_margins_and_residuals_equal_plain_hooks(case, vlm, prompts, sae_folder):
     layers = range(vlm.n_layers)
     free = measure(vlm, prompts, layers)
     with clamped(vlm, [clamp for where, text in CASES[case] for clamp in clamps_of(sae_folder, text, where)]):
@@ -135,7 +135,7 @@ def test_clamped_margins_and_residuals_are_the_plain_hooks(case, vlm, prompts, s
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_residuals_of_text_tokens_are_the_plain_hooks(where, vlm, prompts, sae_folder):
+def test_residuals_of_text_tokens_equal_plain_hooks(where, vlm, prompts, sae_folder):
     layers = [1, 3]
     with clamped(vlm, clamps_of(sae_folder, SEVERAL, where)):
         residuals, owners = text_residuals(vlm, prompts, layers, batch_tokens=300)
@@ -150,7 +150,7 @@ def test_residuals_of_text_tokens_are_the_plain_hooks(where, vlm, prompts, sae_f
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_image_tokens_and_the_first_are_never_touched(where, vlm, prompts, sae_folder):
+def test_image_tokens_and_the_first_token_are_never_changed(where, vlm, prompts, sae_folder):
     caught = []
     with clamped(vlm, clamps_of(sae_folder, "1:7=50", where)):
         change = vlm.output_hooks[1]
@@ -188,7 +188,7 @@ def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folde
     torch.testing.assert_close(reversed_order, packed, atol=1e-4, rtol=0)
 
 
-def test_an_edit_is_made_behind_the_clamp(vlm, prompts, sae_folder):
+def test_an_edit_is_applied_after_the_clamp(vlm, prompts, sae_folder):
     delta = torch.randn(1, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
     with clamped(vlm, clamps_of(sae_folder, "2:5", "final")):
         edited = SuffixRerun(vlm, prompts.iloc[[1]]).margins([2, 1], delta.expand(1, 2, -1))
@@ -214,12 +214,12 @@ def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, sae_fold
     sae = load_sae(locate_saes(sae_folder)[2], 2, 32)
     f = sae.encode(free, torch.tensor([5, 7]))
     exact = free + (torch.tensor([0.0, 3.0]) - f) @ sae.w_dec[[5, 7]]
-    # One rounding to bfloat16, which keeps 8 bits.
+    # One rounding to bfloat16, which has 8 significant bits.
     torch.testing.assert_close(held, exact, atol=1e-6, rtol=2**-8)
     assert not torch.equal(held, free)
 
 
-def test_the_plain_model_is_back_afterwards_and_was_never_gone_for_others(vlm, prompts, sae_folder):
+def test_clamps_end_with_the_context_and_affect_no_other_run(vlm, prompts, sae_folder):
     free = measure(vlm, prompts).margin
     inputs = plain_inputs(vlm, prompts.iloc[0])
     with torch.no_grad():
@@ -254,14 +254,14 @@ def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, sa
         measure(vlm, prompts)
 
 
-def test_what_can_be_asked_for():
+def test_clamps_that_can_be_parsed():
     assert parse_clamps("17:3818") == [ClampSpec(17, 3818, 0.0)]
     assert parse_clamps("17:3818, 17:250=12.5,4:1=-1e2") == [(17, 3818, 0.0), (17, 250, 12.5), (4, 1, -100.0)]
     assert math.isnan(parse_clamps("1:2=mean")[0].value)
 
 
 @pytest.mark.parametrize("text", ["", "17", "17:", "a:1", "-1:2", "1:2=", "1:2=x", "1:2=nan", "1:2=1e999", "1:2,"])
-def test_what_can_not(text):
+def test_clamps_that_cannot_be_parsed(text):
     with pytest.raises(InputError, match=r"not LAYER:FEATURE.*Write 17:3818") as error:
         parse_clamps(text)
     assert "\n" not in str(error.value)
@@ -303,7 +303,7 @@ def gate(where):
 
 
 def lens_clamp(where, image_token):
-    """The clamp of GATE by an SAE of sae-lens: x [S, d_model] and token ids [S] -> x."""
+    """The clamp of GATE with an SAE of sae-lens: x [S, d_model] and token ids [S] -> x."""
     from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
     ours = load_sae(locate_saes(WORLD / "saes")[4], 4, 128)
@@ -327,7 +327,7 @@ def bridge(planted):
 
 
 def bridge_margin(vlm, bridge, row, layer, change):
-    """The margin of one prompt by transformer-lens, with `change`(x [S, d_model], ids) made at a layer's output."""
+    """The margin of one prompt from TransformerLens, with `change`(x [S, d_model], ids) applied to a layer's output."""
     inputs = plain_inputs(vlm, row)
     ids = inputs["input_ids"]
     with torch.no_grad():
@@ -341,7 +341,7 @@ def bridge_margin(vlm, bridge, row, layer, change):
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_clamps_are_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(where, planted, asked, bridge):
+def test_clamps_equal_those_of_sae_lens_in_plain_hooks_and_in_transformer_lens(where, planted, asked, bridge):
     change = lens_clamp(where, planted.model.config.image_token_id)
     free = measure(planted, asked).margin
     with clamped(planted, gate(where)):
@@ -384,7 +384,7 @@ def test_facts_of_the_clamp_on_the_shipped_world(planted, asked):
         assert measure(planted, asked.iloc[[0]]).margin[0] == pytest.approx(float(free.margin[0]), abs=1e-4)
 
 
-def test_control_clamps_are_of_other_features_as_active(planted, asked):
+def test_matched_controls_are_other_features_that_are_as_active(planted, asked):
     saes = locate_saes(WORLD / "saes")
     clamps = load_clamps(parse_clamps("4:110,4:283=2"), saes, planted.d_model, planted.device, "final")
     residuals = measure(planted, asked, [4]).residuals[:, 0]

@@ -1,4 +1,4 @@
-"""Sparse statistics against the dense ones done slowly, entry by entry."""
+"""Sparse statistics equal dense ones that are computed slowly, entry by entry."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ N, D_MODEL, D_SAE = 40, 6, 50
 def sae():
     generator = torch.Generator().manual_seed(0)
     w_enc, w_dec = torch.randn(D_MODEL, D_SAE, generator=generator), torch.randn(D_SAE, D_MODEL, generator=generator)
-    # The last five features are silent, and thresholds make most others silent on most rows.
+    # The last five features are dead, and thresholds keep most others at zero on most rows.
     threshold = torch.cat([torch.linspace(1, 6, D_SAE - 5), torch.full((5,), 1e6)])
     return Sae(3, "random", w_enc, torch.zeros(D_SAE), w_dec, torch.zeros(D_MODEL), threshold)
 

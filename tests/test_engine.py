@@ -1,4 +1,4 @@
-"""The packed engine against plain transformers, one prompt at a time."""
+"""The packed engine gives the results of plain transformers on one prompt at a time."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def plain_inputs(vlm, image, text):
 
 
 def plain_run(vlm, image, text, change=None):
-    """Logits and every layer's output at the final token, by hooks on the untouched model."""
+    """Logits and every layer's output at the final token, from hooks on the unmodified model."""
     outputs = {}
 
     def hook(layer):
@@ -62,7 +62,7 @@ def plain_run(vlm, image, text, change=None):
     return logits, torch.stack([outputs[i] for i in range(vlm.n_layers)])
 
 
-def test_prompt_is_the_processors_own(vlm):
+def test_prompts_equal_the_processors_own(vlm):
     texts = ["Is there a nodule?", "Any spot on the lung, or not?\nLook again."]
     image = Image.new("RGB", (64, 64))
     for text, tokens in zip(texts, prompt_tokens(vlm.processor, texts), strict=True):
@@ -70,12 +70,12 @@ def test_prompt_is_the_processors_own(vlm):
 
 
 @pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>"])
-def test_a_wording_that_stands_for_an_image_is_refused(vlm, token):
+def test_a_wording_with_an_image_placeholder_is_refused(vlm, token):
     with pytest.raises(InputError, match=f"A wording contains '{token}', which stands for an image"):
         prompt_tokens(vlm.processor, ["Is there a nodule?", f"Is there {token}?"])
 
 
-def test_packed_margins_and_residuals_are_the_plain_models(vlm, own_data):
+def test_packed_margins_and_residuals_equal_the_plain_models(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     layers = [0, 2, 3]
     measured = measure(vlm, prompts, layers, batch_tokens=400)
@@ -98,7 +98,7 @@ STYLES = [
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_other_prompt_styles_are_the_plain_models(style, tiny_model, own_data):
+def test_other_prompt_styles_equal_the_plain_models(style, tiny_model, own_data):
     vlm = load_vlm(tiny_model, "cpu", "float32", style=style)
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:9]
     measured = measure(vlm, prompts, [3])
@@ -145,7 +145,7 @@ def test_patching_every_residual_of_the_last_layer_gives_the_originals_margin(vl
     assert edited[0, 0] == pytest.approx(float(measured.margin[0]), abs=1e-4)
 
 
-def test_prompts_of_a_row_do_not_see_each_other():
+def test_prompts_of_a_row_do_not_attend_to_each_other():
     rows = pack([[1, 9, 9, 2, 5, 6], [1, 9, 9, 2, 7], [1, 9, 9, 2, 5, 8, 8]], ["a"] * 3, image_token=9)
     assert rows[0].prefix == [1, 9, 9, 2]
     batch = collate(rows, pad_token=0)
@@ -178,7 +178,7 @@ def test_answer_tokens_come_from_the_vocabulary(vlm):
     assert set(tokens(found.no.tolist())) == {"no", "No", "▁no"}
 
 
-def test_each_image_meets_the_tower_once(vlm, own_data, monkeypatch):
+def test_each_image_is_encoded_once(vlm, own_data, monkeypatch):
     vlm.image_tokens.clear()
     seen = []
     tower = vlm.model.model.get_image_features
@@ -196,7 +196,7 @@ def test_blank_image_is_the_same_for_all(vlm):
 
 
 @pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(image_first=False)])
-def test_a_replay_gives_the_same_however_much_of_it_stays(style, tiny_model, own_data):
+def test_a_suffix_rerun_gives_the_same_however_much_is_cached(style, tiny_model, own_data):
     vlm = load_vlm(tiny_model, "cpu", "float32", style=style)
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     delta = torch.randn(len(prompts), 3, vlm.d_model, generator=torch.Generator().manual_seed(1))
@@ -208,14 +208,14 @@ def test_a_replay_gives_the_same_however_much_of_it_stays(style, tiny_model, own
         found.append(replay.margins([2, 0, 3], delta))
         first = len(runs)
         torch.testing.assert_close(replay.margins([2, 0, 3], delta), found[-1], atol=1e-5, rtol=0)
-        # An edit runs from the layer above its own, so the first layer says how much of the prompts ran again.
+        # An edit runs from the layer above its own, so calls of the first layer count the prompts that ran again.
         again, runs[:] = len(runs) - first, []
         assert again == first if room == 0 else again == 0 if room == 2**30 else 0 < again < first
         torch.testing.assert_close(found[-1], found[0], atol=1e-4, rtol=0)
     handle.remove()
 
 
-def test_slopes_are_autograd_through_the_plain_model(vlm, own_data):
+def test_gradients_equal_autograd_through_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
     generator = torch.Generator().manual_seed(2)
     delta = torch.randn(5, 2, vlm.d_model, generator=generator)
@@ -235,7 +235,7 @@ def test_slopes_are_autograd_through_the_plain_model(vlm, own_data):
             torch.testing.assert_close(slopes[i, k], expected, atol=1e-5, rtol=1e-3)
 
 
-def test_residuals_in_a_file_are_those_in_memory(vlm, own_data):
+def test_residuals_in_a_file_equal_those_in_memory(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     found = []
     for room in (2**30, 0):
@@ -249,7 +249,7 @@ def test_residuals_in_a_file_are_those_in_memory(vlm, own_data):
     assert not found[1].shift([3, -1], *pair)[0, 1].any()
 
 
-def test_images_are_dropped_where_they_do_not_all_fit(vlm, own_data):
+def test_images_are_dropped_if_they_do_not_all_fit(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     expected = measure(vlm, prompts).margin
     few = replace(vlm, image_tokens={}, max_images=2)

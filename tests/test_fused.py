@@ -1,4 +1,4 @@
-"""Fused parts against transformers' own: values and gradients. Nearly all need a GPU with Triton."""
+"""Fused kernels give the values and gradients of transformers' own modules. Most tests need a GPU with Triton."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_values_and_gradients(shape, dtype, tolerance):
     generator = torch.Generator("cuda").manual_seed(1)
     x = torch.randn(shape, generator=generator, device="cuda").to(dtype) * 30
     x[0, 0] = 0
-    # As queries come, and as the pooled vision outputs do, whose last dimension is strided.
+    # Laid out like queries, and like the pooled vision outputs, whose last dimension is strided.
     views = [x, x.transpose(-1, -2).contiguous().transpose(-1, -2)]
     if x.dim() > 3:
         views.append(x.transpose(1, 2))
@@ -46,7 +46,7 @@ def test_values_and_gradients(shape, dtype, tolerance):
             assert error < tolerance
 
 
-def test_a_norm_on_the_cpu_is_left_as_it_is(monkeypatch):
+def test_a_norm_on_the_cpu_is_unchanged(monkeypatch):
     monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
@@ -57,7 +57,7 @@ def test_a_norm_on_the_cpu_is_left_as_it_is(monkeypatch):
 
 
 def both(plain, fused, tensors, weight_of):
-    """Outputs and gradients of two functions of the same tensors."""
+    """Compare outputs and gradients of two functions of the same tensors."""
     found = []
     for run in (plain, fused):
         leaves = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in tensors]
@@ -119,7 +119,7 @@ def test_rotary(heads, width, exchanged, dtype, tolerance):
 
 
 @needs_gpu
-def test_a_fused_model_is_the_model():
+def test_a_fused_model_equals_the_plain_model():
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
 
@@ -133,12 +133,12 @@ def test_a_fused_model_is_the_model():
     expected = model(input_ids=ids).last_hidden_state
     fuse(model)
     changed = [m for m in model.modules() if "forward" in m.__dict__]
-    # Four norms a layer and two of its queries and keys, an attention and an MLP, and the last norm.
+    # In each layer four norms, two norms of queries and keys, an attention and an MLP; and the final norm.
     assert len(changed) == 3 * (6 + 2) + 1
     assert distance(model(input_ids=ids).last_hidden_state, expected) < 1e-5
 
 
-def test_a_model_on_the_cpu_is_left_as_it_is(monkeypatch):
+def test_a_model_on_the_cpu_is_unchanged(monkeypatch):
     monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
@@ -159,7 +159,7 @@ def test_a_model_on_the_cpu_is_left_as_it_is(monkeypatch):
 
 @needs_gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
-def test_a_fused_tower_is_the_tower(dtype, tolerance):
+def test_a_fused_tower_equals_the_plain_tower(dtype, tolerance):
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     sizes = {"hidden_size": 144, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -172,7 +172,7 @@ def test_a_fused_tower_is_the_tower(dtype, tolerance):
         fuse(model)
         assert sum("forward" in m.__dict__ for m in model.modules()) == 4
         assert distance(model(pixels).last_hidden_state, expected) < tolerance
-    # Where a gradient is wanted, as of the pixels, the tower is transformers' own.
+    # If a gradient is needed, here of the pixels, the tower runs transformers' own code.
     leaf = pixels.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(leaf).last_hidden_state.float().sum(), leaf)
     assert gradient.isfinite().all()

@@ -1,4 +1,4 @@
-"""Packed generation against transformers' own `generate`, one prompt at a time through the processor."""
+"""Packed generation gives the answers of transformers' own `generate` on one prompt at a time."""
 
 import math
 
@@ -25,7 +25,7 @@ from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae, save_sae
 
 NEW = 14
-"""More than the sliding window of 12, so that answers outgrow it."""
+"""Longer than the sliding window of 12, so that answers outgrow the window."""
 D_SAE = 24
 
 
@@ -36,7 +36,7 @@ def vlm(request, tiny_model):
 
 @pytest.fixture
 def prompts(own_data):
-    """Three images of 6, 4 and 1 prompts of different lengths, shuffled, one without image, one blank."""
+    """Shuffled prompts of different lengths: 6, 4 and 1 on three images, one without an image and one on a blank."""
     table = prompt_table(load_questions(own_data / "questions.jsonl"))
     chosen = table.iloc[[*range(6), *range(6, 10), 12]]
     odd = table.iloc[[0, 1]].assign(image=[NO_IMAGE, BLANK_IMAGE])
@@ -54,7 +54,7 @@ def plain_inputs(vlm, row):
 
 
 def plainly(vlm, row, new=NEW):
-    """Token ids of one answer, by nothing but transformers; what ends it is left out."""
+    """Token ids of one answer from plain transformers, without the end token."""
     inputs = plain_inputs(vlm, row)
     said = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=new)[0, inputs["input_ids"].shape[1] :].tolist()
     ends = end_tokens(vlm.model)
@@ -72,7 +72,7 @@ def assert_plain(vlm, prompts, new=NEW, **options):
     return answers, tokens
 
 
-def test_packed_answers_are_the_plain_ones(vlm, prompts):
+def test_packed_answers_equal_the_plain_ones(vlm, prompts):
     answers, tokens = assert_plain(vlm, prompts)
     assert generate(vlm, prompts, NEW, batch_tokens=600) == answers
     lengths = [plain_inputs(vlm, row)["input_ids"].shape[1] for _, row in prompts.iterrows()]
@@ -84,8 +84,8 @@ def test_packed_answers_are_the_plain_ones(vlm, prompts):
         assert sorted(len(row.prompts) for row in pack_prompts(vlm, prompts)) == [1, 1, 1, 4, 6]
 
 
-def test_the_sliding_window_is_felt(vlm, prompts):
-    """Without it the answers are others, so that the parity above is one of windows too."""
+def test_the_sliding_window_changes_answers(vlm, prompts):
+    """Without the window the answers differ, so the parity above covers the window."""
     answers = generate(vlm, prompts, NEW)
     vlm.model.config.text_config.sliding_window = None
     assert generate(vlm, prompts, NEW) != answers
@@ -94,7 +94,7 @@ def test_the_sliding_window_is_felt(vlm, prompts):
 def test_answers_stop_at_the_first_of_the_end_tokens(vlm, prompts):
     prompts = prompts[:7]
     free = [plainly(vlm, row) for _, row in prompts.iterrows()]
-    # One that ends the first answer at once, one that ends the second in its midst.
+    # The first ends the first answer at once; the second ends the second answer midway.
     ends = [free[0][0], next(t for t in free[1][3:] if t not in free[1][:3])]
     for chosen in (ends, ends[1]):
         vlm.model.generation_config.eos_token_id = chosen
@@ -104,7 +104,7 @@ def test_answers_stop_at_the_first_of_the_end_tokens(vlm, prompts):
     assert generate(vlm, prompts, NEW)[0] == ""
 
 
-def test_a_batch_stops_when_all_its_answers_have(vlm, prompts):
+def test_a_batch_stops_when_all_its_answers_have_ended(vlm, prompts):
     free = [plainly(vlm, row) for _, row in prompts[:2].iterrows()]
     ends = [tokens[2] for tokens in free]
     needed = max(next(i for i, token in enumerate(tokens, start=1) if token in ends) for tokens in free)
@@ -130,7 +130,7 @@ def test_one_token_is_the_top_token(vlm, prompts):
     assert generate(vlm, prompts, 1) == [text_of(vlm, [token]) for token in top]
 
 
-def test_nothing_asked_for(vlm, prompts):
+def test_no_new_tokens_are_refused(vlm, prompts):
     with pytest.raises(InputError, match="max_new_tokens 0"):
         generate(vlm, prompts, 0)
 
@@ -154,7 +154,7 @@ def test_an_adapter_in_place(vlm, prompts):
 
 @pytest.fixture(scope="module")
 def sae_folder(tmp_path_factory):
-    """Random SAEs of the tiny model, their features active at some tokens and silent at others."""
+    """Random SAEs for the tiny model, with features that are active at some tokens and inactive at others."""
     folder = tmp_path_factory.mktemp("saes")
     generator = torch.Generator().manual_seed(1)
     for layer in range(4):
@@ -169,8 +169,8 @@ CLAMPS = "0:3,1:7=1.5,1:11,3:2"
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_clamped_answers_are_the_plain_hooks(where, vlm, prompts, sae_folder):
-    """Plain hooks on every forward pass of transformers' own generate, without cache: the whole text each time."""
+def test_clamped_answers_equal_plain_hooks(where, vlm, prompts, sae_folder):
+    """Plain hooks on every forward pass of transformers' own generate, without a cache, on the whole text each time."""
     prompts, new = prompts[:8], 8
     free = generate(vlm, prompts, new)
     with clamped(vlm, load_clamps(parse_clamps(CLAMPS), locate_saes(sae_folder), 32, "cpu", where)):
@@ -202,7 +202,7 @@ def test_clamped_answers_are_the_plain_hooks(where, vlm, prompts, sae_folder):
         assert held[i] == text_of(vlm, said)
 
 
-def test_the_changes_meet_every_token_once(vlm, prompts):
+def test_output_hooks_see_every_token_once(vlm, prompts):
     met = []
     vlm.output_hooks = {2: lambda output, batch: met.append((output.shape, batch)) or output}
     generate(vlm, prompts, 4)
@@ -221,14 +221,14 @@ def test_the_changes_meet_every_token_once(vlm, prompts):
     assert vlm.layers[2]._forward_hooks == {}
 
 
-def test_weights_that_are_not_finite(vlm, prompts):
+def test_weights_that_are_not_finite_are_refused(vlm, prompts):
     vlm.output_hooks = {3: lambda output, batch: output * float("nan")}
     with pytest.raises(InputError, match="not finite"):
         generate(vlm, prompts, 2)
 
 
-def test_a_batch_holds_no_more_than_it_may(vlm, prompts):
-    """The positions of the answers among them; only a row that is larger by itself is run alone."""
+def test_a_batch_stays_within_its_limit(vlm, prompts):
+    """The limit includes the positions of the answers; only a row that exceeds it alone runs by itself."""
     sizes = []
 
     def count(output, batch):
@@ -251,7 +251,7 @@ def planted():
 
 
 def test_the_first_word_is_the_sign_of_the_margin(planted):
-    """The planted model was taught the first token of its answers alone, so one token is an answer of it."""
+    """The planted model was trained on the first token of its answers only, so one token is a whole answer."""
     prompts = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:120])
     prompts = prompts[prompts["closed"]].reset_index(drop=True)
     margin = measure(planted, prompts).margin
@@ -259,16 +259,16 @@ def test_the_first_word_is_the_sign_of_the_margin(planted):
     spoken = torch.tensor([word is not None for word in said])
     agree = torch.tensor([word == ("yes" if m > 0 else "no") for word, m in zip(said, margin.tolist(), strict=True)])
     assert len(said) > 300
-    # The rest are left and right.
+    # The others are left and right.
     assert spoken.float().mean() > 0.95
     assert agree[spoken].float().mean() > 0.99
-    # logsumexp of three logits exceeds their greatest by log 3 at most, so that beyond it the sign is that of the top.
+    # logsumexp of three logits exceeds their maximum by at most log 3; beyond that the sign follows the top token.
     assert agree[spoken & (margin.abs() > math.log(3))].all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_planted_models_answers_are_transformers_own(dtype):
-    """Packing rounds otherwise than one prompt at a time, so that in bfloat16 a near tie may fall otherwise."""
+def test_the_planted_models_answers_equal_transformers_own(dtype):
+    """Packing rounds differently than one prompt at a time, so in bfloat16 a near tie may be decided differently."""
     vlm = load_vlm(WORLD / "planted", "cpu", dtype)
     prompts = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:2])
     answers = generate(vlm, prompts, 8)

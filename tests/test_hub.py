@@ -1,4 +1,4 @@
-"""Finding a model: local folders, and the hub's cache without a network."""
+"""Finding a model in local folders and in the hub's cache without a network."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty hub cache with the network forbidden."""
+    """An empty hub cache, with the network forbidden."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def put(cache, repo, model, without=()):
-    """Lay a model into the cache under the layout of the hub's own library."""
+    """Copy a model into the cache, in the layout of huggingface_hub."""
     root = cache / f"models--{repo.replace('/', '--')}"
     shutil.copytree(model, root / "snapshots" / COMMIT)
     for name in without:
@@ -53,7 +53,7 @@ def test_an_absent_model_says_how_to_get_it(cache):
         locate("google/medgemma-4b-it")
 
 
-def test_half_a_download_is_named(cache, tiny_model):
+def test_an_incomplete_download_is_named(cache, tiny_model):
     put(cache, "google/medgemma-4b-it", tiny_model, without=["model.safetensors"])
     with pytest.raises(InputError, match=r"no model.safetensors.*Finish the download"):
         locate("google/medgemma-4b-it")
@@ -85,7 +85,7 @@ def test_a_gated_model_names_the_page(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "medgemma", "a/b/c"])
-def test_what_is_neither_folder_nor_hub_id(name):
+def test_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(InputError, match="no such folder, and not a hub id"):
         locate(name)
 

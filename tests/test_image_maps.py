@@ -1,4 +1,4 @@
-"""Maps of packed wordings against plain transformers, one prompt at a time."""
+"""Saliency maps of packed wordings equal those of plain transformers on one prompt at a time."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def plain_inputs(vlm, path, text):
 
 
 def plain_attention(folder, vlm, path, text, dtype=torch.float32):
-    """Every layer's attention [layers, heads, S, S] of one prompt in a model loaded as eager, and its image places."""
+    """Attention [layers, heads, S, S] of one prompt in a model loaded as eager, and the columns of its image tokens."""
     from transformers import AutoModelForImageTextToText
 
     with quiet_loading():
@@ -68,7 +68,7 @@ def plain_attention(folder, vlm, path, text, dtype=torch.float32):
     return found.float(), (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
 
 
-def test_attention_and_rollout_are_the_plain_models(vlm, tiny_model, path):
+def test_attention_and_rollout_equal_the_plain_models(vlm, tiny_model, path):
     found = attention(vlm, tokens_of(vlm, path), TEXTS, CLOSED)
     assert found.weights.shape == (3, 4, 4, 16)
     for k, text in enumerate(TEXTS):
@@ -79,7 +79,7 @@ def test_attention_and_rollout_are_the_plain_models(vlm, tiny_model, path):
             mean = sum(weights[layer, head].double().numpy() for head in range(4)) / 4
             product = (0.5 * mean + 0.5 * np.eye(len(mean))) @ product
             np.testing.assert_allclose(found.rollout[k, layer], product[-1, places.numpy()], atol=1e-5, rtol=1e-4)
-    # The sliding window of this model ends inside or before the image, which global layers see whole.
+    # The sliding window of this model ends inside or before the image; global layers attend to all of it.
     assert (found.weights[:, [0, 1, 3]] == 0).any()
     assert (found.weights[:, 2] > 0).all()
 
@@ -94,7 +94,7 @@ def test_attention_of_a_bfloat16_model(tiny_model, path):
         assert np.corrcoef(found.weights[k].ravel(), expected.ravel())[0, 1] > 0.995
 
 
-def test_nothing_masked_is_attended_to(vlm, path):
+def test_masked_positions_get_no_attention(vlm, path):
     tokens, seen = tokens_of(vlm, path), []
     ((batch, images),) = variant_batches(vlm, pack_wordings(vlm, TEXTS, CLOSED), tokens[None], 4096)
     with torch.no_grad(), observe_attention(vlm, seen.append):
@@ -106,7 +106,7 @@ def test_nothing_masked_is_attended_to(vlm, path):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
-def test_the_model_is_left_as_it_was(vlm, path):
+def test_the_model_is_restored(vlm, path):
     tokens = tokens_of(vlm, path)
     before = token_margins(vlm, tokens[None], TEXTS, CLOSED)
 
@@ -121,7 +121,7 @@ def test_the_model_is_left_as_it_was(vlm, path):
 
 
 def plain_gradient(vlm, path, text, tokens, monkeypatch, target=None):
-    """d target / d image tokens by autograd through the plain model, whose image features are `tokens`; and target."""
+    """d target / d image tokens by autograd through the plain model with image tokens `tokens`; and target."""
     leaf = tokens.clone()[None].requires_grad_()
     features = BaseModelOutputWithPooling(pooler_output=leaf)
     monkeypatch.setattr(vlm.model.model, "get_image_features", lambda *given, **named: features)
@@ -138,7 +138,7 @@ def differentiable_margin(logits, vlm):
     return torch.logsumexp(logits[ids["yes"]], 0) - torch.logsumexp(logits[ids["no"]], 0)
 
 
-def test_gradient_maps_are_plain_autograd(vlm, path, monkeypatch):
+def test_gradient_maps_equal_plain_autograd(vlm, path, monkeypatch):
     tokens = tokens_of(vlm, path)
     found = gradient_maps(vlm, tokens, TEXTS, CLOSED)
     for k, text in enumerate(TEXTS):
@@ -149,7 +149,7 @@ def test_gradient_maps_are_plain_autograd(vlm, path, monkeypatch):
         torch.testing.assert_close(found[k], (gradient * tokens).sum(-1), atol=1e-5, rtol=1e-3)
 
 
-def test_integrated_gradients_are_the_slow_sum_and_complete(vlm, path, monkeypatch):
+def test_integrated_gradients_equal_the_slow_sum_and_are_complete(vlm, path, monkeypatch):
     tokens, blank = tokens_of(vlm, path), tokens_of(vlm, BLANK_IMAGE)
     found = integrated_gradient_maps(vlm, tokens, blank, TEXTS[:2], CLOSED[:2], steps=4)
     for k, text in enumerate(TEXTS[:2]):
@@ -168,7 +168,7 @@ def test_integrated_gradients_are_the_slow_sum_and_complete(vlm, path, monkeypat
     assert errors[1] < errors[0] / 20
 
 
-def test_feature_maps_are_plain_autograd(vlm, path, monkeypatch):
+def test_feature_maps_equal_plain_autograd(vlm, path, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     w_enc, b_enc = torch.randn(32, 8, generator=generator), torch.randn(8, generator=generator)
     sae = Sae(2, "random", w_enc, b_enc, w_enc.T, torch.zeros(32), torch.zeros(8))
@@ -177,7 +177,7 @@ def test_feature_maps_are_plain_autograd(vlm, path, monkeypatch):
     found = feature_maps(vlm, tokens, sae, 5, TEXTS, CLOSED)
     assert len(vlm.layers[2]._forward_hooks) == hooks
     for k, text in enumerate(TEXTS):
-        # hidden_states[0] are the embeddings.
+        # hidden_states[0] is the embedding.
         gradient, _ = plain_gradient(
             vlm, path, text, tokens, monkeypatch, lambda o: o.hidden_states[3][0, -1] @ w_enc[:, 5] + b_enc[5]
         )

@@ -1,4 +1,4 @@
-"""Image tokens against plain transformers, one image at a time; and when they are taken from disk."""
+"""Image tokens equal those of plain transformers on one image at a time; and when the disk cache is used."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def cached(tiny_model, tmp_path):
-    """The tiny model, loaded anew with one and the same cache, as by several runs."""
+    """Loads the tiny model with the same cache again, as several runs would."""
     return lambda dtype="float32", model=tiny_model: load_vlm(
         model, "cpu", dtype, image_cache=tmp_path / "cache" / "tokens"
     )
@@ -48,7 +48,7 @@ def cached(tiny_model, tmp_path):
 
 @contextmanager
 def tower_calls(vlm):
-    """How many images each call of the tower had."""
+    """The number of images in each call of the tower."""
     calls = []
     handle = vlm.model.model.vision_tower.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True
@@ -58,7 +58,7 @@ def tower_calls(vlm):
 
 
 def encoded(vlm, paths):
-    """The tokens of some images, and how many images met the tower for it."""
+    """The tokens of some images, and the number of images that were encoded for them."""
     with tower_calls(vlm) as calls:
         encode_images(vlm, paths, batch_size=4)
     return torch.stack([vlm.image_tokens[path] for path in paths]), sum(calls)
@@ -68,7 +68,7 @@ def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_tokens_are_plain_transformers(tiny_model, pictures):
+def test_tokens_equal_those_of_plain_transformers(tiny_model, pictures):
     from transformers import AutoModelForImageTextToText
 
     vlm = load_vlm(tiny_model, "cpu", "float32")
@@ -85,7 +85,7 @@ def test_tokens_are_plain_transformers(tiny_model, pictures):
     assert vlm.image_tokens[NO_IMAGE].shape == (0, vlm.d_model)
 
 
-def test_the_tower_computes_on_contiguous_states_and_as_before(tiny_model):
+def test_the_tower_computes_the_same_on_contiguous_states(tiny_model):
     from transformers import AutoModelForImageTextToText
 
     vlm = load_vlm(tiny_model, "cpu", "float32")
@@ -115,7 +115,7 @@ def test_an_unreadable_image_is_refused_without_its_path(cached, tiny_model, pic
             encode_images(vlm, [pictures[0], "gone.png"])
 
 
-def test_kept_tokens_are_found_under_any_name(cached, pictures, tmp_path):
+def test_cached_tokens_are_found_under_any_image_name(cached, pictures, tmp_path):
     first, computed = encoded(cached(), pictures)
     assert computed == 11
     moved = [str(tmp_path / f"other{i}.png") for i in range(11)]
@@ -126,7 +126,7 @@ def test_kept_tokens_are_found_under_any_name(cached, pictures, tmp_path):
     assert torch.equal(again.flip(0), first)
 
 
-def test_some_kept_and_some_not(cached, tiny_model, pictures):
+def test_some_images_cached_and_some_not(cached, tiny_model, pictures):
     encoded(cached(), pictures[1::3])
     mixed, computed = encoded(cached(), [*pictures, BLANK_IMAGE])
     assert computed == 12 - 4
@@ -136,7 +136,7 @@ def test_some_kept_and_some_not(cached, tiny_model, pictures):
     assert computed == 1, "what is no file is not kept"
 
 
-def test_a_changed_image_is_another(cached, pictures):
+def test_a_changed_image_is_encoded_again(cached, pictures):
     encoded(cached(), pictures)
     Image.new("L", (70, 60), 200).save(pictures[2])
     after, computed = encoded(cached(), pictures)
@@ -145,7 +145,7 @@ def test_a_changed_image_is_another(cached, pictures):
 
 
 @pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
-def test_other_weights_are_another_model(cached, pictures, part):
+def test_other_weights_do_not_share_the_cache(cached, pictures, part):
     encoded(cached(), pictures)
     changed = cached()
     weight = list(getattr(changed.model.model, part).parameters())[-1]
@@ -159,7 +159,7 @@ def test_other_weights_are_another_model(cached, pictures, part):
     assert not torch.equal(after, again)
 
 
-def test_other_dtype_processor_and_architecture_are_another_model(cached, pictures, tiny_model, tmp_path):
+def test_other_dtype_processor_or_architecture_does_not_share_the_cache(cached, pictures, tiny_model, tmp_path):
     encoded(cached(), pictures)
     assert encoded(cached("bfloat16"), pictures)[1] == 11
     assert encoded(cached("bfloat16"), pictures)[1] == 0
@@ -175,7 +175,7 @@ def test_other_dtype_processor_and_architecture_are_another_model(cached, pictur
     assert encoded(cached(model=tmp_path / "copied model"), pictures)[1] == 0, "the same, from elsewhere"
 
 
-def test_damaged_files_are_made_again(cached, pictures, tmp_path):
+def test_damaged_cache_files_are_replaced(cached, pictures, tmp_path):
     first, _ = encoded(cached(), pictures)
     kept = files_in(tmp_path / "cache")
     whole = [path.read_bytes() for path in kept]
@@ -191,7 +191,7 @@ def test_damaged_files_are_made_again(cached, pictures, tmp_path):
     assert encoded(cached(), pictures)[1] == 0
 
 
-def test_nothing_but_hashes_and_tokens(cached, pictures, tmp_path):
+def test_the_cache_holds_nothing_but_hashes_and_tokens(cached, pictures, tmp_path):
     encoded(cached(), pictures)
     folder = tmp_path / "cache" / "tokens"
     assert folder.stat().st_mode & 0o077 == 0, "others must not read it"
@@ -204,13 +204,13 @@ def test_nothing_but_hashes_and_tokens(cached, pictures, tmp_path):
         assert set(load_file(folder / name)) == {"tokens", "digest"}
 
 
-def test_a_cache_that_can_not_be_one_is_refused(tiny_model, tmp_path):
+def test_an_unusable_cache_folder_is_refused(tiny_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--image-cache .*file: cannot be written to"):
         load_vlm(tiny_model, "cpu", image_cache=tmp_path / "file")
 
 
-def test_an_adapted_tower_never_takes_kept_tokens(tiny_model, cached, own_data, tmp_path):
+def test_an_adapted_tower_never_uses_cached_tokens(tiny_model, cached, own_data, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     questions = load_questions(own_data / "questions.jsonl")
@@ -241,8 +241,8 @@ def test_an_adapted_tower_never_takes_kept_tokens(tiny_model, cached, own_data, 
     pd.testing.assert_frame_equal(*tables, atol=1e-4)
 
 
-def test_an_adapter_switched_off_in_the_tower_is_not_its_tokens(cached, tiny_model, pictures):
-    """The weights are the same with it on and off."""
+def test_a_disabled_adapter_in_the_tower_does_not_use_the_cache(cached, tiny_model, pictures):
+    """A disabled adapter leaves the weights as they are, so the weights do not determine the tokens."""
     from peft import LoraConfig, get_peft_model
 
     vlm = cached()
@@ -257,7 +257,7 @@ def test_an_adapter_switched_off_in_the_tower_is_not_its_tokens(cached, tiny_mod
     assert (seen - plain).abs().max() > 1e-2
 
 
-def test_an_adapter_of_the_decoder_sees_with_kept_tokens(cached, own_data):
+def test_an_adapter_of_the_decoder_uses_cached_tokens(cached, own_data):
     from peft import LoraConfig, get_peft_model
 
     images = [q.image for q in load_questions(own_data / "questions.jsonl")]
@@ -292,7 +292,7 @@ def test_the_commands_share_a_cache_and_give_the_same_numbers(tmp_path, monkeypa
 
     def evaluated(*options):
         found = json.loads(run("evaluate", "adapter", "--new-tokens", "0", "--json", *options))
-        # That tells the command and when it began.
+        # It records the command and its start.
         del found["provenance"]
         return found
 

@@ -1,4 +1,4 @@
-"""`import interp` and `import finetune`: light, complete, and the same functions that the commands call."""
+"""`import interp` and `import finetune` are light and complete, and give the functions that the commands call."""
 
 import inspect
 import json
@@ -18,7 +18,7 @@ PACKAGES = pytest.mark.parametrize("package", [interp, finetune], ids=lambda pac
 
 
 def fresh(code: str) -> str:
-    """What a new Python prints."""
+    """The output of a new Python process."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 

@@ -1,7 +1,7 @@
-"""The calls that users of SAELens, TransformerLens, circuit-tracer and peft know, and ours beside them, do the same.
+"""Our calls do the same as those that users of SAELens, TransformerLens, circuit-tracer and peft know.
 
-Residuals, SAEs on the bridge and clamps are compared with those libraries in test_bridge.py, test_peers.py and
-test_clamps.py; here are the steps from one library to the other.
+test_bridge.py, test_peers.py and test_clamps.py compare residuals, SAEs on the bridge and clamps with those libraries.
+This file covers the steps from one library to another.
 """
 
 import subprocess
@@ -75,7 +75,7 @@ def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips)
         return x
 
     def catch(x, hook):
-        # The weights are frozen, so that gradients begin here.
+        # The weights are frozen, so gradients start here.
         caught.append(x.detach().requires_grad_())
         return caught[-1]
 
@@ -91,7 +91,7 @@ def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips)
 
 
 def test_an_intervention_on_a_feature_by_name(vlm, prompts, saes):
-    """What circuit-tracer calls a feature intervention: LAYER:FEATURE held at a value."""
+    """LAYER:FEATURE held at a value, which circuit-tracer calls a feature intervention."""
     clamps = load_clamps(parse_clamps(f"{LAYER}:{FEATURE}=9"), saes, vlm.d_model, vlm.device, "final")
     free = interp.measure(vlm, prompts).margin
     with clamped(vlm, clamps):

@@ -1,4 +1,4 @@
-"""What finetune does to a model of MedGemma 4B's true shapes, which no machine needs to hold."""
+"""finetune on a model of MedGemma 4B's true shapes, on the meta device."""
 
 import re
 
@@ -9,7 +9,7 @@ from finetune.lora.modules import add_lora, target_pattern, trainable_parameters
 from interp.model.vlm import Vlm
 
 PUBLISHED_PARAMETERS = 4_300_079_472
-"""As the hub counts those of google/gemma-3-4b-it and google/medgemma-4b-it, tied embeddings once."""
+"""Number of parameters on the hub of google/gemma-3-4b-it and google/medgemma-4b-it, with tied embeddings once."""
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def medgemma():
 
 
 def test_the_configuration_reads_as_the_published_file_does():
-    """google/gemma-3-4b-it's own config.json, most of which is left to defaults."""
+    """google/gemma-3-4b-it's own config.json, which leaves most fields to defaults."""
     from transformers import Gemma3Config
 
     published = Gemma3Config.from_dict(
@@ -55,10 +55,10 @@ def test_the_number_of_parameters_is_the_published_one(medgemma):
 
 
 def _by_hand() -> int:
-    """The same number from the configuration, without transformers."""
+    """The number also follows from the configuration, without transformers."""
     d, mlp, head = TEXT["hidden_size"], TEXT["intermediate_size"], TEXT["head_dim"]
     queries, keys = TEXT["num_attention_heads"] * head, TEXT["num_key_value_heads"] * head
-    layer = d * (2 * queries + 2 * keys) + 3 * d * mlp + 4 * d + 2 * head  # four norms, and those of queries and keys
+    layer = d * (2 * queries + 2 * keys) + 3 * d * mlp + 4 * d + 2 * head  # four norms, and two of queries and keys
     text = TEXT["vocab_size"] * d + TEXT["num_hidden_layers"] * layer + d
     v, wide, patch = VISION["hidden_size"], VISION["intermediate_size"], VISION["patch_size"]
     block = 4 * (v * v + v) + (v * wide + wide) + (wide * v + v) + 4 * v
@@ -90,7 +90,7 @@ def test_an_adapter_of_another_rank_grows_in_proportion(medgemma):
 
 
 def test_bare_layer_numbers_would_adapt_the_vision_tower(medgemma):
-    """The trap that the full path avoids."""
+    """The full module path avoids this trap."""
     names = [name for name, _ in medgemma.model.named_modules()]
     assert any(re.search(r"vision_tower.*layers\.15\..*q_proj", name) for name in names)
     chosen = [name for name in names if re.fullmatch(target_pattern(range(15, 20)), name)]

@@ -1,4 +1,4 @@
-"""A run with little memory finds what one with much finds, and keeps what does not fit in a file without a name."""
+"""A run with little memory finds the same as one with much, and uses an unnamed file for what does not fit."""
 
 import os
 import resource
@@ -27,7 +27,7 @@ def questions():
     return load_questions(WORLD / "questions.jsonl", split="train")[:150]
 
 
-def test_what_is_left():
+def test_memory_that_is_left():
     rss = psutil.Process().memory_info().rss
     assert memory_left(CPU, rss / GIB / 2).host == 0
     assert memory_left(CPU, rss / GIB + 0.25).host == pytest.approx(GIB / 4, abs=GIB / 50)
@@ -54,7 +54,7 @@ def test_images_that_fit(tiny_model):
     assert vlm.max_images == 1
 
 
-def test_little_memory_changes_nothing_that_is_found(questions):
+def test_little_memory_changes_no_result(questions):
     found = []
     for max_memory in (None, 0.001):
         vlm = load_vlm(WORLD / "planted", "cpu", "float32")
@@ -73,7 +73,7 @@ def test_little_memory_changes_nothing_that_is_found(questions):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system takes room only as it is written to")
-def test_a_full_disk_is_told_before_anything_is_written_to_it(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_before_anything_is_written_to_it(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_stays_of_a_file(tmp_path, monkeypatch):
+def test_no_file_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = empty_residuals([3, 4], 5, 6, torch.bfloat16, max_bytes=100)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Features as Neuronpedia names them."""
+"""Features on Neuronpedia: their pages and lists."""
 
 import json
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +18,7 @@ PAGE = "https://www.neuronpedia.org/gemma-3-4b-it/17-gemmascope-2-res-16k/3818"
 
 
 def search(**changes):
-    """A search of MedGemma with two features, of an SAE that Neuronpedia has and of one that it has not."""
+    """A search on MedGemma with two features: one of an SAE on Neuronpedia and one of an SAE that it lacks."""
     content = layers_document("google/medgemma-4b-it", 34, 2560)
     numbers = ("flip_auc", "flip_p", "delta_on_flips", "delta_otherwise", "margin_r", "density", "mean_activation")
     blank = dict.fromkeys([*numbers, "register_auc"], None)
@@ -53,7 +53,7 @@ def test_the_command_lists_what_neuronpedia_has(tmp_path):
     assert "google/medgemma-4b-it: recovers 0.45 [0.40, 0.49] of the margin shift (random" in added["description"]
     assert content["pages"] == [PAGE]
     assert content["left_out"] == ["18:5"]
-    # What the address asks for is the list itself.
+    # The address encodes the list itself.
     asked_for = parse_qs(urlsplit(content["quick_list"]).query)
     assert json.loads(asked_for["features"][0]) == [place]
     shown = CliRunner().invoke(app, asked).stdout

@@ -1,4 +1,4 @@
-"""Occlusions in batches against plain transformers, one edited image at a time."""
+"""Batched occlusions give the results of plain transformers on one edited image at a time."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def path(picture, tmp_path_factory):
 
 
 def plain(vlm, picture, text, closed):
-    """The margin of one wording on one PIL picture, by nothing but transformers."""
+    """The margin of one wording on one PIL image, from plain transformers."""
     text = f"{text} Yes or no?" if closed else text
     content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     inputs = vlm.processor.apply_chat_template(
@@ -64,7 +64,7 @@ def without_cell(picture, cell, colour):
     return edited
 
 
-def test_occlusions_are_those_of_edited_pictures(vlm, picture, path):
+def test_occlusions_equal_those_of_edited_images(vlm, picture, path):
     expected = [
         [
             plain(vlm, without_cell(picture, cell, (128,) * 3), text, closed)
@@ -79,11 +79,11 @@ def test_occlusions_are_those_of_edited_pictures(vlm, picture, path):
         found = token_margins(vlm, tokens, TEXTS, CLOSED, batch_tokens)
         torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
     assert vlm.image_tokens == before == {}
-    # It is the cells that matter here, not chance: their effects differ.
+    # The cells matter: their effects differ.
     assert found.std(0).min() > 1e-3
 
 
-def test_margins_on_any_images(vlm, picture):
+def test_margins_of_any_images(vlm, picture):
     pictures = [picture.rotate(90 * k) for k in range(3)]
     pixels = vlm.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
     found = image_margins(vlm, pixels, TEXTS, CLOSED, image_batch=2, batch_tokens=200)
@@ -108,7 +108,7 @@ def test_fillings(vlm, path):
     torch.testing.assert_close(mean[:, 0, 0], pixels.mean((1, 2)))
     torch.testing.assert_close(mean[:, 63, 5], pixels.mean((1, 2)))
     blur = make_fill(vlm, pixels, "blur")
-    # One pixel by the definition of a Gaussian of 8 pixels, whose weights add up to one inside the image.
+    # One pixel by the definition of a Gaussian of 8 pixels whose weights sum to one inside the image.
     weight = np.exp(-0.5 * ((np.arange(64)[:, None] - [[3, 40]]) / 8.0) ** 2)
     weight /= weight.sum(0)
     expected = np.einsum("chw,h,w->c", pixels.numpy(), weight[:, 0], weight[:, 1])

@@ -1,4 +1,4 @@
-"""Two processes, as `accelerate launch` starts them: they find what one finds, and stop when one of them fails."""
+"""Two processes of `accelerate launch` find the same as one, and both stop when one of them fails."""
 
 import json
 import os
@@ -46,7 +46,7 @@ import finetune.ablation.run as run
 from interp.search import find
 from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
-from interp.runtime.distributed import first_to, team_on
+from interp.runtime.distributed import is_first_to_report, team_on
 from test_processes import ablate, found_in, pictures, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])
@@ -67,7 +67,7 @@ if what == "whole":
         "tensors": [part["own"].float().tolist() for part in team.gather_tensors({{"own": own}})],
         "frames": [frame["x"].tolist() for frame in team.gather_frames(pd.DataFrame({{"x": [0.1] * rank}}))],
         "sent": [part.float().tolist() for part in team.gather_to(1, own, [1, 2])],
-        "first": first_to("anything"),
+        "first": is_first_to_report(),
     }}
     loaded, load = [], find.load_sae
     find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
@@ -78,7 +78,7 @@ if what == "whole":
     told["kept"] = sorted(path.name for path in folder.glob("rounds-*"))
     team.barrier()
     if rank == 0:
-        # As a kill leaves them: one process has written all of its parts, one but the first, and no sweep is done.
+        # As after a kill: one process has saved all of its parts, the other only its first, and no sweep is done.
         for path in [*folder.glob("rounds-000-*"), *folder.glob("margins-*")]:
             if path.name != "rounds-000-000000.safetensors":
                 path.unlink()
@@ -93,7 +93,7 @@ ablate(folder, folder / what)
 
 
 def search(checkpoint=NO_CHECKPOINT):
-    """The search that one and two processes make; with the model."""
+    """The search that one and two processes run, and its model."""
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
     return find_features(vlm, WORLD / "saes", questions, **FIND, checkpoint=checkpoint), vlm
@@ -111,7 +111,7 @@ def pictures(vlm, team) -> list[dict[str, float]]:
 
 
 def found_in(found, folder: Path) -> None:
-    """Write all that a search has found, bit by bit."""
+    """Write everything that a search has found, bit by bit."""
     folder.mkdir()
     (folder / "layers.json").write_text(found.artifact.model_dump_json(exclude={"provenance"}))
     found.features.to_parquet(folder / "features.parquet")
@@ -119,7 +119,7 @@ def found_in(found, folder: Path) -> None:
 
 
 def said_by(vlm, path: Path) -> None:
-    """Write what a model measures and says on some prompts."""
+    """Write the measurements and answers of a model on some prompts."""
     prompts = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:40])
     found = measure(vlm, prompts, [2, 5], batch_tokens=2000)
     words = "|".join(generate(vlm, prompts[:60], 3, batch_tokens=2000))
@@ -127,7 +127,7 @@ def said_by(vlm, path: Path) -> None:
 
 
 def launch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    """Two processes on the CPU; `accelerate launch --cpu` would start one."""
+    """Start two processes on the CPU; `accelerate launch --cpu` would start one."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -140,7 +140,7 @@ def launch(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What both launches work in."""
+    """The folder of both launches."""
     folder = tmp_path_factory.mktemp("processes")
     make_world(folder / "world", patients=6)
     (folder / "layers.json").write_text(
@@ -152,21 +152,21 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(folder):
-    """What each of two processes has told."""
+    """The report of each of the two processes."""
     done = launch("launched.py", "whole", folder, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
 
 
 def ablate(folder: Path, out: Path):
-    """The ablation that one and two processes make."""
+    """The ablation that one and two processes run."""
     model, data = ModelSpec(folder / "world/model", device="cpu"), DataSpec(folder / "world/questions.jsonl")
     return ablate_saved(model, data, out, folder / "layers.json", ABLATION)
 
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """The ablation of one process: its result, and its folder."""
+    """The ablation in one process: its result and its folder."""
     return ablate(folder, folder / "alone"), folder / "alone"
 
 
@@ -186,7 +186,7 @@ def test_what_processes_exchange(told):
     assert sorted(t["first"] for t in told) == [False, True]
 
 
-def test_one_process_gets_back_what_it_gives():
+def test_a_single_process_gets_back_what_it_gives():
     tensor, frame = torch.ones(2), pd.DataFrame({"x": [1]})
     assert ALONE.all_reduce_sum(tensor) is tensor
     assert ALONE.gather_frames(frame)[0] is frame
@@ -203,7 +203,7 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
         for found_by in ("found-0", "found-1", "again-0", "again-1"):
             assert (folder / found_by / name).read_bytes() == expected, (found_by, name)
     assert found.artifact.data.flip_bank > 5
-    # Each has kept its own parts, and neither has done all of it.
+    # Each process saved its own parts, and neither did everything.
     assert {name[:10] for name in told[0]["kept"]} == {"rounds-000", "rounds-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.image_tokens) for t in told)
@@ -241,7 +241,7 @@ def same_arms(one: Path, other: Path) -> int:
     return len(names)
 
 
-def test_an_ablation_whose_process_was_killed_goes_on(folder, alone):
+def test_an_ablation_whose_process_was_killed_resumes(folder, alone):
     done = launch("launched.py", "die", folder, cwd=folder)
     assert done.returncode != 0
     assert f"Signal {signal.SIGKILL.value} (SIGKILL)" in done.stderr
@@ -257,7 +257,7 @@ def test_an_ablation_whose_process_was_killed_goes_on(folder, alone):
     assert again.model_dump(exclude=drop) == alone[0].model_dump(exclude=drop)
 
 
-def test_an_image_that_one_process_can_not_read_stops_all_with_one_sentence(own_data, tmp_path):
+def test_an_image_that_one_process_cannot_read_stops_all_with_one_message(own_data, tmp_path):
     (own_data / "images" / "3.png").write_bytes(b"no image")
     arguments = ["--questions", own_data / "questions.jsonl", "--split", "all", "--layers", "4", "--device", "cpu"]
     done = launch("-m", "interp", "find-features", *arguments, "--out", tmp_path / "out", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Finding SAEs: by folder, sae-lens folder, sae-lens release and hub repository, offline from a prepared cache."""
+"""Finding SAEs by folder, sae-lens folder, sae-lens release and hub repository, offline in a prepared cache."""
 
 import re
 
@@ -16,7 +16,7 @@ REPO = "google/gemma-scope-2-4b-it"
 
 @pytest.fixture
 def scope(cache):  # noqa: F811
-    """Gemma Scope 2 for 4B in the hub's cache, under its true names: some layers, widths and sparsities."""
+    """Some layers, widths and sparsities of Gemma Scope 2 for 4B in the hub's cache, under their true names."""
     root = cache / f"models--{REPO.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT)
@@ -60,7 +60,7 @@ def test_only_the_wanted_layers_are_needed(scope):
         locate_saes("gemma-scope-2-4b-it-res-all")
 
 
-def test_what_is_not_there_says_what_is(scope):
+def test_an_error_lists_what_is_available(scope):
     with pytest.raises(InputError, match=r"sae-lens has no such release\. It has .*gemma-scope-2-4b-it-res-all"):
         locate_saes("gemma-scope-2-4b-it-res-some")
     with pytest.raises(InputError, match=re.escape("no SAE of width 1m and l0 big; found width/l0 16k/big, 16k/small")):

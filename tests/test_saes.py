@@ -1,4 +1,4 @@
-"""SAE folders: reading, writing, and refusing what does not fit."""
+"""SAE folders: reading, writing, and refusing those that do not fit."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_fit_by_hand():
         w_enc=torch.eye(2), b_enc=torch.zeros(2), w_dec=torch.eye(2), b_dec=torch.zeros(2), threshold=torch.zeros(2)
     )
     x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, -3.0]])
-    # Only the -3 is lost: error 9; variance about the mean (2, -1): 1 + 1 + 1 + 1 + 0 + 4 = 8.
+    # Only -3 is lost, so the error is 9; variance about the mean (2, -1): 1 + 1 + 1 + 1 + 0 + 4 = 8.
     quality = fit(sae, x)
     assert quality.fvu == pytest.approx(9 / 8)
     assert quality.l0 == pytest.approx(1.0)

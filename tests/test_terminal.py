@@ -1,4 +1,4 @@
-"""The terminal: bars on it alone, no colour where none is wanted, JSON that is the artifact, and completion."""
+"""Terminal output: bars on a terminal only, no unwanted colours, JSON that equals the artifact, and completion."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def clean_environment(**changes):
 
 
 def on_terminal(command, columns=100, **changes):
-    """Run a command on a terminal of its own; gives (exit code, all that the terminal saw)."""
+    """Run a command on a terminal of its own, and return its exit code and everything that it printed."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
@@ -68,7 +68,7 @@ def test_every_stage_has_a_bar_on_a_terminal(tmp_path):
     assert code == 0, seen
     for stage in STAGES:
         assert stage in seen
-    # How many are done, of how many; time taken, time left; the rate.
+    # Items done of all items, time elapsed and left, and the rate.
     assert re.search(r"images +\S*━\S* .*9/9.*0:00:0\d", COLOUR.sub("", seen)), seen
     assert re.search(r"\d/s", COLOUR.sub("", seen)), seen
     assert COLOUR.search(seen)
@@ -82,12 +82,12 @@ def test_a_pipe_gets_no_bar_and_stdout_is_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
-def test_no_colour_where_none_is_wanted(tmp_path, changes):
+def test_no_colour_if_unwanted(tmp_path, changes):
     code, seen = on_terminal(interp("find-features", *SMALL, "--out", tmp_path / "run", "-v"), **changes)
     assert code == 3
     assert "no gate found" in seen
     assert not COLOUR.search(seen), seen
-    # A bar moves the cursor; a dumb terminal would show that as it is.
+    # A bar moves the cursor; a dumb terminal would print the control sequence.
     assert ("━" in seen or "-----" in seen) == ("NO_COLOR" in changes)
     if "TERM" in changes:
         assert "\x1b" not in seen
@@ -96,7 +96,7 @@ def test_no_colour_where_none_is_wanted(tmp_path, changes):
         assert "\x1b" not in seen, seen
 
 
-def test_verbose_says_what_is_done_and_no_path(tmp_path, own_data):
+def test_verbose_logs_what_is_done_but_no_path(tmp_path, own_data):
     given = ["--questions", own_data / "questions.jsonl", "--split", "all", "--device", "cpu"]
     done = piped(interp("test-feature", "4:110", *given, "--verbose", "--json"))
     assert done.returncode == 0, done.stderr
@@ -113,7 +113,7 @@ def test_verbose_says_what_is_done_and_no_path(tmp_path, own_data):
 
 
 def completed(program, words):
-    """What a shell offers for the last of some words."""
+    """The completions that a shell offers for the last of some words."""
     module = {"interp": "interp.cli.app", "finetune": "finetune.cli.app"}[program]
     start = [sys.executable, "-c", f"import sys; sys.argv = [{program!r}]; from {module} import main; main()"]
     asked = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} {words}"}
@@ -127,7 +127,7 @@ def test_a_shell_completes_commands_options_and_their_values():
     assert completed("interp", "demo b") == ["build"]
     assert completed("interp", "find-features --rule ") == ["write", "growth", "near-peak"]
     assert completed("interp", "find-features --max") == ["--max-layers", "--max-memory"]
-    # finetune is a command with options of its own, and has others below it.
+    # finetune is a command with options of its own and has subcommands.
     assert completed("finetune", "ev") == ["evaluate"]
     assert completed("finetune", "--grounding sw") == ["swap"]
     assert completed("finetune", "evaluate --fail-on ") == ["less-grounded", "not-improved", "worse"]
@@ -153,7 +153,7 @@ def test_help_fits_a_terminal_and_shows_an_example(name, command, monkeypatch):
     with command.make_context(name, [], resilient_parsing=True) as context:
         text = command.get_help(context)
     assert all(len(line) <= 80 for line in text.splitlines())
-    # One that only holds others leaves the examples to them.
+    # A command with subcommands only leaves the examples to them.
     if name not in ("interp", "interp demo"):
         assert re.search(rf"^ {{4,}}{name}( |$)", text, re.MULTILINE), text
         assert {"-v", "--verbose"} <= {flag for option in command.params for flag in option.opts}
