@@ -1,4 +1,4 @@
-"""A tiny world whose texts, ids, patients and images are unmistakable, and every command on it, watched."""
+"""A tiny world whose texts, ids, patients and images are recognizable, and every command, audited, on that world."""
 
 import json
 import os
@@ -19,33 +19,33 @@ from PIL import Image
 from interp.saes.sae import Sae, save_sae
 
 CANARY = "canary"
-"""Is in every text, id, patient and image name of the world, and in nothing else."""
+"""Occurs in every text, id, patient and image name of the world, and nowhere else."""
 
 
 class Ran(NamedTuple):
-    """What one command did."""
+    """The outcome of one command."""
 
     command: list[str]
     code: Any
     out: str
     errors: str
     noted: list[str]
-    """What is forbidden and was done all the same."""
+    """Forbidden actions that the command took."""
 
 
 class Runs(NamedTuple):
-    """Every command on the world."""
+    """The outcomes of all commands on the world."""
 
     ran: dict[str, Ran]
-    """Name -> what it did."""
+    """Name of a command -> its outcome."""
     world: Path
-    """Its questions, images, model and SAEs; what lies there may hold canaries."""
+    """Folder of the world's questions, images, model and SAEs, where canaries are allowed."""
     out: Path
-    """Everything that the commands wrote."""
+    """Folder of everything that the commands wrote."""
 
 
 def make_canaries(folder: Path) -> None:
-    """Questions, images, DICOM, model and SAEs; every string of the questions that is no label holds the canary."""
+    """Write questions, images, DICOM files, model and SAEs; every string of the questions but labels has the canary."""
     torch.set_num_threads(1)
     world = make_world(folder, patients=8, layers=2)
     rows = [json.loads(line) for line in world.questions.read_text().splitlines()]
@@ -63,7 +63,7 @@ def make_canaries(folder: Path) -> None:
         if row["type"] == "presence":
             row["answer"], row["boxes"] = "yes", [[4, 4, 20, 20]]
     write(world.questions, rows)
-    # As it is published, with an image that is none and a DICOM file that says too much.
+    # A published data set with a file that is not an image and a damaged DICOM file that contains canaries.
     write_dicom(folder / "images" / f"{CANARY}-scan.dcm", np.arange(400).reshape(20, 20))
     spoilt = write_dicom(folder / "images" / f"{CANARY}-spoilt.dcm", np.arange(400).reshape(20, 20))
     content = spoilt.read_bytes().replace(b"Doe^Jane", b"canary^x").replace(b"MONOCHROME2 ", b"canary     1")
@@ -115,7 +115,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def commands(world: Path, out: Path) -> dict[str, list[str]]:
-    """Name -> every command, and the mistakes whose messages name rows."""
+    """Return name -> command line: every command, and mistakes whose messages name rows."""
     run, own = out / "run", out / "own"
     model, saes = f"--model {world}/model", f"--saes {world}/saes"
     asked = f"--questions {world}/questions.jsonl --device cpu"
@@ -154,14 +154,14 @@ def commands(world: Path, out: Path) -> dict[str, list[str]]:
 
 
 def run_all(folder: Path) -> Runs:
-    """Make the world and run the commands on it in one watched process, the network not forbidden to it."""
+    """Make the world and run the commands on it in one audited process, which may reach the network."""
     world, out, work = folder / "world", folder / "out", folder / "work"
     make_canaries(world)
     for place in (out, work, folder / "temp", folder / "cache"):
         place.mkdir()
-    # A random model has no gate, and an ablation needs one.
+    # An ablation needs a gate, which a random model does not have.
     (out / "layers.json").write_text(json.dumps(layers_document("model", 2, 32)))
-    # Nothing of the working folder is to be imported in place of what it is named after.
+    # Modules in the working folder must not be imported in place of the packages whose names they have.
     for name in ("yaml", "peft", "json", "interp", "report", "sitecustomize", "torchvision"):
         (work / f"{name}.py").write_text("raise SystemExit('imported from the working folder')\n")
     named = commands(world, out)

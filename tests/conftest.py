@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny random Gemma 3 model for exactness, and the shipped world for behaviour."""
+"""Shared fixtures: a tiny random Gemma 3 model for exact comparisons, and the shipped world for behaviour."""
 
 import importlib
 import json
@@ -15,13 +15,13 @@ from interp.paths import WORLD
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    # The workers of xdist share the cores.
+    # pytest-xdist's workers share the cores.
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def called(monkeypatch, capsys):
-    """Run a command line in this process: `called("finetune", "evaluate", ...)` is (exit code, stdout, stderr)."""
+    """Run a command in this process: `called("finetune", "evaluate", ...)` returns (exit code, stdout, stderr)."""
 
     def call(command, *arguments):
         cli = importlib.import_module(f"{command}.cli.app")
@@ -36,7 +36,7 @@ def called(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A 4-layer random model with a sliding window shorter than its prompts, saved as from_pretrained expects."""
+    """Folder of a random 4-layer model, saved by transformers, whose sliding window is shorter than its prompts."""
     from interp.demo.model import build_model, build_processor, train_tokenizer
     from interp.demo.phrasings import all_texts
     from interp.demo.sample_cases import ANSWERS
@@ -55,7 +55,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_data(tmp_path) -> Path:
-    """Six images and twelve questions written by hand, as a user would bring them."""
+    """Folder with six images and twelve handwritten questions, as a user would bring them."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     rows = []

@@ -1,4 +1,4 @@
-"""The rule that every reader keeps, and mutations of valid input: of documents and of bytes."""
+"""The rule that every reader obeys under fuzzing, and mutations of valid documents and bytes."""
 
 import atexit
 import copy
@@ -23,26 +23,26 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from interp.runtime.errors import InputError
 
-# Nothing is written into the checkout.
+# Keep hypothesis from writing into the checkout.
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "gatescope-hypothesis")
 
 SECONDS = 2.0
-"""CPU time that one input may take."""
+"""CPU time that one input may take [s]."""
 MEMORY = 1536 * 2**20
-"""Address space that one reader may take beyond what the process has; PIL's decoders and threads' stacks included."""
+"""Address space that one reader may add to the process, PIL's decoders and thread stacks included [bytes]."""
 LENGTHS = ["short", pytest.param("long", marks=pytest.mark.fuzz)]
 tried: Counter[str] = Counter()
-"""Inputs by reader."""
+"""Reader -> number of inputs tried."""
 refused: Counter[str] = Counter()
-"""Of these, refused with an InputError."""
+"""Reader -> number of inputs refused with an InputError."""
 
 
 class TooSlowError(BaseException):
-    """An input took longer than SECONDS; no Exception, so that no reader can catch it."""
+    """An input took longer than SECONDS. Derives from BaseException, so that no reader catches it."""
 
 
 def check(reader: str, call: Callable[[], Any]) -> Any:
-    """What `call` returns, or the InputError that it raises; anything else fails the test."""
+    """Return what `call` returns, or the InputError that it raises; any other outcome fails the test."""
     tried[reader] += 1
     started = time.process_time()
 
@@ -58,7 +58,7 @@ def check(reader: str, call: Callable[[], Any]) -> Any:
         found = error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        # Not the default, by which a late signal would end the process.
+        # By default, a late signal would end the process.
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
     assert time.process_time() - started < SECONDS, f"{reader}: more than {SECONDS} s"
     assert not isinstance(found, Exception) or str(found).strip(), "an error without a message"
@@ -67,7 +67,7 @@ def check(reader: str, call: Callable[[], Any]) -> Any:
 
 @contextmanager
 def bounded_memory(more: int = MEMORY) -> Iterator[None]:
-    """While open, the process cannot grow by more than `more` bytes: what tries to gets a MemoryError."""
+    """Within the context, the process cannot grow by more than `more` bytes; an attempt raises MemoryError."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
@@ -79,14 +79,14 @@ def bounded_memory(more: int = MEMORY) -> Iterator[None]:
 
 @atexit.register
 def print_counts() -> None:
-    """How many inputs every reader met and refused, of a long run (with -s)."""
+    """Print how many inputs each reader got and refused in a long run (visible with -s)."""
     if sum(tried.values()) > 10**4:
         lines = [f"{tried[reader]:>8,} {refused[reader]:>8,} {reader}" for reader in sorted(tried)]
         print("\n".join(["   tried  refused", *lines, f"{sum(tried.values()):>8,} {sum(refused.values()):>8,} in all"]))
 
 
 def fuzzed(length: str, short: int, long: int) -> Callable[[Callable], Callable]:
-    """Hypothesis settings: `short` inputs, the same each time, in the suite; `long` ones with the marker fuzz."""
+    """Return Hypothesis settings: `short` repeatable inputs in the suite, `long` random ones with the marker fuzz."""
     return settings(
         max_examples=short if length == "short" else long,
         derandomize=length == "short",
@@ -139,11 +139,11 @@ CHANGES = st.lists(
     min_size=1,
     max_size=3,
 )
-"""Of a document: the place, what is done there, a value and a key for it."""
+"""Changes of a document: a place, what is done there, and the value and key that it needs."""
 
 
 def changed(document: Any, changes: list[tuple[int, str, Any, str]]) -> Any:
-    """A copy of a JSON document with CHANGES made to it."""
+    """Return a copy of a JSON document with CHANGES applied to it."""
     holder = [copy.deepcopy(document)]
     for place, kind, value, name in changes:
         spots = list(_spots(holder))
@@ -167,7 +167,7 @@ def changed(document: Any, changes: list[tuple[int, str, Any, str]]) -> Any:
 
 
 def _spots(holder: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of a document, as its container and key."""
+    """Yield every place of a document as its container and key."""
     keys = holder.keys() if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
     for key in list(keys):
         yield holder, key
@@ -175,7 +175,7 @@ def _spots(holder: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def as_json(document: Any) -> bytes:
-    """JSON as Python writes it, lone surrogates, NaN and all."""
+    """Serialize as Python does, lone surrogates and NaN included."""
     return json.dumps(document).encode()
 
 
@@ -193,11 +193,11 @@ CUTS = st.lists(
     min_size=1,
     max_size=4,
 )
-"""Of bytes: what is done, at which share of the length, up to which, and with what."""
+"""Changes of bytes: what is done, from and to which share of the length, and with which bytes."""
 
 
 def cut(content: bytes, cuts: list[tuple[str, float, float, bytes]]) -> bytes:
-    """The content with CUTS made to it."""
+    """Return the content with CUTS applied to it."""
     for kind, first, second, what in cuts:
         a, b = sorted((int(first * len(content)), int(second * len(content))))
         if kind == "truncate":
@@ -217,11 +217,11 @@ def cut(content: bytes, cuts: list[tuple[str, float, float, bytes]]) -> bytes:
 
 
 SAFETENSORS_HEADERS = st.one_of(st.none(), st.sampled_from([0, 1, 2**31, 2**63 - 1, 2**64 - 1]), st.integers(0, 4096))
-"""Length that a safetensors file claims for its header; None for the true one."""
+"""Header length that a safetensors file declares; None for the true one."""
 
 
 def with_header(content: bytes, change: Callable[[Any], Any], claimed: int | None) -> bytes:
-    """A safetensors file with another header."""
+    """Return a safetensors file with its header changed."""
     (length,) = struct.unpack("<Q", content[:8])
     header = as_json(change(json.loads(content[8 : 8 + length])))
     return struct.pack("<Q", len(header) if claimed is None else claimed) + header + content[8 + length :]

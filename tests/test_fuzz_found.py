@@ -1,4 +1,4 @@
-"""Faults that fuzzing or reading for it found, each once mended and here for good."""
+"""Regression tests of faults that fuzzing found."""
 
 import json
 import struct
@@ -38,13 +38,13 @@ DEEP, LONG = "[" * 20000, "9" * 5000
 
 
 @pytest.mark.parametrize("line", [DEEP, f'{{"id": {LONG}}}', '{"id": "\\ud800"}'])
-def test_json_that_python_can_not_read_names_its_row(tmp_path, line):
+def test_an_error_in_unreadable_json_names_the_row(tmp_path, line):
     (tmp_path / "q.jsonl").write_text(line)
     with pytest.raises(InputError, match="row 1"):
         load_questions(tmp_path / "q.jsonl")
 
 
-def test_boxes_are_numbers(own_data):
+def test_boxes_must_be_finite_numbers(own_data):
     rows = read_rows(own_data / "questions.jsonl")
     rows[1]["boxes"] = [[0, 0, float("nan"), 5]]
     write_rows(own_data / "questions.jsonl", rows)
@@ -53,7 +53,7 @@ def test_boxes_are_numbers(own_data):
 
 
 @pytest.mark.parametrize("image", ["a" * 300, "a/" * 3000 + "b.png", "x\0.png"])
-def test_names_that_no_file_can_have_are_of_no_file(own_data, image):
+def test_impossible_file_names_count_as_absent_files(own_data, image):
     rows = read_rows(own_data / "questions.jsonl")
     rows[1]["image"] = image
     write_rows(own_data / "questions.jsonl", rows)
@@ -63,11 +63,11 @@ def test_names_that_no_file_can_have_are_of_no_file(own_data, image):
     assert (report.questions, sum(report.dropped.values())) == (11, 1)
 
 
-def test_line_separators_of_unicode_stay_inside_a_text(own_data):
+def test_unicode_line_separators_do_not_split_a_text(own_data):
     rows = read_rows(own_data / "questions.jsonl")[:1]
     rows[0]["question"] = "Is it\u2028here,\x85or\x0bthere?"
     write_rows(own_data / "questions.jsonl", rows)
-    # Unescaped, as pydantic writes it.
+    # pydantic writes them unescaped.
     write_questions(load_questions(own_data / "questions.jsonl"), own_data / "raw.jsonl", own_data)
     assert "\u2028" in (own_data / "raw.jsonl").read_text(encoding="utf-8")
     import_questions(own_data / "raw.jsonl", "jsonl", own_data, own_data / "out.jsonl")
@@ -80,7 +80,7 @@ def test_line_separators_of_unicode_stay_inside_a_text(own_data):
 
 @pytest.mark.parametrize("text", ["   ", "\ud800"])
 @pytest.mark.parametrize("format", ["psf-med", "vqa-rad", "medical-cxr-vqa"])
-def test_a_paraphrase_that_is_no_text_is_left_out_and_counted(own_data, format, text):
+def test_a_paraphrase_without_text_is_dropped_and_counted(own_data, format, text):
     row = {"question": "Is it?", "answer": "yes", "image": "images/0.png", "paraphrases": ["Is it there?", text]}
     row |= {"question_rephrase": text, "baseline_question": "Is it?", "question_variant": text}
     (own_data / "s.json").write_text(json.dumps([row, row | {"question": "Is it so?"}]))
@@ -103,7 +103,7 @@ CARDS = [
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_a_card_can_not_crash_an_import_nor_lead_out_of_its_folder(own_data, card):
+def test_a_card_cannot_crash_an_import_or_lead_out_of_its_folder(own_data, card):
     (own_data / "psf").mkdir()
     (own_data / "secret").mkdir()
     (own_data / "secret" / "mimic.csv").write_text("question,paraphrase,image,answer\nA?,B?,images/0.png,yes\n")
@@ -122,14 +122,14 @@ def test_a_table_that_a_card_names_twice_is_read_once(own_data):
     assert report.questions == 1
 
 
-def test_a_parquet_file_of_many_rows_in_few_bytes_is_refused(tmp_path):
+def test_a_small_parquet_file_with_very_many_rows_is_refused(tmp_path):
     pq.write_table(pa.table({"question": pa.nulls(5_000_000, pa.string())}), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 10_000
     with pytest.raises(InputError, match="claims 5000000 rows"):
         import_questions(tmp_path / "bomb.parquet", "psf-med", tmp_path, tmp_path / "out.jsonl")
 
 
-def test_links_in_circles_are_walked_once(tmp_path):
+def test_circular_links_are_followed_once(tmp_path):
     (tmp_path / "root" / "a").mkdir(parents=True)
     (tmp_path / "root" / "a" / "x.png").touch()
     for i in range(6):
@@ -138,7 +138,7 @@ def test_links_in_circles_are_walked_once(tmp_path):
     assert check("links", lambda: names_in(tmp_path / "root"))["x.png"] == ["a/x.png"]
 
 
-def test_two_dots_behind_a_link_lead_where_the_link_points():
+def test_parent_folders_after_a_link_climb_out():
     assert climbs_out("link/../passwd")
     assert climbs_out("a\\..\\..\\b")
     assert climbs_out("\\\\server\\share\\a.png")
@@ -154,7 +154,7 @@ def png_of(width: int, height: int, depth: int = 8) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (13000, 13000), (6000, 6000)])
-def test_an_image_of_a_billion_pixels_is_not_unpacked(tmp_path, size):
+def test_an_image_of_a_billion_pixels_is_not_decoded(tmp_path, size):
     (tmp_path / "a.png").write_bytes(png_of(*size, depth=16))
     with bounded_memory(2**28), pytest.raises(UnreadableImageError, match="more than 34 million pixels"):
         decode(tmp_path / "a.png")
@@ -164,14 +164,14 @@ def test_a_tiff_without_dimensions_is_damaged(tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "a.tif")
     content = (tmp_path / "a.tif").read_bytes()
     for kind in (b"\x03\x00", b"\x04\x00"):
-        # ImageWidth, tag 256, becomes another.
+        # Turn ImageWidth, tag 256, into another tag.
         content = content.replace(b"\x00\x01" + kind, b"\x00\x02" + kind, 1)
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(UnreadableImageError, match="damaged"):
         decode(tmp_path / "a.tif")
 
 
-def test_a_dicom_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path):
+def test_a_dicom_file_that_inflates_to_a_gigabyte_is_refused(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((20, 20)))
     data = dcmread(path)
     data.add_new(0x00091010, "UN", b"\0" * 2**28)
@@ -183,7 +183,7 @@ def test_a_dicom_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("tag", "value"), [("Rows", 65535), ("NumberOfFrames", "x")])
-def test_a_dicom_header_that_lies_is_refused_before_its_pixels(tmp_path, tag, value):
+def test_a_false_dicom_header_is_refused_before_its_pixels_are_read(tmp_path, tag, value):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((20, 20)))
     data = dcmread(path)
     if tag == "Rows":
@@ -198,7 +198,7 @@ def test_a_dicom_header_that_lies_is_refused_before_its_pixels(tmp_path, tag, va
 
 
 @pytest.mark.parametrize("text", ["0-1000000000", LONG, "1-" + LONG])
-def test_numbers_in_options_have_few_digits(text):
+def test_very_long_numbers_in_options_are_refused(text):
     with pytest.raises(InputError):
         listed_layers(text)
     with pytest.raises(InputError):
@@ -207,7 +207,7 @@ def test_numbers_in_options_have_few_digits(text):
         parse_seeds(LONG)
 
 
-def test_a_wording_of_nothing_but_signs_is_read_in_time():
+def test_a_wording_of_punctuation_alone_is_parsed_in_time():
     check("operators", lambda: operators_of("[" * 4000 + "x"))
     check("operators", lambda: operators_of(" " * 4000 + "x"))
 
@@ -236,7 +236,7 @@ def sae_folder(tmp_path):
         ),
     ],
 )
-def test_an_sae_is_what_its_header_says(sae_folder, changes, expected):
+def test_sae_weights_that_do_not_fit_are_refused(sae_folder, changes, expected):
     shapes = {"w_enc": (4, 6), "b_enc": (6,), "w_dec": (6, 4), "b_dec": (4,), "threshold": (6,)}
     save_file({name: torch.ones(shape) for name, shape in shapes.items()} | changes, sae_folder / "params.safetensors")
     with pytest.raises(InputError, match=expected):
@@ -244,20 +244,20 @@ def test_an_sae_is_what_its_header_says(sae_folder, changes, expected):
 
 
 @pytest.mark.parametrize("config", ["null", "[]", DEEP, '{"architecture": "jump_relu", "hf_hook_point_in": []}'])
-def test_a_configuration_of_an_sae_is_an_object(sae_folder, config):
+def test_an_sae_configuration_must_be_an_object(sae_folder, config):
     (sae_folder / "config.json").write_text(config)
     with pytest.raises(InputError, match=r"config\.json"):
         load_sae(sae_folder, 1, 4)
 
 
 @pytest.mark.parametrize("config", ["null", '{"metadata": "x"}', f'{{"hook_name": "blocks.{LONG}.hook_resid_post"}}'])
-def test_a_configuration_of_sae_lens_names_a_layer(tmp_path, config):
+def test_an_sae_lens_configuration_must_name_a_layer(tmp_path, config):
     (tmp_path / "cfg.json").write_text(config)
     with pytest.raises(InputError, match=r"cfg\.json"):
         locate_saes(tmp_path)
 
 
-def test_sae_biases_of_another_kind_than_their_matrices(tmp_path):
+def test_sae_biases_may_have_another_dtype_than_the_matrices(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     parts = {"W_enc": torch.ones(4, 6).bfloat16(), "W_dec": torch.ones(6, 4).bfloat16(), "b_enc": torch.ones(6)}
@@ -271,7 +271,7 @@ def test_sae_biases_of_another_kind_than_their_matrices(tmp_path):
     "change",
     [{"layers": [10**9]}, {"layers": [1, 1]}, {"layers": [-1]}, {"layers": []}, {"model": {"n_layers": 10**12}}],
 )
-def test_layers_of_a_layers_json_are_those_of_its_model(tmp_path, change):
+def test_layers_of_a_layers_json_must_exist_in_its_model(tmp_path, change):
     document = layers_document("m", 2, 32)
     model = document["model"] | change.pop("model", {})
     (tmp_path / "layers.json").write_text(json.dumps(document | change | {"model": model}))
@@ -279,7 +279,7 @@ def test_layers_of_a_layers_json_are_those_of_its_model(tmp_path, change):
     assert isinstance(found, InputError) == bool(change)
 
 
-def test_an_interval_that_is_no_number_is_null(tmp_path):
+def test_an_interval_of_nan_or_infinity_is_null(tmp_path):
     document = layers_document("m", 2, 32)
     document["profile"][0]["write"] = {"value": float("nan"), "low": float("inf"), "high": 1}
     (tmp_path / "layers.json").write_text(json.dumps(document))
@@ -297,14 +297,14 @@ def test_an_interval_that_is_no_number_is_null(tmp_path):
         f'{{"weight_map": {{"a": "{LONG}"}}}}',
     ],
 )
-def test_weights_of_a_model_lie_in_its_folder(tmp_path, index):
+def test_weights_of_a_model_must_lie_in_its_folder(tmp_path, index):
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(InputError, match=r"index\.json"):
         locate(tmp_path)
 
 
-def test_a_record_that_is_no_text_or_a_configuration_that_is_none(tmp_path):
+def test_an_undecodable_record_and_an_invalid_configuration_are_refused(tmp_path):
     (tmp_path / "gatescope.json").write_bytes(b'{"schema_version": "\xff"}')
     with pytest.raises(InputError, match="not UTF-8"):
         read_record(tmp_path)
@@ -315,6 +315,6 @@ def test_a_record_that_is_no_text_or_a_configuration_that_is_none(tmp_path):
             base_of(tmp_path)
 
 
-def test_seeds_of_records_may_be_anything():
+def test_seeds_of_records_may_have_any_type():
     record = SimpleNamespace(settings={"seed": [1]}, model=SimpleNamespace(id="m"), prompt=None, layers=None, data=None)
     assert seed_pools([Arm("a", record=record), Arm("b", record=record)]) == {}

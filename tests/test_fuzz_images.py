@@ -1,4 +1,4 @@
-"""Fuzzing what holds images: pictures, DICOM files, the paths that name them, and kept image tokens."""
+"""Fuzzing the readers of images: image files, DICOM files, image paths, and cached image tokens."""
 
 import io
 import os
@@ -59,7 +59,7 @@ def encoded(name: str) -> bytes:
 
 
 def decoded(reader: str, path: Path) -> Image.Image | InputError:
-    """What `decode` makes of a file; a reason that may be counted is what an InputError is elsewhere."""
+    """Return what `decode` returns; an UnreadableImageError counts as an InputError."""
 
     def call() -> Image.Image:
         try:
@@ -74,14 +74,14 @@ def decoded(reader: str, path: Path) -> Image.Image | InputError:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if "animated" not in name])
-def test_the_pictures_are_readable_before_they_are_damaged(name, tmp_path):
+def test_the_images_are_readable_before_they_are_damaged(name, tmp_path):
     (tmp_path / "image").write_bytes(encoded(name))
     assert decode(tmp_path / "image").size == (12, 16)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_pictures_with_damaged_bytes(name, length, tmp_path):
+def test_images_with_damaged_bytes(name, length, tmp_path):
     content, path = encoded(name), tmp_path / "image"
 
     @fuzzed(length, 40, 1500)
@@ -94,8 +94,8 @@ def test_pictures_with_damaged_bytes(name, length, tmp_path):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_png_headers_that_lie(length, tmp_path):
-    """Any size, depth and colour type with a right checksum, before the pixels of a small picture."""
+def test_false_png_headers(length, tmp_path):
+    """Any size, depth and colour type with a correct checksum, followed by the pixels of a small image."""
     content, path = encoded("png"), tmp_path / "image.png"
     sizes = st.one_of(st.sampled_from([0, 1, 10**4, 12_000, 2**16, 2**31 - 1, 2**32 - 1]), st.integers(0, 40))
     chunk_kinds = st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"tRNS", b"PLTE"])
@@ -183,7 +183,7 @@ def test_dicom_with_other_tags(length, tmp_path):
         data.save_as(path)
         content = path.read_bytes()
         if syntax is not None:
-            # In place, so that the dataset behind it is not what the syntax says.
+            # Replaced in place, so the dataset that follows does not have the declared syntax.
             content = content.replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0"), 1)
         path.write_bytes(content)
         decoded("DICOM, other tags", path)
@@ -194,7 +194,7 @@ def test_dicom_with_other_tags(length, tmp_path):
 
 @pytest.fixture
 def linked_root(tmp_path) -> Path:
-    """An image root with links into itself, to its parent and to nowhere, and a name that is no text."""
+    """An image root with links to itself, to its parent and to nowhere, and a file name that is not valid text."""
     root = tmp_path / "root"
     (root / "files" / "p10").mkdir(parents=True)
     for name in ("a.png", "files/b.png", "files/p10/a.png", "files/p10/c.png"):
@@ -260,7 +260,7 @@ def test_image_paths(length, linked_root):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_kept_image_tokens(length, tmp_path):
+def test_cached_image_tokens(length, tmp_path):
     file = tmp_path / "aa" / "tokens.safetensors"
     tokens = torch.arange(12.0).reshape(3, 4)
     write_tokens(file, tokens)

@@ -1,4 +1,4 @@
-"""Fuzzing what holds models and results: SAE folders, model folders, layers.json, adapters, arms of an ablation."""
+"""Fuzzing the readers of models and results: SAEs, models, layers.json, adapters, manifests, arms of an ablation."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def _bounded():
 
 
 def small_sae(folder: Path) -> bytes:
-    """An SAE of layer 1 in Gemma Scope 2's layout in `folder`/layer_1_width_16k_l0_small; its weights' bytes."""
+    """Write an SAE of layer 1 to `folder`/layer_1_width_16k_l0_small as Gemma Scope 2 does; return its weights' bytes."""
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(shape, generator=generator) for shape in ((4, 6), (6,), (6, 4), (4,), (6,))]
     save_sae(Sae(1, "", *parts), folder / "layer_1_width_16k_l0_small", "model", torch.float32)
@@ -93,7 +93,7 @@ DTYPES = [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64,
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_sae_tensors_of_other_kinds(length, tmp_path):
+def test_sae_tensors_of_other_names_shapes_and_dtypes(length, tmp_path):
     small_sae(tmp_path)
     path = tmp_path / "layer_1_width_16k_l0_small" / "params.safetensors"
     kinds = st.tuples(
@@ -204,7 +204,7 @@ def vlm(world):
 @pytest.fixture
 def copied(adapter, tmp_path) -> Path:
     folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
-    # What is changed here would be known by its checksum.
+    # The manifest's checksums would detect every change.
     (folder / "manifest.json").unlink(missing_ok=True)
     return folder
 
@@ -294,7 +294,7 @@ def test_adapter_weights(length, copied, vlm):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_what_is_published(length, copied):
+def test_published_folders(length, copied):
     texts = {name: (copied / name).read_bytes() for name in ("README.md", "evaluation.json", "adapter_config.json")}
 
     def call() -> list[str]:

@@ -1,4 +1,4 @@
-"""Fuzzing what holds questions: our format, every data set's, prompts, register grids, and options written by hand."""
+"""Fuzzing the readers of questions: our format and those of data sets, prompts, register grids, and typed options."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ from PIL import Image
 from finetune.cli.ablate import parse_seeds
 from finetune.grounding.one_image import map_settings
 from interp.feature.register_grid import read_grid
-from interp.feature.study import parse_feature
 from interp.importing.importer import import_questions
 from interp.measurement.clamp_spec import parse_clamps
 from interp.questions.files import load_questions, write_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
+from interp.saes.feature_id import parse_feature
 from interp.schemas.layer_list import listed_layers, parse_layers
 from interp.screening.transfer import text_prompts
 
@@ -94,7 +94,7 @@ SOURCES = {
     "vqa-rad": ("vqa-rad", VQA_RAD),
     "jsonl": ("jsonl", OURS),
 }
-KINDS = ["csv", "tsv", "json", "jsonl", "parquet"]
+TABLE_KINDS = ["csv", "tsv", "json", "jsonl", "parquet"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def _bounded():
 
 
 def table_bytes(rows: Any, kind: str) -> bytes:
-    """Rows as a file of a kind, or as JSON where they are no table."""
+    """Return rows as a file of a kind, or as JSON if they do not form a table."""
     flat = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
     if kind == "jsonl" and isinstance(rows, list):
         return b"\n".join(map(as_json, rows))
@@ -151,10 +151,10 @@ def run_import(name: str, wanted: Import, images: Path, folder: Path) -> None:
     found = check(name, lambda: import_questions(source, wanted.format, images, out))
     written = sorted(path.name for path in folder.iterdir())
     if isinstance(found, InputError):
-        assert written == [source.name], "an error left something behind"
+        assert written == [source.name], "an error left files"
         return
     assert written == ["out.jsonl", "out.jsonl.report.json", source.name]
-    # What an import writes is what every command reads.
+    # Every command can read what an import writes.
     again = load_questions(out, images)
     assert len(again) == found.questions
     assert json.loads((folder / "out.jsonl.report.json").read_text())["questions"] == found.questions
@@ -166,7 +166,7 @@ def test_data_sets_with_changes(source, length, images, tmp_path):
     format, rows = SOURCES[source]
 
     @fuzzed(length, 50, 2500)
-    @given(CHANGES, st.sampled_from(KINDS))
+    @given(CHANGES, st.sampled_from(TABLE_KINDS))
     def run(changes, kind):
         content = table_bytes(changed(rows, changes), kind)
         run_import(f"{source}, changed", Import(format, kind, content), images, tmp_path)
@@ -178,10 +178,10 @@ def test_data_sets_with_changes(source, length, images, tmp_path):
 @pytest.mark.parametrize("source", SOURCES)
 def test_data_sets_with_damaged_bytes(source, length, images, tmp_path):
     format, rows = SOURCES[source]
-    content = {kind: table_bytes(rows, kind) for kind in KINDS}
+    content = {kind: table_bytes(rows, kind) for kind in TABLE_KINDS}
 
     @fuzzed(length, 50, 2500)
-    @given(CUTS, st.sampled_from(KINDS))
+    @given(CUTS, st.sampled_from(TABLE_KINDS))
     def run(cuts, kind):
         run_import(f"{source}, damaged", Import(format, kind, cut(content[kind], cuts)), images, tmp_path)
 
@@ -192,7 +192,7 @@ CARD = {"configs": [{"config_name": "mimic", "data_files": [{"split": "test", "p
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_cards_of_a_folder(length, images, tmp_path):
+def test_data_set_cards(length, images, tmp_path):
     folder = tmp_path / "psf"
     (folder / "mimic").mkdir(parents=True)
     (folder / "mimic" / "test.csv").write_bytes(table_bytes(PSF_LONG, "csv"))
@@ -231,7 +231,7 @@ def test_questions(length, images, tmp_path):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_text_files_of_prompts(length, tmp_path):
+def test_prompt_files(length, tmp_path):
     path = tmp_path / "prompts.txt"
 
     @fuzzed(length, 60, 4000)
@@ -259,7 +259,7 @@ def test_register_grids(length, tmp_path):
     run()
 
 
-WRITTEN = st.one_of(
+TYPED = st.one_of(
     st.sampled_from([*HOSTILE_TEXT, "all", "0-1000000000", "4-5,4", "1-", "٣-٤", "17:3818=mean", "1:2=1e999"]),
     st.text(alphabet="0123456789-,:= .emanl", max_size=12),
     st.text(max_size=12),
@@ -267,9 +267,9 @@ WRITTEN = st.one_of(
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_options_written_by_hand(length):
+def test_typed_options(length):
     @fuzzed(length, 150, 4000)
-    @given(WRITTEN)
+    @given(TYPED)
     def run(text):
         layers = check("--layers", lambda: listed_layers(text))
         assert layers is None or isinstance(layers, InputError) or (layers and layers == sorted(set(layers)))

@@ -1,4 +1,4 @@
-"""The notebooks run on the embedded world, and what is committed in them is what comes out."""
+"""The notebooks run on the embedded world and reproduce their committed outputs."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ MEGABYTE = 2**20
 
 
 def said(notebook):
-    """What the cells put out as text: (cell, kind, text) with HTML's tags left out; figures as their kind alone."""
+    """Return the cells' outputs as (cell, kind, text), without HTML tags; the text of a figure is empty."""
     found = []
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
@@ -31,7 +31,7 @@ def said(notebook):
 
 
 def same(fresh, kept):
-    """Whether two texts are the same but for a unit or two of the last decimal, as processors differ."""
+    """Whether two texts differ at most by two units in the last decimal of a number, as they do between processors."""
     if NUMBER.sub("#", fresh) != NUMBER.sub("#", kept):
         return False
     couples = zip(NUMBER.findall(fresh), NUMBER.findall(kept), strict=True)
@@ -39,7 +39,7 @@ def same(fresh, kept):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_says_what_is_committed(path):
+def test_a_notebook_reproduces_its_committed_outputs(path):
     fresh, kept = said(executed(path)), said(nbformat.read(path, as_version=4))
     again = f"python notebooks/execute.py {path.relative_to(FOLDER.parent)}"
     assert [each[:2] for each in fresh] == [each[:2] for each in kept], f"run {again}"
@@ -48,7 +48,7 @@ def test_a_notebook_runs_and_says_what_is_committed(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_hold_no_warning_no_path_and_no_time(path):
+def test_outputs_contain_no_warning_path_or_time(path):
     notebook = nbformat.read(path, as_version=4)
     assert len(said(notebook)) >= 5
     for number, kind, text in said(notebook):
@@ -56,18 +56,18 @@ def test_outputs_hold_no_warning_no_path_and_no_time(path):
         assert not re.search(r"(?<![\w<])/(tmp|home|root|work|usr|Users)/|[A-Z]:\\", text), f"cell {number}: {text}"
         assert not re.search(r"\b\d\d:\d\d:\d\d\b|Warning", text), f"cell {number}: {text}"
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    assert counts == list(range(1, len(counts) + 1)), "run from top to bottom"
+    assert counts == list(range(1, len(counts) + 1)), "cells were not run from top to bottom"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_one_cell_says_what_is_studied(path):
+def test_only_the_first_cell_names_the_model(path):
     first, *others = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert 'MODEL = interp.WORLD / "planted"  # "google/medgemma-4b-it"' in first
     assert not any("WORLD" in source for source in others)
 
 
-def test_together_they_are_small():
+def test_the_notebooks_are_small():
     assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 2 * MEGABYTE
 
@@ -85,5 +85,5 @@ def test_together_they_are_small():
         ("6:156", "6:157", False),
     ],
 )
-def test_what_counts_as_the_same(fresh, kept, alike):
+def test_which_texts_count_as_the_same(fresh, kept, alike):
     assert same(fresh, kept) == alike

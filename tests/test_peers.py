@@ -1,4 +1,4 @@
-"""Activations against sae-lens doing the same; TransformerLens is in `test_bridge.py`."""
+"""SAE activations against those of sae-lens; `test_bridge.py` compares with TransformerLens."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def residuals(vlm, prompts):
 
 
 @pytest.mark.parametrize("layer", [0, 4, 5, 9])
-def test_activations_are_those_of_sae_lens(layer, vlm, residuals):
+def test_activations_equal_those_of_sae_lens(layer, vlm, residuals):
     from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
     ours = load_sae(locate_saes(WORLD / "saes")[layer], layer, vlm.d_model)

@@ -1,6 +1,6 @@
-"""Every command on a world of canaries, watched: what it does to the machine, and what it tells of the questions.
+"""Every command, audited, on the world of canaries: what it does to the machine, and what it reveals of the questions.
 
-The mistakes among them are there for their messages.
+Some commands contain a mistake, to test the messages.
 """
 
 import base64
@@ -20,9 +20,9 @@ from interp.sharing.file_contents import contents_of
 from interp.sharing.scrub import scrub
 
 OWN = ("imported.jsonl", "again.jsonl", "more.jsonl")
-"""Files of questions, which were asked for."""
+"""Files of questions, which the commands were asked to write."""
 CODES = {"find": 3, "scrub": 4, "scrub own": 4}
-"""Exit codes other than 0 of what is no mistake."""
+"""Command -> its exit code, for those without a mistake whose code is not 0."""
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +30,19 @@ def runs(tmp_path_factory) -> Runs:
     return run_all(tmp_path_factory.mktemp("canaries"))
 
 
-def test_every_command_ran_as_it_should(runs):
+def test_every_command_ends_with_its_exit_code(runs):
     for name, ran in runs.ran.items():
         assert ran.code == (2 if name.startswith("bad") else CODES.get(name, 0)), (name, ran.code, ran.errors)
     assert {path.suffix for path in runs.out.rglob("*.*")} >= {".json", ".parquet", ".csv", ".png", ".html", ".md"}
 
 
-def test_nothing_reached_for_network_programs_pickles_or_other_folders(runs):
+def test_no_command_uses_network_programs_pickles_or_other_folders(runs):
     assert {name: sorted(set(ran.noted)) for name, ran in runs.ran.items() if ran.noted} == {}
 
 
-def test_neither_output_nor_errors_tell_of_the_questions(runs):
+def test_output_and_errors_reveal_nothing_of_the_questions(runs):
     for name, ran in runs.ran.items():
-        # It lists the files of the folder that it was given.
+        # This command lists the files of the folder that it was given.
         told = ran.out.replace("images/" + CANARY, "") if name == "scrub own" else ran.out
         assert CANARY not in (told + ran.errors).lower(), name
         assert "secret" not in ran.out + ran.errors, name
@@ -60,12 +60,12 @@ def test_neither_output_nor_errors_tell_of_the_questions(runs):
         ("bad damaged", "row 1: not a JSON object"),
     ],
 )
-def test_an_error_names_the_row_in_place_of_what_it_holds(runs, name, expected):
+def test_an_error_names_the_row_instead_of_its_content(runs, name, expected):
     assert expected in runs.ran[name].errors
 
 
 def decoded(path: Path) -> str:
-    """Everything that a file contains, read by other means than `interp.sharing.file_contents`."""
+    """Return everything that a file contains, read by other means than `interp.sharing.file_contents`."""
     content = path.read_bytes()
     said = content.decode("latin-1")
     if path.suffix == ".parquet":
@@ -78,7 +78,7 @@ def decoded(path: Path) -> str:
     return said.lower()
 
 
-def test_no_file_tells_of_the_questions(runs):
+def test_no_file_reveals_the_questions(runs):
     files = [path for path in runs.out.rglob("*") if path.is_file()]
     assert len(files) > 30
     told = [path.relative_to(runs.out) for path in files if CANARY in decoded(path) + path.name]
@@ -97,11 +97,11 @@ def test_the_report_of_an_import_has_rows_and_counts(runs):
     )
 
 
-def test_scrub_finds_what_a_run_holds_and_no_more(runs):
+def test_scrub_finds_exactly_what_a_run_contains(runs):
     found, files, _ = scrub(runs.out / "run", [runs.world / "questions.jsonl"])
     assert files > 20
     kinds = {(finding.file, finding.what.split(";")[0].split(",")[0]) for finding in found}
-    # The base was a folder of this machine, and a training text can be guessed.
+    # The base is a local folder, and hashed training texts can be guessed.
     assert {(Path(file).name, what) for file, what in kinds} == {
         ("adapter_config.json", "what looks like a path on a machine or to a patient"),
         ("gatescope.json", "hashes of training texts"),
@@ -119,10 +119,10 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_scrub_finds_what_is_planted(runs, tmp_path, name):
+def test_scrub_finds_planted_content(runs, tmp_path, name):
     row = json.loads((runs.world / "questions.jsonl").read_text().splitlines()[0])
     text, expected = PLANTED[name]
-    # However it is spaced, cased or escaped.
+    # Spacing, case and escapes do not hide it.
     said = {"text": row["question"].upper().replace(" ", "  "), "html": row["question"].replace(",", "&#44;")}
     (tmp_path / name).write_text(text.format(**said, patient=row["patient"], image=row["image"], id=row["id"]))
     found, files, _ = scrub(tmp_path, [runs.world / "questions.jsonl"])
@@ -132,7 +132,7 @@ def test_scrub_finds_what_is_planted(runs, tmp_path, name):
     assert expected not in [finding.what for finding in scrub(tmp_path)[0]]
 
 
-def test_scrub_knows_private_kinds_without_the_questions(runs, tmp_path):
+def test_scrub_recognizes_private_content_without_the_questions(runs, tmp_path):
     shutil.copy(runs.world / "images" / f"{CANARY}-image-0.png", tmp_path / "a.png")
     shutil.copy(next((runs.world / "images").glob("*.dcm")), tmp_path / "b")
     shutil.copy(runs.world / "questions.jsonl", tmp_path / "questions.jsonl")
@@ -163,14 +163,14 @@ def test_scrub_knows_private_kinds_without_the_questions(runs, tmp_path):
     }
 
 
-def test_figures_are_no_images_but_examples_are(runs, tmp_path):
+def test_examples_count_as_images_but_other_figures_do_not(runs, tmp_path):
     figure = next((runs.out / "run" / "grounding").rglob("*.png"))
     assert contents_of(figure).images == 0
     shutil.copy(figure, tmp_path / "examples.png")
     assert [finding.what for finding in scrub(tmp_path)[0]] == ["radiographs, drawn with --include-examples"]
 
 
-def test_the_command_of_scrub(tmp_path):
+def test_the_scrub_command(tmp_path):
     (tmp_path / "a.csv").write_text("layer,value\n1,0.5\n")
     clean = CliRunner().invoke(app, ["scrub", str(tmp_path)])
     assert (clean.exit_code, "none of 1 files" in clean.output) == (0, True)

@@ -1,4 +1,4 @@
-"""What files of others can not make this code do, and what it depends on."""
+"""What untrusted files cannot make this code do, and what the code depends on."""
 
 import ast
 import contextlib
@@ -42,7 +42,7 @@ MODULES = {
     "urllib",
     "requests",
 }
-"""Of code, programs and the network; what talks to the hub is huggingface_hub's alone."""
+"""Modules that run code or programs or use the network; only huggingface_hub talks to the hub."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_no_source_runs_code_or_programs_or_opens_pickles(path):
                 assert given["trust_remote_code"] == "False"
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            # Addresses are taken apart and put together there, and nothing is opened.
+            # urllib.parse splits and joins addresses, and opens none.
             assert not {name.split(".")[0] for name in names if name != "urllib.parse"} & MODULES
 
 
@@ -95,14 +95,14 @@ def test_code_beside_a_model_is_not_run(world, tmp_path, monkeypatch, file):
     content["auto_map"] = dict.fromkeys(names, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
     content |= {"processor_class": "EvilProcessor", "tokenizer_class": "EvilTokenizer"} if file != "config.json" else {}
     (folder / file).write_text(json.dumps(content))
-    # transformers would ask at the terminal.
+    # transformers would ask for permission at the terminal.
     monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("asked whether to run code"))
     with contextlib.suppress(InputError):
         load_vlm(folder, "cpu", "float32")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_is_no_model_and_no_adapter(world, copied, tmp_path):
+def test_pickled_models_and_adapters_are_refused(world, copied, tmp_path):
     folder = Path(shutil.copytree(world.model, tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -146,7 +146,7 @@ def test_an_adapter_that_asks_for_more_than_a_plain_lora_is_refused(
     assert "evil" not in sys.modules
 
 
-def test_a_model_is_as_it_was_when_an_adapter_does_not_fit(world, copied):
+def test_an_adapter_that_does_not_fit_leaves_the_model_unchanged(world, copied):
     weights = load_file(copied / "adapter_model.safetensors")
     save_file({name: torch.ones(2, 2) for name in weights}, copied / "adapter_model.safetensors")
     vlm = load_vlm(world.model, "cpu", "float32")
@@ -156,16 +156,16 @@ def test_a_model_is_as_it_was_when_an_adapter_does_not_fit(world, copied):
     assert [(name, type(module)) for name, module in vlm.model.named_modules()] == before
 
 
-def test_an_adapter_names_its_base_and_no_more(copied):
+def test_the_base_that_an_adapter_names_is_only_a_place_to_look_for_a_model(copied):
     config = json.loads((copied / "adapter_config.json").read_text())
     (copied / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../../elsewhere"}))
-    # It is a place to look for a model, which is safetensors and JSON wherever it lies.
+    # A model consists of safetensors and JSON wherever it lies, so any path is safe.
     assert base_of(copied) == "../../elsewhere"
     with pytest.raises(InputError, match="no such folder"):
         load_vlm(base_of(copied), "cpu")
 
 
-def test_postscript_is_not_handed_to_ghostscript(tmp_path, monkeypatch):
+def test_postscript_is_not_passed_to_ghostscript(tmp_path, monkeypatch):
     Image.new("L", (20, 20)).save(tmp_path / "a.eps")
     shutil.copy(tmp_path / "a.eps", tmp_path / "a.png")
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("started a program"))
@@ -187,7 +187,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_card_shows_hostile_names_letter_by_letter(trained, text):
+def test_a_card_shows_hostile_names_literally(trained, text):
     folder, evaluation = trained
     record = read_record(folder)
     model = record.model.model_copy(update={"id": text})
@@ -207,13 +207,13 @@ def test_a_card_shows_hostile_names_letter_by_letter(trained, text):
     assert calls == ["AutoModelForImageTextToText.from_pretrained", "PeftModel.from_pretrained"]
 
 
-def test_code_spans_hold_any_backticks():
+def test_code_spans_can_contain_backticks():
     for text in ("a", "a`b", "`", "``a```b", "` `"):
         page = MarkdownIt().render(code_span(text))
         assert page == f"<p><code>{text}</code></p>\n"
 
 
-def test_an_error_does_not_speak_to_the_terminal():
+def test_errors_escape_terminal_control_characters():
     assert (
         str(InputError("found \x1b]0;title\x07 and \x9b31m, row 3\n"))
         == "found \\x1b]0;title\\x07 and \\x9b31m, row 3\n"
@@ -230,10 +230,10 @@ IMPORTED_AS = {
     "transformer-lens": "transformer_lens",
 }
 OPTIONAL = {"triton"}
-"""Comes with torch's build for GPUs, and is imported only where there is one."""
+"""Part of torch's builds for GPUs, and imported only on a GPU."""
 
 
-def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+def test_declared_dependencies_are_exactly_the_imported_packages():
     imported = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

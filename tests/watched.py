@@ -1,10 +1,10 @@
-"""Runs commands in this process and writes down what they do to the rest of the machine.
+"""Run commands in this process and record what they do to the rest of the machine.
 
     python watched.py COMMANDS RECORD ALLOWED ...
 
-COMMANDS is a JSON file, a list of [program, argument, ...]; RECORD is written: a JSON list, for every command its exit
-code, output, errors and the forbidden things that it did. Files may be written below the ALLOWED folders alone. An
-audit hook can not be taken out again; it notes and does not forbid, so that no `except` hides anything.
+COMMANDS is a JSON file with a list of [program, argument, ...]. RECORD is the JSON file to write: for every command its
+exit code, output, errors and forbidden actions. Only files below the ALLOWED folders may be written. An audit hook
+cannot be removed again. It records actions instead of preventing them, so no `except` can hide one.
 """
 
 import io
@@ -17,9 +17,9 @@ from pathlib import Path
 
 NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto"}
 IPV6 = ("socket.bind", (("::1", 0),))
-"""urllib3 asks at its import whether the machine knows IPv6, by a socket that nothing is sent or heard through."""
+"""When imported, urllib3 binds a socket to see whether the machine supports IPv6, and sends nothing through it."""
 ALLOWED = {"fc-list"}
-"""matplotlib asks fontconfig which fonts there are, once on a machine, when it first draws."""
+"""matplotlib runs this once on each machine, when it first draws, to list the fonts."""
 PROGRAMS = {
     *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn"),
     "os.startfile",
@@ -29,7 +29,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def watch(allowed: list[str]) -> list[str]:
-    """Install the hook; returns the list that it fills."""
+    """Install the audit hook and return the list that it fills."""
     noted: list[str] = []
     inside = [os.path.realpath(folder) + os.sep for folder in allowed]
 
@@ -41,7 +41,7 @@ def watch(allowed: list[str]) -> list[str]:
         return place == os.devnull or any((place + os.sep).startswith(folder) for folder in inside)
 
     def note(event: str, what: object) -> None:
-        # The frames of this file and of the libraries' loaders say nothing.
+        # The frames of this file and of the import system are uninformative.
         called = [f for f in traceback.extract_stack() if "importlib" not in f.filename and __file__ != f.filename]
         where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(called[-6:]))
         noted.append(f"{event} {what!r} at {where}")
@@ -66,15 +66,15 @@ def watch(allowed: list[str]) -> list[str]:
 
 
 def imported_from(folder: str) -> list[str]:
-    """Modules whose file is below a folder."""
+    """Return the modules whose file lies below a folder."""
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
     inside = os.path.realpath(folder) + os.sep
-    # Some name a file that is none.
+    # Some modules name a file that does not exist.
     return [n for n, f in files.items() if f and os.path.isfile(f) and os.path.realpath(f).startswith(inside)]
 
 
 def run(command: list[str]) -> tuple[object, str, str]:
-    """Exit code, output and errors of one command."""
+    """Run one command; return its exit code, output and errors."""
     from finetune.cli.app import main as finetune
     from interp.cli.app import main as interp
 
@@ -93,7 +93,7 @@ def run(command: list[str]) -> tuple[object, str, str]:
 
 def main() -> None:
     commands, record, *allowed = sys.argv[1:]
-    # As a command's own program lies elsewhere, so that what it imports does not come from here.
+    # An installed command does not have this file's folder on its import path.
     sys.path = [place for place in sys.path if place and os.path.realpath(place) != os.path.dirname(__file__)]
     noted = watch(allowed)
     import torch
