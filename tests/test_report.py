@@ -160,7 +160,12 @@ def test_before_and_after_has_every_measure(run, page):
     assert len(rows) == len(whole)
     for row, measure in zip(rows, MEASURES, strict=True):
         entry, share = whole[measure], MEASURES[measure].unit == "%"
-        assert row[0].startswith(measure.replace("_", " ").replace("auc", "AUC").replace("text only", "text-only"))
+        assert row[0].startswith(
+            measure.replace("_", " ")
+            .replace("auc", "AUC")
+            .replace("text only", "text-only")
+            .replace("first token", "first-token")
+        )
         assert numbers(row[1]) == [entry["n"]]
         for place, name in ((2, "before"), (3, "after"), (4, "difference")):
             assert numbers(row[place]) == shown(entry[name], *((100, 1) if share else (1, 2))), (measure, name)

@@ -70,6 +70,8 @@ def label(measure: str) -> str:
     """A measure in words, with its unit in brackets."""
     if measure == "combined":
         return "combined score [points]"
-    words = spoken(measure).replace("auc", "AUC").replace("text only agreement", "text-only agreement")
+    words = (
+        spoken(measure).replace("auc", "AUC").replace("text only", "text-only").replace("first token", "first-token")
+    )
     unit = UNITS.get(measure, "%")
     return f"{words} [{unit}]" if unit else words

@@ -42,7 +42,7 @@ def table_html(table: Table) -> str:
             for cell, side in zip(row, sides, strict=True)
         )
         rows.append(f"<tr{style}>{inside}</tr>")
-    below = f'<p style="{SMALL}">{_escaped(shown.note)}</p>' if shown.note else ""
+    below = f'<p style="{SMALL}">{_escaped(shown.explanation)}</p>' if shown.explanation else ""
     body = "\n".join(rows)
     return (
         f"<p><b>{_escaped(shown.caption)}</b></p><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.schemas.layers import Interval
-from interp.views.numbers import NONE, PLAIN, Scale, interval, number, p_value
+from interp.views.numbers import NONE, PLAIN, Scale, interval, number, p_value, sentence
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Column:
     """Whether the cells hold numbers, which are aligned right and sorted by size."""
     narrow: bool = True
     """Whether narrow places, the terminal and notebooks, show the column; the report shows every column."""
+    meaning: str = ""
+    """What the column holds, where its heading does not say it; shown below the table."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,22 @@ class Table:
     rows: list[list[Cell]]
     """The cells [rows][columns]."""
     note: str = ""
-    """How to read the table."""
+    """How to read the table as a whole."""
     marked: frozenset[int] = frozenset()
     """Indices of the rows that stand out."""
     marker: str = ""
     """What the mark of a row means, for readers who do not see it."""
+
+    @property
+    def explanation(self) -> str:
+        """The text below the table: the meaning of each column that has one, then the note."""
+        meanings = {column.heading: column.meaning for column in self.columns if column.meaning}
+        # A single letter, as p, is a symbol and stays as it is.
+        said = [
+            f"{sentence(heading)[:-1] if len(heading) > 1 else heading}: {meaning}."
+            for heading, meaning in meanings.items()
+        ]
+        return " ".join([*said, *([self.note] if self.note else [])])
 
     def narrow(self) -> "Table":
         """The same table with only the columns that fit narrow places."""

@@ -61,14 +61,20 @@ def arms_table(found: Ablation) -> Table:
                 narrow=False,
             ),
             Column("rank", of_arm(_ranks)),
-            Column("parameters", of_arm(lambda arm: _times(arm, chosen))),
+            Column(
+                "parameters",
+                of_arm(lambda arm: _times(arm, chosen)),
+                meaning=f"relative to the {chosen.parameters:,} of the chosen range",
+            ),
             *(Column(label(name), metric(name)) for name in METRICS),
-            Column("place", of_arm(lambda arm: _place(places.get(arm.name)))),
+            Column(
+                "place",
+                of_arm(lambda arm: _place(places.get(arm.name))),
+                meaning="among the windows by the combined score, 1 is best; a range where windows are tied",
+            ),
         ],
         [_Row(None, found.base), *(_Row(arm, arm.metrics) for arm in found.arms)],
-        f"Parameters: relative to the {chosen.parameters:,} of the chosen range. Combined score: {found.combined}. "
-        "Place: among the windows by that score, 1 is best; a range where windows are tied. Brackets: 95% intervals "
-        "over patients and seeds.",
+        f"Combined score: {found.combined}. Brackets: 95% intervals over patients and seeds.",
         [1],
         "chosen range",
     )
@@ -86,15 +92,25 @@ def regret_table(found: Ablation) -> Table:
         [
             words("metric", lambda cost: label(cost.metric)),
             words("best window", lambda cost: cost.best),
-            Column("optimistic", lambda cost: value(cost.optimistic, scale_of(cost.metric), sign=True)),
-            Column("regret", lambda cost: estimate(cost.regret, scale_of(cost.metric), sign=True)),
-            Column("place", own_place),
+            Column(
+                "optimistic",
+                lambda cost: value(cost.optimistic, scale_of(cost.metric), sign=True),
+                meaning="how much better the best window looks on the data that picked it; above zero by luck alone",
+            ),
+            Column(
+                "regret",
+                lambda cost: estimate(cost.regret, scale_of(cost.metric), sign=True),
+                meaning="how much better than the chosen range are the windows that were best on other patients and "
+                "seeds",
+            ),
+            Column(
+                "place",
+                own_place,
+                meaning="of the chosen range, 1 is best; a range where the interval of a paired difference includes 0, "
+                "not adjusted",
+            ),
         ],
         found.regret,
-        "Regret: how much better than the chosen range are the windows that were best on other patients and seeds. "
-        "Optimistic: how much better the best window looks on the data that picked it, which is above zero by luck "
-        "alone. Place: of the chosen range, 1 is best; a range where the interval of a paired difference includes 0, "
-        "not adjusted.",
     )
 
 
@@ -144,7 +160,7 @@ def validity_table(found: Ablation) -> Table:
             words("metric", label),
             *(Column(score, rho(score)) for score in dict.fromkeys(entry.score for entry in found.worth)),
         ],
-        dict.fromkeys(entry.metric for entry in found.worth),
+        dict.fromkeys(entry.metric for entry in found.worth if entry.rho.value is not None),
         "Spearman's rank correlation of a window's mean score with its result in the metric; positive if a higher "
         "score goes with a better result. *: p < .05, layers permuted, not adjusted. Depth is the number of the layer: "
         "a score that does not beat it is no reason to search.",

@@ -65,13 +65,13 @@ def measures_table(found: Evaluation, shown: Sequence[str] | None = None) -> Tab
         columns += [
             Column(arm, _of(arm, lambda c, scale: estimate(c.after, scale))),
             Column("change", _of(arm, lambda c, scale: estimate(c.difference, scale, sign=True))),
-            Column("p", _of(arm, lambda c, scale: p_cell(c.p))),
+            Column("p", _of(arm, lambda c, scale: p_cell(c.p)), meaning="paired, two-sided, against the base"),
         ]
     return tabulate(
         f"{found.base} and {', '.join(arms)}: {found.questions:,} questions of {found.patients:,} patients",
         columns,
         entries,
-        "Brackets: 95% intervals, bootstrap over patients. p: paired, two-sided, against the base.",
+        "Brackets: 95% intervals, bootstrap over patients.",
     )
 
 
@@ -190,15 +190,14 @@ def quadrants_table(found: Evaluation) -> Table:
             words("arm", lambda stand: stand.arm),
             words("by", lambda stand: stand.reliance),
             *(Column(name, share(name)) for name in found.quadrant_order),
-            Column("moved", moved),
-            Column("p", p),
+            Column("moved", moved, meaning="questions in another quadrant than with the base"),
+            Column("p", p, meaning="Stuart–Maxwell test of the shares against the base"),
         ],
         stands,
         f"{sentence(meanings)} An answer relies on the image if it changes with a grey image (grey, the published "
         "definition), or with any of four blank images or of other patients' images (any). A blank image gives the "
         "correct answer by chance in about half of the questions, so that by grey alone a perfect model has many "
-        "dangerous ones. Moved: in another quadrant than with the base. p: Stuart–Maxwell test of the shares against "
-        "the base.",
+        "dangerous ones. Brackets: 95% intervals over patients.",
     )
 
 

@@ -120,25 +120,46 @@ def profile_table(found: Layers) -> Table:
         [
             Column("layer", lambda entry: count(entry.layer)),
             Column("flip AUC", lambda entry: estimate(entry.flip_auc)),
-            Column("residual patch", lambda entry: estimate(entry.recovery)),
-            Column("random", lambda entry: value(entry.random_patch.value)),
-            Column("direct-effect patch", lambda entry: estimate(entry.write)),
+            Column(
+                "residual patch",
+                lambda entry: estimate(entry.recovery),
+                meaning="the whole residual of the original wording replaces that of the paraphrase",
+            ),
+            Column(
+                "random",
+                lambda entry: value(entry.random_patch.value),
+                meaning="the patch with random directions of the same norm",
+            ),
+            Column(
+                "direct-effect patch",
+                lambda entry: estimate(entry.write),
+                meaning="only what this layer adds is exchanged, and its effect is read at the output",
+            ),
             Column("random", lambda entry: value(entry.random_write.value)),
             Column(
-                "joint feature patch, net", lambda entry: estimate(entry.net_feature_patch, sign=True), narrow=False
+                "joint feature patch, net",
+                lambda entry: estimate(entry.net_feature_patch, sign=True),
+                narrow=False,
+                meaning="the ten features of highest attribution are patched together, net of random directions",
             ),
-            Column("flips restored", lambda entry: count(entry.reversals)),
+            Column(
+                "flips restored",
+                lambda entry: count(entry.reversals),
+                meaning="flips whose original answer the residual patch restores",
+            ),
             Column("SAE R²", lambda entry: estimate(entry.r2), narrow=False),
-            Column("SAE FVU", lambda entry: value(entry.fvu)),
+            Column(
+                "SAE FVU",
+                lambda entry: value(entry.fvu),
+                narrow=False,
+                meaning="fraction of the variance that the SAE leaves unexplained",
+            ),
             Column("SAE fits", lambda entry: Cell(entry.transfer or NONE), numeric=False, narrow=False),
             Column("active features", lambda entry: value(entry.l0), narrow=False),
         ],
         found.profile,
-        "Residual patch: the whole residual of the original wording replaces that of the paraphrase. Direct-effect "
-        "patch: only what this layer adds is exchanged, and its effect is read at the output. Joint feature patch: the "
-        "ten features of highest attribution. Random: random directions of the same norm. Flips restored: flips whose "
-        "original answer the residual patch restores. FVU: fraction of the variance unexplained by the SAE. Brackets: "
-        "95% intervals over patients.",
+        "Patches are measured by the share of the margin shift that they recover. Brackets: 95% intervals over "
+        "patients.",
         [place for place, entry in enumerate(found.profile) if entry.layer in found.layers],
         "in the range",
     )
@@ -166,31 +187,62 @@ def features_table(found: Layers, most: int | None = None) -> Table:
         f"{which} that were patched, highest net recovery first",
         [
             Column(
-                "layer:feature",
+                "feature",
                 lambda entry: Cell(f"{entry.layer}:{entry.feature}", entry.layer + entry.feature / 1e9),
+                meaning="layer, and index in the SAE",
             ),
             Column("flip AUC, held out", lambda entry: value(entry.held_out_auc)),
             Column("r with margin", lambda entry: value(entry.margin_r, sign=True), narrow=False),
-            Column("register AUC", lambda entry: value(entry.register_auc), narrow=False),
-            Column("predicted", lambda entry: value(entry.attribution, sign=True)),
-            Column("recovery", _causal(lambda causal: estimate(causal.recovery))),
-            Column("random", _causal(lambda causal: value(causal.random))),
-            Column("matched", _causal(lambda causal: value(causal.matched))),
-            Column("swapped", _causal(lambda causal: value(causal.swapped))),
-            Column("p", _causal(lambda causal: p_cell(causal.p))),
+            Column(
+                "register AUC",
+                lambda entry: value(entry.register_auc),
+                narrow=False,
+                meaning="above .50 more active on formal wordings, below on casual ones",
+            ),
+            Column(
+                "predicted",
+                lambda entry: value(entry.attribution, sign=True),
+                narrow=False,
+                meaning="recovery by the gradient, on the other half of the patients",
+            ),
+            Column(
+                "recovery",
+                _causal(lambda causal: estimate(causal.recovery)),
+                meaning="share of the margin shift that comes back when the feature's change is undone",
+            ),
+            Column(
+                "random",
+                _causal(lambda causal: value(causal.random)),
+                meaning="recovery by random directions of the same norm",
+            ),
+            Column(
+                "matched",
+                _causal(lambda causal: value(causal.matched)),
+                meaning="recovery by features that move as much but do not discriminate flips",
+            ),
+            Column(
+                "swapped",
+                _causal(lambda causal: value(causal.swapped)),
+                meaning="recovery with the feature's change on another pair",
+            ),
+            Column(
+                "p",
+                _causal(lambda causal: p_cell(causal.p)),
+                meaning="of recovery minus random, adjusted over the features",
+            ),
             Column(
                 "flips restored",
                 _causal(lambda causal: Cell(f"{causal.reversals} of {causal.n}", causal.reversals)),
             ),
-            Column("side effect [%]", _causal(lambda causal: value(causal.unflipped_changed, PERCENT))),
+            Column(
+                "side effect [%]",
+                _causal(lambda causal: value(causal.unflipped_changed, PERCENT)),
+                meaning="unflipped pairs whose answer the patch changes",
+            ),
         ],
         shown,
-        "The features were chosen on half of the patients and patched on flips of the others. Recovery: share of the "
-        "margin shift that comes back when the feature's change is undone. Controls: random directions of the same "
-        "norm; matched features that move as much but do not discriminate flips; the feature's change on another pair "
-        "(swapped). p: of recovery minus random, adjusted over the features. Predicted: recovery by the gradient, on "
-        "the other half. Side effect: unflipped pairs whose answer the patch changes. Register AUC: above .50 more "
-        "active on formal wordings, below on casual ones.",
+        "The features were chosen on half of the patients and patched on flips of the others. Brackets: 95% intervals "
+        "over patients.",
     )
 
 

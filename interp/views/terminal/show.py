@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-NARROWEST_HEADING = 6
+NARROWEST_HEADING = 4
 """Fewest letters [columns] in a line of a heading."""
+LONGEST_WORD = 10
+"""Most letters [columns] of a word that a narrow terminal does not break."""
 WIDEST = 400
 """Most columns of a table that is not printed on a terminal."""
 _LEADING_ZERO = re.compile(r"(?<![\d.])0(?=\.\d)")
@@ -23,18 +25,20 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
     """Print a result, its conclusion last. Output that does not go to a terminal is as wide as its tables need."""
     from rich.markup import escape
 
-    tables = [rich_table(table) for table in shown.tables]
+    drawn = [rich_table(table) for table in shown.tables]
     if console is None:
         console = results_console()
         if not console.is_terminal:
             options = console.options.update(max_width=WIDEST)
-            console.width = max([console.width, *(console.measure(each, options=options).maximum for each in tables)])
+            console.width = max([console.width, *(console.measure(each, options=options).maximum for each in drawn)])
     console.print(f"\n{bold(shown.heading)}", soft_wrap=True)
     for name, fact in shown.facts:
         console.print(f"{name}: {fact}", soft_wrap=True, markup=False)
-    for table in tables:
-        console.print()
-        console.print(table)
+    for table, body in zip(shown.tables, drawn, strict=True):
+        console.print(f"\n{bold(table.caption)}", soft_wrap=True)
+        console.print(body)
+        if explanation := table.narrow().explanation:
+            console.print(explanation, style="dim", markup=False)
     for note in shown.notes:
         console.print(f"[yellow]note[/yellow]: {escape(note)}", soft_wrap=True)
     for sentence in shown.conclusion:
@@ -42,7 +46,7 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
 
 
 def rich_table(table: Table) -> "RichTable":
-    """A table for the terminal: its narrow columns, with marked rows in bold.
+    """The narrow columns of a table for the terminal, without caption and explanation; marked rows are bold.
 
     Numbers lose the zero before the decimal point, and headings break into lines as wide as their column, because many
     terminals have 80 columns. An interval that still does not fit stands below its estimate.
@@ -52,20 +56,16 @@ def rich_table(table: Table) -> "RichTable":
     from rich.table import Table as RichTable
 
     shown = table.narrow()
-    drawn = RichTable(
-        title=escape(shown.caption),
-        caption=escape(shown.note),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0, collapse_padding=True)
     for place, column in enumerate(shown.columns):
-        widest = max((len(row[place].text) for row in shown.rows), default=0)
-        lines = textwrap.wrap(column.heading, max(widest, NARROWEST_HEADING), break_long_words=False)
+        texts = [row[place].text for row in shown.rows]
+        lines = textwrap.wrap(column.heading, max([NARROWEST_HEADING, *map(len, texts)]), break_long_words=False)
+        words = [] if column.numeric else " ".join(texts).split(" ")
         drawn.add_column(
-            escape("\n".join(lines)), justify="right" if column.numeric else "left", overflow="fold", vertical="top"
+            escape("\n".join(lines)),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            min_width=min(max(map(len, words), default=1), LONGEST_WORD),
         )
     for place, row in enumerate(shown.rows):
         texts = [
