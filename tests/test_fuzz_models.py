@@ -54,7 +54,7 @@ def _bounded():
 
 
 def small_sae(folder: Path) -> bytes:
-    """Write an SAE of layer 1 to `folder`/layer_1_width_16k_l0_small as Gemma Scope 2 does; return its weights' bytes."""
+    """Write an SAE of layer 1 in Gemma Scope 2's layout below `folder`; return the bytes of its weights."""
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(shape, generator=generator) for shape in ((4, 6), (6,), (6, 4), (4,), (6,))]
     save_sae(Sae(1, "", *parts), folder / "layer_1_width_16k_l0_small", "model", torch.float32)
