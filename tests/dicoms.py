@@ -1,4 +1,4 @@
-"""DICOM files written by hand, for tests."""
+"""Writes DICOM files for tests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 def write_dicom(
     path: Path, pixels: np.ndarray | None, bits: int = 12, photometric: str = "MONOCHROME2", **tags
 ) -> Path:
-    """A radiograph of `bits` stored bits; `tags` are further elements; without pixels a file without pixel data."""
+    """Write a radiograph with `bits` stored bits and further elements `tags`; without `pixels` it has no pixel data."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"

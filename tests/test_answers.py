@@ -1,4 +1,4 @@
-"""Answers, the form of questions and inverted wordings, against lists judged by hand."""
+"""Answers, the form of questions and inverting wordings, checked against hand-labelled lists."""
 
 import pytest
 
@@ -29,7 +29,7 @@ from interp.questions.tables import pair_table, prompt_table
         ("Moderate  to\tsevere.", "level", "moderate to severe"),
     ],
 )
-def test_one_spelling(answer, type_, expected):
+def test_answers_are_normalized(answer, type_, expected):
     assert normalize_answer(answer, type_) == expected
     assert normalize_answer(expected, type_) == expected
 
@@ -90,12 +90,12 @@ SAME = [
 
 
 @pytest.mark.parametrize(("question", "wording", "operator"), [*INVERTED, *((*pair, None) for pair in SAME)])
-def test_inverted_wordings(question, wording, operator):
+def test_inverting_operators(question, wording, operator):
     assert inverting_operator(question, wording) == operator
 
 
-def test_the_embedded_world_inverts_nothing_and_every_form_is_recognised():
-    # Its wordings of one question have one answer by construction, and its types tell which are closed.
+def test_the_embedded_world_has_no_inverting_wording_and_every_form_is_recognized():
+    # By construction, all wordings of a question have the same answer, and its type says whether it is closed.
     questions = load_questions(WORLD / "questions.jsonl")
     pairs = [(q.question, p.text) for q in questions for p in q.paraphrases]
     assert len(pairs) > 8000
@@ -104,11 +104,11 @@ def test_the_embedded_world_inverts_nothing_and_every_form_is_recognised():
     assert [text for closed, text in texts if asks_yes_or_no(text) is not closed] == []
 
 
-def test_operators_are_counted():
+def test_every_operator_is_listed():
     assert operators_of("Can you rule out the absence of effusion?") == ["rule_out", "absent"]
 
 
-def test_inverted_wordings_are_never_measured():
+def test_inverting_wordings_are_never_measured():
     inverted = Paraphrase(text="Is effusion absent?", operator="absent")
     question = Question(
         id="1",
@@ -223,7 +223,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(("text", "said"), [(text, said) for said, texts in SAID.items() for text in texts])
-def test_what_a_generated_answer_says(text, said):
+def test_generated_answers_are_parsed(text, said):
     assert parse_yes_no(text) == said
     assert parse_yes_no(f"  {text.upper()}\n") == said
 

@@ -1,4 +1,4 @@
-"""Images of every kind: shown as their files say, or refused with a reason that names no patient."""
+"""Decoding images: each is shown as its file specifies, or refused with a reason that names no patient."""
 
 import numpy as np
 import pytest
@@ -29,16 +29,16 @@ def test_png_and_jpeg_of_eight_bits_are_as_pil_shows_them(tmp_path):
     assert decode(tmp_path / "a.png").mode == "RGB"
 
 
-def test_sixteen_bits_are_scaled_not_cut_off(tmp_path):
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray((RAMP * 8 + 100).astype(np.uint16)).save(tmp_path / "a.png")
     shown = grey(tmp_path / "a.png")
-    # By hand: (v - min) / (max - min) * 255; PIL's own conversion would give 255 nearly everywhere.
+    # (v - min) / (max - min) * 255; PIL's own conversion would give 255 nearly everywhere.
     assert np.abs(shown - RAMP / 4095 * 255).max() <= 0.5
     assert shown.min() == 0
     assert shown.max() == 255
 
 
-def test_a_window_is_the_linear_function_of_the_standard(tmp_path):
+def test_a_window_is_the_standards_linear_function(tmp_path):
     center, width = 2000, 1000
     path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=center, WindowWidth=width)
     # DICOM PS3.3 C.11.2.1.2.1
@@ -53,7 +53,7 @@ def test_a_window_wider_than_the_pixels_is_not_stretched(tmp_path):
     assert np.abs(grey(path) - expected).max() <= 0.51
 
 
-def test_the_window_is_in_units_after_the_rescale(tmp_path):
+def test_the_window_applies_after_the_rescale(tmp_path):
     path = write_dicom(
         tmp_path / "a.dcm", RAMP, WindowCenter=3000, WindowWidth=2000, RescaleSlope=2, RescaleIntercept=-1000
     )
@@ -70,7 +70,7 @@ def test_monochrome1_is_inverted(tmp_path):
 
 
 @pytest.mark.parametrize("empty", [{"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 2048}])
-def test_a_window_without_a_value_says_nothing(tmp_path, empty):
+def test_a_window_without_a_value_is_ignored(tmp_path, empty):
     plain, with_tag = write_dicom(tmp_path / "a.dcm", RAMP), write_dicom(tmp_path / "b.dcm", RAMP, **empty)
     assert (grey(plain) == grey(with_tag)).all()
     assert grey(plain).std() > 50
@@ -86,12 +86,12 @@ def test_a_lookup_table_is_read_entry_by_entry(tmp_path, first, length, bits):
     table.add_new("LUTDescriptor", "US", [length, first, bits])
     table.add_new("LUTData", "US", entries.tolist())
     path = write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=Sequence([table]))
-    # DICOM PS3.3 C.11.2.1.1: what lies outside is shown as the first or the last entry.
+    # DICOM PS3.3 C.11.2.1.1: values outside the table are shown as its first or last entry.
     expected = entries[(RAMP - first).clip(0, length - 1)] / (2**bits - 1) * 255
     assert np.abs(grey(path) - expected).max() <= 0.51
 
 
-def test_without_a_window_the_pixels_range_counts_and_padding_does_not(tmp_path):
+def test_without_a_window_the_pixel_range_without_padding_is_shown(tmp_path):
     padded = RAMP // 4 + 1000
     padded[0] = 4095
     path = write_dicom(tmp_path / "a.dcm", padded, PixelPaddingValue=4095)
@@ -100,7 +100,7 @@ def test_without_a_window_the_pixels_range_counts_and_padding_does_not(tmp_path)
     assert np.abs(grey(path)[1:] - expected).max() <= 0.51
 
 
-def test_a_dicom_file_is_known_by_its_content(tmp_path):
+def test_a_dicom_file_is_recognized_by_its_content(tmp_path):
     write_dicom(tmp_path / "a.dcm", RAMP).rename(tmp_path / "image_without_ending")
     assert grey(tmp_path / "image_without_ending").max() == 255
 
@@ -159,7 +159,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_single_picture_is_refused(tmp_path, name):
+def test_an_unreadable_or_multi_frame_image_is_refused(tmp_path, name):
     write, reason = BAD[name]
     write(tmp_path / name)
     with pytest.raises(UnreadableImageError, match=reason) as caught:
@@ -171,7 +171,7 @@ def test_what_is_no_single_picture_is_refused(tmp_path, name):
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_compression_that_nothing_here_decodes_is_named(tmp_path):
+def test_an_unsupported_compression_is_named(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", RAMP)
     data = dcmread(path)
     data.PixelData = encapsulate([b"\0" * 64])

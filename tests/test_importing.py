@@ -1,4 +1,4 @@
-"""Every data set's format: read as its publishers wrote it, and one error or one counted drop for all else."""
+"""Importing data sets: published layouts are read, bad rows are counted, and bad files give one clear error."""
 
 import json
 import re
@@ -117,13 +117,13 @@ def test_psf_med_older_lists_of_texts(mimic, tmp_path):
     rows = [row | {"paraphrases": [p["text"] for p in row["paraphrases"]]} for row in psf_rows()]
     write_rows(tmp_path / "mimic.jsonl", rows)
     questions, report = run(tmp_path / "mimic.jsonl", "psf-med", mimic, tmp_path)
-    # Without flags, what was no yes/no question can not be told.
+    # Without flags, other questions cannot be recognized among the paraphrases.
     assert [p.text for p in questions[0].same_meaning] == ["Is pneumothorax present?", "Describe the pleural space."]
     assert report.inverted == {"rule_out": 1}
 
 
 def test_psf_med_lists_that_pandas_wrote_into_cells(mimic, tmp_path):
-    """As Python, not as JSON."""
+    """pandas writes them as Python, not as JSON."""
     rows = [row | {"paraphrases": [p["text"] for p in row["paraphrases"]]} for row in psf_rows()]
     pd.DataFrame(rows).to_csv(tmp_path / "mimic.csv", index=False)
     assert "['Is pneumothorax present?'" in (tmp_path / "mimic.csv").read_text()
@@ -131,7 +131,7 @@ def test_psf_med_lists_that_pandas_wrote_into_cells(mimic, tmp_path):
     assert [p.text for p in questions[0].same_meaning] == ["Is pneumothorax present?", "Describe the pleural space."]
 
 
-def test_a_number_added_to_an_id_is_not_taken_already(tmp_path):
+def test_a_number_added_to_an_id_makes_it_unique(tmp_path):
     picture(tmp_path / "a.png")
     row = {"image": "a.png", "type": "presence", "question": "Is there a nodule?", "answer": "no"}
     write_rows(tmp_path / "given.jsonl", [row | {"id": id_} for id_ in ("x", "x", "x#2", "y")])
@@ -148,7 +148,7 @@ def test_an_image_belongs_to_the_patient_that_any_row_names(tmp_path):
     assert [q.patient for q in questions] == ["p", "p"]
 
 
-def test_psf_med_one_row_a_paraphrase(tmp_path):
+def test_psf_med_with_a_row_per_paraphrase(tmp_path):
     picture(tmp_path / "padchest" / "1_a.png")
     text = "question_id,original_question,paraphrase,phenomenon,image_path,ground_truth\n"
     text += "7,Is there scoliosis?,Is scoliosis seen?,syntactic_restructuring,1_a.png,yes\n"
@@ -272,7 +272,7 @@ def test_hard_positives(mimic, tmp_path):
     rows = [
         [STUDY, f"['{image}']", "is there edema?", "can edema be seen?", "yes", 1, "syntactic"],
         [STUDY, f"['{image}']", "is there edema?", "is there edema?", "yes", 0, "baseline"],
-        # The same words on another image are another question.
+        # The same words about another image are another question.
         ["53189527", other, "is there edema?", "is there edema?", "no", 0, "baseline"],
         ["53189527", other, "is there edema?", "any edema?", "yes", 1, "lexical"],
         ["53189527", f"['{image}', '{other}']", "is there edema?", "edema?", "yes", 1, "lexical"],
@@ -394,7 +394,7 @@ def test_a_bad_row_is_counted_and_the_others_kept(mimic, tmp_path, change, reaso
     assert str(tmp_path) not in written
 
 
-def test_dicom_and_sixteen_bit_images_are_taken(tmp_path):
+def test_dicom_and_sixteen_bit_images_are_accepted(tmp_path):
     root = tmp_path / "vindr"
     root.mkdir()
     write_dicom(root / "0a1b.dicom", np.arange(600).reshape(20, 30))
@@ -443,13 +443,13 @@ def test_a_patient_in_two_splits_is_refused(mimic, tmp_path):
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_single_split_is_no_split(mimic, tmp_path):
+def test_a_single_split_is_ignored(mimic, tmp_path):
     write_rows(tmp_path / "mimic.jsonl", [row | {"split": "test"} for row in psf_rows()])
     questions, _ = run(tmp_path / "mimic.jsonl", "psf-med", mimic, tmp_path)
     assert [q.split for q in questions] == [None, None]
 
 
-def test_medical_cxr_vqa_without_a_way_to_its_images(mimic, tmp_path):
+def test_medical_cxr_vqa_without_columns_for_images(mimic, tmp_path):
     path = vqa_table(tmp_path / "vqa.csv", [row[3:] for row in VQA], VQA_COLUMNS[3:])
     with pytest.raises(InputError, match="no column for 'dicom'"):
         import_questions(path, "medical-cxr-vqa", mimic, tmp_path / "out.jsonl")

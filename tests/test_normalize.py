@@ -1,4 +1,4 @@
-"""Prompt normalisation: canonical forms written by hand, never another polarity, the same if applied twice."""
+"""Prompt normalization: it gives hand-written canonical forms, is idempotent, and never changes the polarity."""
 
 import itertools
 import re
@@ -28,7 +28,7 @@ CANONICAL = [
     ("Are pleural plaques present?", "Are there pleural plaques?"),
     ("Is there a opaque area?", "Is there an opaque area?"),
     ("Any small nodule in the left lung?", "Is there a small nodule in the left lung?"),
-    # a place outside the lungs makes it another finding
+    # A place outside the lungs makes it another finding.
     ("Is there a mass in the mediastinum?", "Is there a mass in the mediastinum?"),
     ("Do you see a nodule in the thyroid?", "Is there a nodule in the thyroid?"),
     ("Is there a pericardial effusion?", "Is there pericardial effusion?"),
@@ -36,7 +36,7 @@ CANONICAL = [
     ("Anything wrong here?", "Is there an abnormality?"),
     ("Does this look bad?", "Is there an abnormality?"),
     ("Do you see anything abnormal in the left lung?", "Is there an abnormality in the left lung?"),
-    # everything else: blanks, politeness and filler only
+    # All other questions lose only extra spaces, politeness and filler.
     ("  is the   chest x-ray normal ", "Is the chest x-ray normal?"),
     ("Please, what view is this??", "What view is this?"),
     ("Kindly grade the severity of the effusion.", "Grade the severity of the effusion?"),
@@ -93,33 +93,33 @@ def world_texts(type_: str, finding: str | None) -> set[str]:
 @pytest.mark.parametrize(
     ("type_", "finding", "before", "after"),
     [
-        # left over: "present, or is it not identified", "in either hemithorax", words too ambiguous for the lexicon
+        # Not merged: "present, or is it not identified", "in either hemithorax", words too ambiguous for the lexicon.
         ("presence", "cardiomegaly", 96, 5),
         ("presence", "effusion", 96, 7),
         ("presence", "pneumothorax", 96, 6),
         ("presence", "opacity", 96, 11),
         ("abnormality", None, 22, 1),
-        # open questions have no canonical form: only "Please", "Kindly" and "So" go
+        # Open questions have no canonical form and lose only "Please", "Kindly" and "So".
         ("view", None, 16, 16),
         ("type", None, 16, 16),
         ("level", "cardiomegaly", 48, 45),
         ("location", "cardiomegaly", 48, 48),
     ],
 )
-def test_how_many_wordings_of_the_world_are_left(type_, finding, before, after):
+def test_how_many_wordings_of_the_embedded_world_remain(type_, finding, before, after):
     texts = world_texts(type_, finding)
     assert (len(texts), len({normalize(text) for text in texts})) == (before, after)
 
 
-def test_no_form_is_shared_by_two_questions_of_the_world():
+def test_two_questions_of_the_embedded_world_never_share_a_form():
     owner: dict[str, tuple[str, str]] = {}
     for type_, finding in [*itertools.product(("presence", "level"), phrasings.TERMS), ("abnormality", None)]:
         for text in world_texts(type_, finding):
-            # the world's lay words for a finding may belong to several; only its exact forms must not
+            # Lay words of the world may fit several findings, but no canonical form may belong to two questions.
             assert owner.setdefault(normalize(text), (type_, finding)) == (type_, finding), text
 
 
-def test_paraphrases_by_rule_share_one_form():
+def test_all_rule_based_paraphrases_have_the_same_form():
     for question in lexicon_questions():
         if parse_question(question).kind == "presence" and parse_question(question).term is not None:
             assert {normalize(p.text) for p in paraphrases(question, 99, 0)} == {normalize(question)}
@@ -133,7 +133,7 @@ VOCABULARY = (
 WORDS = VOCABULARY.split()
 
 
-def test_idempotent():
+def test_normalization_is_idempotent():
     rng = np.random.default_rng(0)
     texts = [text for text, _ in CANONICAL + NEGATED] + NOT_UNDERSTOOD + lexicon_questions()
     texts += [" ".join(rng.choice(WORDS, size=rng.integers(1, 10))) for _ in range(5000)]

@@ -18,7 +18,7 @@ ALL = 99
 PLACES = ("", " in the left lung", " at the right base", " of the left hemidiaphragm")
 
 NOT_UNDERSTOOD = [
-    # negated: another wording may turn the answer
+    # Negated: another wording may invert the answer.
     "Is there no pleural effusion?",
     "Is there absence of pneumothorax?",
     "Can you rule out pneumonia?",
@@ -34,7 +34,7 @@ NOT_UNDERSTOOD = [
     "Is there a lack of consolidation?",
     "Is pneumothorax absent?",
     "Is cardiomegaly present, or is it not identified?",
-    # several findings, or one that is part of a larger question
+    # Several findings, or one that is part of a larger question.
     "Is there effusion or pneumothorax?",
     "Is there pneumonia and effusion?",
     "Is there pneumonia with effusion?",
@@ -42,14 +42,14 @@ NOT_UNDERSTOOD = [
     "Is there an effusion? Is it large?",
     "Is there one nodule?",
     "Is there mass effect?",
-    # comparisons
+    # Comparisons.
     "Has the effusion improved?",
     "Is the effusion larger than before?",
     "Is there a new effusion?",
     "Is there increased effusion?",
     "Is there any residual pneumothorax?",
     "Is there resolution of the pneumothorax?",
-    # not about presence, though they look like it
+    # Not about presence, although they look like it.
     "Is the trachea midline?",
     "Is the trachea seen?",
     "Is the heart normal?",
@@ -59,7 +59,7 @@ NOT_UNDERSTOOD = [
     "Are the lungs clear?",
     "What type of imaging is this?",
     "What abnormalities are seen in this image?",
-    # hardly questions
+    # Hardly questions.
     "",
     " ",
     "?",
@@ -74,7 +74,7 @@ NOT_UNDERSTOOD = [
 
 
 @pytest.mark.parametrize("question", NOT_UNDERSTOOD)
-def test_what_is_not_certain_is_left_alone(question):
+def test_uncertain_questions_are_left_alone(question):
     assert paraphrases(question, ALL, 0) == []
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_certain_is_left_alone(question):
         ("What type of fracture is it?", "type", "fracture", ""),
     ],
 )
-def test_what_is_understood(question, kind, finding, place):
+def test_questions_are_parsed(question, kind, finding, place):
     parsed = parse_question(question)
     assert parsed is not None
     assert (parsed.kind, parsed.term.name if parsed.term else None, parsed.place) == (kind, finding, place)
@@ -121,7 +121,7 @@ def test_what_is_understood(question, kind, finding, place):
 
 
 def lexicon_questions() -> list[str]:
-    """Every name of the lexicon, in the plain question of each kind."""
+    """Plain questions of every kind, about every name in the lexicon."""
     questions = []
     for name in (name for term in TERMS for name in term.names):
         be = "are" if name.grammar == "plural" else "is"
@@ -157,7 +157,7 @@ def test_a_normal_question_keeps_its_polarity():
         assert all("normal" in text and "abnormal" not in text for text in texts)
 
 
-def test_an_abnormality_question_never_becomes_one_of_normality():
+def test_an_abnormality_question_never_asks_for_normality():
     for question in ("Is there any abnormality in the left lung?", "Anything wrong in the left lung?"):
         texts = [p.text for p in paraphrases(question, ALL, 0)]
         assert len(texts) >= 10
@@ -165,7 +165,7 @@ def test_an_abnormality_question_never_becomes_one_of_normality():
         assert all("in the left lung" in text for text in texts)
 
 
-def test_no_frame_and_no_paraphrase_holds_a_negation():
+def test_no_frame_and_no_paraphrase_contains_a_negation():
     negation = re.compile(r"\b(no|not|without|absen\w+|free of|exclude\w*|rule out|nor|never)\b|n't", re.IGNORECASE)
     assert not [frame for frames in FRAMES.values() for frame in frames if negation.search(frame.text)]
     texts = [p.text for question in lexicon_questions()[::7] for p in paraphrases(question, ALL, 0)]
@@ -189,7 +189,7 @@ BAD_GRAMMAR = re.compile(
 )
 
 
-def test_grammar():
+def test_paraphrases_are_grammatical():
     for question in [
         *lexicon_questions(),
         "Is there a opaque area?",
@@ -207,7 +207,7 @@ def test_the_grammar_check_finds_mistakes(bad):
     assert BAD_GRAMMAR.search(bad)
 
 
-def test_mistakes_of_the_question_are_not_copied_into_frames():
+def test_grammar_mistakes_of_the_question_are_not_copied():
     for question in ("Is there a opacity?", "Is there nodules?", "Any a mass here?"):
         reframed = [p for p in paraphrases(question, ALL, 2) if p.phenomenon != "lexical_substitution"]
         assert len(reframed) >= 10
@@ -248,12 +248,12 @@ def test_phenomena_and_registers(question, expected, phenomenon, register):
         assert found[expected] == (phenomenon, register)
 
 
-def test_a_name_that_holds_a_place_meets_no_second_one():
+def test_a_name_with_a_place_gets_no_second_place():
     texts = [p.text for p in paraphrases("Is there a pleural effusion on the left?", ALL, 0)]
     assert not [text for text in texts if "fluid around the lung" in text or "in the pleural space" in text]
 
 
-def test_paraphrases_are_distinct_and_never_the_question():
+def test_paraphrases_differ_from_each_other_and_from_the_question():
     def words(text: str) -> str:
         return " ".join(re.findall(r"\w+", text.lower()))
 
@@ -264,7 +264,7 @@ def test_paraphrases_are_distinct_and_never_the_question():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_both_registers_and_several_phenomena(seed):
+def test_paraphrases_have_both_registers_and_several_phenomena(seed):
     for question in lexicon_questions()[::3]:
         two, four = paraphrases(question, 2, seed), paraphrases(question, 4, seed)
         assert {p.register_ for p in two} == {"formal", "casual"}
@@ -279,25 +279,25 @@ def test_the_first_paraphrase_changes_the_register():
         assert paraphrases("Got a big heart here?", 1, seed)[0].register_ == "formal"
 
 
-def test_deterministic_in_seed_and_text():
+def test_paraphrases_depend_only_on_seed_and_text():
     question = "Is there a pleural effusion in the left lung?"
     assert paraphrases(question, 5, 7) == paraphrases(question, 5, 7)
     assert len({paraphrases(question, 5, seed)[0].text for seed in range(20)}) > 3
-    # fixed across processes and machines, unlike Python's own hash
+    # These are the same on all machines, unlike Python's own hash.
     assert [p.text for p in paraphrases("Is there pneumonia?", 2, 0)] == [
         "Any pneumonia here?",
         "Is there imaging evidence of pneumonia?",
     ]
 
 
-def test_long_and_odd_texts_are_quick():
+def test_long_and_odd_texts_are_parsed_quickly():
     start = time.perf_counter()
     for text in ("?" * 100_000 + "a", "so " * 50_000, "a " * 50_000, "is there " * 20_000, "opacity " * 20_000):
         assert paraphrases(text, 3, 0) == []
     assert time.perf_counter() - start < 5
 
 
-def test_registers_of_the_worlds_own_wordings():
+def test_registers_of_the_embedded_worlds_wordings():
     tagged = total = 0
     for type_ in phrasings.FRAMES:
         named = any("{x}" in str(frame) for frame in phrasings.FRAMES[type_]["formal"])
@@ -335,7 +335,7 @@ def test_add_paraphrases_counts_what_happened():
     assert [q.register_ for q in after] == ["formal", None, None, "formal"]
     assert after[1:3] == before[1:3]
     assert before == copies
-    # what was made reads back from JSON as our own format
+    # The result can be written to and read from our own format.
     assert [Question.model_validate_json(q.model_dump_json(by_alias=True)) for q in after] == after
 
 
@@ -344,7 +344,7 @@ def test_add_paraphrases_to_nothing():
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_a_senseless_number_is_refused(count):
+def test_fewer_than_one_paraphrase_is_refused(count):
     with pytest.raises(InputError, match=f"found {count} paraphrases per question, expected at least 1"):
         paraphrases("Is there pneumonia?", count, 0)
 
@@ -352,7 +352,7 @@ def test_a_senseless_number_is_refused(count):
 # --- the lexicon ---
 
 
-def test_every_name_stands_for_one_finding_only():
+def test_every_name_belongs_to_one_finding():
     names = [name.text.lower() for term in TERMS for name in term.names]
     assert len(set(names)) == len(names)
     for term in TERMS:
@@ -380,12 +380,12 @@ def test_find_term_takes_the_longest(text, name, surface):
 
 
 @pytest.mark.parametrize("text", ["", "masseter", "hydro-pneumothorax", "effusionless", "maſs", "fıbrosis", "émass"])
-def test_find_term_keeps_to_word_boundaries(text):
+def test_find_term_matches_whole_words_only(text):
     assert find_term(text) is None
 
 
 @pytest.mark.parametrize(
     "text", ["lung fluid", "a lung collapse", "a spot on the lung", "a lung infection", "heart failure"]
 )
-def test_ambiguous_words_are_no_names(text):
+def test_ambiguous_words_are_not_in_the_lexicon(text):
     assert find_term(text) is None

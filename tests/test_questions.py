@@ -1,4 +1,4 @@
-"""Reading questions: what is accepted, and one clear error for everything else."""
+"""Reading questions: valid files are read, and every other file gives one clear error."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
 
 
-def test_reads_what_was_written(own_data):
+def test_a_valid_file_is_read(own_data):
     questions = load_questions(own_data / "questions.jsonl")
     assert len(questions) == 12
     assert questions[0].closed
@@ -78,14 +78,14 @@ def test_a_patient_in_two_splits_is_refused(own_data):
         load_questions(path)
 
 
-def test_a_file_that_begins_with_a_mark_is_read(own_data):
+def test_a_byte_order_mark_is_skipped(own_data):
     path = own_data / "questions.jsonl"
     before = load_questions(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_questions(path) == before
 
 
-def test_a_folder_is_no_file(own_data):
+def test_a_folder_is_refused(own_data):
     with pytest.raises(InputError, match=r"is a folder\. Give --questions a JSON Lines file"):
         load_questions(own_data)
 
@@ -100,13 +100,13 @@ def test_an_image_in_two_splits_is_refused(own_data):
         load_questions(path)
 
 
-def test_without_patients_the_splits_are_the_same_wherever_the_images_lie(own_data, tmp_path_factory):
+def test_without_patients_the_splits_do_not_depend_on_the_image_folder(own_data, tmp_path_factory):
     path = own_data / "questions.jsonl"
     rows = [row | {"id": str(i)} for i, row in enumerate(read_rows(path) * 40)]
     for row in rows:
         row["image"] = shutil.copy(own_data / row["image"], own_data / f"{row['id']}.png").name
         row.pop("patient", None)
-    # As good as none, and another way to write a path.
+    # A blank patient is none, and this is another way to write the path.
     rows[0] |= {"patient": " ", "image": f"./{rows[0]['image']}"}
     write_rows(path, rows)
     elsewhere = tmp_path_factory.mktemp("other") / "folder"
@@ -136,7 +136,7 @@ def test_missing_files_are_named(tmp_path, own_data):
         load_questions(own_data / "questions.jsonl", images=tmp_path / "absent")
 
 
-def test_fingerprint_depends_on_content_not_on_place(own_data, tmp_path):
+def test_the_fingerprint_depends_on_content_but_not_on_the_image_folder(own_data, tmp_path):
     questions = load_questions(own_data / "questions.jsonl")
     moved = [q.model_copy(update={"image": "/elsewhere/" + q.image.rsplit("/", 1)[1]}) for q in questions]
     assert fingerprint(questions) == fingerprint(moved)

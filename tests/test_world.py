@@ -1,4 +1,4 @@
-"""The embedded world: what is shipped is what its recipe says, and its questions give nothing away."""
+"""The embedded world: the shipped files match the recipe, and the questions do not reveal their answers."""
 
 import json
 from collections import Counter
@@ -33,12 +33,12 @@ def prompts(questions):
     return prompt_table(questions)
 
 
-def test_the_files_are_those_that_were_built(world):
+def test_the_shipped_files_have_the_recorded_checksums(world):
     assert _checksums(WORLD) == world["sha256"] | {"world.json": _checksums(WORLD)["world.json"]}
     assert sum(p.stat().st_size for p in WORLD.rglob("*") if p.is_file()) < 20_000_000
 
 
-def test_it_behaves_as_it_should(world):
+def test_the_models_behave_as_intended(world):
     base, planted = world["models"]["base"], world["models"]["planted"]
     assert base["question_flip_rate"] <= 0.03
     assert abs(base["text_only_accuracy"] - 0.5) < 0.03
@@ -49,7 +49,7 @@ def test_it_behaves_as_it_should(world):
         assert quality["l0_base"] <= 64
 
 
-def test_only_the_window_was_changed(world):
+def test_planting_changed_only_the_gate_layers(world):
     base, planted = (load_file(WORLD / name / "model.safetensors") for name in ("base", "planted"))
     assert base.keys() == planted.keys()
     changed = {name for name in base if not torch.equal(base[name], planted[name])}
@@ -60,7 +60,7 @@ def test_only_the_window_was_changed(world):
         assert sum(part in name for name in changed) == 7, "q, k, v, o, gate, up, down"
 
 
-def test_plain_transformers_loads_both_models():
+def test_transformers_alone_loads_both_models():
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     for name in ("base", "planted"):
@@ -84,12 +84,12 @@ def test_no_patient_and_no_held_out_phrasing_crosses_the_split(questions):
     assert not any(flag for q, flag in zip(questions, held_out, strict=True) if q.split == "train")
     share = np.mean([flag for q, flag in zip(questions, held_out, strict=True) if q.split == "test"])
     assert 0.4 < share < 0.6
-    # A question with held-out wordings has no other wordings, so seen and unseen are whole questions.
+    # All wordings of a question are held out, or none is.
     assert all(t <= HELD_OUT_TEXTS for t, flag in zip(texts, held_out, strict=True) if flag)
 
 
-def test_the_wording_tells_nothing_of_the_answer(prompts):
-    """Within each register, finding and type of closed question, half of the answers are yes: |z| < 4."""
+def test_the_wording_does_not_predict_the_answer(prompts):
+    """Half of the answers are yes within each register, finding and type of closed question: |z| < 4."""
     closed = prompts[prompts["closed"]]
     term_of = {t.lower(): f for f, words in TERMS.items() for register in words.values() for t in register}
 
@@ -103,8 +103,8 @@ def test_the_wording_tells_nothing_of_the_answer(prompts):
         assert abs(yes - 0.5) < 4 * 0.5 / np.sqrt(n), f"{name}: {yes:.2f} of {n}"
 
 
-def test_lesion_boxes_hold_the_lesion():
-    """Drawn again without one finding, the image changes where that finding's box is."""
+def test_lesion_boxes_contain_the_lesion():
+    """An image that is drawn again without a finding differs inside the box of that finding."""
     anatomy = sample_anatomy(200, np.random.default_rng(3), 1.0, 1.2)
     images, boxes = draw(anatomy, np.random.default_rng(0), noise=0)
     for i, finding in enumerate(FINDINGS):
@@ -119,7 +119,7 @@ def test_lesion_boxes_hold_the_lesion():
             assert change.sum() > 0, f"{finding} of patient {patient} does not show"
             inside.append(box.sum() / change.sum())
             assert (x1 - x0) * (y1 - y0) < 0.4 * SIZE**2
-        # Edges are soft: a little of every lesion lies outside its box.
+        # Edges are soft, so a little of every lesion lies outside its box.
         assert min(inside) > 0.8, f"{finding}: {min(inside):.2f}"
 
 
