@@ -74,7 +74,7 @@ def test_what_a_manifest_says(tmp_path):
     for text, message in (
         ("{", "Invalid JSON"),
         (json.dumps(content | {"schema_version": 3}), "schema version 3"),
-        (json.dumps(content | {"files": {"../b": content["files"]["b"]}}), "no name of a file in the folder"),
+        (json.dumps(content | {"files": {"../b": content["files"]["b"]}}), "is not the name of a file in the folder"),
     ):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=message):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from interp.schemas.ablation import Ablation, ArmRecord
 from interp.schemas.adapter import AdapterRecord
@@ -14,10 +14,11 @@ from interp.schemas.layers import Layers
 from interp.schemas.study import Study
 from interp.schemas.transfer import Transfer
 from interp.storage.atomic import atomic_folder
+from interp.storage.checks import Check
 from interp.storage.json_files import write_json
 from interp.storage.manifest import Manifest
 
-ARTIFACTS: dict[str, type[BaseModel]] = {
+ARTIFACTS: dict[str, Any] = {
     "layers": Layers,
     "study": Study,
     "evaluation": Evaluation,
@@ -28,13 +29,18 @@ ARTIFACTS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "import_report": ImportReport,
     "transfer": Transfer,
+    "checks": list[Check],
 }
-"""Name of an artifact -> its schema. `arm` is the record under the key "gatescope" of a Parquet file of answers."""
+"""Name of an artifact -> its schema.
+
+`arm` is the record that a Parquet file of an arm's answers holds under the key "gatescope", `checks` the output of
+`verify --json`.
+"""
 
 
 def json_schema(name: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an artifact as this version writes it."""
-    schema = ARTIFACTS[name].model_json_schema(mode="serialization")
+    schema = TypeAdapter(ARTIFACTS[name]).json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -1,42 +1,38 @@
-"""What an artifact checks beside what was computed again, and whether the two agree."""
+"""Checks of a verification: what an artifact claims beside what was computed again, and whether the two agree."""
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from interp.runtime.errors import InputError
 from interp.storage.manifest import check_manifest, read_manifest
 
-if TYPE_CHECKING:
-    pass
-
 CLOSE = {"float32": 1e-3, "bfloat16": 0.06, "float16": 0.06}
-"""Arithmetic -> what two margins [logits] of one prompt differ by at most: it depends on what shares a batch."""
+"""Arithmetic -> largest difference of two margins [logits] of one prompt, which depends on what shares its batch."""
 
 
-class Check(NamedTuple):
-    """One thing that an artifact says."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Check:
+    """One thing that an artifact claims."""
 
-    what: str
-    """Of what."""
-    claimed: str
-    """What the artifact says."""
-    found: str
-    """What was found now."""
-    holds: bool
-    """Whether they agree."""
-    tolerance: str = "exactly"
-    """Within what."""
+    what: str = Field(description="what the claim is about")
+    claimed: str = Field(description="what the artifact says")
+    found: str = Field(description="what was found now")
+    holds: bool = Field(description="whether the two agree")
+    tolerance: str = Field(default="exactly", description="how far they may differ")
 
 
 def same(what: str, claimed: Any, found: Any) -> Check:
-    """A check that must hold exactly."""
+    """A claim that must hold exactly."""
     return Check(what, str(claimed), str(found), claimed == found)
 
 
 def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of plain JSON content with the place where it is, undefined ones as NaN."""
+    """Every number of JSON content with its path, such as a.b[0]; undefined ones are NaN."""
     if isinstance(content, dict):
         for name, inside in content.items():
             yield from numbers(inside, f"{path}.{name}" if path else str(name))
@@ -48,14 +44,14 @@ def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def near(what: str, claimed: Any, found: Any, tolerance: float) -> Check:
-    """That all numbers of two contents are the same within `tolerance`, of their size where that is above 1."""
+    """The claim that all numbers of two contents agree within `tolerance`, relative to numbers above 1."""
     before, now = dict(numbers(claimed)), dict(numbers(found))
-    far = {place: _distance(before.get(place), now.get(place)) for place in {*before, *now}}
-    beyond = sorted(place for place, distance in far.items() if distance > tolerance)
-    worst = max(far.values(), default=0.0)
+    distances = {place: _distance(before.get(place), now.get(place)) for place in {*before, *now}}
+    beyond = sorted(place for place, distance in distances.items() if distance > tolerance)
+    worst = max(distances.values(), default=0.0)
     told = f"{len(before) - len(beyond)} the same, largest difference {worst:.2g}"
     if beyond:
-        told += f"; {len(beyond)} beyond, the first {beyond[0]}"
+        told += f"; {len(beyond)} beyond the tolerance, the first {beyond[0]}"
     return Check(what, f"{len(before)} numbers", told, not beyond, f"{tolerance:g}")
 
 
@@ -68,7 +64,7 @@ def _distance(claimed: float | None, found: float | None) -> float:
 
 
 def files_check(folder: Path) -> Check | None:
-    """Whether a folder is as its manifest says; None without one."""
+    """Whether the files of a folder are as its manifest says; None if it has no manifest."""
     manifest = read_manifest(folder)
     if manifest is None:
         return None

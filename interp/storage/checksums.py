@@ -1,4 +1,4 @@
-"""Digests of weights, images and processors: by what they hold, wherever they are."""
+"""Digests of weights, images and processors: they depend on content, not on location."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 THREADS = 8
-"""That hash weights and images."""
+"""Number of threads that hash weights and images."""
 
 
 def weights_fingerprint(model: Any) -> str:
-    """A hash of the model's weights and of their names."""
+    """Hexadecimal hash of a model's weights and of their names."""
     return named_digest(model.state_dict(), 16)
 
 
 def inputs_digests(processor: Any, images: Iterable[str]) -> dict[str, str]:
-    """Hashes of what answers rest on beside weights and wordings: contents of image files, and how both are prepared.
+    """Hashes of what answers depend on besides weights and wordings: image files, and the preparation of inputs.
 
-    An image that can not be read counts as empty: whoever needs it says so.
+    An image that cannot be read counts as empty, because whoever needs the image reports it.
     """
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     prepared = [processor.image_processor.to_json_string(), json.dumps(template, sort_keys=True)]
@@ -43,7 +43,7 @@ def _file_digest(path: str) -> bytes:
 
 
 def named_digest(tensors: Mapping[str, Tensor], size: int) -> str:
-    """A hash of `size` bytes, hexadecimal, of tensors and their names in the order given."""
+    """Hexadecimal hash of `size` bytes of tensors and their names, in the order given."""
     digest = blake2b(digest_size=size)
     for name, part in zip(tensors, tensor_digests(tensors.values()), strict=True):
         digest.update(name.encode() + part)
@@ -51,21 +51,21 @@ def named_digest(tensors: Mapping[str, Tensor], size: int) -> str:
 
 
 def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
-    """`tensor_digest` of each, by several threads."""
+    """The `tensor_digest` of each tensor, computed by several threads."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(tensor_digest, tensors))
 
 
 def tensor_digest(tensor: Tensor) -> bytes:
-    """Digest of a tensor's dtype, shape and bytes."""
+    """Digest of a tensor's data type, shape and bytes."""
     values = tensor.detach().cpu().contiguous().reshape(-1)
-    # Empty tensors may have strides of which torch takes no view.
+    # torch cannot view some empty tensors as bytes, because of their strides.
     content = values.view(torch.uint8).numpy().data if len(values) else b""
     return joined_digest([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content])
 
 
 def joined_digest(parts: Iterable[bytes | memoryview]) -> bytes:
-    """Digest of parts one behind the other, each with its length."""
+    """Digest of parts in sequence, each preceded by its length."""
     digest = blake2b(digest_size=32)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))

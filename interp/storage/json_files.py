@@ -1,7 +1,8 @@
-"""Reading JSON that others wrote: as it is, or refused with one error."""
+"""Writing JSON atomically, and reading JSON that others wrote with one error for all its faults."""
 
 import json
 import math
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from interp.storage.atomic import write_text
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented, so that it appears whole or not at all."""
+    """Write indented JSON atomically."""
     write_text(path, json_text(content))
 
 
@@ -20,9 +21,11 @@ def json_text(content: Any) -> str:
 
 
 def json_ready(value: Any) -> Any:
-    """Content as JSON takes it: named tuples as objects, floats to six significant digits, undefined ones as None."""
+    """A value as JSON can hold it: records become objects, floats six significant digits, undefined ones None."""
     if hasattr(value, "_asdict"):
         return json_ready(value._asdict())
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_ready(asdict(value))
     if isinstance(value, dict):
         return {key: json_ready(inside) for key, inside in value.items()}
     if isinstance(value, list | tuple):
@@ -38,7 +41,7 @@ def significant(value: float) -> float:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds. Raises ValueError, of which no message quotes the text, for what can not be read."""
+    """What a JSON text holds. Raises ValueError if it cannot be read; no message quotes the text."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -46,11 +49,11 @@ def parse_json(text: str) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises InputError if it is not there, not UTF-8, not JSON or no object."""
+    """The JSON object in a file. Raises InputError if the file is absent, not UTF-8, not JSON, or not an object."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror}).") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except ValueError as error:

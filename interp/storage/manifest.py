@@ -1,6 +1,6 @@
-"""What a finished folder holds: size and SHA-256 of its files, and what they were made of.
+"""manifest.json: size and SHA-256 of the files in a finished folder, and the inputs that they were made from.
 
-A file that was cut short, changed or brought from elsewhere is named before anything of the folder is used.
+With it, a file that was truncated, changed or copied from elsewhere is named before anything in the folder is used.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
 """Version 1 called `inputs` `made_of`."""
 BY_HAND = ("README.md",)
-"""Files that people are asked to complete, so that no change of them is a fault."""
+"""Files that users are asked to complete, so their changes are not faults."""
 
 
 class FileEntry(BaseModel):
     """One file as it was written."""
 
     model_config = ConfigDict(extra="forbid")
-    size: int = Field(description="bytes")
-    sha256: str = Field(description="hexadecimal digest of the content")
+    size: int = Field(description="size of the file [bytes]")
+    sha256: str = Field(description="SHA-256 of the content, hexadecimal")
 
 
 class Manifest(BaseModel):
-    """The content of manifest.json; no text, path or patient of the questions is in it."""
+    """The whole content of manifest.json. It contains no question, path or patient."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
@@ -46,12 +46,12 @@ class Manifest(BaseModel):
     def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
             if Path(name).name != name:
-                raise ValueError(f"{name!r} is no name of a file in the folder")
+                raise ValueError(f"{name!r} is not the name of a file in the folder")
         return files
 
 
 def entry_of(path: Path) -> FileEntry:
-    """Size and digest of a file as it is."""
+    """Size and digest of a file as it is now."""
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return FileEntry(size=path.stat().st_size, sha256=digest)
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Raise InputError if a file of the manifest, or of `names` among them, is not as it was written.
+    """Raise InputError if a file of the manifest, or one of `names` among them, is not as it was written.
 
     A folder without a manifest passes, and so do files that the manifest does not name.
     """
@@ -96,13 +96,14 @@ def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
         found = entry_of(path)
         if found != entry:
             raise InputError(
-                f"{path}: damaged, changed, or of another folder: found {found.size} bytes of SHA-256 "
-                f"{found.sha256[:12]}..., but {MANIFEST} says {entry.size} of {entry.sha256[:12]}... {_remedy(folder)}"
+                f"{path}: damaged, changed, or of another folder: found {found.size} bytes with SHA-256 "
+                f"{found.sha256[:12]}..., expected {entry.size} with {entry.sha256[:12]}... by {MANIFEST}. "
+                f"{_remedy(folder)}"
             )
 
 
 def _remedy(folder: Path) -> str:
     return (
-        f"Copy the folder anew from where it was made; if the change is your own, remove {folder / MANIFEST} to use "
-        "the folder as it is."
+        "Copy the folder again from where it was made. If you made the change yourself, remove "
+        f"{folder / MANIFEST} to use the folder as it is."
     )
