@@ -79,7 +79,7 @@ def grounding_table(found: Grounding) -> Table:
     ]
     for arm in found.arms:
         columns += [
-            Column(arm, _of(arm, lambda entry: value(entry.value.value))),
+            Column(arm, _of(arm, lambda entry: value(entry.value.value)), narrow=False),
             Column(f"{arm}, control", _of(arm, lambda entry: value(entry.control.value)), narrow=False),
             Column(f"{arm}, net", _of(arm, lambda entry: estimate(entry.net, sign=True))),
         ]

@@ -36,7 +36,9 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
         console.print(f"{name}: {fact}", soft_wrap=True, markup=False)
     for table, body in zip(shown.tables, drawn, strict=True):
         console.print(f"\n{bold(table.caption)}", soft_wrap=True)
-        console.print(body)
+        # Nothing is cut off: what is wider than the terminal goes on in its next line.
+        least = console.measure(body, options=console.options.update(max_width=WIDEST)).minimum
+        console.print(body, width=max(console.width, least), crop=False)
         if explanation := table.narrow().explanation:
             console.print(explanation, style="dim", markup=False)
     for note in shown.notes:
