@@ -4,8 +4,8 @@ from .ablation.run import ablate_saved as ablate_saved
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.run import evaluate_saved as evaluate_saved
 from .evaluation.settings import EvaluationSettings as EvaluationSettings
-from .grounding.one_image import MapSettings as MapSettings
-from .grounding.study import GroundingSettings as GroundingSettings
+from .grounding.settings import GroundingSettings as GroundingSettings
+from .grounding.settings import MapSettings as MapSettings
 from .grounding.study import GroundingStudy as GroundingStudy
 from .grounding.study import study_grounding as study_grounding
 from .lora.settings import TrainSettings as TrainSettings

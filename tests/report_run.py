@@ -19,7 +19,8 @@ from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
 from finetune.evaluation.verdict import verdict
 from finetune.grounding.score_table import GROUNDING_SCORES
-from finetune.grounding.study import GroundingSettings, GroundingStudy
+from finetune.grounding.settings import GroundingSettings
+from finetune.grounding.study import GroundingStudy
 from interp.schemas.adapter import AdapterRecord
 from interp.schemas.evaluation import Quadrants, ReliabilityBin
 from interp.schemas.layers import Interval, Layers, write_layers

@@ -11,7 +11,8 @@ from finetune.evaluation.answers import Answers
 from finetune.evaluation.arms import Arm, base_arm
 from finetune.evaluation.evaluate import collapse, evaluate
 from finetune.evaluation.verdict import verdict
-from finetune.grounding.study import GroundingSettings, study
+from finetune.grounding.settings import GroundingSettings
+from finetune.grounding.study import study
 from interp.measurement.margins import measure
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.cli.ablate import parse_seeds
-from finetune.grounding.one_image import map_settings
+from finetune.grounding.settings import map_settings
 from interp.feature.register_grid import read_grid
 from interp.importing.importer import import_questions
 from interp.measurement.clamp_spec import parse_clamps

@@ -13,11 +13,12 @@ from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
 from finetune.grounding.map_scores import rank_agreement
-from finetune.grounding.one_image import MapSettings, curves, encode_with_occlusions, map_settings, map_wordings
+from finetune.grounding.one_image import curves, encode_with_occlusions, map_wordings
 from finetune.grounding.questions import select_questions, wording_table
 from finetune.grounding.save import save_grounding
 from finetune.grounding.score_table import GROUNDING_SCORES
-from finetune.grounding.study import GroundingSettings, study
+from finetune.grounding.settings import GroundingSettings, MapSettings, map_settings
+from finetune.grounding.study import study
 from finetune.grounding.summary import differences, summaries
 from finetune.lora.modules import add_lora
 from interp.images.decode import open_image

@@ -102,10 +102,10 @@ def grounding_command(
     """
     from functools import partial
 
-    from finetune.grounding.one_image import map_settings
     from finetune.grounding.run import study_into
-    from finetune.grounding.study import GroundingSettings, load_study, study
-    from interp.feature.study import parse_feature
+    from finetune.grounding.settings import GroundingSettings, map_settings
+    from finetune.grounding.study import load_study, study
+    from interp.saes.feature_id import parse_feature
     from interp.views.tables.grounding import grounding_overview
     from interp.views.terminal.show import show_overview
 

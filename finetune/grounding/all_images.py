@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.grounding.map_scores import Floats, order_of
 from finetune.grounding.one_image import (
-    FILLS,
     EncodedImage,
-    MapSettings,
     curves,
     encode_with_occlusions,
     map_wordings,
@@ -20,6 +18,7 @@ from finetune.grounding.one_image import (
 )
 from finetune.grounding.questions import Lesion
 from finetune.grounding.resume import ImageObservation, read_image, write_image
+from finetune.grounding.settings import FILLS, MapSettings
 from finetune.lora.adapter_folder import changes_sight
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError

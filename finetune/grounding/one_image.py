@@ -1,7 +1,6 @@
 """Saliency maps of one image: a map for each wording, and margins when parts of the image are removed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.grounding.map_scores import removals
+from finetune.grounding.settings import MapSettings
 from interp.images.boxes import centres_in, grid_side
 from interp.images.decode import BLANK_IMAGE
 from interp.measurement.occlusion import (
@@ -25,64 +25,10 @@ from interp.measurement.occlusion import (
 from interp.measurement.saliency import attention, feature_maps, gradient_maps, integrated_gradient_maps
 from interp.model.image_tokens import encode_pixels
 from interp.model.vlm import Vlm
-from interp.runtime.errors import InputError
 from interp.saes.sae import Sae
-from interp.schemas.layer_list import listed_layers
 
 Floats = NDArray[np.float64]
 Order = NDArray[np.intp]
-
-MAPS = ("attention", "rollout", "gradient", "integrated", "occlusion")
-"""Names of the maps that can be chosen."""
-FILLS: tuple[Fill, ...] = ("grey", "blur", "mean")
-"""What a removed part of an image can be replaced with."""
-
-
-@dataclass(frozen=True)
-class MapSettings:
-    """Which maps are computed, and how. Raises InputError for an unknown map or fill."""
-
-    maps: tuple[str, ...] = MAPS
-    """Names of the maps, from MAPS; the occlusion by `fill` is always measured, as the reference."""
-    fill: Fill = "grey"
-    """What every removed part of an image is replaced with."""
-    layers: tuple[int, ...] | None = None
-    """Layers that the attention map averages; the rollout ends at the last of them. None means all."""
-    heads: tuple[int, ...] | None = None
-    """Heads that the attention map averages; None means all."""
-    integration_steps: int = 12
-    """Number of points on the path of the integrated gradients; on the embedded world 12 points rank the cells as 64 do
-    (rank correlation .998)."""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.maps if name not in MAPS]
-        if unknown or not self.maps:
-            raise InputError(f"--maps: found {', '.join(unknown) or 'none'}, expected some of {', '.join(MAPS)}.")
-        if self.fill not in FILLS:
-            raise InputError(f"--fill {self.fill}: expected one of {', '.join(FILLS)}.")
-
-    def check(self, vlm: Vlm) -> None:
-        """Raise InputError for layers or heads that the model does not have."""
-        counts = {"layers": vlm.n_layers, "heads": vlm.model.config.text_config.num_attention_heads}
-        for name, count in counts.items():
-            beyond = [i for i in getattr(self, name) or () if not 0 <= i < count]
-            if beyond:
-                raise InputError(f"--{name}: found {beyond[0]}, but {vlm.name} has {name} 0 to {count - 1}.")
-
-
-def map_settings(maps: str | None, fill: Fill, layers: str | None, heads: str | None) -> MapSettings:
-    """Parse map settings: maps as a comma-separated list, layers and heads as 15-19 or 9,17; None means all.
-
-    Raises InputError for other text.
-    """
-    named = MAPS if maps is None else tuple(dict.fromkeys(name.strip() for name in maps.split(",")))
-    try:
-        of_heads = listed_layers(heads or "all")
-    except InputError:
-        raise InputError(f"--heads {heads!r}: expected 'all', a range as 0-3, or a list as 0,2.") from None
-    of_layers = listed_layers(layers or "all")
-    chosen = [None if part is None else tuple(part) for part in (of_layers, of_heads)]
-    return MapSettings(named, fill, layers=chosen[0], heads=chosen[1])
 
 
 class EncodedImage(NamedTuple):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.grounding.save import save_grounding
-from finetune.grounding.study import GroundingSettings, GroundingStudy, Loaded, study
+from finetune.grounding.settings import GroundingSettings
+from finetune.grounding.study import GroundingStudy, Loaded, study
 from interp.questions.tables import fingerprint
 from interp.runtime.progress import notify
 from interp.storage.atomic import refuse_used

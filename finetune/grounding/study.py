@@ -6,7 +6,7 @@ because lesions lie where maps like to lie. The occlusion by the chosen fill is 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,12 +17,11 @@ from pydantic import Field, InstanceOf
 
 from finetune.grounding.all_images import observe_images
 from finetune.grounding.map_scores import Floats
-from finetune.grounding.one_image import MapSettings
 from finetune.grounding.questions import lesion_of, select_questions, wording_table
 from finetune.grounding.score_table import mean_curves, score_table
+from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.summary import differences, summaries
 from finetune.lora.adapter_folder import load_adapter, shared_base
-from interp.feature.study import folder_of
 from interp.images.boxes import grid_side
 from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
@@ -30,6 +29,7 @@ from interp.questions.schema import Question
 from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
+from interp.saes.locate import sae_of_layer
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.grounding import CurvePoint, Grounding
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -40,32 +40,6 @@ from interp.views.notebook import shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from peft import PeftModel
-
-
-DEFAULT_MAPS = MapSettings()
-
-
-@dataclass(frozen=True)
-class GroundingSettings:
-    """How a study is made. Raises InputError for a value outside its range."""
-
-    maps: MapSettings = DEFAULT_MAPS
-    """Which maps are made, and how."""
-    limit: int | None = None
-    """Number of questions to study, the first ones; None for all."""
-    any_answer: bool = False
-    """Whether to study questions whose true answer is not yes too; their box need not be the evidence."""
-    paraphrases: int = 3
-    """Number of paraphrases of a question, the first ones, whose maps are compared with its own."""
-    curve_steps: int = 8
-    """Largest number of steps from the whole image to none in deletion and insertion."""
-    seed: int = 0
-    """Seed of random places and orders, of the images and questions compared with, and of the intervals."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("paraphrases", 0), ("curve_steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}.")
 
 
 class GroundingStudy(Grounding):
@@ -186,7 +160,7 @@ def load_study(
     chosen = None
     if feature is not None:
         layer, index = feature
-        chosen = (load_sae(folder_of(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
+        chosen = (load_sae(sae_of_layer(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
     adapted = load_adapter(vlm, adapter) if adapter else None
     return Loaded(vlm, adapted, asked, chosen)
 
