@@ -17,8 +17,8 @@ from interp.model.load import load_vlm
 from interp.model.packing import Batch
 from interp.model.prompts import DEFAULT_STYLE
 from interp.paths import WORLD
-from interp.questions.answers import parse_yes_no
 from interp.questions.files import load_questions
+from interp.questions.generated_answers import parse_yes_no
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes

@@ -12,7 +12,7 @@ from interp.measurement.margins import measure
 from interp.model.blank_images import BLANKS
 from interp.model.prompts import first_answer_token
 from interp.model.vlm import Vlm
-from interp.questions.answers import begins_with_answer, parse_yes_no
+from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.statistics import FloatArray
 
 SWAPS = 3
