@@ -1,7 +1,7 @@
 """Where a model looks, whether the maps that claim to show it are faithful, and whether an adapter changes either.
 
-Every score stands beside a control, and its net, score less control, is what is tested: a map can lie on a lesion
-because lesions lie where maps like to lie. The occlusion by the chosen fill is the causal reference of all maps.
+Every score has a control, and the tests are of the net, score - control: a map can lie on lesions merely because maps
+and lesions favour the same places. The occlusion map by the chosen fill is the causal reference for all maps.
 """
 
 import math
@@ -40,6 +40,8 @@ from interp.views.notebook import shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from peft import PeftModel
+
+DEFAULTS = GroundingSettings()
 
 
 class GroundingStudy(Grounding):
@@ -83,13 +85,13 @@ def study(
     vlm: Vlm,
     adapted: "PeftModel | None",
     questions: Sequence[Question],
-    settings: GroundingSettings = GroundingSettings(),
+    settings: GroundingSettings = DEFAULTS,
     feature: tuple[Sae, int] | None = None,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> GroundingStudy:
-    """Make and judge the maps of every closed question that has a lesion box, in the base and with its adapter.
+    """Compute and score the maps of every closed question that has a lesion box, in the base and with its adapter.
 
-    `adapted` is `vlm.model` with its adapter, None for none. `feature` adds the map of an SAE feature. Images that are
+    `adapted` is `vlm.model` with its adapter, or None. `feature` adds the map of an SAE feature. Images that are
     in the `checkpoint` are read from it, and others are added to it when they are done. Raises InputError if there is
     no such question, for boxes outside their image, unreadable images, and for layers, heads or a feature that the
     model does not have.
@@ -148,7 +150,7 @@ def load_study(
     adapter: Path | None,
     data: DataSpec,
     model: ModelSpec = ModelSpec(),
-    settings: GroundingSettings = GroundingSettings(),
+    settings: GroundingSettings = DEFAULTS,
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> Loaded:
@@ -169,7 +171,7 @@ def study_grounding(
     adapter: Path | None,
     data: DataSpec,
     model: ModelSpec = ModelSpec(),
-    settings: GroundingSettings = GroundingSettings(),
+    settings: GroundingSettings = DEFAULTS,
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> GroundingStudy:
