@@ -137,13 +137,13 @@ class Loaded(NamedTuple):
     """What a study is made on."""
 
     vlm: Vlm
-    """With the adapter in it, if there is one."""
+    """The model, with the adapter in it if there is one."""
     adapted: "PeftModel | None"
-    """The model with its adapter."""
+    """The same model as peft wraps it; None without an adapter."""
     questions: list[Question]
-    """Of the split."""
+    """All questions of the split."""
     feature: tuple[Sae, int] | None
-    """SAE and feature whose map is wanted."""
+    """SAE and feature whose map is studied too; None for none."""
 
 
 def load_study(
