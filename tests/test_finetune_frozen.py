@@ -258,7 +258,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_smaller_parts(world, q
     assert history == [pytest.approx(record, rel=1e-4) for record in told]
 
 
-@pytest.mark.parametrize(("size", "advice"), [(2, "at 2 questions a pass. Lower --micro-batch-size"), (None, "--rank")])
+@pytest.mark.parametrize(("size", "advice"), [(2, "at 2 questions per pass. Lower --micro-batch-size"), (None, "--rank")])
 def test_memory_that_does_not_reach_is_a_clear_error(world, questions, monkeypatch, size, advice):
     vlm, adapted = adapted_vlm(world)
     limited(monkeypatch, 0)

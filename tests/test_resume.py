@@ -195,7 +195,7 @@ def test_less_memory_is_told_of_and_remembered(world, steps, monkeypatch, capsys
     monkeypatch.setattr(FirstTokenLogits, "forward", limited)
     trained(world, steps, keep=last.append)
     said = capsys.readouterr().err.splitlines()
-    assert said == ["Out of GPU memory at 4 questions a pass: going on with 2, to the same loss."]
+    assert said == ["Out of GPU memory at 4 questions per pass: continuing with 2. The loss stays the same."]
     assert last[-1].sizes.tolist() == [2]
     # One that goes on does not try again what did not fit.
     begun = last[-1]._replace(history=last[-1].history[:-1])

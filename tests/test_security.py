@@ -122,9 +122,9 @@ def test_pickled_models_and_adapters_are_refused(world, copied, tmp_path):
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-        ({"peft_type": "IA3"}, "no LoRA"),
-        ({"r": 10**9}, "ranks are not those of the saved weights"),
-        ({"rank_pattern": {"q_proj": 10**9}}, "ranks are not those"),
+        ({"peft_type": "IA3"}, "this adapter is not a LoRA"),
+        ({"r": 10**9}, "ranks do not match those of the saved weights"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "ranks do not match those"),
         ({"base_model_name_or_path": 5}, "no text"),
     ],
 )

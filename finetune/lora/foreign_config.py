@@ -1,8 +1,8 @@
-"""The configuration of an adapter that may come from anywhere: a plain LoRA, and nothing that would do more than that.
+"""The configuration of an adapter from an unknown source: only plain LoRA is accepted.
 
-peft's configurations can name modules of Python to import (`megatron_core`), repeat the model's layers
-(`layer_replication`) and change the base's own weights when they are loaded (`init_lora_weights`, `bias`,
-`modules_to_save`), which peft does not undo when the adapter is taken out or switched off.
+A peft configuration can name Python modules to import (`megatron_core`), repeat layers of the model
+(`layer_replication`) and change the weights of the base when it is loaded (`init_lora_weights`, `bias`,
+`modules_to_save`). peft does not undo such changes when the adapter is removed or disabled.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object
 
-PLAIN = frozenset(
+HARMLESS_FIELDS = frozenset(
     {
         "alpha_pattern",
         "auto_mapping",
@@ -35,34 +35,36 @@ PLAIN = frozenset(
         "use_rslora",
     }
 )
-"""Fields that may hold anything that peft accepts."""
+"""Fields that may hold any value that peft accepts."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of an adapter's adapter_config.json.
+    """The content of the adapter_config.json of an adapter.
 
-    Raises InputError if it is damaged, of another kind than LoRA, or asks for more than a plain LoRA does.
+    Raises InputError if it is damaged, is not of a LoRA, or sets a field that a plain LoRA does not need.
     """
     from peft import LoraConfig
 
     path = folder / "adapter_config.json"
     config = read_object(path)
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: found an adapter that is no LoRA. Only LoRA adapters can be loaded.")
+        raise InputError(f"{path}: this adapter is not a LoRA. Only LoRA adapters can be loaded.")
     usual = LoraConfig().to_dict()
     for name, value in config.items():
-        if name not in PLAIN and value and value != usual.get(name):
-            raise InputError(f"{path}: field {name!r} is set, which a plain LoRA has no use for. It is not loaded.")
+        if name not in HARMLESS_FIELDS and value and value != usual.get(name):
+            raise InputError(
+                f"{path}: field {name!r} is set, which a plain LoRA does not need. The adapter is not loaded."
+            )
     named = config.get("base_model_name_or_path")
     if named is not None and not isinstance(named, str):
-        raise InputError(f"{path}: base_model_name_or_path is no text.")
+        raise InputError(f"{path}: base_model_name_or_path is not text.")
     return config
 
 
 def refuse_unsaved_ranks(folder: Path, config: dict[str, Any]) -> None:
-    """Raise InputError if an adapter claims a rank that none of its saved weights has, for which memory would be taken.
+    """Raise InputError if an adapter claims a higher rank than its saved weights have; peft would allocate memory for it.
 
-    Raises safetensors' own error for damaged weights.
+    Raises the error of safetensors for damaged weights.
     """
     from safetensors import safe_open
 
@@ -72,4 +74,6 @@ def refuse_unsaved_ranks(folder: Path, config: dict[str, Any]) -> None:
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
     if not all(isinstance(rank, int) and 0 < rank <= most for rank in ranks):
-        raise InputError(f"{folder / 'adapter_config.json'}: ranks are not those of the saved weights, at most {most}.")
+        raise InputError(
+            f"{folder / 'adapter_config.json'}: the ranks do not match those of the saved weights, at most {most}."
+        )

@@ -1,9 +1,9 @@
-"""Recognising a training text again without keeping it.
+"""Recognizing training texts without storing them.
 
-A question is short, and who guesses it can test the guess: nothing that the record alone is enough to check prevents
-that. What can be had is a price and a bound. scrypt (RFC 7914) takes a millisecond a guess, a thousand times a plain
-hash's; and a salt makes a guess worth nothing for another adapter, whose hashes do not show either which texts the two
-have in common. Published copies hold no hashes at all (finetune.publishing.push).
+Questions are short, so anyone with the record can guess a question and test the guess. This cannot be prevented, only
+made expensive and limited. scrypt (RFC 7914) takes a millisecond per guess, a thousand times as long as a plain hash. A
+salt makes a guess useless for other adapters and hides which texts two adapters have in common. Published copies
+contain no hashes at all (`finetune.publishing.push`).
 """
 
 import os
@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 COST = 256
-"""scrypt's N: a quarter of a MiB, and 1.2 ms on one core."""
+"""The parameter N of scrypt: 0.25 MiB of memory and 1.2 ms on one core per hash."""
 
 
 def text_hashes(texts: Iterable[str]) -> list[str]:
-    """Hashes of the different texts, ascending, each `salt$hash`; the salt is a digest of all of them."""
-    plain = sorted({_plain(text) for text in texts})
+    """Hashes of the different texts in ascending order, each as `salt$hash`; the salt is a digest of all texts."""
+    plain = sorted({_normalized(text) for text in texts})
     salt = blake2b("\n".join(plain).encode(), digest_size=8).hexdigest()
     return sorted(_hashes(plain, salt))
 
 
 def shown(texts: Sequence[str], known: Collection[str]) -> NDArray[np.bool_]:
-    """Whether each text is among those that the hashes `known` were made of, of one adapter or several: bool [n]."""
-    plain = [_plain(text) for text in texts]
+    """Whether each text is among those behind the hashes `known`, of one or several adapters: bool [n]."""
+    plain = [_normalized(text) for text in texts]
     different = sorted(set(plain))
     found: set[str] = set()
     for salt in sorted({salt_of(entry) for entry in known}):
@@ -38,24 +38,24 @@ def shown(texts: Sequence[str], known: Collection[str]) -> NDArray[np.bool_]:
 
 
 def salt_of(entry: str) -> str:
-    """The salt of a hash; empty for those of adapters of before there was one."""
+    """The salt of a hash; empty for hashes of older adapters, which had none."""
     return entry.rpartition("$")[0]
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.strip().lower()
 
 
 def _hashes(texts: Sequence[str], salt: str) -> list[str]:
-    # scrypt lets other threads run.
+    # scrypt releases the lock of the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda text: text_hash(text, salt), texts))
 
 
 @lru_cache(maxsize=2**16)
 def text_hash(text: str, salt: str = "") -> str:
-    """`salt$` and 16 hex digits of scrypt of the text, outer blanks and case apart; without a salt, of blake2b."""
-    content = _plain(text).encode()
+    """`salt$` and 16 hex digits of scrypt of the text, stripped and in lower case; of blake2b if there is no salt."""
+    content = _normalized(text).encode()
     if not salt:
         return blake2b(content, digest_size=8).hexdigest()
     return f"{salt}${scrypt(content, salt=salt.encode(), n=COST, r=8, p=1, dklen=8).hex()}"

@@ -1,4 +1,4 @@
-"""The model card of an adapter: the README.md that the hub and peft's users expect, made of its own record."""
+"""The model card of an adapter: the README.md that the hub and users of peft expect, written from its record."""
 
 import json
 import re
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 BASE_HEADING = "## Base model, loading, licence"
 """The one section that depends on the base."""
 THIS_ADAPTER = "path/to/this/adapter"
-"""Stands in the lines of code for the adapter until it has a name on the hub."""
+"""Placeholder for the adapter in the example code, until it has a name on the hub."""
 TAGS = ["lora", "gatescope", "medical", "robustness"]
 
 
 class Licence(NamedTuple):
-    """Terms that go with a base and with what is made of it."""
+    """The terms of a base model, which also apply to its derivatives."""
 
     name: str
-    """As the front matter names them."""
+    """Name of the licence in the front matter."""
     title: str
-    """As a reader knows them."""
+    """Title of the terms."""
     link: str
-    """Where they are published."""
+    """Address of the terms."""
     notice: str
-    """What their owner wants said of a copy."""
+    """Notice that the owner requires on copies."""
 
 
 LICENCES = {
@@ -52,31 +52,31 @@ LICENCES = {
         "Gemma is provided under and subject to the Gemma Terms of Use.",
     ),
 }
-"""By a part of the base's name, the narrower first."""
+"""Part of the name of a base -> its licence; narrower parts come first."""
 
 
 class Base(NamedTuple):
-    """The base model as a card may name it."""
+    """The base model in the form that a card may name."""
 
     name: str
     """Hub id, or the bare name of a local folder."""
     on_hub: bool
     """Whether `name` is a hub id."""
     revision: str | None
-    """Commit of the hub repository, None if unknown."""
+    """Commit of the hub repository; None if unknown."""
 
 
 def base_of_record(record: AdapterRecord) -> Base:
     """The base that an adapter was trained on, without the path of a local one."""
     revision = record.model.revision
     if revision is None:
-        # Only what came from the hub has a commit. The class knows both kinds of separators.
+        # Only models from the hub have a commit. PureWindowsPath splits at both kinds of separators.
         return Base(PureWindowsPath(record.model.id).name, False, None)
     return Base(record.model.id, True, revision)
 
 
 def licence_of(base: Base) -> Licence | None:
-    """The terms of a base whose name says what it was made of, else None."""
+    """The licence of a base, recognised by its name; None if it is not."""
     return next((licence for part, licence in LICENCES.items() if part in base.name.lower()), None)
 
 
@@ -90,7 +90,7 @@ def base_metadata(base: Base) -> dict[str, str]:
 
 
 def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
-    """The README.md of an adapter: front matter and text; no path, and nothing of the questions but counts."""
+    """The README.md of an adapter: front matter and text. It contains no path, and of the questions only counts."""
     from huggingface_hub import ModelCardData
 
     base = base_of_record(record)
@@ -113,30 +113,34 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
 
 
 def with_base(card: str, base: Base) -> str:
-    """The card with another base in its front matter and in its section on the base; all else stays as it is.
+    """The card with another base in its front matter and in its section on the base; the rest is unchanged.
 
-    Raises InputError for a card whose front matter is unreadable, or that lost that section.
+    Raises InputError if the front matter is unreadable or that section is missing.
     """
     parsed = parse_card(card)
     for key, value in base_metadata(base).items():
         parsed.data[key] = value
     template = _template()
     section = "".join(template.blocks["base"](template.new_context(_base_variables(base))))
-    # Up to the next heading of the same level; a function, as the text is no pattern.
+    # Up to the next heading of the same level. A function, because the new text is not a pattern.
     pattern = rf"^{re.escape(BASE_HEADING)}$.*?(?=^## |\Z)"
     parsed.text, found = re.subn(pattern, lambda _: section, parsed.text, flags=re.MULTILINE | re.DOTALL)
     if not found:
-        raise InputError(f"README.md: no section '{BASE_HEADING}' to name the base in. Add that heading again.")
+        raise InputError(
+            f"README.md: the section '{BASE_HEADING}', which names the base, is missing. Add that heading again."
+        )
     return str(parsed)
 
 
 def parse_card(card: str) -> "ModelCard":
-    """Front matter and text of a card. Raises InputError if the front matter is absent or unreadable."""
+    """Parse the front matter and the text of a card. Raises InputError if the front matter is missing or unreadable."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
     if not card.startswith("---\n"):
-        raise InputError("README.md: does not begin with front matter, a block of YAML between two lines of '---'.")
+        raise InputError(
+            "README.md: does not begin with front matter, which is a block of YAML between two lines of '---'."
+        )
     try:
         return ModelCard(card)
     except (YAMLError, ValueError, TypeError) as error:
@@ -144,13 +148,13 @@ def parse_card(card: str) -> "ModelCard":
 
 
 def grounding_text(settings: Mapping[str, Any]) -> str:
-    """The grounding term of a record's settings in short: none, as before there was one, or swap, weight 1.0."""
+    """The grounding term of recorded settings, as "swap, weight 1.0"; "none" for records from before it existed."""
     kind = settings.get("grounding", "none")
     return kind if kind == "none" else f"{kind}, weight {settings['grounding_weight']}"
 
 
 def file_names_only(text: str) -> str:
-    """The text with every path in it cut to its last part."""
+    """The text with every path shortened to its last part."""
     return re.sub(r"\S*[/\\]", "", text)
 
 
@@ -159,7 +163,7 @@ def _base_variables(base: Base) -> dict[str, Any]:
 
 
 def code_span(text: str) -> str:
-    """A text as Markdown shows it letter by letter, between as many backticks as it takes."""
+    """The text as a Markdown code span, with enough backticks to show it literally."""
     line = " ".join(text.split())
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{ticks}{line}{ticks}" if len(ticks) == 1 else f"{ticks} {line} {ticks}"
@@ -169,6 +173,6 @@ def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     settings = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    # Names of folders, and what a layers.json from elsewhere says, are no Markdown and no Python.
+    # Folder names and the content of a layers.json from elsewhere must not act as Markdown or Python.
     settings.filters |= {"code": code_span, "string": json.dumps}
     return settings.from_string((files("finetune.publishing") / "card.md.j2").read_text(encoding="utf-8"))

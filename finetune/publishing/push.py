@@ -1,4 +1,4 @@
-"""Publishing an adapter on the hub: staged in a folder of its own and shown first, then sent as it was shown."""
+"""Publishing an adapter on the hub: it is staged in a temporary folder, shown, and then sent exactly as shown."""
 
 import json
 import shutil
@@ -14,30 +14,30 @@ from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object
 
 FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json")
-"""All that is ever sent."""
+"""The only files that are ever sent."""
 EMPTY_FORM = "[More Information Needed]"
-"""What peft writes into the card that it leaves behind."""
+"""Placeholder in the card template that peft writes."""
 
 
 class Package(NamedTuple):
-    """An adapter as it will be sent."""
+    """An adapter, ready to be sent."""
 
     repo: str
-    """owner/name."""
+    """Name of the repository, owner/name."""
     private: bool
-    """Whether only its owner may see it."""
+    """Whether the repository is private."""
     folder: Path
-    """Holds FILES and nothing else."""
+    """Folder that holds FILES and nothing else."""
     notes: list[str]
-    """What to know and to think about before sending it, one sentence or two each."""
+    """What to consider before sending it, one or two sentences each."""
 
 
 @contextmanager
 def staged(adapter: Path, repo: str, public: bool = False, base_model: str | None = None) -> Iterator[Package]:
-    """Copy what is to be published of an adapter folder into a temporary one, which is gone after the block.
+    """Copy what is to be published of an adapter folder into a temporary folder, which is deleted after the block.
 
-    `base_model` is written in place of the base that the adapter names, into the copies. Raises InputError for bad
-    names, for a folder that is not a whole adapter with its card, and for what would publish a path of this machine.
+    In the copies, `base_model` replaces the base that the adapter names. Raises InputError for bad names, for a folder
+    that is not a complete adapter with its card, and if a path of this machine would be published.
     """
     _check_hub_id("REPO", repo)
     if base_model is not None:
@@ -47,7 +47,7 @@ def staged(adapter: Path, repo: str, public: bool = False, base_model: str | Non
     named = config.get("base_model_name_or_path")
     if base_model is None and (record.model.revision is None or not _is_hub_id(str(named))):
         raise InputError(
-            f"{adapter}: its base model is a folder on this machine ({named}), which nobody else could load. Give the "
+            f"{adapter}: its base model is a folder on this machine ({named}), which nobody else can load. Give the "
             "base's hub id, as --base-model google/medgemma-4b-it."
         )
     card = _text(adapter / "README.md")
@@ -73,7 +73,7 @@ def staged(adapter: Path, repo: str, public: bool = False, base_model: str | Non
 
 
 def description(package: Package) -> str:
-    """What would be sent and where to, for the eye."""
+    """What would be sent and where to, as text for the terminal."""
     files = [f"  {name:<28}{(package.folder / name).stat().st_size:>14,} bytes" for name in FILES]
     card = (package.folder / "README.md").read_text(encoding="utf-8")
     front_matter = [f"  {line}" for line in card.split("\n---", 1)[0].splitlines()[1:]]
@@ -85,22 +85,22 @@ def description(package: Package) -> str:
 
 
 def content_of(package: Package) -> dict[str, Any]:
-    """What would be sent and where to, for JSON: files with their size in bytes."""
+    """What would be sent and where to, as JSON: files with their size in bytes."""
     sizes = {name: (package.folder / name).stat().st_size for name in FILES}
     return {"repo": package.repo, "private": package.private, "files": sizes, "notes": package.notes}
 
 
 def send(package: Package) -> str:
-    """Create the repository if need be, upload the package, and return the address of its page.
+    """Create the repository if necessary, upload the package, and return the address of its page.
 
-    Raises InputError if the hub refuses or cannot be reached, and if the repository exists with another visibility.
+    Raises InputError if the hub refuses or cannot be reached, or if the repository exists with another visibility.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     with _hub_errors(package.repo):
         api.create_repo(repo_id=package.repo, private=package.private, exist_ok=True)
-        # A repository that was there before keeps its visibility, whatever was asked for.
+        # A repository that existed before keeps its visibility, whatever is requested here.
         found = bool(api.model_info(package.repo).private)
     if found != package.private:
         raise InputError(
@@ -123,20 +123,20 @@ def _is_hub_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    # The hub's own rule lets a bare name pass, which names no owner.
+    # The hub's own rule accepts a bare name without an owner.
     return name.count("/") == 1
 
 
 def _check_hub_id(option: str, name: str) -> None:
     if not _is_hub_id(name):
         raise InputError(
-            f"{option} {name!r}: not the name of a model repository. Give owner/name, of letters, digits, '-', '_' and "
-            "'.', as google/medgemma-4b-it."
+            f"{option} {name!r}: not the name of a model repository. Give owner/name, with letters, digits, '-', '_' "
+            "and '.', as google/medgemma-4b-it."
         )
 
 
 def _checked_record(adapter: Path) -> AdapterRecord:
-    """The record of a folder that holds every one of FILES, readable weights and a card worth the name."""
+    """The record of a folder that holds all of FILES, with readable weights and a card without blanks."""
     from safetensors import SafetensorError, safe_open
 
     check_adapter(adapter)
@@ -145,7 +145,7 @@ def _checked_record(adapter: Path) -> AdapterRecord:
             raise InputError(f"{adapter}: no {name} there. Give the folder that `finetune --out` wrote.")
     card = adapter / "README.md"
     if not card.is_file():
-        raise InputError(f"{adapter}: no card (README.md) there, and without one nothing is published. Put it back.")
+        raise InputError(f"{adapter}: no card (README.md) there, and nothing is published without one. Put it back.")
     text = _text(card)
     parse_card(text)
     if EMPTY_FORM in text:
@@ -168,14 +168,14 @@ def _text(path: Path) -> str:
 
 
 def _refuse_paths(texts: dict[str, str], adapter: Path, base: str) -> None:
-    """Raise InputError if a text holds the path of the home folder, of the adapter or of its local base."""
-    # A home of "/", as some containers have it, is in every web address.
+    """Raise InputError if a text contains the path of the home folder, of the adapter or of its local base."""
+    # In some containers the home folder is "/", which occurs in every web address.
     home = [f"{Path.home()}/"] if len(Path.home().parts) > 1 else []
     paths = [*home, str(adapter.resolve()), *([base] if Path(base).is_absolute() else [])]
     for name, text in texts.items():
         for path in paths:
             if path in text:
-                raise InputError(f"{adapter / name}: holds {path!r}, a path of this machine. Take it out first.")
+                raise InputError(f"{adapter / name}: contains {path!r}, a path of this machine. Remove it first.")
 
 
 def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced: str | None) -> list[str]:
@@ -183,20 +183,20 @@ def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced
     left = sorted(path.name for path in adapter.iterdir() if path.name not in FILES)
     notes = [
         f"Trained on {record.questions} questions of {record.patients} patients: make sure that the terms of these "
-        "data, and those of the base model, allow the adapter to be published."
+        "data and of the base model allow publishing the adapter."
     ]
     if not verdict.startswith("Improved:"):
         notes.append(f"The evaluation does not simply call it improved. {verdict}")
     if not parse_card(texts["README.md"]).data.get("license"):
-        notes.append("The card names no licence: the base's terms are not known. Add `license` to its front matter.")
-    if replaced is not None:
         notes.append(
-            f"Configuration and card name the base by its hub id in place of {replaced}, in what is sent only."
+            "The card names no licence, because the terms of the base are not known. Add `license` to its front matter."
         )
+    if replaced is not None:
+        notes.append(f"In what is sent, configuration and card name the base by its hub id instead of {replaced}.")
     if record.text_hashes:
         notes.append(
-            f"gatescope.json is sent without its {len(record.text_hashes)} hashes of training texts, which could be "
-            "tested against guessed texts."
+            f"gatescope.json is sent without its {len(record.text_hashes)} hashes of training texts, because "
+            "guessed texts could be tested against them."
         )
     if left:
         notes.append(f"Left out: {', '.join(left)}.")
@@ -207,9 +207,9 @@ def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced
 def _hub_errors(repo: str) -> Iterator[None]:
     try:
         yield
-    # The hub's library, its HTTP client and its transfer engine each raise errors of their own kinds.
+    # The hub's library, its HTTP client and its transfer engine each raise their own types of errors.
     except Exception as error:
-        raise InputError(f"{repo}: the upload failed: {_why(error)} The same command can be given again.") from None
+        raise InputError(f"{repo}: the upload failed: {_why(error)} Repeat the same command to try again.") from None
 
 
 def _why(error: Exception) -> str:
@@ -219,9 +219,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "you are not logged in, or your token is not valid. Log in with `hf auth login`."
     if status == 403:
-        return "your token may not write there. Check the owner's name, and that the token has write permission."
+        return "your token may not write there. Check the name of the owner and that the token has write permission."
     if isinstance(error, OfflineModeIsEnabled):
-        return "the network is forbidden by HF_HUB_OFFLINE. Unset it."
+        return "HF_HUB_OFFLINE forbids using the network. Unset it."
     if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, HTTPError) and status is None):
         return "the hub cannot be reached. Check the network."
     lines = str(error).strip().splitlines()

@@ -1,4 +1,4 @@
-"""The plan of a training run: which questions, in which two wordings, in which step."""
+"""The batches of a training: which questions, in which two wordings, in which step."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,29 +23,29 @@ class Item(NamedTuple):
     original: str
     """The original wording."""
     paraphrase: str | None
-    """Another wording, None where the question has no other."""
+    """Another wording; None if the question has no other."""
     closed: bool
-    """Whether it asks for yes or no, as it will be asked when it is evaluated."""
+    """Whether it asks for yes or no, and is prompted accordingly, as in the evaluation."""
     substitute: str | None = None
-    """Image that should change the answer: BLANK_IMAGE, or another patient's; None for no grounding term."""
+    """An image that should change the answer: BLANK_IMAGE or another patient's; None for no grounding term."""
 
 
 class Step(NamedTuple):
-    """What one optimizer step learns from."""
+    """The questions of one optimizer step."""
 
     epoch: int
-    """Counted from 0."""
+    """Number of the epoch, from 0."""
     items: list[Item]
-    """The global batch."""
+    """The batch, of all processes together."""
 
 
 def training_steps(
     questions: Sequence[Question], epochs: int, batch_size: int, seed: int, grounding: Grounding = "none"
 ) -> list[Step]:
-    """Every question once an epoch, in random order, with one random paraphrase of it.
+    """All steps of a training: every question once per epoch, in random order, with one random paraphrase.
 
-    The steps of an epoch differ by at most one question, so that none is left with a remainder. Order and paraphrases
-    do not depend on `grounding`. Raises InputError if it has no question to act on.
+    The sizes of the steps of an epoch differ by at most one question, so that no small remainder is left. Order and
+    paraphrases do not depend on `grounding`. Raises InputError if the grounding term has no question to act on.
     """
     steps = []
     for epoch in range(epochs):
@@ -58,7 +58,7 @@ def training_steps(
 
 
 def _substitutes(questions: Sequence[Question], grounding: Grounding, rng: np.random.Generator) -> list[str | None]:
-    """For each question the image that should change its answer."""
+    """For each question an image that should change its answer, or None."""
     if grounding == "none":
         return [None] * len(questions)
     if grounding == "blank":
@@ -66,10 +66,10 @@ def _substitutes(questions: Sequence[Question], grounding: Grounding, rng: np.ra
     else:
         found = opposite_images(questions, rng)
     if not any(found):
-        wanted = {"blank": "asks for yes or no", "swap": "is asked of another patient too with the opposite answer"}
+        wanted = {"blank": "asks for yes or no", "swap": "is also asked of another patient with the opposite answer"}
         raise InputError(
             f"--grounding {grounding}: none of the {len(questions)} questions to train on {wanted[grounding]}, so "
-            "there is nothing for it to act on. Use other questions, or --grounding none."
+            "the term has nothing to act on. Use other questions, or --grounding none."
         )
     return found
 
@@ -78,14 +78,14 @@ def _item(question: Question, substitute: str | None, rng: np.random.Generator) 
     others = question.same_meaning
     chosen = others[rng.integers(len(others))].text if others else None
     if question.answer is None:
-        raise ValueError("a question without an answer can not be trained on")
-    # Yes and no as the data write them; "True" means yes, but no token of it counts as yes.
+        raise ValueError("a question without an answer cannot be trained on")
+    # Yes and no are trained as the data write them, but "True", which means yes, has no token that counts as yes.
     plain = not question.closed or question.answer.strip().lower().startswith(str(question.true_answer))
     answer = question.answer if plain else str(question.true_answer)
     return Item(question.image, answer, question.question, chosen, question.closed, substitute)
 
 
 def wordings(steps: Iterable[Step]) -> set[str]:
-    """Every text that the plan trains on."""
+    """Every wording that these steps train on."""
     items = [item for step in steps for item in step.items]
     return {text for item in items for text in (item.original, item.paraphrase) if text is not None}

@@ -1,6 +1,7 @@
-"""On a GPU, a pass over some questions as one CUDA graph: recorded once for each shape, then launched as a whole.
+"""On a GPU, a pass over a batch as one CUDA graph: recorded once for each shape, then launched as a whole.
 
-A pass is some thousands of small kernels, and launched one by one they take Python several times as long as the GPU.
+A pass consists of thousands of small kernels. Launching them one by one takes Python several times as long as the GPU
+takes to run them.
 """
 
 from collections.abc import Callable
@@ -13,29 +14,29 @@ from finetune.training.forward import TrainingBatch
 from interp.runtime.async_copies import to_device_async
 
 Pass = Callable[[TrainingBatch, Tensor], Tensor]
-"""Questions and a divisor, a scalar -> sums; adds the gradient of their losses by the divisor to the parameters'."""
+"""A batch and a scalar divisor -> sums of the losses; adds the gradient of losses / divisor to the parameters."""
 SHAPES = 64
-"""Shapes that are recorded; passes of more are launched kernel by kernel. All share their memory."""
+"""Number of shapes that are recorded; passes of further shapes run kernel by kernel. All graphs share their memory."""
 
 
 class RecordedPass(NamedTuple):
-    """A pass of one shape, and where it reads and writes."""
+    """The recorded pass of one shape, and the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
-    """All of its kernels."""
-    laid: TrainingBatch
-    """What it reads."""
+    """The kernels of the pass."""
+    questions: TrainingBatch
+    """The batch that it reads."""
     divisor: Tensor
     """The divisor that it reads."""
     sums: Tensor
-    """What it leaves, until any other is run."""
+    """The sums that it writes, valid until another pass runs."""
 
 
 class GraphedPasses:
-    """A pass that is recorded when its shape comes the second time: the first time warms its kernels up.
+    """A pass that is recorded when its shape occurs for the second time; the first time warms up its kernels.
 
-    The parameters' gradients must stay where they are, so that they may be set to zero but not to None. Dropout goes on
-    drawing from the GPU's generator as it does outside.
+    The gradients of the parameters must keep their addresses, so they may be set to zero but not to None. Dropout draws
+    from the GPU's generator as it does without graphs.
     """
 
     def __init__(self, run: Pass) -> None:
@@ -44,62 +45,62 @@ class GraphedPasses:
         self._recorded: dict[tuple[torch.Size, ...], RecordedPass] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
-    def __call__(self, laid: TrainingBatch, divisor: Tensor) -> Tensor:
-        """As the pass itself."""
-        if laid.grounded is not None or len(laid.parts) > 1:
-            return self._run(laid, divisor)
-        laid = _full(laid)
-        shape = tuple(tensor.shape for tensor in _tensors(laid))
+    def __call__(self, questions: TrainingBatch, divisor: Tensor) -> Tensor:
+        """Run the pass on a batch."""
+        if questions.grounded is not None or len(questions.parts) > 1:
+            return self._run(questions, divisor)
+        questions = _full(questions)
+        shape = tuple(tensor.shape for tensor in _tensors(questions))
         if shape not in self._recorded and (shape not in self._met or len(self._recorded) >= SHAPES):
             self._met.add(shape)
-            return self._run(laid, divisor)
+            return self._run(questions, divisor)
         if shape not in self._recorded:
-            self._recorded[shape] = self._record(laid)
+            self._recorded[shape] = self._record(questions)
         recorded = self._recorded[shape]
-        for own, given in zip(_tensors(recorded.laid), _tensors(laid), strict=True):
+        for own, given in zip(_tensors(recorded.questions), _tensors(questions), strict=True):
             own.copy_(given)
         recorded.divisor.copy_(divisor)
         recorded.graph.replay()
         return recorded.sums.clone()
 
     def forget(self) -> None:
-        """Drop what was recorded, and with it the memory that it takes."""
+        """Drop all recorded passes and free their memory."""
         self._recorded.clear()
 
-    def _record(self, laid: TrainingBatch) -> RecordedPass:
-        batch, hidden = laid.parts[0]
+    def _record(self, questions: TrainingBatch) -> RecordedPass:
+        batch, hidden = questions.parts[0]
         names = ("input_ids", "position_ids", "segment", "final")
         own = batch._replace(**{name: getattr(batch, name).clone() for name in names})
-        laid = laid._replace(
+        questions = questions._replace(
             parts=[(own, hidden.clone())],
-            place=laid.place.clone(),
-            targets=laid.targets.clone(),
-            paired=laid.paired.clone(),
+            place=questions.place.clone(),
+            targets=questions.targets.clone(),
+            paired=questions.paired.clone(),
         )
         divisor = torch.ones((), device=hidden.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            sums = self._run(laid, divisor)
-        return RecordedPass(graph, laid, divisor, sums)
+            sums = self._run(questions, divisor)
+        return RecordedPass(graph, questions, divisor, sums)
 
 
-def _tensors(laid: TrainingBatch) -> list[Tensor]:
-    """All that a pass reads of questions in one batch and without a grounding term."""
-    batch, hidden = laid.parts[0]
+def _tensors(questions: TrainingBatch) -> list[Tensor]:
+    """All tensors that a pass reads, for questions in one packed batch and without a grounding term."""
+    batch, hidden = questions.parts[0]
     return [
         batch.input_ids, batch.position_ids, batch.segment, batch.final,
-        hidden, laid.place, laid.targets, laid.paired,
+        hidden, questions.place, questions.targets, questions.paired,
     ]  # fmt: skip
 
 
-def _full(laid: TrainingBatch) -> TrainingBatch:
-    """As many rows as questions, so that questions that share an image make no shape of their own.
+def _full(questions: TrainingBatch) -> TrainingBatch:
+    """Pad to as many rows as questions, so that questions that share an image do not form a shape of their own.
 
-    What is added is the first row again; no prompt ends in it, so nothing of it is read.
+    The padding repeats the first row. No prompt ends there, so its results are never read.
     """
-    batch, hidden = laid.parts[0]
-    missing = len(laid.targets) - len(hidden)
+    batch, hidden = questions.parts[0]
+    missing = len(questions.targets) - len(hidden)
     if missing <= 0:
-        return laid
+        return questions
     index = to_device_async(torch.tensor([*range(len(hidden)), *[0] * missing]), hidden.device)
-    return laid._replace(parts=[(batch.take(index), hidden[index])])
+    return questions._replace(parts=[(batch.take(index), hidden[index])])

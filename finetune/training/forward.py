@@ -1,4 +1,4 @@
-"""Questions in training: all of their wordings and images packed, from the lowest trained layer to the losses."""
+"""The forward pass of the training: packed wordings and images, from the lowest trained layer to the loss."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 Forward = Callable[[Sequence[tuple[Batch, Tensor]]], Tensor]
-"""As `FirstTokenLogits`: some batches, each with what enters the lowest trained layer -> the logits of all their prompts."""
+"""As `FirstTokenLogits`: batches, each with the states that enter the lowest trained layer -> logits of all prompts."""
 
 
 class FirstTokenLogits(torch.nn.Module):
-    """The adapted model from its lowest trained layer on as one module, so that DDP sees the call."""
+    """The adapted model from its lowest trained layer on, as a module of its own."""
 
     def __init__(self, adapted: "PeftModel") -> None:
         super().__init__()
@@ -33,12 +33,15 @@ class FirstTokenLogits(torch.nn.Module):
         self.first = lowest_trained(adapted.get_base_model())
 
     def forward(self, parts: Sequence[tuple[Batch, Tensor]]) -> Tensor:
-        """First-answer-token logits [n, vocabulary] of batches, each with what enters layer `first` [B, S, d_model]."""
+        """Logits of the first answer token, [n, vocabulary], of packed batches.
+
+        Each batch comes with the hidden states that enter layer `first`, [B, S, d_model].
+        """
         from peft.helpers import disable_input_dtype_casting
 
         model = self.adapted.get_base_model()
-        # As a mixed-precision training does: the adapter is float32, its products are in the base's bfloat16. A CPU
-        # would gain nothing by it.
+        # As in mixed-precision training, the adapter is float32 and its matrix products are in the base's bfloat16.
+        # This would not save time on a CPU.
         mixed = model.device.type == "cuda" and model.dtype == torch.bfloat16
         products = torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False)
         with (
@@ -50,36 +53,36 @@ class FirstTokenLogits(torch.nn.Module):
 
 
 class GroundedWordings(NamedTuple):
-    """The w wordings that are asked on a substitute image too, on the model's device."""
+    """The w wordings that are also asked about a substitute image, on the model's device."""
 
     own: Tensor
-    """int64 [w]: place of the wording among the prompts of all questions."""
+    """int64 [w]: index of the same wording, asked about the true image, among all prompts."""
     yes: Tensor
     """bool [w]: whether yes is the true answer."""
     blank: Tensor
-    """bool [w]: whether the substitute is blank, else another patient's."""
+    """bool [w]: whether the substitute is the blank image; if not, it is another patient's."""
     question: Tensor
-    """int64 [w]: the question of the wording."""
+    """int64 [w]: index of the question of each wording."""
 
 
 class TrainingBatch(NamedTuple):
-    """n questions, k of them in a second wording, laid out on the model's device."""
+    """n questions, k of them in a second wording too, on the model's device."""
 
     parts: list[tuple[Batch, Tensor]]
-    """Batches, each with what enters the lowest trained layer."""
+    """Packed batches, each with the hidden states that enter the lowest trained layer, [B, S, d_model]."""
     place: Tensor
-    """int64 [prompts]: where each prompt is among those of the batches: the n questions, their k second wordings, and
-    those of `grounded` on the substitutes."""
+    """int64 [prompts]: position of each prompt among those of `parts`; first the n questions, then their k second
+    wordings, then the wordings of `grounded` about the substitute images."""
     targets: Tensor
-    """int64 [n]: first token of the true answer."""
+    """int64 [n]: first token of each true answer."""
     paired: Tensor
-    """int64 [k]: the question of each second wording."""
+    """int64 [k]: index of the question of each second wording."""
     grounded: GroundedWordings | None
-    """None if no question has a substitute image."""
+    """The wordings that are also asked about a substitute image; None if there are none."""
 
 
 def prompts_asked(items: Sequence[Item]) -> list[Prompt]:
-    """What is asked of some questions, in the order of `TrainingBatch.place`."""
+    """All prompts of some questions, in the order of `TrainingBatch.place`."""
     own = [Prompt(item.image, item.original, item.closed) for item in items]
     own += [Prompt(item.image, item.paraphrase, item.closed) for item in items if item.paraphrase is not None]
     asked = [*items, *(item for item in items if item.paraphrase is not None)]
@@ -88,10 +91,10 @@ def prompts_asked(items: Sequence[Item]) -> list[Prompt]:
 
 
 def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
-    """Wordings of one image share a row, so that what they begin with is computed once.
+    """Pack questions into a batch. Wordings about one image share a row, so that their common prefix is computed once.
 
-    All wordings meet on the blank image, so its rows are longer than the others and would pad them: a batch of its own.
-    The images, substitutes among them, must have been encoded.
+    The blank image is shared by all wordings, so its rows are longer than others and form a batch of their own, which
+    avoids padding. All images, substitutes included, must have been encoded.
     """
     device, tokenizer = frozen.vlm.device, frozen.vlm.processor.tokenizer
     prompts = prompts_asked(items)
@@ -114,7 +117,7 @@ def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
 
 
 def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device) -> GroundedWordings | None:
-    """`asked` is the question of every wording."""
+    """`asked` holds the index of the question of every wording."""
     own = [place for place, i in enumerate(asked) if items[i].substitute is not None]
     if not own:
         return None
@@ -124,12 +127,12 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     return GroundedWordings(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
-def batch_losses(forward: Forward, laid: TrainingBatch, answers: AnswerTokens) -> Losses:
-    """Losses of some questions, all of their wordings and images in one call of `forward`, as `FirstTokenLogits`."""
-    n, k = len(laid.targets), len(laid.paired)
-    logits = forward(laid.parts)[laid.place]
-    losses = question_losses(logits[:n], logits[n : n + k], laid.paired, laid.targets)
-    if laid.grounded is None:
+def batch_losses(forward: Forward, batch: TrainingBatch, answers: AnswerTokens) -> Losses:
+    """The losses of a batch: all of its wordings and images in one call of `forward`."""
+    n, k = len(batch.targets), len(batch.paired)
+    logits = forward(batch.parts)[batch.place]
+    losses = question_losses(logits[:n], logits[n : n + k], batch.paired, batch.targets)
+    if batch.grounded is None:
         return losses
-    own, other = (answer_margin(part, answers) for part in (logits[laid.grounded.own], logits[n + k :]))
-    return losses._replace(grounding=grounding_losses(own, other, *laid.grounded[1:], n))
+    own, other = (answer_margin(part, answers) for part in (logits[batch.grounded.own], logits[n + k :]))
+    return losses._replace(grounding=grounding_losses(own, other, *batch.grounded[1:], n))

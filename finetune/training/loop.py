@@ -1,4 +1,4 @@
-"""Training an adapter, built on accelerate: `accelerate launch` shards every batch over the processes."""
+"""The training loop, built on accelerate: `accelerate launch` splits every batch over the processes."""
 
 import math
 import time
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from finetune.lora.history import StepRecord
 from finetune.lora.modules import set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, Step
@@ -30,23 +31,22 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
     from peft import PeftModel
-from finetune.lora.history import StepRecord
 
 CHECKPOINT_SECONDS = 60.0
-"""From one checkpoint to the next: the most that a killed training loses, on a disk that is fast enough."""
+"""Time between checkpoints, which is what a killed training loses at most if the disk is fast enough."""
 SLOW_CHECKPOINT = CHECKPOINT_SECONDS / 20
-"""Seconds that a checkpoint may take. One that takes longer is the longer waited for, so that a twentieth of the time
-goes into them at most."""
+"""Seconds that a checkpoint may take. After a slower one the next is written later, so that checkpoints take at most a
+twentieth of the time."""
 SaveState = Callable[[TrainingState], None]
-"""Puts a checkpoint where a later run finds it."""
+"""Writes a checkpoint to where a later run finds it."""
 
 
 def accelerator_for(
     device: str, log_with: "str | GeneralTracker | None" = None, logs: Path | None = None
 ) -> "Accelerator":
-    """The accelerator of a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for another.
+    """The accelerator for a device: auto (a GPU if there is one), cpu or cuda. Raises InputError for any other.
 
-    `log_with` is a tracker that its `log` goes to (`finetune.training.trackers`), with files in the folder `logs`.
+    `log_with` is the tracker that receives its log (`finetune.training.trackers`); files are written to `logs`.
     """
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
@@ -59,7 +59,7 @@ def accelerator_for(
             + "."
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
-    # The base model keeps its own dtype and the adapter is float32, so no autocast on top.
+    # The base model keeps its dtype and the adapter is float32, so accelerate adds no autocast.
     return Accelerator(
         cpu=device == "cpu" or not available,
         mixed_precision="no",
@@ -69,11 +69,11 @@ def accelerator_for(
 
 
 LOGGED = tuple(name for name in StepRecord._fields if name != "step")
-"""What goes to a tracker of every step."""
+"""The fields of a step that trackers receive."""
 
 
 def learning_rate(step: int, steps: int, warmup_share: float) -> float:
-    """Share of the peak learning rate at `step` (from 0) of `steps`: a linear rise, then a cosine towards zero."""
+    """Share of the peak learning rate at `step` (from 0) of `steps`: a linear warmup, then a cosine decay to zero."""
     warmup = math.ceil(warmup_share * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -89,17 +89,18 @@ def train(
     saved: TrainingState | None = None,
     keep: SaveState | None = None,
 ) -> list[StepRecord]:
-    """Train the adapter of `vlm.model` in place, one record a step; it is left in eval mode.
+    """Train the adapter of `vlm.model` in place and leave it in eval mode; returns one record per step.
 
-    Vision tower and lower layers are frozen, so each image and each wording passes them once, before the first step.
-    The main process hands a checkpoint to `keep` every CHECKPOINT_SECONDS and behind the last step; every process goes
-    on from `saved`, to the result that it would have come to without a break. Raises InputError if a loss or gradient
-    is not finite, of which no checkpoint holds anything; if memory runs out; or if a step has fewer questions than
-    there are processes.
+    Vision tower and lower layers are frozen, so every image and every wording passes through them once, before the
+    first step. The main process passes a checkpoint to `keep` every CHECKPOINT_SECONDS and after the last step. From
+    `saved`, every process resumes to the result of an uninterrupted training.
+
+    Raises InputError if a loss or a gradient is not finite, which no checkpoint ever contains; if memory runs out; or
+    if a step has fewer questions than there are processes.
     """
     if min(len(step.items) for step in steps) < accelerator.num_processes:
         raise InputError(
-            f"A step of {settings.batch_size} questions does not reach for {accelerator.num_processes} processes. "
+            f"A step of {settings.batch_size} questions is too small for {accelerator.num_processes} processes. "
             "Give a larger --batch-size."
         )
     named = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
@@ -110,13 +111,13 @@ def train(
             set_dropout(adapted, False)
             return _records(saved)
     optimizer: Any = torch.optim.AdamW(named.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    # The module is not prepared: processes may cut their shares of a step differently, so that they add their gradients
-    # up once (`_sum_gradients`), behind all passes, not in one of them as DDP would.
+    # The module is not prepared: DDP would sum the gradients in every pass. Processes may divide their share of a step
+    # into different numbers of passes, so they sum their gradients once, after all passes (`_sum_gradients`).
     optimizer = accelerator.prepare(optimizer)
     passes = _passes(adapted, vlm.answers, settings, vlm.device)
-    frozen = _prefix_states(vlm, steps, accelerator)
+    prefixes = _prefix_states(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
-    run = _Training(passes, named, optimizer, frozen, settings, accelerator, len(steps))
+    run = _Training(passes, named, optimizer, prefixes, settings, accelerator, len(steps))
     set_dropout(adapted, True)
     history = _take_steps(run, steps, saved, keep)
     set_dropout(adapted, False)
@@ -124,53 +125,55 @@ def train(
 
 
 class _Training(NamedTuple):
-    """What stays the same from step to step."""
+    """What stays the same in all steps."""
 
     passes: Pass
-    """Adds the gradient of some questions."""
+    """Adds the gradient of a batch to the gradients of the parameters."""
     named: dict[str, torch.nn.Parameter]
-    """The trained parameters."""
+    """The trained parameters by name."""
     optimizer: Any
-    """Of these, as accelerate wraps it."""
-    frozen: PrefixStates
-    """What enters the module."""
+    """Their optimizer, wrapped by accelerate."""
+    prefixes: PrefixStates
+    """The hidden states that enter the lowest trained layer."""
     settings: TrainSettings
-    """Of the training."""
+    """The settings of the training."""
     accelerator: "Accelerator"
-    """The processes."""
+    """Connects the processes."""
     n_steps: int
-    """Steps in all."""
+    """Number of steps in the whole training."""
 
 
 class _PendingStep(NamedTuple):
-    """A step whose losses are under way."""
+    """A step whose losses have not reached main memory yet."""
 
     number: int
-    """Counted from 1."""
+    """Number of the step, from 1."""
     step: Step
-    """What it learns from."""
+    """The questions of the step."""
     lr: float
-    """Its learning rate."""
+    """Learning rate of the step."""
     arrived: Callable[[], Tensor]
-    """Gives cross-entropy, divergence, grounding term, whether a checkpoint is due, and gradient norm: [5]."""
+    """Waits for cross-entropy, divergence, grounding term, whether a checkpoint is due, and gradient norm: float32
+    [5]."""
 
 
 def _take_steps(
     run: _Training, steps: Sequence[Step], saved: TrainingState | None, keep: SaveState | None
 ) -> list[StepRecord]:
-    """All optimizer steps that `saved` has not behind it; one record each, and of those before."""
+    """Take all optimizer steps that `saved` does not contain; returns the records of all steps."""
     settings, accelerator = run.settings, run.accelerator
     parameters = list(run.named.values())
     size, history = settings.micro_batch_size or settings.batch_size, list[StepRecord]()
     if saved is not None:
         size, history = _restore(run, saved)
-    # A GPU has the next step to do while the losses of one arrive; on a CPU they are there, and stop a bad update.
-    behind = 0 if run.frozen.vlm.device.type == "cpu" else 1
+    # A GPU computes the next step while the losses of one are copied. On a CPU they are there at once, and a loss that
+    # is not finite stops the training before its update.
+    lag = 0 if run.prefixes.vlm.device.type == "cpu" else 1
     launched: deque[_PendingStep] = deque()
     written, pause = time.monotonic(), CHECKPOINT_SECONDS
 
     def settle() -> bool:
-        """Note the oldest step under way, and tell whether the main process found a checkpoint to be due in it."""
+        """Record the oldest pending step; returns whether a checkpoint was due at that step."""
         record, due = _record(launched.popleft(), settings)
         history.append(record)
         numbers = record._asdict()
@@ -183,19 +186,19 @@ def _take_steps(
         sums, size = _accumulate(run, step, size)
         if accelerator.num_processes > 1:
             _sum_gradients(parameters, accelerator)
-        # Only one clock counts, and all processes learn what it says from the same step.
+        # The clock of the main process decides for all, which learn of it in the same step.
         due = accelerator.is_main_process and time.monotonic() - written >= pause
         sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
         norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
         lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
         launched.append(_PendingStep(number, step, lr, to_host_async(torch.cat([sums, norm[None]]))))
-        write = settle() if not behind else False
+        write = settle() if not lag else False
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         run.optimizer.step()
-        # Recorded passes write to the gradients where they are.
+        # CUDA graphs write to the gradients at fixed addresses.
         run.optimizer.zero_grad(set_to_none=False)
-        if len(launched) > behind:
+        if len(launched) > lag:
             write = settle()
         if keep is not None and (write or number == run.n_steps):
             while launched:
@@ -212,10 +215,10 @@ def _take_steps(
 
 
 def _snapshot(run: _Training, history: Sequence[StepRecord], size: int) -> TrainingState:
-    """What the next step depends on; all processes must call it. Raises InputError if a weight is not finite."""
+    """All that the next step depends on. Every process must call it. Raises InputError if a weight is not finite."""
     if not all(bool(torch.isfinite(p).all()) for p in run.named.values()):
-        raise InputError(f"A weight is not finite behind training step {len(history)}. Lower --lr.")
-    device = run.frozen.vlm.device
+        raise InputError(f"A weight is not finite after training step {len(history)}. Lower --lr.")
+    device = run.prefixes.vlm.device
     random = [torch.get_rng_state()]
     if device.type == "cuda":
         random.append(torch.cuda.get_rng_state(device))
@@ -227,14 +230,14 @@ def _snapshot(run: _Training, history: Sequence[StepRecord], size: int) -> Train
 
 
 def _restore(run: _Training, saved: TrainingState) -> tuple[int, list[StepRecord]]:
-    """Put the optimizer and this process's random numbers where they were; its questions a pass, and the records."""
+    """Restore the optimizer and the random state of this process; returns its questions per pass, and the records."""
     for name, parameter in run.named.items():
         held = {key.removeprefix(f"{name}."): v for key, v in saved.moments.items() if key.startswith(f"{name}.")}
-        # The count of steps stays in main memory, where the optimizer keeps it.
+        # The optimizer keeps the step count in main memory.
         run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in held.items()}
-    place, device = run.accelerator.process_index, run.frozen.vlm.device
+    place, device = run.accelerator.process_index, run.prefixes.vlm.device
     length = len(torch.get_rng_state())
-    # Copies, as torch reads them at addresses that a part of a tensor need not begin at.
+    # Cloned, because torch needs aligned memory, which a slice of a tensor may not have.
     torch.set_rng_state(saved.random[place, :length].clone())
     if device.type == "cuda":
         torch.cuda.set_rng_state(saved.random[place, length:].clone(), device)
@@ -246,7 +249,7 @@ def _records(saved: TrainingState) -> list[StepRecord]:
 
 
 def _record(launched: _PendingStep, settings: TrainSettings) -> tuple[StepRecord, bool]:
-    """A step whose losses have arrived, and whether a checkpoint is due. Raises InputError if one is not finite."""
+    """The record of a pending step, and whether a checkpoint is due. Raises InputError if a loss is not finite."""
     number, step, lr, arrived = launched
     ce, kl, grounding, due, norm = arrived().tolist()
     loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
@@ -254,13 +257,13 @@ def _record(launched: _PendingStep, settings: TrainSettings) -> tuple[StepRecord
         what = "gradient" if math.isfinite(loss) else "loss"
         raise InputError(
             f"The {what} of training step {number} is not finite, on a batch of {len(step.items)} questions. Lower "
-            "--lr, or try --dtype float32, and begin anew."
+            "--lr or try --dtype float32, and start again."
         )
     return StepRecord(number, step.epoch + 1, lr, loss, ce, kl, grounding, norm), due > 0
 
 
 def _own_items(step: Step, accelerator: "Accelerator") -> list[Item]:
-    """This process's questions of a step; by image, so that one image mostly falls to one process in all epochs."""
+    """This process's questions of a step. They are sorted by image, so that an image mostly stays with one process."""
     if accelerator.num_processes == 1:
         return step.items
     first, last = (
@@ -271,19 +274,19 @@ def _own_items(step: Step, accelerator: "Accelerator") -> list[Item]:
 
 
 def _prefix_states(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> PrefixStates:
-    """Pass all that this process will ask through the frozen part of the model."""
+    """Run everything that this process will ask through the frozen part of the model."""
     prompts = [prompt for step in steps for prompt in prompts_asked(_own_items(step, accelerator))]
     encode_images(vlm, [prompt.image for prompt in prompts])
-    frozen = PrefixStates(vlm)
-    # Images and questions remain to be held beside.
-    frozen.keep(prompts, memory_left(vlm.device).host // 2)
-    return frozen
+    prefixes = PrefixStates(vlm)
+    # The other half of main memory is for images and questions.
+    prefixes.keep(prompts, memory_left(vlm.device).host // 2)
+    return prefixes
 
 
 def _accumulate(run: _Training, step: Step, size: int) -> tuple[Tensor, int]:
-    """Add this process's part of a step's gradient, `size` questions a pass; fewer where the memory does not hold them.
+    """Add the gradient of this process's part of a step, `size` questions per pass, or fewer if memory runs out.
 
-    Returns the sum of each part of the losses, float32 [3], and the size that the memory held.
+    Returns the sum of each part of the loss, float32 [3], and the number of questions per pass that fit into memory.
     """
     n_questions = len(_own_items(step, run.accelerator))
     while True:
@@ -291,15 +294,16 @@ def _accumulate(run: _Training, step: Step, size: int) -> tuple[Tensor, int]:
             return _backward(run, step, size), size
         except torch.OutOfMemoryError:
             if run.settings.micro_batch_size is not None:
-                raise InputError(f"Out of GPU memory at {size} questions a pass. Lower --micro-batch-size.") from None
+                raise InputError(f"Out of GPU memory at {size} questions per pass. Lower --micro-batch-size.") from None
             if min(size, n_questions) == 1:
                 raise InputError(
-                    "Out of GPU memory at one question a pass. Lower --rank, or train on fewer or higher layers."
+                    "Out of GPU memory at one question per pass. Lower --rank, or train fewer or higher layers."
                 ) from None
             held = math.ceil(min(size, n_questions) / 2)
-        # Behind the except clause: the error holds on to what the attempt had taken.
+        # After the except clause, because the error keeps the memory of the failed attempt alive.
         notify(
-            f"Out of GPU memory at {min(size, n_questions)} questions a pass: going on with {held}, to the same loss."
+            f"Out of GPU memory at {min(size, n_questions)} questions per pass: continuing with {held}. The loss stays "
+            "the same."
         )
         size = held
         run.optimizer.zero_grad(set_to_none=False)
@@ -309,21 +313,21 @@ def _accumulate(run: _Training, step: Step, size: int) -> tuple[Tensor, int]:
 
 
 def _backward(run: _Training, step: Step, size: int) -> Tensor:
-    """Divides by the size of the global batch, so that the gradient does not depend on how the batch is cut."""
-    frozen, share = run.frozen, _own_items(step, run.accelerator)
-    sums = torch.zeros(len(Losses._fields), device=frozen.vlm.device)
-    count = torch.full((), float(len(step.items)), device=frozen.vlm.device)
+    """Divide by the size of the global batch, so that the gradient does not depend on how the batch is divided."""
+    prefixes, share = run.prefixes, _own_items(step, run.accelerator)
+    sums = torch.zeros(len(Losses._fields), device=prefixes.vlm.device)
+    count = torch.full((), float(len(step.items)), device=prefixes.vlm.device)
     for start in range(0, len(share), size):
-        sums += run.passes(build_batch(frozen, share[start : start + size]), count)
+        sums += run.passes(build_batch(prefixes, share[start : start + size]), count)
     return sums
 
 
 def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings, device: torch.device) -> Pass:
-    """The pass of some questions forth and back, which returns the sum of each part of their losses, float32 [3]."""
+    """A forward and backward pass over a batch, which returns the sum of each part of the loss, float32 [3]."""
     module = FirstTokenLogits(adapted)
 
-    def run(laid: TrainingBatch, count: Tensor) -> Tensor:
-        losses = batch_losses(module, laid, answers)
+    def run(batch: TrainingBatch, count: Tensor) -> Tensor:
+        losses = batch_losses(module, batch, answers)
         total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
         ((total + settings.grounding_weight * losses.grounding).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])

@@ -1,4 +1,4 @@
-"""The loss: right answers for both wordings, the same answer for both, and, where asked for, not without the image."""
+"""The loss: the true answer to both wordings, the same answer to both, and on request no answer without the image."""
 
 import math
 from typing import NamedTuple
@@ -8,19 +8,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SWAP_MARGIN = 2.0
-"""By how much another patient's image must lower the margin towards the truth [logits]: a logit for each answer, so
-that both can be right at odds of e to 1."""
+"""How much another patient's image must lower the margin towards the truth [logits]: one logit on either side of zero,
+so that both answers can be right at odds of e to 1."""
 
 
 class Losses(NamedTuple):
-    """The parts of the loss of each of n questions."""
+    """The parts of the loss, for each of n questions."""
 
     cross_entropy: Tensor
-    """float32 [n]: of the first answer token [nats], mean over the question's wordings."""
+    """float32 [n]: cross-entropy of the first answer token [nats], mean over the wordings of a question."""
     divergence: Tensor
-    """float32 [n]: symmetric KL between the wordings' first-token distributions [nats], 0 without a paraphrase."""
+    """float32 [n]: symmetric KL between the wordings' first-token distributions [nats]; 0 without a paraphrase."""
     grounding: Tensor
-    """float32 [n]: `blank_loss` [nats] or `swap_loss` [logits], mean over the question's wordings, 0 for questions
+    """float32 [n]: `blank_loss` [nats] or `swap_loss` [logits], mean over the wordings of a question; 0 for questions
     without a substitute image."""
 
 
@@ -31,10 +31,11 @@ def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def question_losses(original: Tensor, paraphrase: Tensor, paired: Tensor, targets: Tensor) -> Losses:
-    """Losses of n questions, of which k are asked in a second wording too.
+    """The losses of n questions, k of which are also asked in a second wording.
 
-    `original` [n, vocabulary] and `paraphrase` [k, vocabulary] are logits at the first answer position; `paired`
-    int64 [k] is the question of each paraphrase; `targets` int64 [n] are the first tokens of the true answers.
+    `original` [n, vocabulary] and `paraphrase` [k, vocabulary] are logits at the first answer position. `paired`
+    int64 [k] is the index of the question of each paraphrase; `targets` int64 [n] are the first tokens of the true
+    answers.
     """
     cross_entropy = F.cross_entropy(original.float(), targets, reduction="none")
     second = F.cross_entropy(paraphrase.float(), targets[paired], reduction="none")
@@ -45,31 +46,31 @@ def question_losses(original: Tensor, paraphrase: Tensor, paired: Tensor, target
 
 
 def grounding_losses(own: Tensor, other: Tensor, yes: Tensor, blank: Tensor, question: Tensor, n: int) -> Tensor:
-    """The grounding term of n questions from w of their wordings, mean over those of a question: float32 [n].
+    """The grounding term of n questions from w of their wordings, mean over the wordings of a question: float32 [n].
 
-    `own` and `other` [w] are answer margins [logits] on the true and the substitute image; bool [w] say whether `yes`
-    is true and whether the substitute is `blank`, else another patient's; `question` int64 [w] is that of each wording.
-    0 for questions without any.
+    `own` and `other` [w] are answer margins [logits] on the true and the substitute image. bool [w] say whether `yes`
+    is the true answer, and whether the substitute is `blank` or another patient's. `question` int64 [w] is the index of
+    each wording's question. The term is 0 for questions without such a wording.
     """
     terms = torch.where(blank, blank_loss(other), swap_loss(own, other, yes))
     return terms.new_zeros(n).index_add(0, question, terms / question.bincount()[question])
 
 
 def blank_loss(margin: Tensor) -> Tensor:
-    """KL of the odds of yes and no without the image from even ones: KL(1/2 || sigmoid(m)), as there is nothing to see.
+    """KL(1/2 || sigmoid(m)): how far the odds of yes and no are from even on the blank image, which shows nothing.
 
-    `margin` [...] are answer margins on the blank image [logits] -> float32 [...] in nats: 0 where the margin is 0,
-    about |m| / 2 - log 2 where it is large.
+    `margin` [...] are answer margins m on the blank image [logits] -> float32 [...] in nats: 0 where m is 0, and about
+    |m| / 2 - log 2 where |m| is large.
     """
     margin = margin.float()
     return -0.5 * (F.logsigmoid(margin) + F.logsigmoid(-margin)) - math.log(2)
 
 
 def swap_loss(own: Tensor, swapped: Tensor, yes: Tensor) -> Tensor:
-    """By how much the image fails to move the margin: a hinge, 0 where it moves it by SWAP_MARGIN towards the truth.
+    """How much the image fails to move the margin: a hinge, 0 if it moves it by SWAP_MARGIN or more towards the truth.
 
-    `own` and `swapped` [...] are answer margins [logits] on the true image and on one with the opposite answer; `yes`
-    bool [...] says whether yes is true of the own image -> float32 [...] in logits.
+    `own` and `swapped` [...] are answer margins [logits] on the true image and on one with the opposite answer. `yes`
+    bool [...] says whether yes is the true answer -> float32 [...] in logits.
     """
     moved = own.float() - swapped.float()
     return F.relu(SWAP_MARGIN - torch.where(yes, moved, -moved))

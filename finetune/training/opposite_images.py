@@ -1,4 +1,4 @@
-"""Images on which the answer must be another: other patients', of whom the same was asked with the opposite answer."""
+"""Images on which the answer must differ: of other patients, about whom the same was asked with the opposite answer."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -13,27 +13,27 @@ OPPOSITE = {"yes": "no", "no": "yes"}
 
 
 class Asked(NamedTuple):
-    """The patients of whom one wording was asked with one answer."""
+    """The patients about whom one wording was asked with one answer."""
 
     patients: list[str]
-    """Each once, ascending."""
+    """The patients, each once, in ascending order."""
     images: list[list[str]]
-    """Images of each patient, ascending."""
+    """The images of each patient, in ascending order."""
 
 
 def opposite_images(questions: Sequence[Question], rng: np.random.Generator) -> list[str | None]:
     """For each of n questions an image on which one of its wordings has the opposite answer, drawn at random: [n].
 
-    A wording is drawn first, then one of the other patients, then an image; None for open questions and where no such
-    patient is known. Of any other patient's image half would leave a balanced answer as it is, and ask a loss for a
-    difference that is not there.
+    First a wording is drawn, then one of the other patients, then an image of theirs. None stands for open questions
+    and for those without such a patient. With images of any other patient, half would leave a balanced answer as it is,
+    and the loss would ask for a difference that does not exist.
     """
     asked = _asked(questions)
     return [_draw(question, asked, rng) for question in questions]
 
 
 def _asked(questions: Iterable[Question]) -> dict[tuple[str, str], Asked]:
-    """Wording and answer -> patients and images, of the closed questions."""
+    """(wording, answer) -> patients and images, for the closed questions."""
     found: dict[tuple[str, str], dict[str, set[str]]] = {}
     for question in questions:
         answer = question.true_answer
@@ -67,5 +67,5 @@ def _draw(question: Question, asked: dict[tuple[str, str], Asked], rng: np.rando
 
 
 def _texts(question: Question) -> list[str]:
-    """The different wordings of a question, without case and outer blanks, ascending."""
+    """The different wordings of a question in lower case, stripped, in ascending order."""
     return sorted({text.strip().lower() for text in (question.question, *(p.text for p in question.same_meaning))})

@@ -1,8 +1,8 @@
-"""The layers below the lowest trained one: nothing in them changes, so every prompt passes them once, not every epoch.
+"""The hidden states below the lowest trained layer: nothing there changes, so they are computed once, not every epoch.
 
-A token's hidden state rests on the image and on the tokens of its own prompt, not on how prompts are packed. So what
-leaves these layers is kept token by token, up to the image's end once an image and behind it once a wording, and laid
-out anew for every batch.
+The hidden state of a token depends on the image and on the tokens of its own prompt, not on how prompts are packed. So
+the states are stored token by token, up to the end of the image once per image and after it once per wording, and are
+arranged anew for every batch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.progress import track
 
 BATCH_TOKENS = 16384
-"""Positions that pass the frozen layers together."""
+"""Positions per pass through the frozen layers."""
 MASK_ROW = 16
-"""Of this many positions attention's kernels on a GPU take the mask: every layer would copy one of other lengths."""
+"""Rows are padded to a multiple of this. Attention kernels on a GPU need it; else every layer would copy the mask."""
 PROMPTS = 2048
-"""Prompts that are laid out together: as lists, the tokens of all would take much memory."""
+"""Prompts that are packed at a time, because the token lists of all prompts would take much memory."""
 
 
 class Prompt(NamedTuple):
-    """One wording put to one image."""
+    """One wording, asked about one image."""
 
     image: str
     """Path of the image, or BLANK_IMAGE."""
@@ -41,18 +41,18 @@ class Prompt(NamedTuple):
 
 
 class StateRows(NamedTuple):
-    """Where a prompt's states lie in the table."""
+    """The rows of the table that hold the states of a prompt."""
 
     image: int
-    """Row of its first token; those up to the image's end follow, and belong to other wordings too."""
+    """Row of the first token. Those up to the end of the image follow; other wordings share them."""
     cut: int
-    """Number of tokens up to the image's end."""
+    """Number of tokens up to the end of the image."""
     text: int
-    """Row of the first token behind the image."""
+    """Row of the first token after the image."""
 
 
 class PrefixStates:
-    """What enters the lowest trained layer, for any prompt; of the prompts given to `keep` it is computed only once."""
+    """The states that enter the lowest trained layer; for prompts that were given to `keep` they are computed once."""
 
     def __init__(self, vlm: Vlm) -> None:
         self.vlm = vlm
@@ -61,10 +61,10 @@ class PrefixStates:
         self._tokens: dict[tuple[str, bool], NDArray[np.int32]] = {}
         self._kept: dict[Prompt, StateRows] = {}
         self._states = torch.empty(0, vlm.d_model, dtype=vlm.model.dtype)
-        """[kept tokens, d_model], in main memory."""
+        """[stored tokens, d_model], in main memory."""
 
     def tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of every prompt; equal wordings are tokenized once."""
+        """Token ids of every prompt. Equal wordings are tokenized once."""
         new = list(dict.fromkeys((p.text, p.closed) for p in prompts if (p.text, p.closed) not in self._tokens))
         found = prompt_tokens(self.vlm.processor, [text for text, _ in new], [c for _, c in new], self.vlm.style)
         self._tokens |= {key: np.array(ids, np.int32) for key, ids in zip(new, found, strict=True)}
@@ -76,13 +76,14 @@ class PrefixStates:
         return pack(self.tokens_of(prompts), images, self.vlm.model.config.image_token_id)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
-        """Rows as one batch in main memory."""
+        """Make one batch of packed rows, in main memory."""
         return collate(rows, self.vlm.model.config.text_config.pad_token_id or 0, MASK_ROW)
 
     def inputs(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
-        """What enters the lowest trained layer on a batch of packed `rows`: [B, S, d_model] on the model's device.
+        """The states that enter the lowest trained layer for a batch of packed `rows`: [B, S, d_model].
 
-        `batch` is on that device too; its images must have been encoded. Rows with a prompt that was not kept are run.
+        They and `batch` are on the model's device; its images must have been encoded. Rows with a prompt that is not
+        stored are computed.
         """
         kept, missing = {}, []
         for r, row in enumerate(rows):
@@ -97,19 +98,19 @@ class PrefixStates:
         index = np.zeros(shape.numel(), dtype=np.int64)
         index[positions] = places
         on_gpu = self.vlm.device.type == "cuda"
-        laid = torch.empty(len(index), self.vlm.d_model, dtype=self._states.dtype, pin_memory=on_gpu)
-        torch.index_select(self._states, 0, torch.from_numpy(index), out=laid)
-        hidden = laid.to(self.vlm.device, non_blocking=True).view(*shape, -1)
+        gathered = torch.empty(len(index), self.vlm.d_model, dtype=self._states.dtype, pin_memory=on_gpu)
+        torch.index_select(self._states, 0, torch.from_numpy(index), out=gathered)
+        hidden = gathered.to(self.vlm.device, non_blocking=True).view(*shape, -1)
         if missing:
             at = to_device_async(torch.tensor(missing), self.vlm.device)
             hidden[at] = self._run(prompts, [rows[r] for r in missing], batch.take(at))
         return hidden
 
     def keep(self, prompts: Iterable[Prompt], budget: int) -> None:
-        """Run the prompts through the frozen layers and keep what leaves them, images in the order given.
+        """Run the prompts through the frozen layers and store the resulting states, images in the order given.
 
-        An image is left out, with its wordings, where they would take more than `budget` bytes of main memory in all.
-        The images must have been encoded. Keeps nothing if nothing is frozen.
+        An image and its wordings are left out if the total would exceed `budget` bytes of main memory. The images must
+        have been encoded. Stores nothing if no layer is frozen.
         """
         if self.first == 0:
             return
@@ -119,7 +120,7 @@ class PrefixStates:
             self._states.index_copy_(0, places, found)
 
     def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
-        """Rows of the table int64 [k], and what belongs there [k, d_model] on the model's device, batch by batch."""
+        """Yield, per batch, rows of the table, int64 [k], and their states [k, d_model] on the model's device."""
         for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
             part = chosen[start : start + PROMPTS]
             for rows in batches(self.pack(part), BATCH_TOKENS):
@@ -133,7 +134,7 @@ class PrefixStates:
                 )
 
     def _admit(self, prompts: Iterable[Prompt], limit: int) -> tuple[list[Prompt], int]:
-        """The prompts that fit into a table of `limit` rows, whole images, and the rows they take; fills `_kept`."""
+        """The prompts that fit into a table of `limit` rows, image by image, and the rows they take; fills `_kept`."""
         groups: dict[str, dict[Prompt, None]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.image, {})[prompt] = None
@@ -143,7 +144,7 @@ class PrefixStates:
             kept, end = {}, used
             for prompt, tokens in zip(group, self.tokens_of(list(group)), strict=True):
                 cut = len(tokens) - tokens[::-1].index(self.vlm.model.config.image_token_id)
-                # The same for all wordings unless the question, or a part of it, stands before the image.
+                # Equal for all wordings, unless the question or a part of it precedes the image.
                 before = tuple(tokens[:cut])
                 if before not in image_at:
                     image_at[before] = end
@@ -158,10 +159,10 @@ class PrefixStates:
     def _places(
         self, prompts: Sequence[Prompt], rows: Mapping[int, Row], width: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Position in the flattened batch, and row of the table, of every token of every prompt of some rows.
+        """The positions in the flattened batch, and the rows of the table, of every token of every prompt of some rows.
 
-        `rows` has the number of each row in the batch, whose rows are `width` long. Tokens that prompts share come once
-        for each of them.
+        `rows` maps the index of a row in the batch to the row; rows are `width` positions long. Tokens that several
+        prompts share are listed once for each of them.
         """
         positions, places = [], []
         for r, row in rows.items():
@@ -177,7 +178,7 @@ class PrefixStates:
 
     @torch.no_grad()
     def _run(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
-        """The embeddings and the frozen layers on a batch, without a trace for a gradient: [B, S, d_model]."""
+        """Run the embeddings and the frozen layers on a batch, without gradients: [B, S, d_model]."""
         model = self.vlm.model
         images = torch.stack([self.vlm.image_tokens[prompts[row.prompts[0]].image] for row in rows])
         hidden = embed(model, batch, to_device_async(images, self.vlm.device))
@@ -186,13 +187,13 @@ class PrefixStates:
 
 
 def lowest_trained(model: Any) -> int:
-    """The lowest decoder layer with a parameter that takes a gradient; their number if there is none.
+    """The lowest decoder layer with a trained parameter; the number of layers if there is none.
 
-    Raises ValueError if one below all layers does: what enters the layers is computed without a gradient.
+    Raises ValueError if a parameter below the layers is trained, because their input is computed without gradients.
     """
     text = model.model.language_model
     below = [model.model.vision_tower, model.model.multi_modal_projector, text.embed_tokens]
     if any(p.requires_grad for module in below for p in module.parameters()):
-        raise ValueError("the vision tower, the projector and the embeddings can not be trained")
+        raise ValueError("the vision tower, the projector and the embeddings cannot be trained")
     trained = (any(p.requires_grad for p in layer.parameters()) for layer in text.layers)
     return next((number for number, is_trained in enumerate(trained) if is_trained), len(text.layers))

@@ -1,4 +1,4 @@
-"""A whole run: choose layers, train, evaluate, write the folder."""
+"""A complete run: choose the layers, train, evaluate, write the folder."""
 
 import time
 from collections.abc import Sequence
@@ -66,23 +66,23 @@ def train_and_evaluate(
     if not resume:
         refuse_used(out)
     refuse_unfinished(out, resume)
-    wanted = read_choice(layers, layers_from)
-    if not isinstance(wanted, str) and wanted.data.split in ("all", data.test_split):
+    chosen_by = read_choice(layers, layers_from)
+    if not isinstance(chosen_by, str) and chosen_by.data.split in ("all", data.test_split):
         notify(
-            f"The layers were chosen on the {wanted.data.split} split, which contains patients of the evaluation, so "
-            "they are not fully held out. `interp find-features --split train` keeps them out."
+            f"The layers were chosen on the {chosen_by.data.split} split, which contains patients of the evaluation, "
+            "so they are not fully held out. `interp find-features --split train` keeps them out."
         )
-    taught, asked = data.load_splits()
+    training_questions, test_questions = data.load_splits()
     check_tracker(log_with, out, resume)
     accelerator = accelerator_for(model.device, log_with, logs_folder(out))
     work = working_folder(out)
     with working(work) if accelerator.is_main_process else nullcontext():
-        style = None if isinstance(wanted, str) else PromptStyle(**wanted.prompt.model_dump())
+        style = None if isinstance(chosen_by, str) else PromptStyle(**chosen_by.prompt.model_dump())
         vlm = replace(model, device=str(accelerator.device)).load(style)
-        choice = choose_layers(vlm, wanted)
-        inputs = _inputs_of(vlm, choice, taught, settings, accelerator.num_processes)
-        # The training does not depend on what is asked behind it, but a whole folder does.
-        whole = inputs | {"test_questions": fingerprint(asked)}
+        choice = choose_layers(vlm, chosen_by)
+        inputs = _inputs_of(vlm, choice, training_questions, settings, accelerator.num_processes)
+        # The training does not depend on the questions of the evaluation, but the finished folder does.
+        whole = inputs | {"test_questions": fingerprint(test_questions)}
         if resume and finished(out, whole):
             if accelerator.is_main_process:
                 notify(f"{out}: already complete, so nothing is left to do.")
@@ -91,11 +91,13 @@ def train_and_evaluate(
         refuse_used(out)
         checkpoint = Checkpoint(work, inputs)
         saved, before = read_state(checkpoint) or (None, 0.0)
-        # An unreadable test image is better found before hours of training than after.
-        images_asked = [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE]
+        # Read all images now: an unreadable test image should not show only after hours of training.
+        images_asked = [*(q.image for q in training_questions), *(q.image for q in test_questions), BLANK_IMAGE]
         encode_together(vlm, images_asked, team_on(accelerator.device))
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-        steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        steps = training_steps(
+            training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding
+        )
         if resume and accelerator.is_main_process:
             notify(f"Resuming after step {len(saved.history) if saved else 0} of {len(steps)}.")
         started = time.monotonic() - before
@@ -103,20 +105,20 @@ def train_and_evaluate(
         def keep(state: TrainingState) -> None:
             write_state(checkpoint, state, time.monotonic() - started)
 
-        logged = asdict(settings) | {"layers": choice.layers, "questions": len(taught), "steps": len(steps)}
+        logged = asdict(settings) | {"layers": choice.layers, "questions": len(training_questions), "steps": len(steps)}
         with tracked(accelerator, out, logged, inputs):
             history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
         seconds = time.monotonic() - started
         hashes = text_hashes(wordings(steps))
         vlm.team = team_on(accelerator.device)
-        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], asked, hashes, settings.seed)
+        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], test_questions, hashes, settings.seed)
         if not accelerator.is_main_process:
             return None
         with atomic_folder(out, work) as folder:
-            record = record_of(vlm, adapted, choice, taught, settings, hashes, history, seconds)
+            record = record_of(vlm, adapted, choice, training_questions, settings, hashes, history, seconds)
             write_adapter(folder, adapted, record, history)
             write_text(folder / "evaluation.json", evaluation.to_json())
-            # In place of the empty form that peft wrote, which names the base by its path on this machine.
+            # Replaces the empty template of peft, which names the base by its path on this machine.
             write_text(folder / "README.md", model_card(record, evaluation))
             write_manifest(folder, {path.name: path for path in folder.iterdir()}, whole)
         discard(work)
@@ -124,18 +126,18 @@ def train_and_evaluate(
 
 
 def _inputs_of(
-    vlm: Vlm, choice: Choice, taught: Sequence[Question], settings: TrainSettings, processes: int
+    vlm: Vlm, choice: Choice, training_questions: Sequence[Question], settings: TrainSettings, processes: int
 ) -> dict[str, Any]:
-    """What must be the same for a training to be gone on with, and for a finished one to be this one."""
-    # How a batch is cut changes nothing but which of its numbers dropout hits.
+    """All that must be equal for a training to be resumed, and for a finished one to count as this one."""
+    # Without the size of a pass, which changes the result only through the random numbers of the dropout.
     chosen = {name: value for name, value in asdict(settings).items() if name != "micro_batch_size"}
     return chosen | {
         "layers": choice.layers,
-        "training_questions": fingerprint(taught),
+        "training_questions": fingerprint(training_questions),
         "base_weights": weights_fingerprint(vlm.model),
         "prompt": vlm.style._asdict(),
         "arithmetic": vlm.arithmetic,
         "device": vlm.device.type,
         "processes": processes,
-        **inputs_digests(vlm.processor, [question.image for question in taught]),
+        **inputs_digests(vlm.processor, [question.image for question in training_questions]),
     }

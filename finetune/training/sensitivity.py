@@ -1,6 +1,7 @@
-"""How steeply the training's loss falls in a fresh adapter of each layer: its gradient, and its empirical Fisher trace.
+"""How sensitive the loss is to a fresh adapter of each layer: the norm of its gradient and its empirical Fisher trace.
 
-Both need a backward pass a question and no training; whether they tell where training pays is asked by an ablation.
+Both need one backward pass per question and no training. Whether they predict where training pays is for an ablation to
+answer.
 """
 
 from collections.abc import Sequence
@@ -22,16 +23,16 @@ from interp.runtime.progress import track
 from interp.schemas.layers import Module
 
 QUESTIONS = 128
-"""Training questions that are looked at, the first of the first epoch's order."""
+"""Number of training questions that are used, the first in the order of the first epoch."""
 
 
 class Sensitivity(NamedTuple):
-    """One layer's module, before any training."""
+    """The sensitivity of one module of one layer, before any training."""
 
     layer: int
-    """Decoder layer."""
+    """Number of the decoder layer."""
     module: Module
-    """Its attention or its MLP."""
+    """The attention or the MLP of the layer."""
     gradient: float
     """Norm of the gradient of the mean loss with respect to the adapter's parameters."""
     fisher: float
@@ -40,10 +41,10 @@ class Sensitivity(NamedTuple):
 
 
 def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettings) -> list[Sensitivity]:
-    """Of every layer and module, for an adapter of `settings.rank` in all of them, without dropout.
+    """The sensitivity of every layer and module, for an adapter of `settings.rank` in all of them, without dropout.
 
-    The loss is that of the training, both parts weighted as in `settings`. An untrained adapter's second factor is
-    zero, so the gradient is that of this factor alone. `vlm` is as before after it.
+    The loss is that of the training, with its two parts weighted as in `settings`. The second factor of an untrained
+    adapter is zero, so only this factor has a gradient. `vlm` is left unchanged.
     """
     steps = training_steps(questions, 1, 1, settings.seed)[:QUESTIONS]
     items = [item for step in steps for item in step.items]
@@ -75,7 +76,7 @@ def _gradients(
 
 
 def _by_place(names: Sequence[str], of_mean: np.ndarray, squares: np.ndarray) -> list[Sensitivity]:
-    """Sums over the projections of each layer and module; a projection's path names both."""
+    """Sum over the projections of each layer and module, which the path of a projection names."""
     sums: dict[tuple[int, Module], np.ndarray] = {}
     for name, *values in zip(names, of_mean, squares, strict=True):
         parts = name.split(".")

@@ -1,8 +1,7 @@
-"""Training logs for TensorBoard or W&B, by accelerate's trackers, where the user asks for one; W&B stays offline.
+"""Training logs for TensorBoard or W&B, through accelerate's trackers, if the user asks for them; W&B stays offline.
 
-What is logged are the numbers of every step (`finetune.lora.adapter_folder.StepRecord`), and of the run its settings:
-no text, no
-path, nothing of this machine.
+The logs hold the numbers of every step (`finetune.lora.history.StepRecord`) and the settings of the run, but no text,
+no path and nothing about this machine.
 """
 
 import hashlib
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
 TrackerName = Literal["tensorboard", "wandb"]
 PROJECT = "gatescope"
 SILENT = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
-"""What W&B reads; where the user has set one, it stays. Without the second it would report its own errors home."""
+"""Environment variables for W&B, unless the user has set them. Without the second it reports its own errors home."""
 
 
 def logs_folder(out: Path) -> Path:
-    """Where the logs of a training into `out` are: beside it."""
+    """The folder of the logs of a training into `out`: next to it."""
     absolute = out.absolute()
     return absolute.with_name(f"{absolute.name}.logs")
 
 
 def check_tracker(log_with: "TrackerName | GeneralTracker | None", out: Path, resume: bool) -> None:
-    """Raise InputError if a tracker is not installed, or if logs of another training into `out` are there."""
+    """Raise InputError if a tracker is not installed, or if logs of another training into `out` exist."""
     if not isinstance(log_with, str):
         return
     from accelerate.tracking import get_available_trackers
@@ -54,7 +53,7 @@ def check_tracker(log_with: "TrackerName | GeneralTracker | None", out: Path, re
 def tracked(
     accelerator: "Accelerator", out: Path, settings: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> Iterator[None]:
-    """While open, what the accelerator logs goes to the trackers that it was made with; to none if it has none.
+    """Send what the accelerator logs to the trackers that it was made with, if any, while the context is open.
 
     `settings` are logged once. `inputs` names the run, so that one that is resumed goes on in the same.
     """
@@ -74,14 +73,14 @@ def tracked(
     try:
         yield
     finally:
-        # Not end_training, which parts the processes too.
+        # Not end_training, which also disconnects the processes.
         for tracker in accelerator.trackers:
             tracker.finish()
         accelerator.trackers = []
 
 
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Settings as every tracker takes them: what is neither number nor text is spelled out, what is None left out."""
+    """Settings in a form that every tracker accepts: numbers and text; other values as JSON, None left out."""
     return {
         name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for name, value in settings.items()
@@ -90,7 +89,7 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, bool | int | float 
 
 
 def _wandb_options(logs: Path, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """W&B without what it looks up by itself: the machine, the command line, the code and its repository."""
+    """Options that keep W&B from recording the machine, the command line, the code and its repository."""
     quiet = {"x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True, "console": "off"}
     bare = {"disable_code": True, "disable_git": True, "disable_job_creation": True, "x_save_requirements": False}
     digest = hashlib.blake2b(json.dumps([name, inputs], sort_keys=True).encode(), digest_size=8).hexdigest()

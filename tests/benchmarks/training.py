@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, Step, training_steps
-from finetune.training.forward import FirstTokenLogits, build_batch, batch_losses, prompts_asked
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
 from finetune.training.loop import accelerator_for, train
 from finetune.training.prefix_states import PrefixStates
 from interp.images.decode import open_image
