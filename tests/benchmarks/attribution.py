@@ -1,9 +1,9 @@
-"""Attribution against exact patching, feature by feature: rank correlation, recall of the exact top ten, and time.
+"""Compare attribution with exact patching of every feature: rank correlation, recall of the exact top ten, and time.
 
     python tests/benchmarks/attribution.py
 
-On the flip bank of the embedded world's train split, every feature that changes in any flip is patched exactly, and
-scored by one gradient at the paraphrase and by the mean gradient over 8 points on the way to the original.
+Every feature that changes in a flip of the embedded world's train split is patched exactly. It is also scored by the
+gradient at the paraphrase, and by the mean gradient at 8 points on the path to the original.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def exact(replay: SuffixRerun, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArr
 
 
 def main() -> None:
-    """Score every feature of every layer three ways and print the agreement."""
+    """Score every feature of every layer in three ways and print their agreement."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     vlm = load_vlm(WORLD / "planted", "auto", "float32")
     prompts = prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed])

@@ -1,10 +1,11 @@
-"""Do the p values keep their promise where there is nothing? Screens and tests on shuffled labels, as a plot.
+"""Are p values calibrated when there is no effect? Screens and tests on shuffled labels, with a plot.
 
     python tests/benchmarks/calibration.py --draws 20 --out calibration.png
 
-Three kinds of p values on the embedded world, all of whose effects are taken away by shuffling: flip AUC with flips
-shuffled freely over pairs; flip AUC with as many flips a patient as some other patient has, on pairs drawn at random,
-so that flips still come together; and the causal test of a feature with the sign of every patient's shift drawn anew.
+Three kinds of p values are drawn on the embedded world, with every effect removed by shuffling: of the flip AUC, with
+flips shuffled freely over pairs; of the flip AUC, with each patient's number of flips taken from another patient and
+put on random pairs, so that flips stay clustered; and of the causal test of a feature, with the sign of every patient's
+shift drawn at random.
 """
 
 import argparse
@@ -29,7 +30,7 @@ LAYER = 5
 
 
 def main() -> None:
-    """Draw, print the share of p values below .05 and .01 of each kind, and plot their distribution."""
+    """Draw p values, print the share below .05 and .01 of each kind, and plot their distributions."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
-    """p of net recovery of 40 features, the direction of every patient's shift drawn at random, `draws` times."""
+    """p-values of the net recovery of 40 features, `draws` times, with the sign of every patient's shift at random."""
     banked = sample_pairs(flips.take(flips.banked), 80, seed=0)
     delta = feature_delta(sae, x, banked.pairs, torch.arange(sae.d_sae))
     moving = np.argsort(-np.abs(delta.numpy()).mean(0))[:40]
@@ -87,7 +88,7 @@ def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
 
 
 def plot(found: dict[str, list[float]], path: Path) -> None:
-    """Distribution functions of the p values against the diagonal that a true null gives."""
+    """Plot the distribution functions of the p-values with the diagonal that a true null gives."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

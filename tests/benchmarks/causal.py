@@ -1,13 +1,13 @@
-"""An exact causal sweep, every layer patched on every prompt: restarted at the patched layer, against full re-runs.
+"""Time an exact causal sweep over all layers and prompts: reruns from the patched layer against full reruns.
 
     python tests/benchmarks/causal.py
     python tests/benchmarks/causal.py --shape medgemma-4b --prompts 200
 
-Ours runs each prompt once and lets the edits of all layers climb together; a second sweep finds what the first kept.
-The usual loop runs the whole model for every edit, image included, with a hook that makes it; the best plain loop
-computes the image tokens once a prompt and runs its edits in batches. Both take a sample, as their time grows in
-proportion. All must find the same margins. The floor is what the counted operations (tower once an image, prompts once,
-edits in the layers above their own) would take at the speed of a large matrix product on this device.
+Ours runs each prompt once and the edits of all layers together; a second sweep reuses what the first cached. The usual
+loop runs the whole model for every edit, image included, with a hook that applies it. The best plain loop encodes the
+image once per prompt and runs its edits in batches. These two run on a sample, as their time is proportional. All must
+find the same margins. The floor is the time of the counted operations (tower once per image, each prompt once, edits in
+the layers above their own) at the speed of a large matrix product on this device.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from interp.runtime.memory import memory_left
 
 @torch.no_grad()
 def full_runs(vlm: Vlm, prompts: pd.DataFrame, layers: list[int], delta: Tensor, size: int) -> Tensor:
-    """Margins [n, k] of the edits by whole forward passes of plain transformers, `size` edits of a prompt at a time."""
+    """Margins [n, k] under the edits, from full forward passes of plain transformers with `size` edits at once."""
     rows = []
     for place in range(len(prompts)):
         inputs: dict[str, Any] = inputs_of(vlm, prompts.iloc[[place]])
@@ -71,7 +71,7 @@ def edit_of(row: int, delta: Tensor) -> Any:
 
 
 def floor(vlm: Vlm, prompts: pd.DataFrame, layers: list[int]) -> tuple[float, dict[str, float]]:
-    """Seconds that the least work takes, and what goes into it."""
+    """Time of the necessary operations [s], and its parts."""
     cost = operations(vlm)
     positions = sum(row.length for row in pack_prompts(vlm, prompts))
     climbed = sum(vlm.n_layers - 1 - layer for layer in layers) / vlm.n_layers
@@ -86,7 +86,7 @@ def floor(vlm: Vlm, prompts: pd.DataFrame, layers: list[int]) -> tuple[float, di
 
 
 def main() -> None:
-    """Time every way and print the numbers as a table and as JSON."""
+    """Time all ways and print the numbers as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--prompts", type=int, default=100, help="prompts that are patched, two on each image")

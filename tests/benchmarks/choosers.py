@@ -1,13 +1,13 @@
-"""What each way of choosing layers costs, on worlds with a gate that nobody looked at before.
+"""The regret of each way of choosing layers, on worlds that no rule was tuned on.
 
     python tests/benchmarks/choosers.py --out choosers --processes 2
 
-The shipped world, and others with a gate early, in the middle, late and in two windows, which are planted if they are
-not there: finds features, and trains every window, third and random set, and all layers, with three seeds (`finetune
-ablate`; both parts of the loss, in float32). What each score of the profile and of the gradient would have chosen, and
-the regret of that, comes from each world's ablation.json. An arm takes about a minute on one CPU core and three seconds
-on a GPU; a world has 60. `--processes` are those of one world; all worlds run at the same time. The same command goes
-on where it was interrupted.
+The worlds are the shipped one and others, planted if they are missing, with a gate early, in the middle, late and in
+two windows. For each, features are found, and every window, third and random set of layers and all layers are trained
+with three seeds (`finetune ablate`; both parts of the loss, in float32). Each world's ablation.json gives the choice of
+every score of the profile and of the gradient, and its regret. An arm takes about a minute on one CPU core and three
+seconds on a GPU, and a world has 60. All worlds run at the same time, with `--processes` each. The same command resumes
+an interrupted run.
 """
 
 import argparse
@@ -41,26 +41,26 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from planted import plant_world
 
 SHIPPED, GATE = "shipped", [4, 5]
-"""The embedded world, and the layers that its gate was planted into."""
+"""Name of the embedded world, and the layers of its gate."""
 WORLDS = [SHIPPED, "early", "middle", "late", "two windows"]
 SEED = 9100
-"""Of the first planted world; none of them was looked at before."""
+"""Seed of the first planted world; the seeds had not been used before."""
 STEPS = 150
 ARMS = "window,third,random,all,all-matched"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
 POINTS = dict.fromkeys(SHOWN, 100) | {"margin_difference": 1, "text_only_agreement": 100}
-"""From what ablation.json holds to what is shown."""
+"""Metric -> factor from the value in ablation.json to the shown one."""
 ROWS = {"margin_difference": "margin difference [logits]", "combined": "combined score [points]"}
-"""The metrics of the figure."""
+"""Metric of the figure -> its label."""
 
 
 def planted_in(name: str) -> list[int]:
-    """The layers that hold the gate of a world."""
+    """The layers of a world's gate."""
     return GATE if name == SHIPPED else NAMED[name][0]
 
 
 def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
-    """Search and ablate in `folder`, each unless it is there; returns what went wrong, if anything."""
+    """Search and ablate in `folder`, skipping what is done; return what went wrong, or an empty text."""
     world = WORLD if folder.name == SHIPPED else folder
     data = ["--model", str(world / "planted"), "--questions", str(world / "questions.jsonl")]
     data += ["--device", options.device, "--dtype", "float32"]
@@ -76,7 +76,7 @@ def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
         launch += ["--main_process_port", str(29500 + seed % 400)] if options.processes > 1 else []
         ablate = [
             "-m",
-            "finetune.cli.app",
+            "finetune",
             "ablate",
             *data,
             *limit,
@@ -89,7 +89,7 @@ def one_world(folder: Path, seed: int, options: argparse.Namespace) -> str:
 
 
 def rules_of(folder: Path, name: str) -> list[dict[str, Any]]:
-    """One row a score and metric: the window it takes, its regret with interval; beside them the chosen range's own."""
+    """One row per score and metric with the chosen window and its regret, and rows for the range that was chosen."""
     found = json.loads((folder / "ablation" / "ablation.json").read_text())
     about = {"world": name, "planted": layers_text(planted_in(name))}
     rhos = {(w["score"], w["metric"]): w["rho"]["value"] for w in found["worth"]}
@@ -106,7 +106,7 @@ def rules_of(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def arms_of(folder: Path, name: str) -> list[dict[str, Any]]:
-    """One row an arm."""
+    """One row per arm."""
     found = json.loads((folder / "ablation" / "ablation.json").read_text())
     base = {"name": "base", "metrics": found["base"], "parameters": 0}
     return [
@@ -131,13 +131,13 @@ def arms_of(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def windows_drawing(arms: pd.DataFrame) -> Drawing:
-    """The windows of every world, from all arms."""
+    """The window arms of every world."""
     windows = arms[arms["kind"].isin(["chosen", "window"])]
     return Drawing("windows", windows, lambda size: windows_figure(windows, size))
 
 
 def windows_figure(windows: pd.DataFrame, size: Size = SCREEN) -> Any:
-    """A column a world, a row a metric; a bar over the layers of each window at its value, with its interval."""
+    """Draw a column per world and a row per metric, with a bar over each window's layers at its value and interval."""
     worlds = list(windows["world"].unique())
     with styled(size):
         figure, axes = new_figure(size, 4.2, len(ROWS), len(worlds), sharex=True, sharey="row")
@@ -167,7 +167,7 @@ def windows_figure(windows: pd.DataFrame, size: Size = SCREEN) -> Any:
 
 
 def main() -> None:
-    """Run what is not there, print arms and rules, and write them as CSV."""
+    """Run what is missing, print arms and rules, and write them as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worlds", nargs="*", default=WORLDS, choices=WORLDS)

@@ -1,10 +1,10 @@
-"""The tower and the language model by themselves, as transformers leaves them and as `load_vlm` makes them ready.
+"""Time the vision tower and the language model alone, in plain transformers and as `load_vlm` prepares them.
 
     python tests/benchmarks/engine.py
     python tests/benchmarks/engine.py --shape medgemma-4b
 
-32 images in one batch, and 24 images with 12 wordings of some 40 tokens each, packed. Beside the times stands what the
-counted operations would take at the speed of a large matrix product. medgemma-4b needs a GPU.
+The input is 32 images in one batch, and 24 images with 12 packed wordings of some 40 tokens each. Times are compared
+with the counted operations at the speed of a large matrix product. medgemma-4b needs a GPU.
 """
 
 import argparse
@@ -23,7 +23,7 @@ IMAGES, PACKED, WORDINGS, LENGTH = 32, 24, 12, 40
 
 
 def rows(vlm: Vlm) -> list[Row]:
-    """Packed rows of images with wordings of random tokens."""
+    """Packed rows that combine images with wordings of random tokens."""
     image = vlm.model.config.image_token_id
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(image + 1, image + 100, (PACKED, 8 + WORDINGS * LENGTH), generator=generator).tolist()
@@ -41,7 +41,7 @@ def rows(vlm: Vlm) -> list[Row]:
 
 @torch.no_grad()
 def main() -> None:
-    """Time both parts both ways and print the numbers as a table and as JSON."""
+    """Time both parts in both ways and print the numbers as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--repeats", type=int, default=5)

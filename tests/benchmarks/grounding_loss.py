@@ -1,18 +1,18 @@
-"""Does a grounding term keep an adapter looking at the image? Trains the arms to compare, on the embedded world.
+"""Does a grounding term keep an adapter dependent on the image? Train the arms to compare, on the embedded world.
 
     python tests/benchmarks/grounding_loss.py --out artifacts/grounding
     finetune evaluate artifacts/grounding/published-0 artifacts/grounding/blank-0 artifacts/grounding/swap-0
 
-The published loss, and with each grounding term; the three again under stress, with a consistency weight that rewards
-the same answer to every wording ten times as much; and alone, both weights so large that the true answers hardly count
-and nothing but a grounding term speaks against answering everything alike. The arms of a seed meet the same questions
-in the same order and wordings. Each is a folder as `finetune` writes it; those already there are kept, so that a
-stopped run goes on. About two minutes an arm on two CPU cores.
+The arms are the published loss alone and with each grounding term; the same three under stress, with ten times the
+consistency weight, which rewards equal answers to all wordings; and both weights so large that true answers hardly
+count and only a grounding term opposes answering everything alike. The arms of a seed see the same questions in the
+same order and wordings. Each is written as a `finetune` folder. Existing folders are kept, so a stopped run can resume.
+An arm takes about two minutes on two CPU cores.
 
-With `--told-by-text .95` the training is made a trap: of the training questions on presence, 95% of those are left out
-whose answer does not follow from the finding alone (yes to one half of the findings, no to the others). Text then tells
-most answers, as in real data, while the test questions stay balanced. With `--relabel` they are not left out but given
-the answer that the finding tells: what is taught is to ignore the image.
+With `--told-by-text .95` the training becomes a trap: of the training questions on presence whose answer does not
+follow from the finding alone (yes to one half of the findings, no to the other), 95% are left out. The text then
+predicts most answers, as in real data, while the test questions stay balanced. With `--relabel` these questions are
+kept but get the answer that the finding predicts, which teaches the model to ignore the image.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import numpy as np
 
 from finetune.lora.settings import TrainSettings
 from finetune.training.run import train_and_evaluate
-from interp.feature.register_grid import named_finding
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions, split_of, write_questions
+from interp.questions.lexicon import named_finding
 from interp.questions.schema import Question
 from interp.questions.spec import DataSpec
 
@@ -45,11 +45,11 @@ ARMS = {
     "alone-blank": dataclasses.replace(ALONE, grounding="blank"),
     "alone-swap": dataclasses.replace(ALONE, grounding="swap"),
 }
-"""Name -> how it is trained, but for the seed."""
+"""Name of an arm -> its training settings, except the seed."""
 
 
 def told_by_text(questions: list[Question], share: float, relabel: bool) -> list[Question]:
-    """Without `share` of the training questions on presence whose answer the finding does not tell, or so answered."""
+    """The questions, with `share` of those that the finding mispredicts removed or answered as it predicts."""
     rng = np.random.default_rng(0)
     findings = sorted({named_finding(q.question) for q in questions if q.type == "presence"} - {"other"})
     yes = findings[: len(findings) // 2]
@@ -67,7 +67,7 @@ def told_by_text(questions: list[Question], share: float, relabel: bool) -> list
 
 
 def main() -> None:
-    """Train every arm of every seed that is not there yet, into `--out`/ARM-SEED."""
+    """Train every missing arm of every seed into `--out`/ARM-SEED."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))

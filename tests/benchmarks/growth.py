@@ -3,10 +3,10 @@
     python tests/benchmarks/growth.py
     python tests/benchmarks/growth.py --shape medgemma-4b --questions 100 --folder /tmp/growth
 
-Each configuration is a process of its own, which makes one small search to warm up and then those that are measured:
-median wall time without loading the model, images included, and the peaks of the resident set and, on a GPU, of
-allocated memory. medgemma-4b needs a GPU; its random SAEs, 168 MB a layer, are written into `--folder` if they are not
-there. Linux only.
+Each configuration runs in its own process, which makes a small search to warm up and then the measured ones. It reports
+the median wall time, with images but without loading the model, and the peaks of resident memory and, on a GPU, of
+allocated memory. medgemma-4b needs a GPU; its random SAEs, 168 MB per layer, are written into `--folder` if they are
+missing. Linux only.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from interp.search.settings import FindSettings
 
 GROWTH = (1, 4, 16)
 WARMING = 24
-"""Questions of the search that warms up."""
+"""Number of questions of the warm-up search."""
 
 
 def written_saes(shape: Shape, folder: Path, n_layers: int | None) -> dict[int, Path]:
-    """Folders of SAEs of `n_layers` layers at even distances, by default of all; random ones are written if needed."""
+    """SAE folders of `n_layers` evenly spaced layers, by default all; random SAEs are written if needed."""
     if shape == "tiny":
         return every(locate_saes(WORLD / "saes"), n_layers)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,15 +53,15 @@ def written_saes(shape: Shape, folder: Path, n_layers: int | None) -> dict[int, 
 
 
 def every(sae_of: dict[int, Path], n_layers: int | None) -> dict[int, Path]:
-    """`n_layers` of these layers at even distances."""
+    """`n_layers` of these layers, evenly spaced."""
     n, layers = n_layers or len(sae_of), sorted(sae_of)
-    # The middle of each of n parts: one layer alone is neither the first, above which all is run again, nor the last.
+    # The middle of each of n parts, so that a single layer is neither the first, which reruns everything, nor the last.
     kept = [layers[(2 * k + 1) * len(layers) // (2 * n)] for k in range(n)]
     return {layer: sae_of[layer] for layer in kept}
 
 
 def resident(entry: str) -> float:
-    """GiB of this process, by Linux: VmRSS for now, VmHWM for the peak."""
+    """Memory of this process from Linux [GiB]: VmRSS now, VmHWM at its peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
     return int(line.split()[1]) / 2**20
 
@@ -69,7 +69,7 @@ def resident(entry: str) -> float:
 def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_memory: float | None) -> None:
     """Run one search `repeats` times and print its numbers as a line of JSON."""
     vlm = build(shape)[0]
-    # A random model's margins all lie close together.
+    # The margins of a random model are close together.
     settings = FindSettings(bank_margin=0.0) if shape == "medgemma-4b" else FindSettings()
     with tempfile.TemporaryDirectory() as images, ready(vlm):
         few, many = (
@@ -78,7 +78,7 @@ def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_mem
         find_features(vlm, sae_of, few, settings=settings, max_memory=max_memory)
         gc.collect()
         before = resident("VmRSS")
-        # Starts the peak of the resident set anew; that of getrusage begins with the parent's.
+        # Resets the peak of resident memory; that of getrusage starts at the parent's.
         Path("/proc/self/clear_refs").write_text("5")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -99,7 +99,7 @@ def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_mem
 
 
 def main() -> None:
-    """Run every configuration in a process of its own, and print the numbers as a table and as JSON."""
+    """Run every configuration in its own process, and print the numbers as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--questions", type=int, default=100, help="the least number; each has three paraphrases")
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def run_apart(arguments: list[str]) -> dict[str, Any]:
-    """Run this script with these arguments, and read the last line that it prints."""
+    """Run this script with these arguments and parse the last line that it prints."""
     done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,6 +1,6 @@
-"""How others screen: the usual loop of TransformerLens and sae-lens, plain transformers with hooks, and nnsight.
+"""Other ways to screen: the usual loop of TransformerLens and sae-lens, plain transformers with hooks, and nnsight.
 
-Each takes a prompt table and gives the answer margins, and the activations of every SAE at the final tokens.
+Each takes a prompt table and returns answer margins and the activations of every SAE at the final tokens.
 """
 
 import importlib.machinery
@@ -21,19 +21,19 @@ from interp.saes.sae import Sae
 
 
 class Found(NamedTuple):
-    """What a way to screen found on each of n prompts."""
+    """The result of a way to screen on n prompts."""
 
     margin: Tensor
-    """float32 [n]: answer margins [logits], in main memory."""
+    """Answer margins in main memory: float32 [n] [logits]."""
     activations: Tensor
-    """float32 [n, layers, d_sae]: of the final tokens, on the model's device."""
+    """Activations at final tokens on the model's device: float32 [n, layers, d_sae]."""
 
 
 Screen = Callable[[pd.DataFrame], Found]
 
 
 def inputs_of(vlm: Vlm, prompts: pd.DataFrame) -> dict[str, Tensor]:
-    """What the model takes for these prompts, each with its own image, padded on the left, on the model's device."""
+    """Model inputs for the prompts, each with its own image, left-padded, on the model's device."""
     asked = [
         [{"role": "user", "content": [{"type": "image", "image": open_image(image)}, {"type": "text", "text": text}]}]
         for image, text in zip(prompts["image"], prompts["text"], strict=True)
@@ -44,7 +44,7 @@ def inputs_of(vlm: Vlm, prompts: pd.DataFrame) -> dict[str, Tensor]:
         text=texts, images=images, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     )
     inputs["pixel_values"] = inputs["pixel_values"].to(vlm.tower_dtype)
-    # Without these a padded prompt would stand at other positions than alone.
+    # Without these, padding would shift the positions of a prompt.
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return {name: value.to(vlm.device) for name, value in inputs.items()}
 
@@ -55,12 +55,12 @@ def encoded(saes: Sequence[Sae], residuals: Sequence[Tensor]) -> Tensor:
 
 
 def joined(parts: Sequence[Found]) -> Found:
-    """The prompts of all parts, one behind the other."""
+    """The concatenation of all parts."""
     return Found(torch.cat([part.margin for part in parts]), torch.cat([part.activations for part in parts]))
 
 
 def in_batches(prompts: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    """The prompts, `size` at a time."""
+    """The prompts in batches of `size`."""
     return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
@@ -83,7 +83,7 @@ def plain_batches(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
 
 
 def nnsight_traces(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
-    """nnsight, `size` prompts a trace, which saves every layer's final token. Raises ImportError if it is missing."""
+    """nnsight, `size` prompts per trace, saving every layer's final token. Raises ImportError if it is missing."""
     from nnsight import NNsight, save
 
     model = NNsight(vlm.model)
@@ -101,7 +101,7 @@ def nnsight_traces(vlm: Vlm, saes: Sequence[Sae], size: int) -> Screen:
 def usual_loop(vlm: Vlm, saes: Sequence[Sae]) -> Screen:
     """TransformerLens's run_with_cache, one prompt at a time, and sae-lens on all of its positions.
 
-    Only resid_post is cached, which is less than the default.
+    Only resid_post is cached, less than by default.
     """
     _stand_in_for_wandb()
     from interp.model.lens_inputs import lens_inputs
@@ -121,7 +121,7 @@ def usual_loop(vlm: Vlm, saes: Sequence[Sae]) -> Screen:
 
 
 def _stand_in_for_wandb() -> None:
-    """sae-lens imports wandb, which it needs for training alone."""
+    """Stub wandb, which sae-lens imports but needs for training only."""
     if importlib.util.find_spec("wandb") is None:
         module = types.ModuleType("wandb")
         module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)

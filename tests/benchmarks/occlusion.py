@@ -1,11 +1,11 @@
-"""All occlusions of one image with several wordings: in batches, against the usual loop, and against the tower's floor.
+"""Time all occlusions of one image with several wordings: batched, in the usual loop, and the tower's floor.
 
     python tests/benchmarks/occlusion.py
     python tests/benchmarks/occlusion.py --shape medgemma-4b --folder /tmp/true_shape
 
-The usual loop is one occluded image and one wording at a time through plain transformers, `--loop` occlusions of it,
-scaled up to all. The floor is what the vision tower alone would take for all occlusions at the speed of a large matrix
-product on this device. medgemma-4b has random weights (8.6 GB in `--folder`, written if not there) and needs a GPU.
+The usual loop runs plain transformers on one occluded image and one wording at a time, for `--loop` occlusions, and its
+time is scaled to all. The floor is the time of the vision tower alone on all occlusions at the speed of a large matrix
+product on this device. medgemma-4b has random weights (8.6 GB in `--folder`, written if missing) and needs a GPU.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from interp.questions.tables import prompt_table
 
 @torch.no_grad()
 def loop(vlm: Vlm, pixels: torch.Tensor, texts: list[str], question: Question) -> torch.Tensor:
-    """Margins [v, t] of every image and wording, one plain forward each."""
+    """Margins [v, t] of every image and wording, from one plain forward pass each."""
     picture = open_image(question.image)
     rows = []
     for text in texts:
@@ -88,7 +88,7 @@ def measured(vlm: Vlm, question: Question, wordings: int, looped: int) -> dict[s
 
 
 def main() -> None:
-    """Time one image and print the numbers, as a table and as JSON."""
+    """Time one image and print the numbers as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--wordings", type=int, default=5, help="wordings put to every occlusion")

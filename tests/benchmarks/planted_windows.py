@@ -1,11 +1,11 @@
-"""Does each rule find windows that nobody looked at? Plants gates and compares the ranges found with them.
+"""Does each rule find gates in worlds that it was not tuned on? Plant gates and compare the found ranges with them.
 
     python tests/benchmarks/planted_windows.py --worlds 16 --seed 1000 --out windows.csv
     python tests/benchmarks/planted_windows.py --named --worlds 30 --seed 3000 --out named.csv
 
-A gate's first layer, width (1 to 4) and strength (0.4 to 0.8) are drawn at random; every fifth world has no gate. With
-`--named` the worlds are those of NAMED in turn, with other seeds in every round. About a minute a world on two CPU
-cores, ten seconds on a GPU. `--bases` names further built worlds (`interp demo build`), used in turn.
+A gate's first layer, width (1 to 4) and strength (0.4 to 0.8) are drawn at random, and every fifth world has no gate.
+With `--named` the worlds are those of NAMED in turn, with new seeds in every round. A world takes about a minute on two
+CPU cores and ten seconds on a GPU. `--bases` names further built worlds (`interp demo build`), which are used in turn.
 """
 
 import argparse
@@ -34,11 +34,11 @@ NAMED: dict[str, tuple[list[int], float]] = {
     "two windows": ([2, 7], 0.5),
     "no gate": ([], 0.0),
 }
-"""Name -> the layers that a gate is planted into, and its strength."""
+"""Name -> the layers of the planted gate, and its strength."""
 
 
 def drawn_case(n_layers: int, number: int, seed: int) -> tuple[str, list[int], float]:
-    """A window of random place, width and strength; none for every fifth world."""
+    """A gate of random place, width and strength; none in every fifth world."""
     rng = np.random.default_rng(seed)
     width = int(rng.integers(1, 5))
     first = int(rng.integers(0, n_layers - width + 1))
@@ -47,7 +47,7 @@ def drawn_case(n_layers: int, number: int, seed: int) -> tuple[str, list[int], f
 
 
 def one_world(base: Path, case: tuple[str, list[int], float], seed: int, steps: int) -> list[dict[str, object]]:
-    """Plant, search, and compare: one row a rule."""
+    """Plant, search and compare; returns one row per rule."""
     name, window, strength = case
     with tempfile.TemporaryDirectory() as folder:
         world = plant_world(Path(folder), base, window, strength, seed, steps)

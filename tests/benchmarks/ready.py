@@ -1,4 +1,4 @@
-"""A model as `interp.model.load.load_vlm` makes it ready, and as it was, for the peers that run on the same weights."""
+"""Preparing a model like `interp.model.load.load_vlm` and undoing it, for other libraries on the same weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from interp.model.vlm import Vlm
 
 @contextmanager
 def ready(vlm: Vlm) -> Iterator[None]:
-    """While open, a model that was built in memory runs as one that was loaded."""
+    """While open, run a model that was built in memory like one from `load_vlm`."""
     handle = make_contiguous(vlm.model)
     fuse(vlm.model)
     try:

@@ -1,15 +1,14 @@
-"""One process beside several, each with a GPU of its own: how much faster the search and the training are, and whether
-they find the same.
+"""Compare one process with several, each on its own GPU: speed of search and training, and equality of the results.
 
     python tests/benchmarks/scaling.py --processes 1,2
     python tests/benchmarks/scaling.py --shape medgemma-4b --processes 2,1,2 --mimic
     python tests/benchmarks/scaling.py --shape gemma-27b --processes 1 --split --parts screening
 
-screening: margins and residuals of all prompts, then the activations of every SAE. whole: all of find-features, SAEs
-read from files. training: the published recipe at the same global batch, with dropout 0. Every number of processes is
-launched as a user would launch it, and prints what it has at once; of one launched again the last launch counts.
-A virtual host may hand out its main memory slowly where nobody has written yet, so that the first launch is slower:
-give --touch nearly all of it. Without GPUs all processes share the cores.
+The parts are screening, which measures margins and residuals of all prompts and then the activations of every SAE;
+whole, all of find-features with SAEs read from files; and training, the published recipe at the same global batch with
+dropout 0. Every number of processes is launched as a user would launch it and prints its numbers at once; if one is
+launched again, its last launch counts. On a virtual host the first use of main memory may be slow and delay the first
+launch; give --touch nearly all of it. Without GPUs all processes share the cores.
 """
 
 import argparse
@@ -51,11 +50,9 @@ from interp.search.find import find_features
 from interp.search.settings import FindSettings
 
 TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
-"""Layers that are trained."""
-STEPS = (
-    *("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers"),
-)
-"""Parts of find-features that are timed, where this version has them."""
+"""Shape -> the layers that are trained."""
+STEPS = (*("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers"),)
+"""Functions in `interp.search.find` that are timed, if this version has them."""
 
 
 def say(line: str) -> None:
@@ -64,14 +61,14 @@ def say(line: str) -> None:
 
 
 def clock(team: Team) -> float:
-    """The time when all processes are done with what came before."""
+    """The time at which all processes have finished all earlier work [s]."""
     synchronize()
     team.barrier()
     return time.perf_counter()
 
 
 def peaks(team: Team) -> list[float]:
-    """Peak of allocated memory of each GPU [GiB], and start anew."""
+    """Peak of allocated memory of each GPU [GiB]; the peaks are reset."""
     if not torch.cuda.is_available():
         return []
     own = [torch.cuda.current_device()] if team.size > 1 else range(torch.cuda.device_count())
@@ -88,7 +85,7 @@ def screening(
     prompts, layers = prompt_table(asked), [sae.layer for sae in saes]
     own, best = team.block(saes), float("inf")
     for repeat in range(repeats + 1):
-        # The first one warms up, on a part.
+        # The first run warms up on a part of the prompts.
         part = prompts if repeat else prompts.iloc[: max(64, len(prompts) // 16)]
         vlm.image_tokens.clear()
         started = clock(team)
@@ -107,7 +104,7 @@ def screening(
 
 
 def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team, into: Path) -> dict[str, Any]:
-    """Seconds of find-features and of its parts; the main process writes what was found to `into`."""
+    """Durations of find-features and of its parts [s]; the main process writes the results to `into`."""
     parts: dict[str, float] = {}
 
     def timed(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,7 +142,7 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
 def training(
     vlm: Vlm, asked: list[Question], layers: range, batch: int, team: Team, accelerator: Any
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Pairs/s of whole runs and of the epochs behind the first, and the adapter."""
+    """Pairs/s of whole runs and of the epochs after the first, and the adapter."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     settings = TrainSettings(batch_size=batch, dropout=0.0)
@@ -176,7 +173,7 @@ def training(
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One of the processes of one launch."""
+    """Run one of the processes of a launch."""
     into = Path(options.folder) / f"of-{options.worker}"
     started = time.perf_counter()
     accelerator = accelerator_for("auto")
@@ -213,7 +210,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dict[int, Path]:
-    """The SAEs in files, written by the first process that needs them."""
+    """The SAE files, written by the first process that needs them."""
     if options.shape == "tiny":
         return locate_saes(WORLD / "saes")
     folder = Path(options.folder) / "saes" / "resid_post_all"
@@ -225,7 +222,7 @@ def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dic
 
 
 def launched(count: int, options: argparse.Namespace, given: list[str]) -> bool:
-    """Start `count` processes on the same files and wait for them; whether they ended well and in time."""
+    """Start `count` processes on the same files and wait; returns whether they succeeded in time."""
     script = [str(Path(__file__)), "--worker", str(count), "--folder", options.folder, *given]
     command = [sys.executable, *script]
     if count > 1:
@@ -233,7 +230,7 @@ def launched(count: int, options: argparse.Namespace, given: list[str]) -> bool:
             free.bind(("", 0))
             port = str(free.getsockname()[1])
         launch = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        # By default one thread each, and copies in main memory then take as long as the GPUs.
+        # With the default of one thread each, copies in main memory take as long as the GPUs.
         threads = max(1, len(os.sched_getaffinity(0)) // count)
         launch += ["--num_cpu_threads_per_process", str(threads)]
         launch += ["--num_processes", str(count), "--main_process_port", port]
@@ -251,13 +248,13 @@ def launched(count: int, options: argparse.Namespace, given: list[str]) -> bool:
 
 
 def speedups(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """How many times as fast another launch was, in everything whose seconds were taken."""
+    """The speed-up of another launch in everything that was timed."""
     timed = [name for name in one if name in other and name.split("_at_")[0].endswith("_s") and "per_s" not in name]
     return {name.replace("_s", "", 1): one[name] / other[name] for name in timed if isinstance(one[name], float)}
 
 
 def differences(folder: Path, one: int, other: int) -> dict[str, float | bool]:
-    """The greatest differences between what two launches found."""
+    """The largest differences between the results of two launches."""
     paths = [folder / f"of-{count}" for count in (one, other)]
     found: dict[str, float | bool] = {}
     a, b = (load_file(path.with_suffix(".safetensors")) for path in paths)
@@ -267,7 +264,7 @@ def differences(folder: Path, one: int, other: int) -> dict[str, float | bool]:
     if all(path.with_suffix(".parquet").exists() for path in paths):
         artifacts = [json.loads(path.with_suffix(".artifact.json").read_text()) for path in paths]
         for artifact in artifacts:
-            # When it was made, and on how many GPUs.
+            # The time of the run and the number of GPUs.
             del artifact["provenance"]
         found["same_layers_json"] = artifacts[0] == artifacts[1]
         found["same_layers"] = artifacts[0]["layers"] == artifacts[1]["layers"]
@@ -280,7 +277,7 @@ def differences(folder: Path, one: int, other: int) -> dict[str, float | bool]:
 
 
 def main() -> None:
-    """Launch every number of processes, print what each did, then the ratios and differences."""
+    """Launch every number of processes, and print the numbers of each, then ratios and differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument(

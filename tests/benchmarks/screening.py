@@ -1,11 +1,11 @@
-"""Screening, from image files and questions to margins and activations of all layers' SAEs: ours and the usual ways.
+"""Time screening, from image files and questions to margins and SAE activations of all layers, in ours and other ways.
 
     python tests/benchmarks/screening.py
     python tests/benchmarks/screening.py --shape medgemma-4b --images 64 --prompts-an-image 12
 
-Ours reads all prompts, images anew each time; the others read a sample, as their time grows in proportion. All must
-find the same. The floor is what the counted operations (tower once an image, every position once, output layer and SAEs
-once a prompt) would take at the speed of a large matrix product on this device. medgemma-4b needs a GPU.
+Ours runs all prompts and reads the images again each time; the others run on a sample, as their time is proportional.
+All must find the same. The floor is the time of the counted operations (tower once per image, every position once,
+output layer and SAEs once per prompt) at the speed of a large matrix product on this device. medgemma-4b needs a GPU.
 """
 
 import argparse
@@ -42,13 +42,13 @@ from interp.runtime.memory import memory_left
 from interp.saes.sae import Sae
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
-"""By dtype: of margins [logits], of activations, and of the share of features that fire in one way alone."""
+"""Dtype -> allowed differences of margins [logits], of activations, and of the share that fires in one way only."""
 BLUR = 4
-"""What counts as the same, too: so many times the difference that the batch size makes to plain transformers."""
+"""Also allowed: this many times the difference that the batch size makes in plain transformers."""
 
 
 def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray) -> Found:
-    """Margins of all prompts, and the activations of those at `kept`; those of all are computed."""
+    """Margins of all prompts and activations of those at `kept`; the activations of all are computed."""
     vlm.image_tokens.clear()
     layers = [sae.layer for sae in saes]
     residuals = empty_residuals(layers, len(prompts), vlm.d_model, vlm.model.dtype, memory_left(vlm.device).host // 2)
@@ -58,7 +58,7 @@ def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray)
 
 
 def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, dict[str, float]]:
-    """Seconds that the least work takes on these prompts, and what goes into it."""
+    """Time of the necessary operations on these prompts [s], and its parts."""
     cost = operations(vlm)
     prefixes: dict[str, int] = {}
     suffixes = 0
@@ -86,10 +86,11 @@ def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, 
 
 
 def differences(a: Found, b: Found) -> dict[str, float]:
-    """How far two ways differ on the same prompts.
+    """The differences between two ways on the same prompts.
 
-    `margin_diff` is the largest [logits]; `activation_diff` the largest among features that fire in both, relative to
-    the strongest of that prompt and layer; `fires_in_one` the share of firing features that do in one of them alone.
+    `margin_diff` is the largest difference of margins [logits]; `activation_diff` the largest difference of activations
+    that are nonzero in both, relative to the strongest of that prompt and layer; `fires_in_one` the share of active
+    features that are active in only one way.
     """
     fires_a, fires_b = a.activations > 0, b.activations > 0
     strongest = b.activations.amax(-1, keepdim=True).clamp(min=1e-9)
@@ -102,7 +103,7 @@ def differences(a: Found, b: Found) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time every way on the same prompts, and print the numbers as a table and as JSON."""
+    """Time all ways on the same prompts, and print the numbers as a table and as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--images", type=int, default=64)

@@ -1,8 +1,8 @@
-"""What the benchmarks share: a model with the SAEs of all its layers, questions in any number, timing and counting.
+"""Shared parts of the benchmarks: models with SAEs of all layers, any number of questions, timing and counting.
 
 `tiny` is the embedded world's model with its SAEs of 512 features. `medgemma-4b` has MedGemma 4B's true configuration
-with random bfloat16 weights and random SAEs of 16k for all 34 layers, made in GPU memory: what it finds means nothing.
-`gemma-27b` is the same at the size of MedGemma 27B: 62 layers, 54 GB of weights.
+with random bfloat16 weights and random 16k SAEs for all 34 layers, created in GPU memory, so its findings mean nothing.
+`gemma-27b` is the same at the size of MedGemma 27B, with 62 layers and 54 GB of weights.
 """
 
 import json
@@ -43,14 +43,14 @@ T = TypeVar("T")
 Shape = Literal["tiny", "medgemma-4b", "gemma-27b"]
 SHAPES: tuple[Shape, ...] = ("tiny", "medgemma-4b", "gemma-27b")
 PIXELS = {"tiny": 64, "medgemma-4b": 896, "gemma-27b": 896}
-"""Side of the square that each model's tower takes."""
+"""Shape -> side of the square images of its vision tower [pixels]."""
 D_SAE = 16384
 
 
 def build(shape: Shape, split: bool = False) -> tuple[Vlm, list[Sae]]:
-    """The model of a shape and an SAE of every layer, on the GPU if there is one; all but tiny need one.
+    """The model of a shape and an SAE of every layer, on the GPU if there is one; all shapes but tiny need one.
 
-    With `split` the model's layers are over all GPUs, as `load_vlm` does it.
+    With `split` the layers are divided over all GPUs, as `load_vlm` does.
     """
     if shape != "tiny":
         prompts = prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:20])
@@ -64,14 +64,14 @@ def build(shape: Shape, split: bool = False) -> tuple[Vlm, list[Sae]]:
 def random_medgemma(prompts: pd.DataFrame, large: bool = False, split: bool = False) -> Vlm:
     """MedGemma 4B's configuration with random bfloat16 weights, and a processor for 896 pixels and 256 image tokens.
 
-    Its margins straddle zero on `prompts`. `large` is the size of MedGemma 27B, `split` puts layers on other GPUs.
+    The margins on `prompts` have both signs. `large` is the size of MedGemma 27B; `split` divides the layers over GPUs.
     """
     from transformers import Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     config = medgemma_config(large)
-    # As its file says; a model made in memory does not.
+    # From the file; a model created in memory lacks it.
     config.architectures = [Gemma3ForConditionalGeneration.__name__]
     config.boi_token_index, config.eoi_token_index = ids["boi_token"], ids["eoi_token"]
     config.image_token_index = config.image_token_id = ids["image_token"]
@@ -93,7 +93,7 @@ def random_medgemma(prompts: pd.DataFrame, large: bool = False, split: bool = Fa
 
 
 def center_margins(vlm: Vlm, prompts: pd.DataFrame) -> None:
-    """Move the output rows of "no" so that the margins straddle zero: random weights answer all questions alike."""
+    """Shift the output rows of "no" so that margins have both signs; random weights answer all questions alike."""
     hidden: list[torch.Tensor] = []
     handle = vlm.model.lm_head.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0].float()))
     margin = measure(vlm, prompts).margin
@@ -104,9 +104,9 @@ def center_margins(vlm: Vlm, prompts: pd.DataFrame) -> None:
 
 
 def random_saes(vlm: Vlm, prompts: pd.DataFrame) -> list[Sae]:
-    """Random bfloat16 SAEs of every layer with some 80 active features a token: thresholds of 2.6 standard deviations.
+    """Random bfloat16 SAEs of every layer, with thresholds of 2.6 standard deviations: some 80 active features a token.
 
-    Encoder and decoder share their memory, 2.9 GB in all.
+    Encoder and decoder share memory, 2.9 GB in all.
     """
     scale = measure(vlm, prompts, range(vlm.n_layers)).residuals.pow(2).mean((0, 2)).sqrt()
     generator = torch.Generator(vlm.device).manual_seed(0)
@@ -115,38 +115,38 @@ def random_saes(vlm: Vlm, prompts: pd.DataFrame) -> list[Sae]:
         w = torch.randn(vlm.d_model, D_SAE, generator=generator, device=vlm.device)
         w = (w / w.norm(dim=0)).bfloat16()
         b_enc, b_dec = torch.zeros(D_SAE, device=vlm.device), torch.zeros(vlm.d_model, device=vlm.device)
-        # As a file of bfloat16 would hold it.
+        # In bfloat16, as in a file.
         threshold = torch.full_like(b_enc, 2.6 * float(scale[layer])).bfloat16().float()
         saes.append(Sae(layer, f"layer_{layer}_width_16k_l0_small", w, b_enc, w.T, b_dec, threshold))
     return saes
 
 
 class Counts(NamedTuple):
-    """How much is asked."""
+    """The number of images and questions."""
 
     images: int
-    """Image files."""
+    """Number of image files."""
     questions: int
-    """Original wordings, spread evenly over the images."""
+    """Number of original wordings, spread evenly over the images."""
     paraphrases: int
-    """Other wordings, spread evenly over the questions; at most four each."""
+    """Number of paraphrases, spread evenly over the questions; at most four each."""
 
 
 MIMIC = Counts(images=999, questions=3266, paraphrases=8938)
-"""The MIMIC part of PSF-Med, which the published study screened."""
+"""Counts of PSF-Med's MIMIC part, which the published study screened."""
 
 
 def counts_of(images: int, prompts_an_image: int) -> Counts:
-    """So many wordings about each image, in questions of about 3.7 as in PSF-Med's MIMIC part, and of 5 at most."""
+    """Counts for a number of wordings per image, about 3.7 per question as in PSF-Med's MIMIC part and at most 5."""
     asked = max(round(prompts_an_image / 3.7), -(-prompts_an_image // 5))
     return Counts(images, images * asked, images * (prompts_an_image - asked))
 
 
 def questions(counts: Counts, folder: Path, side: int) -> list[Question]:
-    """Yes/no questions of the embedded world in these counts, each image a JPEG of its own in `folder`.
+    """Yes/no questions of the embedded world in these counts, with every image as a JPEG in `folder`.
 
-    Images are scaled to `side` pixels; each has its patient. Where the world runs out, its questions come again, on
-    darker copies of their images.
+    Images are scaled to `side` pixels, and each has its own patient. If the world has too few questions, they are
+    repeated on darker copies of their images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pool = [q for q in load_questions(WORLD / "questions.jsonl") if q.closed]
@@ -177,7 +177,7 @@ def synchronize() -> None:
 
 
 def timed(run: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
-    """Median wall time of `repeats` runs, after one that warms up, and what the last one returned."""
+    """Median wall time of `repeats` runs after a warm-up [s], and the result of the last run."""
     found = []
     result = run()
     for _ in range(repeats):
@@ -190,26 +190,26 @@ def timed(run: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
 
 
 def seconds(run: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time of `repeats` runs, after one that warms up."""
+    """Median wall time of `repeats` runs after a warm-up [s]."""
     return timed(run, repeats)[0]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product."""
+    """Speed of a large square matrix product [FLOP/s]."""
     n = 8192 if device.type == "cuda" else 1024
     a = torch.randn(n, n, device=device, dtype=dtype)
     return 2 * n**3 / seconds(lambda: a @ a, 5)
 
 
 def memory_rate(device: torch.device) -> float:
-    """Bytes/s, read and written, of a copy of a quarter GiB inside the device's memory."""
+    """Speed of a copy of a quarter GiB within the device's memory, counting reads and writes [bytes/s]."""
     a = torch.ones(2**28, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     return 2 * a.numel() / seconds(lambda: b.copy_(a), 5)
 
 
 class Operations(NamedTuple):
-    """What the parts of a model cost [FLOP], attention between positions left out: it adds some hundredths."""
+    """Operations of a model's parts [FLOP], without attention between positions, which adds a few percent."""
 
     image: int
     """One image through the vision tower and the projector, its attention included."""
@@ -221,7 +221,7 @@ class Operations(NamedTuple):
 
 @torch.no_grad()
 def operations(vlm: Vlm) -> Operations:
-    """Count the operations of a model by running it on one image and on one token."""
+    """Count the operations of a model by running it on one image and one token."""
     side = vlm.model.config.vision_config.image_size
     with FlopCounterMode(display=False) as tower:
         encode_pixels(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
@@ -233,7 +233,7 @@ def operations(vlm: Vlm) -> Operations:
 
 
 def machine(vlm: Vlm) -> dict[str, str]:
-    """Device and dtype, as every report names them."""
+    """Device and dtype, for every report."""
     cuda = vlm.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
@@ -242,7 +242,7 @@ def machine(vlm: Vlm) -> dict[str, str]:
 
 
 def report(facts: Mapping[str, Any], table: pd.DataFrame) -> None:
-    """Print facts and table for people, then both as one line of JSON."""
+    """Print facts and a table for people, then both as one line of JSON."""
     print(pd.Series({k: f"{v:.5g}" if isinstance(v, float) else str(v) for k, v in facts.items()}).to_string())
     print(table.to_string(float_format="{:.4g}".format, na_rep=""))
     rows = json.loads(table.reset_index().to_json(orient="records", double_precision=10))

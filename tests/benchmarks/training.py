@@ -1,13 +1,14 @@
-"""Training on question-paraphrase pairs: ours, the published recipe as it is usually written, and a well-tuned loop.
+"""Time training on question-paraphrase pairs: ours, the published recipe as usually written, and a well-tuned loop.
 
     python tests/benchmarks/training.py
     python tests/benchmarks/training.py --shape medgemma-4b
 
-naive: plain transformers and peft, batch 1, accumulation over 8, each of two wordings a forward of its own with its
-pixels through the tower. batched: 8 questions in both wordings padded into one batch of 16, the tower once a question
-and without gradient, logits of the last position alone. Both are given their inputs ready made, ours reads and
-tokenizes them. All train the same LoRA with AdamW. The floor of a step is what its counted operations, from the lowest
-trained layer up and back, take at the speed of a large matrix product. medgemma-4b needs a GPU.
+naive is plain transformers and peft with batch 1 and accumulation over 8, where each of two wordings has its own
+forward pass with the pixels through the tower. batched pads 8 questions in both wordings into a batch of 16, runs the
+tower once per question without gradients, and computes logits of the last position only. Both get prepared inputs,
+while ours reads and tokenizes them. All train the same LoRA with AdamW. The floor of a step is the time of its counted
+operations, forward and backward from the lowest trained layer, at the speed of a large matrix product. medgemma-4b
+needs a GPU.
 """
 
 import argparse
@@ -48,13 +49,13 @@ from interp.runtime.memory import memory_left
 from interp.schemas.layer_list import parse_layers
 
 SETTINGS = TrainSettings()
-"""The published ones: 8 questions a step, 3 epochs."""
+"""The published settings: 8 questions per step, 3 epochs."""
 Inputs = list[tuple[dict[str, Tensor], Tensor]]
-"""What the processor makes of some prompts, and the first token of the true answer of each question."""
+"""The processor's inputs for some prompts, and the first token of each question's true answer."""
 
 
 def chat(vlm: Vlm, asked: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """What the model takes for images and wordings, padded on the left, in main memory."""
+    """Model inputs for images and wordings, left-padded, in main memory."""
     content = [[{"type": "image", "image": open_image(image)}, {"type": "text", "text": text}] for image, text in asked]
     inputs = vlm.processor.apply_chat_template(
         [[{"role": "user", "content": part}] for part in content],
@@ -72,7 +73,7 @@ def targets_of(vlm: Vlm, items: Sequence[Item]) -> Tensor:
 
 
 def naive_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
-    """One entry a question: its two wordings, each of which is run alone."""
+    """One entry per question with its two wordings, which run separately."""
     return [
         (
             {
@@ -87,10 +88,10 @@ def naive_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
 
 
 def batched_inputs(vlm: Vlm, items: Sequence[Item]) -> Inputs:
-    """One entry: all original wordings, then all paraphrases, with the pixels of the originals alone."""
+    """One entry with all original wordings, then all paraphrases, and the pixels of the originals only."""
     asked = [(i.image, i.original) for i in items] + [(i.image, str(i.paraphrase)) for i in items]
     inputs = chat(vlm, asked)
-    # Without these a padded prompt would stand at other positions than alone.
+    # Without these, padding would shift the positions of a prompt.
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return [(inputs | {"pixel_values": inputs["pixel_values"][: len(items)]}, targets_of(vlm, items))]
 
@@ -104,7 +105,7 @@ def published_loss(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
 
 
 def naive_step(adapted: Any, inputs: Inputs) -> None:
-    """Add the gradient of some questions, one wording at a time."""
+    """Accumulate the gradient of some questions, one wording at a time."""
     for wordings, targets in inputs:
         logits = []
         for k in range(2):
@@ -114,21 +115,21 @@ def naive_step(adapted: Any, inputs: Inputs) -> None:
 
 
 def batched_step(adapted: Any, inputs: Inputs) -> None:
-    """Add the gradient of some questions in one batch."""
+    """Accumulate the gradient of some questions in one batch."""
     for given, targets in inputs:
         mine = {name: value.to(adapted.device, non_blocking=True) for name, value in given.items()}
         ids, model = mine.pop("input_ids"), adapted.get_base_model()
         with torch.no_grad():
             features = encode_pixels(model, mine.pop("pixel_values"))
             is_image = (ids == model.config.image_token_id)[..., None]
-            # As embeddings, for not every transformers that we support takes images that have passed the tower.
+            # As embeddings, because not every supported version of transformers accepts encoded images.
             embedded = model.get_input_embeddings()(ids).masked_scatter(is_image, torch.cat([features, features]))
         logits = adapted(**mine, inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].float()
         published_loss(*logits.chunk(2), targets.to(adapted.device)).backward()
 
 
 def plain_pairs(adapted: Any, step: Callable[[Any, Inputs], None], batches: Sequence[Inputs], n: int) -> float:
-    """Pairs/s of a plain loop with an optimizer step a batch of `n` questions: median of its steps but the first."""
+    """Speed of a plain loop with a step per batch of `n` questions [pairs/s]: the median without the first step."""
     parameters = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
     taken = []
@@ -147,18 +148,18 @@ def plain_pairs(adapted: Any, step: Callable[[Any, Inputs], None], batches: Sequ
 
 
 class Pace(NamedTuple):
-    """How fast ours trains, medians of repeated runs."""
+    """Speed of our training, as medians of repeated runs."""
 
     first: float
-    """Pairs/s of the first epoch with all that is kept."""
+    """Speed of the first epoch, including what is computed once [pairs/s]."""
     steady: float
-    """Pairs/s of the epochs behind it."""
+    """Speed of the later epochs [pairs/s]."""
     whole: float
-    """Pairs/s of the run."""
+    """Speed of the whole run [pairs/s]."""
 
 
 def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pace:
-    """Train `repeats` times, after a run that warms up."""
+    """Train `repeats` times after a warm-up run."""
     in_epoch = sum(step.epoch == 0 for step in steps)
     pairs = sum(len(step.items) for step in steps[:in_epoch])
     first, steady, whole = [], [], []
@@ -173,7 +174,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
         first.append(epochs[0])
         steady += epochs[1:]
         whole.append(statistics.mean(epochs))
-    # Without the run that warms up.
+    # Without the warm-up run.
     times = (first[1:], steady[SETTINGS.epochs - 1 :], whole[1:])
     at_first, then, over_all = (pairs / statistics.median(part) for part in times)
     return Pace(at_first, then, over_all)
@@ -190,13 +191,13 @@ def kept(vlm: Vlm, items: Sequence[Item]) -> PrefixStates:
 
 
 def packed_step(vlm: Vlm, adapted: Any, frozen: PrefixStates, items: Sequence[Item]) -> None:
-    """Add the gradient of some questions as `train` does."""
+    """Accumulate the gradient of some questions as `train` does."""
     losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers)
     (losses.cross_entropy + losses.divergence).sum().backward()
 
 
 def gradient(adapted: Any, run: Callable[[], None]) -> dict[str, Tensor]:
-    """The gradient that `run` adds, by parameter."""
+    """The gradient that `run` accumulates, by parameter."""
     adapted.zero_grad()
     run()
     found = {n: p.grad.double().flatten() for n, p in adapted.named_parameters() if p.grad is not None}
@@ -205,7 +206,7 @@ def gradient(adapted: Any, run: Callable[[], None]) -> dict[str, Tensor]:
 
 
 def likeness(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, float]:
-    """Cosine of two gradients, and the least of a single parameter's."""
+    """Cosine of two gradients, and the smallest cosine of any parameter."""
     names = sorted(one)
     single = [float(F.cosine_similarity(one[n], other[n], dim=0)) for n in names]
     whole = F.cosine_similarity(torch.cat([one[n] for n in names]), torch.cat([other[n] for n in names]), dim=0)
@@ -213,7 +214,7 @@ def likeness(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, f
 
 
 def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
-    """How like the naive recipe's gradient ours is, and the batched loop's, on one batch without dropout."""
+    """Similarity of our gradient and of the batched loop's to the naive recipe's, on one batch without dropout."""
     found = {}
     naive = gradient(adapted, lambda: naive_step(adapted, naive_inputs(vlm, items)))
     batched = gradient(adapted, lambda: batched_step(adapted, batched_inputs(vlm, items)))
@@ -229,7 +230,7 @@ def compare(vlm: Vlm, adapted: Any, items: Sequence[Item]) -> dict[str, float]:
 
 @contextmanager
 def peak(found: dict[str, float], name: str) -> Iterator[None]:
-    """Note the peak of allocated GPU memory [GiB]; nothing on a CPU."""
+    """Record the peak of allocated GPU memory [GiB]; nothing on a CPU."""
     if not torch.cuda.is_available():
         yield
         return
@@ -240,7 +241,7 @@ def peak(found: dict[str, float], name: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Time the three, compare their gradients, print a table and JSON."""
+    """Time the three ways, compare their gradients, and print a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--layers", help="by default 15-19, of tiny 4-5")

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/true_shape.py --questions 120 --folder /tmp/true_shape
 
-Writes a model of 8.6 GB and SAEs of 5.7 GB into `--folder`, in the layouts of the real ones, and runs the search and
-the published training recipe (layers 15-19) on questions of the embedded world, images scaled to 896 pixels.
-The numbers found mean nothing: the weights are random. Needs a GPU.
+This writes a model of 8.6 GB and SAEs of 5.7 GB into `--folder`, in the layouts of the real ones, and runs the search
+and the published training recipe (layers 15-19) on questions of the embedded world, with images scaled to 896 pixels.
+The results mean nothing, because the weights are random. Needs a GPU.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from interp.search.settings import FindSettings
 
 
 def write_model(folder: Path, prompts: pd.DataFrame) -> Vlm:
-    """Write a random model of MedGemma 4B's configuration, whose margins straddle zero on `prompts`."""
+    """Write a random model of MedGemma 4B's configuration whose margins on `prompts` have both signs."""
     vlm = random_medgemma(prompts)
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
@@ -41,13 +41,13 @@ def write_model(folder: Path, prompts: pd.DataFrame) -> Vlm:
 
 
 def write_saes(folder: Path, vlm: Vlm, prompts: pd.DataFrame) -> None:
-    """Write a random SAE of every layer, thresholds by what `prompts` make of it."""
+    """Write a random SAE of every layer, with thresholds set on `prompts`."""
     for sae in random_saes(vlm, prompts):
         save_sae(sae, folder / "resid_post_all" / sae.id, "google/gemma-3-4b-it")
 
 
 def report(name: str, started: float) -> None:
-    """Print seconds since `started` and the peak of allocated GPU memory, and start the peak anew."""
+    """Print the time since `started` and the peak of allocated GPU memory, and reset the peak."""
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() / 2**30
     print(f"{name}: {time.monotonic() - started:.1f} s, peak {peak:.1f} GiB", flush=True)
@@ -56,7 +56,7 @@ def report(name: str, started: float) -> None:
 
 
 def main() -> None:
-    """Write model and SAEs if they are not there, then measure the search and the training."""
+    """Write model and SAEs if they are missing, then measure the search and the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=120)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/true_shape"))
