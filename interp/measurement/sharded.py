@@ -46,44 +46,43 @@ def measure_together(
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
     ]
-    room = memory_left(vlm.device, max_memory).host // 2
-    found = empty_residuals(with_layer_below(team.block(layers)), len(prompts), vlm.d_model, vlm.model.dtype, room)
-    by_prompt = found.values.transpose(0, 1)
+    max_bytes = memory_left(vlm.device, max_memory).host // 2
+    layers_of = [with_layer_below(team.block(layers, rank)) for rank in range(team.size)]
+    own_layers = layers_of[team.rank]
+    stored = empty_residuals(own_layers, len(prompts), vlm.d_model, vlm.model.dtype, max_bytes)
+    by_prompt = stored.values.transpose(0, 1)
     # Until the end, only the margins of this process's own prompts; those of the others are zero.
     margin = torch.zeros(len(prompts))
 
     def values(index: Tensor) -> dict[str, Tensor]:
         return {"margin": margin[index], "residuals": by_prompt[index]}
 
-    size = margin.itemsize + len(found.layers) * vlm.d_model * vlm.model.dtype.itemsize
+    size = margin.itemsize + len(own_layers) * vlm.d_model * vlm.model.dtype.itemsize
     saving = PromptParts(checkpoint, team.rank, size, values)
     done = set[int]()
-    for before in saving.read():
-        margin[before["prompts"]] = before["margin"]
-        by_prompt[before["prompts"]] = before["residuals"]
-        done |= set(before["prompts"].tolist())
+    for saved in saving.read():
+        margin[saved["prompts"]] = saved["margin"]
+        by_prompt[saved["prompts"]] = saved["residuals"]
+        done |= set(saved["prompts"].tolist())
     # A killed run may have saved a round in one process and not in another; then all repeat it.
-    lacking = [number for number, asked in enumerate(rounds) if not done.issuperset(chain(*asked))]
-    left = sorted({number for part in team.gather_values(lacking) for number in part})
+    missing = [number for number, prompts_of in enumerate(rounds) if not done.issuperset(chain(*prompts_of))]
+    left = sorted({number for part in team.gather_values(missing) for number in part})
     rows = [row for number in left for row in dealt[number][team.rank]]
-    everywhere = with_layer_below(layers)
-    told = "margins and residuals"
-    launched = launch_batches(vlm, prompts, everywhere, batch_tokens, told, rows, vlm.model.dtype)
-    nothing = torch.empty(0, len(everywhere), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
-    blocks = [
-        [everywhere.index(layer) for layer in with_layer_below(team.block(layers, rank))] for rank in range(team.size)
-    ]
-    for asked, (own, residuals) in pipeline_to_host(
+    all_layers = with_layer_below(layers)
+    launched = launch_batches(vlm, prompts, all_layers, batch_tokens, "margins and residuals", rows, vlm.model.dtype)
+    nothing = torch.empty(0, len(all_layers), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
+    blocks = [[all_layers.index(layer) for layer in block] for block in layers_of]
+    for prompts_of, (own, residuals) in pipeline_to_host(
         _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
     ):
-        index = torch.tensor(list(chain(*asked)))
-        margin[asked[team.rank]] = own
+        index = torch.tensor(list(chain(*prompts_of)))
+        margin[prompts_of[team.rank]] = own
         by_prompt[index] = residuals
         saving.add(index)
-    mine = torch.tensor(sorted(chain(*(asked[team.rank] for asked in rounds))), dtype=torch.long)
-    check_finite(prompts, mine, margin[mine])
+    own_prompts = torch.tensor(sorted(chain(*(prompts_of[team.rank] for prompts_of in rounds))), dtype=torch.long)
+    check_finite(prompts, own_prompts, margin[own_prompts])
     saving.finish()
-    return team.all_reduce_sum(margin), found
+    return team.all_reduce_sum(margin), stored
 
 
 def _exchange(
@@ -99,10 +98,10 @@ def _exchange(
     `blocks` the indices of each process's layers among them. Both results are on the model's device.
     """
     none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
-    for asked, (_, seen) in zip_longest(rounds, launched, fillvalue=none):
-        lengths = [len(part) for part in asked]
-        parts = [team.gather_to(rank, seen.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
-        yield asked, (seen.margin, torch.cat(parts[team.rank]))
+    for prompts_of, (_, measured) in zip_longest(rounds, launched, fillvalue=none):
+        lengths = [len(part) for part in prompts_of]
+        parts = [team.gather_to(rank, measured.residuals[:, block], lengths) for rank, block in enumerate(blocks)]
+        yield prompts_of, (measured.margin, torch.cat(parts[team.rank]))
 
 
 def with_layer_below(layers: Sequence[int]) -> list[int]:
