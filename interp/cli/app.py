@@ -12,6 +12,7 @@ from interp.cli.options import Version
 from interp.cli.outputs import figures_command, report_command, scrub_command
 from interp.cli.questions import import_questions_command, paraphrase_command
 from interp.cli.renamed import current_arguments
+from interp.cli.schemas import schemas_command
 from interp.cli.test_feature import study_feature_command
 from interp.cli.transfer_check import transfer_check_command
 from interp.cli.verify import verify_command
@@ -40,6 +41,7 @@ app.command("figures", short_help="Draw the figures of a run again, also for pri
 app.command("export", short_help="List features under their names on Neuronpedia.")(export_command)
 app.command("scrub", short_help="Look for private data before sharing a folder.")(scrub_command)
 app.command("verify", short_help="Check a run against its model and questions.")(verify_command)
+app.command("schemas", short_help="Write the JSON Schemas of all artifacts.")(schemas_command)
 app.command("import-questions", short_help="Convert a published data set into questions.")(import_questions_command)
 app.command("paraphrase", short_help="Add rule-based paraphrases to questions.")(paraphrase_command)
 demo_app.command("build", short_help="Build a world with a gate of your choice.")(demo_build_command)
