@@ -8,13 +8,13 @@ from finetune.grounding.map_scores import (
     area,
     box_scores,
     order_of,
-    rank_agreement,
     region_of,
     removals,
     shifted_region,
     strongest,
 )
 from interp.images.boxes import moved
+from interp.statistics import spearman
 
 QUARTER = np.array([[0.0, 0.0, 0.5, 0.5]])
 """A box that covers four whole cells of a 4 x 4 grid."""
@@ -84,9 +84,9 @@ def test_the_shifted_region_is_half_a_width_away():
 def test_rank_agreement_is_spearmans():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, (2, 40)).astype(float)
-    assert rank_agreement(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert rank_agreement(a, -(a**3)) == pytest.approx(-1)
-    assert np.isnan(rank_agreement(a, np.ones(40)))
+    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert spearman(a, -(a**3)) == pytest.approx(-1)
+    assert np.isnan(spearman(a, np.ones(40)))
 
 
 def test_orders_and_removals():

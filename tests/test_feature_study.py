@@ -14,7 +14,8 @@ from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 from interp.cli import app as cli
 from interp.feature.register_grid import controlled_pairs, grid_prompts, read_grid, study_grid
 from interp.feature.save import save_study
-from interp.feature.study import largest_among_flips, parse_feature, study_feature
+from interp.feature.study import study_feature
+from interp.feature.tracking import largest_among_flips
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
@@ -25,11 +26,13 @@ from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
+from interp.saes.feature_id import parse_feature
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae
 from interp.views.figures.redraw import drawings
 from interp.views.figures.style import SCREEN, save_figure
-from interp.views.terminal.feature import show_study
+from interp.views.tables.feature import study_overview
+from interp.views.terminal.show import show_overview
 
 QUESTIONS = WORLD / "questions.jsonl"
 ASKED = 240
@@ -88,7 +91,7 @@ def few_frames():
 
 def shown(study):
     console = Console(width=120, file=io.StringIO())
-    show_study(study, console=console)
+    show_overview(study_overview(study), console)
     return console.file.getvalue()
 
 
@@ -291,11 +294,12 @@ def test_the_terminal_view(study):
     text = shown(study)
     for said in (
         "4:110",
-        "net of random",
+        "net of random directions",
         "formal-casual",
-        "0 (formal)",
-        "nearest decoder neighbours",
-        "same last tokens",
+        "Level 0 is the most formal",
+        "Nearest neighbours of feature 4:110",
+        "Same last tokens, more formal minus more casual: ",
+        f"Flip AUC of |delta|: {study.tracking.flip_auc.value:.2f} [",
     ):
         assert said in text
     assert "nan" not in text
@@ -315,7 +319,7 @@ def test_no_flips_give_null_and_a_sentence(tiny, tmp_path):
     save_study(study, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "study.json").read_text())
     assert (content["test"], content["tracking"]["flip_auc"]["value"], content["tracking"]["r"]["low"]) == (None,) * 3
-    assert "flip AUC of |delta| -" in shown(study)
+    assert "Flip AUC of |delta|: –\n" in shown(study)
     assert "nan" not in shown(study)
 
 
@@ -352,7 +356,7 @@ def test_untagged_flips_of_few_patients(tiny, tmp_path):
     assert "nan" not in shown(study)
 
 
-def test_a_silent_feature_is_said_to_be_silent(tiny):
+def test_a_dead_feature_is_said_to_be_dead(tiny):
     vlm, sae, questions = tiny
     study = study_feature(vlm, sae._replace(threshold=torch.full((40,), 1e9)), questions, 0)
     assert study.density == 0

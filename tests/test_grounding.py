@@ -12,7 +12,6 @@ from conftest import read_rows, write_rows
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
-from finetune.grounding.map_scores import rank_agreement
 from finetune.grounding.one_image import curves, encode_with_occlusions, map_wordings
 from finetune.grounding.questions import select_questions, wording_table
 from finetune.grounding.save import save_grounding
@@ -28,7 +27,7 @@ from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 from interp.saes.sae import load_sae
 from interp.sharing.file_contents import contents_of
-from interp.statistics import mean_interval, sign_flip_p
+from interp.statistics import mean_interval, sign_flip_p, spearman
 from interp.views.tables.grounding import grounding_overview
 from interp.views.terminal.show import show_overview
 
@@ -209,7 +208,7 @@ def test_the_adapter_changes_its_own_scores_alone(two_arms):
     for d in both.differences:
         rows = joined[(joined["map"] == d.map) & (joined["score"] == d.score) & (joined["against"] == d.against)]
         # A study has six significant digits.
-        assert d.difference.value == pytest.approx(rows["change"].mean(), rel=1e-6, abs=1e-9)
+        assert d.difference.value == pytest.approx(rows["change"].mean(), rel=5e-6, abs=1e-9)
     assert {(d.map, d.score) for d in both.differences} >= {("attention", "mass"), ("model", "roi_margin")}
 
 
@@ -236,7 +235,7 @@ def test_rank_and_paraphrase_agreement(two_arms, boxed):
     maps = {name: values[2] for name, values in alone.maps["base"].items()}
     for name in ("attention", "rollout", "gradient", "integrated"):
         value = rows.loc[(name, "rank_agreement", "other image"), "value"]
-        assert value == pytest.approx(rank_agreement(maps[name], maps["occlusion"]))
+        assert value == pytest.approx(spearman(maps[name], maps["occlusion"]))
     # The same question alone, together with its first paraphrase as a question of its own.
     q = alone.asked[2]
     first = q.model_copy(update={"question": q.paraphrases[0].text, "paraphrases": [], "id": "other"})
@@ -245,7 +244,7 @@ def test_rank_and_paraphrase_agreement(two_arms, boxed):
     pair = study(vlm, None, [q, first], settings)
     for name in maps:
         scores = pair.scores.set_index(["question", "map", "score", "against"])
-        of_pair = rank_agreement(*pair.maps["base"][name])
+        of_pair = spearman(*pair.maps["base"][name])
         # The only other question on this image is that paraphrase, and there is no other image.
         found = scores.loc[(0, name, "paraphrase_agreement", "other question")]
         assert (found["value"], found["control"]) == pytest.approx((of_pair, of_pair), abs=1e-6)
@@ -268,13 +267,13 @@ def test_rank_agreement_with_other_fills_and_on_another_image(boxed):
         ).reference[0]
         grey, blur, mean = (by_fill[fill].maps["base"]["occlusion"][i] for fill in by_fill)
         found = scores.loc[[(i, "occlusion", "rank_agreement")]].iloc[0]
-        assert found["value"] == pytest.approx((rank_agreement(grey, blur) + rank_agreement(grey, mean)) / 2)
-        expected = (rank_agreement(elsewhere, blur) + rank_agreement(elsewhere, mean)) / 2
+        assert found["value"] == pytest.approx((spearman(grey, blur) + spearman(grey, mean)) / 2)
+        expected = (spearman(elsewhere, blur) + spearman(elsewhere, mean)) / 2
         assert found["control"] == pytest.approx(expected)
         found = scores.loc[[(i, "attention", "rank_agreement")]].iloc[0]
         shown = by_fill["grey"].maps["base"]["attention"][i]
-        assert found["value"] == pytest.approx(rank_agreement(grey, shown))
-        assert found["control"] == pytest.approx(rank_agreement(elsewhere, shown))
+        assert found["value"] == pytest.approx(spearman(grey, shown))
+        assert found["control"] == pytest.approx(spearman(elsewhere, shown))
 
 
 def test_an_untrained_adapter_changes_nothing(boxed):

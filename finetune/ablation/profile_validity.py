@@ -9,7 +9,7 @@ from finetune.ablation.metrics import METRICS, WeightedMetrics
 from finetune.ablation.regret import goodness
 from finetune.training.sensitivity import Sensitivity
 from interp.schemas.layers import Interval, ProfileEntry
-from interp.statistics import Estimate, FloatArray, percentiles
+from interp.statistics import Estimate, FloatArray, percentiles, spearman
 
 SHUFFLES = 5000
 """Number of permutations of the layers for a p value."""
@@ -99,33 +99,24 @@ def profile_validity(
         if len(scored) < 3:
             rows += [ProfileValidity(score, metric, len(scored), UNDEFINED, np.nan) for metric in METRICS]
             continue
-        means, null = (_centred_ranks(x) for x in _window_means(of_layer, [windows[i] for i in scored], seed))
+        means, null = (_rounded(x) for x in _window_means(of_layer, [windows[i] for i in scored], seed))
         for metric in METRICS:
             good = goodness(metrics, metric)[:, scored]
-            result = _centred_ranks(good[0].mean(1))
-            rho = _cosine(means, result)
+            result = _rounded(good[0].mean(1))
+            rho = spearman(means, result)
             if np.isnan(rho):
                 rows.append(ProfileValidity(score, metric, len(scored), UNDEFINED, np.nan))
                 continue
-            drawn = _cosine(means, _centred_ranks(_draw_seeds(good[1:], seed)))
-            null_rho = np.abs(_cosine(null, result))
+            drawn = spearman(_rounded(_draw_seeds(good[1:], seed)), means)
+            null_rho = np.abs(spearman(null, result))
             p = (1 + int((null_rho >= abs(rho) - 1e-12).sum())) / (1 + int(np.isfinite(null_rho).sum()))
             rows.append(ProfileValidity(score, metric, len(scored), percentiles(float(rho), drawn, patients), p))
     return rows
 
 
-def _centred_ranks(values: FloatArray) -> FloatArray:
-    """Return the ranks over the last axis minus their mean; the cosine of two such vectors is Spearman's rho."""
-    from scipy.stats import rankdata
-
-    # Rounding keeps ties: sums of the same numbers in another order differ in their last digits.
-    found = rankdata(np.round(values, 12), axis=-1)
-    return found - found.mean(-1, keepdims=True)
-
-
-def _cosine(x: FloatArray, y: FloatArray) -> FloatArray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+def _rounded(values: FloatArray) -> FloatArray:
+    """Round so that ties stay ties: sums of the same numbers in another order differ in their last digits."""
+    return np.round(values, 12)
 
 
 def _window_means(

@@ -10,7 +10,7 @@ import pandas as pd
 from finetune.evaluation.answers import Answers, EvaluationTable, SamplingUnits, Subset
 from finetune.evaluation.measures import MEASURES, Measure
 from finetune.lora.seen_texts import shown
-from interp.feature.register_grid import named_finding
+from interp.questions.lexicon import named_finding
 from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, pooled_over_seeds, two_proportions_p
 
 

@@ -70,15 +70,6 @@ def strongest(values: Floats, count: int) -> Floats:
     return above + tied * (count - above.sum()) / tied.sum()
 
 
-def rank_agreement(a: Floats, b: Floats) -> float:
-    """Return Spearman's rank correlation of two maps [T]; NaN if one of them is uniform."""
-    from scipy.stats import rankdata
-
-    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale > 0 else float("nan")
-
-
 def order_of(values: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return the cells [T] from the largest value to the smallest, with ties in random order."""
     return np.lexsort((rng.random(len(values)), -values))

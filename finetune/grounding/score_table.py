@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from finetune.grounding.all_images import ArmObservations
-from finetune.grounding.map_scores import Floats, area, box_scores, rank_agreement
+from finetune.grounding.map_scores import Floats, area, box_scores
 from finetune.grounding.questions import Lesion
+from interp.statistics import spearman
 
 GROUNDING_SCORES: Mapping[str, str] = {
     "mass": "share of the map's positive part inside the boxes",
@@ -120,7 +121,7 @@ def _probability(margins: Floats) -> Floats:
 
 def _mean_agreement(values: Floats, others: Floats) -> float:
     """Return the mean Spearman correlation of a map [T] with others [n, T]; NaN if one of them is uniform."""
-    return float(np.mean([rank_agreement(values, other) for other in others]))
+    return float(np.mean([spearman(values, other) for other in others]))
 
 
 def mean_curves(observed: Mapping[str, ArmObservations], wordings: pd.DataFrame) -> pd.DataFrame:

@@ -55,8 +55,10 @@ def study_feature_command(
     """
     from interp.feature.register_grid import SHIPPED, read_grid
     from interp.feature.save import save_study
-    from interp.feature.study import folder_of, parse_feature, study_feature
+    from interp.feature.study import study_feature
     from interp.model.load import DTYPES
+    from interp.saes.feature_id import parse_feature
+    from interp.saes.locate import sae_of_layer
     from interp.saes.sae import load_sae
     from interp.storage.atomic import refuse_used
     from interp.views.tables.feature import study_overview
@@ -67,7 +69,7 @@ def study_feature_command(
         refuse_used(out)
     frames = read_grid(grid or SHIPPED)
     questions = data.load()
-    folder = folder_of(saes.locate([layer]), layer, saes.saes)
+    folder = sae_of_layer(saes.locate([layer]), layer, saes.saes)
     vlm = model.load()
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
     study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed)

@@ -1,1 +1,1 @@
-"""One feature studied closely: what it follows, what it responds to, and what undoing it does."""
+"""`study_feature`: one feature in detail, what it follows, what it responds to and what undoing its change does."""

@@ -1,7 +1,7 @@
-"""The register grid: the same finding asked for from formally to casually, and what one feature does along the way.
+"""The register grid: the same question from formal to casual wording, and the feature's activation on each.
 
-Only the frame around a finding's name varies, never the name, so that what differs between levels is the register of
-the frame. Frames of different levels that end in the same tokens show whether the final tokens alone could explain it.
+Only the frame around the name of a finding varies, never the name, so levels differ only in the register of the frame.
+Frames of different levels that end in the same tokens show whether the final tokens alone explain the difference.
 """
 
 from collections import Counter
@@ -17,31 +17,31 @@ from numpy.typing import NDArray
 from interp.measurement.margins import measure
 from interp.model.prompts import prompt_tokens
 from interp.model.vlm import Vlm
-from interp.questions.lexicon import TERMS, find_term
+from interp.questions.lexicon import TERMS, named_finding
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae
 from interp.schemas.record import interval_of
 from interp.schemas.study import Grid, LevelMean
-from interp.statistics import Estimate, auc, correlation, mean_interval, resampled
+from interp.statistics import Estimate, auc, mean_interval, resampled, spearman
 
 SHIPPED = Path(__file__).with_name("register_grid.csv")
 LEVELS = range(5)
-"""0 is the most formal, 4 the most casual."""
+"""Levels of register: 0 is the most formal, 4 the most casual."""
 COLUMNS = ["level", "frame"]
 IMAGES = 20
-"""Most images that the grid is asked on."""
+"""Most images on which the grid is asked."""
 FINDINGS = 4
-"""Most findings that the grid asks for."""
+"""Most findings for which the grid asks."""
 COMMON_FINDINGS = ("pleural effusion", "pneumothorax", "cardiomegaly", "consolidation")
-"""Asked for where the questions name none of the lexicon."""
+"""Findings for which the grid asks if the questions name none of the lexicon."""
 LAST_TOKENS = 3
-"""Tokens that the wordings of a token-controlled pair share at their end."""
+"""Number of final tokens that the wordings of a token-controlled pair share."""
 
 
 def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
-    """Read a grid: columns level (int, one of LEVELS) and frame (str with {x} for the finding).
+    """Read a grid, a CSV file with the columns level (one of LEVELS) and frame (text with {x} for the finding).
 
-    Raises InputError for a file that is not there, not such a table, or of fewer than two levels.
+    Raises InputError if the file is absent or not such a table, or if it has fewer than two levels.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Give --grid a CSV file with the columns {', '.join(COLUMNS)}.")
@@ -70,22 +70,17 @@ def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
     return grid.astype({"level": int})
 
 
-def named_finding(text: str) -> str:
-    """Canonical name of the finding that a wording asks for, "other" where the lexicon has none."""
-    match = find_term(text)
-    return "other" if match is None else match.term.name
-
-
 def grid_findings(wordings: Sequence[str]) -> list[str]:
-    """The findings named most often, at most FINDINGS; COMMON_FINDINGS where none is named."""
+    """The findings that the wordings name most often, at most FINDINGS; COMMON_FINDINGS if they name none."""
     named = Counter(name for name in map(named_finding, wordings) if name != "other")
     return [name for name, _ in named.most_common(FINDINGS)] or list(COMMON_FINDINGS)
 
 
 def grid_prompts(grid: pd.DataFrame, findings: Sequence[str], prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The prompt table of a grid: every frame with every finding on at most IMAGES of the images of `prompts`.
+    """The prompt table of a grid: every frame with every finding, on at most IMAGES of the images of `prompts`.
 
-    Columns image, patient, finding, level, frame, text, closed (True). As many patients as can be are drawn.
+    Its columns are image, patient, finding, level, frame, text and closed (True). The images are drawn at random, from
+    as many patients as possible.
     """
     images = prompts.drop_duplicates("image")[["image", "patient"]].sample(frac=1, random_state=seed)
     images = images.assign(nth=images.groupby("patient").cumcount()).sort_values("nth", kind="stable").head(IMAGES)
@@ -96,20 +91,23 @@ def grid_prompts(grid: pd.DataFrame, findings: Sequence[str], prompts: pd.DataFr
 
 
 def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int) -> tuple[Grid, pd.DataFrame]:
-    """Measure one feature on the prompts of a grid (see `grid_prompts`); intervals resample patients.
+    """Measure one feature on the prompts of a grid (`grid_prompts`); intervals are bootstraps over patients.
 
-    Returns what study.json holds of the grid, and a table with one row per level, frame and finding: level, frame,
-    finding, prompts, mean_activation [activation units].
+    Returns the grid as in study.json, and a table with one row per level, frame and finding: level, frame, finding,
+    prompts, mean_activation [activation units].
     """
     residuals = measure(vlm, asked, [sae.layer], description="register grid").residuals[:, 0]
     column = torch.tensor([feature], device=sae.w_enc.device)
     activation = sae.encode(residuals.to(sae.w_enc.device), column)[:, 0].cpu().double().numpy()
     level, patient = asked["level"].to_numpy(), asked["patient"].to_numpy()
     ends = (level == level.min()) | (level == level.max())
-    formal, heard = (level == level.min())[ends], activation[ends]
+    formal, at_ends = (level == level.min())[ends], activation[ends]
 
-    def told(rows: NDArray[np.intp]) -> float:
-        return float(auc(heard[rows], formal[rows])[0])
+    def auc_of(rows: NDArray[np.intp]) -> float:
+        return float(auc(at_ends[rows], formal[rows])[0])
+
+    def spearman_of(rows: NDArray[np.intp]) -> float:
+        return float(spearman(level[rows], activation[rows]))
 
     pairs = controlled_pairs(vlm, asked)
     differences = activation[pairs[:, 0]] - activation[pairs[:, 1]]
@@ -128,8 +126,8 @@ def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int)
             )
             for k, rows in of_level.items()
         ],
-        auc=interval_of(resampled(told, patient[ends], seed)),
-        spearman=interval_of(resampled(lambda rows: _rank_correlation(level[rows], activation[rows]), patient, seed)),
+        auc=interval_of(resampled(auc_of, patient[ends], seed)),
+        spearman=interval_of(resampled(spearman_of, patient, seed)),
         controlled_pairs=len(pairs),
         controlled=interval_of(controlled),
     )
@@ -137,11 +135,10 @@ def study_grid(vlm: Vlm, sae: Sae, feature: int, asked: pd.DataFrame, seed: int)
 
 
 def controlled_pairs(vlm: Vlm, asked: pd.DataFrame) -> NDArray[np.int64]:
-    """Rows of `asked` (more formal, more casual) that end alike: int64 [pairs, 2].
+    """Rows (more formal, more casual) of `asked` whose texts end alike: int64 [pairs, 2].
 
-    Same image and finding, different level, and the same last LAST_TOKENS tokens before what the chat template adds,
-    in the model's own tokens. A pair of equal tokens throughout, as normalization makes them, tells nothing and is
-    left out.
+    The two have the same image and finding, different levels, and the same last LAST_TOKENS tokens of the model before
+    the suffix of the chat template. Pairs with equal tokens throughout, as normalization makes them, are left out.
     """
     texts = list(dict.fromkeys(asked["text"]))
     probes = prompt_tokens(vlm.processor, ["x", "y"], [True, True], vlm.style._replace(normalize=False))
@@ -160,9 +157,3 @@ def controlled_pairs(vlm: Vlm, asked: pd.DataFrame) -> NDArray[np.int64]:
 
 def _common_suffix(a: list[int], b: list[int]) -> int:
     return next(k for k, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=False)) if x != y)
-
-
-def _rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    from scipy.stats import rankdata
-
-    return correlation(rankdata(a), rankdata(b))

@@ -1,4 +1,4 @@
-"""What the weights say of a feature: where it writes, which features write there too, what that does to the answer."""
+"""What the weights show of a feature: similar decoder rows, and the effect of its direction on the answer."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ from interp.schemas.study import Neighbour
 from interp.storage.json_files import significant
 
 NEIGHBOURS = 8
-"""Nearest decoder neighbours that are listed."""
+"""Number of nearest neighbours that are listed."""
 
 
 def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
     """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
     own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
-    # in parts, since a float copy of the widest dictionaries would take gigabytes
+    # In parts, because a float copy of the widest SAEs would take gigabytes.
     parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
     cosine = torch.cat(parts)
     cosine[feature] = -torch.inf
@@ -27,14 +27,14 @@ def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[
 
 
 def direct_effect(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
-    """What one activation unit adds to yes minus no through the final norm and the output layer alone [logits].
+    """Direct logit attribution: what one activation unit adds to the margin through the output layer alone [logits].
 
-    `last` [n, d_model]: residuals of the last layer at the final token. W_dec * (1 + norm weight) / mean RMS of `last`,
-    times the mean unembedding row of the yes tokens minus that of the no tokens. It is read off the weights; the slope
-    of the margin itself (`margin_slope`) can differ, even in sign.
+    It is W_dec * (1 + norm weight) / mean RMS of `last`, times the mean unembedding row of the yes tokens minus that of
+    the no tokens. `last` [n, d_model] are the residuals of the last layer at the final token. The slope of the margin
+    itself (`margin_slope`) can differ, even in sign.
     """
     norm, unembedding = vlm.model.model.language_model.norm, vlm.model.lm_head.weight
-    # as transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm: eps inside the root, weight stored less one
+    # As in transformers.models.gemma3.modeling_gemma3.Gemma3RMSNorm: eps inside the root, weight stored minus one.
     rms = last.double().pow(2).mean(-1).add(norm.eps).sqrt().mean()
     scaled = sae.w_dec[feature].double().cpu() * (1 + norm.weight.double().cpu()) / rms
     yes, no = (unembedding[ids.to(unembedding.device)].double().mean(0).cpu() for ids in vlm.answers)
@@ -42,10 +42,10 @@ def direct_effect(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
 
 
 def margin_slope(vlm: Vlm, sae: Sae, feature: int, last: Tensor) -> float:
-    """dm/dx of the last layer's final-token residuals `last` [n, d_model] along the decoder row, mean [logits a unit].
+    """Mean slope of the margin along the decoder row, at the last layer's residuals `last` [n, d_model] [logits/unit].
 
-    Unlike `direct_effect`, its logsumexp weighs every answer token by its probability, the norm shrinks what lies along
-    the residual, and each prompt has its own RMS. What layers in between make of the feature is in neither.
+    Unlike `direct_effect`, it weights every answer token by its probability, the norm shrinks what lies along the
+    residual, and each prompt has its own RMS. Neither contains what layers in between make of the feature.
     """
     x = last.to(vlm.device).float().requires_grad_()
     yes, no = (ids.to(vlm.device) for ids in vlm.answers)

@@ -204,6 +204,12 @@ def exact_term(phrase: str) -> Match | None:
     return match if match is not None and match.surface == phrase else None
 
 
+def named_finding(text: str) -> str:
+    """Canonical name of the finding that a wording asks for; "other" if the lexicon has none of its words."""
+    match = find_term(text)
+    return "other" if match is None else match.term.name
+
+
 def _key(text: str) -> str:
     return " ".join(text.lower().split())
 

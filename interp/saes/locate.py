@@ -1,7 +1,7 @@
 """Finding the SAE of every layer in a local folder, a sae-lens release or a hub repository."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from interp.runtime.errors import InputError
@@ -50,6 +50,14 @@ def locate_saes(
     if missing:
         raise InputError(f"{source}: {missing[0]} is not in the local cache. Download it with `hf download {repo}`.")
     return {layer: root / name for layer, name in chosen.items()}
+
+
+def sae_of_layer(sae_of: Mapping[int, Path], layer: int, source: str) -> Path:
+    """The SAE folder of one layer. Raises InputError, naming `source` and the layers that have one, if it is absent."""
+    if layer not in sae_of:
+        known = ", ".join(map(str, sorted(sae_of))) or "none"
+        raise InputError(f"{source}: found SAEs of the layers {known}, expected one of layer {layer}.")
+    return sae_of[layer]
 
 
 def _in_folder(root: Path, width: str | None, l0: str | None) -> dict[int, Path]:

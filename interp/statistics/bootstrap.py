@@ -1,0 +1,83 @@
+"""Cluster bootstrap: 95% intervals that resample whole patients, not rows."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.statistics.estimate import MIN_PATIENTS, UNDEFINED, Estimate, FloatArray
+
+
+def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """The number of each row's cluster [n], and how often each cluster is drawn with replacement [draws, k]."""
+    member = cluster_of(clusters)
+    return member, _times_drawn(int(member.max()) + 1 if len(member) else 0, draws, seed)
+
+
+def cluster_of(clusters: Sequence[object]) -> NDArray[np.intp]:
+    """The number of each row's cluster [n]; clusters are numbered in the order of their names as text."""
+    import pandas as pd
+
+    return pd.factorize(np.array([str(name) for name in clusters], object), sort=True)[0]
+
+
+@lru_cache(maxsize=8)
+def _times_drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else np.zeros((draws, 0), np.int64)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def ratio_interval(
+    top: FloatArray, bottom: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000
+) -> Estimate:
+    """sum(top) / sum(bottom) with a cluster-bootstrap interval: a mean if `bottom` is all ones.
+
+    The interval is NaN for fewer than MIN_PATIENTS clusters.
+    """
+    top, bottom = np.asarray(top, float), np.asarray(bottom, float)
+    if bottom.sum() == 0:
+        return UNDEFINED
+    member, drawn = clusters_drawn(clusters, draws, seed)
+    total = drawn @ np.bincount(member, bottom)
+    samples = (drawn @ np.bincount(member, top))[total != 0] / total[total != 0]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return guarded(Estimate(float(top.sum() / bottom.sum()), float(low), float(high)), clusters)
+
+
+def mean_interval(values: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000) -> Estimate:
+    """The mean of `values` [n] with a cluster-bootstrap interval."""
+    return ratio_interval(values, np.ones(len(values)), clusters, seed, draws)
+
+
+def resampled(
+    statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[object], seed: int, draws: int = 1000
+) -> Estimate:
+    """A statistic of rows with its cluster-bootstrap interval; draws for which it is undefined are left out.
+
+    `statistic` takes row positions, repeated as drawn. The interval is NaN for fewer than MIN_PATIENTS clusters.
+    """
+    member, drawn = clusters_drawn(clusters, draws, seed)
+    rows = np.arange(len(member))
+    value = statistic(rows)
+    if np.isnan(value):
+        return UNDEFINED
+    samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn])
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return guarded(Estimate(value, float(low), float(high)), clusters)
+
+
+def guarded(estimate: Estimate, clusters: Sequence[object]) -> Estimate:
+    """The estimate, without its interval if it comes from fewer than MIN_PATIENTS clusters."""
+    enough = len(set(clusters)) >= MIN_PATIENTS
+    return estimate if enough else Estimate(estimate.value, np.nan, np.nan)
+
+
+def percentiles(value: float, samples: FloatArray, clusters: int) -> Estimate:
+    """A value with the 95% interval of its bootstrap samples [draws]; NaN for fewer than MIN_PATIENTS clusters."""
+    defined = samples[np.isfinite(samples)]
+    if np.isnan(value) or not len(defined) or clusters < MIN_PATIENTS:
+        return Estimate(value, np.nan, np.nan)
+    return Estimate(value, *map(float, np.percentile(defined, [2.5, 97.5])))
