@@ -116,8 +116,8 @@ def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             find_into(out, lambda: search)
     asked = []
-    batches = exchange.launched_batches
-    monkeypatch.setattr(exchange, "launched_batches", lambda *given: asked.append(given[5]) or batches(*given))
+    batches = exchange.launch_batches
+    monkeypatch.setattr(exchange, "launch_batches", lambda *given: asked.append(given[5]) or batches(*given))
     monkeypatch.setattr("interp.measurement.suffix_rerun.SuffixRerun._batches", stopped)
     assert find_into(out, lambda: search, resume=True) is not None
     assert asked == [[]]

@@ -43,7 +43,7 @@ from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, {tests!r})
 import finetune.ablation.run as run
-from interp.search import find
+from interp.search import stages
 from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
 from interp.runtime.distributed import is_first_to_report, team_on
@@ -69,8 +69,8 @@ if what == "whole":
         "sent": [part.float().tolist() for part in team.gather_to(1, own, [1, 2])],
         "first": is_first_to_report(),
     }}
-    loaded, load = [], find.load_sae
-    find.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
+    loaded, load = [], stages.load_sae
+    stages.load_sae = lambda folder, layer, *rest: loaded.append(layer) or load(folder, layer, *rest)
     prompt_parts.CHECKPOINT_SECONDS = 0.0
     found, vlm = search(Checkpoint(folder, {{}}))
     told |= {{"images": len(vlm.image_tokens), "saes": sorted(set(loaded))}}

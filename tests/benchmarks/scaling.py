@@ -51,7 +51,7 @@ from interp.search.settings import FindSettings
 
 TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
 """Shape -> the layers that are trained."""
-STEPS = (*("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers"),)
+STEPS = ("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers")
 """Functions in `interp.search.find` that are timed, if this version has them."""
 
 
