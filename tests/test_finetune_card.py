@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,15 +69,21 @@ def test_the_results_are_those_of_the_evaluation(trained):
     assert {c["measure"] for c in overall} > {"question_flip_rate", "accuracy", "text_only_agreement", "dangerous"}
     units = {"margin_difference": " [logits]", "blank_margin": " [logits]", "margin_dispersion": "", "margin_auc": ""}
     words = {"margin_auc": "margin AUC", "text_only_agreement": "text-only agreement"}
+    words["first_token_accuracy"] = "first-token accuracy"
     for c in overall:
         unit = units.get(c["measure"], " [%]")
-        scale, form = (100, ".1f") if unit == " [%]" else (1, ".2f")
-        p = "" if c["p"] is None else "<0.001" if c["p"] < 0.001 else f"{c['p']:.3f}"
-        expected = [str(c["n"])]
+        scale, digits, form = (100, 1, ".1f") if unit == " [%]" else (1, 2, ".2f")
+        p = "–" if c["p"] is None else "<\xa0.001" if c["p"] < 0.001 else f"{c['p']:.3f}".removeprefix("0")
+        expected = [f"{c['n']:,}"]
         for arm, sign in (("before", ""), ("after", ""), ("difference", "+")):
-            value, low, high = (c[arm][end] and scale * c[arm][end] for end in ("value", "low", "high"))
-            shown = "nan" if value is None else format(value, sign + form)
-            expected.append(shown if low is None else f"{shown} [{low:{sign + form}}, {high:{sign + form}}]")
+            value, low, high = (
+                None
+                if (end := c[arm][name]) is None
+                else f"{round(scale * end, digits) + 0.0:{sign}{form}}".replace("-", "−")
+                for name in ("value", "low", "high")
+            )
+            shown = "–" if value is None else value
+            expected.append(shown if low is None else f"{shown} [{low},\xa0{high}]")
         name = words.get(c["measure"], c["measure"].replace("text_only", "text-only").replace("_", " "))
         assert rows[name + unit] == [*expected, p]
     assert evaluation["verdict"] in text
@@ -89,9 +94,9 @@ def test_the_results_are_those_of_the_evaluation(trained):
 def test_a_collapse_is_told(trained):
     folder, evaluation = trained
     said = "Collapsed: adapter answers no to all 26 wordings of closed questions."
-    card = model_card(read_record(folder), replace(evaluation, collapsed={"adapter": said}))
+    card = model_card(read_record(folder), evaluation.model_copy(update={"collapsed": {"adapter": said}}))
     assert said in card
-    assert said not in model_card(read_record(folder), replace(evaluation, collapsed={}))
+    assert said not in model_card(read_record(folder), evaluation.model_copy(update={"collapsed": {}}))
 
 
 def test_recipe_and_data_are_those_of_the_record(trained):
@@ -121,7 +126,7 @@ def test_recipe_and_data_are_those_of_the_record(trained):
     )
     prose = " ".join(text.split())
     counts = (
-        f"{record['questions']} questions with {record['paraphrases']} paraphrases, of {record['patients']} patients"
+        f"{record['questions']} questions with {record['paraphrases']} paraphrases, on {record['patients']} patients"
     )
     assert counts in prose
     assert f"fingerprint `{record['data']}`. Neither" in prose
@@ -204,7 +209,7 @@ def test_a_prompt_style_that_is_not_plain_is_told(trained):
     prompt = PromptEntry(image_first=False, system="You read films.\nBe brief.", answer_instruction="Answer yes or no.")
     text = card_of(trained, prompt=prompt)
     assert "## Prompt" in text
-    assert "- Image behind the question." in text
+    assert "- Image after the question." in text
     assert "      You read films.\n      Be brief.\n" in text
     assert "      Answer yes or no.\n" in text
 

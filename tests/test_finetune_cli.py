@@ -69,7 +69,7 @@ def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
         "text-only agreement",
         "dangerous",
         "By group",
-        "first token accuracy",
+        "first-token accuracy",
         "adapter",
         saved["verdict"][:30],
     ):
