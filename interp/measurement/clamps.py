@@ -70,8 +70,7 @@ def matched_clamps(
 
 @contextmanager
 def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
-    """While open, `measure`, `text_residuals` and `generate` run the model with exactly these clamps; training does
-    not.
+    """While open, the model is measured with exactly these clamps and no others; training ignores them.
 
     Residuals are captured after the clamps of their layer, and edits are applied after them. Raises InputError for a
     layer that the model lacks.

@@ -101,9 +101,9 @@ def observe_attention(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[Non
 
 
 def gradient_maps(vlm: Vlm, tokens: Tensor, texts: Sequence[str], closed: Sequence[bool]) -> Tensor:
-    """Gradient times input, dm/dx .
+    """Gradient times input for one image's `tokens` [image tokens, d_model]: float32 [t, image tokens].
 
-    x, for every image token x of `tokens` [image tokens, d_model]: [t, image tokens].
+    It is the dot product of dm/dx and x for every image token x.
     """
     mean = _mean_gradient(vlm, tokens[None], texts, closed, _margin_target(vlm))
     return (mean * tokens.float().cpu()).sum(-1)

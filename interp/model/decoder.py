@@ -13,8 +13,8 @@ from interp.model.packing import Batch, attention_masks
 from interp.model.prompts import AnswerTokens, answer_margin
 
 DECODE_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention kernels for a few new tokens after a KV cache. cuDNN's is left out: it plans anew for every length, which
-takes 70 ms on an H100."""
+"""Attention kernels for a few new tokens after a KV cache. cuDNN's is left out: it makes a new plan for every length,
+which takes 70 ms on an H100."""
 
 
 def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
