@@ -1,12 +1,14 @@
 """NAME.jsonl.report.json, which `interp import-questions` writes beside the questions."""
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from interp.schemas.record import Record
 
 ROWS_NAMED = 20
 """Rows that a report names per reason."""
 
 
-class ImportReport(BaseModel):
+class ImportReport(Record):
     """What an import kept, set apart and left out, as counts and row numbers without text, path or patient."""
 
     format: str = Field(description="format of the data set, a key of interp.importing.formats.FORMATS")
