@@ -127,7 +127,7 @@ def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
 def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
     out = tmp_path / "out"
     assert killed(search, out, False, 2) == -signal.SIGKILL
-    with pytest.raises(InputError, match="holds what an interrupted run has done"):
+    with pytest.raises(InputError, match="holds the work of an interrupted run"):
         find_into(out, lambda: search)
     state = search.vlm.model.state_dict()["model.language_model.norm.weight"]
     sae = load_sae(search.saes[5], 5, search.vlm.d_model)

@@ -71,7 +71,7 @@ def test_a_number_that_was_changed_is_told(verified, copied):
     code, wrong = verified(copied)
     assert code == 4
     assert list(wrong) == ["measures, all"]
-    assert wrong["measures, all"][1].endswith("1 beyond, the first all, accuracy.after.value")
+    assert wrong["measures, all"][1].endswith("1 beyond the tolerance, the first all, accuracy.after.value")
 
 
 def test_damaged_files_are_told(verified, copied):

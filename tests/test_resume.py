@@ -317,7 +317,7 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     commands = [content.pop("provenance")["command"] for content in told]
     assert told[0] == told[1]
     assert commands[0].replace(" --resume", "") == commands[1]
-    assert "--layers 1-2 --model … --questions …" in commands[1]
+    assert "--layers 1-2 --out … --model … --device cpu --questions …" in commands[1]
 
     # Nothing is left to do, and another training has no place there.
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()}

@@ -86,7 +86,7 @@ def test_numbers_that_were_changed_are_told_even_with_new_checksums(copied, plan
     (copied / "manifest.json").unlink()
     found = wrong(copied, planted, questions, full=True)
     assert sorted(found) == ["flips, by the table of pairs", "layers.json, data", "layers.json, profile"]
-    assert found["layers.json, profile"].endswith("1 beyond, the first [0].recovery.value")
+    assert found["layers.json, profile"].endswith("1 beyond the tolerance, the first [0].recovery.value")
 
 
 def test_a_made_up_table_of_pairs_is_told(copied, planted, questions):

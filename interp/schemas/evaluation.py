@@ -36,7 +36,7 @@ class Verdict(Record):
 class Comparison(Record):
     """One measure in one group of questions, one arm against another."""
 
-    kind: str = Field(description="what the group is of: all, phrasings, type, finding, register, registers or phenomenon")
+    kind: str = Field(description="kind of the group: all, phrasings, type, finding, register, registers or phenomenon")
     subset: str = Field(description="name of the group")
     measure: str = Field(description="name of the measure")
     reference: str = Field(description="arm that is compared with, usually the base")

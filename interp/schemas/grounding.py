@@ -67,7 +67,7 @@ class Grounding(Record):
     summary: list[GroundingSummary] = Field(description="means over the questions, beside their controls")
     differences: list[GroundingDifference] = Field(description="adapter - base; empty without an adapter")
     curves: list[CurvePoint] = Field(description="points of the mean deletion and insertion curves")
-    settings: dict[str, Any] = Field(description="settings of the study (finetune.grounding.settings.GroundingSettings)")
+    settings: dict[str, Any] = Field(description="settings of the study (finetune.grounding.settings)")
     software: dict[str, str] = Field(description="package -> version")
     provenance: Provenance | None = Field(
         default=None, description="command, commit, device and start; null where not recorded"

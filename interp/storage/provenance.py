@@ -1,4 +1,8 @@
-"""How a result came about: the commit of the code, the device, the command without paths or text, and when."""
+"""How a result came about: the commit of the code, the device, the start, and the command without paths or text.
+
+The command is recorded beside the settings because it holds what they do not: the split, limits, and which options
+were left at their defaults.
+"""
 
 import importlib.metadata
 import inspect
@@ -20,13 +24,13 @@ from interp.runtime.distributed import process_count
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes the numbers, for the record in every artifact."""
+    """Versions of the software that computes the numbers: package -> version, as every artifact records it."""
     return dict(_versions())
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Looked up once: what is kept of a search is many files."""
+    """Looked up once, because a checkpoint consists of many files."""
     names = ("gatescope", "torch", "transformers", "peft", "accelerate", "sae-lens", "numpy", "pandas", "scipy")
     versions = {"python": platform.python_version(), "platform": sys.platform}
     for name in names:
@@ -38,25 +42,25 @@ def _versions() -> dict[str, str]:
 
 
 HIDDEN = "…"
-"""Stands for what an option was given, where that may be a path or text."""
+"""Stands for the value of an option that may be a path or text."""
 _PLAIN = re.compile(r"[\w:,.+-]{1,40}")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 class Provenance(BaseModel):
-    """How a result came about; no path, text or patient among it."""
+    """How a result came about. It contains no path, text or patient."""
 
     model_config = ConfigDict(extra="forbid")
     commit: str | None = Field(
-        description="of the checkout that the code ran from, null if it was installed; later edits do not show"
+        description="commit of the checkout that the code ran from, without later edits; null if it was installed"
     )
-    device: str = Field(description="what computed: GPUs, or the CPU and its threads")
-    command: str | None = Field(description="as it was given, … for paths and text; null for a call from Python")
-    started: str = Field(description="when the process began, in UTC")
+    device: str = Field(description="GPUs that computed the result, or the CPU and its threads")
+    command: str | None = Field(description="the command, with … for paths and text; null for a call from Python")
+    started: str = Field(description="start of the process [UTC, ISO 8601]")
 
 
 def provenance() -> Provenance:
-    """Of this process, as far as it has come: a GPU counts once it is used."""
+    """The provenance of this process so far; a GPU counts once it is used."""
     import psutil
 
     started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
@@ -69,13 +73,13 @@ def provenance() -> Provenance:
 
 
 def commit_of(root: Path) -> str | None:
-    """The commit of the git checkout at `root`, None if it is none; folders above it are not looked at."""
+    """The commit of the git checkout at `root`, None if it is not one; folders above it are not searched."""
     with suppress(OSError, UnicodeDecodeError):
         git = root / ".git"
         if git.is_file():
             git = root / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        # A further work tree has branches in common with the first.
+        # A linked work tree shares its branches with the main one.
         shared = git / "commondir"
         places = [git, *([git / shared.read_text(encoding="utf-8").strip()] if shared.is_file() else [])]
         for found in [head] if not head.startswith("ref: ") else _targets(places, head.removeprefix("ref: ")):
@@ -85,7 +89,7 @@ def commit_of(root: Path) -> str | None:
 
 
 def _targets(places: list[Path], name: str) -> Iterator[str]:
-    """What a branch may stand at, by its own file and by the packed ones."""
+    """The commits that a branch may point to, by its own file and by the packed references."""
     for place in places:
         with suppress(OSError):
             yield (place / name).read_text(encoding="utf-8").strip()
@@ -116,14 +120,14 @@ def _processor() -> str:
 
 
 def _command() -> str | None:
-    """The command that is running, with the options that were given."""
-    # Newer typers bring a click of their own.
+    """The running command with the options that were given, None outside of a command."""
+    # Newer versions of typer contain a copy of click.
     clicks = [sys.modules[name] for name in ("typer._click.globals", "click.globals") if name in sys.modules]
     contexts = [click.get_current_context(silent=True) for click in clicks]
     context: Any = next((found for found in contexts if found is not None), None)
     if context is None:
         return None
-    # By the annotations, which stay the same from typer to typer.
+    # Options are judged by their annotations, which do not depend on the version of typer.
     kinds = {name: str(kind) for name, kind in get_type_hints(inspect.unwrap(context.command.callback)).items()}
     words = [context.command_path]
     for parameter in context.command.params:
@@ -134,7 +138,7 @@ def _command() -> str | None:
 
 
 def _given(parameter: Any, kind: str, value: Any) -> list[str]:
-    """An option or argument as it was given."""
+    """The words of an option or argument as it was given."""
     names = [name for name in parameter.opts if name.startswith("-")]
     if isinstance(value, bool):
         return [names[0] if value or not parameter.secondary_opts else parameter.secondary_opts[0]]
@@ -143,7 +147,7 @@ def _given(parameter: Any, kind: str, value: Any) -> list[str]:
 
 
 def _shown(kind: str, value: Any) -> str:
-    """A value, or that there is one. Numbers and choices tell nothing; a word may name a file or a folder."""
+    """A value, or HIDDEN. Numbers and choices reveal nothing, but a word may name a file or a folder."""
     if isinstance(value, int | float) or "Literal" in kind:
         return str(value)
     word = "Path" not in kind and _PLAIN.fullmatch(str(value)) is not None and not os.path.exists(value)
