@@ -129,7 +129,7 @@ def test_recipe_and_data_are_those_of_the_record(trained):
         f"{record['questions']} questions with {record['paraphrases']} paraphrases, on {record['patients']} patients"
     )
     assert counts in prose
-    assert f"fingerprint `{record['data']}`. Neither" in prose
+    assert f"fingerprint `{record['data']}`. The files" in prose
     assert "named by hand (`--layers 1-2`)" in prose
     assert f"gatescope {record['software']['gatescope']}" in prose
     assert "## Prompt" not in text
@@ -230,7 +230,7 @@ def test_another_base_changes_front_matter_and_its_section_only(trained):
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [("# Bare\n", "front matter"), ("---\na: [\n---\n# x\n", "unreadable"), ("---\na: b\n---\n# x\n", "no section")],
+    [("# Bare\n", "front matter"), ("---\na: [\n---\n# x\n", "unreadable"), ("---\na: b\n---\n# x\n", "the section .* is missing")],
 )
 def test_a_card_that_cannot_take_another_base(card, message):
     with pytest.raises(InputError, match=message):

@@ -200,7 +200,7 @@ def test_a_base_given_by_hand_is_written_into_the_copies_only(run, world, local,
     card = ModelCard(hub.files["README.md"].decode())
     assert (card.data.base_model, card.data.license) == (BASE, "other")
     assert f'AutoModelForImageTextToText.from_pretrained("{BASE}")' in card.text
-    assert f"in place of {world.model}, in what is sent only" in out
+    assert f"instead of {world.model}." in out
     for name, content in hub.files.items():
         assert str(world.model).encode() not in content, name
     assert state(local) == before
@@ -296,7 +296,7 @@ def test_a_path_of_this_machine_is_refused(run, adapter, hub, monkeypatch, tmp_p
         path.write_text(path.read_text() + f"\nTrained on {secret}.\n")
     else:
         change_json(path, note=secret)
-    assert_error(run(adapter, "me/consistent", "--upload"), f"{file}: holds", "somebody")
+    assert_error(run(adapter, "me/consistent", "--upload"), f"{file}: contains", "somebody")
     assert hub.created == []
 
 
@@ -377,7 +377,7 @@ def test_a_failure_while_sending_is_one_paragraph(run, adapter, hub, monkeypatch
         raise RuntimeError("transfer engine stopped\nat line 1")
 
     monkeypatch.setattr(HfApi, "upload_folder", broken)
-    assert_error(run(adapter, "me/consistent", "--upload"), "RuntimeError: transfer engine stopped. The same command")
+    assert_error(run(adapter, "me/consistent", "--upload"), "RuntimeError: transfer engine stopped. Repeat the same command")
 
 
 def assert_error(result, *messages):

@@ -118,14 +118,14 @@ def test_pickled_models_and_adapters_are_refused(world, copied, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "no use for"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "which a plain LoRA does not need"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"peft_type": "IA3"}, "this adapter is not a LoRA"),
         ({"r": 10**9}, "ranks do not match those of the saved weights"),
         ({"rank_pattern": {"q_proj": 10**9}}, "ranks do not match those"),
-        ({"base_model_name_or_path": 5}, "no text"),
+        ({"base_model_name_or_path": 5}, "is not text"),
     ],
 )
 def test_an_adapter_that_asks_for_more_than_a_plain_lora_is_refused(

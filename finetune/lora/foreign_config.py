@@ -62,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_unsaved_ranks(folder: Path, config: dict[str, Any]) -> None:
-    """Raise InputError if an adapter claims a higher rank than its saved weights have; peft would allocate memory for it.
+    """Raise InputError if an adapter claims a higher rank than its saved weights have: peft would allocate that memory.
 
     Raises the error of safetensors for damaged weights.
     """
