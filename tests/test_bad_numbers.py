@@ -63,10 +63,10 @@ def test_a_model_that_says_one_thing_is_called_collapsed():
     prompts = closed_prompts(["yes"] * 12 + ["no"] * 18 + [None] * 5)
     yes, no = np.full(35, 0.3), np.full(35, -2.0)
     assert collapse(prompts, answers_of(yes), "x") == (
-        "Collapsed: x answers yes to all 30 wordings of closed questions, though that is not true of 18; that no "
-        "answer flips means nothing."
+        "Collapsed: x answers yes to all 30 wordings of closed questions, though that is wrong for 18; the "
+        "absence of flips means nothing."
     )
-    assert "answers no to all 30 wordings of closed questions, though that is not true of 12;" in collapse(
+    assert "answers no to all 30 wordings of closed questions, though that is wrong for 12;" in collapse(
         prompts, answers_of(no), "x"
     )
     yes[3] = -0.1

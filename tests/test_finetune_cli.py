@@ -297,7 +297,7 @@ def test_the_table_names_the_clamp(run, world, saes):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "Nothing to compare with the base"),
+        ([], "nothing to compare with the base"),
         (["--clamp", "1-3"], "'1-3' is not LAYER:FEATURE"),
         (["--clamp", ""], "is not LAYER:FEATURE"),
         (["--clamp", "1:3,1:3"], "1:3 is named twice"),

@@ -339,7 +339,7 @@ def test_an_evaluation_without_questions_or_second_arm_is_refused(adapted, quest
     vlm, model = adapted
     with pytest.raises(InputError, match="No questions"):
         evaluate(vlm, arms_of(model), [])
-    with pytest.raises(InputError, match="Nothing to compare"):
+    with pytest.raises(InputError, match="nothing to compare"):
         evaluate(vlm, [base_arm(model)], questions)
 
 

@@ -1,4 +1,4 @@
-"""What one arm answered, on disk: numbers alone, found again by what must be the same for it to be of use."""
+"""The answers of one arm on disk, as numbers, with the inputs that must be the same for them to be reused."""
 
 import json
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ from interp.storage.atomic import atomic_file
 from interp.storage.json_files import refuse_newer
 
 RECORD = "gatescope"
-"""Name under which a table carries its record."""
+"""Key of the record in the attributes of a table."""
 
 
 def file_name(kind: str, layers: Iterable[int], seed: int) -> str:
-    """Name of the file of one arm: its kind, its layers with runs as 4-5, and its seed."""
+    """File name of an arm: its kind, its layers with runs written as 4-5, and its seed."""
     return f"{kind}_{layers_text(list(layers)).replace(', ', '_')}_seed{seed}.parquet"
 
 
 def write_answers(path: Path, answers: Answers, record: ArmRecord) -> None:
-    """Write one row a wording, in the order of the prompt table, with the record; whole or not at all."""
+    """Write one row per wording, in the order of the prompt table, and the record, atomically."""
     columns = {"margin": answers.margin, "right_token": answers.right_token}
     columns |= {f"blank_{kind}": answers.blank_margin[kind] for kind in BLANKS}
     columns |= {f"swap_{k}": swapped for k, swapped in enumerate(answers.swapped_margin.T)}
@@ -38,7 +38,7 @@ def write_answers(path: Path, answers: Answers, record: ArmRecord) -> None:
 
 
 def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
-    """What `write_answers` wrote. Raises InputError for a file that is damaged, or of a newer schema."""
+    """Read what `write_answers` wrote. Raises InputError for a file that is damaged or of a newer schema."""
     try:
         table = pd.read_parquet(path)
         text = table.attrs[RECORD]
@@ -60,4 +60,4 @@ def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: not the answers of an arm ({reason}). Remove it, and it is made again.")
+    return InputError(f"{path}: not the answers of an arm ({reason}). Remove the file, and the arm is run again.")

@@ -19,7 +19,7 @@ from finetune.ablation.metrics import (
 )
 from finetune.ablation.plan import AblationSettings, PlannedArm
 from finetune.ablation.profile_validity import layer_scores, picked_window, profile_validity
-from finetune.ablation.regret import Regret, goodness, rank_windows, regrets
+from finetune.ablation.regret import WindowRegret, goodness, rank_windows, regrets
 from finetune.evaluation.answers import Answers
 from finetune.training.sensitivity import Sensitivity
 from interp.schemas import ablation as schema
@@ -37,7 +37,7 @@ class Ablation(schema.Ablation):
     """Every arm of an ablation side by side, the chosen range first, as in ablation.json."""
 
     def plot_arms(self) -> "list[Axes]":
-        """Show every arm in a new figure, a panel a metric; the chosen range has a star, the base is a line."""
+        """Show every arm in a new figure, one panel per metric; the chosen range has a star, the base is a line."""
         from interp.views.figures.ablation import ablation, ablation_frame
 
         return shown(ablation(ablation_frame(self.model_dump())))
@@ -56,9 +56,9 @@ class Trained(NamedTuple):
     """One arm after its training."""
 
     arm: PlannedArm
-    """What it is."""
+    """The arm as it was planned."""
     seeds: list[tuple[Answers, ArmRecord]]
-    """What it answered, by seed."""
+    """The answers after the training with each seed, and their record."""
 
 
 def summarize(
@@ -70,7 +70,7 @@ def summarize(
     settings: AblationSettings,
     **about: Any,
 ) -> Ablation:
-    """All arms side by side; the first is the chosen range. `about` are the fields of `Ablation` that say of what."""
+    """Summarize all arms, the chosen range first. `about` are the other fields of `Ablation`: model, data and so on."""
     patients, arms = len(asked.patients), [each.arm for each in trained]
     sums = patient_totals(asked, base, [[answers for answers, _ in each.seeds] for each in trained])
     found = weighted_metrics(sums, patient_weights(patients, settings.seed))
@@ -78,7 +78,7 @@ def summarize(
     costs = []
     if len(windows) > 1:
         costs = regrets(PatientTotals(_only(sums.arms, windows), sums.base), 0, patients, settings.seed)
-    # The profile tells of runs of layers; a chosen range with gaps is none.
+    # The profile predicts consecutive layers only, so a chosen range with gaps is left out.
     runs = [i for i in windows if arms[i].contiguous]
     along = WeightedMetrics(_only(found.arms, runs), found.base)
     scores = layer_scores(profile, sensitivity)
@@ -108,7 +108,7 @@ def summarize(
 
 
 def _only(tables: dict[str, FloatArray], arms: Sequence[int]) -> dict[str, FloatArray]:
-    """Tables [.., arms, seeds, ..], arms second, of some arms."""
+    """Tables [.., arms, seeds, ..] restricted to some arms."""
     return {name: table[:, list(arms)] for name, table in tables.items()}
 
 
@@ -140,9 +140,9 @@ def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: i
 
 
 def _rules(
-    costs: Sequence[Regret], windows: Sequence[PlannedArm], scores: Mapping[str, Mapping[int, float]]
+    costs: Sequence[WindowRegret], windows: Sequence[PlannedArm], scores: Mapping[str, Mapping[int, float]]
 ) -> list[Rule]:
-    """What each score would have chosen among the windows, and chance; nothing without other windows."""
+    """What each score, and chance, would have chosen among the windows; empty without other windows."""
     if not costs:
         return []
     entries = []
@@ -155,7 +155,7 @@ def _rules(
     return [*entries, Rule(score=CHANCE, arm=None, regret=chance)]
 
 
-def _regret_entry(cost: Regret, names: Sequence[str], good: FloatArray, patients: int) -> schema.Regret:
+def _regret_entry(cost: WindowRegret, names: Sequence[str], good: FloatArray, patients: int) -> schema.Regret:
     return schema.Regret(
         metric=cost.metric,
         best=names[cost.best],

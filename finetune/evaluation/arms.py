@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.lora.adapter_folder import AdapterRecord, changes_sight, load_adapter
+from finetune.lora.adapter_folder import AdapterRecord, changes_vision_encoder, load_adapter
 from finetune.lora.settings import TrainSettings
 from interp.measurement.clamp_spec import Clamp
 from interp.model.vlm import Vlm
@@ -47,7 +47,7 @@ def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None)
     @contextmanager
     def enter() -> Iterator[None]:
         adapted, tokens = load_adapter(vlm, folder), vlm.image_tokens
-        if changes_sight(adapted):
+        if changes_vision_encoder(adapted):
             # The cached image tokens are those of the base's vision tower.
             vlm.image_tokens = {}
         try:

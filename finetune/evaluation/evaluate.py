@@ -1,4 +1,4 @@
-"""Measuring the base, adapters and clamps on held-out questions: consistent, accurate, still looking at the image?"""
+"""Measures the base, adapters and clamps on held-out questions: consistency, accuracy and reliance on the image."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from finetune.evaluation.compare import compare, subsets_of
 from finetune.evaluation.measures import ECE_BINS, MEASURES, confidence, confidence_bin
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, quadrants
 from finetune.evaluation.settings import NEW_TOKENS, TOLERANCE
-from finetune.evaluation.verdict import Verdict, verdict
+from finetune.evaluation.verdict import ArmVerdict, verdict
 from interp.measurement.clamp_spec import Clamp
 from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
 from interp.measurement.margins import measure
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CONTROLS = 5
-"""Control clamps beside a clamp."""
+"""Number of control clamps beside a clamp."""
 FEWEST = 20
-"""Wordings answered alike that are no chance: one in half a million at even odds."""
+"""Fewest equal answers that count as a collapse; at even odds, so many are equal once in half a million times."""
 
 
 class Evaluation(schema.Evaluation):
@@ -66,7 +66,7 @@ class Evaluation(schema.Evaluation):
         return pd.DataFrame([_flat(comparison) for comparison in self.comparisons])
 
     def plot_changes(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw what changed against the base; as every `plot_` of `interp.search.find.FindResult`."""
+        """Draw the changes against the base into `ax`, or into a new figure; returns the axes."""
         from interp.views.figures.evaluation import changes_against_base, changes_frame
 
         return plotted(changes_against_base, changes_frame(self.model_dump()), ax)
@@ -120,23 +120,23 @@ def evaluate(
     tolerance: float = TOLERANCE,
     new_tokens: int = NEW_TOKENS,
 ) -> Evaluation:
-    """Compare some arms with the first, the base; the weights are held once.
+    """Compare some arms with the first, the base. All arms share one copy of the weights.
 
-    `known` are the hashes of the adapters' training texts (see `finetune.lora.seen_texts`), None if unknown. `sae_of`
-    (layer ->
-    SAE folder) is where the controls of the clamps come from, other features as active as the clamped ones. A clamp at
-    the feature's mean takes it over the wordings evaluated on, in its arm before the clamp. With `new_tokens` 0 no
-    answers are generated, and the measures of them are left out. Raises InputError if there is nothing to compare or
-    no question, for unreadable images, for a clamp beyond the model, or if a margin is not finite.
+    `known` are the hashes of the adapters' training texts (`finetune.lora.seen_texts`), None if unknown. `sae_of`
+    (layer -> SAE folder) provides the controls of the clamps: other features, about as active as the clamped ones. A
+    clamp at the feature's mean uses the mean over the wordings of this evaluation, in its arm without the clamp. With
+    `new_tokens` 0 no answers are generated, and the measures of generated answers are left out. Raises InputError if
+    there is nothing to compare or no question, for unreadable images, for a clamp that the model has no layer for, and
+    if a margin is not finite.
     """
     if len(arms) < 2:
-        raise InputError("Nothing to compare with the base. Give an adapter, features to --clamp, or both.")
+        raise InputError("There is nothing to compare with the base. Give an adapter, features to --clamp, or both.")
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"Two arms are named {name!r}. Rename a folder, or leave one out.")
     if not questions:
-        raise InputError("No questions to evaluate on.")
+        raise InputError("There are no questions to evaluate on.")
     prompts = prompt_table(questions)
     pairs = pair_table(prompts)
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
@@ -191,7 +191,7 @@ def evaluate(
         )
 
 
-def verdict_record(found: Verdict) -> schema.Verdict:
+def verdict_record(found: ArmVerdict) -> schema.Verdict:
     """A verdict as evaluation.json holds it."""
     return schema.Verdict(
         label=found.label,
@@ -204,9 +204,9 @@ def verdict_record(found: Verdict) -> schema.Verdict:
 
 
 def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
-    """A sentence on an arm that answers all wordings of closed questions alike, though both answers are true of some.
+    """A sentence on an arm that gives one answer to all wordings of closed questions, though both answers occur.
 
-    None if it does not, or if there are too few wordings to tell.
+    None if the arm does not, or if there are fewer than FEWEST wordings.
     """
     rows = gradable(prompts)
     said, truth = says_yes(answers.margin[rows]), truly_yes(prompts)[rows]
@@ -214,13 +214,13 @@ def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
         return None
     answer, wrong = ("yes", ~truth) if said[0] else ("no", truth)
     return (
-        f"Collapsed: {arm} answers {answer} to all {len(said)} wordings of closed questions, though that is not true "
-        f"of {wrong.sum()}; that no answer flips means nothing."
+        f"Collapsed: {arm} answers {answer} to all {len(said)} wordings of closed questions, though that is wrong "
+        f"for {wrong.sum()}; the absence of flips means nothing."
     )
 
 
 def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps: Sequence[Clamp]) -> ClampControl:
-    """Flips and accuracy of the model as it stands, with other features clamped; `pairs` are of closed questions."""
+    """Flips and accuracy of the model in its present state under some clamps; `pairs` are those of closed questions."""
     with clamped(vlm, clamps):
         margin = measure(vlm, prompts, description="control").margin.double().numpy()
     everything = Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool))
@@ -242,7 +242,7 @@ def _margins_only(margin: FloatArray) -> Answers:
 
 
 def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
-    """The reliability curve of one arm (Guo et al., arXiv 1706.04599), of closed questions; empty bins are left out."""
+    """The reliability curve of one arm on closed questions (Guo et al., arXiv 1706.04599), without empty bins."""
     rows = gradable(prompts)
     margin, correct = answers.margin[rows], correct_by_margin(prompts, answers)[rows]
     sure, place = confidence(margin), confidence_bin(margin)

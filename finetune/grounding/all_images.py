@@ -19,7 +19,7 @@ from finetune.grounding.one_image import (
 from finetune.grounding.questions import Lesion
 from finetune.grounding.resume import ImageObservation, read_image, write_image
 from finetune.grounding.settings import FILLS, MapSettings
-from finetune.lora.adapter_folder import changes_sight
+from finetune.lora.adapter_folder import changes_vision_encoder
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
@@ -68,7 +68,7 @@ def observe_images(
     vision tower too. Images that are in the `checkpoint` are read from it. Raises InputError if a margin is not finite.
     """
     arms = ["base"] if adapted is None else ["base", "adapter"]
-    own_tower = adapted is not None and changes_sight(adapted)
+    own_tower = adapted is not None and changes_vision_encoder(adapted)
     fills = [settings.fill, *(f for f in FILLS if f != settings.fill and "occlusion" in settings.maps)]
     rows_of = {str(image): rows for image, rows in wordings.groupby("image", sort=False)}
     found: list[dict[str, ImageObservation]] = []

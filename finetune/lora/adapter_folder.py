@@ -1,4 +1,4 @@
-"""The adapter folder: peft's own files, and a record of where the adapter came from."""
+"""The adapter folder: the files of peft, and a record of where the adapter comes from."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -40,7 +40,7 @@ def record_of(
     history: Sequence[StepRecord],
     seconds: float,
 ) -> AdapterRecord:
-    """The record of an adapter that was just trained on `taught`, with the hashes of all wordings that it saw."""
+    """The record of an adapter that was just trained on `taught`; `hashes` are those of all wordings that it saw."""
     losses = [step.loss for step in history]
     tenth = max(1, len(losses) // 10)
     return AdapterRecord(
@@ -65,18 +65,18 @@ def record_of(
 
 
 def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
-    """Write the adapter as plain peft loads it, gatescope.json and history.csv into an existing folder."""
-    # Nothing is looked up online, and no embedding is ever trained.
+    """Write the adapter in peft's format, gatescope.json and history.csv into an existing folder."""
+    # No embedding is ever trained; with True, peft would ask the hub about the vocabulary.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     write_text(folder / "gatescope.json", record.to_json())
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
 
 
 def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
-    """Write an adapter without an evaluation as the new folder `out`, whole or not at all."""
+    """Write an adapter without an evaluation into the new folder `out`, atomically."""
     with atomic_folder(out) as folder:
         write_adapter(folder, adapted, record, history)
-        # An empty form of peft's, which names the base by its path on this machine.
+        # The empty form that peft writes names the base by its path on this machine.
         (folder / "README.md").unlink(missing_ok=True)
         write_manifest(folder, {path.name: path for path in folder.iterdir()})
 
@@ -91,10 +91,7 @@ def read_record(folder: Path) -> AdapterRecord | None:
 
 
 def base_of(folder: Path) -> str:
-    """The base model that an adapter folder names.
-
-    Raises InputError if it is not a folder of a plain LoRA, or names none.
-    """
+    """The base model that an adapter folder names. Raises InputError if it is not a plain LoRA, or names none."""
     check_adapter(folder)
     named = read_config(folder).get("base_model_name_or_path")
     if not named:
@@ -128,11 +125,11 @@ def shared_base(
 
 
 def check_adapter(folder: Path) -> None:
-    """Raise InputError unless `folder` holds a whole adapter, in safetensors, as its manifest says if it has one."""
+    """Raise InputError unless `folder` holds a complete adapter in safetensors, unchanged if it has a manifest."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder}: no {name} there. Give the folder that `finetune --out` wrote, or another of peft's."
+                f"{folder}: found no {name} there. Give a folder that `finetune` wrote, or another adapter of peft."
             )
     check_manifest(folder)
 
@@ -140,7 +137,8 @@ def check_adapter(folder: Path) -> None:
 def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
     """Put a saved adapter into `vlm.model`, in place.
 
-    Raises InputError if it is damaged, no plain LoRA, or does not fit the model, which then is as it was.
+    Raises InputError if the adapter is damaged, is not a plain LoRA, or does not fit the model; the model is then
+    unchanged.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
@@ -152,15 +150,15 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
         with quiet_peft():
             adapted = PeftModel.from_pretrained(vlm.model, str(folder))
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            # peft passes over weights that have no place in the model, which would evaluate another adapter.
+            # peft ignores weights that have no place in the model, which would evaluate a different adapter.
             names = set(saved.keys())
-            # Else peft asks the hub whether the base's vocabulary was changed.
+            # Without this, peft asks the hub whether the vocabulary of the base was changed.
             embeddings = any("embed" in name or "lm_head" in name for name in names)
             left = sorted(names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings)))
         if left:
-            raise ValueError(f"{len(left)} weights without a place, as {left[0]}")
+            raise ValueError(f"{len(left)} weights without a place, for example {left[0]}")
         return adapted
-    # peft takes configurations at their word, and meets false ones with errors of any kind.
+    # peft trusts configurations, and wrong ones can cause errors of any kind.
     except Exception as error:
         _take_out(vlm.model)
         if isinstance(error, InputError):
@@ -170,7 +168,7 @@ def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
 
 
 def _take_out(model: Any) -> None:
-    """Put back what an adapter that was loaded in part has wrapped."""
+    """Undo the wrapping of modules by an adapter that was loaded in part."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
@@ -181,7 +179,7 @@ def _take_out(model: Any) -> None:
             setattr(model.get_submodule(parent), child, inner)
 
 
-def changes_sight(adapted: "PeftModel") -> bool:
+def changes_vision_encoder(adapted: "PeftModel") -> bool:
     """Whether the adapter reaches the vision tower or the projector, so that the arms see different image tokens."""
     from peft import get_peft_model_state_dict
 

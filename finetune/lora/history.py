@@ -1,25 +1,25 @@
-"""The course of a training: one record an optimizer step, the rows of history.csv."""
+"""The course of a training: one record per optimizer step, which is a row of history.csv."""
 
 from typing import NamedTuple
 
 
 class StepRecord(NamedTuple):
-    """One optimizer step, as it is written to history.csv."""
+    """One optimizer step."""
 
     step: int
-    """Counted from 1."""
+    """Number of the step, from 1."""
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     lr: float
     """Learning rate of the step."""
     loss: float
-    """Answer weight * cross-entropy + consistency weight * divergence + grounding weight * grounding term, mean over
-    the questions of the step, before the update."""
+    """Loss of the step before its update, mean over its questions: answer weight x cross-entropy + consistency weight x
+    divergence + grounding weight x grounding term."""
     ce: float
     """Cross-entropy of the first answer token [nats]."""
     kl: float
-    """Symmetric KL between the two wordings [nats]."""
+    """Symmetric KL divergence between the two wordings [nats]."""
     grounding: float
-    """Grounding term [nats for blank, logits for swap], 0 without one."""
+    """Grounding term [nats for blank, logits for swap]; 0 without one."""
     grad_norm: float
     """Norm of the gradient before clipping."""
