@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from finetune.ablation.result import Ablation
-from finetune.evaluation.compare import Comparison
+from finetune.evaluation.compare import ArmComparison
 from finetune.evaluation.evaluate import Evaluation, verdict_record
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
@@ -189,12 +189,12 @@ def write_adapter(folder: Path, draw: Draw) -> None:
 
 
 def evaluation(draw: Draw) -> Evaluation:
-    def comparison(measure: str, kind: str, subset: str) -> Comparison:
+    def comparison(measure: str, kind: str, subset: str) -> ArmComparison:
         before, after, difference = draw.estimate(0, 1), draw.estimate(0, 1), draw.estimate(-0.5, 0.5)
         tested = {"effect_size": 0.1, "test": "permutation", "p": draw.number(0.001, 1), "p_unpaired": float("nan")}
         about = {"reference": "base", "arm": "adapter", "n": int(draw.rng.integers(10, 900)), "patients": 50}
         estimates = {"before": before, "after": after, "difference": difference}
-        return Comparison(kind=kind, subset=subset, measure=measure, **about, **estimates, **tested)
+        return ArmComparison(kind=kind, subset=subset, measure=measure, **about, **estimates, **tested)
 
     found = [comparison(measure, "all", "all") for measure in MEASURES]
     found += [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_finetune_measures import answered, asked
 
-from finetune.evaluation.compare import Comparison, compare, subsets_of
+from finetune.evaluation.compare import ArmComparison, compare, subsets_of
 from finetune.evaluation.verdict import axis_state, label_of, no_better_than, verdict
 from interp.statistics import Estimate
 
@@ -40,7 +40,7 @@ def comparison(measure, before, after, half_width, p=None, n=100):
     interval = Estimate(change, change - half_width, change + half_width)
     p = (0.001 if abs(change) > half_width else 0.5) if p is None else p
     values = Estimate(before, before, before), Estimate(after, after, after)
-    return Comparison("all", "all", measure, "base", "x", n, 50, *values, interval, 0.0, "permutation", p, np.nan)
+    return ArmComparison("all", "all", measure, "base", "x", n, 50, *values, interval, 0.0, "permutation", p, np.nan)
 
 
 NAMES = ("question_flip_rate", "accuracy", "text_only_agreement", "swap_sensitivity")

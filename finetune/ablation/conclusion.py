@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from finetune.ablation.metrics import COMBINED, mean_over_seeds
 from finetune.ablation.plan import PlannedArm
 from finetune.ablation.profile_validity import DEPTH, ProfileValidity
-from finetune.ablation.regret import Regret
+from finetune.ablation.regret import WindowRegret
 from interp.statistics import Estimate, FloatArray
 
 LEVEL = 0.05
@@ -25,7 +25,7 @@ COMPARISONS = {
 def conclusion(
     arms: Sequence[PlannedArm],
     good: FloatArray,
-    costs: Sequence[Regret],
+    costs: Sequence[WindowRegret],
     validity: Sequence[ProfileValidity],
     patients: int,
 ) -> list[str]:

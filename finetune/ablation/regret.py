@@ -18,8 +18,8 @@ SPLITS = 10
 """Number of random halvings of the patients."""
 
 
-class Regret(NamedTuple):
-    """By how much the best window beats the chosen range, in the unit of the metric; negative if it does not."""
+class WindowRegret(NamedTuple):
+    """By how much the best window beats the chosen range, in the metric's unit; negative if it does not."""
 
     metric: str
     """Name of the metric, a key of METRICS."""
@@ -68,7 +68,7 @@ def rank_windows(good: FloatArray, patients: int) -> list[RankRange]:
     return [RankRange(1 + int(above), count - int(below)) for above, below in zip(better, worse, strict=True)]
 
 
-def regrets(windows: PatientTotals, chosen: int, patients: int, seed: int) -> list[Regret]:
+def regrets(windows: PatientTotals, chosen: int, patients: int, seed: int) -> list[WindowRegret]:
     """Return the regret of window number `chosen` in every metric; `windows` holds all candidates, it included.
 
     The best of several windows looks better than it is. Therefore the best one is selected on one half of the patients
@@ -98,7 +98,7 @@ def regrets(windows: PatientTotals, chosen: int, patients: int, seed: int) -> li
         optimistic = float(mean[best] - mean[chosen])
         of_windows = [mean_over_seeds(lost[metric][:, w], patients) for w in range(n_windows)]
         chance = mean_over_seeds(lost[metric].mean(1), patients)
-        found.append(Regret(metric, best, optimistic, of_windows[chosen], of_windows, chance, picked[metric]))
+        found.append(WindowRegret(metric, best, optimistic, of_windows[chosen], of_windows, chance, picked[metric]))
     return found
 
 

@@ -14,8 +14,8 @@ from interp.questions.lexicon import named_finding
 from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, pooled_over_seeds, two_proportions_p
 
 
-class Comparison(NamedTuple):
-    """One measure in one group of questions, for one arm compared with another."""
+class ArmComparison(NamedTuple):
+    """One measure in one group of questions, for one arm compared with another; its numbers are not rounded."""
 
     kind: str
     """Kind of the subset, one of those in `finetune.evaluation.answers.Subset`."""
@@ -83,7 +83,7 @@ def compare(
     pools: Mapping[str, Sequence[str]],
     subsets: Sequence[Subset],
     seed: int,
-) -> list[Comparison]:
+) -> list[ArmComparison]:
     """Compare each arm and each pool with the first arm, the base, by every measure in every subset that defines it.
 
     `answers` maps the name of each arm to its answers. `pools` maps a name to arms that differ only in their training
@@ -114,7 +114,7 @@ def _comparison(
     reference: str,
     arm: str,
     members: Sequence[str] = (),
-) -> Comparison:
+) -> ArmComparison:
     """Compare one arm with the reference, or the pool of `members` if there are any."""
     before, after = units[reference], [units[member] for member in members or [arm]]
     columns, patients = [each.columns for each in after], [each.patients for each in (before, *after)]
@@ -132,7 +132,7 @@ def _comparison(
             outcomes = before.columns[:, 0] > 0, columns[0][:, 0] > 0
             found, test = found._replace(p=mcnemar_p(*outcomes)), "mcnemar"
             p_unpaired = two_proportions_p(*outcomes)
-    return Comparison(
+    return ArmComparison(
         kind=subset.kind,
         subset=subset.name,
         measure=name,

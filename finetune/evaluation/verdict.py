@@ -8,7 +8,7 @@ tolerance is unclear, and an arm with an unclear axis is not improved.
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from finetune.evaluation.compare import Comparison
+from finetune.evaluation.compare import ArmComparison
 from finetune.evaluation.settings import TOLERANCE
 from interp.statistics import MIN_PATIENTS, needed_units
 
@@ -43,7 +43,7 @@ class Judgement(NamedTuple):
 
     axis: str
     """Name of the axis, a key of AXES."""
-    comparison: Comparison
+    comparison: ArmComparison
     """The measure over all questions."""
     state: State
     """`better` or `lost`: a change is shown. `kept`: no change is shown, and the interval excludes a loss beyond the
@@ -53,7 +53,7 @@ class Judgement(NamedTuple):
     settled, or if the estimate itself lies at the bound."""
 
 
-class Verdict(NamedTuple):
+class ArmVerdict(NamedTuple):
     """The verdict on one arm."""
 
     label: Label
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
     """The measures that decided the label."""
 
 
-def judge(comparison: Comparison, axis: str, tolerance: float) -> Judgement:
+def judge(comparison: ArmComparison, axis: str, tolerance: float) -> Judgement:
     """Judge one measure by the interval and the test of its difference; `tolerance` is a share of the questions."""
     good = AXES[axis][comparison.measure]
     change = comparison.difference
@@ -98,8 +98,8 @@ def label_of(consistency: State, accuracy: State, looking: State, beyond: bool) 
 
 
 def verdict(
-    comparisons: Iterable[Comparison], base: str, arm: str, tolerance: float = TOLERANCE, collapsed: bool = False
-) -> Verdict:
+    comparisons: Iterable[ArmComparison], base: str, arm: str, tolerance: float = TOLERANCE, collapsed: bool = False
+) -> ArmVerdict:
     """Return the verdict on one arm against the base; `comparisons` may include those of other arms.
 
     An arm that `collapsed` gives the same answer to all wordings, and therefore is never improved.
@@ -107,7 +107,7 @@ def verdict(
     overall = {c.measure: c for c in comparisons if (c.kind, c.reference, c.arm) == ("all", base, arm)}
     # With a single patient there are no swaps.
     if not set(NAMES) - {"swap_sensitivity"} <= set(overall):
-        return Verdict(
+        return ArmVerdict(
             "not judged", "Not judged: there are no closed questions with known answers and paraphrases.", []
         )
     found = [
@@ -123,10 +123,10 @@ def verdict(
         label = "not improved"
     reasons = [_reason(judgement, tolerance) for judgement in found]
     sentence = f"{label.capitalize()}: with {arm}, {'; '.join(reasons)}."
-    return Verdict(label, " ".join([sentence, *_too_few(overall["question_flip_rate"])]), found)
+    return ArmVerdict(label, " ".join([sentence, *_too_few(overall["question_flip_rate"])]), found)
 
 
-def _too_few(flips: Comparison) -> list[str]:
+def _too_few(flips: ArmComparison) -> list[str]:
     """Warn of too few patients or too few flips."""
     said = []
     if flips.patients < MIN_PATIENTS:
@@ -165,7 +165,7 @@ def _reason(judgement: Judgement, tolerance: float) -> str:
     return f"{NAMES[change.measure]} {said} ({numbers}, {p}{more})"
 
 
-def _units(change: Comparison) -> str:
+def _units(change: ArmComparison) -> str:
     return "wordings" if change.measure == "accuracy" else "questions"
 
 
