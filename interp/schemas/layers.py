@@ -123,7 +123,7 @@ class CausalEntry(_Part):
     unflipped_changed: float | None = Field(
         description="side effect: share of unflipped pairs whose answer the patch changes"
     )
-    dose: list[float] = Field(description="recovery at DOSES times the patch: 0.5, 1, 2 and 4")
+    dose: list[float] = Field(description="recovery at 0.5, 1, 2 and 4 times the patch")
 
 
 class FeatureEntry(_Part):
@@ -190,7 +190,7 @@ class Layers(_Part):
     profile: list[ProfileEntry] = Field(description="one entry per layer")
     features: list[FeatureEntry] = Field(description="features that were tested, highest net recovery first")
     warnings: list[str] = Field(default_factory=list, description="what limits these results, one sentence each")
-    settings: dict[str, Any] = Field(description="settings of the run (interp.search.find.FindSettings)")
+    settings: dict[str, Any] = Field(description="settings of the run (interp.search.settings.FindSettings)")
     seed: int = Field(description="seed of the halves, the controls and the bootstrap")
     software: dict[str, str] = Field(description="package -> version")
     provenance: Provenance | None = Field(
