@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from interp.questions.frames import LEXICAL, SCOPE, SYNTAX
+from interp.questions.registers import REGISTERS
+
 HELD_OUT = 3
-REGISTERS = ("formal", "casual")
 
 TERMS = {
     "cardiomegaly": {
@@ -31,7 +33,7 @@ TERMS = {
 }
 
 # A frame may name the phenomenon that it adds to a plain wording; most add none.
-_SCOPE, _SPECIFIC, _NEGATION = "scope_quantification", "specificity_modulation", "negation_pattern"
+SPECIFICITY, NEGATION = "specificity_modulation", "negation_pattern"
 
 FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
     "presence": {
@@ -42,17 +44,17 @@ FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
             "Is {x} appreciated on the current study?",
             "Are findings consistent with {x} present?",
             "Does the radiograph reveal {x}?",
-            ("Is there any degree of {x} identified on this examination?", _SCOPE),
-            ("Does the frontal chest radiograph demonstrate {x}?", _SPECIFIC),
-            ("Is {x} present, or is it not identified?", _NEGATION),
+            ("Is there any degree of {x} identified on this examination?", SCOPE),
+            ("Does the frontal chest radiograph demonstrate {x}?", SPECIFICITY),
+            ("Is {x} present, or is it not identified?", NEGATION),
             "Kindly indicate whether {x} is demonstrated.",
             "Is the presence of {x} appreciated?",
             "Does this study demonstrate radiographic signs of {x}?",
-            ("Is there evidence of {x} in either hemithorax?", _SCOPE),
+            ("Is there evidence of {x} in either hemithorax?", SCOPE),
             # held out
             "Is {x} identified on the radiograph?",
             "Does the current examination reveal evidence of {x}?",
-            ("Please indicate whether any degree of {x} is appreciated.", _SCOPE),
+            ("Please indicate whether any degree of {x} is appreciated.", SCOPE),
         ),
         "casual": (
             "Any {x} here?",
@@ -61,17 +63,17 @@ FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
             "Does this look like {x}?",
             "Is there {x} in this one?",
             "Got {x}?",
-            ("Is there {x} at all?", _SCOPE),
-            ("Is there {x} in this chest x-ray pic?", _SPECIFIC),
-            ("So is there {x} or not?", _NEGATION),
+            ("Is there {x} at all?", SCOPE),
+            ("Is there {x} in this chest x-ray pic?", SPECIFICITY),
+            ("So is there {x} or not?", NEGATION),
             "Have we got {x} here?",
             "Do they have {x}?",
             "Can you see {x} in here?",
-            ("Even a little bit of {x}?", _SCOPE),
+            ("Even a little bit of {x}?", SCOPE),
             # held out
             "Do you spot {x} here?",
             "Does this one look like it has {x}?",
-            ("Any {x} at all in this pic?", _SCOPE),
+            ("Any {x} at all in this pic?", SCOPE),
         ),
     },
     "abnormality": {
@@ -81,8 +83,8 @@ FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
             "Please determine whether an abnormality is identified.",
             "Is the current study abnormal?",
             "Are abnormal findings present?",
-            ("Is any degree of abnormality appreciated on this examination?", _SCOPE),
-            ("Does the frontal chest radiograph demonstrate an abnormality?", _SPECIFIC),
+            ("Is any degree of abnormality appreciated on this examination?", SCOPE),
+            ("Does the frontal chest radiograph demonstrate an abnormality?", SPECIFICITY),
             "Is the presence of an abnormality appreciated?",
             # held out
             "Does the radiograph reveal an abnormality?",
@@ -95,8 +97,8 @@ FRAMES: dict[str, dict[str, tuple[str | tuple[str, str], ...]]] = {
             "Does this look bad?",
             "Is something off in this one?",
             "Can you spot anything wrong in this pic?",
-            ("Anything wrong at all?", _SCOPE),
-            ("Is something wrong in this chest x-ray pic?", _SPECIFIC),
+            ("Anything wrong at all?", SCOPE),
+            ("Is something wrong in this chest x-ray pic?", SPECIFICITY),
             "Got anything wrong here?",
             # held out
             "Is anything wrong in this pic?",
@@ -239,8 +241,8 @@ def changed_phenomenon(original: Wording, paraphrase: Wording) -> str:
     if paraphrase.added is not None:
         return paraphrase.added
     if (original.register, original.frame) == (paraphrase.register, paraphrase.frame):
-        return "lexical_substitution"
-    return "syntactic_restructuring"
+        return LEXICAL
+    return SYNTAX
 
 
 def sample_wordings(options: list[Wording], n: int, rng: np.random.Generator) -> list[Wording]:

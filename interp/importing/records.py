@@ -1,10 +1,10 @@
 """What a reader yields: questions as their source gives them, and rows that cannot become questions."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from interp.questions.schema import Paraphrase
+from interp.questions.schema import Paraphrase, Register
 
 
 class SourceQuestion(NamedTuple):
@@ -28,7 +28,7 @@ class SourceQuestion(NamedTuple):
     """Other wordings of the question."""
     split: str | None
     """The split as the source writes it (train, val, test, ...); None where it has none."""
-    register: Literal["formal", "casual"] | None = None
+    register: Register | None = None
     """Tone of the original wording; None where the source does not say."""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     """Lesion boxes, x0 y0 x1 y1 in pixels of the image file."""

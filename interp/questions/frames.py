@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from interp.questions.parse import QuestionKind
-from interp.questions.registers import Register
+from interp.questions.schema import Register
 
 SYNTAX, LEXICAL, SCOPE = "syntactic_restructuring", "lexical_substitution", "scope_quantification"
 PHENOMENA = (SYNTAX, LEXICAL, SCOPE)

@@ -17,8 +17,8 @@ import numpy as np
 from interp.questions.frames import FRAMES, LEXICAL, PHENOMENA
 from interp.questions.lexicon import Name
 from interp.questions.parse import ParsedQuestion, parse_question, single_spaced, without_filler
-from interp.questions.registers import REGISTERS, Register, other_register, register_of
-from interp.questions.schema import Paraphrase, Question
+from interp.questions.registers import REGISTERS, other_register, register_of
+from interp.questions.schema import Paraphrase, Question, Register
 from interp.runtime.errors import InputError
 
 

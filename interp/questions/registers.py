@@ -1,12 +1,11 @@
 """The register of a question: the formal tone of reports or the casual tone of speech."""
 
 import re
-from typing import Literal
 
 from interp.questions.lexicon import find_term
 from interp.questions.parse import single_spaced
+from interp.questions.schema import Register
 
-Register = Literal["formal", "casual"]
 REGISTERS: tuple[Register, Register] = ("formal", "casual")
 
 _FORMAL = re.compile(

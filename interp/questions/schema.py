@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
 
+Register = Literal["formal", "casual"]
+"""Tone of a wording: that of reports or that of speech."""
+
 LONGEST_TEXT = 4000
 """Longest wording, id or path that is accepted [characters], which bounds the time that the parsers take."""
 
@@ -20,7 +23,7 @@ class Paraphrase(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: str = Field(min_length=1, max_length=LONGEST_TEXT, description="the wording")
     phenomenon: str | None = Field(None, description="what changed, e.g. lexical_substitution")
-    register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of the wording")
+    register_: Register | None = Field(None, alias="register", description="tone of the wording")
     operator: str | None = Field(
         None,
         description="what inverts the meaning (interp.questions.polarity); such a wording is kept but never measured",
@@ -50,7 +53,7 @@ class Question(BaseModel):
         description="the true answer; a question without one can flip, but has no accuracy",
     )
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
-    register_: Literal["formal", "casual"] | None = Field(None, alias="register", description="tone of `question`")
+    register_: Register | None = Field(None, alias="register", description="tone of `question`")
     boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]] = Field(
         default_factory=list, description="lesion boxes, x0 y0 x1 y1 in pixels of the image file"
     )
