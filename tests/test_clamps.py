@@ -24,7 +24,7 @@ from interp.saes.sae import Sae, load_sae, save_sae
 from interp.screening.flips import find_flips
 
 GATE = "4:110,4:283"
-"""The features of the shipped world whose delta patches recover most, net of their controls."""
+"""The features of the shipped world whose patches recover most, net of their controls."""
 D_SAE = 24
 SEVERAL = "0:3,1:7=1.5,1:11,3:2"
 CASES = {

@@ -57,7 +57,7 @@ def test_the_planted_window_is_found(result, world):
     assert overlap(artifact.layers, world["gate_layers"]) >= 0.5
 
 
-def test_the_write_patch_is_large_in_the_window_and_small_elsewhere(result, world):
+def test_the_direct_effect_patch_is_large_in_the_window_and_small_elsewhere(result, world):
     net = {p.layer: p.net_write for p in result.artifact.profile}
     inside = min(net[layer].low for layer in world["gate_layers"])
     outside = max(abs(i.value) for layer, i in net.items() if layer not in world["gate_layers"])
@@ -142,7 +142,7 @@ def plain_margin(vlm, row, layer=None, residual=None):
     return float(yes - no), seen
 
 
-def test_layer_and_write_patches_by_hooks(result, planted, world):
+def test_residual_and_direct_effect_patches_by_hooks(result, planted, world):
     flips = result.flips.take(result.flips.banked)
     flips = flips.take(np.arange(len(flips.pairs)) < 2)
     layers = [0, world["gate_layers"][-1], 9]
@@ -164,7 +164,7 @@ def test_layer_and_write_patches_by_hooks(result, planted, world):
             added = added - (seen_q[layer - 1] - seen_p[layer - 1]) if layer else added
             direct, _ = plain_margin(planted, p, 9, seen_p[9] + added)
             assert patch.write[i, k] == pytest.approx(direct - margin_p, abs=1e-3)
-    # The last layer's residual decides the answer, so its layer patch restores it whole.
+    # The last layer's residual decides the answer, so its residual patch restores the whole shift.
     np.testing.assert_allclose(patch.along_shift(patch.residual)[:, -1], np.abs(patch.shift), atol=1e-3)
     assert patch.reversed[:, -1].all()
 

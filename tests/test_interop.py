@@ -53,15 +53,15 @@ def test_a_documented_module_that_moved_is_found_for_one_release():
 
 
 def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips):
-    """A feature's delta patch and its first-order attribution, by hooks on the bridge and by ours."""
+    """A feature's patch and its first-order attribution, by hooks on the bridge and by ours."""
     sae = interp.load_sae(saes[LAYER], LAYER, vlm.d_model)
     residuals = interp.measure(vlm, prompts, [LAYER]).residuals[:, 0]
     sides = torch.tensor(flips.pairs[["original", "paraphrase"]].to_numpy())
     f = sae.encode(residuals)[:, FEATURE]
     delta = (f[sides[:, 1]] - f[sides[:, 0]])[:, None, None] * sae.w_dec[FEATURE]
-    replay = rerun_paraphrases(vlm, prompts, flips)
-    ours = patch_effect(replay, flips, [LAYER], -delta, "delta patch")[:, 0]
-    gradients = margin_gradients(replay, [LAYER])
+    rerun = rerun_paraphrases(vlm, prompts, flips)
+    ours = patch_effect(rerun, flips, [LAYER], -delta, "feature patch")[:, 0]
+    gradients = margin_gradients(rerun, [LAYER])
     predicted = attribute(sae, residuals, flips, gradients[:, 0])[FEATURE]
 
     bridge, hook = vlm.bridge(), f"blocks.{LAYER}.hook_resid_post"

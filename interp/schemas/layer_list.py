@@ -1,4 +1,4 @@
-"""Lists of layers as text: "15-19", "9,17" or "all"."""
+"""Layers as text: a range as 15-19, a list as 9,17, or all."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from interp.runtime.errors import InputError
 
 
 def listed_layers(text: str) -> list[int] | None:
-    """Layers of `15-19` or `9,17,22`, ascending; None for `all`. Raises InputError for anything else."""
+    """Read `15-19` or `9,17,22` as ascending layers, and `all` as None. Raises InputError for anything else."""
     if text == "all":
         return None
     layers: set[int] = set()
@@ -21,7 +21,10 @@ def listed_layers(text: str) -> list[int] | None:
 
 
 def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int]:
-    """Layers as `listed_layers`, all of which must be in `available` and below `n_layers`; else InputError."""
+    """Read layers as `listed_layers` does; `all` means those in `available`.
+
+    Raises InputError for a layer that is not in `available`, or not below `n_layers`.
+    """
     layers = listed_layers(text)
     if layers is None:
         return sorted(available)
@@ -36,7 +39,7 @@ def parse_layers(text: str, available: Sequence[int], n_layers: int) -> list[int
 
 
 def layers_text(layers: Sequence[int]) -> str:
-    """Ascending layers in short: 4, or 15-19, or 0-1, 5."""
+    """Write ascending layers in short: 4, or 15-19, or 0-1, 5."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:

@@ -82,7 +82,7 @@ class ProfileEntry(_Part):
     random_write: Interval = Field(description="recovery by random directions with the norm of the direct-effect patch")
     net_write: Interval = Field(description="write - random_write")
     feature_patch: Interval | None = Field(
-        default=None, description="recovery by the joint patch of the layer's features of highest attribution"
+        default=None, description="recovery by the joint feature patch of the layer's features of highest attribution"
     )
     net_feature_patch: Interval | None = Field(
         default=None, description="feature_patch minus the recovery by random directions of the same norm"

@@ -30,7 +30,7 @@ class ScreenedLayers(NamedTuple):
     scores: NDArray[np.float64]
     """[held-out pairs, layers]: how much the layer's chosen features change (`flip_score`)."""
     feature_patch: Tensor
-    """float32 [bank, layers, d_model]: joint patch of the layer's features of highest attribution."""
+    """float32 [bank, layers, d_model]: joint feature patch of the layer's features of highest attribution."""
     residual_patch: Tensor
     """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
     residual_patch_below: Tensor
@@ -54,7 +54,7 @@ def screen_layers(
     """Choose features on the selection half, and prepare their tests on the held-out half.
 
     `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases. `features_a_layer`
-    features are chosen: by flip AUC for the score, by attribution for the joint patch. Layers in the `checkpoint` are
+    features are chosen: by flip AUC for the score, by attribution for the joint feature patch. Layers in the `checkpoint` are
     not screened again.
     """
     selection_bank, bank = halves.selection_bank, halves.held_out_bank

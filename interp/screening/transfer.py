@@ -1,4 +1,4 @@
-"""`transfer_check`: do SAEs that were trained on one model describe another, on medical and on general prompts?"""
+"""`transfer_check`: whether SAEs that were trained on one model describe another, on several kinds of prompts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from interp.storage.provenance import provenance, software
 
 
 class TransferResult(Transfer):
-    """How well every SAE describes a model; numbers are rounded to six decimals, as in its JSON."""
+    """How well every SAE describes a model. Numbers are rounded to six decimals, as in its JSON."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -30,7 +30,10 @@ class TransferResult(Transfer):
 
 
 def text_prompts(path: Path, limit: int) -> pd.DataFrame:
-    """A prompt table of the first `limit` lines of a text file, without images. Raises InputError if it has none."""
+    """A prompt table, without images, of the first `limit` lines of a text file that are not empty.
+
+    Raises InputError if the file is absent, not UTF-8, or has fewer than two such lines.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Give a text file with a prompt on every line.")
     try:
@@ -44,7 +47,10 @@ def text_prompts(path: Path, limit: int) -> pd.DataFrame:
 
 
 def question_prompts(questions: Sequence[Question], limit: int) -> pd.DataFrame:
-    """A prompt table of the original wordings of the first `limit` questions, with their images."""
+    """A prompt table of the original wordings of the first `limit` questions, with their images.
+
+    Raises InputError for fewer than two questions.
+    """
     asked = questions[:limit]
     if len(asked) < 2:
         raise InputError(f"{len(asked)} questions, expected at least 2.")
@@ -62,8 +68,9 @@ def transfer_check(
 ) -> TransferResult:
     """Measure the SAE of every layer on every kind of prompts, at all text tokens but the first.
 
-    `kinds` maps a name to a prompt table; one named `general` is what `shift` is measured from. Raises InputError if
-    an SAE does not fit the model, or if `reference` is not of the model's size.
+    `kinds` maps the name of a kind to its prompt table; `shift` is measured from the kind named `general`, and `drift`
+    from `reference`, the model that the SAEs were trained on. Raises InputError if an SAE does not fit the model, or if
+    `reference` is of another size.
     """
     if reference is not None and (reference.n_layers, reference.d_model) != (vlm.n_layers, vlm.d_model):
         raise InputError(

@@ -32,7 +32,7 @@ STEPS, TOP = 8, 10
 
 
 def exact(replay: SuffixRerun, flips: Flips, x: torch.Tensor, sae: Sae) -> NDArray[np.float64]:
-    """Recovery of the delta patch of every feature, [d_sae]; 0 for features that change in no flip."""
+    """Recovery by the patch of every feature, [d_sae]; 0 for features that change in no flip."""
     delta = feature_delta(sae, x, flips.pairs, torch.arange(sae.d_sae))
     found = np.zeros(sae.d_sae)
     sign, size = np.sign(flips.margin_before - flips.margin_after), np.abs(flips.margin_before - flips.margin_after)
