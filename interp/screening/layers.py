@@ -54,8 +54,8 @@ def screen_layers(
     """Choose features on the selection half, and prepare their tests on the held-out half.
 
     `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases. `features_a_layer`
-    features are chosen: by flip AUC for the score, by attribution for the joint feature patch. Layers in the `checkpoint` are
-    not screened again.
+    features are chosen: by flip AUC for the score, by attribution for the joint feature patch. Layers in the
+    `checkpoint` are not screened again.
     """
     selection_bank, bank = halves.selection_bank, halves.held_out_bank
     margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
