@@ -29,9 +29,7 @@ def _missing_tests(study: Study, bank_margin: float) -> list[str]:
             "there is no causal test and no recovery by group."
         )
     elif study.test.matched is None:
-        found.append(
-            "All other features that move discriminate flips, so there are no matched controls."
-        )
+        found.append("All other features that move discriminate flips, so there are no matched controls.")
     if study.test is not None and study.test.unflipped_changed is None:
         found.append("Every pair flips, so the patch cannot be tried on pairs that do not.")
     return found
@@ -56,7 +54,5 @@ def _missing_grid(study: Study, wordings: Sequence[str]) -> list[str]:
     if study.grid.spearman.value is None:
         found.append("The feature's activation is constant on the register grid, so its rank correlation is undefined.")
     if not study.grid.controlled_pairs:
-        found.append(
-            "No wordings of different grid levels end alike, so there are no token-controlled pairs."
-        )
+        found.append("No wordings of different grid levels end alike, so there are no token-controlled pairs.")
     return found
