@@ -20,7 +20,7 @@ from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.runtime.progress import track
-from interp.schemas.layers import Module
+from interp.schemas.ablation import Module
 
 QUESTIONS = 128
 """Number of training questions that are used, the first in the order of the first epoch."""

@@ -1,13 +1,15 @@
 """ablation.json, which `finetune ablate` writes, and the record inside each file of an arm's answers."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from interp.schemas.layers import Interval, ModelEntry, Module, PromptEntry
+from interp.schemas.layers import Interval, ModelEntry, PromptEntry
 from interp.schemas.record import Record
 from interp.storage.provenance import Provenance
 
+Module = Literal["attention", "mlp"]
+"""Part of a decoder layer that adds to the residual stream."""
 CHANCE = "chance"
 """Name of the score that takes a window at random."""
 METRICS = (

@@ -16,7 +16,6 @@ from interp.storage.provenance import Provenance
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
 Rule = Literal["write", "growth", "near-peak"]
-Module = Literal["attention", "mlp"]
 GateVerdict = Literal["gate found", "no gate found"]
 SCHEMA_VERSION = 2
 log = logging.getLogger(__name__)
