@@ -416,6 +416,13 @@ def test_dicom_and_sixteen_bit_images_are_accepted(tmp_path):
         ),
         ("a.csv", "question,answer\nIs there \xe9?,yes\n".encode("latin-1"), "not UTF-8 text .*Save it as UTF-8"),
         ("a.csv", b"", "holds no rows"),
+        (
+            "a.csv",
+            b"question,answer\nIs it?,yes\nSo, is it?,yes\n",
+            "Expected 2 fields in line 3, saw 3.*Quote the cells",
+        ),
+        ("a.csv", b"question,answer\nSo, is it?,yes\n", "damaged .Length of header"),
+        ("a.csv", b'question,answer\n"Is it?,yes\n', "damaged .EOF inside string"),
         ("a.json", b'{"results": [', "damaged"),
         ("a.json", b'{"other": 1}', "expected a list of objects"),
         ("a.parquet", b"PAR1", "damaged"),

@@ -59,7 +59,7 @@ def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
     text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     try:
         with warnings.catch_warnings():
-            # pandas only warns if every row has more cells than the header.
+            # pandas only warns if the first row has more cells than the header.
             warnings.simplefilter("error", ParserWarning)
             table = pd.read_csv(text, sep=separator, dtype=str, na_filter=False, index_col=False)
     except EmptyDataError:
