@@ -112,7 +112,7 @@ def test_a_verdict_says_what_there_is_too_little_of():
     assert "no interval, p" in verdict_with(4, 0.2)
     assert "nan" not in verdict_with(4, 0.2)
     assert "no interval" not in verdict_with(5, 0.2)
-    assert "The base flips on 9 of 100 questions only" in verdict_with(50, 0.09)
+    assert "The base flips on only 9 of 100 questions" in verdict_with(50, 0.09)
     assert "The base flips on" not in verdict_with(50, 0.10)
 
 
