@@ -1,11 +1,13 @@
 """The `finetune grounding` command: argument parsing only."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from finetune.cli.options import BASE_DTYPE, BASE_MODEL
+from finetune.grounding.settings import GroundingSettings, map_settings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Json, Resume, Verbose
 from interp.model.spec import ModelSpec
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @with_options(
-    without=("split", "limit", "image_cache"),
+    without=("split", "data.limit", "image_cache"),
     test_split=option("test", "Questions to study.", flags=("--split",)),
     model=BASE_MODEL,
     dtype=BASE_DTYPE,
@@ -52,12 +54,7 @@ def grounding_command(
     saes: SaeSpec,
     model: ModelSpec,
     data: DataSpec,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Study only the first N questions with boxes.", show_default="all")
-    ] = None,
-    any_answer: Annotated[
-        bool, typer.Option("--any-answer", help="Include questions with a box whose true answer is not yes.")
-    ] = False,
+    settings: GroundingSettings,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -72,9 +69,6 @@ def grounding_command(
         ),
     ] = 0,
     resume: Resume = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random places and orders, the partners and the intervals.")
-    ] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -103,7 +97,6 @@ def grounding_command(
     from functools import partial
 
     from finetune.grounding.run import study_into
-    from finetune.grounding.settings import GroundingSettings, map_settings
     from finetune.grounding.study import load_study, study
     from interp.saes.feature_id import parse_feature
     from interp.views.tables.grounding import grounding_overview
@@ -111,7 +104,7 @@ def grounding_command(
 
     if out is None and (include_examples or resume):
         raise InputError(f"--{'resume' if resume else 'include-examples'} needs a folder. Give one with --out.")
-    settings = GroundingSettings(map_settings(maps, fill, layers, heads), limit, any_answer, seed=seed)
+    settings = replace(settings, maps=map_settings(maps, fill, layers, heads))
     chosen = parse_feature(feature) if feature is not None else None
     sae_of = saes.locate({chosen[0]}) if chosen is not None else {}
     load = partial(load_study, adapter, data, model, settings, chosen, sae_of)

@@ -1,15 +1,19 @@
 """The settings of a grounding study and of its maps."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from interp.measurement.occlusion import Fill
-from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
+from interp.runtime.options import check_options, option
 from interp.schemas.layer_list import listed_layers
+
+if TYPE_CHECKING:
+    from interp.measurement.occlusion import Fill
+    from interp.model.vlm import Vlm
 
 MAPS = ("attention", "rollout", "gradient", "integrated", "occlusion")
 """Names of the maps that can be chosen."""
-FILLS: tuple[Fill, ...] = ("grey", "blur", "mean")
+FILLS: "tuple[Fill, ...]" = ("grey", "blur", "mean")
 """What a removed part of an image can be replaced with."""
 
 
@@ -19,7 +23,7 @@ class MapSettings:
 
     maps: tuple[str, ...] = MAPS
     """Names of the maps, from MAPS; the occlusion by `fill` is always measured, as the reference."""
-    fill: Fill = "grey"
+    fill: "Fill" = "grey"
     """What every removed part of an image is replaced with."""
     layers: tuple[int, ...] | None = None
     """Layers that the attention map averages; the rollout ends at the last of them. None means all."""
@@ -36,7 +40,7 @@ class MapSettings:
         if self.fill not in FILLS:
             raise InputError(f"--fill {self.fill}: expected one of {', '.join(FILLS)}.")
 
-    def check(self, vlm: Vlm) -> None:
+    def check(self, vlm: "Vlm") -> None:
         """Raise InputError for layers or heads that the model does not have."""
         counts = {"layers": vlm.n_layers, "heads": vlm.model.config.text_config.num_attention_heads}
         for name, count in counts.items():
@@ -45,7 +49,7 @@ class MapSettings:
                 raise InputError(f"--{name}: found {beyond[0]}, but {vlm.name} has {name} 0 to {count - 1}.")
 
 
-def map_settings(maps: str | None, fill: Fill, layers: str | None, heads: str | None) -> MapSettings:
+def map_settings(maps: str | None, fill: "Fill", layers: str | None, heads: str | None) -> MapSettings:
     """Parse map settings: maps as a comma-separated list, layers and heads as 15-19 or 9,17; None means all.
 
     Raises InputError for other text.
@@ -69,18 +73,29 @@ class GroundingSettings:
 
     maps: MapSettings = DEFAULT_MAPS
     """Which maps are made, and how."""
-    limit: int | None = None
-    """Number of questions to study, the first ones; None for all."""
-    any_answer: bool = False
-    """Whether to study questions whose true answer is not yes too; their box need not be the evidence."""
-    paraphrases: int = 3
-    """Number of paraphrases of a question, the first ones, whose maps are compared with its own."""
-    curve_steps: int = 8
-    """Largest number of steps from the whole image to none in deletion and insertion."""
-    seed: int = 0
-    """Seed of random places and orders, of the images and questions compared with, and of the intervals."""
+    limit: int | None = option(None, "Study only the first N questions with boxes.", min=1, shown="all")
+    any_answer: bool = option(
+        False,
+        "Include questions with a box whose true answer is not yes; their box need not be the evidence.",
+        flags=("--any-answer",),
+    )
+    paraphrases: int = option(
+        3,
+        "Number of paraphrases of a question, the first ones, whose maps are compared with its own.",
+        min=0,
+        on_command_line=False,
+    )
+    curve_steps: int = option(
+        8,
+        "Largest number of steps from the whole image to none in deletion and insertion.",
+        min=1,
+        on_command_line=False,
+    )
+    seed: int = option(
+        0,
+        "Seed of random places and orders, of the images and questions compared with, and of the intervals.",
+        min=0,
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("paraphrases", 0), ("curve_steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}.")
+        check_options(self)
