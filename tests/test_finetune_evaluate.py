@@ -337,7 +337,7 @@ def test_questions_without_an_answer_count_for_flips_but_not_for_accuracy(adapte
 
 def test_an_evaluation_without_questions_or_second_arm_is_refused(adapted, questions):
     vlm, model = adapted
-    with pytest.raises(InputError, match="No questions"):
+    with pytest.raises(InputError, match="no questions"):
         evaluate(vlm, arms_of(model), [])
     with pytest.raises(InputError, match="nothing to compare"):
         evaluate(vlm, [base_arm(model)], questions)

@@ -202,7 +202,7 @@ def test_the_command(tmp_path):
     arguments = ["transfer-check", "--limit", "10", "--layers", "3-6", "--out", str(out), "--device", "cpu"]
     said = CliRunner().invoke(app, [*arguments, "--reference", str(WORLD / "base")])
     assert said.exit_code == 0
-    assert "questions: the SAEs of layers 5, 6 explain less than 95%" in said.output
+    assert "questions: the SAEs of layers 5-6 explain less than 95%" in said.output
     content = json.loads(out.read_text())
     assert content["reference"] == "base"
     assert len(content["layers"]) == 12
