@@ -1,4 +1,4 @@
-"""An adapter's evaluation is verified with its own base and questions; what is of others or was changed is told."""
+"""`finetune verify` accepts an adapter with its own base and questions, and reports what was changed or is foreign."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def copied(trained, tmp_path):
 
 @pytest.fixture
 def verified(world, capsys):
-    """Verify an adapter; gives the exit code, and what does not hold, name -> claimed and found."""
+    """Verify an adapter; returns the exit code and the checks that fail, as name -> (claimed, found)."""
 
     def call(adapter, *more):
         asked = [] if "--questions" in more else ["--questions", world.questions]
@@ -54,14 +54,14 @@ def verified(world, capsys):
     return call
 
 
-def test_an_adapter_is_what_it_says(verified, copied):
+def test_an_unchanged_adapter_passes(verified, copied):
     assert verified(copied) == (0, {})
-    # An old one has no manifest.
+    # Adapters of early versions have no manifest.
     (copied / "manifest.json").unlink()
     assert verified(copied) == (0, {})
 
 
-def test_a_number_that_was_changed_is_told(verified, copied):
+def test_a_changed_number_is_reported(verified, copied):
     (copied / "manifest.json").unlink()
     path = copied / "evaluation.json"
     content = json.loads(path.read_text())
@@ -74,7 +74,7 @@ def test_a_number_that_was_changed_is_told(verified, copied):
     assert wrong["measures, all"][1].endswith("1 beyond the tolerance, the first all, accuracy.after.value")
 
 
-def test_damaged_files_are_told(verified, copied):
+def test_damaged_files_are_reported(verified, copied):
     path = copied / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     code, wrong = verified(copied)
@@ -83,7 +83,7 @@ def test_damaged_files_are_told(verified, copied):
     assert "adapter_model.safetensors: damaged" in wrong["files"][1]
 
 
-def test_other_weights_are_told(verified, copied):
+def test_other_weights_are_reported(verified, copied):
     (copied / "manifest.json").unlink()
     path = copied / "adapter_model.safetensors"
     save_file({name: -3 * tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
@@ -92,7 +92,7 @@ def test_other_weights_are_told(verified, copied):
     assert "measures, all" in wrong
 
 
-def test_other_questions_and_another_base_are_told(verified, copied, world, tmp_path):
+def test_other_questions_and_another_base_are_reported(verified, copied, world, tmp_path):
     rows = read_rows(world.questions)
     write_rows(tmp_path / "others.jsonl", [rows[0] | {"question": "Is it there?"}, *rows[1:]])
     images = ("--images", world.questions.parent)
@@ -108,7 +108,7 @@ def test_other_questions_and_another_base_are_told(verified, copied, world, tmp_
     assert "base, digest of weights" in wrong
 
 
-def test_a_folder_that_makes_no_claims_is_refused(copied, capsys, world):
+def test_a_folder_without_an_evaluation_is_refused(copied, capsys, world):
     (copied / "evaluation.json").unlink()
     (copied / "manifest.json").unlink()
     assert finetune("verify", copied, "--questions", world.questions, "--device", "cpu") == 2

@@ -1,4 +1,4 @@
-"""How a result came about: what is told of the command, and where the commit comes from."""
+"""Provenance: how much of the command is recorded, and where the commit comes from."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ SECRET = "Is there a nodule?"
 
 @pytest.fixture
 def told(tmp_path, monkeypatch):
-    """What a command of many kinds of options tells of itself."""
+    """A function that runs a command with many kinds of options and returns what is recorded of it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "local").mkdir()
     app, found = typer.Typer(), []
@@ -45,13 +45,13 @@ def told(tmp_path, monkeypatch):
     return call
 
 
-def test_a_command_is_told_without_paths_and_text(told):
+def test_a_command_is_recorded_without_paths_and_text(told):
     assert told("secret/a.jsonl", "b", "--out", "patient7") == f"{HIDDEN} {HIDDEN} --out {HIDDEN}"
     said = told("x", "--layers", "15-19", "--split", "test", "-s", "3", "--rate", "1e-3", "--last")
     assert said == f"{HIDDEN} --layers 15-19 --split test --seed 3 --rate 0.001 --last"
     said = told("x", "--clamp", "5:466", "--clamp", SECRET, "--model", "google/medgemma-4b-it")
     assert said == f"{HIDDEN} --model {HIDDEN} --clamp 5:466 --clamp {HIDDEN}"
-    # A word that is the name of a folder here.
+    # This word is the name of a folder here.
     assert told("x", "--model", "local") == f"{HIDDEN} --model {HIDDEN}"
 
 

@@ -1,4 +1,4 @@
-"""What a killed run leaves, what goes on from it and to what end, and what is refused by name."""
+"""Killed runs can be resumed to the same result, and checkpoints and files of other runs are refused by name."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def steps(world):
 
 
 def trained(world, steps, saved=None, keep=None):
-    """Weights and history of a training that nothing came before."""
+    """Weights and history of a training in a fresh model."""
     vlm = load_vlm(world.model, "cpu", "float32")
     adapted = add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
     history = train(vlm, adapted, steps, SETTINGS, accelerator_for("cpu"), saved, keep)
@@ -60,7 +60,7 @@ def copied(state):
 
 @pytest.fixture(scope="module")
 def states(world, steps):
-    """The state behind every step of an unbroken training, and what it came to."""
+    """The state after every step of an uninterrupted training, and its result."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
@@ -72,7 +72,7 @@ def states(world, steps):
 # Training.
 
 
-def test_a_training_goes_on_to_the_same_bits(world, steps, states, tmp_path):
+def test_a_resumed_training_ends_with_the_same_bits(world, steps, states, tmp_path):
     found, (weights, history) = states
     assert len(steps) == 6
     for done in (1, 4, 6):
@@ -86,14 +86,14 @@ def test_a_training_goes_on_to_the_same_bits(world, steps, states, tmp_path):
         for state in last:
             assert all(torch.equal(state.moments[name], found[-1].moments[name]) for name in state.moments)
             assert torch.equal(state.random, found[-1].random)
-    # The dropout matters: with random numbers begun anew the end is another one.
+    # Dropout matters: with another random state the result differs.
     other = copied(found[0])._replace(random=found[3].random)
     again, _ = trained(world, steps, other)
     assert not all(torch.equal(again[name], weights[name]) for name in weights)
 
 
-def test_looking_at_the_clock_changes_nothing(world, steps, states):
-    """No checkpoint but the last is due here."""
+def test_the_schedule_of_checkpoints_changes_nothing(world, steps, states):
+    """Only the last checkpoint is due here."""
     kept = []
     weights, history = trained(world, steps, keep=lambda state: kept.append(len(state.history)))
     assert kept == [len(steps)]
@@ -101,8 +101,8 @@ def test_looking_at_the_clock_changes_nothing(world, steps, states):
     assert all(torch.equal(weights[name], states[1][0][name]) for name in weights)
 
 
-def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch):
-    """By a clock that a step moves by 30 seconds, and a checkpoint by 9."""
+def test_slow_checkpoints_are_written_less_often(world, steps, monkeypatch):
+    """Each step advances the clock by 30 seconds, and each late checkpoint by 9."""
     clock = [0.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
     forward, kept = FirstTokenLogits.forward, []
@@ -116,7 +116,7 @@ def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch)
         kept.append(len(state.history))
 
     monkeypatch.setattr(FirstTokenLogits, "forward", step)
-    # A minute is over with the second step, and again with the fourth; then three minutes have to go by.
+    # A minute has passed after the second step, and again after the fourth; the next pause is three minutes.
     more = [*steps, *steps]
     trained(world, more, keep=keep)
     assert kept == [2, 4, 10, 12]
@@ -132,7 +132,7 @@ def test_checkpoints_that_take_long_are_further_apart(world, steps, monkeypatch)
         ({"modules": "mlp"}, "was made with modules None, but now it is 'mlp'"),
     ],
 )
-def test_a_checkpoint_of_anything_else_is_refused_by_name(states, tmp_path, changes, message):
+def test_a_checkpoint_with_other_inputs_is_refused_by_name(states, tmp_path, changes, message):
     write_state(Checkpoint(tmp_path, INPUTS), states[0][0], 0.0)
     with pytest.raises(InputError) as refused:
         read_state(Checkpoint(tmp_path, INPUTS | changes))
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused(states, tmp_path):
     assert read_state(Checkpoint(tmp_path, INPUTS)) is None
 
 
-def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
+def test_other_versions_are_reported_once(states, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("interp.storage.checkpoint.software", lambda: {"torch": "1.0"})
     write_state(Checkpoint(tmp_path, INPUTS), states[0][0], 0.0)
     monkeypatch.undo()
@@ -162,8 +162,8 @@ def test_other_versions_are_told_of(states, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, what):
-    """On a CPU; and no checkpoint holds anything of it."""
+def test_numbers_that_are_not_finite_stop_before_the_update(world, steps, monkeypatch, what):
+    """No checkpoint contains anything of that step."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     vlm = load_vlm(world.model, "cpu", "float32")
     adapted = add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
@@ -184,7 +184,7 @@ def test_what_is_not_finite_stops_before_the_update(world, steps, monkeypatch, w
     assert all(torch.equal(named[name], value) for name, value in kept[-1].weights.items())
 
 
-def test_less_memory_is_told_of_and_remembered(world, steps, monkeypatch, capsys):
+def test_smaller_passes_are_reported_and_remembered(world, steps, monkeypatch, capsys):
     forward, last = FirstTokenLogits.forward, []
 
     def limited(self, parts):
@@ -197,7 +197,7 @@ def test_less_memory_is_told_of_and_remembered(world, steps, monkeypatch, capsys
     said = capsys.readouterr().err.splitlines()
     assert said == ["Out of GPU memory at 4 questions per pass: continuing with 2. The loss stays the same."]
     assert last[-1].sizes.tolist() == [2]
-    # One that goes on does not try again what did not fit.
+    # A resumed training does not try the size that did not fit.
     begun = last[-1]._replace(history=last[-1].history[:-1])
     trained(world, steps, begun)
     assert capsys.readouterr().err == ""
@@ -236,7 +236,7 @@ accelerator.wait_for_everyone()
 again, others = trained(read_state(Checkpoint(Path(work), {}))[0], None)
 assert again == history, (again, history)
 assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
-# At once, since both processes write to the same pipe.
+# In one call, because both processes write to the same pipe.
 sys.stdout.write(f"same {accelerator.process_index}\\n")
 accelerator.wait_for_everyone()
 accelerator.end_training()
@@ -259,7 +259,7 @@ def test_every_process_keeps_its_own_random_numbers(world, tmp_path):
 
 @pytest.fixture
 def run(called, monkeypatch, tmp_path):
-    """Run `finetune` in an empty folder; gives (exit code, stdout, stderr)."""
+    """Run `finetune` in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return partial(called, "finetune")
 
@@ -271,7 +271,7 @@ def options(world, *more):
 
 @pytest.fixture(scope="module")
 def adapter(world, tmp_path_factory):
-    """A finished adapter, never to be changed."""
+    """A finished adapter that no test changes."""
     folder = tmp_path_factory.mktemp("adapter")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -281,7 +281,7 @@ def adapter(world, tmp_path_factory):
     return folder / "adapter"
 
 
-def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapter, tmp_path, monkeypatch):
+def test_an_interrupted_command_resumes_and_others_are_refused(run, world, adapter, tmp_path, monkeypatch):
     forward, calls = FirstTokenLogits.forward, []
 
     def stopping(self, parts):
@@ -319,7 +319,7 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     assert commands[0].replace(" --resume", "") == commands[1]
     assert "--layers 1-2 --out … --model … --device cpu --questions …" in commands[1]
 
-    # Nothing is left to do, and another training has no place there.
+    # Nothing is left to do, and another training is refused.
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapter").iterdir()}
     work.mkdir()
     (work / "training.safetensors").write_bytes(before)
@@ -327,7 +327,7 @@ def test_an_interrupted_command_goes_on_and_others_are_refused(run, world, adapt
     assert (code, err) == (0, "adapter: already complete, so nothing is left to do.\n")
     assert not work.exists()
     assert_error(run(*options(world, "--resume", "--lr", 0.1)), "already exists")
-    # The training would be this one, the evaluation of other questions.
+    # The training would be the same, but the evaluation is of other questions.
     tested = {question.id for question in load_questions(world.questions, split="test")}
     fewer = world.questions.with_name("fewer.jsonl")
     rows = [row for row in read_rows(world.questions) if row["id"] != min(tested)]
@@ -374,7 +374,7 @@ def test_a_layers_json_that_was_changed_is_refused(run, world, tmp_path):
 
 
 def test_six_kills_at_random(tmp_path):
-    """A short run of chaos.py, which see."""
+    """A short run of chaos.py."""
     command = [sys.executable, str(ROOT / "tests" / "chaos.py"), "--kills", "6", "--job", "finetune"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Folders that one process holds, manifests, and writing whole or not at all."""
+"""Locks on folders, manifests, and atomic writing."""
 
 import json
 import os
@@ -29,21 +29,21 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=rf"folder: process {other.pid} on \S+ is working on it"), held(folder):
-            raise AssertionError("two at once")
+            raise AssertionError("two processes hold it at once")
         assert folder.is_dir()
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
-    assert (folder / ".lock").is_file(), "it had no time to tidy up"
+    assert (folder / ".lock").is_file(), "a killed process removes no lock file"
     with held(folder):
         (folder / "mine").write_text("kept")
     assert [path.name for path in folder.iterdir()] == ["mine"]
     with held(tmp_path / "a" / "b"):
         pass
-    assert not (tmp_path / "a").exists(), "nothing is left of what held nothing"
+    assert not (tmp_path / "a").exists(), "folders that stay empty are removed"
 
 
-def test_results_are_as_private_as_the_user_wants_files_to_be(tmp_path):
+def test_results_have_the_permissions_of_the_umask(tmp_path):
     code = "import os, sys; os.umask(0o077)\nfrom pathlib import Path\n"
     code += "from interp.storage.atomic import atomic_folder, write_text\n"
     code += "write_text(Path('a'), 'x')\nwith atomic_folder(Path('b')) as part:\n    (part / 'c').write_text('x')\n"
@@ -52,7 +52,7 @@ def test_results_are_as_private_as_the_user_wants_files_to_be(tmp_path):
     assert modes == {"a": 0o600, "b": 0o700, "c": 0o600}
 
 
-def test_what_a_manifest_says(tmp_path):
+def test_a_manifest_names_files_that_changed(tmp_path):
     for name, text in (("a", "one"), ("b", "two"), ("README.md", "card")):
         (tmp_path / name).write_text(text)
     check_manifest(tmp_path)
@@ -81,7 +81,7 @@ def test_what_a_manifest_says(tmp_path):
             check_manifest(tmp_path)
 
 
-def test_no_room_is_a_paragraph_and_leaves_what_was_there(tmp_path):
+def test_a_full_disk_is_one_message_and_leaves_the_old_file(tmp_path):
     (tmp_path / "file").write_text("before")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
