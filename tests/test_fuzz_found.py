@@ -222,7 +222,7 @@ def sae_folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"W_enc": torch.zeros(0, 0)}, "twice"),
+        ({"W_enc": torch.zeros(0, 0)}, "under both of its names"),
         ({"w_enc": torch.ones(4, 6, dtype=torch.int64)}, "holds I64"),
         ({"b_enc": torch.full((6,), 1e300, dtype=torch.float64)}, "b_enc holds NaN or infinite"),
         (
