@@ -219,7 +219,7 @@ def test_gradients_equal_autograd_through_the_plain_model(vlm, own_data):
     prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
     generator = torch.Generator().manual_seed(2)
     delta = torch.randn(5, 2, vlm.d_model, generator=generator)
-    slopes = SuffixRerun(vlm, prompts).gradients([1, 3], delta)
+    gradients = SuffixRerun(vlm, prompts).gradients([1, 3], delta)
     for i, row in enumerate(prompts.itertuples()):
         for k, layer in enumerate((1, 3)):
             probe = delta[i, k].clone().requires_grad_()
@@ -232,7 +232,7 @@ def test_gradients_equal_autograd_through_the_plain_model(vlm, own_data):
             margin = answer_margin(vlm.model(**inputs).logits[0, -1], vlm.answers)
             handle.remove()
             (expected,) = torch.autograd.grad(margin, probe)
-            torch.testing.assert_close(slopes[i, k], expected, atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(gradients[i, k], expected, atol=1e-5, rtol=1e-3)
 
 
 def test_residuals_in_a_file_equal_those_in_memory(vlm, own_data):

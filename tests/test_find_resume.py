@@ -98,7 +98,7 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
     while killed(search, out, True, KILLED) == -signal.SIGKILL:
         kills += 1
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
-    assert kinds == {"rounds", "slopes", "layer", "margins"}
+    assert kinds == {"rounds", "gradients", "layer", "margins"}
     assert kills > 10
     same(out, whole)
     assert not work.exists()
