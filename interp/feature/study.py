@@ -6,7 +6,7 @@ better than it is. Pick it on other patients: `interp find-features` uses the tr
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -130,31 +130,13 @@ def study_feature(
 
     Raises InputError if the SAE has no such feature, the model no such layer, or if no question can flip.
     """
-    if not 0 <= feature < sae.d_sae:
-        raise InputError(
-            f"{sae.layer}:{feature}: the SAE {sae.id} has the features 0 to {sae.d_sae - 1}. Give one of them."
-        )
-    if sae.layer >= vlm.n_layers:
-        raise InputError(f"{sae.layer}:{feature}: the model {vlm.name} has the layers 0 to {vlm.n_layers - 1}.")
+    _check_feature(vlm, sae, feature)
     asked = questions_that_can_flip(questions)
-    prompts = prompt_table(asked)
-    layers = sorted({sae.layer, vlm.n_layers - 1})
-    measured = measure(vlm, prompts, layers, description="margins and residuals")
-    residuals = Residuals(layers, measured.residuals.transpose(0, 1))
-    here = residuals.after(sae.layer)
-    flips = find_flips(prompts, pair_table(prompts), measured.margin, BANK_MARGIN)
-    banked = flips.take(flips.banked)
+    observed = _observe(vlm, sae, feature, prompt_table(asked))
+    prompts, flips, delta = observed.prompts, observed.flips, observed.delta
+    here, last = observed.residuals.after(sae.layer), observed.residuals.after(vlm.n_layers - 1)
+    test, groups = _patch(vlm, sae, feature, observed, seed)
     activation = encode_features(sae, here, torch.tensor([feature]))
-    delta = feature_delta(sae, here, flips.pairs, torch.tensor([feature]))[:, 0].double().numpy()
-    test, groups = None, list[GroupRecovery]()
-    if len(banked.pairs):
-        screen = adjust(screen_layer(sae, here, prompts, flips))
-        unflipped = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
-        bank, stable = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, unflipped))
-        inputs = SaeInputs(lambda _: sae, residuals)
-        (patch,) = feature_patches([(sae.layer, feature)], banked, unflipped, inputs, screen)
-        test = apply_feature_patch(patch, bank, stable, seed)
-        groups = recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed)
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
     grid_found, cells = study_grid(vlm, sae, feature, grid_table, seed)
@@ -171,13 +153,13 @@ def study_feature(
         patients=prompts["patient"].nunique(),
         density=significant(float((activation > 0).float().mean())),
         tracking=track_margin(sae, here, feature, flips, delta, seed),
-        test=None if test is None else FeatureTestEntry.model_validate(json_ready(test)),
+        test=test,
         doses=list(DOSES),
         groups=groups,
         grid=grid_found,
         neighbours=nearest_neighbours(sae, feature),
-        direct_effect=significant(direct_effect(vlm, sae, feature, measured.residuals[:, -1])),
-        margin_slope=significant(margin_slope(vlm, sae, feature, measured.residuals[:, -1])),
+        direct_effect=significant(direct_effect(vlm, sae, feature, last)),
+        margin_slope=significant(margin_slope(vlm, sae, feature, last)),
         neuronpedia=neuronpedia_address(source, sae.id, feature),
         notes=[],
         seed=seed,
@@ -189,3 +171,52 @@ def study_feature(
     )
     study.notes.extend(missing_numbers(study, wordings, BANK_MARGIN))
     return study
+
+
+class _Observed(NamedTuple):
+    """What the feature does on all wordings."""
+
+    prompts: pd.DataFrame
+    """The prompt table."""
+    residuals: Residuals
+    """Final-token residuals after the SAE's layer and after the last one."""
+    flips: Flips
+    """All pairs."""
+    delta: NDArray[np.float64]
+    """[pairs]: f(p) - f(q) [activation units]."""
+
+
+def _check_feature(vlm: Vlm, sae: Sae, feature: int) -> None:
+    if not 0 <= feature < sae.d_sae:
+        raise InputError(
+            f"{sae.layer}:{feature}: the SAE {sae.id} has the features 0 to {sae.d_sae - 1}. Give one of them."
+        )
+    if sae.layer >= vlm.n_layers:
+        raise InputError(f"{sae.layer}:{feature}: the model {vlm.name} has the layers 0 to {vlm.n_layers - 1}.")
+
+
+def _observe(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame) -> _Observed:
+    layers = sorted({sae.layer, vlm.n_layers - 1})
+    measured = measure(vlm, prompts, layers, description="margins and residuals")
+    residuals = Residuals(layers, measured.residuals.transpose(0, 1))
+    flips = find_flips(prompts, pair_table(prompts), measured.margin, BANK_MARGIN)
+    delta = feature_delta(sae, residuals.after(sae.layer), flips.pairs, torch.tensor([feature]))[:, 0]
+    return _Observed(prompts, residuals, flips, delta.double().numpy())
+
+
+def _patch(
+    vlm: Vlm, sae: Sae, feature: int, observed: _Observed, seed: int
+) -> tuple[FeatureTestEntry | None, list[GroupRecovery]]:
+    """The causal test on the banked flips, and the recovery by group; none without banked flips."""
+    prompts, residuals, flips, delta = observed
+    banked = flips.take(flips.banked)
+    if not len(banked.pairs):
+        return None, []
+    screen = adjust(screen_layer(sae, residuals.after(sae.layer), prompts, flips))
+    stable = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
+    bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
+    inputs = SaeInputs(lambda _: sae, residuals)
+    (patch,) = feature_patches([(sae.layer, feature)], banked, stable, inputs, screen)
+    test = apply_feature_patch(patch, bank, unflipped, seed)
+    groups = recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed)
+    return FeatureTestEntry.model_validate(json_ready(test)), groups
