@@ -360,10 +360,7 @@ def test_the_folder_beside_a_run(run, tmp_path):
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "json: found a list, expected an object"),
         (
             lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'),
-            (
-                lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 2}'),
-                "field verdicts: Field required",
-            ),
+            "field verdicts: Field required",
         ),
         (lambda folder: (folder / "evaluation.json").write_text('{"schema_version": 9}'), "schema version 9"),
         (lambda folder: (folder / "history.csv").write_text("step,lr\n1,2\n"), "no column epoch, grad_norm, loss"),
