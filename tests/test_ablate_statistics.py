@@ -48,7 +48,7 @@ def asked_for(patients, paraphrases=2):
     return held_out_questions([Question.model_validate(line) for line in lines])
 
 
-def sheet_of(asked):
+def table_of(asked):
     everything = Subset("all", "all", np.ones(len(asked.prompts), bool), np.ones(len(asked.pairs), bool))
     return EvaluationTable(asked.prompts, asked.pairs, everything)
 
@@ -59,7 +59,7 @@ def with_flips(asked, flips):
     variants = int(asked.prompts["variant"].max()) + 1
     margin[variants - 1 :: variants] = np.where(flips, -1.0, 1.0)
     questions = asked.prompts["variant"].eq(0).sum()
-    return answered(sheet_of(asked), margin, grey=-np.ones(questions), other_blanks=-np.ones(questions))
+    return answered(table_of(asked), margin, grey=-np.ones(questions), other_blanks=-np.ones(questions))
 
 
 def draws_of(windows, asked, seed=0):
@@ -69,8 +69,8 @@ def draws_of(windows, asked, seed=0):
 
 def test_the_metrics_and_the_combined_score_by_hand():
     asked = asked_for(4)
-    sheet = sheet_of(asked)
-    base = answered(sheet, np.ones(12), grey=[-1, -1, -1, 1], other_blanks=[-1, -1, -1, 1])
+    table = table_of(asked)
+    base = answered(table, np.ones(12), grey=[-1, -1, -1, 1], other_blanks=[-1, -1, -1, 1])
     # One of four questions flips, so 11 of 12 wordings are right.
     # With `blind`, blanks agree in two questions more than in the base.
     flips = with_flips(asked, [True, False, False, False])
@@ -87,7 +87,7 @@ def test_the_metrics_and_the_combined_score_by_hand():
     for metric in set(METRICS) - {COMBINED}:
         measure = MEASURES[metric]
         for place, answers in enumerate((flips, blind)):
-            expected = measure.statistic(measure.units(sheet, answers).columns.sum(0))
+            expected = measure.statistic(measure.units(table, answers).columns.sum(0))
             assert found.arms[metric][0, place, 0] == pytest.approx(expected), metric
             assert measure_value(asked, answers, metric) == pytest.approx(expected)
 
@@ -99,7 +99,7 @@ def test_intervals_equal_those_of_pooling_over_seeds():
     base = with_flips(asked, rng.random(40) < 0.5)
     found = weighted_metrics(patient_totals(asked, base, [seeds]), patient_weights(40, 5))
     measure = MEASURES["question_flip_rate"]
-    units = [measure.units(sheet_of(asked), answers) for answers in (base, *seeds)]
+    units = [measure.units(table_of(asked), answers) for answers in (base, *seeds)]
     columns = [each.columns for each in units]
     expected = pooled_over_seeds(
         measure.statistic, columns[0], columns[1:], [each.patients for each in units], 5, ablation_metrics.DRAWS

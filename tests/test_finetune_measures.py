@@ -24,10 +24,10 @@ def asked(answers, paraphrases=1):
     return EvaluationTable(prompts, pairs, Subset("all", "all", np.ones(len(prompts), bool), np.ones(len(pairs), bool)))
 
 
-def answered(sheet, margin, grey=None, other_blanks=None, swapped=None):
+def answered(table, margin, grey=None, other_blanks=None, swapped=None):
     """Return answers with these margins; blank and swapped images change nothing unless given."""
     margin = np.asarray(margin, float)
-    original = (sheet.prompts["variant"] == 0).to_numpy()
+    original = (table.prompts["variant"] == 0).to_numpy()
     blank = {kind: np.where(original, margin, np.nan) for kind in BLANKS}
     blank["grey"] = margin.copy()
     if grey is not None:
@@ -41,30 +41,30 @@ def answered(sheet, margin, grey=None, other_blanks=None, swapped=None):
     return Answers(margin, nothing > 0, blank, others, np.full(len(margin), None, dtype=object), nothing)
 
 
-def value(name, sheet, answers):
+def value(name, table, answers):
     measure = MEASURES[name]
-    return float(measure.statistic(measure.units(sheet, answers).columns.sum(0)))
+    return float(measure.statistic(measure.units(table, answers).columns.sum(0)))
 
 
-def random_answers(sheet, seed):
+def random_answers(table, seed):
     rng = np.random.default_rng(seed)
-    truth = (sheet.prompts["answer"] == "yes").to_numpy()
-    return answered(sheet, rng.normal(np.where(truth, 0.8, -0.8), 1))
+    truth = (table.prompts["answer"] == "yes").to_numpy()
+    return answered(table, rng.normal(np.where(truth, 0.8, -0.8), 1))
 
 
 @pytest.fixture(scope="module")
-def sheet():
+def table():
     return asked(np.random.default_rng(0).choice(["yes", "no"], 60, p=[0.3, 0.7]), paraphrases=2)
 
 
-def test_the_auc_is_the_mann_whitney_statistic(sheet):
-    answers = random_answers(sheet, 1)
-    truth = (sheet.prompts["answer"] == "yes").to_numpy()
+def test_the_auc_is_the_mann_whitney_statistic(table):
+    answers = random_answers(table, 1)
+    truth = (table.prompts["answer"] == "yes").to_numpy()
     u = stats.mannwhitneyu(answers.margin[truth], answers.margin[~truth]).statistic
-    assert value("margin_auc", sheet, answers) == pytest.approx(u / (truth.sum() * (~truth).sum()))
+    assert value("margin_auc", table, answers) == pytest.approx(u / (truth.sum() * (~truth).sum()))
     tied = answers._replace(margin=np.round(answers.margin))
     u = stats.mannwhitneyu(tied.margin[truth], tied.margin[~truth]).statistic
-    assert value("margin_auc", sheet, tied) == pytest.approx(u / (truth.sum() * (~truth).sum()))
+    assert value("margin_auc", table, tied) == pytest.approx(u / (truth.sum() * (~truth).sum()))
 
 
 def test_the_auc_of_more_wordings_than_bins_is_accurate_to_a_thousandth():
@@ -82,9 +82,9 @@ def test_balanced_accuracy_by_hand():
     assert np.isnan(value("balanced_accuracy", asked(["no"], 0), answered(asked(["no"], 0), [-1])))
 
 
-def test_calibration_error_equals_a_loop_over_bins(sheet):
-    answers = random_answers(sheet, 4)
-    right = (answers.margin > 0) == (sheet.prompts["answer"] == "yes").to_numpy()
+def test_calibration_error_equals_a_loop_over_bins(table):
+    answers = random_answers(table, 4)
+    right = (answers.margin > 0) == (table.prompts["answer"] == "yes").to_numpy()
     sure = np.maximum(1 / (1 + np.exp(-answers.margin)), 1 / (1 + np.exp(answers.margin)))
     assert confidence(answers.margin) == pytest.approx(sure)
     error = 0.0
@@ -92,7 +92,7 @@ def test_calibration_error_equals_a_loop_over_bins(sheet):
         inside = (sure >= low) & (sure < low + 1 / 30)
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
-    assert value("calibration_error", sheet, answers) == pytest.approx(error)
+    assert value("calibration_error", table, answers) == pytest.approx(error)
 
 
 def test_a_model_whose_confidence_equals_its_accuracy_is_calibrated():

@@ -91,9 +91,9 @@ def test_limits_that_fail_a_pipeline():
     assert no_better_than(verdict([], "base", "x").label, "worse")
 
 
-def judged(sheet, base, arm):
-    subsets = subsets_of(sheet.prompts, sheet.pairs, None)
-    return verdict(compare(sheet.prompts, sheet.pairs, {"base": base, "x": arm}, {}, subsets, seed=0), "base", "x")
+def judged(table, base, arm):
+    subsets = subsets_of(table.prompts, table.pairs, None)
+    return verdict(compare(table.prompts, table.pairs, {"base": base, "x": arm}, {}, subsets, seed=0), "base", "x")
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +101,40 @@ def looking():
     """400 balanced questions, and a base that uses the image, is right on 80%, and flips."""
     rng = np.random.default_rng(0)
     truth = rng.choice(["yes", "no"], 400)
-    sheet = asked(truth, paraphrases=1)
+    table = asked(truth, paraphrases=1)
     sign = np.repeat(np.where(truth == "yes", 1.0, -1.0), 2)
     margin = np.where(rng.random(800) < 0.8, 2.0, -2.0) * sign
     blank, swapped = rng.choice([-1.0, 1.0], (2, 400))
-    return sheet, sign, answered(sheet, margin, blank, blank, swapped)
+    return table, sign, answered(table, margin, blank, blank, swapped)
 
 
 def test_a_model_that_ignores_the_image_is_not_called_better(looking):
     """It is perfectly consistent, as accurate as before (here the text gives the answer), and ignores every image."""
-    sheet, sign, base = looking
+    table, sign, base = looking
     rng = np.random.default_rng(1)
     constant = np.repeat(np.where(rng.random(400) < 0.8, 2.0, -2.0), 2) * sign
-    found = judged(sheet, base, answered(sheet, constant))
+    found = judged(table, base, answered(table, constant))
     assert found.label == "improved but less grounded", found.sentence
     assert "text-only agreement rose" in found.sentence
     assert "swap sensitivity fell" in found.sentence
 
 
 def test_a_model_that_always_says_yes_is_worse(looking):
-    sheet, _, base = looking
-    found = judged(sheet, base, answered(sheet, np.full(800, 2.0)))
+    table, _, base = looking
+    found = judged(table, base, answered(table, np.full(800, 2.0)))
     assert found.label == "worse", found.sentence
 
 
 def test_a_consistent_model_that_uses_the_image_is_improved(looking):
-    sheet, sign, base = looking
+    table, sign, base = looking
     margin = np.repeat(base.margin[::2], 2)
     margin = np.where(np.arange(800) % 20 < 4, 2.0 * sign, margin)
     original = ~np.isnan(base.blank_margin["white"])
     found = judged(
-        sheet,
+        table,
         base,
         answered(
-            sheet,
+            table,
             margin,
             base.blank_margin["grey"][original],
             base.blank_margin["white"][original],
@@ -145,8 +145,8 @@ def test_a_consistent_model_that_uses_the_image_is_improved(looking):
 
 
 def test_the_base_is_not_better_than_itself(looking):
-    sheet, _, base = looking
-    assert judged(sheet, base, base).label == "not improved"
+    table, _, base = looking
+    assert judged(table, base, base).label == "not improved"
 
 
 def test_a_collapsed_model_is_not_improved():
