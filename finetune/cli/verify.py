@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,8 @@ def verify_command(
         checks = [files]
     else:
         base, style, _ = shared_base([adapter], model)
-        recorded = replace(base, dtype=record.model.dtype, revision=base.revision or record.model.revision)
+        dtype: Any = record.model.dtype
+        recorded = replace(base, dtype=dtype, revision=base.revision or record.model.revision)
         training, test = data.load_splits()
         checks = verify_adapter(adapter, record, claimed, recorded.load(style), training, test)
     if json:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,9 +52,11 @@ def verify_command(
     from interp.views.terminal.checks import show_checks
 
     artifact = read_layers(run / LAYERS)
-    questions = replace(data, split=artifact.data.split).load()
+    split: Any = artifact.data.split
+    dtype: Any = artifact.model.dtype
+    questions = replace(data, split=split).load()
     sae_of = saes.locate(sorted(artifact.saes))
-    recorded = replace(model, dtype=artifact.model.dtype, revision=artifact.model.revision)
+    recorded = replace(model, dtype=dtype, revision=artifact.model.revision)
     vlm = recorded.load(PromptStyle(**artifact.prompt.model_dump()))
     checks = verify_run(SavedRun(run, artifact, vlm, sae_of, questions), sample, seed, full)
     if json:
