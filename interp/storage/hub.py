@@ -116,7 +116,5 @@ def _parts(index: Path) -> list[str]:
     if not names or not all(
         isinstance(name, str) and Path(name).name == name and len(name) <= LONGEST_NAME for name in names
     ):
-        raise InputError(
-            f"{index}: expected 'weight_map', a map from weights to files in the same folder."
-        )
+        raise InputError(f"{index}: expected 'weight_map', a map from weights to files in the same folder.")
     return sorted(set(names))
