@@ -1,4 +1,4 @@
-"""Kills at random instants, full disks and full memory, over every command that can go on: the result must be the same.
+"""Kills, full disks and full memory at random instants, for every command that can resume: the result must not change.
 
 `python tests/chaos.py --kills 200` runs it for real, on the tiny world of the tests. Commands are run in children of
 this process, which has loaded the libraries once, so that most kills fall into the work.
@@ -46,33 +46,33 @@ LOADED += (
     "matplotlib.figure",
     "interp.search.run_folder",
 )
-"""What every command loads, once for all children."""
+"""Modules that every command loads; imported once for all children."""
 PATIENTS = 6
 OUT = "out"
 MAIN = {"interp": interp.cli.app.main, "finetune": finetune.cli.app.main}
 CRASHED = 70
-"""Exit code of a child that an error ended that is none of ours."""
+"""Exit code of a child that ended with an error that is not an InputError."""
 
 
 class Job(NamedTuple):
-    """A command that can go on."""
+    """A command that can be resumed."""
 
     name: str
-    """As it is called in the counts."""
+    """Name of the job in the counts."""
     program: str
-    """interp or finetune."""
+    """The program: interp or finetune."""
     arguments: list[str]
-    """Of the program, but for --resume."""
+    """Arguments of the program, without --resume."""
     resume: list[str]
-    """What a second run is given too."""
+    """Arguments that resume an interrupted run."""
     done: int = 0
-    """Exit code of a run that gets to its end."""
+    """Exit code of a complete run."""
 
 
 def child(
     program: str, arguments: list[str], folder: Path, log: Path, prepare: Callable[[], None] = lambda: None
 ) -> int:
-    """Start a command in a child of this process, in `folder`; its number. What it says on stderr goes into `log`."""
+    """Start a command in a child process, in `folder`; returns its process id. Its stderr goes into `log`."""
     sys.stdout.flush()
     number = os.fork()
     if number:
@@ -83,9 +83,9 @@ def child(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Torch makes its pool anew behind a fork, which two threads that come first together would spoil.
+        # torch recreates its thread pool after a fork; two threads that use it first at the same time would break it.
         torch.set_num_threads(1)
-        # Every step, and every batch, can be the last one kept.
+        # Every step and every batch is written, so each can be the last one.
         train.CHECKPOINT_SECONDS = prompt_parts.CHECKPOINT_SECONDS = 0.0
         prepare()
         sys.argv = [program, *arguments]
@@ -103,7 +103,7 @@ def child(
 
 
 def ended(number: int, seconds: float) -> int | None:
-    """The exit code of a child, negative for a signal; None if it still runs after so many seconds."""
+    """The exit code of a child, negative for a signal; None if it still runs after that many seconds."""
     limit = time.monotonic() + seconds
     while True:
         done, status = os.waitpid(number, os.WNOHANG)
@@ -115,7 +115,7 @@ def ended(number: int, seconds: float) -> int | None:
 
 
 def content(out: Path) -> dict[str, object]:
-    """What a result says, byte for byte, but for how long it took and how it came about."""
+    """The content of a result, byte for byte, without durations and provenance."""
     found: dict[str, object] = {}
     for path in sorted(out.rglob("*")):
         if path.is_dir():
@@ -135,7 +135,7 @@ def content(out: Path) -> dict[str, object]:
 
 
 def timeless(content: object) -> object:
-    """JSON without how long it took and how it came about, and without the checksums of JSON."""
+    """JSON without durations, provenance and the checksums of JSON files."""
     if isinstance(content, list):
         return [timeless(inside) for inside in content]
     if not isinstance(content, dict):
@@ -145,7 +145,7 @@ def timeless(content: object) -> object:
 
 
 def jobs(world: Path, adapter: Path) -> list[Job]:
-    """The commands, on a world; `adapter` is there for those that need one."""
+    """The jobs on a world; `adapter` is for those that need one."""
     shared = ["--model", str(world / "model"), "--questions", str(world / "questions.jsonl"), "--device", "cpu"]
     training = [*shared, "--lr", "0.005", "--dropout", "0.1", "--rank", "4", "--limit", "12", "--out", OUT]
     ablation = ["--layers-from", str(world / "layers.json"), "--seeds", "0", "--arms", "window,random", "--limit", "8"]
@@ -154,7 +154,19 @@ def jobs(world: Path, adapter: Path) -> list[Job]:
         Job(
             "find-features",
             "interp",
-            ["find-features", "--layers", "4-5", "--limit", "90", "--device", "cpu", "--batch-tokens", "2", "--out", OUT],
+            [
+                "find-features",
+                "--layers",
+                "4-5",
+                "--limit",
+                "90",
+                "--device",
+                "cpu",
+                "--batch-tokens",
+                "2",
+                "--out",
+                OUT,
+            ],
             ["--resume"],
             EXIT_NO_GATE,
         ),
@@ -171,7 +183,7 @@ def jobs(world: Path, adapter: Path) -> list[Job]:
 
 
 def prepared(folder: Path, names: list[str]) -> list[Job]:
-    """A tiny world with a layers.json in `folder`, an adapter if one is needed, and the jobs of these names or all."""
+    """Build a tiny world with a layers.json in `folder`, and an adapter if needed; returns the named jobs, or all."""
     world = make_world(folder / "world", patients=PATIENTS)
     rows = read_rows(world.questions)
     write_rows(
@@ -188,12 +200,12 @@ def prepared(folder: Path, names: list[str]) -> list[Job]:
 
 
 def no_room(rng: random.Random) -> None:
-    """No file may grow beyond a random size, as with a quota: writing behind it fails."""
+    """No file may exceed a random size, as with a quota: writing beyond it fails."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(2 ** rng.uniform(12, 17)), resource.RLIM_INFINITY))
 
 
 def no_memory(rng: random.Random) -> None:
-    """From a random pass on, the model does not fit the memory of the GPU."""
+    """From a random pass on, GPU memory is too small for the model."""
     from finetune.training.forward import FirstTokenLogits
     from interp.measurement import margins as measurement
     from interp.measurement import suffix_rerun as replay
@@ -214,23 +226,23 @@ def no_memory(rng: random.Random) -> None:
 
 
 class Chaos:
-    """Strikes commands in turn, resumes them until they are done, and compares what they made."""
+    """Strikes commands in turn, resumes them until they are complete, and compares their results."""
 
     def __init__(self, folder: Path, disk: Path | None, kills: int, seed: int, names: list[str]) -> None:
         self.folder, self.disk, self.kills, self.rng = folder, disk, kills, random.Random(seed)
         self.log = folder / "log.txt"
         self.struck: Counter = Counter()
-        """(job, fault) -> runs that it ended before they were done."""
+        """(job, fault) -> number of runs that the fault ended early."""
         self.compared: Counter = Counter()
-        """Job -> results that were finished and compared."""
+        """Job -> number of results that were completed and compared."""
         self.faults: list[str] = []
-        """What was not as it should be."""
+        """Descriptions of all failures."""
         self.jobs = prepared(folder, names)
         self.seconds: dict[str, float] = {}
         self.wanted: dict[str, dict[str, object]] = {}
 
     def run(self) -> None:
-        """All jobs without a break, then in turn until enough has struck."""
+        """Run all jobs uninterrupted, then in turn until enough faults have struck."""
         for job in self.jobs:
             home = self.folder / f"whole {job.name}"
             home.mkdir()
@@ -244,14 +256,14 @@ class Chaos:
             home.mkdir()
             started = time.monotonic()
             if not self._cycle(job, home):
-                # As fast as the machine is now.
+                # Adapts to the current speed of the machine.
                 self.seconds[job.name] = time.monotonic() - started
             shutil.rmtree(home)
             turn += 1
             print(f"{self.struck.total()} of {self.kills}, {len(self.faults)} faults: {job.name}", flush=True)
 
     def _cycle(self, job: Job, home: Path) -> int:
-        """Run one job to its end and compare it; how often it was struck."""
+        """Run one job to completion and compare its result; returns how often it was struck."""
         for attempt in range(60):
             enough = self.struck.total() >= self.kills
             (fault,) = self.rng.choices(list(FAULTS), list(FAULTS.values())) if not enough else ("none",)
@@ -269,7 +281,7 @@ class Chaos:
         return attempt
 
     def _strike(self, arguments: list[str], home: Path, fault: str, job: Job) -> int | None:
-        """Exit code of one run with a fault that may come too late for it."""
+        """Run once with a fault, which may come too late; returns the exit code."""
         chance, filler = random.Random(self.rng.random()), home.parent / "filler"
         prepare: Callable[[], None] = lambda: None  # noqa: E731
         if fault == "memory":
@@ -304,20 +316,20 @@ class Chaos:
 
 
 FAULTS = {"kill": 75, "interrupt": 6, "disk": 9, "memory": 7, "none": 3}
-"""What may happen to a run, and how often."""
+"""The faults, and how often each is chosen."""
 CODES = {"kill": (-9,), "interrupt": (130, -2), "disk": (2,), "memory": (2,), "none": ()}
-"""Exit codes of runs that did not get to their end."""
+"""Exit codes of incomplete runs."""
 
 
 def fill(filler: Path, disk: Path, rng: random.Random) -> None:
-    """Leave little room on a disk."""
+    """Leave little space on a disk."""
     state = os.statvfs(disk)
     filler.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - int(2 ** rng.uniform(12, 19)))))
 
 
 @contextmanager
 def small_disk(at: Path, megabytes: int = 8) -> Iterator[Path | None]:
-    """A small file system in memory; None for who may not mount one."""
+    """A small file system in memory; None without the right to mount one."""
     at.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(at)], capture_output=True, check=False
@@ -332,7 +344,7 @@ def small_disk(at: Path, megabytes: int = 8) -> Iterator[Path | None]:
 
 
 def main() -> None:
-    """Run it, and say what became of it; exit code 1 if anything was not as it should be."""
+    """Run everything and report; exit code 1 after any failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="runs that are to be ended before they are done")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A tiny untrained world for the finetune tests, and plain slow computations to compare with."""
+"""A tiny untrained world for the tests of finetune, and plain, slow computations for comparison."""
 
 import json
 from pathlib import Path
@@ -44,13 +44,13 @@ class World(NamedTuple):
     """Paths of the tiny world."""
 
     model: Path
-    """Model and processor, as save_pretrained wrote them."""
+    """Folder of model and processor, written by save_pretrained."""
     questions: Path
-    """questions.jsonl, beside images/."""
+    """questions.jsonl; images/ is next to it."""
 
 
 def make_world(folder: Path, patients: int = 12, layers: int = 3, width: int = 32) -> World:
-    """Random weights, random images, questions of all types; half of the patients in each split."""
+    """Build a world: random weights, random images, questions of all types, half of the patients in each split."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -89,7 +89,7 @@ def _row(name: str, image: str, patient: str, type_: str, split: str, rng: np.ra
 
 
 def plain_logits(model: torch.nn.Module, processor, image: str, text: str) -> torch.Tensor:
-    """First-answer-token logits [vocabulary] of one prompt, by nothing but transformers."""
+    """Logits of the first answer token, [vocabulary], of one prompt, from plain transformers."""
     content = [{"type": "image", "image": open_image(image)}, {"type": "text", "text": text}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -102,14 +102,14 @@ def plain_logits(model: torch.nn.Module, processor, image: str, text: str) -> to
 
 
 def plain_margin(logits: torch.Tensor, tokenizer) -> float:
-    """logsumexp over the yes tokens minus that over the no tokens, words taken from the vocabulary."""
+    """logsumexp over the yes tokens minus logsumexp over the no tokens; the words come from the vocabulary."""
     words = {index: token.replace("▁", "").lower() for token, index in tokenizer.get_vocab().items()}
     sums = [torch.logsumexp(logits[[i for i in words if words[i] == word]].double(), 0) for word in ("yes", "no")]
     return float(sums[0] - sums[1])
 
 
 def items_of(questions) -> list[Item]:
-    """One item a question, with its last paraphrase."""
+    """One item per question, with its last paraphrase."""
     return [
         Item(q.image, q.answer, q.question, q.paraphrases[-1].text if q.paraphrases else None, q.closed)
         for q in questions
@@ -117,12 +117,12 @@ def items_of(questions) -> list[Item]:
 
 
 def losses_of(vlm, adapted, items: list[Item]) -> Losses:
-    """The losses of questions whose images are encoded, nothing kept from before."""
+    """The losses of questions whose images are encoded, without stored states."""
     return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers)
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:
-    """Give an untrained adapter an effect: its second factor starts at zero."""
+    """Give an untrained adapter an effect, since its second factor starts at zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

@@ -118,7 +118,7 @@ def test_the_folder_and_its_record(world, trained):
 def test_hashes_of_texts_are_slow_salted_and_recognised():
     texts = ["Is it here?", " IS IT HERE?\n", "Any fluid?"]
     first, other = text_hashes(texts), text_hashes([*texts, "More?"])
-    # By hand, as RFC 7914 has it; no hash tells by itself that two adapters have a text in common.
+    # Computed as in RFC 7914; no hash alone shows that two adapters have a text in common.
     salt = salt_of(first[0])
     by_hand = scrypt(b"is it here?", salt=salt.encode(), n=256, r=8, p=1, dklen=8).hex()
     assert f"{salt}${by_hand}" in first
@@ -127,7 +127,7 @@ def test_hashes_of_texts_are_slow_salted_and_recognised():
     asked = ["is it here?", "is  it here?", "More?", "Any fluid?"]
     assert shown(asked, first).tolist() == [True, False, False, True]
     assert shown(asked, {*first, *other}).tolist() == [True, False, True, True]
-    # Adapters of before there was a salt.
+    # Older adapters, without a salt.
     assert shown(asked, {text_hash("Any fluid?")}).tolist() == [False, False, False, True]
     assert not shown(asked, set()).any()
 

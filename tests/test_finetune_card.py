@@ -1,4 +1,4 @@
-"""The card that training leaves in an adapter's folder."""
+"""The card that the training writes into the folder of an adapter."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def trained(world, tmp_path_factory):
 
 
 def card_of(trained, **changes) -> str:
-    """The card of the trained adapter, had its record been another."""
+    """The card of the trained adapter with changes to its record."""
     folder, evaluation = trained
     return model_card(read_record(folder).model_copy(update=changes), evaluation)
 
@@ -146,7 +146,7 @@ def test_it_holds_no_path_text_hash_or_patient(world, trained):
 
 
 def test_its_own_lines_load_the_adapter(world, trained, monkeypatch):
-    """The lines as they stand, but for the two names that a reader fills in."""
+    """The lines of code run as they are, apart from the two names that a reader fills in."""
     from peft import PeftModel
 
     code = re.search(r"```python\n(.*?)```", (trained[0] / "README.md").read_text(), re.DOTALL).group(1)
@@ -230,7 +230,11 @@ def test_another_base_changes_front_matter_and_its_section_only(trained):
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [("# Bare\n", "front matter"), ("---\na: [\n---\n# x\n", "unreadable"), ("---\na: b\n---\n# x\n", "the section .* is missing")],
+    [
+        ("# Bare\n", "front matter"),
+        ("---\na: [\n---\n# x\n", "unreadable"),
+        ("---\na: b\n---\n# x\n", "the section .* is missing"),
+    ],
 )
 def test_a_card_that_cannot_take_another_base(card, message):
     with pytest.raises(InputError, match=message):

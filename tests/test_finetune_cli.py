@@ -158,7 +158,7 @@ def test_evaluate_refuses_what_is_no_adapter(run, world, tmp_path):
 
 @pytest.fixture(scope="module")
 def saes(tmp_path_factory):
-    """Random SAEs of layers 0 and 1, their features always active."""
+    """Random SAEs of layers 0 and 1, whose features are always active."""
     folder = tmp_path_factory.mktemp("saes")
     generator = torch.Generator().manual_seed(0)
     for layer in (0, 1):
@@ -226,7 +226,7 @@ def test_adapters_and_clamps_side_by_side(run, world, saes, tmp_path):
         {"layer": 0, "feature": 5, "value": 2.5, "where": "all", "sae": "layer_0_width_16k_l0_small"},
         {"layer": 1, "feature": 3, "value": 0.0, "where": "all", "sae": "layer_1_width_16k_l0_small"},
     ]
-    # Each arm is the same whatever stands beside it: no adapter stays in the model, no clamp in the adapters.
+    # Each arm is the same with and without the others: no adapter stays in the model, and no clamp in the adapters.
     together = overall(found["all"], "after")
     assert overall(found["adapters"], "after") | overall(found["clamps"], "after") == pytest.approx(together, abs=1e-6)
     assert len({round(together[arm, "margin_difference"], 6) for arm in found["all"]["verdicts"]}) == 4
@@ -262,7 +262,7 @@ def test_seeds_of_one_recipe_are_pooled(run, world, tmp_path):
         assert each[pool, measure] == pytest.approx(sum(seeds) / 3, abs=2e-6)
         assert base[pool, measure] == base["0/adapter", measure]
     assert {c["test"] for c in found["comparisons"] if c["arm"] == pool} == {"t"}
-    # The table shows the pool in place of its members.
+    # The table shows the pool instead of its members.
     code, out, _ = run("evaluate", *folders, "other", *shared)
     assert code == 0
     assert pool in out
@@ -275,7 +275,7 @@ def test_failing_a_pipeline_on_the_verdict(run, world, tmp_path):
     asked = ["evaluate", "adapter", "--questions", world.questions, "--device", "cpu", "--limit", 4, "--json"]
     code, out, _ = run(*asked)
     label = next(iter(json.loads(out)["verdicts"].values()))["label"]
-    # One step on random weights improves nothing.
+    # A single step on random weights improves nothing.
     assert (code, label) == (0, "not improved")
     assert run(*asked, "--fail-on", "worse", "--out", "e.json")[0] == 0
     code, out, _ = run(*asked, "--fail-on", "not-improved", "--out", "f.json")
@@ -331,7 +331,7 @@ def assert_error(result, message):
 
 
 def test_help_and_import_are_light():
-    """Neither torch nor what is built on it is loaded before there is work to do."""
+    """Neither torch nor libraries built on it are loaded before there is work to do."""
     script = (
         "import sys, finetune.cli.app\n"
         "sys.argv = ['finetune', '--help']\n"

@@ -1,4 +1,4 @@
-"""What enters the lowest trained layer is kept, and the gradient stays that of the naive recipe in plain peft."""
+"""The inputs of the lowest trained layer are stored, and the gradient stays that of the naive recipe in plain peft."""
 
 import json
 
@@ -56,7 +56,7 @@ def gradient(adapted):
 
 
 def packed_gradient(world, items, budget, dtype="float32", style=None):
-    """Through the packed engine, with what `budget` bytes hold kept before."""
+    """The gradient from the packed engine, with the states that fit into `budget` bytes stored beforehand."""
     vlm, adapted = adapted_vlm(world, dtype, style)
     prompts = prompts_asked(items)
     encode_images(vlm, [p.image for p in prompts])
@@ -68,7 +68,7 @@ def packed_gradient(world, items, budget, dtype="float32", style=None):
 
 
 def naive_gradient(world, items, dtype, image_first=True):
-    """Plain transformers and peft: a wording at a time, pixels through the tower, the losses as they are published."""
+    """Plain transformers and peft: one wording at a time, pixels through the tower, the losses as published."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -76,7 +76,7 @@ def naive_gradient(world, items, dtype, image_first=True):
     model = AutoModelForImageTextToText.from_pretrained(world.model, dtype=dtype).eval()
     targets = r".*language_model\.layers\.(2|3)\..*_proj"
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets))
-    # As `add_lora` has it: the first factors come from its seed, the second from `awaken`.
+    # As in `add_lora`: its seed gives the first factors, `awaken` the second ones.
     _, ours = adapted_vlm(world)
     model.load_state_dict({n: p for n, p in ours.named_parameters() if p.requires_grad}, strict=False)
     for item in items:
@@ -113,7 +113,7 @@ def assert_equal(found, expected, least):
 @pytest.mark.parametrize("image_first", [True, False])
 def test_the_gradient_is_that_of_the_naive_recipe_whatever_is_kept(world, questions, image_first):
     items = items_of(questions[:4] + questions[5:9])
-    assert len({i.image for i in items}) == 2, "several questions of an image"
+    assert len({i.image for i in items}) == 2, "several questions per image"
     expected = naive_gradient(world, items, "float32", image_first)
     style = PromptStyle(image_first=image_first)
     for budget in (EVERYTHING, 30_000, 0):
@@ -144,7 +144,7 @@ def test_images_beyond_the_budget_are_run_in_their_step(world, questions, budget
 
 
 def test_wordings_meet_in_other_rows_than_they_were_kept_in(world, questions, monkeypatch):
-    """The common prefix of a row depends on which wordings are in it."""
+    """The common prefix of a row depends on the wordings in it."""
     monkeypatch.setattr("finetune.training.prefix_states.PROMPTS", 4)
     vlm, _ = adapted_vlm(world)
     items = items_of(questions[:6])
@@ -167,7 +167,7 @@ def test_frozen_layers_meet_a_prompt_once_in_all_epochs(world, questions):
     train(vlm, adapted, steps, TrainSettings(grounding="blank"), accelerator_for("cpu"))
     # All prompts fit into one batch.
     assert [calls[n] for n in (0, 1)] == [[False]] * 2
-    # In every step the true images and the blank one.
+    # Every step has the true images and the blank one.
     assert [calls[n] for n in (2, 3, 4)] == [[True] * (2 * len(steps))] * 3
 
 
@@ -214,7 +214,7 @@ def test_with_all_layers_trained_nothing_is_kept(world, questions):
 
 
 def limited(monkeypatch, prompts):
-    """As if the memory held a number of prompts; returns the sizes that it did not hold, as they come."""
+    """Simulate memory for a limited number of prompts; returns the sizes that did not fit, in order."""
     forward, refused = FirstTokenLogits.forward, []
 
     def limited_forward(self, parts):
@@ -229,7 +229,7 @@ def limited(monkeypatch, prompts):
 
 
 def unpaired_first(questions):
-    """Steps whose first half fits where the second does not: 4 questions of one wording, then 4 of two."""
+    """Steps whose first half fits while the second does not: 4 questions of one wording, then 4 of two."""
     items = items_of(questions)
     paired = [i for i in items if i.paraphrase is not None]
     return [Step(k, [i._replace(paraphrase=None) for i in paired[:4]] + paired[4:8]) for k in range(3)]
@@ -251,14 +251,16 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_smaller_parts(world, q
         history = train(vlm, adapted, steps, TrainSettings(dropout=0.0), accelerator)
         found.append((refused, gradients, history))
     (fitting, expected, told), (refused, gradients, history) = found
-    # All 8 questions, then, behind 4 that fit, the other 4; 2 fit, and are tried first in the steps behind.
+    # All 8 questions fail; then 4 fit, but the other 4 fail; 2 fit, and the following steps begin with 2.
     assert (fitting, refused) == ([], [12, 8])
     assert len(gradients) == len(expected) == 3
     assert all(float((g - e).norm() / e.norm()) < 1e-5 for g, e in zip(gradients, expected, strict=True))
     assert history == [pytest.approx(record, rel=1e-4) for record in told]
 
 
-@pytest.mark.parametrize(("size", "advice"), [(2, "at 2 questions per pass. Lower --micro-batch-size"), (None, "--rank")])
+@pytest.mark.parametrize(
+    ("size", "advice"), [(2, "at 2 questions per pass. Lower --micro-batch-size"), (None, "--rank")]
+)
 def test_memory_that_does_not_reach_is_a_clear_error(world, questions, monkeypatch, size, advice):
     vlm, adapted = adapted_vlm(world)
     limited(monkeypatch, 0)

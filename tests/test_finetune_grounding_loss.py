@@ -125,11 +125,11 @@ def test_the_plan_differs_by_substitutes_only(questions, grounding):
             assert {truth[item.image, item.original], truth[item.substitute, item.original]} == {"yes", "no"}
     drawn = [{i.image + i.original: i.substitute for s in grounded if s.epoch == e for i in s.items} for e in range(3)]
     assert any(drawn[0].values())
-    assert (drawn[0] == drawn[1] == drawn[2]) == (grounding == "blank"), "other images in other epochs"
+    assert (drawn[0] == drawn[1] == drawn[2]) == (grounding == "blank"), "epochs draw different images"
 
 
 def test_the_plan_of_the_published_loss_is_that_of_before_there_was_another(questions):
-    """Order and paraphrases as one generator an epoch draws them: the order, then a paraphrase of each."""
+    """Order and paraphrases as one generator per epoch draws them: first the order, then a paraphrase of each."""
     rng = np.random.default_rng([3, 0])
     order = rng.permutation(len(questions))
     texts = [[p.text for p in questions[i].paraphrases] for i in order]
@@ -152,12 +152,12 @@ def test_a_term_with_nothing_to_act_on_is_refused(grounding, wanted):
 def test_packed_term_and_gradient_equal_one_by_one(vlm, questions, grounding):
     adapted = add_lora(vlm, [0, 2], dropout=0.0)
     awaken(adapted)
-    # Larger logits, so that some images move the margin by more than the hinge asks.
+    # Larger logits, so that some images move the margin by more than the hinge requires.
     vlm.model.model.language_model.norm.weight.data += 60
     chosen = [q for q in questions if q.closed] + [q for q in questions if not q.closed][:4]
     items = [i for s in training_steps(chosen, 2, 20, 0, grounding) for i in s.items]
     items = [item._replace(paraphrase=None) if k % 5 == 0 else item for k, item in enumerate(items)]
-    # A closed question whose substitute is not known.
+    # A closed question without a known substitute.
     alone = next(k for k, item in enumerate(items) if item.substitute is not None)
     items[alone] = items[alone]._replace(substitute=None)
     encode_images(vlm, [i.image for i in items] + [i.substitute for i in items if i.substitute])
@@ -195,7 +195,7 @@ def test_packed_term_and_gradient_equal_one_by_one(vlm, questions, grounding):
         assert losses.grounding[k].item() == pytest.approx(term.item(), rel=1e-4, abs=1e-5)
         total = total + term
     assert torch.count_nonzero(losses.grounding) >= 8
-    assert grounding == "blank" or satisfied > 2, "the hinge is met on both sides of its corner"
+    assert grounding == "blank" or satisfied > 2, "both sides of the hinge occur"
     total.backward()
     slow = torch.cat([p.grad.flatten() for p in adapted.parameters() if p.requires_grad])
     fast = torch.cat([g.flatten() for g in packed.values()])
@@ -220,7 +220,7 @@ def test_the_other_parts_of_the_loss_do_not_change_with_a_term(vlm, questions):
 
 @pytest.fixture(scope="module")
 def trained(world):
-    """Term -> the model after some steps with it, and their history; all else is equal."""
+    """Term -> the model after some steps with it, and their history; everything else is equal."""
     asked, found = load_questions(world.questions, split="train"), {}
     for grounding in ("none", "blank", "swap"):
         vlm = load_vlm(world.model, "cpu", "float32")
@@ -241,7 +241,7 @@ def test_training_with_blank_leaves_the_answer_open_without_the_image(trained, q
     without, with_term = (
         np.mean([abs(margin_of(trained[kind][0], BLANK_IMAGE, text)) for text in texts]) for kind in ("none", "blank")
     )
-    assert without > 0.3, "else there is nothing to lower"
+    assert without > 0.3, "otherwise there is nothing to lower"
     assert with_term < without / 2
 
 

@@ -51,7 +51,7 @@ def trained(world, tmp_path_factory):
 
 @pytest.fixture
 def local(trained, tmp_path):
-    """A copy of an adapter whose base is a local folder, without the manifest, as its files are changed by hand."""
+    """A copy of an adapter of a local base, without its manifest, because tests edit its files."""
     copy = Path(shutil.copytree(trained[0], tmp_path / "adapter"))
     (copy / "manifest.json").unlink()
     return copy
@@ -59,7 +59,7 @@ def local(trained, tmp_path):
 
 @pytest.fixture
 def adapter(local, trained):
-    """A copy of the same, as if it had been trained on a model of the hub."""
+    """Another copy, edited as if it had been trained on a model of the hub."""
     model = ModelEntry(id=BASE, revision=COMMIT, n_layers=3, d_model=32, dtype="float32")
     record = read_record(local).model_copy(update={"model": model})
     write_text(local / "gatescope.json", record.model_dump_json())
@@ -87,7 +87,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch, no_network):
-    """The hub's side of the three calls: what was asked for, and the files as they were when they were sent."""
+    """A stand-in for the three calls of the hub: what was requested, and the files as they were sent."""
     seen = SimpleNamespace(created=[], uploads=[], files={}, existing_private=None)
 
     def create_repo(api, **asked):
@@ -118,7 +118,7 @@ def state(folder):
 
 
 def front_matter(shown):
-    """The front matter as it was printed, parsed."""
+    """The printed front matter, parsed."""
     block = shown.split("Front matter of the card:\n")[1].split("\n\n")[0]
     lines = "\n".join(line.removeprefix("  ") for line in block.splitlines())
     return ModelCard(f"---\n{lines}\n---\n").data.to_dict()
@@ -145,7 +145,7 @@ def test_a_dry_run_shows_everything_and_touches_no_network(run, adapter, no_netw
     assert "names no licence" not in out
     assert "Nothing was sent." in out
     assert state(adapter) == before
-    assert list((tmp_path / "temporary").iterdir()) == [], "the staging folder is gone"
+    assert list((tmp_path / "temporary").iterdir()) == [], "the staging folder is deleted"
 
 
 def test_an_upload_sends_what_the_dry_run_showed(run, adapter, hub):
@@ -222,7 +222,7 @@ def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
         [folder], DataSpec(world.questions), ModelSpec(world.model, device="cpu"), EvaluationSettings(seed=3)
     )
     assert {c.kind for c in again.comparisons} >= {"all", "type"}
-    assert "phrasings" not in {c.kind for c in again.comparisons}, "without hashes nothing is called unseen"
+    assert "phrasings" not in {c.kind for c in again.comparisons}, "without hashes no phrasing is called unseen"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
 )
 @pytest.mark.parametrize("option", ["REPO", "--base-model"])
 def test_a_bad_name_is_refused_before_anything(run, no_network, tmp_path, name, option):
-    """Even before the folder is looked at, which does not exist here."""
+    """Even before the folder is read, which does not exist here."""
     arguments = [name] if option == "REPO" else ["me/consistent", "--base-model", name]
     assert_error(run(tmp_path / "absent", *arguments), f"{option} '{name}'")
 
@@ -282,7 +282,7 @@ def test_a_local_base_is_refused_and_the_way_out_is_told(run, world, local, hub)
 
 @pytest.mark.parametrize("named", ["models/medgemma", "medgemma", None])
 def test_a_local_base_that_looks_like_a_hub_id_is_refused(run, local, hub, named):
-    """The record knows that it came from a folder."""
+    """The record says that the base came from a folder."""
     change_json(local / "adapter_config.json", base_model_name_or_path=named)
     assert_error(run(local, "me/consistent"), "a folder on this machine")
 
@@ -315,7 +315,7 @@ def test_what_speaks_against_it_is_noted(run, adapter, no_network):
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A server in the hub's place that answers every call with one status; gives the function that sets it."""
+    """A server that replaces the hub and answers every call with one status; gives the function that sets it."""
 
     class Handler(BaseHTTPRequestHandler):
         status = 200
@@ -377,7 +377,9 @@ def test_a_failure_while_sending_is_one_paragraph(run, adapter, hub, monkeypatch
         raise RuntimeError("transfer engine stopped\nat line 1")
 
     monkeypatch.setattr(HfApi, "upload_folder", broken)
-    assert_error(run(adapter, "me/consistent", "--upload"), "RuntimeError: transfer engine stopped. Repeat the same command")
+    assert_error(
+        run(adapter, "me/consistent", "--upload"), "RuntimeError: transfer engine stopped. Repeat the same command"
+    )
 
 
 def assert_error(result, *messages):

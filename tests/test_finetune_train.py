@@ -94,7 +94,7 @@ def test_packed_loss_and_gradient_equal_one_by_one(vlm, questions):
 
 
 def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, questions):
-    """ "Yes." is a closed question's answer, so the instruction stands behind it in training too."""
+    """ "Yes." answers a closed question, so the instruction is appended to it in training too."""
     closed = next(q for q in questions if q.closed and q.type == "presence")
     spelled = [closed.model_copy(update={"answer": answer}) for answer in ("yes", "Yes.", "yes, small")]
     vlm.style = PromptStyle(answer_instruction="Answer yes or no.")
@@ -102,7 +102,7 @@ def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, que
     encode_images(vlm, [closed.image])
     plain, stop, more = (losses_of(vlm, model, items_of([q])) for q in spelled)
     assert more.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), abs=1e-6)
-    # Another first token, the same prompt: the wordings diverge alike.
+    # Another first token in the same prompt: the divergence of the wordings is equal.
     assert stop.divergence.item() == pytest.approx(plain.divergence.item(), abs=1e-7)
     vlm.style = DEFAULT_STYLE
     without = losses_of(vlm, model, items_of(spelled[:1]))
@@ -135,9 +135,9 @@ def test_a_tiny_run_lowers_the_loss_and_leaves_the_base_alone(vlm, questions):
     history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
     assert len(history) == len(steps)
     first, last = (sum(s.loss for s in part) / 6 for part in (history[:6], history[-6:]))
-    # The tied random embeddings bound the logits, so ln(vocabulary) can fall by about 1.3 at most.
+    # The tied random embeddings bound the logits, so the loss can fall below ln(vocabulary) by at most about 1.3.
     assert last < first - 0.6
-    assert sum(calls) == len({q.image for q in questions}), "each image meets the tower once"
+    assert sum(calls) == len({q.image for q in questions}), "each image passes the tower once"
     for name, parameter in adapted.named_parameters():
         if name in base:
             assert torch.equal(base[name], parameter), name
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_adapter(world, questions):
 
 @pytest.mark.parametrize("bad", [1, 2, 3])
 def test_a_loss_that_is_not_finite_names_its_step(vlm, questions, bad, monkeypatch):
-    """The losses are read one step behind, the last ones at the end."""
+    """The losses are read one step late, and the last ones at the end."""
     adapted = add_lora(vlm, [1])
     steps = training_steps(questions[:12], 1, 4, 0)
     assert len(steps) == 3
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_names_its_step(vlm, questions, bad, monkeypat
 
 
 def test_the_history_is_of_the_steps_as_they_were(vlm, questions):
-    """Losses before their step's update, beside the learning rate of that update."""
+    """Losses from before the update of a step, with the learning rate of that update."""
     adapted = add_lora(vlm, [1], dropout=0.0)
     steps = training_steps(questions[:12], 2, 4, 0)
     settings = TrainSettings(dropout=0.0, lr=1e-2)
@@ -256,14 +256,14 @@ accelerator = accelerator_for("cpu")
 vlm = load_vlm(model, "cpu", "float32")
 adapted = add_lora(vlm, [1, 2], dropout=0.0)
 if accelerator.process_index == 1:
-    # The memory of one process holds less, so it makes more passes.
+    # One process has less memory, so it makes more passes.
     forward = FirstTokenLogits.forward
     def limited(self, parts):
         if sum(len(batch.prompts) for batch, _ in parts) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, parts)
     FirstTokenLogits.forward = limited
-# With a term whose batches differ in number from process to process.
+# With a term whose number of batches differs between processes.
 steps = training_steps(load_questions(questions, split="train"), 1, 7, 0, "blank")
 settings = TrainSettings(dropout=0.0, lr=1e-2, grounding="blank", grounding_weight=100.0)
 history = train(vlm, adapted, steps, settings, accelerator)
@@ -273,7 +273,7 @@ if accelerator.is_main_process:
 
 
 def test_two_processes_train_as_one(world, tmp_path):
-    """What `accelerate launch` does, on CPU: losses, gradients and learning rates of the steps are the same."""
+    """As under `accelerate launch`, on CPU: losses, gradients and learning rates of the steps are equal."""
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     root = Path(__file__).parents[1]

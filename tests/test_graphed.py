@@ -21,7 +21,7 @@ def world(tmp_path_factory):
 
 
 def prepared(world, dropout, dtype="float32"):
-    """The adapter's parameters, a pass, and batches of questions that come in several shapes, thrice."""
+    """The parameters of an adapter, a pass, and batches of several shapes, each three times."""
     vlm = load_vlm(world.model, "cuda", dtype)
     adapted = add_lora(vlm, [1, 2], dropout=dropout)
     awaken(adapted)
@@ -55,7 +55,7 @@ def stepped(parameters, passes, batches):
 
 @pytest.mark.parametrize(("dtype", "unlike", "larger"), [("float32", 1e-6, 1e-4), ("bfloat16", 1e-3, 1e-2)])
 def test_a_recorded_pass_is_the_pass(world, dtype, unlike, larger):
-    """In bfloat16 rows that fill a shape up may round the others' products differently."""
+    """In bfloat16, the rows that pad a shape may round the products of the others differently."""
     parameters, run, batches = prepared(world, 0.0, dtype)
     plain = stepped(parameters, run, batches)
     passes = GraphedPasses(run)

@@ -1,4 +1,4 @@
-"""The `interp` command: exit codes, and one clear error for each mistake, with nothing half-written."""
+"""The `interp` command: exit codes, and one clear error for each mistake, without incomplete files."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_an_interruption_before_the_command_begins_leaves_no_traceback(run, monk
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """Run `interp find-features` on own data expecting one paragraph, exit code 2 and no output; gives the error."""
+    """Run `interp find-features` on own data; expect exit code 2, one paragraph and no output; gives the error."""
 
     def call(*arguments):
         out = tmp_path / "fresh"
@@ -109,7 +109,7 @@ def test_unreadable_image(refused, own_data):
     path = own_data / "images" / "2.png"
     path.write_bytes(path.read_bytes()[:200])
     said = refused(*data(own_data))
-    # Its path may tell who the patient is; this command names the row.
+    # A path may identify the patient, so this command names the row.
     assert "not a readable image" in said
     assert "interp import-questions QUESTIONS --format jsonl" in said
 

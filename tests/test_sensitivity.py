@@ -1,4 +1,4 @@
-"""The gradient and the Fisher trace of a fresh adapter, against one plain backward pass a question through peft."""
+"""The gradient and the Fisher trace of a fresh adapter, compared with plain backward passes through peft."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def world(tmp_path_factory):
 
 
 def plain_gradients(world, items):
-    """[questions] of name -> gradient of the second factors, a wording at a time."""
+    """For every question, name -> gradient of the second factors, computed one wording at a time."""
     vlm = load_vlm(world.model, "cpu", "float32")
     adapted = add_lora(vlm, range(vlm.n_layers), SETTINGS.rank, SETTINGS.alpha, 0.0, SETTINGS.seed)
     found = []

@@ -1,4 +1,4 @@
-"""Training logs by accelerate's trackers: what they hold is the history, and nothing of the data or the machine."""
+"""Training logs through accelerate's trackers: they hold the history, and nothing about the data or the machine."""
 
 import json
 import math
@@ -28,7 +28,7 @@ SETTINGS = TrainSettings(rank=2, alpha=4, epochs=2, batch_size=4)
 
 
 class Recorder(GeneralTracker):
-    """Keeps what it is told; `until` is the step at which it is interrupted."""
+    """Stores what it receives; `until` is the step at which it raises an interruption."""
 
     name = "recorder"
     requires_logging_directory = False
@@ -72,7 +72,7 @@ def trained(world, out, tracker, resume=False):
 
 
 def history(out):
-    """history.csv as a tracker would have it."""
+    """history.csv in the form that a tracker receives."""
     table = pd.read_csv(out / "history.csv")
     return table.rename(columns={name: f"train/{name}" for name in table.columns if name != "step"})
 
@@ -91,7 +91,7 @@ def test_a_tracker_is_told_the_history_and_the_settings(world, tmp_path):
     assert tracker.ended == 1
     told = {"rank": 2, "lr": SETTINGS.lr, "layers": "[1]", "steps": len(tracker.steps)}
     assert tracker.settings.items() >= told.items()
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no folder for logs that are kept elsewhere"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no folder for logs that are stored elsewhere"
 
 
 def test_a_resumed_training_goes_on_with_the_steps(world, tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_a_tracker_that_is_not_installed(run, world, tmp_path, monkeypatch):  # 
 
 
 def records(path):
-    """All in a file that W&B keeps while it is offline: a header of 7 bytes, then blocks as of LevelDB's log."""
+    """All records of a file that W&B writes while it is offline: a header of 7 bytes, then blocks of a LevelDB log."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, whole = path.read_bytes(), 7, b""
@@ -127,7 +127,7 @@ def records(path):
         length, kind = struct.unpack_from("<HB", data, at + 4)
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        # 1: whole; 2 to 4: first, middle and last part.
+        # 1: complete; 2 to 4: first, middle and last part.
         if kind in (1, 4):
             record = Record()
             record.ParseFromString(whole)
@@ -144,7 +144,7 @@ def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypa
     assert done.returncode == 0, done.stderr
     assert "wandb:" not in done.stdout + done.stderr
     assert done.stderr.count("The training is logged to") == 1
-    # Some versions of accelerate begin an offline run anew once they know its settings; the one before holds nothing.
+    # Some versions of accelerate restart an offline run when they learn its settings; the first run is then empty.
     *empty, kept = sorted((tmp_path / "adapter.logs").rglob("*.wandb"), key=lambda path: path.parent.name)
     assert len(empty) <= 1
     assert all(path.stat().st_size < kept.stat().st_size / 2 for path in empty)
