@@ -1,1 +1,4 @@
-"""The `finetune` command: a file a subcommand; each parses its options and makes one call into the library."""
+"""The `finetune` command, one file per subcommand: each parses its options and calls the library once.
+
+Options that are settings are fields of their dataclass (`interp.cli.dataclass_options`).
+"""

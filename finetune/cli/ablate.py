@@ -82,7 +82,7 @@ def ablate_command(
     found = ablate_saved(model, data, out, layers_from, settings, keep_adapters=keep_adapters, say=notify)
     if found is None:
         return
-    # Made anew from the arms each time, so these files may be overwritten.
+    # Computed from the arms each time, so these files may be overwritten.
     write_text(out / "ablation.json", found.to_json())
     save_figures([ablation_drawing(found.model_dump())], out)
     if json:

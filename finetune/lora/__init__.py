@@ -1,4 +1,7 @@
-"""The adapter: which layers, which rank, and the folder that it is saved in."""
+"""The adapter: its settings, its layers, the LoRA itself, and the folder that it is saved in.
+
+`add_lora` is imported when it is first used; other packages import the rest from its modules.
+"""
 
 import lazy_loader
 

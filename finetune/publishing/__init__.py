@@ -1,1 +1,4 @@
-"""Publishing an adapter: its model card, and sending it to the hub."""
+"""Publishing an adapter: its model `card`, and the `push` of its folder to the hub.
+
+Other packages import `card.model_card` and the functions of `push`.
+"""

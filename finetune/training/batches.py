@@ -14,7 +14,7 @@ from interp.runtime.errors import InputError
 
 
 class Item(NamedTuple):
-    """One question as it is trained on in one step."""
+    """One question in the form in which a step trains on it."""
 
     image: str
     """Path of the image."""

@@ -12,7 +12,7 @@ from interp.questions.schema import Question
 OPPOSITE = {"yes": "no", "no": "yes"}
 
 
-class Asked(NamedTuple):
+class AskedPatients(NamedTuple):
     """The patients about whom one wording was asked with one answer."""
 
     patients: list[str]
@@ -32,7 +32,7 @@ def opposite_images(questions: Sequence[Question], rng: np.random.Generator) -> 
     return [_draw(question, asked, rng) for question in questions]
 
 
-def _asked(questions: Iterable[Question]) -> dict[tuple[str, str], Asked]:
+def _asked(questions: Iterable[Question]) -> dict[tuple[str, str], AskedPatients]:
     """(wording, answer) -> patients and images, for the closed questions."""
     found: dict[tuple[str, str], dict[str, set[str]]] = {}
     for question in questions:
@@ -42,12 +42,12 @@ def _asked(questions: Iterable[Question]) -> dict[tuple[str, str], Asked]:
                 patients = found.setdefault((text, answer), {})
                 patients.setdefault(question.group, set()).add(question.image)
     return {
-        key: Asked(sorted(patients), [sorted(images) for _, images in sorted(patients.items())])
+        key: AskedPatients(sorted(patients), [sorted(images) for _, images in sorted(patients.items())])
         for key, patients in found.items()
     }
 
 
-def _draw(question: Question, asked: dict[tuple[str, str], Asked], rng: np.random.Generator) -> str | None:
+def _draw(question: Question, asked: dict[tuple[str, str], AskedPatients], rng: np.random.Generator) -> str | None:
     opposite = OPPOSITE.get(question.true_answer or "")
     if opposite is None:
         return None

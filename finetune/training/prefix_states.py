@@ -170,9 +170,9 @@ class PrefixStates:
             prefix, end = len(row.prefix), start + len(row.prefix)
             for i, suffix in zip(row.prompts, row.suffixes, strict=True):
                 kept = self._kept[prompts[i]]
-                behind = prefix + len(suffix) - kept.cut
+                after = prefix + len(suffix) - kept.cut
                 positions += [np.arange(start, start + prefix), np.arange(end, end + len(suffix))]
-                places += [np.arange(kept.image, kept.image + kept.cut), np.arange(kept.text, kept.text + behind)]
+                places += [np.arange(kept.image, kept.image + kept.cut), np.arange(kept.text, kept.text + after)]
                 end += len(suffix)
         return np.concatenate(positions), np.concatenate(places)
 

@@ -55,7 +55,7 @@ def tracked(
 ) -> Iterator[None]:
     """Send what the accelerator logs to the trackers that it was made with, if any, while the context is open.
 
-    `settings` are logged once. `inputs` names the run, so that one that is resumed goes on in the same.
+    `settings` are logged once. `inputs` give the run its name, so that a resumed training continues the same run.
     """
     if not accelerator.log_with:
         yield

@@ -1,1 +1,4 @@
-"""The `interp` command: a file a subcommand; each parses its options and makes one call into the library."""
+"""The `interp` command, one file per subcommand: each parses its options and calls the library once.
+
+`finetune.cli` uses `guard`, `options`, `dataclass_options` and `renamed` too.
+"""
