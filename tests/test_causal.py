@@ -1,4 +1,4 @@
-"""Patches of single features by plain hooks, controls that are centred on zero, and attribution by differences."""
+"""Patches of single features against plain hooks, their controls, and attribution against numerical differences."""
 
 import numpy as np
 import pandas as pd
@@ -130,7 +130,7 @@ def test_known_features_beat_their_controls(tests, banked):
 
 
 def test_small_random_directions_are_centred_on_zero(rerun, banked):
-    # Large ones are not: the margin bends, so that any push brings some of it back. That is why net is reported.
+    # Large ones are not: the margin is curved, so any push brings part of it back. Therefore net is reported.
     generator = torch.Generator().manual_seed(3)
     size = torch.full((len(banked.pairs), 1, 128), 0.05).expand(-1, 200, -1)
     effect = patch_effect(rerun, banked, [4] * 200, random_directions(size, generator), "random")
@@ -139,7 +139,7 @@ def test_small_random_directions_are_centred_on_zero(rerun, banked):
     assert share.std() > 0
 
 
-def test_the_p_value_is_uniform_where_there_is_nothing():
+def test_the_p_value_is_uniform_under_the_null():
     rng = np.random.default_rng(0)
     patients = [i // 3 for i in range(60)]
     p = []
@@ -168,7 +168,7 @@ def test_feature_delta_by_hand(measured, banked, saes):
         torch.testing.assert_close(delta[i], (p - q)[[66, 3]])
 
 
-def test_matched_features_move_as_much_and_tell_nothing():
+def test_matched_features_move_as_much_and_do_not_discriminate_flips():
     screen = pd.DataFrame(
         {
             "feature": [1, 2, 3, 4, 5],
@@ -224,16 +224,16 @@ def test_attribution_ranks_as_exact_patching_does(rerun, banked, measured, saes)
 
 
 def test_path_gradients_add_up_to_the_whole_shift(rerun, banked, measured):
-    # Completeness: the mean gradient along the way, times the way, is the effect of the whole residual patch.
+    # Completeness: the mean gradient along the path, times the path, is the effect of the residual patch.
     x = measured.residuals[:, 1]
     original, paraphrase = (torch.from_numpy(banked.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
-    way = x[original] - x[paraphrase]
-    gradients = path_gradients(rerun, way, 7, steps=16)
-    whole = patch_effect(rerun, banked, [7], way[:, None], "whole")[:, 0]
-    np.testing.assert_allclose((gradients * way).sum(1).numpy(), whole, rtol=0.05, atol=0.1)
+    path = x[original] - x[paraphrase]
+    gradients = path_gradients(rerun, path, 7, steps=16)
+    whole = patch_effect(rerun, banked, [7], path[:, None], "whole")[:, 0]
+    np.testing.assert_allclose((gradients * path).sum(1).numpy(), whole, rtol=0.05, atol=0.1)
 
 
-def test_one_step_on_no_way_is_the_plain_gradient(planted, prompts, banked):
+def test_one_step_on_an_empty_path_is_the_plain_gradient(planted, prompts, banked):
     few = rerun_paraphrases(planted, prompts, first(banked, 4))
     flat = torch.zeros(4, 128)
     torch.testing.assert_close(path_gradients(few, flat, 7, steps=1), margin_gradients(few, [7])[:, 0])

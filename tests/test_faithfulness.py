@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from finetune.grounding.map_scores import (
     area,
@@ -14,7 +13,6 @@ from finetune.grounding.map_scores import (
     strongest,
 )
 from interp.images.boxes import moved
-from interp.statistics import spearman
 
 QUARTER = np.array([[0.0, 0.0, 0.5, 0.5]])
 """A box that covers four whole cells of a 4 x 4 grid."""
@@ -79,14 +77,6 @@ def test_the_shifted_region_is_half_a_width_away():
     region = shifted_region(region_of(np.array([[0.55, 0.0, 0.95, 0.25]]), 4), 4)
     np.testing.assert_allclose(region.cover[:4], [0.8, 0.8, 0, 0], atol=1e-12)
     assert region.centres[:4].tolist() == [True, True, False, False]
-
-
-def test_rank_agreement_is_spearmans():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 6, (2, 40)).astype(float)
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert spearman(a, -(a**3)) == pytest.approx(-1)
-    assert np.isnan(spearman(a, np.ones(40)))
 
 
 def test_orders_and_removals():

@@ -67,7 +67,7 @@ def saved(study, tmp_path_factory):
 
 @pytest.fixture
 def tiny(tiny_model, own_data):
-    """A random model, a random SAE of its layer 1, and six patients' untagged and tagged wordings."""
+    """A random model, a random SAE of its layer 1, and tagged and untagged wordings of six patients."""
     vlm = load_vlm(tiny_model, "cpu", "float32")
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(40, vlm.d_model, generator=generator)
@@ -85,7 +85,7 @@ def by_hand(sae, residuals, feature):
 
 
 def few_frames():
-    """One frame a level, which is faster."""
+    """A grid with one frame per level, which is faster."""
     return read_grid().groupby("level").head(1)
 
 
@@ -111,7 +111,7 @@ def test_delta_against_margin_by_scipy(study, planted, sae_of, asked):
     assert study.density == pytest.approx((f > 0).mean(), abs=1e-6)
     for estimate in (t.r, t.flip_auc):
         assert estimate.low < estimate.value < estimate.high
-    # the interval of r, by drawing patients one by one
+    # The interval of r, from patients drawn one by one.
     rows_of = [np.flatnonzero(pairs["patient"] == p) for p in pairs["patient"].unique()]
     rng = np.random.default_rng(5)
     samples = []
@@ -163,7 +163,7 @@ def test_the_grid_by_plain_transformers(planted, sae_of, asked):
         )
         with torch.no_grad():
             states = planted.model(**inputs, output_hidden_states=True).hidden_states
-        # hidden_states[0] is the embedding, so [6] is behind layer 5
+        # hidden_states[0] is the embedding, so [6] is the output of layer 5.
         assert cell == pytest.approx(by_hand(sae_of[5], states[6][0, -1:], 466)[0], abs=1e-3)
     assert rows["text"].iloc[0] == "Please determine whether a lung opacity is identified."
     assert cells["mean_activation"].iloc[0] > 1
@@ -183,7 +183,7 @@ def test_the_grid_statistics_by_scipy(planted, sae_of, asked):
     assert found.auc.value == pytest.approx(u, abs=1e-3)
     assert found.spearman.value == pytest.approx(spearmanr(level, f).statistic, abs=1e-3)
     assert found.spearman.high < 0 < 0.5 < found.auc.low
-    # token-controlled pairs by the tokenizer alone
+    # Token-controlled pairs by the tokenizer alone.
     ids = [planted.processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in rows["text"]]
     expected = {
         (i, j)
@@ -198,7 +198,7 @@ def test_the_grid_statistics_by_scipy(planted, sae_of, asked):
     assert found.controlled.value == pytest.approx(np.mean([f[i] - f[j] for i, j in expected]), abs=1e-3)
 
 
-def test_what_normalization_makes_equal_is_no_pair(planted, asked):
+def test_wordings_that_normalization_makes_equal_are_no_pair(planted, asked):
     rows = grid_prompts(read_grid(), ["pleural effusion"], prompt_table(asked[:1]), seed=0)
     planted.style = DEFAULT_STYLE._replace(normalize=True)
     try:
@@ -228,7 +228,7 @@ def test_direct_effect_and_slope_by_numerical_derivatives(study, planted, sae_of
     unembedding = planted.model.lm_head.weight.double()
 
     def frozen(step):
-        """Mean yes logit minus mean no logit, by the model's own norm but with its division undone and made common."""
+        """Mean yes logit minus mean no logit, by the model's own norm, but divided by the same RMS for all prompts."""
         x = last.double() + step * direction
         rms = x.pow(2).mean(-1, keepdim=True).add(norm.eps).sqrt()
         logits = (norm(x) * rms / last.double().pow(2).mean(-1).add(norm.eps).sqrt().mean()) @ unembedding.T
@@ -240,21 +240,21 @@ def test_direct_effect_and_slope_by_numerical_derivatives(study, planted, sae_of
         norm.float()
     assert study.direct_effect == pytest.approx(numerical, rel=1e-5)
 
-    # the margin itself, through the whole model with the last layer's residual moved
+    # The margin of the whole model with the last layer's residual moved.
     few = prompts.iloc[:20]
     step = 0.5
     ways = torch.stack([step * direction.float(), -step * direction.float()]).expand(20, -1, -1)
     moved = SuffixRerun(planted, few).margins([9, 9], ways)
     slope = float((moved[:, 0] - moved[:, 1]).double().mean()) / (2 * step)
     assert margin_slope(planted, sae_of[4], 110, last[:20]) == pytest.approx(slope, rel=0.02, abs=1e-4)
-    # The two agree in general, not feature by feature (see the docstring of margin_slope).
+    # The two agree on the whole, but not for every feature (see the docstring of margin_slope).
     features = range(0, 512, 8)
     both = [[of(planted, sae_of[4], k, last[:200]) for k in features] for of in (direct_effect, margin_slope)]
     assert np.corrcoef(both)[0, 1] > 0.7
 
 
-def test_telling_flips_is_not_causing_them(study, planted, sae_of, asked):
-    """5:466 tells flips best of all and is a feature of register, but its patch recovers nothing; 4:110's does."""
+def test_discriminating_flips_is_not_causing_them(study, planted, sae_of, asked):
+    """5:466 has the highest flip AUC and follows the register, but its patch recovers nothing; that of 4:110 does."""
     teller = study_feature(planted, sae_of[5], asked, 466, few_frames())
     assert teller.tracking.flip_auc.value > 0.8
     assert study.test.net.low > 0.05
@@ -324,7 +324,7 @@ def test_no_flips_give_null_and_a_sentence(tiny, tmp_path):
 
 
 def test_untagged_flips_of_few_patients(tiny, tmp_path):
-    """Two patients, no tags, no finding that the lexicon has, and margins that straddle zero."""
+    """Two patients, no tags, no finding of the lexicon, and margins on both sides of zero."""
     vlm, sae, questions = tiny
     odd = [
         q.model_copy(
@@ -336,7 +336,7 @@ def test_untagged_flips_of_few_patients(tiny, tmp_path):
         for q in questions[:4]
     ]
     with torch.no_grad():
-        # yes or no along a direction in which these wordings differ
+        # The answer depends on a direction in which these wordings differ.
         prompts = prompt_table(odd)
         last = measure(vlm, prompts, [vlm.n_layers - 1]).residuals[:, 0]
         away = last[::3].mean(0) - last[1::3].mean(0)
@@ -366,7 +366,7 @@ def test_a_dead_feature_is_said_to_be_dead(tiny):
     assert study.tracking.largest == 0
 
 
-def test_a_silent_sae_on_flips(planted, sae_of, asked, tmp_path):
+def test_a_dead_sae_on_flips(planted, sae_of, asked, tmp_path):
     silent = sae_of[4]._replace(threshold=torch.full((512,), 1e9))
     study = study_feature(planted, silent, asked[:60], 110, few_frames())
     assert study.test.n > 0
@@ -395,7 +395,7 @@ def test_the_shipped_grid():
         ("", "not a CSV"),
     ],
 )
-def test_grids_that_are_none(tmp_path, text, match):
+def test_bad_grids_are_refused(tmp_path, text, match):
     path = tmp_path / "grid.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=match):
@@ -409,7 +409,7 @@ def test_a_grid_that_is_not_text(tmp_path):
 
 
 @pytest.mark.parametrize("written", ["4", "4-110", "a:b", "4:-1", ":", "4:110:2", "", "4:1.5"])
-def test_what_is_no_feature(written):
+def test_bad_feature_names_are_refused(written):
     with pytest.raises(InputError, match="expected LAYER:FEATURE"):
         parse_feature(written)
     assert parse_feature("17:3818") == (17, 3818)

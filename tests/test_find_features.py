@@ -1,4 +1,4 @@
-"""The search on the shipped world, whose gate is known, against slow and plain computations of its numbers."""
+"""The search on the shipped world, whose gate is known, against slow and simple computations of its numbers."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_flip_rates_are_plain_shares(result):
 
 
 def test_the_top_feature_by_hand(result, planted):
-    """Its AUC, p, mean deltas and correlation from sae activations and scipy alone."""
+    """Its AUC, mean deltas and correlation, from SAE activations and scipy alone."""
     top = result.artifact.features[0]
     residuals = measure(planted, result.prompts, [top.layer]).residuals[:, 0]
     sae = load_sae(locate_saes(WORLD / "saes")[top.layer], top.layer, planted.d_model)
@@ -112,7 +112,10 @@ def test_features_are_chosen_and_judged_on_different_patients(result):
 
 
 def plain_margin(vlm, row, layer=None, residual=None):
-    """Margin and resid_post of every layer at the final token by transformers alone; `layer` replaced by `residual`."""
+    """Margin and resid_post of every layer at the final token, by transformers alone.
+
+    If `layer` is given, its output there is replaced by `residual`.
+    """
     content = [{"type": "image", "image": open_image(row["image"])}, {"type": "text", "text": row["text"]}]
     inputs = vlm.processor.apply_chat_template(
         [{"role": "user", "content": content}],

@@ -13,16 +13,16 @@ from interp.screening.flips import Flips
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
 
 
-def test_a_run_of_layers_far_apart_spans_no_more_than_the_width():
+def test_a_run_of_layers_far_apart_spans_no_more_than_max_layers():
     four = {9: 0.15, 17: 0.25, 22: 0.25, 29: 0.15}
     assert growth_range(four, max_layers=5).layers == [17]
     assert growth_range(four, max_layers=6).layers == list(range(17, 23))
-    # The peak is one of its layers, though layer 9 has more than each of them.
+    # The peak is a layer of the range, although layer 9 has a higher score.
     assert growth_range({0: 0.3, 2: 0.3, 9: 0.4}, share=0.5, max_layers=5) == (0, 2, 0)
     assert growth_range({0: 0.4, 2: 0.4, 9: 0.2}, max_layers=5).layers == [0, 1, 2]
 
 
-def steps(recovery):
+def growth(recovery):
     return {i: r - (recovery[i - 1] if i else 0.0) for i, r in enumerate(recovery)}
 
 
@@ -41,15 +41,15 @@ def test_near_peak_never_exceeds_max_layers():
 
 def test_growth_finds_the_step_not_the_plateau():
     recovery = [0.0, 0.0, 0.05, 0.05, 0.45, 1.0, 1.0, 0.98, 1.0, 1.0]
-    assert growth_range(steps(recovery)).layers == [4, 5]
-    assert near_peak_range(dict(enumerate(recovery))).first == 5, "a level alone names the plateau"
+    assert growth_range(growth(recovery)).layers == [4, 5]
+    assert near_peak_range(dict(enumerate(recovery))).first == 5, "the height alone names the plateau"
 
 
 def test_growth_on_the_prototypes_profiles():
     early = [0.10, 0.10, 0.21, 0.27, 0.34, 1.02, 0.95, 0.91, 1.02, 1.00]
     late = [0.27, 0.16, 0.28, 0.29, 0.21, 0.21, 0.08, 0.22, 1.00, 1.00]
-    assert 5 in growth_range(steps(early)).layers
-    assert set(growth_range(steps(late)).layers) <= {7, 8}
+    assert 5 in growth_range(growth(early)).layers
+    assert set(growth_range(growth(late)).layers) <= {7, 8}
 
 
 def test_growth_is_bounded_and_trimmed():
@@ -65,8 +65,8 @@ def test_overlap(found, planted, share):
     assert overlap(found, planted) == share
 
 
-def test_layers_that_take_away_do_not_shrink_the_whole():
-    # Two layers write .3 and .2 while others take .3 away: the larger writer alone is 60% of what is written.
+def test_negative_layers_do_not_shrink_the_total():
+    # Two layers write .3 and .2, others take .3 away: the first alone holds 60% of what is written.
     writes = {0: -0.1, 1: -0.1, 2: -0.1, 3: 0.3, 4: 0.2, 5: -0.1}
     assert growth_range(writes).layers == [3, 4]
     assert growth_range(writes, share=0.6).layers == [3]

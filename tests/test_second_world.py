@@ -1,4 +1,4 @@
-"""Both commands on data of the user's own: another seed, another window, plain PNG files and JSON Lines on disk."""
+"""Both commands on a user's own data: another seed, another window, PNG files and JSON Lines on disk."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ WINDOW = [6, 7]
 def second(tmp_path_factory):
     torch.set_num_threads(2)
     folder = plant_world(tmp_path_factory.mktemp("second"), WORLD, WINDOW, strength=0.7, seed=77)
-    # As a user may keep them: questions and images apart, no splits fixed.
+    # As a user may keep them: questions and images in different folders, and no splits.
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     for row in rows:
         row["image"] = row["image"].removeprefix("images/")
@@ -74,7 +74,7 @@ def test_layers_json_of_another_model_is_refused(second, tmp_path, monkeypatch, 
     content = json.loads(path.read_text())
     content |= {"verdict": "gate found", "layers": [6], "peak": 6}
     content["model"]["id"] = "medgemma-4b-it"
-    # Beside the run's folder, whose manifest would tell that the file was changed.
+    # Outside the run's folder, whose manifest would show that the file was changed.
     path = tmp_path / "layers.json"
     path.write_text(json.dumps(content))
     capsys.readouterr()

@@ -22,6 +22,7 @@ from interp.statistics import (
     ratio_interval,
     same_marginals_p,
     sign_flip_p,
+    spearman,
     two_proportions_p,
     weighted_aucs,
 )
@@ -67,7 +68,7 @@ def test_auc_p_value_is_mann_whitneys():
 
 
 def test_benjamini_hochberg_by_hand():
-    # sorted .01 .02 .03 .5 -> x 4/1, 4/2, 4/3, 4/4 = .04 .04 .04 .5 after the step-up minimum
+    # Sorted .01 .02 .03 .5 -> x 4/1, 4/2, 4/3, 4/4 = .04 .04 .04 .5 after the step-up minimum
     assert benjamini_hochberg(np.array([0.5, 0.01, 0.03, 0.02])) == pytest.approx([0.5, 0.04, 0.04, 0.04])
 
 
@@ -93,7 +94,7 @@ def test_interval_covers_and_clusters_widen_it():
     clustered = mean_interval(values, np.repeat(np.arange(40), 25).tolist(), seed=0)
     naive = mean_interval(values, list(range(1000)), seed=0)
     assert clustered.low < values.mean() < clustered.high
-    # the standard error of 40 independent means against that of 1000 rows
+    # The standard error of 40 independent means against that of 1000 rows.
     assert clustered.high - clustered.low == pytest.approx(3.92 * effect.std() / np.sqrt(40), rel=0.2)
     assert naive.high - naive.low == pytest.approx(3.92 * values.std() / np.sqrt(1000), rel=0.2)
 
@@ -118,7 +119,7 @@ def test_sign_flip_p_is_uniform_under_the_null_and_small_otherwise():
     p = [sign_flip_p(rng.normal(size=30), list(range(30)), seed=i, draws=400) for i in range(200)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
     assert sign_flip_p(rng.normal(1, 1, 30), list(range(30)), seed=0) < 0.01
-    # five clusters allow no p below 2/32
+    # Five clusters allow no p below 2/32.
     assert sign_flip_p(np.ones(50), np.repeat(np.arange(5), 10).tolist(), seed=0) > 0.05
 
 
@@ -144,7 +145,7 @@ def test_a_paired_mean_has_the_interval_of_the_mean_and_the_sign_flip_p():
 
 
 def test_samples_of_different_size_are_paired_by_patient():
-    # Half of the units of the second sample are gone; the patients are the same.
+    # The second sample lacks half of the units; the patients are the same.
     before, after = np.arange(20.0), np.arange(0, 20, 2) + 1.0
     clusters = ([str(i // 2) for i in range(20)], [str(i) for i in range(10)])
     found = paired_statistic(mean_of_totals, columns_of(before), columns_of(after), clusters, seed=0)
@@ -162,7 +163,7 @@ def test_few_patients_have_no_interval():
 
 
 def test_pooling_over_seeds_covers_the_truth_of_new_patients_and_new_seeds():
-    """400 studies of 3 seeds and 40 patients, both drawn anew: the true difference is .3."""
+    """400 studies with 3 new seeds and 40 new patients each; the true difference is .3."""
     rng = np.random.default_rng(7)
     covered, covered_by_patients_alone, small_p = 0, 0, 0
     for trial in range(400):
@@ -179,7 +180,7 @@ def test_pooling_over_seeds_covers_the_truth_of_new_patients_and_new_seeds():
         alone = mean_interval(np.mean(after, axis=0) - before, names, trial, 300)
         covered_by_patients_alone += alone.low <= 0.3 <= alone.high
     assert 376 <= covered <= 400
-    # Without the seeds' own variance the interval is too narrow, which is why it is there.
+    # Without the variance between seeds, the interval is too narrow.
     assert covered_by_patients_alone < 350
     assert small_p == 400
 
@@ -196,10 +197,19 @@ def test_the_published_flip_rates_differ_as_published():
     assert np.isnan(two_proportions_p(before & False, after & False))
 
 
-def test_cohens_h_of_his_own_table():
+def test_cohens_h_of_cohens_table():
     # Cohen 1988, table 6.2.2: phi(.60) = 1.772, phi(.40) = 1.369
     assert cohens_h(0.40, 0.60) == pytest.approx(1.772 - 1.369, abs=1e-3)
     assert cohens_h(0.6, 0.4) == -cohens_h(0.4, 0.6)
+
+
+def test_spearman_is_scipys_with_ties_and_for_many_series_at_once():
+    rng = np.random.default_rng(0)
+    many, one = rng.integers(0, 6, (5, 40)).astype(float), rng.integers(0, 6, 40).astype(float)
+    expected = [stats.spearmanr(each, one).statistic for each in many]
+    np.testing.assert_allclose(spearman(many, one), expected, rtol=1e-12)
+    assert spearman(one, -(one**3)) == pytest.approx(-1)
+    assert np.isnan(spearman(one, np.ones(40)))
 
 
 def test_needed_units_give_the_promised_power():
@@ -214,9 +224,9 @@ def test_needed_units_give_the_promised_power():
 
 
 def test_same_marginals_of_two_categories_is_mcnemar_without_correction():
-    # 15 left the first category, 5 came: (15 - 5)^2 / 20 = 5
+    # 15 left the first category and 5 came: (15 - 5)^2 / 20 = 5.
     assert same_marginals_p(np.array([[30, 15], [5, 50]])) == pytest.approx(stats.chi2.sf(5, 1))
-    # a category that never occurs changes nothing
+    # A category that never occurs changes nothing.
     assert same_marginals_p(np.array([[30, 0, 15], [0, 0, 0], [5, 0, 50]])) == pytest.approx(stats.chi2.sf(5, 1))
     assert same_marginals_p(np.diag([3, 4, 5, 6])) == 1.0
     apart = np.array([[5, 2, 0, 0], [1, 5, 0, 0], [0, 0, 5, 2], [0, 0, 0, 5]])

@@ -1,4 +1,4 @@
-"""Whether SAEs carry over: the numbers by hand, the residuals by plain transformers, the verdicts on known models."""
+"""SAE transfer: numbers worked by hand, residuals of plain transformers, verdicts on known models."""
 
 import json
 
@@ -68,7 +68,7 @@ def text_inputs(vlm, text):
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_text_residuals_are_the_plain_models(tiny, own_data, with_image):
+def test_text_residuals_are_those_of_the_plain_model(tiny, own_data, with_image):
     image = str(own_data / "images" / "0.png") if with_image else NO_IMAGE
     prompts = pd.DataFrame({"image": image, "text": TEXTS, "closed": True})
     residuals, owner = text_residuals(tiny, prompts, [0, 3], batch_tokens=60)
@@ -82,7 +82,7 @@ def test_text_residuals_are_the_plain_models(tiny, own_data, with_image):
         torch.testing.assert_close(mine, expected[shared:, [0, 3]], rtol=1e-4, atol=1e-4)
 
 
-def test_margins_without_any_image_are_the_plain_models(tiny, own_data):
+def test_margins_without_an_image_are_those_of_the_plain_model(tiny, own_data):
     texts = [*TEXTS, TEXTS[0]]
     images = [NO_IMAGE, NO_IMAGE, NO_IMAGE, str(own_data / "images" / "0.png")]
     margin = measure(tiny, pd.DataFrame({"image": images, "text": texts, "closed": True})).margin
@@ -156,7 +156,7 @@ def test_the_numbers_are_those_of_the_saes_on_plain_residuals(checked, models):
     assert row["dead"] == pytest.approx(float((~(f > 0).any(0)).float().mean()), abs=1e-3)
 
 
-def test_the_base_carries_its_own_saes_and_the_planted_model_does_not_behind_its_gate(checked, world):
+def test_the_saes_fit_the_base_and_not_the_planted_model_after_its_gate(checked, world):
     first = world["gate_layers"][0]
     assert checked["base"].failed("questions") == []
     failed = checked["planted"].failed("questions")
@@ -164,13 +164,13 @@ def test_the_base_carries_its_own_saes_and_the_planted_model_does_not_behind_its
     assert min(failed) >= first
     table = checked["planted"].table
     drift = table[table["prompts"] == "questions"].set_index("layer")["drift"]
-    # Below the gate the planted model is the base, to the last bit.
+    # Before the gate the planted model equals the base to the last bit.
     assert drift[drift.index < first].max() < 1e-9
     assert drift[drift.index >= first].min() > 1e-3
 
 
 def test_prompts_unlike_the_training_data_fail(checked):
-    # The base has read nothing but questions on radiographs, and so have its SAEs.
+    # The base and its SAEs were trained on nothing but questions on radiographs.
     assert checked["base"].failed("general") == list(range(10))
 
 
