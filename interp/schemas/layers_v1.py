@@ -31,7 +31,7 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(found.get(name), list):
             found[name] = [_renamed(entry, fields) for entry in found[name]]
     if isinstance(found.get("ranges"), list):
-        found["ranges"] = [_range(entry) for entry in found["ranges"] if _is_kept(entry)]
+        found["ranges"] = sorted((_range(entry) for entry in found["ranges"] if _is_kept(entry)), key=_place)
     if isinstance(found.get("settings"), dict):
         found["settings"] = _settings(found["settings"])
     return found
@@ -57,6 +57,13 @@ def _is_kept(entry: Any) -> bool:
 def _range(entry: Any) -> Any:
     entry = _renamed(entry, {"profile": None})
     return entry | {"rule": _rule(entry["rule"])} if isinstance(entry, dict) and "rule" in entry else entry
+
+
+def _place(entry: Any) -> int:
+    """Place of a range's rule in version 2, whose order `verify` relies on."""
+    rules = list(RULES.values())
+    rule = entry.get("rule") if isinstance(entry, dict) else None
+    return rules.index(rule) if rule in rules else len(rules)
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
