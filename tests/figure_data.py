@@ -67,7 +67,6 @@ def layers_of(layers: int, seed: int = 0) -> Layers:
         about = {"layer": layer, "flip_auc_null": 0.6, "reversals": 3, "fvu": 0.01, "l0": 70.0}
         profile.append(ProfileEntry(**about, **found))
     return Layers(
-        schema_version=2,
         verdict="gate found",
         reason="made up",
         layers=[2, 3],

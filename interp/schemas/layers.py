@@ -172,7 +172,7 @@ class DataEntry(_Part):
 class Layers(_Part):
     """The whole content of layers.json."""
 
-    schema_version: int = Field(description="version of this schema")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
     verdict: GateVerdict = Field(description="whether the range beats its controls")
     reason: str = Field(description="grounds of the verdict in one sentence")
     layers: list[int] = Field(description="the range to train, ascending; empty if no gate was found")

@@ -43,7 +43,7 @@ def checked(path: Path, kind: type[Artifact], content: Any) -> Artifact:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
+        field = ".".join(map(str, first["loc"])) or "(root)"
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: field {field}: {reason}. Write the file again, or remove it.") from None
 

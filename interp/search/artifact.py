@@ -12,7 +12,6 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.saes.reconstruction import R2_NEEDED
 from interp.schemas.layers import (
-    SCHEMA_VERSION,
     DataEntry,
     FeatureEntry,
     Interval,
@@ -40,7 +39,6 @@ def layers_artifact(
     settings = task.settings
     found = judged.ranges[settings.rule] if judged.verdict == "gate found" else None
     return Layers(
-        schema_version=SCHEMA_VERSION,
         verdict=judged.verdict,
         reason=judged.reason,
         layers=found.layers if found else [],

@@ -1,1 +1,1 @@
-"""Files on disk: written whole or not at all, checksummed, locked, resumed, and where they came from."""
+"""Files on disk: atomic writing, checksums, locks, checkpoints of interrupted runs, and provenance."""

@@ -26,7 +26,7 @@ class PromptParts:
         self._prompts = max(1, PART_BYTES // bytes_a_prompt)
         self._count = 0
         self._waiting: list[Tensor] = []
-        self._begun = self._written = time.monotonic()
+        self._started = self._written = time.monotonic()
         self._pause = CHECKPOINT_SECONDS
 
     def read(self) -> Iterator[dict[str, Tensor]]:
@@ -45,11 +45,11 @@ class PromptParts:
 
     def finish(self) -> None:
         """Write all that wait, if losing the measurement would cost more than a checkpoint may cost."""
-        if self._waiting and time.monotonic() - self._begun >= CHECKPOINT_SECONDS:
+        if self._waiting and time.monotonic() - self._started >= CHECKPOINT_SECONDS:
             self._write()
 
     def _write(self) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         # Parts are made of whole batches, because the numbers of another batch would differ in their last digits.
         part: list[Tensor] = []
         for batch in self._waiting:
@@ -61,7 +61,7 @@ class PromptParts:
             self._write_part(part)
         self._waiting = []
         self._written = time.monotonic()
-        self._pause = CHECKPOINT_SECONDS * max(1.0, (self._written - begun) / LONG)
+        self._pause = CHECKPOINT_SECONDS * max(1.0, (self._written - started) / LONG)
 
     def _write_part(self, batches: list[Tensor]) -> None:
         prompts = torch.cat(batches)
