@@ -49,7 +49,7 @@ class GraphedPasses:
         """Run the pass on a batch."""
         if questions.grounded is not None or len(questions.parts) > 1:
             return self._run(questions, divisor)
-        questions = _full(questions)
+        questions = _pad_rows(questions)
         shape = tuple(tensor.shape for tensor in _tensors(questions))
         if shape not in self._recorded and (shape not in self._met or len(self._recorded) >= SHAPES):
             self._met.add(shape)
@@ -93,7 +93,7 @@ def _tensors(questions: TrainingBatch) -> list[Tensor]:
     ]  # fmt: skip
 
 
-def _full(questions: TrainingBatch) -> TrainingBatch:
+def _pad_rows(questions: TrainingBatch) -> TrainingBatch:
     """Pad to as many rows as questions, so that questions that share an image do not form a shape of their own.
 
     The padding repeats the first row. No prompt ends there, so its results are never read.

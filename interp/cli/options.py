@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from interp.runtime.log import enable_verbose
+from interp.runtime.options import help_of
+from interp.search.settings import FindSettings
 
 
 def show_if(verbose: bool) -> bool:
@@ -54,7 +56,7 @@ MaxMemory = Annotated[
 ]
 SaeDtype = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option(help="Number format of the SAEs; bfloat16 halves their memory and changes results slightly."),
+    typer.Option(help=help_of(FindSettings, "sae_dtype")),
 ]
 Images = Annotated[
     Path | None,

@@ -38,6 +38,11 @@ def option_of(declared: "Field[Any]") -> Option | None:
     return declared.metadata.get("option")
 
 
+def help_of(settings: Any, name: str) -> str:
+    """The help text of a field of a dataclass, for a command that takes this field alone."""
+    return next(found.help for f in fields(settings) if f.name == name and (found := option_of(f)) is not None)
+
+
 def check_options(settings: Any) -> None:
     """Raise InputError if a field of a dataclass is outside the range of its option, or not one of its choices."""
     kinds = get_type_hints(type(settings))
