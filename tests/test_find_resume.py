@@ -1,4 +1,4 @@
-"""A search that is killed goes on to the same bits, and what was done of another one is refused by name."""
+"""A search that was killed is resumed to the same bits; finished parts of another search are refused by name."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from interp.storage import checkpoint, prompt_parts
 from interp.storage.manifest import check_manifest
 
 KILLED = 4
-"""What is written before each kill."""
+"""Number of files that are written before each kill."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def _all_is_kept(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(search, tmp_path_factory):
-    """The folder of a run without a break."""
+    """The folder of a search that was not interrupted."""
     out = tmp_path_factory.mktemp("whole") / "out"
     assert find_into(out, lambda: search) is not None
     assert not out.with_name("out.partial").exists()
@@ -52,11 +52,11 @@ def whole(search, tmp_path_factory):
 
 
 def killed(search, out: Path, resume: bool, after: int) -> int:
-    """Run a search in a child that is killed behind its `after`-th write or file moved; the exit code, 0 if done."""
+    """The exit code of a search in a child process that is killed after `after` files are written or moved."""
     number = os.fork()
     if number:
         return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    # Torch makes its pool anew behind a fork, which two threads that come first together would spoil.
+    # Torch creates its thread pool anew after a fork, and two threads that start at once would corrupt it.
     torch.set_num_threads(1)
     left = [after]
 
@@ -81,7 +81,7 @@ def killed(search, out: Path, resume: bool, after: int) -> int:
 def same(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
     assert sorted(path.name for path in other.iterdir()) == names
-    # When a process began is in layers.json, and with it in the manifest.
+    # layers.json records when the process started, and the manifest its checksum.
     told = ("layers.json", "manifest.json")
     assert [n for n in names if n not in told and (one / n).read_bytes() != (other / n).read_bytes()] == []
     found = [read_layers(folder / "layers.json").model_copy(update={"provenance": None}) for folder in (one, other)]
@@ -104,8 +104,8 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
     assert not work.exists()
 
 
-def test_what_is_kept_is_not_done_again(search, whole, tmp_path, monkeypatch):
-    """Up to the very end: then it has only to be moved."""
+def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypatch):
+    """Nor is a run that was finished, but not yet moved to its place."""
     out = tmp_path / "out"
 
     def stopped(*_):
@@ -132,7 +132,7 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
     state = search.vlm.model.state_dict()["model.language_model.norm.weight"]
     sae = load_sae(search.saes[5], 5, search.vlm.d_model)
     save_sae(sae._replace(threshold=sae.threshold * 2), tmp_path / "sae", "another")
-    # Another picture under the same name.
+    # Another image under the same name.
     first = Path(search.questions[0].image)
     Image.effect_noise((64, 64), 50).save(tmp_path / first.name)
     copied = search.questions[0].model_copy(update={"image": str(tmp_path / first.name)})
@@ -170,8 +170,8 @@ def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
         find_into(whole, lambda: search._replace(split="test"), resume=True)
 
 
-def test_a_search_with_hardly_any_questions_is_kept_too(search, tmp_path):
-    """One patient leaves nobody to be held out, and no flips leave nothing to sweep."""
+def test_a_search_with_hardly_any_questions_can_be_resumed(search, tmp_path):
+    """One patient leaves no held-out half, and without flips there is nothing to patch."""
     still = [q.model_copy(update={"paraphrases": [Paraphrase(text=q.question)]}) for q in search.questions[:20]]
     for name, few in (("patient", search.questions[:1]), ("still", still)):
         found = find_into(tmp_path / name, lambda few=few: search._replace(questions=few))
@@ -180,7 +180,7 @@ def test_a_search_with_hardly_any_questions_is_kept_too(search, tmp_path):
 
 
 def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):
-    """By a clock that a part moves by 4.5 seconds, and a batch by 30."""
+    """By a clock on which writing a part takes 4.5 seconds and a batch 30."""
     clock = [0.0]
     monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 60.0)
     monkeypatch.setattr(prompt_parts.time, "monotonic", lambda: clock[0])
@@ -202,7 +202,7 @@ def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypat
         parts.add(prompts)
         counts.append(len(list(tmp_path.iterdir())))
     parts.finish()
-    # Two batches a part. Writing the third and fourth took 9 seconds, so that the next ones are three minutes off.
+    # Two batches per part. Writing the third and fourth took 9 seconds, so the next ones are due three minutes later.
     assert counts == [0, 1, 1, 1, 3, 3, 3, 3, 3, 3]
     found = list(prompt_parts.PromptParts(keep, 1, 4, dict).read())
     assert [part["prompts"].tolist() for part in found] == [

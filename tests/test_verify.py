@@ -1,4 +1,4 @@
-"""A run is verified against its own model and questions, and told from what is of others or was changed."""
+"""A run passes against its own model and questions; other ones and changed numbers fail."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def copied(saved, tmp_path):
 
 
 def wrong(run, vlm, questions, **more):
-    """What does not hold, name -> what was found."""
+    """The checks that do not hold: name -> what was found."""
     checks = verify_run(SavedRun(run, read_layers(run / "layers.json"), vlm, SAES, questions), **more)
     return {check.what: check.found for check in checks if not check.holds}
 
@@ -62,21 +62,21 @@ def test_a_run_is_what_it_says(saved, planted, questions):
     rows, chance = int(sampled.claimed.split()[0]), int(sampled.found.split("(")[1].split()[0])
     assert rows == 200
     assert chance < rows / 2
-    # On the machine that made it every number comes out the same.
+    # On the machine that made the run, every number is reproduced.
     assert told["layers.json, profile"].found.endswith("largest difference 0")
 
 
-def test_another_model_is_told_by_its_weights_and_by_what_it_does(saved, questions):
+def test_another_model_fails_by_its_weights_and_by_its_pairs(saved, questions):
     base = load_vlm(WORLD / "base", "cpu", "float32")
     assert sorted(wrong(saved, base, questions)) == ["model, digest of weights", "pairs of 50 questions drawn"]
 
 
-def test_other_questions_are_told(saved, planted):
+def test_other_questions_fail(saved, planted):
     others = load_questions(WORLD / "questions.jsonl", split="test")[:110]
     assert sorted(wrong(saved, planted, others)) == ["pairs of 50 questions drawn", "questions, digest"]
 
 
-def test_numbers_that_were_changed_are_told_even_with_new_checksums(copied, planted, questions):
+def test_changed_numbers_fail_even_with_new_checksums(copied, planted, questions):
     path = copied / "layers.json"
     content = json.loads(path.read_text())
     content["profile"][0]["recovery"]["value"] += 0.2
@@ -89,7 +89,7 @@ def test_numbers_that_were_changed_are_told_even_with_new_checksums(copied, plan
     assert found["layers.json, profile"].endswith("1 beyond the tolerance, the first [0].recovery.value")
 
 
-def test_a_made_up_table_of_pairs_is_told(copied, planted, questions):
+def test_a_made_up_table_of_pairs_fails(copied, planted, questions):
     table = pd.read_csv(copied / "delta_margin.csv")
     table["shift"] = table["shift"].sample(frac=1, random_state=0).to_numpy()
     table.to_csv(copied / "delta_margin.csv", index=False)
@@ -98,7 +98,7 @@ def test_a_made_up_table_of_pairs_is_told(copied, planted, questions):
     assert list(wrong(copied, planted, questions)) == ["pairs of 50 questions drawn"]
 
 
-def test_every_row_is_of_one_pair():
+def test_every_row_matches_one_pair():
     one, two = np.array([1.0, 1.0, 2.0]), np.array([1.0, 2.0, 9.0])
     assert matched(one, one, two, two, 0.1, 0.1) == 2
     assert matched(one, one, one, one, 0.1, 0.1) == 3
@@ -112,7 +112,7 @@ def test_numbers_of_nested_content():
         assert not near("", claimed, other, 1e-3).holds
 
 
-def test_settings_of_another_version_can_not_be_searched_with_again(copied, planted, questions):
+def test_settings_of_another_version_cannot_be_repeated(copied, planted, questions):
     artifact = read_layers(copied / "layers.json")
     for settings in ({}, artifact.settings | {"depth": 3}):
         changed = artifact.model_copy(update={"settings": settings})
@@ -120,7 +120,7 @@ def test_settings_of_another_version_can_not_be_searched_with_again(copied, plan
             verify_run(SavedRun(copied, changed, planted, SAES, questions), full=True)
 
 
-def test_the_exit_code_says_whether_all_claims_hold(copied, monkeypatch, capsys):
+def test_the_exit_code_says_whether_all_checks_hold(copied, monkeypatch, capsys):
     def verify(*arguments):
         monkeypatch.setattr(sys, "argv", ["interp", "verify", str(copied), "--device", "cpu", "--json", *arguments])
         with pytest.raises(SystemExit) as stopped:

@@ -12,7 +12,7 @@ from interp.screening.layers import ScreenedLayers
 from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
 DRAWS = 1000
-"""Bootstrap samples behind each interval of layers.json."""
+"""Number of bootstrap samples for each interval of layers.json."""
 
 
 def layer_profile(
