@@ -1,4 +1,4 @@
-"""A headless Chromium by the WebDriver protocol, in as much of it as the tests of the report need."""
+"""A headless Chromium, driven by the part of the WebDriver protocol that the tests of the report need."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " "}
 
 
 class Browser:
-    """One session; `session` is the address of its commands."""
+    """One session of the browser; `session` is the address of its commands."""
 
     def __init__(self, session: str) -> None:
         self.session = session
@@ -32,7 +32,7 @@ class Browser:
         return self.command("POST", "/goog/cdp/execute", {"cmd": method, "params": params})
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True) -> None:
-        """Show a page in a window of that size, with the system's theme being light or dark."""
+        """Open a page in a window of this size, with a light or dark system theme."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.devtools("Emulation.setEmulatedMedia", features=features)
         self.devtools("Emulation.setScriptExecutionDisabled", value=not script)
@@ -41,7 +41,7 @@ class Browser:
         self.command("POST", "/url", {"url": page.as_uri()})
 
     def run(self, script: str) -> Any:
-        """What a script, run by the driver and so not bound by the page's policy, returns."""
+        """The return value of a script. The driver runs it, so the page's policy does not apply."""
         return self.command("POST", "/execute/sync", {"script": script, "args": []})
 
     def press(self, *keys: str) -> None:
@@ -49,28 +49,28 @@ class Browser:
         self.command("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        """What was logged since the last call: "browser", the console, or "performance", the network."""
+        """The log since the last call: of the console ("browser") or of the network ("performance")."""
         return self.command("POST", "/se/log", {"type": kind})
 
     def requested(self) -> list[str]:
-        """Addresses that were asked for since the last call."""
+        """The addresses that were requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
     def picture(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Save the whole page as PNG."""
         shot = self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def pdf(self, path: Path) -> None:
-        """The page as it is printed."""
+        """Save the page as it is printed."""
         printed = self.devtools("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
         path.write_bytes(base64.b64decode(printed["data"]))
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser that ends with the block."""
+    """A browser that is closed at the end of the block."""
     assert CHROMIUM
     assert DRIVER
     driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)

@@ -111,7 +111,7 @@ def pairs_of(pairs: int) -> pd.DataFrame:
 
 
 def search_folder(folder: Path, layers: int = 34, pairs: int = 300) -> Path:
-    """A run of `interp find-features`, its table of features apart."""
+    """A run of `interp find-features` without its table of features."""
     artifact, rng = layers_of(layers), np.random.default_rng(1)
     write_text(folder / "layers.json", artifact.model_dump_json())
     delta = pairs_of(pairs)
@@ -205,13 +205,13 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
 
 
 def study_folder(folder: Path) -> Path:
-    """What `interp test-feature --out` leaves."""
+    """The files that `interp test-feature --out` writes."""
     save_study(study_of(), folder)
     return folder
 
 
 def evaluation_of(arms: int = 4) -> Evaluation:
-    """An evaluation of some arms, two of them pooled over their seeds."""
+    """An evaluation of several arms, two of which are pooled over their seeds."""
     rng = np.random.default_rng(3)
     names = ["base", *(f"adapter-of-layers-{i}-and-a-long-name" for i in range(arms)), "seed-0", "seed-1"]
     pools = {"seeds pooled": ["seed-0", "seed-1"]}
@@ -273,7 +273,7 @@ def evaluation_of(arms: int = 4) -> Evaluation:
 
 
 def history_of(steps: int = 90, grounding: float = 0.0) -> pd.DataFrame:
-    """The course of a training over three epochs."""
+    """The history of a training run of three epochs."""
     rng, step = np.random.default_rng(4), np.arange(1, steps + 1)
     ce, kl = 5 * np.exp(-step / 30) * rng.random(steps), np.where(step % 7, rng.random(steps) / step, 0)
     table = {"step": step, "epoch": 1 + 3 * (step - 1) // steps, "lr": 2e-4 * (1 - step / steps), "loss": ce + kl}
@@ -281,7 +281,7 @@ def history_of(steps: int = 90, grounding: float = 0.0) -> pd.DataFrame:
 
 
 def adapter_folder(folder: Path) -> Path:
-    """Of what `finetune` leaves, what is drawn."""
+    """The files of `finetune` that figures are drawn from."""
     write_text(folder / "evaluation.json", evaluation_of().to_json())
     history_of().to_csv(folder / "history.csv", index=False)
     return folder
@@ -374,4 +374,4 @@ FOLDERS = {
     "ablation": ablation_folder,
     "grounding": grounding_folder,
 }
-"""What is drawn -> a folder with its data."""
+"""Kind of figure -> function that writes a folder with its data."""

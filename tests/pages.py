@@ -1,4 +1,4 @@
-"""An HTML page taken apart, for tests: its elements, its tables by caption, its text by section."""
+"""Parses an HTML page for tests: its elements, its tables by caption, and its text by section."""
 
 import re
 from html.parser import HTMLParser
@@ -11,11 +11,11 @@ class Element(NamedTuple):
     tag: str
     attributes: dict[str, str]
     section: str
-    """id of the section that it stands in, empty outside."""
+    """id of the section around the element; empty outside sections."""
 
 
 class Page(HTMLParser):
-    """All elements in order; `tables` caption -> rows of cell texts, headings first; `texts` section -> its text."""
+    """All elements in order; `tables`: caption -> rows of cell texts, headings first; `texts`: section -> its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def table(self, beginning: str) -> list[list[str]]:
-        """The rows of the one table whose caption begins so, without its headings; spaces as they are read."""
+        """The rows of the only table whose caption begins so, without headings and with single spaces."""
         (found,) = [rows for caption, rows in self.tables.items() if caption.startswith(beginning)]
         return [[" ".join(cell.split()) for cell in row] for row in found[1:]]
 

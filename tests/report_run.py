@@ -1,4 +1,4 @@
-"""A small run on disk for the tests of the report: files written by the code that writes them, of drawn numbers."""
+"""A small run on disk for the tests of the report: the real writers write it, with random numbers."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ METRICS = ("question_flip_rate", "margin_difference", "accuracy", "first_token_a
 
 
 class Draw:
-    """Numbers for every field, each drawn once."""
+    """Random numbers for the fields."""
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ class Draw:
 
 
 def write_run(run: Path, gate: bool = True) -> None:
-    """A whole run: search, study of a feature, adapter, grounding study with examples, ablation."""
+    """Write a whole run: search, feature study, adapter, grounding study with examples, ablation."""
     draw = Draw()
     write_search(run, draw, gate)
     write_study(run / "feature")
@@ -150,7 +150,7 @@ MADE = {
     "command": "interp find-features --model … --layers 0-3",
     "started": "2026-01-02T03:04:05+00:00",
 }
-"""How the search came about."""
+"""The provenance of the search."""
 
 
 def write_study(folder: Path) -> None:

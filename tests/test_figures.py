@@ -63,12 +63,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def run(called):
-    """Run `interp`; gives (exit code, stdout, stderr)."""
+    """Run `interp` and return its exit code, stdout and stderr."""
     return partial(called, "interp")
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
-    """The texts of a figure that are really drawn; ticks beyond the axes are not."""
+    """The texts of a figure that are drawn; ticks outside the axes are not."""
     texts = []
     own = Text.draw
 
@@ -89,12 +89,12 @@ def box_of(text: Text) -> np.ndarray:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Width or height of what two boxes share, the smaller [pixels]; not above 0 if they share nothing."""
+    """The smaller side of the overlap of two boxes [pixels]; not above 0 if they do not overlap."""
     return float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).min())
 
 
 def check_series(figure: Figure) -> None:
-    """Axes are named, and what the legend tells apart differs in marker or line."""
+    """Axes have labels, and the series in a legend differ in marker or line."""
     assert any(ax.get_xlabel() for ax in figure.axes)
     assert any(ax.get_ylabel() or ax.yaxis.get_ticklabels() for ax in figure.axes)
     handles = {
@@ -213,13 +213,13 @@ def test_the_scatter_says_how_delta_and_shift_go_together():
     assert "r undefined" in silent.get_suptitle()
 
 
-def test_many_points_are_an_image_inside_of_the_svg(tmp_path):
+def test_many_points_are_an_image_inside_the_svg(tmp_path):
     few, many, more = (svg_of(delta_against_margin(pairs_of(n))) for n in (DENSE, DENSE + 1, 9999))
     assert "<image" not in few
     assert "<image" in many
     assert len(more) < len(few)
     (tmp_path / "many.svg").write_text(many)
-    assert contents_of(tmp_path / "many.svg").images == 0, "it is no radiograph"
+    assert contents_of(tmp_path / "many.svg").images == 0, "it is not a radiograph"
 
 
 def test_register_histograms_are_shares():
@@ -369,7 +369,7 @@ def test_the_folder_beside_a_run(run, tmp_path):
         (lambda folder: folder.rename(folder.with_name("moved")), "no such folder"),
     ],
 )
-def test_what_can_not_be_drawn_is_named(run, tmp_path, change, said):
+def test_what_cannot_be_drawn_is_named(run, tmp_path, change, said):
     folder = adapter_folder(tmp_path / "adapter")
     change(folder)
     code, out, err = run("figures", folder, "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The report: its numbers are those of the files, what is not there is not shown, nothing foreign gets in."""
+"""The report: it shows the numbers of the files and nothing that is absent, and foreign content stays inert."""
 
 import base64
 import hashlib
