@@ -1,6 +1,6 @@
 """What measures, quadrants, scores of maps and kinds of groups are called, and what they mean in a few words."""
 
-from interp.views.numbers import PERCENT, PLAIN, Scale, spoken
+from interp.views.numbers import PERCENT, UNSCALED, Scale, spoken
 
 UNITS = {"margin_difference": "logits", "blank_margin": "logits", "margin_dispersion": "", "margin_auc": ""}
 """Units of the measures that are not shares; shares are shown in percent."""
@@ -63,7 +63,7 @@ GROUP_NAMES = {
 
 def scale_of(measure: str) -> Scale:
     """How a measure of an evaluation or an ablation is printed."""
-    return PLAIN if measure in UNITS else PERCENT
+    return UNSCALED if measure in UNITS else PERCENT
 
 
 def label(measure: str) -> str:

@@ -22,7 +22,7 @@ class Scale(NamedTuple):
     """How many decimals are shown."""
 
 
-PERCENT, PLAIN = Scale(100.0, 1), Scale(1.0, 2)
+PERCENT, UNSCALED = Scale(100.0, 1), Scale(1.0, 2)
 
 
 class Estimated(Protocol):
@@ -41,7 +41,7 @@ class Estimated(Protocol):
         """Upper end of the 95% interval."""
 
 
-def number(value: float | None, scale: Scale = PLAIN, sign: bool = False) -> str:
+def number(value: float | None, scale: Scale = UNSCALED, sign: bool = False) -> str:
     """A number with its thousands separated; `sign` writes a plus before positive ones."""
     if value is None or not math.isfinite(value):
         return NONE
@@ -50,7 +50,7 @@ def number(value: float | None, scale: Scale = PLAIN, sign: bool = False) -> str
     return f"{rounded:{'+' if sign else ''},.{scale.digits}f}".replace("-", "−")
 
 
-def interval(found: Estimated, scale: Scale = PLAIN, sign: bool = False, unit: str = "") -> str:
+def interval(found: Estimated, scale: Scale = UNSCALED, sign: bool = False, unit: str = "") -> str:
     """An estimate with its 95% interval, as `0.71 [0.64, 0.77]` or, with a unit, `71.0% [64.0, 77.0]`.
 
     An estimate without an interval stands alone.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.schemas.layers import Interval
-from interp.views.numbers import NONE, PLAIN, Scale, interval, number, p_value, sentence
+from interp.views.numbers import NONE, UNSCALED, Scale, interval, number, p_value, sentence
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def count(found: int | None) -> Cell:
     return blank() if found is None else Cell(f"{found:,}", found)
 
 
-def value(found: float | None, scale: Scale = PLAIN, sign: bool = False) -> Cell:
+def value(found: float | None, scale: Scale = UNSCALED, sign: bool = False) -> Cell:
     """A cell with a number."""
     return Cell(number(found, scale, sign), _order(found))
 
 
-def estimate(found: Interval | None, scale: Scale = PLAIN, sign: bool = False) -> Cell:
+def estimate(found: Interval | None, scale: Scale = UNSCALED, sign: bool = False) -> Cell:
     """A cell with a number and its 95% interval."""
     return blank() if found is None else Cell(interval(found, scale, sign), _order(found.value))
 
