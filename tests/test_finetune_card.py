@@ -130,7 +130,7 @@ def test_recipe_and_data_are_those_of_the_record(trained):
     )
     assert counts in prose
     assert f"fingerprint `{record['data']}`. The files" in prose
-    assert "named by hand (`--layers 1-2`)" in prose
+    assert "chosen by hand (`--layers 1-2`)" in prose
     assert f"gatescope {record['software']['gatescope']}" in prose
     assert "## Prompt" not in text
 
