@@ -1,5 +1,6 @@
 from .feature.study import FeatureStudy as FeatureStudy
 from .feature.study import study_feature as study_feature
+from .importing.importer import import_questions as import_questions
 from .measurement.margins import measure as measure
 from .model.lens_inputs import lens_inputs as lens_inputs
 from .model.load import load_vlm as load_vlm

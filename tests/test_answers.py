@@ -3,12 +3,13 @@
 import pytest
 
 from interp.paths import WORLD
-from interp.questions.answers import asks_yes_or_no, normalize_answer
+from interp.questions.answers import normalize_answer
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.polarity import inverting_operator, operators_of
 from interp.questions.schema import Paraphrase, Question
 from interp.questions.tables import pair_table, prompt_table
+from interp.questions.yes_no_form import asks_yes_or_no
 
 
 @pytest.mark.parametrize(

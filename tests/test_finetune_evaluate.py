@@ -21,7 +21,7 @@ from interp.measurement.margins import measure
 from interp.model.image_tokens import pixels_of
 from interp.model.load import load_vlm
 from interp.model.prompts import prompt_tokens
-from interp.questions.answers import asks_yes_or_no
+from interp.questions.yes_no_form import asks_yes_or_no
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.tables import pair_table, prompt_table

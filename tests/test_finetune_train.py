@@ -12,16 +12,19 @@ import torch
 from finetune_world import awaken, items_of, losses_of, make_world, plain_logits
 from torch.nn import functional as F
 
+from finetune.evaluation.collect import _right_tokens
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Step, training_steps, wordings
-from finetune.training.forward import FirstTokenLogits
+from finetune.training.forward import FirstTokenLogits, build_batch
 from finetune.training.loop import accelerator_for, learning_rate, train
 from finetune.training.prefix_states import PrefixStates, Prompt
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.questions.files import load_questions
+from interp.questions.generated_answers import begins_with_answer, parse_yes_no
+from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 
 
@@ -93,20 +96,50 @@ def test_packed_loss_and_gradient_equal_one_by_one(vlm, questions):
             assert torch.allclose(packed[name], parameter.grad, rtol=1e-3, atol=1e-5), name
 
 
-def test_an_answer_in_any_spelling_is_asked_for_as_it_will_be_evaluated(vlm, questions):
-    """ "Yes." answers a closed question, so the instruction is appended to it in training too."""
+@pytest.mark.parametrize(
+    ("type_", "text", "spellings"),
+    [
+        ("presence", "Is there effusion?", ("yes", "Yes.", "yes, small", "TRUE", "Sí", "1", "Present")),
+        ("other", "Is there effusion?", ("no", "No evidence of effusion.", "0", "none", "nein")),
+        ("view", "Which view is this?", ("pa", "PA", "PA view", "P.A.", "posterior-anterior")),
+        ("level", "How bad is the edema?", ("moderate", " Moderate. ")),
+    ],
+)
+def test_an_answer_in_any_spelling_is_trained_as_it_will_be_judged(vlm, questions, type_, text, spellings):
+    """ "PA view" once was a target of its own ("P..."), while the evaluation expected "pa"."""
+    plain = questions[0].model_copy(update={"type": type_, "question": text, "paraphrases": [], "answer": spellings[0]})
+    add_lora(vlm, [1])
+    tokenizer, frozen = vlm.processor.tokenizer, PrefixStates(vlm)
+    encode_images(vlm, [plain.image])
+    for answer in spellings:
+        spelled = plain.model_copy(update={"answer": answer})
+        (step,) = training_steps([spelled], epochs=1, batch_size=1, seed=0)
+        batch = build_batch(frozen, step.items)
+        prompts = prompt_table([spelled])
+        (judged,) = set(prompts["answer"])
+        assert batch.targets.tolist() == tokenizer(judged, add_special_tokens=False)["input_ids"][:1], answer
+        assert batch.targets.tolist() == tokenizer(spellings[0], add_special_tokens=False)["input_ids"][:1], answer
+        assert step.items[0].closed == bool(prompts["closed"][0]) == (spellings[0] in ("yes", "no")), answer
+        # A model that has learned its target is right by each of the evaluation's measures.
+        assert _right_tokens(vlm, prompts, batch.targets).all(), answer
+        assert begins_with_answer(judged, judged, type_)
+        if step.items[0].closed:
+            assert parse_yes_no(judged) == parse_yes_no(judged.capitalize() + ".") == spellings[0]
+
+
+def test_a_closed_question_is_asked_as_it_will_be_evaluated_in_any_spelling_of_its_answer(vlm, questions):
+    """ "Yes." is a closed question's answer, so the instruction follows it in training too."""
     closed = next(q for q in questions if q.closed and q.type == "presence")
     spelled = [closed.model_copy(update={"answer": answer}) for answer in ("yes", "Yes.", "yes, small")]
     vlm.style = PromptStyle(answer_instruction="Answer yes or no.")
     model = add_lora(vlm, [1])
     encode_images(vlm, [closed.image])
-    plain, stop, more = (losses_of(vlm, model, items_of([q])) for q in spelled)
-    assert more.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), abs=1e-6)
-    # Another first token in the same prompt: the divergence of the wordings is equal.
-    assert stop.divergence.item() == pytest.approx(plain.divergence.item(), abs=1e-7)
+    losses = [losses_of(vlm, model, [item for s in training_steps([q], 1, 1, 0) for item in s.items]) for q in spelled]
+    assert len({one.cross_entropy.item() for one in losses}) == 1
+    assert len({one.divergence.item() for one in losses}) == 1
     vlm.style = DEFAULT_STYLE
     without = losses_of(vlm, model, items_of(spelled[:1]))
-    assert abs(without.divergence.item() - plain.divergence.item()) > 1e-5
+    assert abs(without.cross_entropy.item() - losses[0].cross_entropy.item()) > 1e-5
 
 
 def test_plan_meets_every_question_once_an_epoch_with_its_own_paraphrase(questions):
@@ -244,11 +277,13 @@ LAUNCHED = """
 import json, sys
 import torch
 from finetune.lora.modules import add_lora
-from finetune.training.forward import FirstTokenLogits
+from finetune.training.forward import FirstTokenLogits, build_batch
 from finetune.training.batches import training_steps
 from finetune.lora.settings import TrainSettings
 from finetune.training.loop import accelerator_for, train
 from interp.questions.files import load_questions
+from interp.questions.generated_answers import begins_with_answer, parse_yes_no
+from interp.questions.tables import prompt_table
 from interp.model.load import load_vlm
 
 model, questions = sys.argv[1:]

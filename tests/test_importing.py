@@ -284,7 +284,7 @@ def test_hard_positives(mimic, tmp_path):
         ("is there edema?", "no", []),
     ]
     assert [q.patient for q in questions] == [SUBJECT] * 2
-    assert report.dropped == {"no image, or several images": 1}
+    assert report.dropped == {"several images": 1}
     assert report.dropped_paraphrases == {"paraphrase whose answer differs from the question's": 1}
     with pytest.raises(InputError, match="no column for 'original'"):
         import_questions(vqa_table(tmp_path / "vqa.csv"), "hard-positives", mimic, tmp_path / "b.jsonl")

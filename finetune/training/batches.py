@@ -19,7 +19,7 @@ class Item(NamedTuple):
     image: str
     """Path of the image."""
     answer: str
-    """The true answer."""
+    """The true answer, in the normalized spelling in which the evaluation judges it."""
     original: str
     """The original wording."""
     paraphrase: str | None
@@ -77,11 +77,9 @@ def _substitutes(questions: Sequence[Question], grounding: Grounding, rng: np.ra
 def _item(question: Question, substitute: str | None, rng: np.random.Generator) -> Item:
     others = question.same_meaning
     chosen = others[rng.integers(len(others))].text if others else None
-    if question.answer is None:
+    answer = question.true_answer
+    if answer is None:
         raise ValueError("a question without an answer cannot be trained on")
-    # Yes and no are trained as the data write them, but "True", which means yes, has no token that counts as yes.
-    plain = not question.closed or question.answer.strip().lower().startswith(str(question.true_answer))
-    answer = question.answer if plain else str(question.true_answer)
     return Item(question.image, answer, question.question, chosen, question.closed, substitute)
 
 

@@ -22,8 +22,9 @@ def import_questions_command(
         ),
     ],
     images: Annotated[
-        Path, typer.Option(help="Folder that the image paths or names are relative to.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(help="Folder that the image paths or names are relative to.", show_default="the folder of --out"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="New JSON Lines file; a report is written next to it.")] = Path(
         "questions.jsonl"
     ),
@@ -46,8 +47,10 @@ def import_questions_command(
         interp import-questions medical_cxr_vqa.csv --format medical-cxr-vqa \\
             --images mimic-cxr-jpg/
 
-    Wordings that invert the meaning ("rule out", "absent") are labelled with their operator. A patient in two splits
-    is an error. The report says what was kept, what was left out and why, without text, paths or patients.
+    Images that a table holds itself, as parquet files on the hub do, are written into a new folder in --images.
+    Wordings that invert the meaning ("rule out", "absent") are labelled with their operator. A question with two
+    answers is left out, and a patient in two splits is an error. The report says what was kept, what was left out and
+    why, without text, paths or patients.
     """
     from interp.importing.importer import import_questions, report_path
     from interp.views.terminal.questions import show_import
@@ -56,7 +59,7 @@ def import_questions_command(
     if json:
         typer.echo(report_path(out).read_text(encoding="utf-8"), nl=False)
     else:
-        show_import(report, out, images)
+        show_import(report, out, images or out.parent)
 
 
 def paraphrase_command(

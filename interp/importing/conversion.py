@@ -7,14 +7,26 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from interp.importing.patients import patient_in_path
+from interp.importing.question_types import our_type
 from interp.importing.records import SourceQuestion
-from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
+from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, normalize_answer
+from interp.questions.contradictions import words_of
 from interp.questions.files import NamedSplit
 from interp.questions.polarity import OPERATORS, inverting_operator
 from interp.questions.schema import LONGEST_TEXT, Paraphrase, Question
+from interp.questions.yes_no_form import question_form
 from interp.schemas.import_report import ImportReport
 
-_TYPES = {"severity": "level", "abnormalities": "abnormality", "position": "location", "projection": "view"}
+# fmt: off
+NAMED_ANSWERS = frozenset((
+    "-1", "0", "1", "2", "none", "null", "na", "n/a", "unknown", "uncertain", "unclear", "unsure", "not sure",
+    "maybe", "possible", "possibly", "probable", "probably", "likely", "unlikely", "equivocal", "indeterminate",
+    "inconclusive", "not applicable", "not mentioned", "not stated", "not specified", "cannot be determined",
+    "present", "absent", "positive", "negative", "normal", "abnormal", "left", "right", "both", "bilateral",
+    "mild", "moderate", "severe", "small", "large", "yes and no", "yes/no", "yes, no", "no, yes",
+))
+# fmt: on
+"""The answers that a report names. All others might hold what identifies a patient, so they are only counted."""
 
 
 def to_question(source: SourceQuestion, image: str, split: NamedSplit | None, report: ImportReport) -> Question | None:
@@ -23,7 +35,10 @@ def to_question(source: SourceQuestion, image: str, split: NamedSplit | None, re
         report.drop(source.where, f"question of more than {LONGEST_TEXT} characters")
         return None
     type_ = _type(source)
-    answer = None if source.answer is None else normalize_answer(source.answer, type_)
+    answer = None
+    if source.answer is not None:
+        answer = normalize_answer(source.answer, type_, source.question, source.yes_no)
+        _count_other_answer(source, type_, answer, report)
     allowed = ANSWER_SETS[type_]
     if answer is not None and allowed is not None and answer not in allowed:
         report.drop(source.where, f"answer of a {type_} question is not {', '.join(sorted(allowed))}")
@@ -72,12 +87,12 @@ def _paraphrases(source: SourceQuestion, report: ImportReport) -> list[Paraphras
     """The distinct wordings of a question, inverting ones tagged with their operator; counts both in `report`."""
     dropped = Counter(source.dropped)
     kept: list[Paraphrase] = []
-    seen = {_words(source.question)}
+    seen = {words_of(source.question)}
     for paraphrase in source.paraphrases:
-        if _words(paraphrase.text) in seen:
+        if words_of(paraphrase.text) in seen:
             dropped["paraphrase that repeats another wording"] += 1
             continue
-        seen.add(_words(paraphrase.text))
+        seen.add(words_of(paraphrase.text))
         operator = paraphrase.operator or inverting_operator(source.question, paraphrase.text)
         if operator is not None:
             # A file of our own format may contain any name, which could be private.
@@ -85,21 +100,30 @@ def _paraphrases(source: SourceQuestion, report: ImportReport) -> list[Paraphras
             report.inverted[known] = report.inverted.get(known, 0) + 1
         kept.append(paraphrase.model_copy(update={"operator": operator}))
     for reason, count in dropped.items():
-        report.dropped_paraphrases[reason] = report.dropped_paraphrases.get(reason, 0) + count
+        report.drop_paraphrases(reason, count)
     return kept
 
 
-def _words(text: str) -> str:
-    return re.sub(r"\W+", " ", text).strip().lower()
+def _count_other_answer(source: SourceQuestion, type_: str, answer: str, report: ImportReport) -> None:
+    """Count an answer to a yes/no question that is neither yes nor no, by itself only if it is one of a fixed list."""
+    form = question_form(source.question)
+    asked = source.yes_no or form == "yes-no" or type_ == "presence" or (form is None and answer in ("0", "1"))
+    if answer not in CLOSED_ANSWERS and asked and form != "choice" and source.yes_no is not False:
+        name = answer if answer in NAMED_ANSWERS else "another answer"
+        report.other_answers[name] = report.other_answers.get(name, 0) + 1
 
 
 def _type(source: SourceQuestion) -> str:
     """The source's type by our name, or else the type that the question's own words suggest."""
-    given = (source.type or "").strip().lower().replace(" ", "_")
-    given = _TYPES.get(given, given)
-    if given in ANSWER_SETS:
+    given = our_type(source.type)
+    if given is not None:
         return given
-    answer = None if source.answer is None else normalize_answer(source.answer, "presence")
-    if answer in CLOSED_ANSWERS or (answer is None and asks_yes_or_no(source.question)):
+    form = question_form(source.question)
+    if source.answer is None:
+        closed = source.yes_no if source.yes_no is not None else form == "yes-no"
+    else:
+        answer = normalize_answer(source.answer, "other", source.question, source.yes_no)
+        closed = answer in CLOSED_ANSWERS and form != "choice"
+    if closed:
         return "abnormality" if re.search(r"abnormal|\bnormal\b", source.question.lower()) else "presence"
     return "other"

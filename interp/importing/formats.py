@@ -1,13 +1,13 @@
 """The data sets that questions can be imported from: `FORMATS` names the reader of each."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from interp.importing import medical_cxr_vqa, own_format, psf_med, vqa_rad
 from interp.importing.records import DroppedRow, SourceQuestion
+from interp.importing.table_files import Source
 
-Reader = Callable[[Path, str | None], Iterator[SourceQuestion | DroppedRow]]
-"""Reads a file or folder, and the subset of that name, into its questions in their order."""
+Reader = Callable[[Source, str | None], Iterator[SourceQuestion | DroppedRow]]
+"""Reads a file, a folder or a table in memory, and the subset of that name, into its questions in their order."""
 
 FORMATS: dict[str, Reader] = {
     "psf-med": psf_med.read,

@@ -1,27 +1,37 @@
 """PSF-Med (saillab/psf-med): questions on MIMIC-CXR, PadChest or VinDr-CXR with their paraphrases.
 
-Two layouts are known: a row per question with a list of paraphrases, and a row per paraphrase. Column names differ
+Two layouts are known: a row per question with its paraphrases, and a row per paraphrase. Column names differ
 between versions. The images are not part of the data set.
 """
 
-from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp.images.paths import climbs_out
-from interp.importing.records import DroppedRow, SourceQuestion, paraphrase_of
-from interp.importing.table_files import ENDINGS, TableRow, columns_of, match_columns, read_rows, text_of
-from interp.questions.answers import asks_yes_or_no
+from interp.importing.cells import UNREADABLE, answer_in, flag_in, image_in, text_of, wordings_in
+from interp.importing.question_types import our_type
+from interp.importing.records import DroppedRow, SourceQuestion, image_problem, paraphrase_of
+from interp.importing.table_files import (
+    ENDINGS,
+    Source,
+    TableRow,
+    columns_of,
+    match_columns,
+    name_of,
+    read_rows,
+)
+from interp.importing.wordings import TWO_ANSWERS
+from interp.questions.answers import normalize_answer
+from interp.questions.yes_no_form import asks_yes_or_no
 from interp.runtime.errors import InputError
-from interp.storage.json_files import parse_json
 
 SUBSETS = ("mimic", "padchest", "vindr")
 
 NEEDED = {
     "question": ("original_question", "question", "question_text", "baseline_question"),
     "paraphrases": ("paraphrases", "paraphrase", "paraphrase_text", "paraphrased_question"),
-    "image": ("filename", "image_path", "image", "image_file", "image_name", "image_id", "dicom_id"),
+    "image": ("filename", "image_path", "image", "image_file", "image_name", "images", "image_id", "dicom_id"),
 }
 OPTIONAL = {
     "id": ("question_id", "qid", "id"),
@@ -29,24 +39,24 @@ OPTIONAL = {
     "type": ("question_type", "type", "category"),
     "patient": ("subject_id", "patient_id", "patientid", "patient"),
     "split": ("split",),
-    "yes_no": ("is_yesno_claude", "is_yesno"),
+    "yes_no": ("is_yesno_claude", "is_yesno", "answer_type"),
     "phenomenon": ("phenomenon", "phenomena", "transformation", "strategy"),
     "register": ("register",),
 }
 _TEXT = ("text", "paraphrase", "question", "paraphrased_question")
 
 
-def read(source: Path, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
-    """Read a table file, or a subset in a folder (a copy of the hub repository)."""
-    for path in _files(source, subset):
-        rows = read_rows(path)
-        columns = match_columns(columns_of(rows), NEEDED, OPTIONAL, str(path))
-        nested = any(isinstance(row.cells.get(columns["paraphrases"]), list) for row in rows)
-        yield from _nested(rows, columns) if nested else _long(rows, columns)
+def read(source: Source, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
+    """Read a table file or a table in memory, or a subset in a folder (a copy of the hub repository)."""
+    for table in _tables(source, subset):
+        rows = read_rows(table)
+        found = columns_of(rows, wordings=NEEDED["paraphrases"])
+        columns = match_columns(found, NEEDED, OPTIONAL, name_of(table))
+        yield from _questions(rows, columns)
 
 
-def _files(source: Path, subset: str | None) -> list[Path]:
-    if source.is_file():
+def _tables(source: Source, subset: str | None) -> Sequence[Source]:
+    if not isinstance(source, Path) or source.is_file():
         return [source]
     if subset not in SUBSETS:
         raise InputError(f"{source}: which subset? Give --subset as one of {', '.join(SUBSETS)}.")
@@ -102,66 +112,63 @@ def _configured(card: Path, subset: str) -> list[str]:
     return patterns
 
 
-def _nested(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Iterator[SourceQuestion | DroppedRow]:
+def _questions(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Iterator[SourceQuestion | DroppedRow]:
+    """Read rows that hold one or several paraphrases each.
+
+    Rows with the same id, image and question belong together. A list of paraphrases is complete, so that such a row
+    without an id is a question of its own.
+    """
+    groups: dict[tuple[Any, ...], list[tuple[TableRow, dict[str, Any]]]] = {}
+    nested = any(isinstance(row.cells.get(columns["paraphrases"]), list) for row in rows)
     for number, row in enumerate(rows):
         cells = {ours: row.cells.get(name) for ours, name in columns.items()}
-        listed = cells["paraphrases"] if isinstance(cells["paraphrases"], list) else []
-        entries = [entry if isinstance(entry, dict) else {"text": entry} for entry in listed]
-        yield _source_question(row.where, number, cells, entries)
-
-
-def _long(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Iterator[SourceQuestion | DroppedRow]:
-    """Read rows that hold one paraphrase each; rows with the same id, image and question belong together."""
-    groups: dict[tuple[str | None, ...], list[tuple[TableRow, dict[str, Any]]]] = {}
-    for row in rows:
-        cells = {ours: row.cells.get(name) for ours, name in columns.items()}
-        if isinstance(cells["paraphrases"], str) and cells["paraphrases"].startswith("["):
-            cells["paraphrases"] = _listed(cells["paraphrases"])
-        key = (text_of(cells.get("id")), text_of(cells["image"]), text_of(cells["question"]))
-        groups.setdefault(key, []).append((row, cells))
+        cells["image"] = image_in(cells["image"])
+        key = (text_of(cells.get("id")), cells["image"], text_of(cells["question"]))
+        groups.setdefault((number,) if nested else key, []).append((row, cells))
     for number, members in enumerate(groups.values()):
         row, first = members[0]
-        entries: list[dict[str, Any]] = []
+        entries: list[Mapping[str, Any]] = []
+        unreadable = 0
         for _, cells in members:
-            texts = cells["paraphrases"] if isinstance(cells["paraphrases"], list) else [cells["paraphrases"]]
-            tags = {"phenomenon": cells.get("phenomenon"), "register": cells.get("register")}
+            texts = wordings_in(cells["paraphrases"])
+            if texts is UNREADABLE:
+                unreadable += 1
+                continue
+            tags = {} if nested else {"phenomenon": cells.get("phenomenon"), "register": cells.get("register")}
             entries += [
                 text if isinstance(text, dict) else {"text": text, **tags} for text in texts if text is not None
             ]
-        yield _source_question(row.where, number, first, entries)
-
-
-def _listed(text: str) -> Any:
-    """A list that was written into a CSV cell, as JSON or (by pandas) as Python."""
-    try:
-        return parse_json(text)
-    except ValueError:
-        pass
-    try:
-        written = literal_eval(text) if text.lstrip().startswith("[") else text
-    # It is not a list.
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return written if isinstance(written, list) and all(isinstance(part, str) for part in written) else text
+        answers = [answer for _, cells in members if (answer := answer_in(cells.get("answer"))) is not None]
+        yield _source_question(row.where, number, first, entries, answers, unreadable)
 
 
 def _source_question(
-    where: str, number: int, cells: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    where: str,
+    number: int,
+    cells: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    answers: Sequence[str],
+    unreadable: int,
 ) -> SourceQuestion | DroppedRow:
-    question, image = text_of(cells["question"]), text_of(cells["image"])
-    if question is None or image is None:
-        return DroppedRow(where, "no question" if question is None else "no image")
-    answer = text_of(cells.get("answer"))
-    closed = asks_yes_or_no(question) if cells.get("yes_no") is None else _is_set(cells["yes_no"])
-    if answer is None and not closed:
+    """The question of rows that hold these paraphrases, these answers and a number of lists that cannot be read."""
+    question, image = text_of(cells["question"]), cells["image"]
+    problem = "no question" if question is None else image_problem(image)
+    if problem or question is None:
+        return DroppedRow(where, problem or "no question")
+    given = flag_in(cells.get("yes_no"))
+    closed = asks_yes_or_no(question) if given is None else given
+    if not answers and not closed:
         return DroppedRow(where, "neither an answer nor a yes/no question")
-    paraphrases, dropped = [], []
+    type_ = text_of(cells.get("type"))
+    if len({normalize_answer(answer, our_type(type_) or "other", question, given) for answer in answers}) > 1:
+        return DroppedRow(where, TWO_ANSWERS)
+    paraphrases, dropped = [], ["list of paraphrases that is cut off or damaged"] * unreadable
     for entry in entries:
         text = next((text_of(entry[name]) for name in _TEXT if entry.get(name) is not None), None)
-        yes_no = next((entry[name] for name in OPTIONAL["yes_no"] if entry.get(name) is not None), None)
+        yes_no = next((flag_in(entry[name]) for name in OPTIONAL["yes_no"] if entry.get(name) is not None), None)
         if not text:
             dropped.append("paraphrase without text")
-        elif closed and yes_no is not None and not _is_set(yes_no):
+        elif closed and yes_no is False:
             dropped.append("paraphrase that is not a yes/no question, unlike its original")
         else:
             phenomenon = next((text_of(entry[n]) for n in OPTIONAL["phenomenon"] if entry.get(n) is not None), None)
@@ -177,15 +184,11 @@ def _source_question(
         id=text_of(cells.get("id")) or str(number),
         image=image,
         patient=text_of(cells.get("patient")),
-        type=text_of(cells.get("type")),
+        type=type_,
         question=question,
-        answer=answer,
+        answer=answers[0] if answers else None,
         paraphrases=paraphrases,
         split=text_of(cells.get("split")),
+        yes_no=given,
         dropped=tuple(dropped),
     )
-
-
-def _is_set(cell: Any) -> bool:
-    """Whether a flag is set, in any of the ways that files write it."""
-    return str(cell).strip().lower() in ("true", "1", "1.0", "yes")

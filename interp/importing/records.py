@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from interp.importing.cells import EmbeddedImage, SeveralImages
 from interp.questions.schema import Paraphrase, Register
 
 
@@ -14,8 +15,8 @@ class SourceQuestion(NamedTuple):
     """File and row for messages, without content."""
     id: str
     """Id of the question in the source."""
-    image: str
-    """Path of the image file relative to the image root, or just its name or stem."""
+    image: str | EmbeddedImage
+    """Path of the image file, or just its name or stem; or the image itself, where the table holds it."""
     patient: str | None
     """Id of the patient; None where the source does not say."""
     type: str | None
@@ -32,6 +33,8 @@ class SourceQuestion(NamedTuple):
     """Tone of the original wording; None where the source does not say."""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     """Lesion boxes, x0 y0 x1 y1 in pixels of the image file."""
+    yes_no: bool | None = None
+    """Whether the source says that the question asks for yes or no; None where it does not say."""
     dropped: tuple[str, ...] = ()
     """The reasons why other wordings of this question were left out, one per wording."""
 
@@ -51,3 +54,10 @@ def paraphrase_of(text: str | None, phenomenon: str | None = None, register: Any
         return Paraphrase.model_validate({"text": text, "phenomenon": phenomenon, "register": register})
     except ValidationError:
         return None
+
+
+def image_problem(image: str | EmbeddedImage | SeveralImages | None) -> str | None:
+    """The reason why a row with such an image is left out; None if it has one image."""
+    if isinstance(image, SeveralImages):
+        return "several images"
+    return "no image" if image is None else None

@@ -1,16 +1,21 @@
-"""Rows of CSV, TSV, JSON, JSON Lines and parquet files, and their columns under any known name."""
+"""Rows of CSV, TSV, JSON, JSON Lines and parquet files or tables in memory, and their columns under any known name."""
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from interp.importing.cells import holds_labels
+from interp.importing.tables_in_memory import InMemory, records_of
 from interp.runtime.errors import InputError
 from interp.storage.json_files import parse_json
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+Source: TypeAlias = Path | InMemory
+"""A table file, a folder of table files, or a table in memory."""
 _WRAPPERS = ("results", "data", "questions", "rows")
 _MOST_ROWS = 10**6
 """Rows that a parquet file of any size may claim; larger files may claim one row per byte. A file of repeated rows can
@@ -21,17 +26,45 @@ class TableRow(NamedTuple):
     """A row of a table file."""
 
     where: str
-    """File name and row number, counted from 1 without the header."""
+    """File name, if there is a file, and row number, counted from 1 without the header."""
     cells: dict[str, Any]
     """Column -> value; None for an empty cell."""
 
 
-def read_rows(path: Path) -> list[TableRow]:
-    """All rows of a table file. Raises InputError if the file is missing, damaged, empty, not UTF-8 or of another kind.
+def read_rows(source: Source) -> list[TableRow]:
+    """All rows of a table file, of all table files in a folder, or of a table in memory.
 
-    Values stay as the file has them: text in CSV and TSV, JSON or parquet values elsewhere. Only surrounding spaces are
-    removed, and missing values become None.
+    Values stay as the table has them: text in CSV and TSV, JSON or parquet values elsewhere. Only surrounding spaces
+    are removed, and empty cells become None; words such as "none" are kept. The files of a folder get a column `split`
+    that is the first part of their names (`test-00000-of-00001.parquet`), unless they have one already.
+    Raises InputError if a file is missing, damaged, empty, not UTF-8 or of another kind.
     """
+    if not isinstance(source, Path):
+        rows = records_of(source)
+        if not rows:
+            raise InputError("The table holds no rows.")
+        return _table_rows("", rows)
+    if source.is_dir():
+        files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in ENDINGS and path.is_file()]
+        if not files:
+            raise InputError(f"{source}: no table in this folder. Give a file of kind {', '.join(ENDINGS)}.")
+        return [row for path in files for row in _with_split(path, read_rows(path))]
+    return _read_file(source)
+
+
+def _with_split(path: Path, rows: list[TableRow]) -> list[TableRow]:
+    named = re.match(r"(train|test|val|validation|dev)(?=[-_.])", path.name.lower())
+    return [row._replace(cells={"split": named[1]} | row.cells) for row in rows] if named else rows
+
+
+def _table_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> list[TableRow]:
+    return [
+        TableRow(f"{name}row {i}", {str(column): _without_missing(value) for column, value in row.items()})
+        for i, row in enumerate(rows, start=1)
+    ]
+
+
+def _read_file(path: Path) -> list[TableRow]:
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     ending = path.suffix.lower()
@@ -46,10 +79,7 @@ def read_rows(path: Path) -> list[TableRow]:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     if not rows:
         raise InputError(f"{path}: holds no rows.")
-    return [
-        TableRow(f"{path.name}, row {i}", {name: _without_missing(value) for name, value in row.items()})
-        for i, row in enumerate(rows, start=1)
-    ]
+    return _table_rows(f"{path.name}, ", rows)
 
 
 def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
@@ -104,12 +134,12 @@ def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _without_missing(value: Any) -> Any:
-    """A value, its text stripped; None for a missing one, however the table writes it (blank, NaN, NULL)."""
+    """A value, its text stripped; None for an empty one, however the table writes it (blank, NaN)."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, str):
         value = value.strip()
-        return None if value == "" or value.lower() in ("nan", "null", "none") else value
+        return None if value.lower() in ("", "nan", "<na>", "nat") else value
     return value
 
 
@@ -135,15 +165,22 @@ def match_columns(
     return matched
 
 
-def text_of(value: Any) -> str | None:
-    """A value as text. Whole numbers lose their decimal point, since ids are often stored as floats."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+def columns_of(rows: Sequence[TableRow], wordings: Iterable[str] = ()) -> list[str]:
+    """Every column that any row has, in order of appearance.
+
+    A column that is named like one of `wordings`, but holds only numbers or labels, has this remark after its name, so
+    that it is not taken for one.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.cells)
+    known = set(wordings)
+    return [
+        f"{name} (which holds labels, not wordings)"
+        if name.strip().lower() in known and holds_labels(row.cells.get(name) for row in rows)
+        else name
+        for name in names
+    ]
 
 
-def columns_of(rows: Sequence[TableRow]) -> list[str]:
-    """Every column that any row has, in order of appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row.cells))
+def name_of(source: Source) -> str:
+    """How messages call a table."""
+    return str(source) if isinstance(source, Path) else f"The table of type {type(source).__name__}"

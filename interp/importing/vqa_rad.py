@@ -5,38 +5,42 @@ the images of a MedPix case (`image_case_url`) stay together instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from interp.importing.records import DroppedRow, SourceQuestion, paraphrase_of
-from interp.importing.table_files import TableRow, columns_of, match_columns, read_rows, text_of
+from interp.importing.cells import answer_in, flag_in, image_in, text_of
+from interp.importing.records import DroppedRow, SourceQuestion, image_problem
+from interp.importing.table_files import Source, TableRow, columns_of, match_columns, name_of, read_rows
+from interp.importing.wordings import TWO_ANSWERS, Wording, merge_wordings
 from interp.questions.answers import ANSWER_SETS, normalize_answer
 
-NEEDED = {"question": ("question",), "answer": ("answer",), "image": ("image_name", "image")}
+NEEDED = {"question": ("question",), "answer": ("answer",), "image": ("image_name", "image", "images")}
 OPTIONAL = {
     "id": ("qid", "qid_unique"),
     "link": ("qid_linked_id", "qid_linked"),
     "phrase": ("phrase_type", "qid_para"),
     "rephrase": ("question_rephrase", "q_rephase"),
     "type": ("question_type", "q_type"),
+    "yes_no": ("answer_type", "a_type"),
     "case": ("image_case_url", "imageid_case"),
 }
 TYPES = {"PRES": "presence", "ABN": "abnormality", "PLANE": "view", "POS": "location"}
 """VQA-RAD's question type -> ours. All other types are `other`, and so are views that no radiograph has."""
 
 
-def read(source: Path, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
-    """Read VQA-RAD's public JSON file."""
+def read(source: Source, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
+    """Read VQA-RAD's public JSON file, or a table made from it."""
     rows = read_rows(source)
-    columns = match_columns(columns_of(rows), NEEDED, OPTIONAL, str(source))
-    groups: dict[tuple[str, str], list[tuple[TableRow, dict[str, Any]]]] = {}
+    columns = match_columns(columns_of(rows, wordings=OPTIONAL["rephrase"]), NEEDED, OPTIONAL, name_of(source))
+    groups: dict[tuple[Any, str], list[tuple[TableRow, dict[str, Any]]]] = {}
     for number, row in enumerate(rows):
         cells = {ours: row.cells.get(name) for ours, name in columns.items()}
-        missing = next((name for name in NEEDED if text_of(cells[name]) is None), None)
-        if missing:
-            yield DroppedRow(row.where, f"no {missing}")
+        cells["image"], cells["answer"] = image_in(cells["image"]), answer_in(cells["answer"])
+        problem = image_problem(cells["image"])
+        problem = "no question" if text_of(cells["question"]) is None else problem
+        if problem or cells["answer"] is None:
+            yield DroppedRow(row.where, problem or "no answer")
             continue
-        key = (str(cells["image"]), text_of(cells.get("link")) or f"row {number}")
+        key = (cells["image"], text_of(cells.get("link")) or f"row {number}")
         groups.setdefault(key, []).append((row, cells))
     for number, members in enumerate(groups.values()):
         # The free-form question is the original, wherever it is in the file.
@@ -44,44 +48,41 @@ def read(source: Path, subset: str | None = None) -> Iterator[SourceQuestion | D
         yield _source_question(number, members)
 
 
-def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str, Any]]]) -> SourceQuestion:
+def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str, Any]]]) -> SourceQuestion | DroppedRow:
     row, first = members[0]
-    question, answer = str(text_of(first["question"])), str(text_of(first["answer"]))
-    type_ = _type(first, answer)
-    paraphrases, dropped = [], []
-    seen = {question.lower()}
-    for _, cells in members:
-        same = normalize_answer(str(text_of(cells["answer"])), type_) == normalize_answer(answer, type_)
-        for text in (text_of(cells["question"]), text_of(cells.get("rephrase"))):
-            if text is None or text.lower() in seen:
-                continue
-            seen.add(text.lower())
-            if not same:
-                dropped.append("paraphrase whose answer differs from the question's")
-            elif (paraphrase := paraphrase_of(text)) is None:
-                dropped.append("paraphrase without text")
-            else:
-                paraphrases.append(paraphrase)
+    question, answer = str(text_of(first["question"])), first["answer"]
+    yes_no = flag_in(first.get("yes_no"))
+    type_ = _type(first, question, answer, yes_no)
+    wordings = [
+        Wording(text, cells["answer"])
+        for _, cells in members
+        for text in (text_of(cells["question"]), text_of(cells.get("rephrase")))
+        if text is not None
+    ]
+    merged = merge_wordings(question, wordings, type_, yes_no)
+    if merged is None:
+        return DroppedRow(row.where, TWO_ANSWERS)
     return SourceQuestion(
         where=row.where,
         id=text_of(first.get("id")) or str(number),
-        image=str(text_of(first["image"])),
+        image=first["image"],
         patient=text_of(first.get("case")),
         type=type_,
         question=question,
-        answer=answer,
-        paraphrases=paraphrases,
+        answer=merged.answer,
+        paraphrases=merged.paraphrases,
         split=None,
-        dropped=tuple(dropped),
+        yes_no=yes_no,
+        dropped=merged.dropped,
     )
 
 
-def _type(cells: Mapping[str, Any], answer: str) -> str:
+def _type(cells: Mapping[str, Any], question: str, answer: str, yes_no: bool | None) -> str:
     """Our type of a question: the first of its VQA-RAD types (`PRES, POS`) that we know and whose answers fit."""
     for name in str(cells.get("type") or "").upper().replace(";", ",").split(","):
         type_ = TYPES.get(name.strip())
         if type_ is not None:
             allowed = ANSWER_SETS[type_]
-            if allowed is None or normalize_answer(answer, type_) in allowed:
+            if allowed is None or normalize_answer(answer, type_, question, yes_no) in allowed:
                 return type_
     return "other"

@@ -1,6 +1,12 @@
-"""Answers: which ones each question type allows, their normalized spelling, and which questions call for yes or no."""
+"""Answers: which ones each question type allows, and the one spelling in which all are stored, trained and judged."""
 
+import math
 import re
+import unicodedata
+from typing import Any
+
+from interp.questions.polarity import operators_of
+from interp.questions.yes_no_form import question_form, without_accents
 
 CLOSED_ANSWERS = frozenset({"yes", "no"})
 
@@ -19,38 +25,84 @@ An abnormality question is closed ("is there any abnormality?") or asks for a li
 include mild, moderate, severe, small and large, and the list is open, so any level is allowed.
 """
 
-_SPELLINGS = {"y": "yes", "true": "yes", "n": "no", "false": "no"}
+YES_WORDS = r"yes|si|oui|ja|sim"
+NO_WORDS = r"no|non|nein|nao|nee"
+"""Yes and no in English, Spanish, French, German, Italian, Portuguese and Dutch, without accents."""
+
+# Words that mean yes or no whatever was asked.
+_SPELLINGS = dict.fromkeys([*YES_WORDS.split("|"), "y", "true"], "yes")
+_SPELLINGS |= dict.fromkeys([*NO_WORDS.split("|"), "n", "false"], "no")
+# Words that mean yes or no as the answer to a yes/no question.
+_LABELS = dict.fromkeys(["1", "t", "yeah", "yep", "yup", "affirmative", "vrai", "verdadero", "wahr"], "yes")
+_LABELS |= dict.fromkeys(["0", "f", "nope", "nah", "faux", "falso", "falsch"], "no")
+# Words that name what is there, so that they mean yes or no unless the question inverts it ("Is the chest clear?").
+_FOUND = dict.fromkeys(["present", "positive", "presente", "positivo", "vorhanden"], "yes")
+_FOUND |= dict.fromkeys(["absent", "negative", "none", "nothing", "ausente", "negativo", "ninguno", "ninguna"], "no")
+
+_NOT_A_FINDING = r"(?:image|information|info|data|comment|idea|doubt|way|change)s?\b"
+_NOT_DECIDED = (
+    r"(?:sure|certain|clear|possible|applicable|known|mentioned|stated|given|available|specified|assessed|evaluated|"
+    r"determined|enough|only|necessarily)\b"
+)
+_LEADING_YES = re.compile(rf"(?:{YES_WORDS}|yeah|yep)\b(?![-/|?])")
+_LEADING_NO = re.compile(rf"(?:{NO_WORDS}|nope)\b(?![-/|?])")
+_DENIAL = re.compile(
+    rf"(?:there (?:is|are|was|were) )?(?:no\b(?![-/|?])(?! (?:\w+ )?{_NOT_A_FINDING})|"
+    rf"not\b(?! (?:\w+ )?{_NOT_DECIDED}))|"
+    r"(?:none|without|absence of|negative for|sin|pas d[eu]|aucune?|kein\w*)\b"
+)
+_OPPOSITES = rf"(?:{YES_WORDS}|{NO_WORDS}|maybe|perhaps|unsure|uncertain|unknown)"
+
 _VIEWS = {
     "pa": r"p\.?a\.?|postero-?\s?anterior|posterior-?\s?anterior",
     "ap": r"a\.?p\.?|antero-?\s?posterior|anterior-?\s?posterior",
     "lateral": r"lat|(left |right )?lateral",
 }
 
-_POLITE = (
-    r"(?:please|kindly|could you|can you|would you|tell me|indicate|determine|state|confirm|assess|say|if|whether)"
-)
-_AUXILIARY = (
-    r"(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should|may|might|any|"
-    r"anything|something|got|even|isn't|aren't|doesn't|don't|can't|hasn't)"
-)
-_CHOICES = (
-    r"left|right|ap|pa|lateral|frontal|mild|moderate|severe|small|large|bad|a little|unilateral|bilateral|acute|chronic"
-)
-_STATES = r"present|seen|visible|identified|noted|evident|demonstrated"
-_OPEN_WORD = (
-    r"(?:(?:in |on |at |to |of |from )?(?:what|which|where|how|why|who|when|describe|list|name|characteri[sz]e|grade))"
-)
+
+def answer_text(value: Any) -> Any:
+    """An answer as text, whatever a table or JSON holds: text, a number, true or false, or a list of these.
+
+    A list of one is its element, and a longer one its distinct elements, joined by commas. Missing values and empty
+    lists are None; text such as "none" is an answer. Anything else is returned as it is.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | tuple | set | frozenset):
+        parts = [_scalar_text(part) for part in value]
+        if not all(isinstance(part, str) or part is None for part in parts):
+            return value
+        return ", ".join(dict.fromkeys(part.strip() for part in parts if part is not None)) or None
+    return _scalar_text(value)
 
 
-def normalize_answer(answer: str, type_: str) -> str:
+def _scalar_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value) if isinstance(value, int) else value
+
+
+def normalize_answer(answer: str, type_: str, question: str | None = None, yes_no: bool | None = None) -> str:
     """Normalize an answer: lower case, single spaces, no final stop, and one name each for yes, no and the views.
 
-    For a presence question "Yes, small." becomes "yes"; for a view question "PA view" becomes "pa".
+    "Yes.", "True" and "Sí" are always "yes". To a yes/no question, "Yes, a small one", "1" and "present" are "yes" too,
+    and "No edema.", "no evidence of edema", "0" and "none" are "no". Whether `question` is one is told by the data set
+    (`yes_no`), or else by its form or the type presence. Words that name a finding ("No edema") do not answer a
+    question that inverts it ("Is the chest clear?"). For a view question "PA view" becomes "pa".
     """
     text = re.sub(r"\s+", " ", answer).strip().lower().rstrip(".!").strip()
-    text = _SPELLINGS.get(text, text)
-    if type_ == "presence" and (said := re.match(r"(yes|no)\b[,;:.]", text)):
-        return said[1]
+    plain = re.sub(r"^[^\w?]+|[^\w?]+$", "", without_accents(unicodedata.normalize("NFKC", text)))
+    # The sign and the decimals of a number mean something.
+    label = re.sub(r"\.0+$", "", text)
+    said = _SPELLINGS.get(plain) or _yes_or_no(plain, label, type_, question, yes_no)
+    if said is not None:
+        return said
     if type_ == "view":
         for name, spellings in _VIEWS.items():
             if re.fullmatch(rf"(?:{spellings})(?: view| projection)?", text):
@@ -58,20 +110,21 @@ def normalize_answer(answer: str, type_: str) -> str:
     return text
 
 
-def asks_yes_or_no(question: str) -> bool:
-    """Whether the form of a question calls for yes or no.
-
-    Such a question begins with an auxiliary ("Is there", "Does it"), possibly after a courtesy ("Please indicate
-    whether"), or is elliptic ("Effusion present?"). It does not offer a choice of its own ("Is it left or right?").
-    """
-    text = re.sub(r"\s+", " ", question).strip().lower().replace("’", "'")
-    if re.match(rf"(?:{_POLITE}\b[ ,]*)*{_OPEN_WORD}\b", text):
-        return False
-    courteous = re.match(rf"(?:{_POLITE}\b[ ,]*)+(?<=if )|(?:{_POLITE}\b[ ,]*)+(?<=whether )", text)
-    if courteous:
-        return True
-    elliptic = rf"\b(?:{_STATES}|or not)\W*$"
-    if not re.match(rf"(?:so |and |but |then )*{_AUXILIARY}\b", text) and not re.search(elliptic, text):
-        return False
-    choice = rf"\b({_CHOICES}) or (just )?(an? |the )?({_CHOICES})( view| projection| image)?\W*$"
-    return re.search(choice, text) is None
+def _yes_or_no(plain: str, label: str, type_: str, question: str | None, yes_no: bool | None) -> str | None:
+    """What a longer or coded answer says; None if it does not answer the question with yes or no."""
+    form = None if question is None else question_form(question)
+    closed = form != "choice" and yes_no is not False and (yes_no or form == "yes-no" or type_ == "presence")
+    if closed or (form is None and question is not None and yes_no is not False):
+        for word, leading in (("yes", _LEADING_YES), ("no", _LEADING_NO)):
+            if lead := leading.match(plain):
+                rest = plain[lead.end() :]
+                if re.fullmatch(rf"\W*(?:(?:or|and|to|o|ou|oder)\b\W*)?{_OPPOSITES}", rest):
+                    return None
+                if re.match(r"\s?[,;:.!(–—]|\s[-–—]\s", rest) or (closed and question is not None and word == "yes"):
+                    return word
+    if not closed or question is None:
+        return None
+    said = _LABELS.get(label) or _LABELS.get(plain if plain.isalpha() else "")
+    if said is not None or len(operators_of(question)) % 2:
+        return said
+    return _FOUND.get(plain) or ("no" if _DENIAL.match(plain) else None)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,11 @@ from pydantic import ValidationError
 from interp.images.paths import climbs_out, is_image_file
 from interp.paths import WORLD
 from interp.questions.answers import ANSWER_SETS
+from interp.questions.contradictions import one_sided, without_contradictions
 from interp.questions.schema import Question
+from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError
+from interp.runtime.progress import notify
 from interp.storage.atomic import write_text
 from interp.storage.json_files import parse_json
 
@@ -26,8 +29,9 @@ def load_questions(
 ) -> list[Question]:
     """Read a JSON Lines file of questions, by default the embedded world's, with absolute image paths.
 
-    Where a row names no patient, `patient` becomes its image path as written in the file, so that splits and intervals
-    do not depend on where the images are stored.
+    Questions whose words have two true answers about one image are left out, and stderr says how many. It also says
+    whether all yes/no questions have the same true answer. Where a row names no patient, `patient` becomes its image
+    path as written in the file, so that splits and intervals do not depend on where the images are stored.
     Raises InputError, which names the row, for anything that violates the format, and if the split is empty. To protect
     privacy, messages quote nothing from a row except its type.
     """
@@ -54,13 +58,19 @@ def load_questions(
             raise InputError(
                 f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
             ) from None
-    _check_splits(questions, path, row_of)
     if not questions:
         raise InputError(f"{path}: holds no questions. Write one per line.")
+    questions = _consistent(questions, path, row_of)
+    _check_splits(questions, path, row_of)
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
         raise InputError(
             f"{path}: {len(questions)} questions, none in split {split!r}. Check the 'split' fields or use --split all."
+        )
+    if (answer := one_sided(chosen)) and is_main():
+        notify(
+            f"warning: {path}: every yes/no question of split {split!r} has the true answer {answer!r}, so a model "
+            "that ignores the image can be right each time. Check the 'answer' fields."
         )
     patients = len({q.group for q in chosen})
     log.info("%s: %d questions of %d patients (%s split)", path.name, len(chosen), patients, split)
@@ -104,6 +114,19 @@ def _check_question(question: Question, where: str, root: Path, row_of: dict[str
         )
     if not is_image_file(root, question.image):
         raise InputError(f"{where}: its image is not in {root}. Add the file or correct --images.")
+
+
+def _consistent(questions: Sequence[Question], path: Path, row_of: Mapping[str, int]) -> list[Question]:
+    """The questions without contradictions; says on stderr what is left out."""
+    found = without_contradictions(questions)
+    if found.contradicted:
+        first = f"the first in row {row_of[questions[found.contradicted[0]].id]}"
+        said = f"{len(found.contradicted)} questions have two true answers about one image, {first}"
+        if not found.questions:
+            raise InputError(f"{path}: {said}, and no other question is left. Correct the 'answer' fields.")
+        if is_main():
+            notify(f"warning: {path}: {said}. They are left out.")
+    return found.questions
 
 
 def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str, int]) -> None:

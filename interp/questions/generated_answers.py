@@ -6,7 +6,8 @@ import unicodedata
 from interp.questions.answers import CLOSED_ANSWERS, normalize_answer
 
 _FIRST = (
-    r"(?:(?:the |my |final |short )*answer(?: is)?\W+)?(yes|no)\b"
+    r"(?:(?:the |my |final |short )*answer(?: is)?\W+)?"
+    r"(yes|no|(?:sí|oui|ja|sim|non|nein|não|nee)\b(?![-'/])|si(?=[,.]))\b"
     r"(?!(?:/| or | and )(?:yes|no)\b)(?! (?:image|information|way|idea|doubt)s?\b)"
 )
 _UNDECIDED = (
@@ -33,7 +34,8 @@ def parse_yes_no(text: str) -> str | None:
 
     The rules use keywords, as benchmarks of medical VQA do:
 
-    1. If the first word is yes or no, it decides. It may follow "Answer:" or a repetition of the question.
+    1. If the first word is yes or no, in English or another language of `interp.questions.answers`, it decides. It may
+       follow "Answer:" or a repetition of the question.
     2. Otherwise a text that declares itself undecided anywhere ("cannot be excluded", "unclear") gives None.
     3. Otherwise each clause votes. A clause that denies (no, not, without, absent, negative ...) votes no, even if it
        also affirms something. A clause that affirms (yes, present, there is, evidence of, is seen ...) votes yes.
@@ -50,7 +52,7 @@ def parse_yes_no(text: str) -> str | None:
     answered = re.sub(r"[^.!?\n]*\?", "", bare).strip()
     for part in (bare, answered):
         if first := re.match(_FIRST, part):
-            return first[1]
+            return normalize_answer(first[1], "other")
     if re.search(rf"\b(?:{_UNDECIDED})\b", bare):
         return None
     votes = set()

@@ -4,11 +4,12 @@
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, asks_yes_or_no, normalize_answer
+from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, answer_text, normalize_answer
+from interp.questions.yes_no_form import question_form
 
 Register = Literal["formal", "casual"]
 """Tone of a wording: that of reports or that of speech."""
@@ -66,6 +67,11 @@ class Question(BaseModel):
             raise ValueError("the text is blank")
         return text
 
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _in_text(cls, answer: Any) -> Any:
+        return answer_text(answer)
+
     @field_validator("answer")
     @classmethod
     def _has_letter_or_digit(cls, text: str | None) -> str | None:
@@ -101,15 +107,20 @@ class Question(BaseModel):
 
     @property
     def true_answer(self) -> str | None:
-        """The answer in its normalized spelling; None where it is unknown."""
-        return None if self.answer is None else normalize_answer(self.answer, self.type)
+        """The answer in the one spelling that is trained and judged (`normalize_answer`); None where it is unknown."""
+        return None if self.answer is None else normalize_answer(self.answer, self.type, self.question)
 
     @property
     def closed(self) -> bool:
-        """Whether the answer is yes or no, so that a margin exists; judged by the question's form if it is unknown."""
+        """Whether the answer is yes or no, so that a margin exists; judged by the question's form if it is unknown.
+
+        A choice ("left or right?") is never closed, and without an answer a question of type presence is, unless its
+        form says otherwise.
+        """
+        form = question_form(self.question)
         if self.answer is None:
-            return asks_yes_or_no(self.question)
-        return self.true_answer in CLOSED_ANSWERS
+            return form == "yes-no" or (form is None and self.type == "presence")
+        return form != "choice" and self.true_answer in CLOSED_ANSWERS
 
     @property
     def same_meaning(self) -> list[Paraphrase]:

@@ -14,6 +14,14 @@ class ImportReport(Record):
     format: str = Field(description="format of the data set, a key of interp.importing.formats.FORMATS")
     questions: int = Field(default=0, description="questions written")
     closed: int = Field(default=0, description="yes/no questions among them")
+    closed_answers: dict[str, int] = Field(
+        default_factory=dict, description="true answer, yes or no -> yes/no questions that have it"
+    )
+    other_answers: dict[str, int] = Field(
+        default_factory=dict,
+        description="answer -> questions that ask for yes or no, but have it instead; they are kept as open questions "
+        'or left out. Only common answers are named, the rest is "another answer"',
+    )
     unanswered: int = Field(default=0, description="questions among them without a true answer")
     without_paraphrases: int = Field(
         default=0, description="questions among them without another wording of the same meaning"
@@ -44,3 +52,7 @@ class ImportReport(Record):
         rows = self.dropped_rows.setdefault(reason, [])
         if len(rows) < ROWS_NAMED:
             rows.append(where)
+
+    def drop_paraphrases(self, reason: str, count: int = 1) -> None:
+        """Count paraphrases that are left out for a reason."""
+        self.dropped_paraphrases[reason] = self.dropped_paraphrases.get(reason, 0) + count

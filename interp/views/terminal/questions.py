@@ -21,8 +21,10 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
         f"\n{bold(out)}: {report.questions} questions ({report.closed} yes/no) on {report.images} images of "
         f"{report.patients} {whose}, {report.paraphrases} paraphrases"
     )
-    counts = {"types": report.types, "splits": report.splits}
+    counts = {"types": report.types, "true answers": report.closed_answers, "splits": report.splits}
     for name, values in counts.items():
+        if not values:
+            continue
         console.print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in values.items()))
     table = Table(title="Set apart or left out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("what", "why", "number", "first row"):
@@ -33,6 +35,8 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
         )
     for reason, count in report.dropped_paraphrases.items():
         table.add_row("wording", reason, str(count), "")
+    for answer, count in report.other_answers.items():
+        table.add_row("question", f"asks for yes or no, but has another answer: {answer}", str(count), "")
     for reason, count in report.dropped.items():
         table.add_row("question", reason, str(count), report.dropped_rows[reason][0])
     if table.rows:

@@ -1,0 +1,65 @@
+"""Tables that a program holds itself: data frames, data sets of the `datasets` library, and lists of rows."""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from interp.runtime.errors import InputError
+
+InMemory: TypeAlias = Iterable[Any]
+"""A pandas data frame, a `datasets.Dataset`, a list of dicts, or a DatasetDict, whose keys name its splits."""
+
+
+def records_of(source: Any) -> list[dict[str, Any]]:
+    """The rows of a table in memory, as columns with plain Python values: lists for arrays, None for missing values.
+
+    Images of the `datasets` library are their undecoded files. Raises InputError for anything that is no table.
+    """
+    if isinstance(source, Mapping):
+        return [{"split": name} | row for name, part in source.items() for row in records_of(part)]
+    if hasattr(source, "itertuples"):
+        columns = [str(name) for name in source.columns]
+        rows: Iterable[Any] = (
+            dict(zip(columns, row, strict=True)) for row in source.itertuples(index=False, name=None)
+        )
+    elif hasattr(source, "cast_column"):
+        rows = _with_encoded_images(source)
+    elif hasattr(source, "to_pylist"):
+        rows = source.to_pylist()
+    elif hasattr(source, "to_dicts"):
+        rows = source.to_dicts()
+    else:
+        rows = source if isinstance(source, Iterable) and not isinstance(source, str | bytes) else [source]
+    found = list(rows)
+    if not all(isinstance(row, Mapping) for row in found):
+        raise InputError(
+            f"A table of type {type(source).__name__}: found rows that are not objects. Give a path, a pandas data "
+            "frame, a datasets.Dataset or a list of dicts."
+        )
+    return [{str(name): _plain(value) for name, value in row.items()} for row in found]
+
+
+def _with_encoded_images(dataset: Any) -> Any:
+    """The data set with its image columns as `{bytes, path}`, which keeps the files as they are."""
+    from datasets import Image
+
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset.with_format(None)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if hasattr(value, "save") and hasattr(value, "getbands"):
+        file = io.BytesIO()
+        value.save(file, format="PNG" if value.mode not in ("F",) else "TIFF")
+        return {"bytes": file.getvalue(), "path": getattr(value, "filename", None) or None}
+    return value
