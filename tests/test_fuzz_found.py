@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from finetune.cli.ablate import parse_seeds
 from finetune.evaluation.arms import Arm, seed_pools
 from finetune.lora.adapter_folder import base_of, read_record
-from interp.images.decode import UnreadableImageError, decode
+from interp.images.decode import decode
+from interp.images.grey import UnreadableImageError
 from interp.images.paths import climbs_out, names_in
 from interp.importing.importer import import_questions
 from interp.measurement.clamp_spec import parse_clamps

@@ -17,7 +17,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
-from interp.images.decode import UnreadableImageError, decode
+from interp.images.decode import decode
+from interp.images.grey import UnreadableImageError
 from interp.images.paths import find_image, names_in
 from interp.model.image_token_cache import read_tokens, write_tokens
 from interp.runtime.errors import InputError

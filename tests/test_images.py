@@ -8,7 +8,8 @@ from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
-from interp.images.decode import UnreadableImageError, decode, open_image
+from interp.images.decode import decode, open_image
+from interp.images.grey import UnreadableImageError
 from interp.runtime.errors import InputError
 
 RAMP = np.linspace(0, 4095, 64 * 48).reshape(64, 48).round().astype(int)

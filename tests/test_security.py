@@ -20,7 +20,8 @@ from finetune.lora.adapter_folder import base_of, load_adapter, read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import code_span, model_card
 from finetune.training.run import train_and_evaluate
-from interp.images.decode import UnreadableImageError, decode
+from interp.images.decode import decode
+from interp.images.grey import UnreadableImageError
 from interp.model.load import load_vlm
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec

@@ -1,7 +1,8 @@
 """Lesion boxes: as shares of the image, as grids of image tokens, and moved elsewhere in the image as controls.
 
-The processor stretches every image to a square, and its boxes with it, so x is divided by the width and y by the height
-of the image file. Grids are row-major like the image tokens.
+Boxes are given in pixels of the image as displayed: for a file with an EXIF orientation, after its rotation. The
+processor stretches every image to a square, and its boxes with it, so x is divided by the width and y by the height of
+the displayed image. Grids are row-major like the image tokens.
 """
 
 import math
@@ -32,7 +33,8 @@ def unit_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Floats:
         if share[0] >= share[2] or share[1] >= share[3]:
             raise InputError(
                 f"box {[round(float(v), 1) for v in box]}: has no area inside its image of {width} x {height} pixels. "
-                "Boxes are x0 y0 x1 y1 in pixels of the image file, x0 < x1 and y0 < y1."
+                "Boxes are x0 y0 x1 y1 in pixels of the image as displayed (after its EXIF orientation), x0 < x1 and "
+                "y0 < y1."
             )
     return shares
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from interp.images.decode import UnreadableImageError
+from interp.images.grey import UnreadableImageError
 
 
 def climbs_out(image: str) -> bool:

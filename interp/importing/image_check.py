@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from interp.images.decode import UnreadableImageError, decode
+from interp.images.decode import UNIFORM, decode
+from interp.images.grey import UnreadableImageError, is_uniform
 from interp.images.paths import find_image, is_image_file, names_in
 from interp.importing.cells import EmbeddedImage
 from interp.importing.image_paths import AMBIGUOUS, ambiguous_paths, below_root
@@ -79,12 +80,11 @@ def with_images(
 
 
 def _problem(path: Path) -> str | None:
-    """Why an image cannot be decoded; None if it can."""
+    """Why an image cannot be decoded or shows nothing; None if it can be used."""
     try:
-        decode(path)
+        return UNIFORM if is_uniform(decode(path)) else None
     except UnreadableImageError as error:
         return str(error)
-    return None
 
 
 def _ending(content: bytes) -> str:

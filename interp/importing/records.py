@@ -32,7 +32,7 @@ class SourceQuestion(NamedTuple):
     register: Register | None = None
     """Tone of the original wording; None where the source does not say."""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    """Lesion boxes, x0 y0 x1 y1 in pixels of the image file."""
+    """Lesion boxes, x0 y0 x1 y1 in pixels of the image as displayed."""
     yes_no: bool | None = None
     """Whether the source says that the question asks for yes or no; None where it does not say."""
     dropped: tuple[str, ...] = ()

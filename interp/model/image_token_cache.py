@@ -17,7 +17,7 @@ from interp.runtime.errors import InputError
 from interp.storage.atomic import atomic_file
 from interp.storage.checksums import joined_digest, tensor_digest, tensor_digests
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Version of the cache. Change it when `interp.images.decode` decodes images differently or the format changes."""
 
 

@@ -56,7 +56,7 @@ class Question(BaseModel):
     paraphrases: list[Paraphrase] = Field(default_factory=list, description="other wordings")
     register_: Register | None = Field(None, alias="register", description="tone of `question`")
     boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]] = Field(
-        default_factory=list, description="lesion boxes, x0 y0 x1 y1 in pixels of the image file"
+        default_factory=list, description="lesion boxes, x0 y0 x1 y1 in pixels of the image as displayed"
     )
     split: Literal["train", "test"] | None = Field(None, description="fixed split; by hash of the patient where absent")
 
