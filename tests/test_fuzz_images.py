@@ -77,7 +77,7 @@ def decoded(reader: str, path: Path) -> Image.Image | InputError:
 @pytest.mark.parametrize("name", [name for name in FORMATS if "animated" not in name])
 def test_the_images_are_readable_before_they_are_damaged(name, tmp_path):
     (tmp_path / "image").write_bytes(encoded(name))
-    assert decode(tmp_path / "image").size == (12, 16)
+    assert decode(tmp_path / "image").size == ((16, 12) if "exif" in name else (12, 16))
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -6,10 +6,11 @@ from dicoms import write_dicom
 from PIL import Image
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import JPEGLosslessSV1
 
-from interp.images.decode import decode, open_image
-from interp.images.grey import UnreadableImageError
+from interp.images.decode import _warn_of_uniform_images, decode, open_image
+from interp.images.grey import UnreadableImageError, is_uniform
 from interp.runtime.errors import InputError
 
 RAMP = np.linspace(0, 4095, 64 * 48).reshape(64, 48).round().astype(int)
@@ -101,6 +102,213 @@ def test_without_a_window_the_pixel_range_without_padding_is_shown(tmp_path):
     assert np.abs(grey(path)[1:] - expected).max() <= 0.51
 
 
+def by_pydicom(path) -> np.ndarray:
+    """The grey values that pydicom gives after its modality and VOI transformations, mapped to 0 to 255."""
+    data = dcmread(path)
+    values = apply_modality_lut(data.pixel_array, data)
+    low, high = apply_voi_lut(np.array([-(2.0**30), 2.0**30]), data)
+    shares = (apply_voi_lut(values, data) - low) / (high - low)
+    return 255 * (1 - shares if data.PhotometricInterpretation == "MONOCHROME1" else shares)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("rescale", [(1, 0), (2.5, -1000), (0.5, 300)])
+@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("window", [(2000, 1000), (900, 1), (1500, 9000), ([2000, 10], [700, 3])])
+def test_windows_equal_those_of_pydicom(tmp_path, photometric, rescale, function, window):
+    tags = {"WindowCenter": window[0], "WindowWidth": window[1]}
+    tags |= {"RescaleSlope": rescale[0], "RescaleIntercept": rescale[1]}
+    tags |= {} if function is None else {"VOILUTFunction": function}
+    path = write_dicom(tmp_path / "a.dcm", RAMP, photometric=photometric, **tags)
+    assert np.abs(grey(path) - by_pydicom(path)).max() <= 0.51
+
+
+@pytest.mark.parametrize("slope", [1, -1])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("LINEAR", lambda x: (x - 1999.5) / 999 + 0.5),
+        ("linear ", lambda x: (x - 1999.5) / 999 + 0.5),
+        ("", lambda x: (x - 1999.5) / 999 + 0.5),
+        ("LINEAR_EXACT", lambda x: (x - 2000) / 1000 + 0.5),
+        ("SIGMOID", lambda x: 1 / (1 + np.exp(-4 * (x - 2000) / 1000))),
+    ],
+)
+def test_voi_functions_are_those_of_the_standard(tmp_path, function, expected, slope):
+    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3. pydicom shows windows inverted if the slope is negative."""
+    rescale = {"RescaleSlope": slope, "RescaleIntercept": 0 if slope == 1 else 4095}
+    path = write_dicom(
+        tmp_path / "a.dcm", RAMP, WindowCenter=2000, WindowWidth=1000, VOILUTFunction=function, **rescale
+    )
+    values = RAMP if slope == 1 else 4095 - RAMP
+    assert np.abs(grey(path) - 255 * expected(values).clip(0, 1)).max() <= 0.51
+
+
+def test_an_unknown_voi_function_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=2000, WindowWidth=1000, VOILUTFunction="CUBIC")
+    with pytest.raises(UnreadableImageError, match="unknown VOI LUT function"):
+        decode(path)
+
+
+@pytest.mark.parametrize(
+    ("centre", "width", "function"),
+    [
+        (2000, 0, "LINEAR"),
+        (2000, -400, "LINEAR"),
+        (2000, 0.5, "LINEAR"),
+        (2000, 0, "LINEAR_EXACT"),
+        (2000, -1, "SIGMOID"),
+        ("nan", 100, "LINEAR"),
+        (2000, "inf", "LINEAR"),
+        ([2000, 3000], [0, -5], "LINEAR"),
+    ],
+)
+def test_a_window_that_the_standard_forbids_is_none(tmp_path, centre, width, function):
+    window = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
+    shown = grey(write_dicom(tmp_path / "a.dcm", RAMP // 2, **window))
+    assert (shown == grey(write_dicom(tmp_path / "b.dcm", RAMP // 2))).all()
+    assert shown.max() == 255
+
+
+def test_the_first_valid_window_is_used(tmp_path):
+    several = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=[2000, 1000, 500], WindowWidth=[0, 800, 100])
+    one = write_dicom(tmp_path / "b.dcm", RAMP, WindowCenter=1000, WindowWidth=800)
+    assert (grey(several) == grey(one)).all()
+
+
+ALIKE = "window, rescale, lookup table or padding shows all pixels alike"
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": 60000, "WindowWidth": 10},
+        {"WindowCenter": -60000, "WindowWidth": 10},
+        {"WindowCenter": -60000, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 0, "WindowWidth": "1e12"},
+        {"RescaleSlope": 0, "RescaleIntercept": 5},
+        {"RescaleSlope": 0, "RescaleIntercept": 5, "WindowCenter": 5, "WindowWidth": 100},
+        {"RescaleSlope": 1, "RescaleIntercept": -50000, "WindowCenter": 2000, "WindowWidth": 1000},
+    ],
+)
+def test_settings_that_show_all_pixels_alike_are_refused(tmp_path, photometric, tags):
+    with pytest.raises(UnreadableImageError, match=ALIKE):
+        decode(write_dicom(tmp_path / "a.dcm", RAMP, photometric=photometric, **tags))
+
+
+def lookup_table(entries, first: int, bits: int, stored: str = "US") -> Sequence:
+    """A sequence of one lookup table; `entries` are bytes if they are stored as words (OW)."""
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    table.add_new("LUTData", stored, entries)
+    return Sequence([table])
+
+
+def test_a_table_of_one_value_or_beside_the_pixels_is_refused(tmp_path):
+    for table in (lookup_table([7] * 4096, 0, 8), lookup_table(list(range(256)), 5000, 8)):
+        with pytest.raises(UnreadableImageError, match=ALIKE):
+            decode(write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=table))
+
+
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2000, "WindowWidth": 1000}])
+@pytest.mark.parametrize("rescale", [("nan", 0), (1, "nan"), ("inf", 0)])
+def test_a_rescale_that_is_not_finite_is_refused(tmp_path, window, rescale):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, RescaleSlope=rescale[0], RescaleIntercept=rescale[1], **window)
+    with pytest.raises(UnreadableImageError, match="not finite"):
+        decode(path)
+
+
+@pytest.mark.parametrize(
+    ("rescale", "factor", "offset"),
+    [
+        ({"RescaleSlope": None, "RescaleIntercept": None}, 1, 0),
+        ({"RescaleSlope": 2, "RescaleIntercept": None}, 2, 0),
+        ({"RescaleSlope": None, "RescaleIntercept": -700}, 1, -700),
+        ({"RescaleSlope": 2}, 2, 0),
+        ({"RescaleIntercept": -700}, 1, -700),
+    ],
+)
+def test_a_rescale_without_a_value_is_completed(tmp_path, rescale, factor, offset):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=1500, WindowWidth=2000, **rescale)
+    expected = (factor * RAMP + offset - 1499.5) / 1999 + 0.5
+    assert np.abs(grey(path) - 255 * expected.clip(0, 1)).max() <= 0.51
+
+
+def test_a_negative_slope_inverts_without_a_window(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, RescaleSlope=-1, RescaleIntercept=4095)
+    assert np.abs(grey(path) - (1 - RAMP / 4095) * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "padded"),
+    [
+        (3900, 4095, RAMP >= 3900),
+        (4095, 3900, RAMP >= 3900),
+        (0, 200, RAMP <= 200),
+        (200, 0, RAMP <= 200),
+        (4095, 4095, RAMP == 4095),
+        (4095, None, RAMP == 4095),
+    ],
+)
+def test_a_range_of_padding_does_not_count(tmp_path, value, limit, padded):
+    """DICOM PS3.3 C.7.5.1.1.2: both ends are padding, and either may be the smaller one."""
+    tags = {"PixelPaddingValue": value} | ({} if limit is None else {"PixelPaddingRangeLimit": limit})
+    inside = RAMP[~padded]
+    expected = ((RAMP - inside.min()) / (inside.max() - inside.min()) * 255).clip(0, 255)
+    assert np.abs(grey(write_dicom(tmp_path / "a.dcm", RAMP, **tags)) - expected).max() <= 0.51
+
+
+def test_padding_of_signed_pixels(tmp_path):
+    signed = (RAMP - 2000).astype(np.int16)
+    signed[:3] = -30000
+    path = write_dicom(tmp_path / "a.dcm", signed.view(np.uint16), bits=16)
+    data = dcmread(path)
+    data.PixelRepresentation = 1
+    # Stored as unsigned, as some devices do; the bits are the same.
+    data.add_new("PixelPaddingValue", "US", 2**16 - 30000)
+    data.save_as(path)
+    inside = signed[3:].astype(int)
+    expected = (inside - inside.min()) / (inside.max() - inside.min()) * 255
+    assert np.abs(grey(path)[3:] - expected).max() <= 0.51
+    assert (grey(path)[:3] == 0).all()
+
+
+def test_an_image_of_one_value_has_one_colour(tmp_path):
+    alone = np.full((9, 8), 77)
+    for tags in ({}, {"PixelPaddingValue": 77}, {"WindowCenter": 77, "WindowWidth": 100}):
+        assert is_uniform(decode(write_dicom(tmp_path / "a.dcm", alone, **tags)))
+    assert is_uniform(decode(write_dicom(tmp_path / "a.dcm", np.full((9, 8, 3), 77), bits=8, photometric="RGB")))
+    with pytest.raises(UnreadableImageError, match=ALIKE):
+        decode(write_dicom(tmp_path / "a.dcm", np.where(RAMP < 2000, 4095, 77), PixelPaddingValue=4095))
+
+
+@pytest.mark.parametrize(("first", "bits"), [(0, 8), (100, 8), (0, 12), (300, 12)])
+def test_a_modality_table_may_be_longer_than_the_range_of_the_pixels(tmp_path, first, bits):
+    pixels = RAMP if bits == 12 else RAMP // 16
+    entries = np.rint(np.sqrt(np.arange(4096)) * 60).astype(int)
+    table = lookup_table(entries.tolist(), first, 16)
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=bits, ModalityLUTSequence=table)
+    values = entries[(pixels - first).clip(0, 4095)]
+    assert np.abs(grey(path) - (values - values.min()) / (values.max() - values.min()) * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("stored", ["US", "OW", "OW, two to a word"])
+def test_a_table_of_eight_bits_and_more_than_256_entries(tmp_path, stored):
+    entries = np.rint(np.linspace(0, 1, 4096) ** 0.5 * 255).astype("<u2")
+    table = lookup_table(entries.tolist(), 0, 8)
+    if stored != "US":
+        content = entries.astype("u1" if "two" in stored else "<u2").tobytes()
+        table[0].add_new("LUTData", "OW", content)
+    path = write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=table)
+    assert np.abs(grey(path) - entries[RAMP]).max() <= 0.51
+
+
+def test_bits_of_an_overlay_are_no_pixels(tmp_path):
+    marked = RAMP | np.where(RAMP % 7 == 0, 2**15, 0)
+    assert (grey(write_dicom(tmp_path / "a.dcm", marked)) == grey(write_dicom(tmp_path / "b.dcm", RAMP))).all()
+
+
 def test_a_dicom_file_is_recognized_by_its_content(tmp_path):
     write_dicom(tmp_path / "a.dcm", RAMP).rename(tmp_path / "image_without_ending")
     assert grey(tmp_path / "image_without_ending").max() == 255
@@ -170,6 +378,21 @@ def test_an_unreadable_or_multi_frame_image_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=f"{reason}.*import-questions.*names their rows") as caught:
         open_image(str(tmp_path / name))
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, 255, (9, 9, 10)])
+def test_an_image_of_a_single_colour_is_shown_with_one_warning(tmp_path, value, capsys):
+    _warn_of_uniform_images.cache_clear()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB" if isinstance(value, tuple) else "L", (9, 8), value).save(tmp_path / name)
+        assert is_uniform(open_image(str(tmp_path / name)))
+    said = capsys.readouterr().err
+    assert said.count("warning: at least one image has a single colour") == 1
+    assert str(tmp_path) not in said
+    open_image("<blank>")
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.png")
+    open_image(str(tmp_path / "a.png"))
+    assert not capsys.readouterr().err
 
 
 def test_an_unsupported_compression_is_named(tmp_path):

@@ -406,6 +406,27 @@ def test_dicom_and_sixteen_bit_images_are_accepted(tmp_path):
     assert report.images == 2
 
 
+def test_questions_about_an_image_that_shows_nothing_are_left_out(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    picture(root / "good.png")
+    Image.new("L", (20, 24), 0).save(root / "black.png")
+    Image.new("RGB", (20, 24), (5, 6, 7)).save(root / "plain.jpg")
+    values = np.arange(600).reshape(20, 30)
+    write_dicom(root / "far.dcm", values, WindowCenter=30000, WindowWidth=10)
+    write_dicom(root / "zero.dcm", values, WindowCenter=30000, WindowWidth=0)
+    Image.fromarray(np.where(values == 7, np.nan, values).astype(np.float32)).save(root / "nan.tif")
+    names = ["good.png", "black.png", "plain.jpg", "far.dcm", "zero.dcm", "nan.tif"]
+    write_rows(tmp_path / "mine.jsonl", [psf_rows()[0] | {"filename": n, "question_id": n} for n in names])
+    questions, report = run(tmp_path / "mine.jsonl", "psf-med", root, tmp_path)
+    assert [q.id for q in questions] == ["good.png", "zero.dcm"]
+    assert report.dropped_rows == {
+        "an image of a single colour, which shows nothing": ["mine.jsonl, row 2", "mine.jsonl, row 3"],
+        "a DICOM file whose window, rescale, lookup table or padding shows all pixels alike": ["mine.jsonl, row 4"],
+        "grey values that are not finite (NaN or infinity)": ["mine.jsonl, row 6"],
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -7,7 +7,6 @@ Files may be hostile. Only a few formats are allowed, none of which starts anoth
 Ghostscript), and the size that a file claims is checked before anything is decompressed.
 """
 
-import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,11 @@ import numpy as np
 from interp.images.dicom import decode_dicom, is_dicom
 from interp.images.grey import TOO_LARGE, UnreadableImageError, grey_picture, is_uniform, refuse_large
 from interp.runtime.errors import InputError
+from interp.runtime.progress import notify
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-log = logging.getLogger(__name__)
 BLANK_IMAGE = "<blank>"
 """In place of an image path: a uniform mid-grey image."""
 NO_IMAGE = "<none>"
@@ -66,9 +65,9 @@ def decode(path: Path) -> "Image":
 @cache
 def _warn_of_uniform_images() -> None:
     """Warn once in a process, without the path, which may identify the patient."""
-    log.warning(
-        "At least one image has a single colour, so it shows nothing, and answers about it say nothing. `interp "
-        "import-questions` leaves out the questions about such images and names their rows."
+    notify(
+        "warning: at least one image has a single colour, so nothing can be seen in it. `interp import-questions "
+        "QUESTIONS --format jsonl --images FOLDER --out NEW` leaves out its questions and names their rows."
     )
 
 

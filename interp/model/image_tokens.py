@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE, open_image
+from interp.images.grey import is_uniform
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
@@ -98,7 +99,10 @@ def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
     tokens = None if file is None else read_tokens(file)
     if tokens is not None:
         return LoadedImage(path, file, tokens, None)
-    return LoadedImage(path, file, None, pixels_of(vlm, [open_image(path)])[0].to(vlm.tower_dtype))
+    picture = open_image(path)
+    # An image of a single colour is not cached, so that every run warns of it.
+    kept = None if is_uniform(picture) else file
+    return LoadedImage(path, kept, None, pixels_of(vlm, [picture])[0].to(vlm.tower_dtype))
 
 
 def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage]) -> Callable[[], None]:
