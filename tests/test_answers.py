@@ -1,15 +1,18 @@
 """Answers, the form of questions and inverting wordings, checked against hand-labelled lists."""
 
+from decimal import Decimal
+
+import numpy as np
 import pytest
 
 from interp.paths import WORLD
-from interp.questions.answers import normalize_answer
+from interp.questions.answers import answer_text, normalize_answer
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.polarity import inverting_operator, operators_of
 from interp.questions.schema import Paraphrase, Question
 from interp.questions.tables import pair_table, prompt_table
-from interp.questions.yes_no_form import asks_yes_or_no
+from interp.questions.yes_no_form import asks_yes_or_no, question_form
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,105 @@ def test_answers_are_normalized(answer, type_, expected):
     assert normalize_answer(expected, type_) == expected
 
 
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        (
+            "Is there pneumothorax?",
+            {
+                "yes": [
+                    "Yes, a small one",
+                    "yes there is",
+                    "1",
+                    "1.0",
+                    "T",
+                    "present",
+                    "Positive.",
+                    "['yes']",
+                    "YES!",
+                    "Sí, uno",
+                ],
+                "no": [
+                    "No evidence of pneumothorax.",
+                    "No edema",
+                    "0",
+                    "0.0",
+                    "none",
+                    "Absent",
+                    "negative",
+                    "Not seen.",
+                    "There is no pneumothorax",
+                    "without pneumothorax",
+                    "no clear evidence",
+                ],
+                None: [
+                    "yes and no",
+                    "yes/no",
+                    "no, yes",
+                    "no way to tell",
+                    "not clear",
+                    "not sure",
+                    "Northern",
+                    "-1",
+                    "2",
+                ],
+            },
+        ),
+        # "No consolidation" would be a yes here, so words that name findings are not understood.
+        (
+            "Is the chest clear?",
+            {"yes": ["Yes", "1", "Yes, it is"], "no": ["No, see left", "0"], None: ["No edema"]},
+        ),
+        ("Can edema be ruled out?", {"yes": ["yes."], None: ["none", "absent", "no evidence of edema"]}),
+        ("¿Hay derrame pleural?", {"yes": ["Sí", "si", "Sí, pequeño"], "no": ["No", "No hay derrame", "sin derrame"]}),
+        ("¿Está agrandado el corazón?", {"yes": ["sí."], "no": ["no;"]}),
+        ("Y a-t-il un épanchement ?", {"yes": ["Oui", "oui, minime"], "no": ["Non", "Pas d'épanchement", "aucun"]}),
+        ("Gibt es einen Erguss?", {"yes": ["Ja", "ja, klein"], "no": ["Nein", "Kein Erguss"]}),
+        ("What is abnormal?", {None: ["none", "No edema", "1", "null"]}),
+        ("How many nodules?", {None: ["1", "0", "none"]}),
+        ("Is the heart enlarged or normal?", {None: ["1", "normal", "no evidence of enlargement"]}),
+        ("Finding 7", {"yes": ["Yes, small", "yes"], "no": ["No; clear", "false"], None: ["1", "no edema"]}),
+    ],
+)
+def test_answers_to_a_question_are_read(question, answers):
+    for expected, spellings in answers.items():
+        for answer in spellings:
+            found = normalize_answer(answer, "other", question)
+            assert (found if found in ("yes", "no") else None) == expected, answer
+            assert normalize_answer(found, "other", question) == found
+            asked = Question(id="1", image="a.png", type="other", question=question, answer=answer)
+            assert asked.true_answer == found
+            assert asked.closed == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"),
+        (0.0, "0"),
+        (0.5, "0.5"),
+        (True, "true"),
+        (np.int8(1), "1"),
+        (np.float32(0), "0"),
+        (np.bool_(False), "false"),
+        (Decimal("1.00"), "1"),
+        (["yes"], "yes"),
+        (np.array(["yes"]), "yes"),
+        ([["yes"]], "yes"),
+        (["yes", "yes"], "yes"),
+        (["edema", "mass"], "edema, mass"),
+        ("none", "none"),
+        ([], None),
+        (None, None),
+        (float("nan"), None),
+    ],
+)
+def test_answers_of_any_type_become_text(value, text):
+    assert answer_text(value) == text
+    if not isinstance(value, str | np.ndarray) and text is not None:
+        assert Question(id="1", image="a.png", type="other", question="Is it?", answer=value).answer == text
+
+
 CLOSED = [
     "Is there a nodule?",
     "Are there any signs of effusion on the left or right side?",
@@ -47,6 +149,23 @@ CLOSED = [
     "Can you spot air around the lung?",
     "Opacity present?",
     "Effusion, or not?",
+    "Effusion?",
+    "Is there a mass or nodule?",
+    "Is effusion present or absent?",
+    "Is a left or right effusion seen?",
+    "Was there an effusion?",
+    "¿Hay derrame pleural?",
+    "¿Está agrandado el corazón?",
+    "Se observa neumotórax",
+    "Y a-t-il un épanchement ?",
+    "Est-ce que le cœur est élargi ?",
+    "La silhouette cardiaque est-elle élargie ?",
+    "Gibt es einen Pleuraerguss?",
+    "Ist das Herz vergrößert?",
+    "Zeigt das Bild einen Erguss?",
+    "C'è un versamento?",
+    "Há derrame pleural?",
+    "Is er een pneumothorax?",
 ]
 OPEN = [
     "What view is this?",
@@ -57,12 +176,44 @@ OPEN = [
     "Kindly grade the severity of edema.",
     "Where is the nodule?",
     "",
+    "left or right?",
+    "Is it on the left or the right side?",
+    "Is the heart enlarged or normal?",
+    "Is the lesion in the left or right lung?",
+    "Are the lungs normal or hyperinflated?",
+    "Does the heart look enlarged or normal?",
+    "Is this a PA or an AP film?",
+    "Is this a T1 or T2 image?",
+    "Is the effusion loculated or layering?",
+    "¿Es normal o anormal?",
+    "¿Dónde está la lesión?",
+    "¿Qué se observa?",
+    "Où est la lésion ?",
+    "Quelle est l'incidence ?",
+    "Qu'est-ce que c'est ?",
+    "Le cœur est-il normal ou élargi ?",
+    "Wo ist der Erguss?",
+    "Was ist zu sehen?",
+    "Ist das Herz normal oder vergrößert?",
+    "Effusion on which side?",
 ]
 
 
 @pytest.mark.parametrize(("question", "closed"), [*((q, True) for q in CLOSED), *((q, False) for q in OPEN)])
 def test_the_form_of_a_question(question, closed):
     assert asks_yes_or_no(question) is closed
+
+
+def test_a_choice_is_never_closed():
+    def asked(question, answer):
+        return Question(id="1", image="a.png", type="other", question=question, answer=answer)
+
+    assert question_form("Is the heart enlarged or normal?") == "choice"
+    assert not asked("Is the heart enlarged or normal?", "yes").closed
+    # Here only the answer tells.
+    for question in ("Is there effusion on the left or right?", "Is the effusion loculated or layering?"):
+        assert asked(question, "yes").closed
+        assert not asked(question, "left").closed
 
 
 INVERTED = [
@@ -149,6 +300,9 @@ SAID = {
         "There is a small left pleural effusion.",
         "There’s a small effusion.",
         "Yep.",
+        "Sí, hay derrame.",
+        "Oui.",
+        "Ja, ein kleiner Erguss.",
         "There are multiple nodules in both lungs.",
         "There appears to be a small effusion.",
         "There is clear evidence of a left-sided effusion.",
@@ -183,6 +337,8 @@ SAID = {
         "The chest is free of effusion.",
         "None.",
         "Nope",
+        "Non, pas d'épanchement.",
+        "Nein.",
         "Not seen.",
         "An effusion is unlikely.",
         "Is there evidence of an effusion? There is none.",

@@ -1,5 +1,6 @@
 """The cells of a table: texts, lists in every way that tables write them, wordings, images and flags."""
 
+import base64
 import io
 import re
 import tokenize
@@ -19,6 +20,10 @@ UNREADABLE = object()
 _ARRAY = r"(?:(?:np\.|numpy\.)?array\s*\(\s*)?\["
 _LIST = re.compile(rf"\s*(?:{_ARRAY}\s*(?:['\"\[{{(\d\]-]|np\.|array|None|nan|True|False)|\(\s*['\"])")
 _LIST_OF_TEXTS = re.compile(rf"{_ARRAY}\s*(?:['\"]|np\.str_)")
+_BASE64_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
+"""How PNG, JPEG, GIF, WebP and TIFF files begin in base64, or as a data URL."""
+_SHORTEST_BASE64 = 100
+"""Shortest text that may be an image in base64 [characters]; paths may begin like one."""
 _DEEPEST = 8
 """Deepest nesting of a list in a cell."""
 _CLOSED_FLAGS = frozenset(
@@ -97,13 +102,21 @@ def wordings_in(value: Any) -> Any:
         listed = listed[0]
     if listed is not None:
         return listed
+    if text_of(value) is None:
+        return []
     if not isinstance(value, str):
-        return [] if value is None else [value]
+        return [value]
     for separator in ("|", ";", "\n"):
         parts = [part.strip() for part in value.split(separator) if part.strip()]
         if len(parts) > 1 and (separator == "|" or all(part.endswith(("?", "؟", "?")) for part in parts)):
             return parts
     return [value]
+
+
+def texts_in(value: Any) -> list[str]:
+    """The wordings in a cell as texts; empty for an empty cell, and a list that cannot be read is one text."""
+    wordings = wordings_in(value)
+    return [text for w in ([value] if wordings is UNREADABLE else wordings) if (text := text_of(w)) is not None]
 
 
 def image_in(value: Any) -> str | EmbeddedImage | SeveralImages | None:
@@ -113,8 +126,9 @@ def image_in(value: Any) -> str | EmbeddedImage | SeveralImages | None:
         images = [image for image in map(image_in, listed) if image is not None]
         return images[0] if len(images) == 1 else SeveralImages(len(images)) if images else None
     if isinstance(value, dict):
-        content, path = value.get("bytes"), text_of(value.get("path"))
+        content, path = _decoded(value.get("bytes")), text_of(value.get("path"))
         return EmbeddedImage(content, path) if isinstance(content, bytes) and content else path
+    value = _decoded(value)
     if isinstance(value, bytes):
         return EmbeddedImage(value, None) if value else None
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -125,6 +139,16 @@ def image_in(value: Any) -> str | EmbeddedImage | SeveralImages | None:
     if len(parts) > 1 and all(re.search(r"\.\w{2,5}$", part) for part in parts):
         return SeveralImages(len(parts))
     return text
+
+
+def _decoded(value: Any) -> Any:
+    """The bytes of an image that is written as base64 text; every other value as it is."""
+    if isinstance(value, str) and len(value) > _SHORTEST_BASE64 and value.startswith(_BASE64_STARTS):
+        try:
+            return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=False)
+        except ValueError:
+            return value
+    return value
 
 
 def answer_in(value: Any) -> str | None:

@@ -6,7 +6,7 @@ A row is a wording. With paraphrase columns, the wordings of a `baseline_questio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from interp.importing.cells import EmbeddedImage, SeveralImages, answer_in, flag_in, image_in, text_of
+from interp.importing.cells import EmbeddedImage, SeveralImages, answer_in, flag_in, image_in, text_of, texts_in
 from interp.importing.question_types import our_type
 from interp.importing.records import DroppedRow, SourceQuestion, image_problem
 from interp.importing.table_files import Source, TableRow, columns_of, match_columns, name_of, read_rows
@@ -82,12 +82,9 @@ def _source_question(number: int, members: Sequence[tuple[TableRow, dict[str, An
     original = text_of(first.get("original")) or str(text_of(first["question"]))
     type_, yes_no = text_of(first.get("type")), flag_in(first.get("yes_no"))
     wordings = [
-        Wording(
-            text_of(cells.get("variant")) or str(text_of(cells["question"])),
-            answer_in(cells["answer"]),
-            text_of(cells.get("strategy")),
-        )
+        Wording(text, answer_in(cells["answer"]), text_of(cells.get("strategy")))
         for _, cells in members
+        for text in texts_in(cells.get("variant")) or [str(text_of(cells["question"]))]
     ]
     merged = merge_wordings(original, wordings, our_type(type_) or "other", yes_no)
     if merged is None:

@@ -1,6 +1,7 @@
 """Rows of CSV, TSV, JSON, JSON Lines and parquet files or tables in memory, and their columns under any known name."""
 
 import io
+import json
 import math
 import re
 import warnings
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from interp.importing.cells import holds_labels
-from interp.importing.tables_in_memory import InMemory, records_of
-from interp.runtime.errors import InputError
+from interp.importing.tables_in_memory import InMemory, records_of, with_label_names
+from interp.runtime.errors import InputError, first_line
 from interp.storage.json_files import parse_json
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -125,12 +126,23 @@ def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
             claimed, size = file.metadata.num_rows, path.stat().st_size
             if claimed > max(_MOST_ROWS, size):
                 raise InputError(f"{path}: claims {claimed} rows in {size} bytes. Write the file again.")
-            return file.read().to_pylist()
+            names = _label_names(file.schema_arrow.metadata or {})
+            return [with_label_names(row, names) for row in file.read().to_pylist()]
     except InputError:
         raise
     except (ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{path}: damaged ({reason}).") from None
+
+
+def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """Column -> the names of its numbers, where the `datasets` library wrote the file (its type ClassLabel)."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        labels = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+        return {name: [str(label) for label in names] for name, names in labels.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _without_missing(value: Any) -> Any:

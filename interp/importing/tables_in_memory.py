@@ -1,7 +1,7 @@
 """Tables that a program holds itself: data frames, data sets of the `datasets` library, and lists of rows."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from interp.runtime.errors import InputError
@@ -23,7 +23,10 @@ def records_of(source: Any) -> list[dict[str, Any]]:
             dict(zip(columns, row, strict=True)) for row in source.itertuples(index=False, name=None)
         )
     elif hasattr(source, "cast_column"):
-        rows = _with_encoded_images(source)
+        labels = {
+            name: feature.names for name, feature in (source.features or {}).items() if hasattr(feature, "int2str")
+        }
+        rows = (with_label_names(row, labels) for row in _with_encoded_images(source))
     elif hasattr(source, "to_pylist"):
         rows = source.to_pylist()
     elif hasattr(source, "to_dicts"):
@@ -37,6 +40,19 @@ def records_of(source: Any) -> list[dict[str, Any]]:
             "frame, a datasets.Dataset or a list of dicts."
         )
     return [{str(name): _plain(value) for name, value in row.items()} for row in found]
+
+
+def with_label_names(row: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A row with the numbers of some columns replaced by their names, as the `datasets` library stores labels.
+
+    The number alone would mislead: in a column of the labels "yes" and "no", yes is 0.
+    """
+
+    def named(column: str, value: Any) -> Any:
+        known = names.get(column, ())
+        return known[value] if isinstance(value, int) and 0 <= value < len(known) else value
+
+    return {column: named(column, value) for column, value in row.items()}
 
 
 def _with_encoded_images(dataset: Any) -> Any:
@@ -60,6 +76,6 @@ def _plain(value: Any) -> Any:
         return None
     if hasattr(value, "save") and hasattr(value, "getbands"):
         file = io.BytesIO()
-        value.save(file, format="PNG" if value.mode not in ("F",) else "TIFF")
+        value.save(file, format="TIFF" if value.mode in ("F", "CMYK") else "PNG")
         return {"bytes": file.getvalue(), "path": getattr(value, "filename", None) or None}
     return value

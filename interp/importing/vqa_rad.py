@@ -7,7 +7,7 @@ the images of a MedPix case (`image_case_url`) stay together instead.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from interp.importing.cells import answer_in, flag_in, image_in, text_of
+from interp.importing.cells import answer_in, flag_in, image_in, text_of, texts_in
 from interp.importing.records import DroppedRow, SourceQuestion, image_problem
 from interp.importing.table_files import Source, TableRow, columns_of, match_columns, name_of, read_rows
 from interp.importing.wordings import TWO_ANSWERS, Wording, merge_wordings
@@ -56,7 +56,7 @@ def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str,
     wordings = [
         Wording(text, cells["answer"])
         for _, cells in members
-        for text in (text_of(cells["question"]), text_of(cells.get("rephrase")))
+        for text in (text_of(cells["question"]), *texts_in(cells.get("rephrase")))
         if text is not None
     ]
     merged = merge_wordings(question, wordings, type_, yes_no)

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from decimal import Decimal
 from typing import Any
 
 from interp.questions.polarity import operators_of
@@ -49,7 +50,7 @@ _LEADING_NO = re.compile(rf"(?:{NO_WORDS}|nope)\b(?![-/|?])")
 _DENIAL = re.compile(
     rf"(?:there (?:is|are|was|were) )?(?:no\b(?![-/|?])(?! (?:\w+ )?{_NOT_A_FINDING})|"
     rf"not\b(?! (?:\w+ )?{_NOT_DECIDED}))|"
-    r"(?:none|without|absence of|negative for|sin|pas d[eu]|aucune?|kein\w*)\b"
+    r"(?:none|without|absence of|negative for|sin|pas d(?:e|u|')|aucune?|kein\w*)\b"
 )
 _OPPOSITES = rf"(?:{YES_WORDS}|{NO_WORDS}|maybe|perhaps|unsure|uncertain|unknown)"
 
@@ -81,7 +82,8 @@ def answer_text(value: Any) -> Any:
 def _scalar_text(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
+        value = float(value)
         if math.isnan(value):
             return None
         return str(int(value)) if value.is_integer() else str(value)
@@ -92,9 +94,9 @@ def normalize_answer(answer: str, type_: str, question: str | None = None, yes_n
     """Normalize an answer: lower case, single spaces, no final stop, and one name each for yes, no and the views.
 
     "Yes.", "True" and "Sí" are always "yes". To a yes/no question, "Yes, a small one", "1" and "present" are "yes" too,
-    and "No edema.", "no evidence of edema", "0" and "none" are "no". Whether `question` is one is told by the data set
-    (`yes_no`), or else by its form or the type presence. Words that name a finding ("No edema") do not answer a
-    question that inverts it ("Is the chest clear?"). For a view question "PA view" becomes "pa".
+    and "No edema.", "no evidence of edema", "0" and "none" are "no". A question is one by its form, its type presence or
+    because its data set says so (`yes_no`). Words that name a finding ("No edema") do not answer a question that
+    inverts it ("Is the chest clear?"). For a view question "PA view" becomes "pa".
     """
     text = re.sub(r"\s+", " ", answer).strip().lower().rstrip(".!").strip()
     plain = re.sub(r"^[^\w?]+|[^\w?]+$", "", without_accents(unicodedata.normalize("NFKC", text)))
@@ -113,8 +115,8 @@ def normalize_answer(answer: str, type_: str, question: str | None = None, yes_n
 def _yes_or_no(plain: str, label: str, type_: str, question: str | None, yes_no: bool | None) -> str | None:
     """What a longer or coded answer says; None if it does not answer the question with yes or no."""
     form = None if question is None else question_form(question)
-    closed = form != "choice" and yes_no is not False and (yes_no or form == "yes-no" or type_ == "presence")
-    if closed or (form is None and question is not None and yes_no is not False):
+    closed = form != "choice" and (yes_no or form == "yes-no" or type_ == "presence")
+    if closed or (form is None and question is not None):
         for word, leading in (("yes", _LEADING_YES), ("no", _LEADING_NO)):
             if lead := leading.match(plain):
                 rest = plain[lead.end() :]

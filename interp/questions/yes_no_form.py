@@ -9,6 +9,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Literal
 
+from interp.questions.lexicon import exact_term
+
 Form = Literal["yes-no", "choice", "open"]
 
 _POLITE = (
@@ -80,8 +82,8 @@ def question_form(question: str) -> Form | None:
     """What the form of a question calls for; None if that cannot be told.
 
     A yes/no question begins with an auxiliary ("Is there", "Does it"), possibly after a courtesy ("Please indicate
-    whether"), or is elliptic ("Effusion present?"). A choice names the answers ("Is it left or right?", "Is the heart
-    enlarged or normal?"). An open question begins with a word that asks for something else ("Where", "Describe").
+    whether"), or is elliptic ("Effusion present?", "Effusion?"). A choice names the answers ("Is it left or right?",
+    "Is the heart enlarged or normal?"). An open question begins with a word that asks for something else ("Where").
     """
     text = re.sub(r"\s+", " ", question).strip().lower().replace("’", "'")
     if re.match(rf"(?:{_POLITE}\b[ ,]*)*{_OPEN}\b", text):
@@ -101,6 +103,8 @@ def question_form(question: str) -> Form | None:
     if re.match(rf"(?:so |and |but |then )*{_AUXILIARY}\b", text) or re.search(rf"\b(?:{_STATES}|or not)\W*$", text):
         return "yes-no"
     if text.startswith("¿") or re.match(rf"(?:{_FOREIGN_YES_NO})\b", plain) or re.search(_INVERTED_VERB, plain):
+        return "yes-no"
+    if exact_term(text.strip(" ?.!")) is not None:
         return "yes-no"
     return None
 
