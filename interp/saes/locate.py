@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.saes.sae_folder import sae_lens_layer
+from interp.saes.sae_lens_config import read_lens_config
 from interp.storage.hub import download
 
 SUBFOLDERS = ("", "resid_post_all", "resid_post")
@@ -61,7 +61,7 @@ def sae_of_layer(sae_of: Mapping[int, Path], layer: int, source: str) -> Path:
 
 
 def _in_folder(root: Path, width: str | None, l0: str | None) -> dict[int, Path]:
-    if (root / "cfg.json").is_file() or (root / "params.safetensors").is_file():
+    if any((root / name).is_file() for name in ("cfg.json", "params.safetensors", "sae_weights.safetensors")):
         return _one_folder(root)
     for place in SUBFOLDERS:
         folders = [p for p in sorted((root / place).glob("*")) if p.is_dir()]
@@ -86,7 +86,7 @@ def _in_folder(root: Path, width: str | None, l0: str | None) -> dict[int, Path]
 def _one_folder(folder: Path) -> dict[int, Path]:
     """A folder that is itself an SAE; its layer is in its name or in its sae-lens configuration."""
     match = re.match(r"layer_(\d+)", folder.resolve().name)
-    return {int(match.group(1)) if match else sae_lens_layer(folder): folder}
+    return {int(match.group(1)) if match else read_lens_config(folder).layer: folder}
 
 
 def _one_a_layer(source: str, names: Iterable[str], width: str | None, l0: str | None) -> dict[int, str]:
