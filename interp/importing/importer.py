@@ -24,7 +24,11 @@ from interp.storage.json_files import write_json
 
 
 def import_questions(
-    source: str | Path | InMemory, format: str, images: Path | None, out: Path, subset: str | None = None
+    source: str | Path | InMemory,
+    format: str,
+    images: str | Path | None = None,
+    out: str | Path = "questions.jsonl",
+    subset: str | None = None,
 ) -> ImportReport:
     """Read a data set, check every question and image, and write `out` (JSON Lines) and `out`.report.json.
 
@@ -130,9 +134,10 @@ def _count(questions: Sequence[Question], report: ImportReport) -> None:
             "patient may be in different splits"
         )
     if answer := one_sided(questions):
-        report.notes.append(
+        report.notes.insert(
+            0,
             f"warning: every yes/no question has the true answer {answer!r}, so a model that ignores the image can be "
-            "right each time; check the column of answers"
+            "right each time; check the column of answers",
         )
     if report.other_answers:
         report.notes.append(

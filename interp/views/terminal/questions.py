@@ -36,13 +36,13 @@ def show_import(report: ImportReport, out: Path, images: Path, console: Console 
     for reason, count in report.dropped_paraphrases.items():
         table.add_row("wording", reason, str(count), "")
     for answer, count in report.other_answers.items():
-        table.add_row("question", f"asks for yes or no, but has another answer: {answer}", str(count), "")
+        table.add_row("question", f"asks for yes or no, answer: {answer}", str(count), "")
     for reason, count in report.dropped.items():
         table.add_row("question", reason, str(count), report.dropped_rows[reason][0])
     if table.rows:
         console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}")
+        console.print(note if note.startswith("warning: ") else f"note: {note}")
     console.print(
         f"\nnext: interp find-features --questions {shlex.quote(str(out))} --images {shlex.quote(str(images))} "
         "--model ... --saes ...",
