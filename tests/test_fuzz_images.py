@@ -13,7 +13,7 @@ from dicoms import write_dicom
 from fuzzing import CHANGES, CUTS, HOSTILE_TEXT, LENGTHS, bounded_memory, changed, check, cut, fuzzed, with_header
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
@@ -42,6 +42,10 @@ FORMATS = {
     "bmp": (Image.fromarray(RAMP), {}),
     "gif": (Image.fromarray(RAMP), {}),
     "webp": (Image.fromarray(RAMP).convert("RGB"), {}),
+    "jpeg2000": (Image.fromarray(RAMP), {}),
+    "jpeg2000 16 bits": (Image.fromarray(RAMP.astype(np.uint16) * 256), {}),
+    "mpo": (Image.fromarray(RAMP), {"save_all": True, "append_images": [Image.fromarray(255 - RAMP)]}),
+    **({"avif": (Image.fromarray(RAMP), {})} if features.check("avif") else {}),
     "gif animated": (Image.fromarray(RAMP), {"save_all": True, "append_images": [Image.fromarray(255 - RAMP)] * 3}),
 }
 
@@ -147,6 +151,7 @@ TAGS = {
     "RescaleSlope": st.sampled_from(["0", "-1", "1e300", "1"]),
     "RescaleIntercept": st.sampled_from(["0", "1e300", "-1000"]),
     "VOILUTFunction": st.sampled_from(["SIGMOID", "LINEAR_EXACT", "x", ""]),
+    "LUTDescriptor": st.tuples(*[st.sampled_from([0, 1, 8, 12, 16, 255, 4096, 65535])] * 3).map(list),
 }
 DROPPED = object()
 SYNTAXES = [
@@ -167,16 +172,24 @@ def test_dicom_with_other_tags(length, tmp_path):
     tags = st.fixed_dictionaries({}, optional={name: values | st.just(DROPPED) for name, values in TAGS.items()})
 
     @fuzzed(length, 100, 5000)
-    @given(tags, st.sampled_from([None] * 4 + SYNTAXES), st.integers(0, 3), st.sampled_from([None, 0, 65535]))
+    @given(
+        tags,
+        st.sampled_from([None] * 4 + SYNTAXES),
+        st.integers(0, 3),
+        st.lists(st.sampled_from([0, 200, 65535]), max_size=2),
+    )
     def run(changes, syntax, depth, padding):
         data = dcmread(path.parent / "whole.dcm")
         for name, value in changes.items():
-            if value is not DROPPED:
+            if name == "LUTDescriptor":
+                if value is not DROPPED:
+                    data.VOILUTSequence = data.ModalityLUTSequence = Sequence([lookup_table(value)])
+            elif value is not DROPPED:
                 setattr(data, name, value)
             elif name in data:
                 delattr(data, name)
-        if padding is not None:
-            data.add_new(0x00280120, "US", padding)
+        for tag, value in zip((0x00280120, 0x00280121), padding, strict=False):
+            data.add_new(tag, "US", value)
         inner = data
         for _ in range(depth):
             inner.ReferencedImageSequence = Sequence([Dataset()])
@@ -191,6 +204,13 @@ def test_dicom_with_other_tags(length, tmp_path):
 
     (tmp_path / "whole.dcm").write_bytes(path.read_bytes())
     run()
+
+
+def lookup_table(descriptor: list[int]) -> Dataset:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", descriptor)
+    table.add_new("LUTData", "OW", np.arange(256, dtype=np.uint16).tobytes())
+    return table
 
 
 @pytest.fixture

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 from interp.storage.json_files import parse_json
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom", ".dic", ".nii", ".jp2")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs", ".heic", ".dcm", ".dicom", ".dic", ".nii"),
+)
 TEXT_ENDINGS = (
     ".md",
     ".txt",
