@@ -274,6 +274,12 @@ def test_padding_of_signed_pixels(tmp_path):
     assert (grey(path)[:3] == 0).all()
 
 
+def test_a_padding_beyond_the_range_of_the_pixels_is_none(tmp_path):
+    pixels = RAMP // 16
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, PixelPaddingValue=2**16 - 1)
+    assert (grey(path) == pixels).all()
+
+
 def test_an_image_of_one_value_has_one_colour(tmp_path):
     alone = np.full((9, 8), 77)
     for tags in ({}, {"PixelPaddingValue": 77}, {"WindowCenter": 77, "WindowWidth": 100}):

@@ -212,6 +212,17 @@ def test_grey_of_other_depths_is_stretched(depth, tmp_path):
     assert np.abs(grey(tmp_path, encoded(Image.fromarray(values), "TIFF")) - stretched(values)).max() <= 0.5
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-30, 1e30])
+def test_small_and_large_values_are_stretched(scale, tmp_path):
+    values = (VALUES * scale).astype(np.float32)
+    assert np.abs(grey(tmp_path, encoded(Image.fromarray(values), "TIFF")) - stretched(values)).max() <= 0.5
+
+
+def test_signed_values_are_stretched(tmp_path):
+    values = VALUES.astype(np.int16) - 2000
+    assert np.abs(grey(tmp_path, tiff(values, photometric=1)) - stretched(values)).max() <= 0.5
+
+
 @pytest.mark.parametrize("depth", ["uint8", "uint16", "float32"])
 def test_a_tiff_file_whose_large_values_are_dark_is_inverted(depth, tmp_path):
     """PhotometricInterpretation 0, WhiteIsZero. PIL itself inverts 8 bits only."""
@@ -224,7 +235,7 @@ def test_a_tiff_file_whose_large_values_are_dark_is_inverted(depth, tmp_path):
 
 def tiff(values: np.ndarray, photometric: int) -> bytes:
     """A little-endian TIFF file with one uncompressed strip of grey values."""
-    kind = 3 if values.dtype.kind == "f" else 1
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     data = values.tobytes()
     height, width = values.shape
     tags = [
@@ -253,6 +264,13 @@ def test_colour_of_sixteen_bits_keeps_the_upper_eight(colour, channels, tmp_path
     content = png(values, colour)
     np.testing.assert_array_equal(shown(tmp_path, content), values[..., :3] >> 8)
     np.testing.assert_array_equal(shown(tmp_path, content), loaded(content))
+
+
+def test_colour_of_sixteen_bits_that_would_be_nearly_black_is_refused(tmp_path):
+    content = png(np.repeat(VALUES[..., None], 3, -1), 2)
+    assert loaded(content).max() == 15
+    with pytest.raises(UnreadableImageError, match=r"lower 12 only.*save it with 8 bits"):
+        shown(tmp_path, content)
 
 
 def test_grey_of_sixteen_bits_with_transparency_is_refused(tmp_path):

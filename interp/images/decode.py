@@ -86,7 +86,8 @@ def _picture(path: Path) -> "Image":
             frames = getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":
                 raise UnreadableImageError(f"not a single image but {frames} frames")
-            if any("LA;16" in str(tile[3]) for tile in picture.tile):
+            raw_modes = " ".join(str(tile[3]) for tile in picture.tile)
+            if "LA;16" in raw_modes:
                 raise UnreadableImageError(
                     "grey values of 16 bits with transparency, of which only the upper 8 bits would be read; "
                     "save it without transparency"
@@ -94,6 +95,10 @@ def _picture(path: Path) -> "Image":
             picture.load()
             # In TIFF, a PhotometricInterpretation of 0 means that large values are dark.
             dark = getattr(picture, "tag_v2", {}).get(262) == 0
+            if ";16" in raw_modes and picture.mode.startswith("RGB") and np.asarray(picture)[..., :3].max() < 16:
+                raise UnreadableImageError(
+                    "colours of 16 bits that use the lower 12 only and would be nearly black; save it with 8 bits"
+                )
             upright = _upright(picture)
             if upright.mode.startswith(("I", "F")):
                 # PIL's own conversion clips everything above 255.

@@ -174,6 +174,9 @@ def _padding(data: "Dataset", pixels: NDArray) -> NDArray[np.bool_]:
     if value is None:
         return np.zeros(pixels.shape, bool)
     limit = data.get("PixelPaddingRangeLimit")
-    # A padding of signed pixels is often stored as unsigned; the bits are the same.
-    ends = np.array([value, value if limit is None else limit], np.int64).astype(pixels.dtype)
-    return (pixels >= ends.min()) & (pixels <= ends.max())
+    ends = [int(value), int(value if limit is None else limit)]
+    if pixels.dtype.kind == "i":
+        # A padding of signed pixels is often stored as unsigned; the bits are the same.
+        bits = 8 * pixels.itemsize
+        ends = [end - 2**bits if end >= 2 ** (bits - 1) else end for end in ends]
+    return (pixels >= min(ends)) & (pixels <= max(ends))

@@ -34,10 +34,10 @@ def grey_picture(values: NDArray, low: float | None = None, high: float | None =
     values = np.asarray(values, float)
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
-    if not (np.isfinite([low, high]).all() and np.isfinite(values).all()):
-        raise UnreadableImageError("grey values that are not finite (NaN or infinity)")
     span = high - low
-    share = ((values - low) / (span if abs(span) > 1e-9 else 1e-9)).clip(0, 1)
+    if not (np.isfinite(span) and np.isfinite(values).all()):
+        raise UnreadableImageError("grey values that are not finite (NaN or infinity)")
+    share = ((values - low) / (span or 1)).clip(0, 1)
     return Image.fromarray(np.rint(255 * (1 - share if invert else share)).astype(np.uint8)).convert("RGB")
 
 
