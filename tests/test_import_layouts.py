@@ -200,6 +200,32 @@ def test_answers_mean_the_same_in_every_format_and_kind_of_table(images, tmp_pat
         assert "doe" not in report.model_dump_json().lower()
 
 
+def test_a_csv_of_a_spreadsheet_may_be_separated_by_semicolons(images, tmp_path):
+    pd.DataFrame(rows_of(paraphrases=["Any edema?", "So, is it?", "A mass?"])).to_csv(
+        tmp_path / "q.csv", index=False, sep=";", encoding="utf-8-sig"
+    )
+    questions, _ = imported(tmp_path / "q.csv", images, tmp_path)
+    assert [p.text for q in questions for p in q.paraphrases] == ["Any edema?", "So, is it?", "A mass?"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"answer_type": "CLOSED"}, {"is_yesno": 1.0}, {"question_type": "yes/no"}, {"question_type": "closed-ended"}],
+)
+@pytest.mark.parametrize("format", ["psf-med", "medical-cxr-vqa", "vqa-rad"])
+def test_a_data_set_says_which_questions_are_closed(images, tmp_path, format, columns):
+    if format == "vqa-rad" and "is_yesno" in columns:
+        columns = {"answer_type": "close"}
+    rows = [row | columns | {"question": f"Finding {i}"} for i, row in enumerate(rows_of(answer=[1, 0, 1]))]
+    questions, report = imported(rows, images, tmp_path, format)
+    assert [(q.answer, q.closed) for q in questions] == [("yes", True), ("no", True), ("yes", True)]
+    assert {q.type for q in questions} == {"other" if format == "vqa-rad" else "presence"}
+    undeclared = [{name: value for name, value in row.items() if name not in columns} for row in rows]
+    questions, report = imported(undeclared, images, tmp_path, format, "undeclared")
+    assert [q.closed for q in questions] == [False] * 3
+    assert report.other_answers == {"1": 2, "0": 1}
+
+
 def test_one_sided_answers_are_a_warning(images, tmp_path, capsys):
     _, report = imported(rows_of(answer=["yes", "Yes, one", "1"]), images, tmp_path)
     assert any("every yes/no question has the true answer 'yes'" in note for note in report.notes)

@@ -158,16 +158,20 @@ def answer_in(value: Any) -> str | None:
     return text.strip() or None if isinstance(text, str) else None
 
 
-def flag_in(value: Any) -> bool | None:
-    """Whether a cell says that a question asks for yes or no, in any of the ways that data sets write it.
+def flag_in(value: Any, type_: Any = None) -> bool | None:
+    """Whether a row says that its question asks for yes or no, in any of the ways that data sets write it.
 
-    VQA-RAD's CLOSED includes choices, which `interp.questions.answers.normalize_answer` tells apart. None if the cell
-    is empty or says something else.
+    `value` is the cell of a flag, and `type_` that of the question type, which says so ("closed") in some data sets.
+    VQA-RAD's CLOSED includes choices, which `interp.questions.answers.normalize_answer` tells apart. None if both cells
+    are empty or say something else.
     """
-    text = re.sub(r"[_/-]", " ", (text_of(value) or "").lower()).removesuffix(".0")
-    if text in _CLOSED_FLAGS:
-        return True
-    return False if text in _OPEN_FLAGS else None
+    for text in (text_of(value), text_of(type_)):
+        flag = re.sub(r"[_/-]", " ", (text or "").lower()).removesuffix(".0")
+        if flag in _CLOSED_FLAGS:
+            return True
+        if flag in _OPEN_FLAGS:
+            return False
+    return None
 
 
 def holds_labels(values: Iterable[Any]) -> bool:

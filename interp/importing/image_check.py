@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from interp.images.decode import UNIFORM, decode
-from interp.images.grey import UnreadableImageError, is_uniform
+from interp.images.decode import NO_CONTRAST, decode
+from interp.images.grey import UnreadableImageError, lacks_contrast
 from interp.images.paths import find_image, is_image_file, names_in
 from interp.importing.cells import EmbeddedImage
 from interp.importing.image_paths import AMBIGUOUS, ambiguous_paths, below_root
@@ -82,7 +82,7 @@ def with_images(
 def _problem(path: Path) -> str | None:
     """Why an image cannot be decoded or shows nothing; None if it can be used."""
     try:
-        return UNIFORM if is_uniform(decode(path)) else None
+        return NO_CONTRAST if lacks_contrast(decode(path)) else None
     except UnreadableImageError as error:
         return str(error)
 

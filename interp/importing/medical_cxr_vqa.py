@@ -14,7 +14,7 @@ from interp.importing.wordings import TWO_ANSWERS, Wording, merge_wordings
 
 NEEDED: dict[str, Sequence[str]] = {"question": ("question", "question_text"), "answer": ("answer", "ground_truth")}
 OPTIONAL: dict[str, Sequence[str]] = {
-    "image": ("image_path", "image", "filename", "images", "image_paths"),
+    "image": ("image_path", "image", "filename", "images", "image_paths", "file_name", "img_name"),
     "dicom": ("dicom_id", "image_id"),
     "patient": ("subject_id", "patient_id"),
     "study": ("study_id",),
@@ -80,7 +80,7 @@ def _image(cells: Mapping[str, Any]) -> str | EmbeddedImage | SeveralImages | No
 def _source_question(number: int, members: Sequence[tuple[TableRow, dict[str, Any]]]) -> SourceQuestion | DroppedRow:
     row, first = members[0]
     original = text_of(first.get("original")) or str(text_of(first["question"]))
-    type_, yes_no = text_of(first.get("type")), flag_in(first.get("yes_no"))
+    type_, yes_no = text_of(first.get("type")), flag_in(first.get("yes_no"), first.get("type"))
     wordings = [
         Wording(text, answer_in(cells["answer"]), text_of(cells.get("strategy")))
         for _, cells in members

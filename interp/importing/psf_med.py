@@ -31,7 +31,21 @@ SUBSETS = ("mimic", "padchest", "vindr")
 NEEDED = {
     "question": ("original_question", "question", "question_text", "baseline_question"),
     "paraphrases": ("paraphrases", "paraphrase", "paraphrase_text", "paraphrased_question"),
-    "image": ("filename", "image_path", "image", "image_file", "image_name", "images", "image_id", "dicom_id"),
+    "image": (
+        *("filename", "image_path", "image", "image_file", "image_name", "images", "file_name", "img_name"),
+        *("image_id", "dicom_id"),
+    ),
+        "filename",
+        "image_path",
+        "image",
+        "image_file",
+        "image_name",
+        "images",
+        "file_name",
+        "img_name",
+        "image_id",
+        "dicom_id",
+    ),
 }
 OPTIONAL = {
     "id": ("question_id", "qid", "id"),
@@ -155,7 +169,7 @@ def _source_question(
     problem = "no question" if question is None else image_problem(image)
     if problem or question is None:
         return DroppedRow(where, problem or "no question")
-    given = flag_in(cells.get("yes_no"))
+    given = flag_in(cells.get("yes_no"), cells.get("type"))
     closed = asks_yes_or_no(question) if given is None else given
     if not answers and not closed:
         return DroppedRow(where, "neither an answer nor a yes/no question")

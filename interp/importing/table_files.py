@@ -87,7 +87,12 @@ def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
     import pandas as pd
     from pandas.errors import EmptyDataError, ParserError, ParserWarning
 
-    text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+    content = path.read_text(encoding="utf-8-sig")
+    header = content.partition("\n")[0]
+    if "," not in header and ";" in header:
+        # Spreadsheets write this where the comma is the decimal sign.
+        separator = ";"
+    text = io.StringIO(content, newline="")
     try:
         with warnings.catch_warnings():
             # pandas only warns if the first row has more cells than the header.

@@ -13,7 +13,11 @@ from interp.importing.table_files import Source, TableRow, columns_of, match_col
 from interp.importing.wordings import TWO_ANSWERS, Wording, merge_wordings
 from interp.questions.answers import ANSWER_SETS, normalize_answer
 
-NEEDED = {"question": ("question",), "answer": ("answer",), "image": ("image_name", "image", "images")}
+NEEDED = {
+    "question": ("question",),
+    "answer": ("answer",),
+    "image": ("image_name", "image", "images", "file_name", "img_name"),
+}
 OPTIONAL = {
     "id": ("qid", "qid_unique"),
     "link": ("qid_linked_id", "qid_linked"),
@@ -51,7 +55,7 @@ def read(source: Source, subset: str | None = None) -> Iterator[SourceQuestion |
 def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str, Any]]]) -> SourceQuestion | DroppedRow:
     row, first = members[0]
     question, answer = str(text_of(first["question"])), first["answer"]
-    yes_no = flag_in(first.get("yes_no"))
+    yes_no = flag_in(first.get("yes_no"), first.get("type"))
     type_ = _type(first, question, answer, yes_no)
     wordings = [
         Wording(text, cells["answer"])

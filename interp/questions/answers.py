@@ -37,8 +37,10 @@ _SPELLINGS |= dict.fromkeys([*NO_WORDS.split("|"), "n", "false"], "no")
 _LABELS = dict.fromkeys(["1", "t", "yeah", "yep", "yup", "affirmative", "vrai", "verdadero", "wahr"], "yes")
 _LABELS |= dict.fromkeys(["0", "f", "nope", "nah", "faux", "falso", "falsch"], "no")
 # Words that name what is there, so that they mean yes or no unless the question inverts it ("Is the chest clear?").
-_FOUND = dict.fromkeys(["present", "positive", "presente", "positivo", "vorhanden"], "yes")
-_FOUND |= dict.fromkeys(["absent", "negative", "none", "nothing", "ausente", "negativo", "ninguno", "ninguna"], "no")
+_FOUND = dict.fromkeys(["present", "positive", "pos", "presente", "positivo", "vorhanden"], "yes")
+_FOUND |= dict.fromkeys(
+    ["absent", "negative", "neg", "none", "nothing", "ausente", "negativo", "ninguno", "ninguna"], "no"
+)
 
 _NOT_A_FINDING = r"(?:image|information|info|data|comment|idea|doubt|way|change)s?\b"
 _NOT_DECIDED = (
@@ -94,7 +96,7 @@ def normalize_answer(answer: str, type_: str, question: str | None = None, yes_n
     """Normalize an answer: lower case, single spaces, no final stop, and one name each for yes, no and the views.
 
     "Yes.", "True" and "Sí" are always "yes". To a yes/no question, "Yes, a small one", "1" and "present" are "yes" too,
-    and "No edema.", "no evidence of edema", "0" and "none" are "no". A question is one by its form, its type presence or
+    and "No edema.", "no evidence of edema", "0" and "none" are "no". A question is one by its form, its type, or
     because its data set says so (`yes_no`). Words that name a finding ("No edema") do not answer a question that
     inverts it ("Is the chest clear?"). For a view question "PA view" becomes "pa".
     """
