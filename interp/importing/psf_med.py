@@ -35,17 +35,6 @@ NEEDED = {
         *("filename", "image_path", "image", "image_file", "image_name", "images", "file_name", "img_name"),
         *("image_id", "dicom_id"),
     ),
-        "filename",
-        "image_path",
-        "image",
-        "image_file",
-        "image_name",
-        "images",
-        "file_name",
-        "img_name",
-        "image_id",
-        "dicom_id",
-    ),
 }
 OPTIONAL = {
     "id": ("question_id", "qid", "id"),
