@@ -24,7 +24,7 @@ from interp.screening.candidates import choose_candidates
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
 from interp.screening.flips import Flips, find_flips, sample_pairs
 from interp.screening.sae_inputs import SaeInputs
-from interp.statistics import sign_flip_p
+from interp.statistics import ratio_sign_flips
 
 LAYERS = [4, 7]
 
@@ -145,7 +145,8 @@ def test_the_p_value_is_uniform_under_the_null():
     p = []
     for seed in range(200):
         by_patient = rng.normal(0, 1, 20)[np.array(patients)]
-        p.append(sign_flip_p(by_patient + rng.normal(0, 1, 60), patients, seed, draws=400))
+        values = by_patient + rng.normal(0, 1, 60)
+        p.append(ratio_sign_flips(values, np.ones(60), patients, seed, draws=400)[1])
     assert kstest(p, "uniform").pvalue > 0.01
     assert np.mean(np.array(p) < 0.05) < 0.1
 

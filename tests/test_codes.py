@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 
 from interp.saes.sae import Sae, encode_features
-from interp.saes.sparse_codes import differences, encode_sparse, sparse_auc
-from interp.statistics import auc
+from interp.saes.sparse_codes import Codes, design_effects, differences, encode_sparse, sparse_auc
+from interp.statistics import auc, auc_p_value, intraclass_correlation
 
 N, D_MODEL, D_SAE = 40, 6, 50
 
@@ -81,3 +82,41 @@ def test_auc_among_some_of_the_rows(sae, residuals):
     expected = auc(sae.encode(residuals[:25]).numpy(), positive[:25].numpy())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
     assert sparse_auc(codes, torch.zeros(N, dtype=torch.bool)).isnan().all()
+
+
+@pytest.mark.parametrize("patients", [10, 60])
+def test_screen_p_values_hold_where_flips_and_features_depend_within_patients(patients):
+    rng = np.random.default_rng(patients)
+    found: dict[str, list[float]] = {"patients": [], "rows": []}
+    for _ in range(30):
+        who = np.repeat(np.arange(patients), rng.integers(1, 10, patients))
+        n = len(who)
+        flipped = rng.normal(size=patients)[who] + rng.normal(size=n) > 1
+        if flipped.all() or not flipped.any():
+            continue
+        # Every feature has a level of its own in every patient, independent of the flips.
+        size = np.exp(rng.normal(size=(patients, 40)))[who] * np.abs(rng.normal(size=(n, 40)))
+        codes = codes_of(size)
+        value = sparse_auc(codes, torch.from_numpy(flipped)).numpy()
+        alike = intraclass_correlation(flipped, who.tolist())
+        effect = design_effects(codes, torch.from_numpy(who), alike).numpy()
+        counts = int(flipped.sum()), int((~flipped).sum())
+        found["patients"] += auc_p_value(value, *counts, effect).tolist()
+        found["rows"] += auc_p_value(value, *counts).tolist()
+        # By hand for one feature.
+        ranks = rankdata(size[:, 0]) - (n + 1) / 2
+        squares = (np.bincount(who, ranks) ** 2).sum() / (ranks**2).sum()
+        assert effect[0] == pytest.approx(max(1, 1 + alike * (squares - 1)), rel=1e-4)
+    assert np.mean(np.array(found["patients"]) < 0.05) < 0.07
+    assert np.mean(np.array(found["rows"]) < 0.05) > 0.09
+
+
+def test_single_pairs_of_patients_have_the_mann_whitney_p():
+    size = np.random.default_rng(0).exponential(size=(30, 3))
+    assert design_effects(codes_of(size), torch.arange(30), 0.0).tolist() == [1, 1, 1]
+
+
+def codes_of(dense: np.ndarray) -> Codes:
+    feature, row = map(torch.from_numpy, np.nonzero(dense.T))
+    value = torch.from_numpy(dense.T[dense.T != 0]).float()
+    return Codes(row, feature, value, *dense.shape)

@@ -1,7 +1,5 @@
 """Each statistic against a hand-worked number or an independent implementation."""
 
-import warnings
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,15 +11,16 @@ from interp.statistics import (
     benjamini_hochberg,
     clusters_drawn,
     cohens_h,
-    mcnemar_p,
+    intraclass_correlation,
     mean_interval,
     mean_of_totals,
     needed_units,
     paired_statistic,
     pooled_over_seeds,
     ratio_interval,
+    ratio_sign_flips,
+    ratio_t_test,
     same_marginals_p,
-    sign_flip_p,
     spearman,
     two_proportions_p,
     weighted_aucs,
@@ -72,12 +71,101 @@ def test_benjamini_hochberg_by_hand():
     assert benjamini_hochberg(np.array([0.5, 0.01, 0.03, 0.02])) == pytest.approx([0.5, 0.04, 0.04, 0.04])
 
 
-def test_mcnemar_by_hand():
+def paired_shares(before, after, patients, seed=0):
+    return paired_statistic(
+        mean_of_totals, columns_of(before), columns_of(after), (patients, patients), seed, draws=200
+    )
+
+
+def test_with_one_question_a_patient_the_test_is_mcnemars():
     before = np.array([True] * 9 + [False] * 1 + [True] * 5)
     after = np.array([False] * 9 + [True] * 1 + [True] * 5)
     # 1 of 10 discordant: 2 * (1 + 10) / 1024
-    assert mcnemar_p(before, after) == pytest.approx(2 * 11 / 1024)
-    assert mcnemar_p(before, before) == 1.0
+    assert paired_shares(before, after, list(range(15))).p == pytest.approx(2 * 11 / 1024, abs=0.005)
+    assert paired_shares(before, before, list(range(15))).p == 1.0
+
+
+def test_questions_of_one_patient_do_not_count_as_many():
+    before, after = np.zeros(60), np.ones(60)
+    # Eight patients, all of whose questions improve: 2 of 256 sign changes are as extreme.
+    found = paired_shares(before, after, [i % 8 for i in range(60)])
+    assert found.p == pytest.approx(2 / 256, abs=0.004)
+    # With five patients nothing can be shown at p < .05, so no interval is claimed.
+    found = paired_shares(before, after, [i % 5 for i in range(60)])
+    assert found.p == pytest.approx(2 / 32, abs=0.01)
+    assert np.isnan(found.difference[1:]).all()
+
+
+def clustered_change(rng, patients, yes_no):
+    """Two measurements of some questions of each patient, with a change of zero on average, that patients share."""
+    who = np.repeat(np.arange(patients), rng.integers(1, 8, patients))
+    own, shared = rng.normal(size=len(who)), rng.normal(size=patients)[who]
+    before = rng.normal(size=patients)[who] + rng.normal(size=len(who))
+    if not yes_no:
+        return before, before + 0.8 * shared + own, who.tolist()
+    change = 0.7 * shared + own
+    return before > 0, np.where(np.abs(change) > 0.9, change > 0, before > 0), who.tolist()
+
+
+@pytest.mark.parametrize("yes_no", [True, False])
+def test_under_the_null_with_dependent_questions_the_test_rejects_rarely_and_its_interval_covers(yes_no):
+    rng = np.random.default_rng(11)
+    rejected = covered = 0
+    for trial in range(300):
+        before, after, who = clustered_change(rng, [8, 20, 40][trial % 3], yes_no)
+        found = paired_statistic(
+            mean_of_totals, columns_of(before), columns_of(after), (who, who), trial, draws=50, shuffles=999
+        )
+        rejected += found.p <= 0.05
+        covered += found.difference.low <= 0 <= found.difference.high
+        # One procedure: the interval leaves out zero exactly where the test rejects it.
+        assert (found.p <= 0.05) == (not found.difference.low <= 0 <= found.difference.high)
+    # 5% and 95%, within three standard errors of 300 trials.
+    assert rejected / 300 <= 0.088
+    assert covered / 300 >= 0.912
+
+
+def test_the_interval_holds_the_values_that_the_sign_flip_test_does_not_reject():
+    rng = np.random.default_rng(5)
+    who = rng.integers(0, 12, 60)
+    bottom = rng.uniform(1, 2, 60)
+    top = 0.3 * bottom + rng.normal(0, 0.3, 60)
+    found, _ = ratio_sign_flips(top, bottom, who.tolist(), seed=2, draws=2000)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 12)).reshape(12, -1).T
+
+    def exact_p(value):
+        sums = np.bincount(who, top - value * bottom)
+        return (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).mean()
+
+    for end, inside in ((found.low, 1), (found.high, -1)):
+        assert exact_p(end) == pytest.approx(0.05, abs=0.015)
+        assert exact_p(end + inside * 0.02) > 0.05 > exact_p(end - inside * 0.05)
+
+
+def test_the_ratio_t_test_inverts_itself_and_covers():
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(300):
+        who = np.repeat(np.arange(15), rng.integers(2, 6, 15))
+        bottom = rng.uniform(1, 3, len(who))
+        top = 0.9 * bottom + 0.3 * rng.normal(size=15)[who] + 0.2 * rng.normal(size=len(who))
+        found = ratio_t_test(top, bottom, who.tolist(), 0.9)
+        covered += found.ratio.low <= 0.9 <= found.ratio.high
+        assert (min(found.above, found.below) < 0.025) == (not found.ratio.low <= 0.9 <= found.ratio.high)
+        assert ratio_t_test(top, bottom, who.tolist(), found.ratio.low).above == pytest.approx(0.025)
+        assert ratio_t_test(top, bottom, who.tolist(), found.ratio.high).below == pytest.approx(0.025)
+    assert 0.912 <= covered / 300 <= 0.988
+
+
+def test_intraclass_correlation_is_that_of_the_analysis_of_variance():
+    rng = np.random.default_rng(7)
+    values = (rng.normal(size=(400, 1)) + rng.normal(size=(400, 5))).ravel()
+    who = np.repeat(np.arange(400), 5).tolist()
+    f = stats.f_oneway(*values.reshape(400, 5)).statistic
+    # ICC(1) of equal groups: (F - 1) / (F + k - 1); half of the variance is shared here.
+    assert intraclass_correlation(values, who) == pytest.approx((f - 1) / (f + 4))
+    assert intraclass_correlation(values, who) == pytest.approx(0.5, abs=0.06)
+    assert intraclass_correlation(values[:400], list(range(400))) == 0
 
 
 def test_the_bootstrap_draws_whole_clusters():
@@ -114,6 +202,10 @@ def test_empty_denominator_is_undefined():
     assert np.isnan(ratio_interval(np.zeros(2), np.zeros(2), ["a", "b"], 0).value)
 
 
+def sign_flip_p(values, clusters, seed, draws=5000):
+    return ratio_sign_flips(values, np.ones(len(values)), clusters, seed, draws)[1]
+
+
 def test_sign_flip_p_is_uniform_under_the_null_and_small_otherwise():
     rng = np.random.default_rng(3)
     p = [sign_flip_p(rng.normal(size=30), list(range(30)), seed=i, draws=400) for i in range(200)]
@@ -135,7 +227,8 @@ def test_a_paired_mean_has_the_interval_of_the_mean_and_the_sign_flip_p():
     found = paired_statistic(mean_of_totals, columns_of(before), columns_of(after), (patients, patients), seed=5)
     assert found.before == pytest.approx(mean_interval(before, patients, 5))
     assert found.after == pytest.approx(mean_interval(after, patients, 5))
-    assert found.difference == pytest.approx(mean_interval(after - before, patients, 5))
+    # The bootstrap is another procedure, but estimates the same.
+    assert found.difference == pytest.approx(mean_interval(after - before, patients, 5), abs=0.06)
     # The same null by another program: sums of whole patients change sign.
     sums = np.array([(after - before)[np.array(patients) == p].sum() for p in sorted(set(patients))])
     test = stats.permutation_test(
@@ -152,8 +245,8 @@ def test_samples_of_different_size_are_paired_by_patient():
     assert (found.before.value, found.after.value) == (9.5, 10.0)
     # Each pair's second value is .5 above its mean, so every draw gives the same difference.
     assert found.difference == pytest.approx((0.5, 0.5, 0.5))
-    # Exchanging two units for one moves weight between patients 0 to 19 apart, so little can be shown.
-    assert found.p > 0.3
+    # No patient moves it, so every change of signs is less extreme but the two that change none or all of ten.
+    assert found.p == pytest.approx(2 / 1024, abs=0.003)
 
 
 def test_few_patients_have_no_interval():
@@ -223,20 +316,32 @@ def test_needed_units_give_the_promised_power():
     assert needed_units(Estimate(0.1, np.nan, np.nan), 4, 0.0) is None
 
 
-def test_same_marginals_of_two_categories_is_mcnemar_without_correction():
-    # 15 left the first category and 5 came: (15 - 5)^2 / 20 = 5.
-    assert same_marginals_p(np.array([[30, 15], [5, 50]])) == pytest.approx(stats.chi2.sf(5, 1))
-    # A category that never occurs changes nothing.
-    assert same_marginals_p(np.array([[30, 0, 15], [0, 0, 0], [5, 0, 50]])) == pytest.approx(stats.chi2.sf(5, 1))
-    assert same_marginals_p(np.diag([3, 4, 5, 6])) == 1.0
-    apart = np.array([[5, 2, 0, 0], [1, 5, 0, 0], [0, 0, 5, 2], [0, 0, 0, 5]])
-    with warnings.catch_warnings(action="error"):
-        assert np.isnan(same_marginals_p(apart))
+def rows_of(table):
+    """The categories before and after of every row that a table of moves counts."""
+    places = np.argwhere(table >= 0).repeat(table.ravel(), axis=0)
+    return places[:, 0], places[:, 1]
 
 
-def test_same_marginals_by_hand():
-    # d = row - column sums of the first two categories; S = diag(row + column) - (n_ij + n_ji)
-    table = np.array([[20, 10, 5], [3, 30, 15], [0, 5, 40]])
-    d = np.array([35 - 23, 48 - 45])
-    s = np.array([[35 + 23 - 40, -(10 + 3)], [-(10 + 3), 48 + 45 - 60]])
-    assert same_marginals_p(table) == pytest.approx(stats.chi2.sf(d @ np.linalg.inv(s) @ d, 2))
+def stuart_maxwell(table):
+    # d = row - column sums of all but the last category; S = diag(row + column) - (n_ij + n_ji)
+    d = (table.sum(1) - table.sum(0))[:-1]
+    s = (np.diag(table.sum(0) + table.sum(1)) - table - table.T)[:-1, :-1]
+    return stats.chi2.sf(d @ np.linalg.inv(s) @ d, len(d))
+
+
+@pytest.mark.parametrize("table", [[[30, 15], [5, 50]], [[20, 10, 5], [3, 30, 15], [0, 5, 40]]])
+def test_same_marginals_of_independent_rows_is_stuart_maxwell(table):
+    before, after = rows_of(np.array(table))
+    alone = list(range(len(before)))
+    assert same_marginals_p(before, after, alone, seed=0) == pytest.approx(stuart_maxwell(np.array(table)), abs=0.02)
+    assert same_marginals_p(before, before, alone, seed=0) == 1.0
+
+
+def test_same_marginals_counts_patients():
+    before, after = np.zeros(60, int), np.ones(60, int)
+    # All questions of six patients move: 2 of 64 sign changes are as extreme.
+    assert same_marginals_p(before, after, [i % 6 for i in range(60)], seed=0) == pytest.approx(2 / 64, abs=0.01)
+    assert same_marginals_p(before, after, list(range(60)), seed=0) < 0.001
+    # Changes within groups of categories that never mix are tested too.
+    apart = rows_of(np.array([[5, 2, 0, 0], [1, 5, 0, 0], [0, 0, 5, 2], [0, 0, 0, 5]]))
+    assert 0.05 < same_marginals_p(*apart, list(range(len(apart[0]))), seed=0) < 1

@@ -114,7 +114,7 @@ def test_the_test_is_a_one_sided_t_test_over_clusters():
     total = rng.uniform(5, 15, 40)
     error = total * rng.normal(0.04, 0.01, 40)
     clusters = [i // 2 for i in range(40)]
-    judged = judge_transfer(rebuilt(error, total), clusters, seed=0)
+    judged = judge_transfer(rebuilt(error, total), clusters)
     surplus = (0.05 * total - error).reshape(20, 2).sum(1)
     assert judged.p == pytest.approx(ttest_1samp(surplus, 0, alternative="greater").pvalue)
     assert judged.r2.value == pytest.approx(1 - error.sum() / total.sum())
@@ -125,7 +125,7 @@ def test_the_test_is_a_one_sided_t_test_over_clusters():
 @pytest.mark.parametrize(("unexplained", "verdict"), [(0.03, "pass"), (0.05, "unclear"), (0.07, "fail")])
 def test_verdicts(unexplained, verdict):
     noise = np.tile([-0.02, 0.02], 50)
-    assert judge_transfer(rebuilt(unexplained + noise, np.ones(100)), range(100), seed=0).verdict == verdict
+    assert judge_transfer(rebuilt(unexplained + noise, np.ones(100)), range(100)).verdict == verdict
 
 
 def test_drift_by_hand():
@@ -220,3 +220,36 @@ def test_an_older_layers_json_is_read(tmp_path):
     content.pop("warnings")
     (tmp_path / "old.json").write_text(json.dumps(content))
     assert read_layers(tmp_path / "old.json").warnings == []
+
+
+def test_prompts_of_one_patient_count_once():
+    rng = np.random.default_rng(3)
+    patient = np.repeat(rng.normal(0.04, 0.02, 8), 25)
+    error = patient + rng.normal(0, 0.001, 200)
+    rows = judge_transfer(rebuilt(error, np.ones(200)), range(200))
+    patients = judge_transfer(rebuilt(error, np.ones(200)), np.repeat(np.arange(8), 25).tolist())
+    assert patients.r2.value == pytest.approx(rows.r2.value)
+    # The patients' errors are what varies: 8 of them know far less than 200 rows.
+    expected = ttest_1samp(0.05 - error.reshape(8, 25).mean(1), 0, alternative="greater").pvalue
+    assert patients.p == pytest.approx(expected)
+    assert patients.p > 100 * rows.p
+    assert patients.r2.high - patients.r2.low > 4 * (rows.r2.high - rows.r2.low)
+
+
+def test_a_verdict_and_its_interval_never_disagree():
+    rng = np.random.default_rng(4)
+    verdicts = []
+    for spread in np.linspace(0.01, 0.1, 60):
+        error = np.repeat(rng.normal(0.04, spread, 9), 3)
+        judged = judge_transfer(rebuilt(error, np.ones(27)), np.repeat(np.arange(9), 3).tolist())
+        verdicts.append(judged.verdict)
+        expected = "pass" if judged.r2.low > 0.95 else "fail" if judged.r2.high < 0.95 else "unclear"
+        assert judged.verdict == expected
+    assert len(set(verdicts)) > 1
+
+
+def test_questions_name_their_patients_and_plain_prompts_stand_alone(tmp_path):
+    asked = load_questions(WORLD / "questions.jsonl", split="test")[:20]
+    assert question_prompts(asked, 20)["patient"].tolist() == [question.group for question in asked]
+    (tmp_path / "lines").write_text("one\ntwo\nthree\n")
+    assert text_prompts(tmp_path / "lines", 9)["patient"].nunique() == 3

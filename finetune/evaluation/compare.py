@@ -11,7 +11,7 @@ from finetune.evaluation.answers import Answers, EvaluationTable, SamplingUnits,
 from finetune.evaluation.measures import MEASURES, Measure
 from finetune.lora.seen_texts import shown
 from interp.questions.lexicon import named_finding
-from interp.statistics import Estimate, cohens_h, mcnemar_p, paired_statistic, pooled_over_seeds, two_proportions_p
+from interp.statistics import Estimate, cohens_h, paired_statistic, pooled_over_seeds, two_proportions_p
 
 
 class ArmComparison(NamedTuple):
@@ -40,11 +40,13 @@ class ArmComparison(NamedTuple):
     effect_size: float
     """Cohen's h of the two shares; NaN for measures that are not shares."""
     test: str
-    """The paired test: mcnemar (exact, over questions), permutation (over patients), or t (over patients and seeds)."""
+    """The paired test, whose inversion is the interval of the difference: permutation (over patients), or t (over
+    patients and seeds)."""
     p: float
     """Two-sided p value of the paired test."""
     p_unpaired: float
-    """p value of the two-proportion z test, which the published work used; NaN where McNemar's test does not apply."""
+    """p value of the two-proportion z test, which the published work used; NaN for measures that are not one yes or
+    no a question."""
 
 
 def subsets_of(prompts: pd.DataFrame, pairs: pd.DataFrame, known: Collection[str] | None) -> list[Subset]:
@@ -128,10 +130,8 @@ def _comparison(
     else:
         found = paired_statistic(measure.statistic, before.columns, columns[0], (patients[0], patients[1]), seed)
         test = "permutation"
-        if measure.mcnemar:
-            outcomes = before.columns[:, 0] > 0, columns[0][:, 0] > 0
-            found, test = found._replace(p=mcnemar_p(*outcomes)), "mcnemar"
-            p_unpaired = two_proportions_p(*outcomes)
+        if measure.binary:
+            p_unpaired = two_proportions_p(before.columns[:, 0] > 0, columns[0][:, 0] > 0)
     return ArmComparison(
         kind=subset.kind,
         subset=subset.name,

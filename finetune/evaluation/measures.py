@@ -45,9 +45,8 @@ class Measure(NamedTuple):
     """Unit of the number. A share is a number from 0 to 1 that is displayed in percent."""
     statistic: Statistic = mean_of_totals
     """Computes the number from the column totals of the units."""
-    mcnemar: bool = False
-    """Whether each unit is one yes or no for a question that both arms answered, which allows McNemar's test; other
-    measures are tested by permutation."""
+    binary: bool = False
+    """Whether each unit is one yes or no for a question that both arms answered, as the published test assumes."""
 
 
 def _mean(values: NDArray, patients: pd.Series | NDArray) -> SamplingUnits:
@@ -253,7 +252,7 @@ MEASURES: dict[str, Measure] = {
         "It grows with the number of paraphrases. PSF-Med (arXiv 2602.21428) reports it for parsed answers.",
         lambda table, answers: _question_flips(table, answers.margin),
         "%",
-        mcnemar=True,
+        binary=True,
     ),
     "pairwise_flip_rate": Measure(
         "Share of (original, paraphrase) pairs of closed questions with different answers (PSF-Med, arXiv 2602.21428).",
@@ -288,7 +287,7 @@ MEASURES: dict[str, Measure] = {
         "Accuracy on the original wordings alone.",
         _original_accuracy,
         "%",
-        mcnemar=True,
+        binary=True,
     ),
     "balanced_accuracy": Measure(
         "Mean of the accuracy on wordings whose true answer is yes and on those whose true answer is no.",
@@ -347,7 +346,7 @@ MEASURES: dict[str, Measure] = {
         "Question flip rate with the grey blank in place of the image.",
         lambda table, answers: _question_flips(table, answers.blank_margin["grey"]),
         "%",
-        mcnemar=True,
+        binary=True,
     ),
     **{
         name: Measure(
@@ -355,7 +354,7 @@ MEASURES: dict[str, Measure] = {
             "by the grey blank (Consistent but Dangerous, arXiv 2603.20985).",
             _share_of(i),
             "%",
-            mcnemar=True,
+            binary=True,
         )
         for i, name in enumerate(QUADRANTS)
     },

@@ -55,5 +55,5 @@ def quadrants(
         questions=len(after),
         shares={quadrant: interval_of(share) for quadrant, share in shares.items()},
         moves=moves.tolist(),
-        p=significant(same_marginals_p(moves)),
+        p=significant(same_marginals_p(before, after, patients, seed)),
     )

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from finetune.evaluation.compare import ArmComparison
 from finetune.evaluation.settings import TOLERANCE
-from interp.statistics import MIN_PATIENTS, needed_units
+from interp.statistics import MIN_PAIRED_PATIENTS, needed_units
 
 LEVEL = 0.05
 """A difference is shown if the p value of its paired test is below this and its 95% interval excludes zero."""
@@ -129,8 +129,10 @@ def verdict(
 def _too_few(flips: ArmComparison) -> list[str]:
     """Warn of too few patients or too few flips."""
     said = []
-    if flips.patients < MIN_PATIENTS:
-        said.append(f"With {flips.patients} patients there are no intervals; at least {MIN_PATIENTS} are needed.")
+    if flips.patients < MIN_PAIRED_PATIENTS:
+        said.append(
+            f"With {flips.patients} patients there are no intervals; at least {MIN_PAIRED_PATIENTS} are needed."
+        )
     flipped = flips.before.value * flips.n
     if flipped < MIN_FLIPS - 0.5:
         said.append(
@@ -151,7 +153,7 @@ def _reason(judgement: Judgement, tolerance: float) -> str:
     change = judgement.comparison
     percent = [100 * number for number in change.difference]
     numbers = f"{change.before.value:.1%} to {change.after.value:.1%}"
-    interval = f"[{percent[1]:+.1f}, {percent[2]:+.1f}]" if change.patients >= MIN_PATIENTS else "no interval"
+    interval = f"[{percent[1]:+.1f}, {percent[2]:+.1f}]" if change.patients >= MIN_PAIRED_PATIENTS else "no interval"
     numbers += f", {percent[0]:+.1f} {interval}"
     p = "p < .001" if change.p < 0.001 else f"p = {change.p:.2g}"
     rose = change.difference.value > 0

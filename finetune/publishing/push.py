@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.lora.adapter_folder import AdapterRecord, check_adapter, read_record
+from finetune.lora.processor_files import PROCESSOR_FILES
 from finetune.publishing.card import THIS_ADAPTER, Base, parse_card, with_base
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.storage.json_files import read_object
 
 FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json")
-"""The only files that are ever sent."""
+"""The files that are sent, and PROCESSOR_FILES where they exist; no others ever are."""
 EMPTY_FORM = "[More Information Needed]"
 """Placeholder in the card template that peft writes."""
 
@@ -27,7 +28,7 @@ class Package(NamedTuple):
     private: bool
     """Whether the repository is private."""
     folder: Path
-    """Folder that holds FILES and nothing else."""
+    """Folder that holds FILES, the files of the processor, and nothing else."""
     notes: list[str]
     """What to consider before sending it, one or two sentences each."""
 
@@ -54,7 +55,7 @@ def staged(adapter: Path, repo: str, public: bool = False, base_model: str | Non
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
         revision = record.model.revision if base_model == record.model.id else None
-        card = with_base(card, Base(base_model, True, revision))
+        card = with_base(card, Base(base_model, True, revision), (adapter / "processor_config.json").is_file())
     public_record = record.model_copy(update={"text_hashes": []})
     texts = {
         "README.md": card.replace(THIS_ADAPTER, repo),
@@ -62,19 +63,22 @@ def staged(adapter: Path, repo: str, public: bool = False, base_model: str | Non
         "evaluation.json": _text(adapter / "evaluation.json"),
         "gatescope.json": public_record.model_dump_json(indent=2) + "\n",
     }
+    processor = [name for name in PROCESSOR_FILES if (adapter / name).is_file()]
+    texts |= {name: _text(adapter / name) for name in processor if name != "tokenizer.model"}
     _refuse_paths(texts, adapter, str(named))
     notes = _notes(adapter, record, texts, named if base_model not in (None, named) else None)
     with tempfile.TemporaryDirectory(prefix="gatescope-push-") as name:
         folder = Path(name)
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
-        shutil.copyfile(adapter / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+        for file in ("adapter_model.safetensors", *(name for name in processor if name not in texts)):
+            shutil.copyfile(adapter / file, folder / file)
         yield Package(repo, not public, folder, notes)
 
 
 def description(package: Package) -> str:
     """What would be sent and where to, as text for the terminal."""
-    files = [f"  {name:<28}{(package.folder / name).stat().st_size:>14,} bytes" for name in FILES]
+    files = [f"  {name:<28}{size:>14,} bytes" for name, size in _sizes(package).items()]
     card = (package.folder / "README.md").read_text(encoding="utf-8")
     front_matter = [f"  {line}" for line in card.split("\n---", 1)[0].splitlines()[1:]]
     notes = [f"  - {note}" for note in package.notes]
@@ -86,8 +90,11 @@ def description(package: Package) -> str:
 
 def content_of(package: Package) -> dict[str, Any]:
     """What would be sent and where to, as JSON: files with their size in bytes."""
-    sizes = {name: (package.folder / name).stat().st_size for name in FILES}
-    return {"repo": package.repo, "private": package.private, "files": sizes, "notes": package.notes}
+    return {"repo": package.repo, "private": package.private, "files": _sizes(package), "notes": package.notes}
+
+
+def _sizes(package: Package) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(package.folder.iterdir())}
 
 
 def send(package: Package) -> str:
@@ -180,7 +187,7 @@ def _refuse_paths(texts: dict[str, str], adapter: Path, base: str) -> None:
 
 def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced: str | None) -> list[str]:
     verdict = str(read_object(adapter / "evaluation.json").get("verdict"))
-    left = sorted(path.name for path in adapter.iterdir() if path.name not in FILES)
+    left = sorted(path.name for path in adapter.iterdir() if path.name not in (*FILES, *PROCESSOR_FILES))
     notes = [
         f"Trained on {record.questions} questions of {record.patients} patients: make sure that the terms of these "
         "data and of the base model allow publishing the adapter."
@@ -197,6 +204,10 @@ def _notes(adapter: Path, record: AdapterRecord, texts: dict[str, str], replaced
         notes.append(
             f"gatescope.json is sent without its {len(record.text_hashes)} hashes of training texts, because "
             "guessed texts could be tested against them."
+        )
+    if "processor_config.json" not in texts:
+        notes.append(
+            "The folder holds no processor, so users load that of the base. Folders written by `finetune` now hold one."
         )
     if left:
         notes.append(f"Left out: {', '.join(left)}.")
@@ -224,5 +235,5 @@ def _why(error: Exception) -> str:
         return "HF_HUB_OFFLINE forbids using the network. Unset it."
     if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, HTTPError) and status is None):
         return "the hub cannot be reached. Check the network."
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}."
+    reason, kind = first_line(error), type(error).__name__
+    return f"{kind}: {reason}." if reason != kind else f"{kind}."

@@ -23,6 +23,7 @@ from interp.model.image_tokens import encode_images
 from interp.model.prompts import AnswerTokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_host_async
+from interp.runtime.distributed import meet, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import notify, track
@@ -59,6 +60,9 @@ def accelerator_for(
             + "."
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
+    if meet() is not None:
+        # accelerate would wait without end for processes that do not come.
+        team_on("cpu" if device == "cpu" or not available else "cuda")
     # The base model keeps its dtype and the adapter is float32, so accelerate adds no autocast.
     return Accelerator(
         cpu=device == "cpu" or not available,

@@ -23,7 +23,7 @@ from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import Flips
 from interp.screening.sae_inputs import SaeInputs
-from interp.statistics import Estimate, ratio_interval, sign_flip_p
+from interp.statistics import Estimate, ratio_interval, ratio_sign_flips
 
 RANDOMS = 24
 """Random directions per pair and feature."""
@@ -143,7 +143,7 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
     restored = ((flips.margin_after[:, None] + effect) > 0) == (flips.margin_before > 0)[:, None]
     one, swap = DOSES.index(1.0), len(DOSES)
     control, noise = slice(swap + 1, swap + 1 + matched), slice(swap + 1 + matched, None)
-    net = towards[:, one] - towards[:, noise].mean(1)
+    net_share, p = ratio_sign_flips(towards[:, one] - towards[:, noise].mean(1), size, target.patients, seed)
     return FeatureTest(
         layer=patch.layer,
         feature=patch.feature,
@@ -152,9 +152,9 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
         random=float(share[noise].mean()),
         matched=float(share[control].mean()) if matched else float("nan"),
         swapped=float(share[swap]) if n > 1 else float("nan"),
-        net=ratio_interval(net, size, target.patients, seed),
+        net=net_share,
         # The empty patch of a feature that never moves has only rounding errors for effects.
-        p=sign_flip_p(net, target.patients, seed) if bool(own.any()) else 1.0,
+        p=p if bool(own.any()) else 1.0,
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(restored[:, one].sum()),
         random_reversals=float(restored[:, noise].sum(0).mean()),

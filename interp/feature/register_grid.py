@@ -18,7 +18,7 @@ from interp.measurement.margins import measure
 from interp.model.prompts import prompt_tokens
 from interp.model.vlm import Vlm
 from interp.questions.lexicon import TERMS, named_finding
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.saes.sae import Sae
 from interp.schemas.record import interval_of
 from interp.schemas.study import Grid, LevelMean
@@ -48,7 +48,7 @@ def read_grid(path: Path = SHIPPED) -> pd.DataFrame:
     try:
         grid = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except ValueError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{path}: not a CSV file in UTF-8 ({reason}).") from None
     if list(grid.columns) != COLUMNS:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from interp.storage.disk_full import disk_full_errors
+from interp.storage.write_errors import disk_full_errors
 
 
 class Residuals(NamedTuple):

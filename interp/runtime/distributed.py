@@ -7,13 +7,16 @@ values and tables. In a single process they return their argument unchanged.
 import io
 import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,21 +28,58 @@ TIMEOUT = timedelta(days=7)
 """How long a process waits for the others, whose shares may take longer. The launcher handles processes that died."""
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """Environment variables in which a launcher tells every process its place."""
+MEETING, LOCAL_MEETING = timedelta(seconds=120), timedelta(seconds=30)
+"""How long processes that no launcher started wait for one another at the start: on several machines, and on one."""
+
+
+def check_launcher_variables() -> None:
+    """Raise InputError unless the launcher's variables are numbers that fit together; empty ones are removed.
+
+    Libraries read them too, and would take an empty one for a mistake of their own.
+    """
+    for name in LAUNCHER_VARIABLES:
+        if not os.environ.get(name, "unset").strip():
+            del os.environ[name]
+    size, rank = process_count(), _rank()
+    for name, least in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
+        _launcher_number(name, least, least)
+    if size > 1 and "RANK" not in os.environ:
+        raise InputError(f"WORLD_SIZE is {size}, but RANK is not set. {_UNSET}")
+    if rank >= size > 1:
+        raise InputError(f"RANK is {rank}, expected less than WORLD_SIZE, which is {size}. {_UNSET}")
+
+
+_UNSET = "Start several processes with `accelerate launch`, or unset WORLD_SIZE and RANK for a single one."
+
+
+def _launcher_number(name: str, default: int, least: int) -> int:
+    """The number in a launcher's variable, `default` if it is unset or empty. Raises InputError for anything else."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"The environment variable {name} is {text!r}, expected a number from {least}. {_UNSET}")
+    return int(text)
 
 
 def process_count() -> int:
-    """Number of processes in this run."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """Number of processes in this run. Raises InputError if the launcher's variable is not a number."""
+    return _launcher_number("WORLD_SIZE", 1, least=1)
 
 
 def local_process_count() -> int:
     """Number of processes of this run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process_count() > 1 else 1
+    return _launcher_number("LOCAL_WORLD_SIZE", 1, least=1) if process_count() > 1 else 1
+
+
+def local_rank() -> int:
+    """Rank of this process among those of this run on this machine, from 0."""
+    return _launcher_number("LOCAL_RANK", 0, least=0) if process_count() > 1 else 0
 
 
 def is_main() -> bool:
     """Whether this is the process that writes files and shows progress."""
-    return process_count() == 1 or int(os.environ.get("RANK", 0)) == 0
+    return process_count() == 1 or _rank() == 0
 
 
 class Team(NamedTuple):
@@ -155,7 +195,7 @@ def team_on(device: "torch.device | str") -> Team:
     """The processes of this run, whose models are on `device`. The first call initializes the process group.
 
     Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo. Raises InputError if this
-    machine has fewer GPUs than processes, or if `device` is the GPU of another process.
+    machine has fewer GPUs than processes, if `device` is the GPU of another process, or as `meet` does.
     """
     if process_count() == 1:
         return ALONE
@@ -165,9 +205,61 @@ def team_on(device: "torch.device | str") -> Team:
     if asked.type == "cuda":
         asked = claim_gpu(asked)
     if not torch.distributed.is_initialized():
+        met = {} if (store := meet()) is None else {"store": store, "rank": _rank(), "world_size": process_count()}
         with _readable_errors():
-            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=TIMEOUT)
+            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=TIMEOUT, **met)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
+
+
+@cache
+def meet() -> "torch.distributed.Store | None":
+    """Wait for the other processes of a run that no launcher started, for MEETING at most; call it before long work.
+
+    Returns the store in which they have met. Does nothing and returns None in a single process, and under `accelerate
+    launch` or `torchrun`, which bring the processes together and stop them all if one fails. Raises InputError if the
+    others do not come: some clusters set WORLD_SIZE for a single process too.
+    """
+    if process_count() == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    check_launcher_variables()
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name, "").strip()]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {process_count()}, but {missing[0]} is not set. {_UNSET}")
+    import torch
+
+    address, port = os.environ["MASTER_ADDR"], _launcher_number("MASTER_PORT", 0, least=1)
+    patience = LOCAL_MEETING if address in ("localhost", "127.0.0.1", "::1") else MEETING
+    try:
+        if _rank() > 0 and not _reachable(address, port, patience):
+            raise RuntimeError("nobody listens there")
+        store = torch.distributed.TCPStore(address, port, process_count(), _rank() == 0, patience)
+        # A store that is already there, of another run, does not wait.
+        store.set(f"gatescope/met/{_rank()}", "")
+        store.wait([f"gatescope/met/{rank}" for rank in range(process_count())], patience)
+    except RuntimeError as error:
+        raise InputError(
+            f"WORLD_SIZE is {process_count()}, but the other processes did not come to {address}:{port} within "
+            f"{patience.total_seconds():.0f} seconds ({first_line(error)[:200]}). {_UNSET}"
+        ) from None
+    store.set_timeout(TIMEOUT)
+    return store
+
+
+def _reachable(address: str, port: int, patience: timedelta) -> bool:
+    """Whether something listens at an address, or begins to within `patience`."""
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.5)
+
+
+def _rank() -> int:
+    return _launcher_number("RANK", 0, least=0)
 
 
 def shut_down() -> None:
@@ -187,7 +279,7 @@ def claim_gpu(asked: "torch.device") -> "torch.device":
             f"{local_process_count()} processes on this machine, but {torch.cuda.device_count()} GPUs. Give "
             "--num_processes the number of GPUs, or use --device cpu."
         )
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    own = torch.device("cuda", local_rank())
     if asked.index not in (None, own.index):
         raise InputError(f"--device {asked}: every process uses its own GPU. Leave --device out.")
     torch.cuda.set_device(own)
@@ -197,7 +289,9 @@ def claim_gpu(asked: "torch.device") -> "torch.device":
 def require_single_process(what: str) -> None:
     """Raise InputError if the run has several processes, because `what` supports only one."""
     if process_count() > 1:
-        raise InputError(f"{what} runs in a single process. Start it without `accelerate launch`.")
+        raise InputError(
+            f"{what} runs in a single process. Start it without `accelerate launch`, and with WORLD_SIZE unset."
+        )
 
 
 @contextmanager
@@ -216,14 +310,17 @@ def is_first_to_report() -> bool:
     A mistake of the user may stop all processes or a single one that is not the main process, and the others fail when
     that one is gone; whoever comes first knows the cause. Also true if the other processes cannot be asked.
     """
-    if process_count() == 1:
-        return True
-    from torch.distributed import TCPStore
-
     try:
-        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=5))
+        if process_count() == 1:
+            return True
+        from torch.distributed import TCPStore
+
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        if not _reachable(address, port, timedelta(0)):
+            return True
+        store = TCPStore(address, port, timeout=timedelta(seconds=5))
         return store.add("gatescope/reported", 1) == 1
-    except (KeyError, RuntimeError):
+    except (KeyError, RuntimeError, ValueError):
         return True
 
 
@@ -235,6 +332,6 @@ def _readable_errors() -> Iterator[None]:
     except RuntimeError as error:
         raise InputError(
             "Another process of this run has ended, so this one cannot continue "
-            f"({str(error).splitlines()[0][:200]}). No result was written. Read the message of that process, mend the "
+            f"({first_line(error)[:200]}). No result was written. Read the message of that process, mend the "
             "cause and start again, with --resume if the message says so."
         ) from None

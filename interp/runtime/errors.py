@@ -22,3 +22,21 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], message))
+
+
+_DECORATION = re.compile(r"Traceback \(most recent call last\):?|[\W_]*|File \".*\", line \d+.*")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, or else the name of its type.
+
+    Libraries begin messages with empty lines, rules of dashes, or the traceback of another process.
+    """
+    lines = str(error).splitlines()
+    inside = False
+    for line in map(str.strip, lines):
+        # The line below the place in a traceback quotes code.
+        quoted, inside = inside, line.startswith('File "')
+        if not quoted and not _DECORATION.fullmatch(line):
+            return line
+    return type(error).__name__

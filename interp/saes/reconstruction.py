@@ -10,10 +10,12 @@ from torch import Tensor
 
 from interp.saes.sae import Sae
 from interp.schemas.layers import TransferVerdict
-from interp.statistics import Estimate, cluster_of, ratio_interval
+from interp.statistics import Estimate, ratio_t_test
 
 R2_NEEDED = 0.95
 """R² above which the published work calls an SAE transferred."""
+LEVEL = 0.025
+"""A one-sided p below this decides a verdict: then the two-sided 95% interval lies on one side of R2_NEEDED."""
 
 
 class Reconstruction(NamedTuple):
@@ -46,11 +48,11 @@ class Transfer(NamedTuple):
     """Whether an SAE reconstructs a model's residuals well enough to interpret its features there."""
 
     r2: Estimate
-    """R² with its 95% bootstrap interval over prompts (or patients)."""
+    """R² with its 95% interval over patients (or prompts without one)."""
     p: float
     """One-sided p-value against R² <= R2_NEEDED."""
     verdict: TransferVerdict
-    """pass if R² is above R2_NEEDED at p < .05, fail if below it at p < .05, else unclear."""
+    """pass if the interval lies above R2_NEEDED, fail if below it, else unclear."""
 
 
 def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstruction:
@@ -88,20 +90,15 @@ def fit(sae: Sae, residuals: Tensor) -> Fit:
     return summarize(reconstruct(sae, residuals))
 
 
-def judge_transfer(found: Reconstruction, clusters: Sequence[object], seed: int, needed: float = R2_NEEDED) -> Transfer:
+def judge_transfer(found: Reconstruction, clusters: Sequence[object], needed: float = R2_NEEDED) -> Transfer:
     """Test R² against `needed` with one-sided t tests, as the published work does.
 
-    `clusters` [n] are the independent units (prompts or patients) of the residuals. R² > needed means that
-    (1 - needed) * total - error, summed over the residuals of a cluster, has a mean above zero, and this is tested.
+    `clusters` [n] are the independent units (patients, or prompts without a patient) of the residuals. R² > needed
+    means that (1 - needed) * total - error, summed over the residuals of a cluster, has a mean above zero, and this is
+    tested. The interval inverts the same test (`interp.statistics.ratio_t_test`), and decides the verdict.
     """
-    from scipy.stats import ttest_1samp
-
-    member = cluster_of(clusters)
-    error, total = (np.bincount(member, values).astype(float) for values in (found.error, found.total))
-    r2 = ratio_interval(found.total - found.error, found.total, clusters, seed)
-    surplus = (1 - needed) * total - error
-    above, below = (float(ttest_1samp(surplus, 0, alternative=side).pvalue) for side in ("greater", "less"))
-    verdict: TransferVerdict = "pass" if above < 0.05 else "fail" if below < 0.05 else "unclear"
+    r2, above, below = ratio_t_test(found.total - found.error, found.total, clusters, needed)
+    verdict: TransferVerdict = "pass" if above < LEVEL else "fail" if below < LEVEL else "unclear"
     return Transfer(r2, above, verdict)
 
 

@@ -31,6 +31,9 @@ class Verdict(Record):
     label: VerdictLabel = Field(description="the verdict in a few words")
     sentence: str = Field(description="the verdict and its grounds, for people")
     axes: list[Axis] = Field(description="the measures that decided")
+    warnings: list[str] = Field(
+        default_factory=list, description="what a reader must know of the arm: another base, no record of its training"
+    )
 
 
 class Comparison(Record):
@@ -48,7 +51,7 @@ class Comparison(Record):
     difference: Interval = Field(description="arm - reference, paired")
     effect_size: float | None = Field(description="Cohen's h of the two shares; null for what is not a share")
     test: str = Field(
-        description="the paired test: mcnemar (over questions), permutation (over patients) or t (over patients, seeds)"
+        description="the paired test: permutation (over patients) or t (over patients, seeds); older files: mcnemar"
     )
     p: float | None = Field(description="two-sided p value of the paired test")
     p_unpaired: float | None = Field(
@@ -149,8 +152,9 @@ class Evaluation(Record):
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts on the arms shown, and warnings about collapsed arms."""
-        return [*(self.verdicts[name].sentence for name in self.shown), *self.collapsed.values()]
+        """The verdicts on the arms shown, each with its warnings, and warnings about collapsed arms."""
+        found = [self.verdicts[name] for name in self.shown]
+        return [*(said for each in found for said in (each.sentence, *each.warnings)), *self.collapsed.values()]
 
     def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
         """(arm or pool, measure, kind of group, group) -> the comparison with the base."""

@@ -131,7 +131,7 @@ class FeatureEntry(_Part):
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index of the feature in the SAE")
     flip_auc: float | None = Field(description="AUC of |delta| for flipped against other pairs, selection half")
-    flip_p: float | None = Field(description="p of flip_auc, Benjamini-Hochberg adjusted over all features")
+    flip_p: float | None = Field(description="p of flip_auc over patients, Benjamini-Hochberg adjusted over all features")
     held_out_auc: float | None = Field(description="the same AUC on the held-out half")
     delta_on_flips: float | None = Field(description="mean |delta| over flipped pairs [activation units]")
     delta_otherwise: float | None = Field(description="mean |delta| over the other pairs [activation units]")

@@ -14,10 +14,10 @@ class TransferEntry(Record):
     layer: int = Field(description="decoder layer")
     tokens: int = Field(description="number of text tokens measured")
     r2: float | None = Field(description="share of the variance over all tokens that the SAE explains")
-    r2_low: float | None = Field(description="lower end of its 95% interval, bootstrap over prompts")
-    r2_high: float | None = Field(description="upper end of its 95% interval, bootstrap over prompts")
+    r2_low: float | None = Field(description="lower end of its 95% interval over patients, or over prompts without images")
+    r2_high: float | None = Field(description="upper end of its 95% interval over patients, or over prompts without images")
     p: float | None = Field(description="one-sided p value against r2 <= r2_needed")
-    verdict: TransferVerdict = Field(description="whether r2 is above r2_needed: pass, fail or unclear")
+    verdict: TransferVerdict = Field(description="whether that interval lies above r2_needed (pass), below it (fail), or neither (unclear)")
     fvu: float | None = Field(description="fraction of variance unexplained, 1 - r2")
     l0: float | None = Field(description="mean number of active features per token")
     dead: float | None = Field(description="share of the features that are active on none of these tokens")
@@ -34,7 +34,7 @@ class Transfer(Record):
     model: str = Field(description="hub id of the model measured, or name of the local folder")
     reference: str | None = Field(description="model that drift is measured from; null without one")
     r2_needed: float = Field(description="share of the variance that an SAE must explain to pass")
-    seed: int = Field(description="seed of the bootstrap")
+    seed: int = Field(description="seed given to the command")
     software: dict[str, str] = Field(description="package -> version")
     provenance: Provenance | None = Field(
         default=None, description="command, commit, device and start; null where not recorded"

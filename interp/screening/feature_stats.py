@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes.sae import Sae, encode_features
-from interp.saes.sparse_codes import differences, encode_sparse, sparse_auc
+from interp.saes.sparse_codes import design_effects, differences, encode_sparse, sparse_auc
 from interp.screening.flips import Flips, sides
-from interp.statistics import auc_p_value, benjamini_hochberg
+from interp.statistics import auc_p_value, benjamini_hochberg, cluster_of, intraclass_correlation
 
 SCREEN_COLUMNS = {
     "layer": "decoder layer",
     "feature": "index of the feature in the SAE",
     "flip_auc": "AUC of |delta| for flipped against unflipped pairs",
-    "flip_p": "two-sided p of flip_auc, Benjamini-Hochberg adjusted over all features screened",
+    "flip_p": "two-sided p of flip_auc over patients, Benjamini-Hochberg adjusted over all features screened",
     "delta_on_flips": "mean |delta| over flipped pairs [activation units]",
     "delta_otherwise": "mean |delta| over the other pairs [activation units]",
     "margin_r": "Pearson correlation of delta with the margin shift m(p) - m(q)",
@@ -46,6 +46,10 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     shift = flips.margin_after - flips.margin_before
     centred = torch.from_numpy(shift - shift.mean() if n else shift).to(device)
     flip_auc = sparse_auc(delta, flipped)
+    patients = list(flips.pairs["patient"])
+    alike = intraclass_correlation(flips.flipped, patients)
+    # The pairs of one patient are not independent.
+    inflation = design_effects(delta, torch.from_numpy(cluster_of(patients)), alike) if n else torch.ones(sae.d_sae)
     register = prompts["register"].to_numpy()
     tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
     register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
@@ -64,7 +68,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
             "layer": sae.layer,
             "feature": features,
             "flip_auc": of(flip_auc),
-            "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips),
+            "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips, of(inflation)),
             "delta_on_flips": of(on_flips) / n_flips if n_flips else np.nan,
             "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,

@@ -69,7 +69,7 @@ def screen_layers(
         score = flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
         attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
         rebuilt = reconstruct(sae, residuals)
-        transfer = judge_transfer(rebuilt, prompts["patient"].tolist(), seed)
+        transfer = judge_transfer(rebuilt, prompts["patient"].tolist())
         patch = joint_feature_patch(sae, residuals, bank.pairs, attributed)
         return _ScreenedLayer(table, score, patch, summarize(rebuilt), transfer, sae.id).tensors()
 

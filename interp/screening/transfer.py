@@ -43,7 +43,8 @@ def text_prompts(path: Path, limit: int) -> pd.DataFrame:
     texts = [line for line in lines if line][:limit]
     if len(texts) < 2:
         raise InputError(f"{path}: {len(texts)} prompts, expected at least 2, one on every line.")
-    return pd.DataFrame({"image": NO_IMAGE, "text": texts, "closed": False})
+    # A line has no patient, so it stands for itself.
+    return pd.DataFrame({"image": NO_IMAGE, "text": texts, "closed": False, "patient": range(len(texts))})
 
 
 def question_prompts(questions: Sequence[Question], limit: int) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def question_prompts(questions: Sequence[Question], limit: int) -> pd.DataFrame:
     asked = questions[:limit]
     if len(asked) < 2:
         raise InputError(f"{len(asked)} questions, expected at least 2.")
-    return pd.DataFrame({"image": q.image, "text": q.question, "closed": q.closed} for q in asked)
+    return pd.DataFrame({"image": q.image, "text": q.question, "closed": q.closed, "patient": q.group} for q in asked)
 
 
 def transfer_check(
@@ -68,7 +69,8 @@ def transfer_check(
 ) -> TransferResult:
     """Measure the SAE of every layer on every kind of prompts, at all text tokens but the first.
 
-    `kinds` maps the name of a kind to its prompt table; `shift` is measured from the kind named `general`, and `drift`
+    `kinds` maps the name of a kind to its prompt table, whose column `patient` names what prompts may have in common:
+    tests and intervals count patients. `shift` is measured from the kind named `general`, and `drift`
     from `reference`, the model that the SAEs were trained on. Raises InputError if an SAE does not fit the model, or if
     `reference` is of another size.
     """
@@ -89,7 +91,8 @@ def transfer_check(
         found = {name: reconstruct(sae, residuals[:, position]) for name, (residuals, _) in measured.items()}
         before = {name: reconstruct(sae, residuals[:, position]) for name, residuals in referred.items()}
         for name, (_, owner) in measured.items():
-            rows.append(_row(name, layer, found, before.get(name), owner, seed))
+            patients = kinds[name]["patient"].to_numpy()[owner.numpy()]
+            rows.append(_row(name, layer, found, before.get(name), patients.tolist()))
     return TransferResult(
         model=vlm.name,
         reference=reference.name if reference else None,
@@ -106,16 +109,15 @@ def _row(
     layer: int,
     found: Mapping[str, Reconstruction],
     before: Reconstruction | None,
-    owner: torch.Tensor,
-    seed: int,
+    patients: Sequence[object],
 ) -> dict[str, object]:
     here = found[name]
-    fit, judged = summarize(here), judge_transfer(here, owner.tolist(), seed)
+    fit, judged = summarize(here), judge_transfer(here, patients)
     general = found.get("general")
     return {
         "prompts": name,
         "layer": layer,
-        "tokens": len(owner),
+        "tokens": len(patients),
         "r2": judged.r2.value,
         "r2_low": judged.r2.low,
         "r2_high": judged.r2.high,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.questions.tables import fingerprint
-from interp.runtime.distributed import is_main, team_on
+from interp.runtime.distributed import is_main, meet, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.saes.sae_folder import sae_digest
@@ -20,12 +20,12 @@ from interp.schemas.layers import write_layers
 from interp.search.find import run_search
 from interp.search.result import FindResult
 from interp.search.task import Search
-from interp.storage.atomic import PARTIAL, atomic_folder, flush
+from interp.storage.atomic import PARTIAL, atomic_folder, flush, refuse_unwritable
 from interp.storage.checkpoint import Checkpoint, refuse_other_inputs
 from interp.storage.checksums import inputs_digests, joined_digest, weights_fingerprint
-from interp.storage.disk_full import disk_full_errors
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
+from interp.storage.write_errors import disk_full_errors, write_errors
 from interp.views.figures.style import save_figures
 
 LAYERS = "layers.json"
@@ -48,6 +48,7 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
         refuse_run(out)
     refuse_unfinished(out, resume)
     work = working_folder(out)
+    meet()
     with working(work) if is_main() else nullcontext():
         search = load()
         team = team_on(search.vlm.device)
@@ -102,7 +103,8 @@ def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
 
 
 def refuse_run(out: Path) -> None:
-    """Raise InputError if `out` already holds a run, or is a file."""
+    """Raise InputError if `out` cannot be written, already holds a run, or is a file."""
+    refuse_unwritable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file. Give --out a folder.")
     present = [name for name in FILES if (out / name).exists()]
@@ -122,7 +124,8 @@ def save_result(result: FindResult, out: Path) -> None:
     out = Path(out)
     refuse_run(out)
     with disk_full_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+        with write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as name:
             write_run(result, Path(name) / WHOLE)
             _publish(Path(name) / WHOLE, out)
@@ -142,7 +145,7 @@ def write_run(result: FindResult, folder: Path, inputs: Mapping[str, Any] | None
 
 def _publish(folder: Path, out: Path) -> None:
     """Move the files of a run to their place, layers.json and the manifest last; a move that was killed is repeated."""
-    with disk_full_errors(out):
+    with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         last = (LAYERS, MANIFEST)
         for path in sorted(folder.iterdir(), key=lambda path: (path.name in last, path.name)):

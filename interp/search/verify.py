@@ -19,7 +19,7 @@ from interp.model.load import DTYPES
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.saes.sae import load_sae
 from interp.schemas.layers import Layers
 from interp.screening.feature_stats import feature_delta
@@ -116,7 +116,7 @@ class _PairTable(NamedTuple):
                 features=table[["layer", "feature"]].drop_duplicates().astype(int).to_numpy().tolist(),
             )
         except (ValueError, KeyError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}). Copy the folder anew.") from None
+            raise InputError(f"{path}: damaged ({first_line(error)}). Copy the folder anew.") from None
 
 
 def _sampled_pairs(saved: SavedRun, asked: Sequence[Question], sample: int, seed: int) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Intervals and tests, thin over numpy, scipy and statsmodels. Every interval resamples patients, not rows."""
+"""Intervals and tests, thin over numpy, scipy and statsmodels. All of them count patients, not rows."""
 
 from interp.statistics.bootstrap import cluster_of as cluster_of
 from interp.statistics.bootstrap import clusters_drawn as clusters_drawn
@@ -11,21 +11,23 @@ from interp.statistics.correlations import correlation as correlation
 from interp.statistics.correlations import spearman as spearman
 from interp.statistics.effect_size import cohens_h as cohens_h
 from interp.statistics.effect_size import needed_units as needed_units
+from interp.statistics.estimate import MIN_PAIRED_PATIENTS as MIN_PAIRED_PATIENTS
 from interp.statistics.estimate import MIN_PATIENTS as MIN_PATIENTS
 from interp.statistics.estimate import UNDEFINED as UNDEFINED
 from interp.statistics.estimate import Estimate as Estimate
 from interp.statistics.estimate import FloatArray as FloatArray
+from interp.statistics.intraclass import intraclass_correlation as intraclass_correlation
 from interp.statistics.paired import Paired as Paired
 from interp.statistics.paired import Statistic as Statistic
 from interp.statistics.paired import mean_of_totals as mean_of_totals
 from interp.statistics.paired import over_patients_and_seeds as over_patients_and_seeds
 from interp.statistics.paired import paired_statistic as paired_statistic
 from interp.statistics.paired import pooled_over_seeds as pooled_over_seeds
+from interp.statistics.ratio_t_test import ratio_t_test as ratio_t_test
 from interp.statistics.roc import auc as auc
 from interp.statistics.roc import auc_p_value as auc_p_value
 from interp.statistics.roc import weighted_aucs as weighted_aucs
+from interp.statistics.sign_flips import ratio_sign_flips as ratio_sign_flips
 from interp.statistics.significance import benjamini_hochberg as benjamini_hochberg
-from interp.statistics.significance import mcnemar_p as mcnemar_p
 from interp.statistics.significance import same_marginals_p as same_marginals_p
-from interp.statistics.significance import sign_flip_p as sign_flip_p
 from interp.statistics.significance import two_proportions_p as two_proportions_p

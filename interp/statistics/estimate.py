@@ -9,6 +9,8 @@ FloatArray = NDArray[np.floating]
 
 MIN_PATIENTS = 5
 """Fewest patients for which an interval is given: a bootstrap over fewer is too narrow."""
+MIN_PAIRED_PATIENTS = 6
+"""Fewest patients for which a paired difference has an interval: of five, no change of signs has a p below .05."""
 
 
 class Estimate(NamedTuple):

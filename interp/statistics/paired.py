@@ -5,10 +5,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from interp.statistics.bootstrap import clusters_drawn, percentiles
 from interp.statistics.estimate import MIN_PATIENTS, Estimate, FloatArray
+from interp.statistics.sign_flips import sign_flip_test
 
 Statistic = Callable[[FloatArray], FloatArray]
 """Column totals [..., c] over the units of a sample -> a number for each [...]; NaN where it is undefined."""
@@ -44,18 +44,28 @@ def paired_statistic(
 ) -> Paired:
     """A statistic of totals in two samples, with cluster-bootstrap intervals and a paired permutation test.
 
-    `before` [k, c] and `after` [l, c] hold the columns of each unit, `clusters` the patient of each unit. The bootstrap
-    draws whole patients, the same ones for both samples. The permutation exchanges the two samples of whole patients;
-    for a mean of paired values, that is the sign-flip test. Intervals are NaN for fewer than MIN_PATIENTS patients.
+    `before` [k, c] and `after` [l, c] hold the columns of each unit, `clusters` the patient of each unit. The interval
+    of each sample comes from a bootstrap of whole patients. Interval and p of the difference come from one sign-flip
+    test over patients (`interp.statistics.sign_flips`), so they cannot disagree; other statistics than means enter it
+    by the influence of each patient, as leaving it out shows (jackknife; Efron, The Jackknife, the Bootstrap and Other
+    Resampling Plans, 1982, section 6). Intervals are NaN for fewer than MIN_PATIENTS patients, that of the difference
+    for fewer than MIN_PAIRED_PATIENTS.
     """
     sums = _cluster_sums([before, after], clusters)
+    units = [table[:, 0] for table in _cluster_sums([np.ones((len(each), 1)) for each in (before, after)], clusters)]
     value = [float(statistic(table.sum(0))) for table in sums]
     drawn = _drawn(len(sums[0]), draws, seed)
     samples = [statistic(drawn @ table) for table in sums]
     estimates = [percentiles(v, s, len(sums[0])) for v, s in zip(value, samples, strict=True)]
-    change = value[1] - value[0]
-    difference = percentiles(change, samples[1] - samples[0], len(sums[0]))
-    return Paired(estimates[0], estimates[1], difference, _exchange_p(statistic, sums, change, seed, shuffles))
+    weight = [count / max(1.0, count.sum()) for count in units]
+    moved = [_influence(statistic, table, share) for table, share in zip(sums, weight, strict=True)]
+    difference, p = sign_flip_test(
+        value[1] - value[0],
+        moved[1] - moved[0],
+        (weight[0] + weight[1]) / 2,
+        _exchanged(len(sums[0]), shuffles, seed),
+    )
+    return Paired(estimates[0], estimates[1], difference, p)
 
 
 def pooled_over_seeds(
@@ -127,21 +137,17 @@ def _drawn(count: int, draws: int, seed: int) -> FloatArray:
 
 
 @lru_cache(maxsize=4)
-def _exchanged(count: int, shuffles: int, seed: int) -> NDArray[np.bool_]:
-    """Whether the two samples of each of `count` clusters are exchanged: [shuffles, count]."""
-    return np.random.default_rng(seed).random((shuffles, count)) < 0.5
+def _exchanged(count: int, shuffles: int, seed: int) -> FloatArray:
+    """Whether the two samples of each of `count` clusters are exchanged, 1 or 0: [shuffles, count]."""
+    return (np.random.default_rng(seed).random((shuffles, count)) < 0.5).astype(float)
 
 
-def _exchange_p(statistic: Statistic, sums: Sequence[FloatArray], change: float, seed: int, shuffles: int) -> float:
-    if np.isnan(change):
-        return np.nan
-    before, after = sums
-    beyond, defined = 0, 0
-    for block in np.array_split(_exchanged(len(before), shuffles, seed), max(1, shuffles // 500)):
-        moved = block.astype(float)
-        first = before.sum(0) + moved @ (after - before)
-        second = before.sum(0) + after.sum(0) - first
-        null = statistic(second) - statistic(first)
-        beyond += int((np.abs(null) >= abs(change) - 1e-12).sum())
-        defined += int(np.isfinite(null).sum())
-    return (1 + beyond) / (defined + 1)
+def _influence(statistic: Statistic, sums: FloatArray, weight: FloatArray) -> FloatArray:
+    """How much each cluster moves a statistic, from leaving it out: [k], with a sum of zero; exact for means.
+
+    `sums` [k, c] are the column totals of the clusters, and `weight` [k] their shares of the units.
+    """
+    total = sums.sum(0)
+    left_out = statistic(total - sums)
+    moved = np.where(weight == 1, 0.0, (1 - weight) * (float(statistic(total)) - left_out))
+    return moved - moved.mean()

@@ -44,12 +44,15 @@ def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDAr
     return found
 
 
-def auc_p_value(values: FloatArray, n_positive: int, n_negative: int) -> FloatArray:
+def auc_p_value(
+    values: FloatArray, n_positive: int, n_negative: int, design_effect: FloatArray | float = 1.0
+) -> FloatArray:
     """Two-sided p of AUCs [k] against 0.5, by the normal approximation of Mann-Whitney.
 
-    It ignores ties, which makes it conservative.
+    `design_effect` [k] is the factor by which clusters raise the variance. It ignores ties, which makes it
+    conservative for features that are active on few rows.
     """
     from scipy.stats import norm
 
-    spread = np.sqrt((n_positive + n_negative + 1) / (12 * max(1, n_positive * n_negative)))
+    spread = np.sqrt(design_effect * (n_positive + n_negative + 1) / (12 * max(1, n_positive * n_negative)))
     return 2 * norm.sf(np.abs(np.asarray(values) - 0.5) / spread)

@@ -1,6 +1,5 @@
 """p values of single tests, and their adjustment for many tests."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 
 from interp.statistics.bootstrap import cluster_of
 from interp.statistics.estimate import FloatArray
+from interp.statistics.sign_flips import drawn_flips
 
 
 def benjamini_hochberg(p_values: FloatArray) -> FloatArray:
@@ -16,23 +16,6 @@ def benjamini_hochberg(p_values: FloatArray) -> FloatArray:
 
     p_values = np.asarray(p_values, float)
     return multipletests(p_values, method="fdr_bh")[1] if len(p_values) else p_values
-
-
-def mcnemar_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
-    """Exact two-sided McNemar test of two paired yes/no outcomes [n]."""
-    from scipy.stats import binomtest
-
-    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-
-
-def sign_flip_p(difference: FloatArray, clusters: Sequence[object], seed: int, draws: int = 5000) -> float:
-    """Two-sided permutation test that paired differences [n] have mean zero; it flips the signs of whole clusters."""
-    member = cluster_of(clusters)
-    sums = np.bincount(member, weights=difference)
-    rng = np.random.default_rng(seed)
-    null = np.abs(rng.choice((-1.0, 1.0), size=(draws, len(sums))) @ sums)
-    return float((1 + (null >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
 
 
 def two_proportions_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
@@ -49,20 +32,28 @@ def two_proportions_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> fl
     return float(proportions_ztest(counts, sizes)[1])
 
 
-def same_marginals_p(table: NDArray[np.integer]) -> float:
-    """p that the shares of the categories are the same before and after: `table` holds counts before (rows) and after.
+def same_marginals_p(
+    before: NDArray[np.integer], after: NDArray[np.integer], clusters: Sequence[object], seed: int, draws: int = 5000
+) -> float:
+    """p that the shares of the categories are the same before and after, where rows of one cluster may depend.
 
-    Stuart-Maxwell test of marginal homogeneity (Maxwell 1970); categories that never occur are left out. 1 if nothing
-    changed. NaN if the changes fall into groups of categories that never mix, for which the test is undefined.
+    `before` and `after` [n] are the categories of the rows. The statistic is that of Stuart and Maxwell (Maxwell 1970),
+    d' S^-1 d with the changes d of the counts and S the sum of their squares, over clusters in place of rows. It is
+    compared with its values when the signs of whole clusters are flipped, which leaves S as it is. 1 if nothing
+    changed.
     """
-    from statsmodels.stats.contingency_tables import SquareTable
-    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
-
-    counts = np.asarray(table, float)
-    kept = (counts.sum(0) + counts.sum(1)) > 0
-    counts = counts[np.ix_(kept, kept)]
-    if len(counts) < 2 or counts.sum() == np.trace(counts):
+    member = cluster_of(clusters)
+    kinds = np.unique(np.concatenate([before, after]))
+    moves = np.zeros((int(member.max()) + 1 if len(member) else 0, len(kinds)))
+    np.add.at(moves, member, (after[:, None] == kinds).astype(float) - (before[:, None] == kinds))
+    if not moves.any():
         return 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SingularMatrixWarning)
-        return float(SquareTable(counts, shift_zeros=False).homogeneity(method="stuart_maxwell").pvalue)
+    # Of full rank or not: the changes of all categories sum to zero.
+    inverse = np.linalg.pinv(moves.T @ moves, rcond=1e-9, hermitian=True)
+    signs = 1 - 2 * drawn_flips(len(moves), seed, draws)
+
+    def statistic(changes: FloatArray) -> FloatArray:
+        return ((changes @ inverse) * changes).sum(-1)
+
+    null = statistic(signs @ moves)
+    return float((1 + (null >= statistic(moves.sum(0)) - 1e-9).sum()) / (draws + 1))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_file
 from interp.storage.checksums import named_digest
@@ -99,7 +99,7 @@ def read_tensors(path: Path, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         if version == SCHEMA_VERSION and record["digest"] != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
             raise ValueError("its content is not what was written")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{path}: damaged ({reason}). Remove {path.parent} to start over, without --resume.") from None
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.storage.json_files import read_object
 
 LONGEST_NAME = 200
@@ -85,7 +85,7 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
             "network, or give a local folder."
         ) from None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise InputError(f"{repo}: could not be downloaded ({str(error).splitlines()[0]}). See {page}.") from None
+        raise InputError(f"{repo}: could not be downloaded ({first_line(error)}). See {page}.") from None
 
 
 def _check_whole(source: Source) -> None:

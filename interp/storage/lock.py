@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.storage.disk_full import disk_full_errors
+from interp.storage.write_errors import write_errors
 
 LOCK = ".lock"
 """Name of the lock file, which says who holds it."""
@@ -18,15 +18,15 @@ def held(folder: Path) -> Iterator[None]:
     """Keep other processes from holding `folder`. It is created if need be, and removed again if it ends up empty.
 
     The operating system frees the lock when its process ends, even by a crash. Raises InputError if another process
-    holds it, on this machine or on one that shares the file system.
+    holds it, on this machine or on one that shares the file system, and if it cannot be written to.
     """
     from filelock import FileLock, Timeout
 
-    made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
     path = folder / LOCK
     lock = FileLock(path, timeout=0)
     try:
-        with disk_full_errors(path):
+        with write_errors(folder):
+            made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:

@@ -24,7 +24,7 @@ from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.screening.feature_stats import feature_delta, screen_layer
 from interp.screening.flips import find_flips, sample_pairs
-from interp.statistics import sign_flip_p
+from interp.statistics import ratio_sign_flips
 
 LAYER = 5
 
@@ -83,7 +83,8 @@ def causal_p(vlm, prompts, flips, x, sae, draws, rng, torch) -> list[float]:
     p = []
     for draw in range(draws):
         sign = rng.choice((-1.0, 1.0), len(patients))[member]
-        p += [sign_flip_p(net[:, k] * sign, banked.pairs["patient"].tolist(), draw, 1000) for k in range(40)]
+        whose, one = banked.pairs["patient"].tolist(), np.ones(len(net))
+        p += [ratio_sign_flips(net[:, k] * sign, one, whose, draw, 1000)[1] for k in range(40)]
     return p
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.schemas.ablation import Ablation
 from interp.schemas.adapter import AdapterRecord
 from interp.schemas.evaluation import Evaluation
@@ -215,4 +215,4 @@ def _picture(path: Path) -> bytes:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
