@@ -9,8 +9,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import JPEGLosslessSV1
 
-from interp.images.decode import _warn_of_uniform_images, decode, open_image
-from interp.images.grey import UnreadableImageError, is_uniform
+from interp.images.decode import _warn_of_blank_images, decode, open_image
+from interp.images.grey import UnreadableImageError, lacks_contrast
 from interp.runtime.errors import InputError
 
 RAMP = np.linspace(0, 4095, 64 * 48).reshape(64, 48).round().astype(int)
@@ -176,7 +176,7 @@ def test_the_first_valid_window_is_used(tmp_path):
     assert (grey(several) == grey(one)).all()
 
 
-ALIKE = "window, rescale, lookup table or padding shows all pixels alike"
+BLANK = "window, rescale, lookup table, padding or outlying values leave no contrast"
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -187,13 +187,14 @@ ALIKE = "window, rescale, lookup table or padding shows all pixels alike"
         {"WindowCenter": -60000, "WindowWidth": 10},
         {"WindowCenter": -60000, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"},
         {"WindowCenter": 0, "WindowWidth": "1e12"},
+        {"WindowCenter": 0, "WindowWidth": "1e6"},
         {"RescaleSlope": 0, "RescaleIntercept": 5},
         {"RescaleSlope": 0, "RescaleIntercept": 5, "WindowCenter": 5, "WindowWidth": 100},
         {"RescaleSlope": 1, "RescaleIntercept": -50000, "WindowCenter": 2000, "WindowWidth": 1000},
     ],
 )
-def test_settings_that_show_all_pixels_alike_are_refused(tmp_path, photometric, tags):
-    with pytest.raises(UnreadableImageError, match=ALIKE):
+def test_settings_that_show_nothing_are_refused(tmp_path, photometric, tags):
+    with pytest.raises(UnreadableImageError, match=BLANK):
         decode(write_dicom(tmp_path / "a.dcm", RAMP, photometric=photometric, **tags))
 
 
@@ -207,7 +208,7 @@ def lookup_table(entries, first: int, bits: int, stored: str = "US") -> Sequence
 
 def test_a_table_of_one_value_or_beside_the_pixels_is_refused(tmp_path):
     for table in (lookup_table([7] * 4096, 0, 8), lookup_table(list(range(256)), 5000, 8)):
-        with pytest.raises(UnreadableImageError, match=ALIKE):
+        with pytest.raises(UnreadableImageError, match=BLANK):
             decode(write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=table))
 
 
@@ -280,12 +281,12 @@ def test_a_padding_beyond_the_range_of_the_pixels_is_none(tmp_path):
     assert (grey(path) == pixels).all()
 
 
-def test_an_image_of_one_value_has_one_colour(tmp_path):
+def test_an_image_of_one_value_lacks_contrast(tmp_path):
     alone = np.full((9, 8), 77)
     for tags in ({}, {"PixelPaddingValue": 77}, {"WindowCenter": 77, "WindowWidth": 100}):
-        assert is_uniform(decode(write_dicom(tmp_path / "a.dcm", alone, **tags)))
-    assert is_uniform(decode(write_dicom(tmp_path / "a.dcm", np.full((9, 8, 3), 77), bits=8, photometric="RGB")))
-    with pytest.raises(UnreadableImageError, match=ALIKE):
+        assert lacks_contrast(decode(write_dicom(tmp_path / "a.dcm", alone, **tags)))
+    assert lacks_contrast(decode(write_dicom(tmp_path / "a.dcm", np.full((9, 8, 3), 77), bits=8, photometric="RGB")))
+    with pytest.raises(UnreadableImageError, match=BLANK):
         decode(write_dicom(tmp_path / "a.dcm", np.where(RAMP < 2000, 4095, 77), PixelPaddingValue=4095))
 
 
@@ -387,13 +388,13 @@ def test_an_unreadable_or_multi_frame_image_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("value", [0, 255, (9, 9, 10)])
-def test_an_image_of_a_single_colour_is_shown_with_one_warning(tmp_path, value, capsys):
-    _warn_of_uniform_images.cache_clear()
+def test_an_image_without_contrast_is_shown_with_one_warning(tmp_path, value, capsys):
+    _warn_of_blank_images.cache_clear()
     for name in ("a.png", "b.png"):
         Image.new("RGB" if isinstance(value, tuple) else "L", (9, 8), value).save(tmp_path / name)
-        assert is_uniform(open_image(str(tmp_path / name)))
+        assert lacks_contrast(open_image(str(tmp_path / name)))
     said = capsys.readouterr().err
-    assert said.count("warning: at least one image has a single colour") == 1
+    assert said.count("warning: at least one image has no contrast") == 1
     assert str(tmp_path) not in said
     open_image("<blank>")
     Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.png")

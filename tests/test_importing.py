@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from interp.cli.app import app
+from interp.images.decode import NO_CONTRAST
 from interp.importing.importer import import_questions
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
@@ -420,9 +421,10 @@ def test_questions_about_an_image_that_shows_nothing_are_left_out(tmp_path):
     write_rows(tmp_path / "mine.jsonl", [psf_rows()[0] | {"filename": n, "question_id": n} for n in names])
     questions, report = run(tmp_path / "mine.jsonl", "psf-med", root, tmp_path)
     assert [q.id for q in questions] == ["good.png", "zero.dcm"]
+    dicom = "a DICOM file whose window, rescale, lookup table, padding or outlying values leave no contrast"
     assert report.dropped_rows == {
-        "an image of a single colour, which shows nothing": ["mine.jsonl, row 2", "mine.jsonl, row 3"],
-        "a DICOM file whose window, rescale, lookup table or padding shows all pixels alike": ["mine.jsonl, row 4"],
+        NO_CONTRAST: ["mine.jsonl, row 2", "mine.jsonl, row 3"],
+        dicom: ["mine.jsonl, row 4"],
         "grey values that are not finite (NaN or infinity)": ["mine.jsonl, row 6"],
     }
 

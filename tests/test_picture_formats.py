@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, features
 from transformers.image_utils import load_image
 
 from interp.images.decode import PICTURE_FORMATS, decode
-from interp.images.grey import MAX_PIXELS, UnreadableImageError
+from interp.images.grey import MAX_PIXELS, UnreadableImageError, lacks_contrast
 
 RNG = np.random.default_rng(0)
 GREY = Image.fromarray(RNG.integers(0, 200, (20, 30), dtype=np.uint8))
@@ -216,6 +216,22 @@ def test_grey_of_other_depths_is_stretched(depth, tmp_path):
 def test_small_and_large_values_are_stretched(scale, tmp_path):
     values = (VALUES * scale).astype(np.float32)
     assert np.abs(grey(tmp_path, encoded(Image.fromarray(values), "TIFF")) - stretched(values)).max() <= 0.5
+
+
+def test_one_outlying_value_is_noticed(tmp_path):
+    """Stretched to its range, the rest of the image is nearly black."""
+    values = np.tile(VALUES, (30, 30))
+    assert not lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(values), "PNG"))))
+    values = values // 16
+    values[5, 5] = 65535
+    assert lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(values), "PNG"))))
+
+
+def test_a_mask_of_zeros_and_ones_shows_nothing(tmp_path):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:10] = 1
+    assert lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(mask), "PNG"))))
+    assert not lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(255 * mask), "PNG"))))
 
 
 def test_signed_values_are_stretched(tmp_path):

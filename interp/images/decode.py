@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.images.dicom import decode_dicom, is_dicom
-from interp.images.grey import TOO_LARGE, UnreadableImageError, grey_picture, is_uniform, refuse_large
+from interp.images.grey import TOO_LARGE, UnreadableImageError, grey_picture, lacks_contrast, refuse_large
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 
@@ -27,7 +27,7 @@ NO_IMAGE = "<none>"
 """In place of an image path: no image, so the prompt is text only."""
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVIF")
 """Allowed picture formats by PIL's names."""
-UNIFORM = "an image of a single colour, which shows nothing"
+NO_CONTRAST = "an image without contrast (nearly a single colour), which shows nothing"
 """The reason why an import leaves out an image."""
 
 
@@ -45,8 +45,8 @@ def open_image(path: str) -> "Image":
             f"An image cannot be used: {error}. `interp import-questions QUESTIONS --format jsonl --images FOLDER "
             "--out NEW` leaves out its questions and names their rows."
         ) from None
-    if is_uniform(picture):
-        _warn_of_uniform_images()
+    if lacks_contrast(picture):
+        _warn_of_blank_images()
     return picture
 
 
@@ -63,11 +63,12 @@ def decode(path: Path) -> "Image":
 
 
 @cache
-def _warn_of_uniform_images() -> None:
+def _warn_of_blank_images() -> None:
     """Warn once in a process, without the path, which may identify the patient."""
     notify(
-        "warning: at least one image has a single colour, so nothing can be seen in it. `interp import-questions "
-        "QUESTIONS --format jsonl --images FOLDER --out NEW` leaves out its questions and names their rows."
+        "warning: at least one image has no contrast (nearly a single colour), so it shows nothing. `interp "
+        "import-questions QUESTIONS --format jsonl --images FOLDER --out NEW` leaves out its questions and names their "
+        "rows."
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.images.grey import UnreadableImageError, grey_picture, is_uniform, refuse_large
+from interp.images.grey import UnreadableImageError, grey_picture, lacks_contrast, refuse_large
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,9 +44,9 @@ def decode_dicom(path: Path) -> "Image":
             bits = 8 * pixels.itemsize
         elif data.get("SamplesPerPixel", 1) == 1:
             picture = grey_picture(*_display_values(data, pixels), invert=colours == "MONOCHROME1")
-            if is_uniform(picture) and pixels.min() != pixels.max():
+            if lacks_contrast(picture) and pixels.min() != pixels.max():
                 raise UnreadableImageError(
-                    "a DICOM file whose window, rescale, lookup table or padding shows all pixels alike"
+                    "a DICOM file whose window, rescale, lookup table, padding or outlying values leave no contrast"
                 )
             return picture
         return Image.fromarray((pixels >> max(0, bits - 8)).astype(np.uint8)).convert("RGB")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 2**25
 """Largest image that is decoded [pixels], twice the largest radiographs; scaling its grey values takes 400 MB."""
+LEAST_CONTRAST = 1.0
+"""Least standard deviation of a channel of an image that shows something [of 255 levels]; radiographs have about 60."""
 TOO_LARGE = f"an image of more than {MAX_PIXELS / 10**6:.0f} million pixels"
 
 
@@ -41,6 +43,8 @@ def grey_picture(values: NDArray, low: float | None = None, high: float | None =
     return Image.fromarray(np.rint(255 * (1 - share if invert else share)).astype(np.uint8)).convert("RGB")
 
 
-def is_uniform(picture: "Image") -> bool:
-    """Whether all pixels of an RGB picture have the same colour, so that it shows nothing."""
-    return all(len(set(band.getextrema())) == 1 for band in picture.split())
+def lacks_contrast(picture: "Image") -> bool:
+    """Whether an RGB picture shows nothing: its pixels have one colour, or nearly so (LEAST_CONTRAST)."""
+    from PIL import ImageStat
+
+    return max(ImageStat.Stat(picture).var) < LEAST_CONTRAST**2

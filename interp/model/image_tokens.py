@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE, open_image
-from interp.images.grey import is_uniform
+from interp.images.grey import lacks_contrast
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
@@ -100,8 +100,8 @@ def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
     if tokens is not None:
         return LoadedImage(path, file, tokens, None)
     picture = open_image(path)
-    # An image of a single colour is not cached, so that every run warns of it.
-    kept = None if is_uniform(picture) else file
+    # An image without contrast is not cached, so that every run warns of it.
+    kept = None if lacks_contrast(picture) else file
     return LoadedImage(path, kept, None, pixels_of(vlm, [picture])[0].to(vlm.tower_dtype))
 
 
