@@ -25,7 +25,7 @@ from finetune.training.loop import accelerator_for, train
 from finetune.training.sensitivity import sensitivities
 from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks
-from interp.model.image_tokens import encode_together
+from interp.model.image_token_file import encode_into_file
 from interp.model.model_entry import model_entry
 from interp.model.prompts import PromptStyle
 from interp.model.spec import ModelSpec
@@ -157,7 +157,7 @@ def ablate(
         if team.rank == 0:
             say(f"{len(missing)} of {len(runs)} arms are to run, each with one seed")
         # Finds unreadable images before hours of training.
-        encode_together(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team)
+        encode_into_file(vlm, [*(q.image for q in taught), *(q.image for q in asked), BLANK_IMAGE], team, out)
         encode_blanks(vlm, list(held_out.prompts["image"]), settings.seed)
     for number, run in team.share(list(enumerate(missing, start=1))):
         done[run.path] = _train_and_ask(vlm, run, choice, taught, held_out, settings.seed, accelerator)
@@ -253,7 +253,7 @@ def _trained(
             own = choice._replace(layers=list(run.arm.layers), source=f"ablation: {run.arm.name}")
             hashes = text_hashes(wordings(steps))
             record = record_of(vlm, adapted, own, taught, settings, hashes, history, seconds)
-            write_apart(run.adapter, adapted, record, history)
+            write_apart(run.adapter, adapted, vlm.processor, record, history)
         last = history[-max(1, len(history) // 10) :]
         ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
         yield ArmTraining(

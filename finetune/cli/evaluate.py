@@ -29,7 +29,11 @@ FAILED_VERDICT = 4
 def evaluate_command(
     adapters: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of saved adapters, an arm each; optional with --clamp.", show_default=False),
+        typer.Argument(
+            help="Saved adapters, an arm each: folders or hub ids (owner/name), or whole models beside their base. "
+            "Optional with --clamp.",
+            show_default=False,
+        ),
     ] = None,
     clamp: Annotated[
         list[str] | None,

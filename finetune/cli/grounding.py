@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 )
 def grounding_command(
     adapter: Annotated[
-        Path | None, typer.Argument(help="Folder of a saved adapter to compare with its base.", show_default=False)
+        Path | None,
+        typer.Argument(help="Folder or hub id of a saved adapter to compare with its base.", show_default=False),
     ] = None,
     maps: Annotated[
         str | None,

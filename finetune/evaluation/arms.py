@@ -34,6 +34,8 @@ class Arm(NamedTuple):
     """SAE features that are held at a value."""
     record: AdapterRecord | None = None
     """Origin of its adapter; None without an adapter, or with one that GateScope did not train."""
+    warnings: Sequence[str] = ()
+    """What a reader of the arm's numbers must know, one sentence each."""
 
 
 def base_arm(adapted: "PeftModel | None" = None) -> Arm:
@@ -41,22 +43,48 @@ def base_arm(adapted: "PeftModel | None" = None) -> Arm:
     return Arm("base") if adapted is None else Arm("base", adapted.disable_adapter)
 
 
-def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None) -> Arm:
-    """Return a saved adapter as an arm, which loads the adapter on entry and removes it from the model on exit."""
+def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None, warnings: Sequence[str] = ()) -> Arm:
+    """Return a saved adapter as an arm, which loads the adapter on entry.
+
+    On exit the model consists of the very modules and tensors of before, whatever the adapter holds.
+    """
 
     @contextmanager
     def enter() -> Iterator[None]:
         adapted, tokens = load_adapter(vlm, folder), vlm.image_tokens
-        if changes_vision_encoder(adapted):
-            # The cached image tokens are those of the base's vision tower.
-            vlm.image_tokens = {}
         try:
+            if changes_vision_encoder(adapted):
+                # The cached image tokens are those of the base's vision tower.
+                vlm.image_tokens = {}
             yield
         finally:
             vlm.image_tokens = tokens
             adapted.unload()
 
-    return Arm(name, enter, record=record)
+    return Arm(name, enter, record=record, warnings=warnings)
+
+
+def model_arm(vlm: Vlm, load: Callable[[], Vlm], name: str) -> Arm:
+    """Return a whole model, such as a merged or a fully tuned one, as an arm; `load` loads it on entry.
+
+    While the arm is entered, both models are in memory.
+    """
+    own = ("model", "processor", "answers", "image_tokens")
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        other, base = load(), {field: getattr(vlm, field) for field in own}
+        try:
+            for field in own:
+                setattr(vlm, field, getattr(other, field))
+            # The arm holds the model only as long as it is entered.
+            del other
+            yield
+        finally:
+            for field, value in base.items():
+                setattr(vlm, field, value)
+
+    return Arm(name, enter, warnings=[f"{name} is a whole model in place of an adapter."])
 
 
 def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:

@@ -166,7 +166,10 @@ def evaluate(
             for name, members in judged.items()
         }
         return Evaluation(
-            verdicts={name: verdict_record(found) for name, found in verdicts.items()},
+            verdicts={
+                name: verdict_record(found, [said for arm in arms if arm.name in judged[name] for said in arm.warnings])
+                for name, found in verdicts.items()
+            },
             tolerance=significant(tolerance),
             arms={name: [json_ready(clamp.record()) for clamp in held] for name, held in clamps.items()},
             pools=pools,
@@ -191,8 +194,8 @@ def evaluate(
         )
 
 
-def verdict_record(found: ArmVerdict) -> schema.Verdict:
-    """A verdict as evaluation.json holds it."""
+def verdict_record(found: ArmVerdict, warnings: Sequence[str] = ()) -> schema.Verdict:
+    """A verdict as evaluation.json holds it, with the warnings on its arms."""
     return schema.Verdict(
         label=found.label,
         sentence=found.sentence,
@@ -200,6 +203,7 @@ def verdict_record(found: ArmVerdict) -> schema.Verdict:
             schema.Axis(axis=each.axis, measure=each.comparison.measure, state=each.state, needed=each.needed)
             for each in found.judgements
         ],
+        warnings=list(warnings),
     )
 
 

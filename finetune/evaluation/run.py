@@ -2,21 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from finetune.evaluation.arms import adapter_arm, base_arm, clamp_arms, known_texts, names_of
+from finetune.evaluation.adapter_warnings import adapter_warnings
+from finetune.evaluation.arms import adapter_arm, base_arm, clamp_arms, known_texts, model_arm, names_of
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.evaluation.settings import EvaluationSettings
 from finetune.lora.adapter_folder import shared_base
+from finetune.lora.locate import locate_adapter
 from interp.measurement.clamp_spec import ClampSpec, Where, load_clamps
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
+from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 
 
 def evaluate_saved(
-    adapters: Sequence[Path],
+    adapters: Sequence[str | Path],
     data: DataSpec,
     model: ModelSpec = ModelSpec(),
     settings: EvaluationSettings = EvaluationSettings(),
@@ -27,14 +31,18 @@ def evaluate_saved(
 ) -> Evaluation:
     """Compare saved adapters, and `clamps` of features of the SAEs `sae_of` (layer -> folder), with their base model.
 
-    Each adapter and each set of clamps is an arm. The questions are those of `data.test_split`. Unless `model` says
-    otherwise, the base is the one that the adapters name, without an adapter the embedded world's model, and the prompt
-    style is that of the training. Raises InputError for bad input, for adapters that do not fit the model or each
-    other, and if there is nothing to compare.
+    Each adapter and each set of clamps is an arm. An adapter is a folder, a folder that holds a single one, or a hub id
+    with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an arm too. The questions are
+    those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapters name, without an
+    adapter the embedded world's model, and the prompt style is that of the training. Raises InputError for bad input,
+    for adapters that do not fit the model or each other, and if there is nothing to compare.
     """
-    adapters = [Path(folder) for folder in adapters]
-    names = names_of(adapters)
-    base, style, records = shared_base(adapters, model)
+    names = names_of([Path(given) for given in adapters])
+    located = [locate_adapter(given) for given in adapters]
+    folders = [given.folder for given in located if not given.is_model]
+    if model.model is None and located and not folders:
+        raise InputError(f"{adapters[0]}: a whole model names no base to compare it with. Give the base with --model.")
+    base, style, records = shared_base(folders, model)
     asked = data.load_test()
     if data.test_split != "test" and records:
         notify(
@@ -46,9 +54,17 @@ def evaluate_saved(
         recorded = {record.model.revision if record else None for record in records}
         base = replace(base, revision=recorded.pop() if len(recorded) == 1 else None)
     vlm = base.load(style)
+    arms, record_of = [base_arm()], dict(zip(folders, records, strict=True))
+    for name, given in zip(names, located, strict=True):
+        if given.is_model:
+            load = partial(replace(base, model=given.folder, revision=None).load, style)
+            arms.append(model_arm(vlm, load, name))
+        else:
+            record = record_of[given.folder]
+            warnings = adapter_warnings(vlm, str(base.model), given.folder, name, record)
+            arms.append(adapter_arm(vlm, given.folder, name, record, warnings))
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
-    arms = [base_arm(), *(adapter_arm(vlm, *saved) for saved in zip(adapters, names, records, strict=True))]
     arms += clamp_arms(held)
-    return evaluate(
-        vlm, arms, asked, known_texts(records), settings.seed, sae_of, settings.tolerance, settings.new_tokens
-    )
+    # Nobody knows which texts a whole model was trained on.
+    known = known_texts([None if given.is_model else record_of[given.folder] for given in located])
+    return evaluate(vlm, arms, asked, known, settings.seed, sae_of, settings.tolerance, settings.new_tokens)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, InstanceOf
 
+from finetune.evaluation.adapter_warnings import adapter_warnings
 from finetune.grounding.all_images import observe_images
 from finetune.grounding.map_scores import Floats
 from finetune.grounding.questions import lesion_of, select_questions, wording_table
@@ -22,6 +23,7 @@ from finetune.grounding.score_table import mean_curves, score_table
 from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.summary import differences, summaries
 from finetune.lora.adapter_folder import load_adapter, shared_base
+from finetune.lora.locate import locate_adapter
 from interp.images.boxes import grid_side
 from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
@@ -29,6 +31,7 @@ from interp.questions.schema import Question
 from interp.questions.spec import DataSpec
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
+from interp.runtime.progress import notify
 from interp.saes.locate import sae_of_layer
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.grounding import CurvePoint, Grounding
@@ -155,7 +158,11 @@ def load_study(
     sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> Loaded:
     """Load the model and the questions of a study; arguments and errors as of `study_grounding`."""
-    base, style, _ = shared_base([adapter] if adapter else [], model)
+    given = locate_adapter(adapter) if adapter else None
+    if given is not None and given.is_model:
+        raise InputError(f"{adapter}: a whole model. Give it with --model, without an adapter.")
+    adapter = given.folder if given else None
+    base, style, records = shared_base([adapter] if adapter else [], model)
     asked = data.load_test()
     select_questions(asked, settings.any_answer, settings.limit)
     vlm = base.load(style)
@@ -163,7 +170,11 @@ def load_study(
     if feature is not None:
         layer, index = feature
         chosen = (load_sae(sae_of_layer(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
-    adapted = load_adapter(vlm, adapter) if adapter else None
+    if adapter is None:
+        return Loaded(vlm, None, asked, chosen)
+    adapted = load_adapter(vlm, adapter)
+    for said in adapter_warnings(vlm, str(base.model), adapter, adapter.resolve().name, records[0]):
+        notify(said)
     return Loaded(vlm, adapted, asked, chosen)
 
 

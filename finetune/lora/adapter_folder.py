@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from finetune.lora.foreign_config import read_config, refuse_unsaved_ranks
+from finetune.lora.foreign_config import lora_config_of, read_config, saved_rank, unmatched_keys
 from finetune.lora.history import StepRecord
 from finetune.lora.layers import Choice
+from finetune.lora.module_names import PRESENT_NAMES
+from finetune.lora.module_tree import LoadReport, ModuleTree, base_kept
 from finetune.lora.modules import quiet_peft, trainable_parameters
+from finetune.lora.processor_files import write_processor
 from finetune.lora.settings import TrainSettings
+from interp.model.image_token_cache import vision_encoder_modules
 from interp.model.model_entry import model_entry
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.schemas.adapter import AdapterRecord
 from interp.schemas.layers import PromptEntry
 from interp.schemas.read import read_artifact
@@ -64,18 +68,23 @@ def record_of(
     )
 
 
-def write_adapter(folder: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
-    """Write the adapter in peft's format, gatescope.json and history.csv into an existing folder."""
+def write_adapter(
+    folder: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: Sequence[StepRecord]
+) -> None:
+    """Write the adapter in peft's format, its processor, gatescope.json and history.csv into an existing folder."""
     # No embedding is ever trained; with True, peft would ask the hub about the vocabulary.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    write_processor(folder, processor)
     write_text(folder / "gatescope.json", record.to_json())
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
 
 
-def write_apart(out: Path, adapted: "PeftModel", record: AdapterRecord, history: Sequence[StepRecord]) -> None:
+def write_apart(
+    out: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: Sequence[StepRecord]
+) -> None:
     """Write an adapter without an evaluation into the new folder `out`, atomically."""
     with atomic_folder(out) as folder:
-        write_adapter(folder, adapted, record, history)
+        write_adapter(folder, adapted, processor, record, history)
         # The empty form that peft writes names the base by its path on this machine.
         (folder / "README.md").unlink(missing_ok=True)
         write_manifest(folder, {path.name: path for path in folder.iterdir()})
@@ -92,11 +101,15 @@ def read_record(folder: Path) -> AdapterRecord | None:
 
 def base_of(folder: Path) -> str:
     """The base model that an adapter folder names. Raises InputError if it is not a plain LoRA, or names none."""
-    check_adapter(folder)
-    named = read_config(folder).get("base_model_name_or_path")
+    named = _named_base(folder)
     if not named:
         raise InputError(f"{folder}: adapter_config.json names no base model. Give one with --model.")
     return named
+
+
+def _named_base(folder: Path) -> str | None:
+    check_adapter(folder)
+    return read_config(folder).get("base_model_name_or_path") or None
 
 
 def shared_base(
@@ -107,7 +120,7 @@ def shared_base(
     What `model` sets takes precedence over the base that the adapters name and over fields of the prompt style. Raises
     InputError if the adapters name different bases or prompt styles, and for folders that hold no complete adapter.
     """
-    bases = {base_of(adapter) for adapter in adapters}
+    bases = {base_of(adapter) if model.model is None else _named_base(adapter) for adapter in adapters}
     records = [read_record(adapter) for adapter in adapters]
     if model.model is None and len(bases) > 1:
         raise InputError(
@@ -129,7 +142,8 @@ def check_adapter(folder: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder}: found no {name} there. Give a folder that `finetune` wrote, or another adapter of peft."
+                f"{folder}: found no {name} there. Give a folder that `finetune` wrote, or another adapter of peft in "
+                "safetensors, or a whole model."
             )
     check_manifest(folder)
 
@@ -137,51 +151,69 @@ def check_adapter(folder: Path) -> None:
 def load_adapter(vlm: Vlm, folder: Path) -> "PeftModel":
     """Put a saved adapter into `vlm.model`, in place.
 
-    Raises InputError if the adapter is damaged, is not a plain LoRA, or does not fit the model; the model is then
-    unchanged.
+    The `unload` and `disable_adapter` of the result put back the modules and tensors of the base themselves, whatever
+    the adapter holds. Raises InputError if the adapter is damaged, is not a LoRA that is supported, or does not fit the
+    model; the model is then unchanged.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors import safe_open
 
     check_adapter(folder)
     config = read_config(folder)
+    tree = ModuleTree(vlm.model)
     try:
-        refuse_unsaved_ranks(folder, config)
-        with quiet_peft():
-            adapted = PeftModel.from_pretrained(vlm.model, str(folder))
+        lora = lora_config_of(config, saved_rank(folder, config))
+        with quiet_peft(), base_kept(tree) as report:
+            adapted = PeftModel.from_pretrained(
+                vlm.model, str(folder), config=lora, torch_device=str(vlm.device), key_mapping=PRESENT_NAMES
+            )
         with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
-            # peft ignores weights that have no place in the model, which would evaluate a different adapter.
-            names = set(saved.keys())
-            # Without this, peft asks the hub whether the vocabulary of the base was changed.
-            embeddings = any("embed" in name or "lm_head" in name for name in names)
-            left = sorted(names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings)))
-        if left:
-            raise ValueError(f"{len(left)} weights without a place, for example {left[0]}")
-        return adapted
+            count = len(saved.keys())
+        _refuse_partial(report, count)
+        modules = [name for name, module in vlm.model.named_modules() if isinstance(module, BaseTunerLayer)]
     # peft trusts configurations, and wrong ones can cause errors of any kind.
-    except Exception as error:
-        _take_out(vlm.model)
-        if isinstance(error, InputError):
+    except BaseException as error:
+        tree.restore()
+        if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder}: does not fit {vlm.name} ({reason}). Give --model its own base.") from None
+        raise InputError(f"{folder}: does not fit {vlm.name} ({_reason(error)}). Give --model its own base.") from None
+    if unmatched := unmatched_keys(config, modules):
+        tree.restore()
+        raise InputError(
+            f"{folder / 'adapter_config.json'}: {unmatched[0]} matches none of the {len(modules)} adapted modules, "
+            f"such as {modules[0]}, so its rank or alpha would not be used. Correct the key, or remove it if it never "
+            "had an effect."
+        )
+    # peft's own methods leave in the base what the adapter wrote there.
+    vars(adapted).update(unload=tree.restore, disable_adapter=tree.restored)
+    return adapted
 
 
-def _take_out(model: Any) -> None:
-    """Undo the wrapping of modules by an adapter that was loaded in part."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
+def _refuse_partial(report: LoadReport, saved: int) -> None:
+    """Raise ValueError unless every saved weight was placed and filled the whole adapter; peft ignores the rest."""
+    for names, what in ((report.unplaced, "without a place"), (report.unfilled, "missing from the file")):
+        if names:
+            raise ValueError(f"{len(names)} weights {what}, for example {names[0]}")
+    if report.placed < saved:
+        raise ValueError(f"{saved - report.placed} of {saved} weights have the same place as others")
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, inner)
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says most; torch begins with a heading that only names the class of the model."""
+    heading, *lines = str(error).splitlines() or [""]
+    return first_line(ValueError("\n".join(lines)) if lines and heading.endswith(":") else error)
 
 
 def changes_vision_encoder(adapted: "PeftModel") -> bool:
     """Whether the adapter reaches the vision tower or the projector, so that the arms see different image tokens."""
-    from peft import get_peft_model_state_dict
+    encoder = list(vision_encoder_modules(adapted.get_base_model()).values())
+    if any(type(part).__module__.startswith("peft.") for module in encoder for part in module.modules()):
+        return True
 
-    names = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return any("vision_tower" in name or "multi_modal_projector" in name for name in names)
+    def tensors() -> set[int]:
+        return {id(tensor) for module in encoder for tensor in (*module.parameters(), *module.buffers())}
+
+    now = tensors()
+    with adapted.disable_adapter():
+        return tensors() != now

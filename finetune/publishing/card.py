@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finetune.evaluation.evaluate import Evaluation
 from finetune.lora.adapter_folder import AdapterRecord
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.schemas.layer_list import layers_text
 from interp.views.tables.evaluation import measures_table
 
@@ -112,8 +112,10 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
     )
 
 
-def with_base(card: str, base: Base) -> str:
+def with_base(card: str, base: Base, own_processor: bool = True) -> str:
     """The card with another base in its front matter and in its section on the base; the rest is unchanged.
+
+    Without `own_processor`, as in folders of earlier versions, the processor is loaded from the base.
 
     Raises InputError if the front matter is unreadable or that section is missing.
     """
@@ -121,7 +123,7 @@ def with_base(card: str, base: Base) -> str:
     for key, value in base_metadata(base).items():
         parsed.data[key] = value
     template = _template()
-    section = "".join(template.blocks["base"](template.new_context(_base_variables(base))))
+    section = "".join(template.blocks["base"](template.new_context(_base_variables(base, own_processor))))
     # Up to the next heading of the same level. A function, because the new text is not a pattern.
     pattern = rf"^{re.escape(BASE_HEADING)}$.*?(?=^## |\Z)"
     parsed.text, found = re.subn(pattern, lambda _: section, parsed.text, flags=re.MULTILINE | re.DOTALL)
@@ -144,7 +146,7 @@ def parse_card(card: str) -> "ModelCard":
     try:
         return ModelCard(card)
     except (YAMLError, ValueError, TypeError) as error:
-        raise InputError(f"README.md: unreadable front matter ({str(error).splitlines()[0]}).") from None
+        raise InputError(f"README.md: unreadable front matter ({first_line(error)}).") from None
 
 
 def grounding_text(settings: Mapping[str, Any]) -> str:
@@ -158,8 +160,14 @@ def file_names_only(text: str) -> str:
     return re.sub(r"\S*[/\\]", "", text)
 
 
-def _base_variables(base: Base) -> dict[str, Any]:
-    return {"base": base, "licence": licence_of(base), "base_heading": BASE_HEADING, "this_adapter": THIS_ADAPTER}
+def _base_variables(base: Base, own_processor: bool = True) -> dict[str, Any]:
+    return {
+        "base": base,
+        "licence": licence_of(base),
+        "base_heading": BASE_HEADING,
+        "this_adapter": THIS_ADAPTER,
+        "processor_from": THIS_ADAPTER if own_processor else base.name,
+    }
 
 
 def code_span(text: str) -> str:

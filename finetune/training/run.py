@@ -20,7 +20,7 @@ from finetune.training.checkpoint import TrainingState, read_state, write_state
 from finetune.training.loop import accelerator_for, train
 from finetune.training.trackers import TrackerName, check_tracker, logs_folder, tracked
 from interp.images.decode import BLANK_IMAGE
-from interp.model.image_tokens import encode_together
+from interp.model.image_token_file import encode_into_file
 from interp.model.prompts import PromptStyle
 from interp.model.spec import ModelSpec
 from interp.model.vlm import Vlm
@@ -93,7 +93,7 @@ def train_and_evaluate(
         saved, before = read_state(checkpoint) or (None, 0.0)
         # Read all images now: an unreadable test image should not show only after hours of training.
         images_asked = [*(q.image for q in training_questions), *(q.image for q in test_questions), BLANK_IMAGE]
-        encode_together(vlm, images_asked, team_on(accelerator.device))
+        encode_into_file(vlm, images_asked, team_on(accelerator.device), work)
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
         steps = training_steps(
             training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding
@@ -116,7 +116,7 @@ def train_and_evaluate(
             return None
         with atomic_folder(out, work) as folder:
             record = record_of(vlm, adapted, choice, training_questions, settings, hashes, history, seconds)
-            write_adapter(folder, adapted, record, history)
+            write_adapter(folder, adapted, vlm.processor, record, history)
             write_text(folder / "evaluation.json", evaluation.to_json())
             # Replaces the empty template of peft, which names the base by its path on this machine.
             write_text(folder / "README.md", model_card(record, evaluation))

@@ -24,15 +24,10 @@ def evaluation_overview(found: Evaluation) -> Overview:
     tables = [measures_table(found), groups_table(found), quadrants_table(found)]
     return Overview(
         f"{found.model}: {found.questions:,} questions of {found.patients:,} patients{_clamps(found)}",
-        verdict_sentences(found),
+        found.sentences,
         tables=[table for table in tables if table.rows],
         notes=[f"{arm}: {said}" for arm in found.shown if (said := clamp_controls(found, arm))],
     )
-
-
-def verdict_sentences(found: Evaluation) -> list[str]:
-    """The verdicts on the arms that are shown, then a sentence on each arm that collapsed."""
-    return [*(found.verdicts[name].sentence for name in found.shown), *found.collapsed.values()]
 
 
 def clamp_controls(found: Evaluation, arm: str) -> str:
