@@ -11,11 +11,13 @@ import torch
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
+from interp.model.input_check import check_inputs
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.vlm import Vlm
+from interp.model.weights_check import check_weights, refuse_two_models
 from interp.paths import WORLD
 from interp.runtime.distributed import require_single_process, team_on
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import spinner
 from interp.storage.hub import locate
@@ -38,8 +40,10 @@ def load_vlm(
     `model` is a local folder or a hub id. `device` "auto" takes a GPU if there is one, and "split" divides the model
     over all GPUs. `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU. `image_cache` is a folder that keeps image
     tokens between runs and is created if it is missing. Raises InputError for a model that cannot be found or is not a
-    Gemma 3 (see `interp.storage.hub.locate`), for a device or dtype that this machine lacks, and if `image_cache`
-    cannot be a folder.
+    Gemma 3 (see `interp.storage.hub.locate`), whose files lack weights or hold others
+    (`interp.model.weights_check`), or whose template, tokenizer and processor do not fit it
+    (`interp.model.input_check`); for a device or dtype that this machine lacks; and for an `image_cache` that cannot be
+    a folder.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -52,25 +56,37 @@ def load_vlm(
     if chosen is None:
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
+    refuse_two_models(source.folder)
     places: dict[str, Any] = {"device_map": device_map_over_gpus(source.folder)} if split else {}
     cache = None if image_cache is None else cache_folder(image_cache)
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            adopt_template(processor)
+            # Sizes are compared below, where the error can name a weight.
+            found: Any = AutoModelForImageTextToText.from_pretrained(
                 source.folder,
                 dtype=chosen,
                 attn_implementation="sdpa",
                 trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
                 **places,
             )
+            loaded, report = found
+            check_weights(source.folder, report)
+            answers = answer_tokens(processor.tokenizer)
+            check_inputs(loaded, processor, answers, style)
+    except InputError as error:
+        folder = "" if str(error).startswith(str(source.folder)) else f"{source.folder}: "
+        raise InputError(f"{folder}{error}") from None
     # transformers does not validate configurations, and a wrong one may raise any kind of error.
     except Exception as error:
         # While cleaning up after an interruption, torch may raise such an error too.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # peft writes this into an adapter as its base: the hub id rather than a path on this machine.
     loaded.name_or_path = str(model)
@@ -81,7 +97,7 @@ def load_vlm(
         processor=processor,
         name=source.name,
         revision=source.revision,
-        answers=answer_tokens(processor.tokenizer),
+        answers=answers,
         style=style,
         image_cache=cache,
     )
@@ -89,6 +105,17 @@ def load_vlm(
     kind = str(chosen).removeprefix("torch.")
     log.info("model %s: %d layers of width %d, %s on %s", vlm.name, vlm.n_layers, vlm.d_model, kind, vlm.device)
     return vlm
+
+
+def adopt_template(processor: Any) -> None:
+    """Give a processor without a chat template that of its tokenizer, which tokenizer_config.json may hold."""
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise InputError(
+            "No chat template: expected chat_template.jinja, or chat_template in tokenizer_config.json. Copy it from "
+            "the base model, or save the processor with save_pretrained."
+        )
 
 
 def limit_image_tokens(vlm: Vlm, max_bytes: int) -> None:
@@ -109,7 +136,7 @@ def choose_device(device: str) -> str:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: not usable here ({str(error).splitlines()[0]}).") from None
+        raise InputError(f"--device {device}: not usable here ({first_line(error)}).") from None
     return device
 
 

@@ -77,32 +77,72 @@ def prompt_tokens(
 
     `closed` marks yes/no questions, to which `style` may add an instruction (by default none), and `with_image` marks
     questions with an image (by default all). The ids equal those of `processor.apply_chat_template(...,
-    tokenize=True)`, but no pixels are needed. Raises InputError if a text contains an image placeholder.
+    tokenize=True)`, but no pixels are needed. Raises InputError if a text contains an image placeholder, and if the
+    chat template leaves out a text or an image, or puts them in another order.
     """
     if not texts:
         return []
-    for placeholder in {processor.tokenizer.boi_token, processor.tokenizer.image_token}:
+    tokenizer = processor.tokenizer
+    for placeholder in {tokenizer.boi_token, tokenizer.image_token}:
         if any(placeholder in text for text in texts):
             raise InputError(
                 f"A wording contains {placeholder!r}, which stands for an image. Remove it from the questions."
             )
     closed = closed if closed is not None else [False] * len(texts)
     with_image = with_image if with_image is not None else [True] * len(texts)
-    messages = [_messages(*asked, style) for asked in zip(texts, closed, with_image, strict=True)]
+    messages = [chat_messages(*asked, style) for asked in zip(texts, closed, with_image, strict=True)]
     rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    tokenizer = processor.tokenizer
     expanded = [text.replace(tokenizer.boi_token, processor.full_image_sequence) for text in rendered]
-    return tokenizer(expanded, add_special_tokens=False)["input_ids"]
+    # As in transformers, the tokenizer adds the first token if the template has not.
+    starts = tokenizer.bos_token is not None and rendered[0].startswith(tokenizer.bos_token)
+    found = tokenizer(expanded, add_special_tokens=not starts)["input_ids"]
+    for prompt in zip(messages, rendered, found, strict=True):
+        _check_prompt(processor, style.image_first, *prompt)
+    return found
 
 
-def _messages(text: str, closed: bool, with_image: bool, style: PromptStyle) -> list[dict[str, Any]]:
+def _check_prompt(
+    processor: Any, image_first: bool, messages: Sequence[dict[str, Any]], rendered: str, ids: list[int]
+) -> None:
+    """Raise InputError unless a prompt holds all that was asked for, each image once, and at most one first token."""
+    tokenizer = processor.tokenizer
+    parts = [(message["role"], part) for message in messages for part in message["content"]]
+    said = {role: part["text"].strip() for role, part in parts if part["type"] == "text"}
+    for role, text in said.items():
+        if text not in rendered:
+            what = "the system instruction" if role == "system" else "the question"
+            raise InputError(f"The chat template leaves out {what} {text!r}. Copy the base model's chat template.")
+    images = sum(part["type"] == "image" for _, part in parts)
+    found, expected = ids.count(tokenizer.image_token_id), images * processor.image_seq_length
+    if found != expected:
+        raise InputError(
+            f"The chat template and the tokenizer give {found} image tokens in a prompt with {images} images, expected "
+            f"{expected}. Copy chat template, tokenizer and processor from the base model."
+        )
+    image, text = rendered.find(tokenizer.boi_token), said["user"]
+    if images and not (image < rendered.rfind(text) if image_first else rendered.find(text) < image):
+        order = "before" if image_first else "after"
+        raise InputError(
+            f"The chat template does not put the image {order} the question, as --image-first and "
+            "--question-first ask. Copy the base model's chat template."
+        )
+    if tokenizer.bos_token_id is not None and ids.count(tokenizer.bos_token_id) > 1:
+        raise InputError(
+            f"A prompt has {ids.count(tokenizer.bos_token_id)} tokens {tokenizer.bos_token!r}, expected one at its "
+            "start. Remove the others from the chat template."
+        )
+
+
+def chat_messages(text: str, closed: bool, with_image: bool, style: PromptStyle) -> list[dict[str, Any]]:
+    """The conversation in which a question is asked, as chat templates take it."""
     if style.normalize:
         from interp.questions.canonical import normalize
 
         text = normalize(text)
     if closed and style.answer_instruction:
         text = f"{text} {style.answer_instruction}"
-    content = [{"type": "image"}] * with_image + [{"type": "text", "text": text}]
+    image = [{"type": "image"}] if with_image else []
+    content: list[dict[str, Any]] = [*image, {"type": "text", "text": text}]
     user = {"role": "user", "content": content if style.image_first else content[::-1]}
     if style.system is None:
         return [user]
