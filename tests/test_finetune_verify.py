@@ -9,6 +9,7 @@ import torch
 from conftest import read_rows, write_rows
 from finetune_world import make_world
 from safetensors.torch import load_file, save_file
+from test_processes import launch
 
 from finetune.cli import app as cli
 
@@ -113,3 +114,22 @@ def test_a_folder_without_an_evaluation_is_refused(copied, capsys, world):
     (copied / "manifest.json").unlink()
     assert finetune("verify", copied, "--questions", world.questions, "--device", "cpu") == 2
     assert "no gatescope.json and evaluation.json" in capsys.readouterr().err
+
+
+def test_two_processes_verify_together_and_one_reports(world, trained, tmp_path):
+    done = launch(
+        "-m", "finetune", "verify", trained, "--device", "cpu", "--json", "--questions", world.questions, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(check["holds"] for check in json.loads(done.stdout))
+
+
+def test_the_record_says_how_it_was_trained_and_what_nobody_published(trained):
+    record = json.loads((trained / "gatescope.json").read_text())
+    recipe = record["recipe"]
+    assert recipe["schedule"].startswith("cosine")
+    assert recipe["warmup"].startswith("linear, over 0.03")
+    assert (recipe["decay"][:4], recipe["clipping"]) == ("0.01", "gradient norm at most 1")
+    assert recipe["loss"] == "1 x cross-entropy + 1 x divergence"
+    assert recipe["modules"].split(", ")[0] == "q_proj"
+    assert {"schedule", "warmup", "decay", "clipping", "divergence"} <= set(record["unpublished"]) <= set(recipe)

@@ -1,6 +1,8 @@
 """Image tokens equal those of plain transformers on one image at a time; and when the disk cache is used."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,10 +21,13 @@ from finetune.evaluation.arms import Arm, adapter_arm, base_arm
 from finetune.evaluation.evaluate import evaluate
 from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
 from interp.measurement.margins import measure
+from interp.model import image_token_file
 from interp.model.image_token_cache import read_tokens, write_tokens
+from interp.model.image_token_file import encode_into_file
 from interp.model.image_tokens import encode_images, encode_pixels
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
+from interp.runtime.distributed import ALONE
 from interp.runtime.errors import InputError
 from interp.runtime.prefetch import map_ahead
 
@@ -335,3 +340,35 @@ def test_work_ahead_keeps_order_bounds_and_errors():
     assert next(early) == 31 * 31
     early.close()
     assert max(begun) <= 31 + 4
+
+
+def test_tokens_in_a_file_are_the_same_and_no_process_holds_them(tiny_model, pictures, tmp_path, monkeypatch):
+    expected, _ = encoded(load_vlm(tiny_model, "cpu", "float32"), pictures)
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    held = []
+
+    def counting(vlm, paths):
+        encode_images(vlm, paths, batch_size=4)
+        held.append(sum(tokens.nbytes for tokens in vlm.image_tokens.values()))
+
+    monkeypatch.setattr(image_token_file, "BLOCK", 4)
+    monkeypatch.setattr(image_token_file, "encode_images", counting)
+    encode_into_file(vlm, [*pictures, pictures[0], NO_IMAGE], ALONE, tmp_path / "work")
+    assert torch.equal(torch.stack([vlm.image_tokens[path] for path in pictures]), expected)
+    # Four images at a time lie in memory, then none: every token is in one mapped file, which has no name any more.
+    assert held == [4 * expected[0].nbytes, 4 * expected[0].nbytes, 3 * expected[0].nbytes]
+    storages = {vlm.image_tokens[path].untyped_storage().data_ptr() for path in pictures}
+    assert len(storages) == 1
+    assert vlm.image_tokens[pictures[0]].untyped_storage().filename is not None
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_full_disk_shows_before_any_image_is_encoded(tiny_model, pictures, tmp_path, monkeypatch):
+    def full(handle, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    with tower_calls(vlm) as calls, pytest.raises(InputError, match="there is no room"):
+        encode_into_file(vlm, pictures, ALONE, tmp_path)
+    assert (calls, list(tmp_path.glob(".partial*"))) == ([], [])

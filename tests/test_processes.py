@@ -23,7 +23,7 @@ from finetune.lora.settings import TrainSettings
 from interp.images.decode import NO_IMAGE
 from interp.measurement.generate import generate
 from interp.measurement.margins import measure
-from interp.model.image_tokens import encode_together
+from interp.model.image_token_file import encode_into_file
 from interp.model.load import balanced_device_map, load_vlm
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
@@ -84,7 +84,7 @@ if what == "whole":
                 path.unlink()
     team.barrier()
     found_in(search(Checkpoint(folder, {{}}))[0], folder / f"again-{{rank}}")
-    told["pictures"] = pictures(vlm, team)
+    told["pictures"] = pictures(vlm, team, folder)
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     vlm.team = team
     said_by(vlm, folder / f"said-{{rank}}.safetensors")
@@ -99,13 +99,13 @@ def search(checkpoint=NO_CHECKPOINT):
     return find_features(vlm, WORLD / "saes", questions, **FIND, checkpoint=checkpoint), vlm
 
 
-def pictures(vlm, team) -> list[dict[str, float]]:
-    """The tokens of one image, of none and of five, encoded by all processes together."""
+def pictures(vlm, team, folder: Path) -> list[dict[str, float]]:
+    """The tokens of one image, of none and of five, encoded by all processes together into a file in `folder`."""
     images = sorted({question.image for question in load_questions(WORLD / "questions.jsonl")})[:5]
     found = []
     for asked in (images[:1], [NO_IMAGE], images):
         vlm.image_tokens.clear()
-        encode_together(vlm, asked, team)
+        encode_into_file(vlm, asked, team, folder)
         found.append({Path(path).name: float(vlm.image_tokens[path].double().sum()) for path in asked})
     return found
 
@@ -209,8 +209,8 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     assert all(t["images"] < len(vlm.image_tokens) for t in told)
 
 
-def test_two_processes_encode_together_what_one_does(told):
-    expected = pictures(load_vlm(WORLD / "planted", "cpu", "float32"), ALONE)
+def test_two_processes_encode_together_what_one_does(told, tmp_path):
+    expected = pictures(load_vlm(WORLD / "planted", "cpu", "float32"), ALONE, tmp_path)
     assert [len(found) for found in expected] == [1, 1, 5]
     assert len({round(value, 3) for value in expected[2].values()}) == 5
     assert told[0]["pictures"] == told[1]["pictures"]

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import torch
 import typer
 
-from interp.storage.provenance import HIDDEN, Provenance, commit_of, provenance
+from interp.storage import checkpoint
+from interp.storage.checkpoint import read_tensors, write_tensors
+from interp.storage.provenance import HIDDEN, Provenance, commit_of, joined, measurement, provenance
 
 SECRET = "Is there a nodule?"
 
@@ -89,3 +92,36 @@ def test_the_commit_is_that_of_the_folder_itself(tmp_path):
     assert commit_of(code) == first
     (code / ".git" / "HEAD").write_text("ref: refs/heads/none\n")
     assert commit_of(code) is None
+
+
+def earlier(day: int, device: str = "1 x old GPU") -> Provenance:
+    return Provenance(commit="a" * 40, device=device, command="interp find-features", started=f"2020-01-0{day}T00:00")
+
+
+def test_a_resumed_measurement_keeps_when_and_where_it_was_begun(tmp_path, monkeypatch):
+    parts = {}
+    for day in (2, 1):
+        monkeypatch.setattr(checkpoint, "provenance", lambda day=day: earlier(day))
+        write_tensors(tmp_path / f"{day}.safetensors", {"x": torch.ones(2)}, {})
+        parts[day] = tmp_path / f"{day}.safetensors"
+    monkeypatch.undo()
+    alone = provenance()
+    with measurement():
+        for part in parts.values():
+            read_tensors(part, {})
+        found = provenance()
+        # What is written now says so as well, so that a third process knows of the first.
+        write_tensors(tmp_path / "3.safetensors", {"x": torch.ones(2)}, {})
+    assert (found.started, found.device) == ("2020-01-01T00:00", "1 x old GPU")
+    assert [process.started for process in found.resumed] == ["2020-01-02T00:00", alone.started]
+    with measurement():
+        read_tensors(tmp_path / "3.safetensors", {})
+        assert provenance() == found
+    # The next measurement of this process has nothing to do with it.
+    assert provenance() == alone
+    assert alone.resumed == []
+
+
+def test_parts_of_one_process_are_one_process():
+    found = joined([earlier(1, "CPU"), earlier(1), earlier(2)])
+    assert (found.device, [process.started for process in found.resumed]) == ("1 x old GPU", ["2020-01-02T00:00"])

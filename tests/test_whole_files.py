@@ -12,10 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetune.cli.app import main as finetune_main
+from interp.cli.app import main as interp_main
+from interp.paths import WORLD
 from interp.runtime.errors import InputError
-from interp.storage.atomic import atomic_file, atomic_folder
+from interp.storage.atomic import atomic_file, atomic_folder, refuse_unwritable, refuse_used, write_text
 from interp.storage.lock import held
 from interp.storage.manifest import check_manifest, write_manifest
+from interp.storage.working_folder import working, working_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,3 +98,58 @@ def test_a_full_disk_is_one_message_and_leaves_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("place", ["/sys/kernel/x", "file/x", "file/deep/x", LONG, f"{LONG}/x", "loop/x"])
+def test_a_place_that_cannot_be_written_is_refused_early_and_late(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("loop").symlink_to("loop")
+    before = sorted(tmp_path.rglob("*"))
+    tries = [
+        lambda path: refuse_used(path),
+        lambda path: refuse_unwritable(path.absolute()),
+        lambda path: write_text(path, "x"),
+        lambda path: atomic_folder(path).__enter__(),
+        lambda path: held(path).__enter__(),
+        lambda path: working(working_folder(path)).__enter__(),
+    ]
+    for attempt in tries:
+        with pytest.raises(InputError, match="cannot be written"):
+            attempt(Path(place))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
+    refuse_used(tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["interp", "find-features"],
+        ["interp", "transfer-check"],
+        ["interp", "test-feature", "5:466"],
+        ["interp", "report", "."],
+        ["interp", "schemas"],
+        ["interp", "demo", "build"],
+        ["interp", "paraphrase", str(WORLD / "questions.jsonl")],
+        ["interp", "import-questions", str(WORLD / "questions.jsonl"), "--format", "jsonl"],
+        ["finetune", "--layers", "4"],
+        ["finetune", "evaluate", "--clamp", "5:466"],
+        ["finetune", "grounding"],
+    ],
+)
+def test_no_command_ends_in_a_traceback_for_its_out(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    for place in ("file/x", LONG):
+        monkeypatch.setattr(sys, "argv", [*command, "--out", place])
+        with pytest.raises(SystemExit) as stopped:
+            (interp_main if command[0] == "interp" else finetune_main)()
+        assert stopped.value.code == 2
+        assert "cannot be written" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pandas as pd
 
 from finetune.evaluation.answers import Answers
 from interp.model.blank_images import BLANKS
-from interp.runtime.errors import InputError
+from interp.runtime.errors import InputError, first_line
 from interp.schemas.ablation import ArmRecord
 from interp.schemas.layer_list import layers_text
 from interp.schemas.read import newest_version
@@ -59,5 +59,5 @@ def read_answers(path: Path) -> tuple[Answers, ArmRecord]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return InputError(f"{path}: not the answers of an arm ({reason}). Remove the file, and the arm is run again.")

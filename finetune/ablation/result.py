@@ -24,9 +24,10 @@ from finetune.evaluation.answers import Answers
 from finetune.training.sensitivity import Sensitivity
 from interp.schemas import ablation as schema
 from interp.schemas.ablation import CHANCE, AblationArm, ArmRecord, Rule, SensitivityEntry, Worth
-from interp.schemas.layers import Interval, ProfileEntry
+from interp.schemas.layers import ProfileEntry
+from interp.schemas.record import Interval
 from interp.statistics import FloatArray, percentiles
-from interp.storage.provenance import provenance, software
+from interp.storage.provenance import joined, provenance, software
 from interp.views.notebook import shown
 
 if TYPE_CHECKING:
@@ -102,9 +103,14 @@ def summarize(
             for w in told
         ],
         software=software(),
-        provenance=provenance(),
+        provenance=joined([record.provenance for record in _records(trained) if record.provenance] or [provenance()]),
         **about,
     )
+
+
+def _records(trained: Sequence[Trained]) -> list[ArmRecord]:
+    """The records of all arms and seeds."""
+    return [record for arm in trained for _, record in arm.seeds]
 
 
 def _only(tables: dict[str, FloatArray], arms: Sequence[int]) -> dict[str, FloatArray]:

@@ -34,12 +34,14 @@ def verify_command(
 
         finetune verify artifacts/adapter
 
-    Give the same --split, --test-split and --limit as for the training.
+    Give the same --split, --test-split and --limit as for the training. The
+    processes of `accelerate launch` divide the evaluation.
 
     Exits with 0 if every check holds, 4 if one does not, 2 on bad input.
     """
     from finetune.evaluation.verify import read_recorded, verify_adapter
     from finetune.lora.adapter_folder import shared_base
+    from interp.runtime.distributed import is_main, team_on
     from interp.storage.checks import files_check
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.checks import show_checks
@@ -54,10 +56,16 @@ def verify_command(
         dtype: Any = record.model.dtype
         recorded = replace(base, dtype=dtype, revision=base.revision or record.model.revision)
         training, test = data.load_splits()
-        checks = verify_adapter(adapter, record, claimed, recorded.load(style), training, test)
-    if json:
+        vlm = recorded.load(style)
+        vlm.team = team_on(vlm.device)
+        checks = verify_adapter(adapter, record, claimed, vlm, training, test)
+        # The launcher stops all processes when one of them ends with an exit code.
+        vlm.team.shut_down()
+    if not is_main():
+        pass
+    elif json:
         typer.echo(json_text(json_ready(checks)), nl=False)
     else:
         show_checks(checks, "The training is not repeated, so it is not checked that it gives these weights.")
-    if not all(check.holds for check in checks):
+    if is_main() and not all(check.holds for check in checks):
         raise typer.Exit(EXIT_FOUND)

@@ -6,6 +6,7 @@ tolerance is unclear, and an arm with an unclear axis is not improved.
 """
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Literal, NamedTuple
 
 from finetune.evaluation.compare import ArmComparison
@@ -153,7 +154,7 @@ def _reason(judgement: Judgement, tolerance: float) -> str:
     change = judgement.comparison
     percent = [100 * number for number in change.difference]
     numbers = f"{change.before.value:.1%} to {change.after.value:.1%}"
-    interval = f"[{percent[1]:+.1f}, {percent[2]:+.1f}]" if change.patients >= MIN_PAIRED_PATIENTS else "no interval"
+    interval = f"[{percent[1]:+.1f}, {percent[2]:+.1f}]" if isfinite(change.difference.low) else "no interval"
     numbers += f", {percent[0]:+.1f} {interval}"
     p = "p < .001" if change.p < 0.001 else f"p = {change.p:.2g}"
     rose = change.difference.value > 0

@@ -14,6 +14,7 @@ from finetune.lora.module_names import PRESENT_NAMES
 from finetune.lora.module_tree import LoadReport, ModuleTree, base_kept
 from finetune.lora.modules import quiet_peft, trainable_parameters
 from finetune.lora.processor_files import write_processor
+from finetune.lora.recipe import UNPUBLISHED, recipe_of
 from finetune.lora.settings import TrainSettings
 from interp.model.image_token_cache import vision_encoder_modules
 from interp.model.model_entry import model_entry
@@ -53,6 +54,8 @@ def record_of(
         layers=choice.layers,
         layers_from=choice.source,
         settings=asdict(settings),
+        recipe=recipe_of(settings),
+        unpublished=list(UNPUBLISHED),
         data=fingerprint(taught),
         questions=len(taught),
         paraphrases=sum(len(q.same_meaning) for q in taught),

@@ -11,9 +11,11 @@ Grounding = Literal["none", "blank", "swap"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How an adapter is trained; the defaults are those of the published targeted LoRA (arXiv 2603.00148).
+    """How an adapter is trained. Raises InputError for a value outside its range.
 
-    Raises InputError for a value outside its range.
+    Rank, alpha, dropout, learning rate, batch size, epochs and the weight of the consistency term are by default those
+    of the published targeted LoRA (arXiv 2603.00148, and the card of saillab/medgemma-4b-targeted-lora-mimic-mt-12k).
+    No published text states the others: see `finetune.lora.recipe.UNPUBLISHED`.
     """
 
     rank: int = option(16, "Rank of the low-rank update of every projection.", min=1)

@@ -33,6 +33,7 @@ from interp.storage.atomic import atomic_folder, refuse_used, write_text
 from interp.storage.checkpoint import Checkpoint
 from interp.storage.checksums import inputs_digests, weights_fingerprint
 from interp.storage.manifest import write_manifest
+from interp.storage.provenance import measurement
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ def train_and_evaluate(
         seconds = time.monotonic() - started
         hashes = text_hashes(wordings(steps))
         vlm.team = team_on(accelerator.device)
-        evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], test_questions, hashes, settings.seed)
+        # Other processes may have trained; this one alone evaluates.
+        with measurement():
+            evaluation = evaluate(vlm, [base_arm(adapted), Arm("adapter")], test_questions, hashes, settings.seed)
         if not accelerator.is_main_process:
             return None
         with atomic_folder(out, work) as folder:

@@ -18,7 +18,7 @@ from interp.questions.files import split_of, write_questions
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 from interp.schemas.import_report import ImportReport
-from interp.storage.atomic import atomic_folder
+from interp.storage.atomic import atomic_folder, refuse_unwritable
 from interp.storage.hub import download
 from interp.storage.json_files import write_json
 
@@ -42,6 +42,7 @@ def import_questions(
         raise InputError(f"--format {format}: no such format. Choose one of {', '.join(FORMATS)}.")
     out, images = Path(out), Path(out).parent if images is None else Path(images)
     for path in (out, report_path(out)):
+        refuse_unwritable(path)
         if path.exists():
             raise InputError(f"{path}: exists already, and nothing is overwritten. Choose another --out or remove it.")
     if not images.is_dir():

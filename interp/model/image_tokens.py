@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,10 @@ from interp.images.grey import lacks_contrast
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
-from interp.runtime.distributed import Team
 from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
 
 log = logging.getLogger(__name__)
-EXCHANGE_SIZE = 64
-"""Number of images per process whose tokens are exchanged at once."""
 MAX_WAITING_IMAGES = 32
 """Most decoded images that wait for the tower; one of 896 x 896 pixels takes 5 MB."""
 
@@ -70,23 +67,6 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 8) -> None:
         former()
     if cached:
         log.info("%d of %d images from the image cache", cached, len(missing))
-
-
-def encode_together(vlm: Vlm, paths: Sequence[str], team: Team) -> None:
-    """Like `encode_images`, but each process of `team` encodes its share of the images and gets the tokens of all."""
-    missing = [path for path in dict.fromkeys(paths) if path not in vlm.image_tokens and path != NO_IMAGE]
-    parts = [team.block(missing, rank) for rank in range(team.size)]
-    encode_images(vlm, parts[team.rank])
-    if team.size == 1:
-        return
-    none = torch.empty(0, vlm.model.config.mm_tokens_per_image, vlm.d_model, dtype=vlm.tower_dtype)
-    for start in range(0, max(map(len, parts)), EXCHANGE_SIZE):
-        of_all = [part[start : start + EXCHANGE_SIZE] for part in parts]
-        mine = of_all[team.rank]
-        own = to_device_async(torch.stack([vlm.image_tokens[path] for path in mine]) if mine else none, vlm.device)
-        lengths = [len(part) for part in of_all]
-        found = [team.gather_to(rank, own, lengths) for rank in range(team.size)][team.rank]
-        vlm.image_tokens.update(zip(chain(*of_all), to_host_async(torch.cat(found))().clone(), strict=True))
 
 
 def decoder_threads(device: torch.device) -> int:

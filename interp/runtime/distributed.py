@@ -205,7 +205,7 @@ def team_on(device: "torch.device | str") -> Team:
     if asked.type == "cuda":
         asked = claim_gpu(asked)
     if not torch.distributed.is_initialized():
-        met = {} if (store := meet()) is None else {"store": store, "rank": _rank(), "world_size": process_count()}
+        met: dict[str, Any] = {} if (store := meet()) is None else {"store": store, "rank": _rank(), "world_size": process_count()}
         with _readable_errors():
             torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=TIMEOUT, **met)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)

@@ -20,6 +20,15 @@ class AdapterRecord(Record):
     layers: list[int] = Field(description="decoder layers that were trained")
     layers_from: str = Field(description="what chose them: a file and its rule, or the command")
     settings: dict[str, Any] = Field(description="settings of the training, with its seed")
+    recipe: dict[str, str] = Field(
+        default_factory=dict,
+        description="part of the training (optimizer, schedule, warmup, decay, clipping, loss, modules and others) -> "
+        "what was done, in words; empty in older records",
+    )
+    unpublished: list[str] = Field(
+        default_factory=list,
+        description="parts of the recipe that no published text states, so this project chose them",
+    )
     data: str = Field(description="hash of the training questions")
     questions: int = Field(description="number of training questions")
     paraphrases: int = Field(description="number of their paraphrases of the same meaning")

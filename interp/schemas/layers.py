@@ -1,15 +1,14 @@
 """`layers.json`, which `interp find-features` writes and `finetune` reads: its schema, writer and reader."""
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from interp.runtime.errors import InputError
 from interp.schemas.layers_v1 import upgraded
-from interp.statistics import Estimate
+from interp.schemas.record import Interval, Record
 from interp.storage.atomic import write_text
 from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
@@ -21,26 +20,10 @@ SCHEMA_VERSION = 2
 log = logging.getLogger(__name__)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Part(Record):
+    """layers.json or a part of it. Unlike other artifacts it has no unknown fields, since `finetune` trains by it."""
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nan_is_null(cls, value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Interval(_Part):
-    """A number with its 95% interval, a bootstrap over patients."""
-
-    value: float | None = Field(description="the estimate; null where it is undefined")
-    low: float | None = Field(description="lower end of the 95% interval; null where there is no interval")
-    high: float | None = Field(description="upper end of the 95% interval; null where there is no interval")
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> "Interval":
-        """Round an estimate to six digits. NaN becomes null, because JSON has no NaN."""
-        return cls(**{k: None if math.isnan(v) else round(v, 6) for k, v in estimate._asdict().items()})
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
 
 
 class ModelEntry(_Part):
@@ -116,7 +99,9 @@ class CausalEntry(_Part):
     p: float | None = Field(
         description="p of net, sign-flip test over patients, Benjamini-Hochberg adjusted over the features tested"
     )
-    p_random: float | None = Field(description="share of random directions that recover at least as much")
+    p_random: float | None = Field(
+        description="(1 + count) / (1 + n), where count of the n random directions recover at least as much"
+    )
     reversals: int = Field(description="number of flips whose original answer the patch restores")
     random_reversals: float | None = Field(description="mean number that random directions restore")
     unflipped_changed: float | None = Field(
@@ -131,7 +116,7 @@ class FeatureEntry(_Part):
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index of the feature in the SAE")
     flip_auc: float | None = Field(description="AUC of |delta| for flipped against other pairs, selection half")
-    flip_p: float | None = Field(description="p of flip_auc over patients, Benjamini-Hochberg adjusted over all features")
+    flip_p: float | None = Field(description="p of flip_auc over patients, Benjamini-Hochberg adjusted")
     held_out_auc: float | None = Field(description="the same AUC on the held-out half")
     delta_on_flips: float | None = Field(description="mean |delta| over flipped pairs [activation units]")
     delta_otherwise: float | None = Field(description="mean |delta| over the other pairs [activation units]")
@@ -158,7 +143,7 @@ class DataEntry(_Part):
     """The questions that were used. It contains no text, path or patient."""
 
     fingerprint: str = Field(description="hash of the questions")
-    split: str = Field(description="split that they come from: train, test or all")
+    split: str = Field(description="split that all questions are of, train or test; otherwise all")
     questions: int = Field(description="number of closed questions measured")
     pairs: int = Field(description="number of (question, paraphrase) pairs")
     patients: int = Field(description="number of patients, or of images where patients are unknown")
@@ -179,7 +164,9 @@ class Layers(_Part):
     peak: int | None = Field(description="layer with the highest score in the range")
     rule: Rule = Field(description="rule that took `layers`")
     commit_layer: int | None = Field(
-        default=None, description="first layer whose residual patch restores half of the flipped answers"
+        default=None,
+        description="first profiled layer whose residual patch restores half of the flipped answers; where the layer "
+        "below it is not profiled, they may be restored earlier",
     )
     ranges: list[RangeEntry] = Field(description="range that each rule takes")
     model: ModelEntry = Field(description="the model")
@@ -207,7 +194,7 @@ class Layers(_Part):
 
 def write_layers(layers: Layers, path: Path) -> None:
     """Write layers.json atomically."""
-    write_text(path, layers.model_dump_json(indent=2) + "\n")
+    write_text(path, layers.to_json())
 
 
 def read_layers(path: str | Path) -> Layers:

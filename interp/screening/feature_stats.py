@@ -47,7 +47,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     centred = torch.from_numpy(shift - shift.mean() if n else shift).to(device)
     flip_auc = sparse_auc(delta, flipped)
     patients = list(flips.pairs["patient"])
-    alike = intraclass_correlation(flips.flipped, patients)
+    alike = intraclass_correlation(flips.flipped.astype(float), patients)
     # The pairs of one patient are not independent.
     inflation = design_effects(delta, torch.from_numpy(cluster_of(patients)), alike) if n else torch.ones(sae.d_sae)
     register = prompts["register"].to_numpy()

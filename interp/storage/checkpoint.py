@@ -16,7 +16,7 @@ from interp.runtime.errors import InputError, first_line
 from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_file
 from interp.storage.checksums import named_digest
-from interp.storage.provenance import software
+from interp.storage.provenance import Provenance, note_measured, provenance, software
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
@@ -78,6 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str
 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = {"schema_version": SCHEMA_VERSION, "inputs": inputs, "software": software()}
+    record["provenance"] = provenance().model_dump()
     record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
     with atomic_file(path) as partial:
         partial.write_bytes(save(held, {"record": json.dumps(record)}))
@@ -108,6 +109,9 @@ def read_tensors(path: Path, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         )
     refuse_other_inputs(path, record["inputs"], inputs, f"remove {path.parent} to start over")
     log.info("%s: resumed", path.name)
+    # Checkpoints of earlier versions do not have it.
+    if "provenance" in record:
+        note_measured(Provenance.model_validate(record["provenance"]))
     if record["software"] != software():
         _report_versions(json.dumps(record["software"]))
     return tensors

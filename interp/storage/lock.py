@@ -24,15 +24,15 @@ def held(folder: Path) -> Iterator[None]:
 
     path = folder / LOCK
     lock = FileLock(path, timeout=0)
-    try:
-        with write_errors(folder):
-            made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
-            folder.mkdir(parents=True, exist_ok=True)
+    with write_errors(folder):
+        made = [folder, *(above for above in folder.absolute().parents if not above.exists())]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{folder}: {_holder(path)} is working on it. Wait until it ends, stop it, or choose another --out."
-        ) from None
+        except Timeout:
+            raise InputError(
+                f"{folder}: {_holder(path)} is working on it. Wait until it ends, stop it, or choose another --out."
+            ) from None
     try:
         # This is for people; some systems let nobody touch a locked file.
         with suppress(OSError):

@@ -1,5 +1,8 @@
 """How a result came about: the commit of the code, the device, the start, and the command without paths or text.
 
+It is that of the measurement, not of the writing: a checkpoint holds the provenance of its parts, so a resumed run
+keeps when and where they were measured.
+
 The command is recorded beside the settings because it holds what they do not: the split, limits, and which options
 were left at their defaults.
 """
@@ -11,8 +14,9 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -47,8 +51,8 @@ _PLAIN = re.compile(r"[\w:,.+-]{1,40}")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
-class Provenance(BaseModel):
-    """How a result came about. It contains no path, text or patient."""
+class Process(BaseModel):
+    """A process that computed something. It contains no path, text or patient."""
 
     model_config = ConfigDict(extra="forbid")
     commit: str | None = Field(
@@ -56,15 +60,67 @@ class Provenance(BaseModel):
     )
     device: str = Field(description="GPUs that computed the result, or the CPU and its threads")
     command: str | None = Field(description="the command, with … for paths and text; null for a call from Python")
-    started: str = Field(description="start of the process [UTC, ISO 8601]")
+    started: str = Field(description="start of the process, or of the launcher of several [UTC, ISO 8601]")
+
+
+class Provenance(Process):
+    """How a result came about: the process that began to measure it, and those that resumed it."""
+
+    resumed: list[Process] = Field(
+        default_factory=list, description="the later processes that resumed the work, in order; empty for one process"
+    )
+
+    def processes(self) -> list[Process]:
+        """All processes, in order."""
+        return [Process(**self.model_dump(exclude={"resumed"})), *self.resumed]
+
+
+_MEASURED: ContextVar[list[Process] | None] = ContextVar("measured", default=None)
+"""The processes whose work a checkpoint has given to the measurement under way; None outside of one."""
+
+
+@contextmanager
+def measurement() -> Iterator[None]:
+    """While open, `provenance` includes the processes that measured what is read from checkpoints."""
+    token = _MEASURED.set([])
+    try:
+        yield
+    finally:
+        _MEASURED.reset(token)
+
+
+def note_measured(found: Provenance) -> None:
+    """Note that the measurement under way uses what was measured there; no effect outside of one."""
+    if (noted := _MEASURED.get()) is not None:
+        noted += found.processes()
+
+
+def joined(found: Iterable[Provenance]) -> Provenance:
+    """One provenance of results that several processes measured."""
+    return _in_order([process for each in found for process in each.processes()])
+
+
+def _in_order(processes: Sequence[Process]) -> Provenance:
+    # One process may have written several parts, of which the later ones know the GPU that it used.
+    of = {(process.started, process.command, process.commit): process for process in processes}
+    first, *later = [of[key] for key in sorted(of, key=lambda key: key[0])]
+    return Provenance(**first.model_dump(), resumed=later)
 
 
 def provenance() -> Provenance:
-    """The provenance of this process so far; a GPU counts once it is used."""
+    """The processes that measured what is being computed, this one so far included; a GPU counts once it is used."""
+    return _in_order([*(_MEASURED.get() or []), _this_process()])
+
+
+def _this_process() -> Process:
     import psutil
 
-    started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
-    return Provenance(
+    process = psutil.Process()
+    if process_count() > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        # The processes of one launch count as one, which started with their launcher.
+        process = process.parent() or process
+    started = datetime.fromtimestamp(process.create_time(), UTC)
+    return Process(
         commit=commit_of(Path(__file__).parents[2]),
         device=_device(),
         command=_command(),

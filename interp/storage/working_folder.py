@@ -15,6 +15,7 @@ from interp.storage.atomic import PARTIAL, sweep
 from interp.storage.checkpoint import as_json
 from interp.storage.lock import held
 from interp.storage.manifest import check_manifest, read_manifest
+from interp.storage.provenance import measurement
 
 
 def working_folder(out: Path) -> Path:
@@ -29,7 +30,7 @@ def working(work: Path) -> Iterator[None]:
 
     Raises InputError if another process holds it.
     """
-    with held(work):
+    with held(work), measurement():
         sweep(work)
         try:
             yield

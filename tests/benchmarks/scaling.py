@@ -37,7 +37,8 @@ from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from interp.measurement.sharded import measure_together
 from interp.model.fused import fuse
-from interp.model.image_tokens import encode_together, make_contiguous
+from interp.model.image_token_file import encode_into_file
+from interp.model.image_tokens import make_contiguous
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions, write_questions
@@ -126,7 +127,7 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
     try:
         for name, step in steps.items():
             setattr(interp.search.find, name, timed(name, step))
-        found = find_features(vlm, folders, asked, settings=settings, split="train")
+        found = find_features(vlm, folders, asked, settings=settings)
     finally:
         for name, step in steps.items():
             setattr(interp.search.find, name, step)
@@ -153,7 +154,7 @@ def training(
         vlm.image_tokens.clear()
         stamps = [clock(team)]
         hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
-        encode_together(vlm, [question.image for question in part], team)
+        encode_into_file(vlm, [question.image for question in part], team, Path.cwd())
         train(vlm, adapted, steps, settings, accelerator)
         hook.remove()
         stamps[-1] = clock(team)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from interp.runtime.errors import InputError
-from interp.storage.atomic import refuse_used, write_text
+from interp.storage.atomic import refuse_unwritable, refuse_used, write_text
 from interp.views import numbers
 from interp.views.report import charts, evaluation, origins, search
 from interp.views.report.collect import Collected, collect
@@ -31,6 +31,7 @@ def write_report(run: Path, out: Path, include_examples: bool = False) -> None:
     The report holds nothing of the questions but counts; with `include_examples` it shows images, and says so. Raises
     InputError if `out` exists, if `run` holds nothing to report or a damaged file, and if examples are missing.
     """
+    refuse_unwritable(out)
     if out.is_dir():
         raise InputError(f"{out}: is a folder. Give --out the name of a new HTML file.")
     refuse_used(out)
