@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_world import UNSEEN, WORDINGS, make_world
+from finetune_world import UNSEEN, WORDINGS, make_world, plain_logits
 from huggingface_hub import ModelCard
 
-from finetune.lora.adapter_folder import read_record
+from finetune.lora.adapter_folder import load_adapter, read_record
 from finetune.lora.settings import TrainSettings
 from finetune.publishing.card import Base, base_metadata, file_names_only, model_card, with_base
 from finetune.training.run import train_and_evaluate
+from interp.model.load import load_vlm
 from interp.model.spec import ModelSpec
+from interp.questions.files import load_questions
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
@@ -148,6 +150,7 @@ def test_it_holds_no_path_text_hash_or_patient(world, trained):
 def test_its_own_lines_load_the_adapter(world, trained, monkeypatch):
     """The lines of code run as they are, apart from the two names that a reader fills in."""
     from peft import PeftModel
+    from transformers import Gemma3Processor
 
     code = re.search(r"```python\n(.*?)```", (trained[0] / "README.md").read_text(), re.DOTALL).group(1)
     monkeypatch.chdir(world.model.parent)
@@ -155,6 +158,14 @@ def test_its_own_lines_load_the_adapter(world, trained, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert isinstance(names["model"], PeftModel)
+    assert isinstance(names["processor"], Gemma3Processor)
+    question = load_questions(world.questions)[0]
+    ours = load_vlm(world.model, "cpu", "float32")
+    load_adapter(ours, trained[0])
+    with torch.no_grad():
+        found = plain_logits(names["model"].eval(), names["processor"], question.image, question.question)
+        expected = plain_logits(ours.model, ours.processor, question.image, question.question)
+    assert torch.allclose(found, expected, atol=1e-4)
     assert any("lora_B" in name and p.abs().sum() > 0 for name, p in names["model"].named_parameters())
 
 

@@ -31,7 +31,10 @@ from interp.storage.atomic import write_text
 
 BASE = "google/medgemma-4b-it"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SENT = ["README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json"]
+PROCESSOR = ["chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json"]
+SENT = sorted(
+    ["README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json", *PROCESSOR]
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_an_upload_sends_what_the_dry_run_showed(run, adapter, hub):
     for name, content in hub.files.items():
         assert f"{name:<28}{len(content):>14,} bytes" in shown
         assert f"{name:<28}{len(content):>14,} bytes" in out
-    for name in ("adapter_model.safetensors", "evaluation.json"):
+    for name in ("adapter_model.safetensors", "evaluation.json", *PROCESSOR):
         assert hub.files[name] == (adapter / name).read_bytes()
     assert json.loads(hub.files["adapter_config.json"]) == json.loads((adapter / "adapter_config.json").read_text())
     mine = json.loads((adapter / "gatescope.json").read_text())
@@ -209,7 +212,7 @@ def test_a_base_given_by_hand_is_written_into_the_copies_only(run, world, local,
 @pytest.mark.filterwarnings("ignore:.*google/medgemma-4b-it:UserWarning")
 def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     run(local, "me/consistent", "--base-model", BASE, "--upload")
     folder = tmp_path / "downloaded"
@@ -218,11 +221,26 @@ def test_what_was_sent_loads_and_is_evaluated(run, world, local, hub, tmp_path):
         (folder / name).write_bytes(content)
     base = AutoModelForImageTextToText.from_pretrained(world.model)
     assert PeftModel.from_pretrained(base, folder).peft_config["default"].base_model_name_or_path == BASE
+    processor, own = (AutoProcessor.from_pretrained(place) for place in (folder, world.model))
+    assert processor.tokenizer.get_vocab() == own.tokenizer.get_vocab()
+    assert processor.chat_template == own.chat_template
+    assert processor.image_processor.to_dict() == own.image_processor.to_dict()
     again = evaluate_saved(
         [folder], DataSpec(world.questions), ModelSpec(world.model, device="cpu"), EvaluationSettings(seed=3)
     )
     assert {c.kind for c in again.comparisons} >= {"all", "type"}
     assert "phrasings" not in {c.kind for c in again.comparisons}, "without hashes no phrasing is called unseen"
+
+
+def test_a_folder_without_a_processor_names_that_of_the_base(run, local, hub):
+    """As folders of earlier versions are."""
+    for name in PROCESSOR:
+        (local / name).unlink()
+    code, out, _ = run(local, "me/consistent", "--base-model", BASE, "--upload")
+    assert code == 0
+    assert "holds no processor" in out
+    assert not set(hub.files) & set(PROCESSOR)
+    assert f'AutoProcessor.from_pretrained("{BASE}")' in hub.files["README.md"].decode()
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,10 @@ def test_pickled_models_and_adapters_are_refused(world, copied, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "which a plain LoRA does not need"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "imports a Python module, which is not supported"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"trainable_token_indices": [1]}, "does not fit .*trainable_tokens_delta"),
         ({"peft_type": "IA3"}, "this adapter is not a LoRA"),
         ({"r": 10**9}, "ranks do not match those of the saved weights"),
         ({"rank_pattern": {"q_proj": 10**9}}, "ranks do not match those"),
@@ -205,7 +205,8 @@ def test_a_card_shows_hostile_names_literally(trained, text):
     assert "49" not in re.findall(r"local folder, (.*)", page)[0]
     (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
-    assert calls == ["AutoModelForImageTextToText.from_pretrained", "PeftModel.from_pretrained"]
+    lines = ("AutoProcessor", "AutoModelForImageTextToText", "PeftModel")
+    assert calls == [f"{name}.from_pretrained" for name in lines]
 
 
 def test_code_spans_can_contain_backticks():
