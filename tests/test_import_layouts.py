@@ -123,6 +123,8 @@ def test_deep_nesting_is_no_list():
         (None, None),
         ([], None),
         (float("nan"), None),
+        (b"yes", "yes"),
+        ({"a": 1}, "{'a': 1}"),
     ],
 )
 def test_answers_in_cells(cell, answer):
@@ -206,6 +208,12 @@ def test_a_csv_of_a_spreadsheet_may_be_separated_by_semicolons(images, tmp_path)
     )
     questions, _ = imported(tmp_path / "q.csv", images, tmp_path)
     assert [p.text for q in questions for p in q.paraphrases] == ["Any edema?", "So, is it?", "A mass?"]
+
+
+def test_a_json_file_that_pandas_wrote_by_columns(images, tmp_path):
+    pd.DataFrame(rows_of()).to_json(tmp_path / "q.json")
+    questions, _ = imported(tmp_path / "q.json", images, tmp_path)
+    assert [q.answer for q in questions] == ["yes", "no", "yes"]
 
 
 @pytest.mark.parametrize(

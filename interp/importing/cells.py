@@ -155,7 +155,9 @@ def answer_in(value: Any) -> str | None:
     """The answer in a cell as text (`interp.questions.answers.answer_text`); "none" is one, an empty cell is not."""
     listed = listed_in(value)
     text = answer_text(listed if isinstance(listed, list) else value)
-    return text.strip() or None if isinstance(text, str) else None
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return None if text is None else str(text).strip() or None
 
 
 def flag_in(value: Any, type_: Any = None) -> bool | None:

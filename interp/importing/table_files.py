@@ -115,10 +115,20 @@ def _read_json(path: Path, lines: bool) -> Sequence[Mapping[str, Any]]:
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}).") from None
     if isinstance(content, dict):
-        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None)
+        content = _rows_of_columns(content) or next(
+            (content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None
+        )
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise InputError(f"{path}: expected a list of objects, or one under {', '.join(map(repr, _WRAPPERS))}.")
     return content
+
+
+def _rows_of_columns(content: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of `{column: {row: value}}`, as pandas writes a data frame; None for anything else."""
+    columns = list(content.values())
+    if not columns or not all(isinstance(c, dict) and c.keys() == columns[0].keys() for c in columns):
+        return None
+    return [{name: cells[row] for name, cells in content.items()} for row in columns[0]]
 
 
 def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
