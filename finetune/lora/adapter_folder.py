@@ -145,8 +145,9 @@ def check_adapter(folder: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder}: found no {name} there. Give a folder that `finetune` wrote, or another adapter of peft in "
-                "safetensors, or a whole model."
+                f"{folder}: found no {name} there. Give a folder that `finetune` wrote, or another adapter of peft. "
+                "An adapter_model.bin is not read, because a pickle can run code: where you trust it, load it with "
+                "peft and save it again."
             )
     check_manifest(folder)
 
