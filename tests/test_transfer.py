@@ -199,7 +199,7 @@ def test_the_shipped_prompts_are_a_hundred_each():
 
 def test_the_command(tmp_path):
     out = tmp_path / "transfer.json"
-    arguments = ["transfer-check", "--limit", "10", "--layers", "3-6", "--out", str(out), "--device", "cpu"]
+    arguments = ["transfer-check", "--limit", "40", "--layers", "3-6", "--out", str(out), "--device", "cpu"]
     said = CliRunner().invoke(app, [*arguments, "--reference", str(WORLD / "base")])
     assert said.exit_code == 0
     assert "questions: the SAEs of layers 5-6 explain less than 95%" in said.output
