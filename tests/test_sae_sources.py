@@ -10,6 +10,8 @@ from test_saes import random_sae
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae, save_sae
+from interp.saes.source import sae_source
+from interp.schemas.layers import hub_sources
 
 REPO = "google/gemma-scope-2-4b-it"
 
@@ -115,3 +117,28 @@ def test_bfloat16_matrices_encode_nearly_alike(tmp_path):
     assert float((exact - rough).norm() / exact.norm()) < 0.02
     some = torch.tensor([3, 200, 17])
     torch.testing.assert_close(load_sae(folder, 2, 64).encode(x, some), exact[:, some])
+
+
+def test_the_source_of_an_sae_has_repository_commit_release_and_digest(scope, tmp_path):
+    import shutil
+
+    folder = locate_saes("gemma-scope-2-4b-it-res", "16k", "medium")[17]
+    found = sae_source(17, folder)
+    assert (found.layer, found.repository, found.revision) == (17, REPO, COMMIT)
+    assert found.folder == "resid_post/layer_17_width_16k_l0_medium"
+    assert found.release == "gemma-scope-2-4b-it-res"
+    copy = shutil.copytree(folder, tmp_path / "mine")
+    local = sae_source(17, copy)
+    assert local == found.model_copy(update={"folder": "mine", "repository": None, "revision": None, "release": None})
+    shutil.rmtree(copy)
+    save_sae(random_sae(17)._replace(b_enc=torch.ones(10)), copy, REPO)
+    assert sae_source(17, copy).digest != found.digest
+    assert hub_sources([found, found, local]) == f"{REPO}@{COMMIT} (gemma-scope-2-4b-it-res)"
+
+
+def test_an_sae_of_another_repository_has_no_release(tmp_path):
+    folder = tmp_path / "models--me--my-saes--v2" / "snapshots" / COMMIT / "layer_3_width_16k_l0_small"
+    save_sae(random_sae(3), folder, "mine")
+    found = sae_source(3, folder)
+    assert (found.repository, found.revision, found.release) == ("me/my-saes--v2", COMMIT, None)
+    assert found.folder == "layer_3_width_16k_l0_small"

@@ -95,8 +95,8 @@ def _cause(missing: Collection[str], unknown: Collection[str]) -> str:
     forgotten, surplus = _layers(missing), _layers(unknown)
     if forgotten and not unknown:
         return (
-            f"The weights of {forgotten} are incomplete: a file was forgotten, or config.json is of a deeper model. Copy "
-            "or save the model again."
+            f"The weights of {forgotten} are incomplete: a file was forgotten, or config.json is of a deeper model. "
+            "Copy or save the model again."
         )
     vision = [name for name in missing if "vision_tower." in name or "multi_modal_projector." in name]
     if vision and not any("vision_tower." in name for name in unknown) and _text_only(missing, unknown):

@@ -1,6 +1,7 @@
 """`layers.json`, which `interp find-features` writes and `finetune` reads: its schema, writer and reader."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,6 +131,17 @@ class FeatureEntry(_Part):
     causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
 
 
+class SaeEntry(_Part):
+    """Where the SAE of one layer comes from."""
+
+    layer: int = Field(description="decoder layer")
+    folder: str = Field(description="path in the hub repository, or name of the local folder")
+    repository: str | None = Field(description="hub repository; null for a local folder")
+    revision: str | None = Field(description="commit of the hub repository; null for a local folder")
+    release: str | None = Field(description="release by which sae-lens knows the SAE; null if it knows none")
+    digest: str = Field(description="hash of its biases and thresholds (interp.saes.sae_folder.sae_digest)")
+
+
 class RangeEntry(_Part):
     """The range of layers that one rule takes (interp.profile.ranges)."""
 
@@ -172,6 +184,9 @@ class Layers(_Part):
     model: ModelEntry = Field(description="the model")
     prompt: PromptEntry = Field(default=PromptEntry(), description="what stood around the questions")
     saes: dict[int, str] = Field(description="layer -> folder name of its SAE")
+    sae_sources: list[SaeEntry] = Field(
+        default_factory=list, description="where each SAE comes from; empty in files of older versions"
+    )
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry per layer")
     features: list[FeatureEntry] = Field(description="features that were tested, highest net recovery first")
@@ -190,6 +205,13 @@ class Layers(_Part):
         if self.verdict == "gate found" and not self.layers:
             raise ValueError("a gate was found, but in no layer")
         return self
+
+
+def hub_sources(entries: Sequence[SaeEntry]) -> str:
+    """Repository, commit and release of the SAEs from the hub, each once; empty if none is from there."""
+    hub = [entry for entry in entries if entry.repository is not None]
+    named = [f"{e.repository}@{e.revision}{f' ({e.release})' if e.release else ''}" for e in hub]
+    return ", ".join(dict.fromkeys(named))
 
 
 def write_layers(layers: Layers, path: Path) -> None:

@@ -88,6 +88,27 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
         raise InputError(f"{repo}: could not be downloaded ({first_line(error)}). See {page}.") from None
 
 
+class HubPlace(NamedTuple):
+    """Where in the hub a file or folder of its cache comes from."""
+
+    repository: str
+    """Hub id of the repository."""
+    revision: str
+    """Commit."""
+    inside: str
+    """Path inside the repository."""
+
+
+def hub_place(path: Path) -> HubPlace | None:
+    """Where in the hub a path of its cache comes from, by the cache's layout; None for any other path."""
+    parts = path.absolute().parts
+    for place in range(len(parts) - 3, 0, -1):
+        if parts[place] == "snapshots" and parts[place - 1].startswith("models--"):
+            repository = parts[place - 1].removeprefix("models--").replace("--", "/", 1)
+            return HubPlace(repository, parts[place + 1], "/".join(parts[place + 2 :]))
+    return None
+
+
 def _check_whole(source: Source) -> None:
     """Raise InputError unless the folder has config, weights and processor of a Gemma 3 model."""
     again = (

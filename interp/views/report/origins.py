@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import Layers, ModelEntry, PromptEntry
+from interp.schemas.layers import Layers, ModelEntry, PromptEntry, hub_sources
 from interp.storage.provenance import Provenance
 from interp.views.numbers import NONE, sentence, spoken
 from interp.views.overview import Facts
@@ -141,7 +141,9 @@ def named(what: str, name: str) -> str:
 def _search(found: Layers) -> Facts:
     data, saes = found.data, dict.fromkeys(found.saes.values())
     known = [*_model(found.model), *_prompt(found.prompt)]
-    known += [("SAEs", ", ".join(saes)), ("Data, fingerprint", f"{data.fingerprint} ({data.questions:,} questions)")]
+    source = hub_sources(found.sae_sources)
+    known += [("SAEs", ", ".join(saes)), *([("SAEs, source", source)] if source else [])]
+    known += [("Data, fingerprint", f"{data.fingerprint} ({data.questions:,} questions)")]
     return [*known, *_settings(found.settings | {"seed": found.seed}), *_made(found.software, found.provenance)]
 
 
