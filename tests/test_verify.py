@@ -130,3 +130,19 @@ def test_the_exit_code_says_whether_all_checks_hold(copied, monkeypatch, capsys)
 
     assert verify("--limit", "110", "--sample", "5") == (0, [])
     assert verify("--limit", "109", "--sample", "5") == (4, ["questions, digest"])
+
+
+def test_other_saes_fail_by_layer(copied, planted, questions):
+    content = json.loads((copied / "layers.json").read_text())
+    assert [entry["layer"] for entry in content["sae_sources"]] == [4, 5]
+    assert all(entry["repository"] is None and len(entry["digest"]) == 32 for entry in content["sae_sources"])
+    content["sae_sources"][1] |= {"digest": "0" * 32}
+    content["sae_sources"][0] |= {"repository": "me/saes", "revision": "abc", "release": "mine"}
+    (copied / "layers.json").write_text(json.dumps(content))
+    (copied / "manifest.json").unlink()
+    checks = verify_run(SavedRun(copied, read_layers(copied / "layers.json"), planted, SAES, questions))
+    told = {check.what: check for check in checks}
+    assert (told["SAEs, digest"].found, told["SAEs, digest"].holds) == ("others for layers 5", False)
+    assert told["SAEs, revision"].claimed == "me/saes@abc (mine)"
+    assert told["SAEs, revision"].found == "a local folder"
+    assert told["SAEs, revision"].holds

@@ -11,6 +11,7 @@ from interp.questions.polarity import inverting_operator
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.saes.reconstruction import R2_NEEDED
+from interp.saes.source import sae_source
 from interp.schemas.layers import (
     DataEntry,
     FeatureEntry,
@@ -49,6 +50,7 @@ def layers_artifact(
         model=model_entry(task.search.vlm),
         prompt=PromptEntry(**task.search.vlm.style._asdict()),
         saes=saes,
+        sae_sources=[sae_source(layer, task.search.saes[layer]) for layer in sorted(saes)],
         data=data,
         profile=judged.profile,
         features=features,

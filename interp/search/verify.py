@@ -21,7 +21,8 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError, first_line
 from interp.saes.sae import load_sae
-from interp.schemas.layers import Layers
+from interp.saes.source import sae_source
+from interp.schemas.layers import Layers, hub_sources
 from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.search.find import find_features
@@ -85,12 +86,30 @@ def _sae_checks(saved: SavedRun, inputs: Mapping[str, Any]) -> list[Check]:
     absent = [layer for layer in layers if layer not in sae_of]
     if absent:
         return [Check("SAEs", f"layers {layers}", f"none for layers {absent}", False)]
-    digest = saes_digest([sae_of[layer] for layer in layers]) if "saes" in inputs else None
-    checks = [] if digest is None else [same("SAEs, digest", inputs["saes"], digest)]
+    checks = _sae_source_checks(saved)
+    if "saes" in inputs and not checks:
+        checks.append(same("SAEs, digest", inputs["saes"], saes_digest([sae_of[layer] for layer in layers])))
     named = {layer: sae_of[layer].resolve().name for layer in layers}
     if named == recorded:
         return [*checks, Check("SAEs", f"{len(layers)} ids", "the same", True)]
     return [*checks, Check("SAEs", str(recorded), str(named), False)]
+
+
+def _sae_source_checks(saved: SavedRun) -> list[Check]:
+    """Checks of each SAE's digest, and of repository and commit if they are from the hub; none in older files."""
+    recorded = saved.artifact.sae_sources
+    if not recorded:
+        return []
+    found = [sae_source(entry.layer, saved.sae_of[entry.layer]) for entry in recorded]
+    pairs = zip(recorded, found, strict=True)
+    others = [str(before.layer) for before, now in pairs if before.digest != now.digest]
+    said = f"others for layers {', '.join(others)}" if others else "the same"
+    checks = [Check("SAEs, digest", f"{len(recorded)} digests", said, not others)]
+    claimed, now = hub_sources(recorded), hub_sources(found)
+    if claimed:
+        # A copy in a local folder has no commit; its digests say whether it is the same.
+        checks.append(Check("SAEs, revision", claimed, now or "a local folder", now in (claimed, "")))
+    return checks
 
 
 class _PairTable(NamedTuple):
