@@ -12,8 +12,8 @@ from interp.feature.study import FeatureStudy
 from interp.schemas.ablation import METRICS, Ablation, AblationArm, AblationData
 from interp.schemas.evaluation import Comparison, Quadrants, ReliabilityBin, Verdict
 from interp.schemas.grounding import CurvePoint, Grounding, GroundingSummary
-from interp.schemas.layers import DataEntry, Interval, Layers, ModelEntry, ProfileEntry
-from interp.schemas.record import interval_of
+from interp.schemas.layers import DataEntry, Layers, ModelEntry, ProfileEntry
+from interp.schemas.record import Interval, interval_of
 from interp.schemas.study import FeatureTestEntry, Grid, GroupRecovery, LevelMean, Tracking
 from interp.screening.flips import Flips
 from interp.statistics import Estimate

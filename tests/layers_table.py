@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from interp.schemas.layers import Interval, Layers
+from interp.schemas.layers import Layers
+from interp.schemas.record import Interval
 
 README = Path(__file__).parents[1] / "interp" / "README.md"
 BEGIN, END = "<!-- made by tests/layers_table.py -->", "<!-- end of the table -->"

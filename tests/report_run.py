@@ -23,7 +23,8 @@ from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.study import GroundingStudy
 from interp.schemas.adapter import AdapterRecord
 from interp.schemas.evaluation import Quadrants, ReliabilityBin
-from interp.schemas.layers import Interval, Layers, write_layers
+from interp.schemas.layers import Layers, write_layers
+from interp.schemas.record import Interval
 from interp.schemas.study import Neighbour
 from interp.statistics import Estimate
 from interp.storage.atomic import write_text

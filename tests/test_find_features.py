@@ -229,7 +229,7 @@ def test_too_few_flips_give_no_verdict_but_no_crash(planted):
     few = load_questions(QUESTIONS, split="train")[:20]
     artifact = find_features(planted, locate_saes(WORLD / "saes"), few, settings=FindSettings(seed=1)).artifact
     assert artifact.verdict == "no gate found"
-    assert "fewer than the 10 of 5" in artifact.reason
+    assert "at least 10 flips of 5 patients are needed" in artifact.reason
 
 
 def test_a_flip_bank_needs_both_margins(planted):

@@ -7,7 +7,8 @@ import pytest
 from interp.profile.profile import commit_layer
 from interp.profile.ranges import growth_range, near_peak_range, overlap, ranges_of
 from interp.profile.verdict import judge
-from interp.schemas.layers import Interval, ProfileEntry
+from interp.schemas.layers import ProfileEntry
+from interp.schemas.record import Interval
 from interp.screening.flips import Flips
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
@@ -123,3 +124,18 @@ def test_the_commit_layer_turns_half_of_the_flips_back():
     assert commit_layer(profile, flips=12) == 6
     assert commit_layer(profile, flips=40) is None
     assert commit_layer(profile, flips=0) is None
+
+
+def test_the_first_layer_of_a_partial_profile_is_not_credited_with_the_layers_below_it():
+    residual = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.6, 4: 0.62, 5: 0.9, 6: 0.92}
+
+    def ranges(first: int):
+        entries = [_entry(layer, 0.0) for layer in residual if layer >= first]
+        recovered = [Interval(value=residual[entry.layer], low=None, high=None) for entry in entries]
+        shown = [e.model_copy(update={"recovery": r}) for e, r in zip(entries, recovered, strict=True)]
+        return ranges_of(shown, 1)
+
+    assert ranges(0)["growth"].layers == [3]
+    # Layer 3 recovers .6, most of it from the layers below, which are not profiled.
+    assert ranges(3)["growth"].layers == [5]
+    assert ranges(6)["growth"].layers == [6]

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from interp.schemas.layers import Interval
+from interp.schemas.record import Interval
 from interp.statistics import Estimate
 from interp.views.numbers import PERCENT, interval, number, p_phrase, p_value
 from interp.views.overview import Overview

@@ -8,7 +8,8 @@ import numpy as np
 from finetune.ablation.metrics import METRICS, WeightedMetrics
 from finetune.ablation.regret import goodness
 from finetune.training.sensitivity import Sensitivity
-from interp.schemas.layers import Interval, ProfileEntry
+from interp.schemas.layers import ProfileEntry
+from interp.schemas.record import Interval
 from interp.statistics import Estimate, FloatArray, percentiles, spearman
 
 SHUFFLES = 5000

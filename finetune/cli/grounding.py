@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune.cli.options import BASE_DTYPE, BASE_MODEL
-from finetune.grounding.settings import GroundingSettings, map_settings
+from finetune.grounding.settings import MAPS, GroundingSettings, map_settings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Json, Resume, Verbose
 from interp.model.spec import ModelSpec
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @with_options(
     without=("split", "data.limit", "image_cache"),
-    test_split=option("test", "Questions to study.", flags=("--split",)),
+    test_split=option("test", "Split of the questions to study.", flags=("--split",)),
     model=BASE_MODEL,
     dtype=BASE_DTYPE,
 )
@@ -33,9 +33,7 @@ def grounding_command(
     ] = None,
     maps: Annotated[
         str | None,
-        typer.Option(
-            help="Maps, separated by commas: attention, rollout, gradient, integrated, occlusion.", show_default="all"
-        ),
+        typer.Option(help=f"Maps, separated by commas: {', '.join(MAPS)}.", show_default="all"),
     ] = None,
     fill: Annotated[
         Literal["grey", "blur", "mean"],
@@ -76,9 +74,9 @@ def grounding_command(
     """Ask where the model looks, and whether the maps that claim to show it are faithful.
 
     Attention, rollout, gradient, integrated-gradient and occlusion maps are judged on yes/no questions with lesion
-    boxes. Do they lie on the lesion? Does removing their cells remove the answer? Do they agree across paraphrases?
-    Every score has a control (shifted and random boxes, random orders, other images and questions), and is compared
-    with the effect of filling the lesion itself. With an adapter, base and adapter answer the same questions.
+    boxes. Do they lie on the lesion? Does hiding the cells they mark change the answer? Do they agree across
+    paraphrases? Every score has a control (shifted and random boxes, random orders, other images and questions), and is
+    compared with the effect of filling the lesion itself. With an adapter, base and adapter answer the same questions.
 
     On the embedded world:
 

@@ -36,7 +36,7 @@ from interp.runtime.errors import InputError
 from interp.runtime.progress import spinner
 from interp.schemas import evaluation as schema
 from interp.schemas.evaluation import ClampControl, ReliabilityBin
-from interp.schemas.layers import Interval
+from interp.schemas.record import Interval
 from interp.statistics import FloatArray, mean_of_totals
 from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software

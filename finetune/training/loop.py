@@ -17,7 +17,7 @@ from finetune.training.batches import Item, Step
 from finetune.training.checkpoint import TrainingState
 from finetune.training.cuda_graphs import GraphedPasses, Pass
 from finetune.training.forward import FirstTokenLogits, TrainingBatch, batch_losses, build_batch, prompts_asked
-from finetune.training.loss import Losses
+from finetune.training.loss import Losses, total_loss
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.prompts import AnswerTokens
@@ -256,7 +256,7 @@ def _record(launched: _PendingStep, settings: TrainSettings) -> tuple[StepRecord
     """The record of a pending step, and whether a checkpoint is due. Raises InputError if a loss is not finite."""
     number, step, lr, arrived = launched
     ce, kl, grounding, due, norm = arrived().tolist()
-    loss = settings.answer_weight * ce + settings.consistency_weight * kl + settings.grounding_weight * grounding
+    loss = total_loss((ce, kl, grounding), settings)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = "gradient" if math.isfinite(loss) else "loss"
         raise InputError(
@@ -332,8 +332,7 @@ def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings
 
     def run(batch: TrainingBatch, count: Tensor) -> Tensor:
         losses = batch_losses(module, batch, answers)
-        total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
-        ((total + settings.grounding_weight * losses.grounding).sum() / count).backward()
+        (total_loss(losses, settings).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 
     return GraphedPasses(run) if device.type == "cuda" else run

@@ -1,11 +1,14 @@
 """The loss: the true answer to both wordings, the same answer to both, and on request no answer without the image."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from finetune.lora.settings import TrainSettings
 
 SWAP_MARGIN = 2.0
 """How much another patient's image must lower the margin towards the truth [logits]: one logit on either side of zero,
@@ -22,6 +25,16 @@ class Losses(NamedTuple):
     grounding: Tensor
     """float32 [n]: `blank_loss` [nats] or `swap_loss` [logits], mean over the wordings of a question; 0 for questions
     without a substitute image."""
+
+
+Part = TypeVar("Part", float, Tensor)
+
+
+def total_loss(parts: Sequence[Part], settings: TrainSettings) -> Part:
+    """The weighted sum of cross-entropy, divergence and grounding term, the parts of `Losses`."""
+    cross_entropy, divergence, grounding = parts
+    answers = settings.answer_weight * cross_entropy + settings.consistency_weight * divergence
+    return answers + settings.grounding_weight * grounding
 
 
 def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, training_steps
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.loss import total_loss
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
@@ -43,8 +44,8 @@ class Sensitivity(NamedTuple):
 def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettings) -> list[Sensitivity]:
     """The sensitivity of every layer and module, for an adapter of `settings.rank` in all of them, without dropout.
 
-    The loss is that of the training, with its two parts weighted as in `settings`. The second factor of an untrained
-    adapter is zero, so only this factor has a gradient. `vlm` is left unchanged.
+    The loss is that of the training without a grounding term, its parts weighted as in `settings`. The second factor of
+    an untrained adapter is zero, so only this factor has a gradient. `vlm` is left unchanged.
     """
     steps = training_steps(questions, 1, 1, settings.seed)[:QUESTIONS]
     items = [item for step in steps for item in step.items]
@@ -71,8 +72,7 @@ def _gradients(
     forward: FirstTokenLogits, frozen: PrefixStates, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     losses = batch_losses(forward, build_batch(frozen, [item]), frozen.vlm.answers)
-    total = settings.answer_weight * losses.cross_entropy + settings.consistency_weight * losses.divergence
-    return torch.autograd.grad(total.sum(), factors)
+    return torch.autograd.grad(total_loss(losses, settings).sum(), factors)
 
 
 def _by_place(names: Sequence[str], of_mean: np.ndarray, squares: np.ndarray) -> list[Sensitivity]:

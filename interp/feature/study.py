@@ -6,6 +6,7 @@ better than it is. Pick it on other patients: `interp find-features` uses the tr
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from interp.measurement.residual_store import Residuals
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
+from interp.runtime.arguments import expect, expect_each
 from interp.runtime.errors import InputError
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features
@@ -128,8 +130,14 @@ def study_feature(
     source of the SAE as for `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. Numbers
     that cannot be computed are None, and `notes` says why.
 
-    Raises InputError if the SAE has no such feature, the model no such layer, or if no question can flip.
+    Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, or if no
+    question can flip.
     """
+    expect("vlm", vlm, Vlm)
+    expect("sae", sae, Sae)
+    expect_each("questions", questions, Question)
+    if isinstance(feature, bool) or not isinstance(feature, Integral):
+        raise InputError(f"feature is {feature!r}, expected the number of a feature of `sae`, as 110.")
     _check_feature(vlm, sae, feature)
     asked = questions_that_can_flip(questions)
     observed = _observe(vlm, sae, feature, prompt_table(asked))

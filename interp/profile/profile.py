@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.causal.layer_patching import LayerPatches
-from interp.schemas.layers import Interval, ProfileEntry
+from interp.schemas.layers import ProfileEntry
+from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.screening.layers import ScreenedLayers
-from interp.statistics import Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
+from interp.statistics import INTERVAL, Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
 DRAWS = 1000
 """Number of bootstrap samples for each interval of layers.json."""
@@ -74,7 +75,7 @@ def auc_intervals(scores: NDArray[np.float64], flips: Flips, seed: int, draws: i
         return np.full((2, scores.shape[1]), np.nan)
     member, drawn = clusters_drawn(flips.pairs["patient"].tolist(), draws, seed)
     samples = weighted_aucs(scores, flips.flipped, drawn[:, member])
-    return np.nanpercentile(samples, [2.5, 97.5], axis=0)
+    return np.nanpercentile(samples, INTERVAL, axis=0)
 
 
 def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: int = 300) -> float | None:
@@ -99,5 +100,5 @@ def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: in
 
 
 def commit_layer(profile: Sequence[ProfileEntry], flips: int) -> int | None:
-    """The first layer whose residual patch restores at least half of the flipped answers; None if none does."""
+    """The first profiled layer whose residual patch restores at least half of the flips; None if none does."""
     return next((p.layer for p in profile if flips and p.reversals >= flips / 2), None)

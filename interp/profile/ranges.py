@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.schemas.layers import ProfileEntry, Rule
+from interp.schemas.layers import ProfileEntry
+from interp.schemas.rules import Rule
 
 
 class LayerRange(NamedTuple):
@@ -90,16 +91,20 @@ def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
 def ranges_of(profile: Sequence[ProfileEntry], max_layers: int) -> dict[Rule, LayerRange]:
     """The range that each rule takes from the score on which it is defined; an undefined score counts as zero.
 
-    `write` reads the net recovery of the direct-effect patch, `growth` the net recovery of the residual patch, and
-    `near-peak` the flip AUC, as published.
+    `write` reads the net recovery of the direct-effect patch, `growth` the growth of the net recovery of the residual
+    patch from one profiled layer to the next, and `near-peak` the flip AUC, as published. Recovery is zero before layer
+    0. Where the profile begins later, its first layer has no growth, since what it recovers may come from any layer
+    below it.
     """
     layers = [p.layer for p in profile]
     write = [p.net_write.value or 0.0 for p in profile]
     residual = [(p.recovery.value or 0.0) - (p.random_patch.value or 0.0) for p in profile]
-    growth = np.diff(residual, prepend=0.0).tolist()
+    growth = dict(zip(layers, np.diff(residual, prepend=0.0).tolist(), strict=True))
+    if layers[0] > 0 and len(layers) > 1:
+        del growth[layers[0]]
     flip_auc = [p.flip_auc.value or 0.0 for p in profile]
     return {
         "write": growth_range(dict(zip(layers, write, strict=True)), max_layers=max_layers),
-        "growth": growth_range(dict(zip(layers, growth, strict=True)), max_layers=max_layers),
+        "growth": growth_range(growth, max_layers=max_layers),
         "near-peak": near_peak_range(dict(zip(layers, flip_auc, strict=True)), max_layers=max_layers),
     }

@@ -25,8 +25,9 @@ def judge(profile: Sequence[ProfileEntry], bank: Flips, found: LayerRange, min_f
     flips, patients = len(bank.pairs), bank.pairs["patient"].nunique()
     if flips < min_flips or patients < LEAST_PATIENTS:
         return "no gate found", (
-            f"{flips} flips of {patients} patients are large enough to study on the held-out half, "
-            f"fewer than the {min_flips} of {LEAST_PATIENTS} that are needed"
+            f"only {_counted(flips, 'flip')} of {_counted(patients, 'patient')} {'is' if flips == 1 else 'are'} large "
+            "enough to study on the held-out half; "
+            f"at least {min_flips} flips of {LEAST_PATIENTS} patients are needed"
         )
     best = max(profile, key=lambda p: p.flip_auc.value or 0.0)
     if best.flip_auc.value is None:
@@ -54,3 +55,7 @@ def judge(profile: Sequence[ProfileEntry], bank: Flips, found: LayerRange, min_f
         f"what {writers} moves the answer more than random directions do; "
         f"held-out features discriminate flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

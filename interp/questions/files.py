@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from interp.paths import WORLD
 from interp.questions.answers import ANSWER_SETS
 from interp.questions.contradictions import one_sided, without_contradictions
 from interp.questions.schema import Question
+from interp.questions.splits import NamedSplit, Split
 from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
@@ -20,8 +21,6 @@ from interp.storage.atomic import write_text
 from interp.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
-NamedSplit = Literal["train", "test"]
-Split = Literal["train", "test", "all"]
 
 
 def load_questions(
@@ -147,3 +146,21 @@ def split_of(question: Question, test_share: float = 0.3) -> NamedSplit:
         return question.split
     digest = hashlib.blake2b(question.group.encode(), digest_size=8).digest()
     return "test" if int.from_bytes(digest, "big") / 2**64 < test_share else "train"
+
+
+def common_split(questions: Sequence[Question]) -> Split:
+    """The split that all of these questions are of (`split_of`), or else "all"."""
+    splits = {split_of(question) for question in questions}
+    return splits.pop() if len(splits) == 1 else "all"
+
+
+def check_split(split: str, questions: Sequence[Question]) -> None:
+    """Raise InputError unless `split` is "all" or the split that all of these questions are of."""
+    if split not in get_args(Split):
+        raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}.")
+    other = 0 if split == "all" else sum(split_of(question) != split for question in questions)
+    if other:
+        raise InputError(
+            f"split is {split!r}, but {other} of {len(questions)} questions are of another split. Load them with "
+            f"load_questions(..., split={split!r}), or leave `split` out."
+        )

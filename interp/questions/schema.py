@@ -3,6 +3,7 @@
 `Question` lists the fields. `interp.questions.files` reads, checks and splits such files.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,15 @@ Register = Literal["formal", "casual"]
 
 LONGEST_TEXT = 4000
 """Longest wording, id or path that is accepted [characters], which bounds the time that the parsers take."""
+
+
+HIDDEN = ("image", "patient")
+"""Fields that no representation shows, because they may identify a patient."""
+
+
+def _shown(fields: Iterable[tuple[str | None, Any]]) -> Iterable[tuple[str | None, Any]]:
+    """The fields of a representation: by the names that files and constructors use, without those in HIDDEN."""
+    return [("register" if name == "register_" else name, value) for name, value in fields if name not in HIDDEN]
 
 
 class Paraphrase(BaseModel):
@@ -36,6 +46,9 @@ class Paraphrase(BaseModel):
         if not text.strip():
             raise ValueError("the text is blank")
         return text
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return _shown(super().__repr_args__())
 
 
 class Question(BaseModel):
@@ -99,6 +112,9 @@ class Question(BaseModel):
             if not (x0 < x1 and y0 < y1):
                 raise ValueError("a box is not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
         return boxes
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return _shown(super().__repr_args__())
 
     @property
     def group(self) -> str:

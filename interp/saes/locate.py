@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from interp.runtime.errors import InputError
 from interp.saes.sae_lens_config import read_lens_config
@@ -50,6 +51,25 @@ def locate_saes(
     if missing:
         raise InputError(f"{source}: {missing[0]} is not in the local cache. Download it with `hf download {repo}`.")
     return {layer: root / name for layer, name in chosen.items()}
+
+
+def given_saes(saes: Any, layers: Collection[int] | None = None) -> dict[int, Path]:
+    """The parameter `saes` of a function: layer -> SAE folder, as it is or as `locate_saes` finds it in a source.
+
+    Raises InputError for anything else, and as `locate_saes` does.
+    """
+    if isinstance(saes, str | Path):
+        return locate_saes(saes, layers=layers)
+    if not isinstance(saes, Mapping):
+        raise InputError(
+            f"saes is of type {type(saes).__name__}, expected a folder, a sae-lens release, a hub repository, or what "
+            "locate_saes() returns."
+        )
+    for layer, folder in saes.items():
+        if not isinstance(layer, int) or not isinstance(folder, str | Path):
+            found = f"{type(layer).__name__} -> {type(folder).__name__}"
+            raise InputError(f"saes holds {found}, expected layer -> folder of its SAE, as locate_saes() returns.")
+    return {layer: Path(folder) for layer, folder in saes.items()}
 
 
 def sae_of_layer(sae_of: Mapping[int, Path], layer: int, source: str) -> Path:

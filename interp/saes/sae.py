@@ -92,12 +92,13 @@ def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 
 
 
 def load_sae(
-    folder: Path, layer: int, d_model: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path, layer: int, d_model: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Sae:
     """Load one SAE, with its matrices as `dtype` and its biases and thresholds as float32.
 
     Raises InputError as `interp.saes.sae_folder.check_sae` does, and if a tensor is not finite as `dtype`.
     """
+    folder = Path(folder)
     check_sae(folder, layer, d_model)
     tensors = read_parameters(folder, device)
     dtypes = {"w_enc": dtype, "w_dec": dtype}

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from interp.schemas.layers import Interval, ModelEntry, PromptEntry
-from interp.schemas.record import Record
+from interp.schemas.layers import ModelEntry, PromptEntry
+from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
 
 Module = Literal["attention", "mlp"]

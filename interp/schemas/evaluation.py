@@ -4,8 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, computed_field, model_validator
 
-from interp.schemas.layers import Interval
-from interp.schemas.record import Record
+from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
 
 State = Literal["better", "kept", "lost", "unclear"]

@@ -4,8 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from interp.schemas.layers import Interval
-from interp.schemas.record import Record
+from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
 
 

@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from interp.runtime.errors import InputError
 from interp.schemas.layers_v1 import upgraded
 from interp.schemas.record import Interval, Record
+from interp.schemas.rules import Rule
 from interp.storage.atomic import write_text
 from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
-Rule = Literal["write", "growth", "near-peak"]
 GateVerdict = Literal["gate found", "no gate found"]
 SCHEMA_VERSION = 2
 log = logging.getLogger(__name__)

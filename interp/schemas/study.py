@@ -2,8 +2,8 @@
 
 from pydantic import AliasChoices, Field
 
-from interp.schemas.layers import CausalEntry, Interval, PromptEntry
-from interp.schemas.record import Record
+from interp.schemas.layers import CausalEntry, PromptEntry
+from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
 
 

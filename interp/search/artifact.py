@@ -1,4 +1,4 @@
-"""The content of layers.json, put together from what the stages of a search gave."""
+"""Builds the content of layers.json from the results of the stages of a search."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,14 @@ from torch import Tensor
 
 from interp.model.model_entry import model_entry
 from interp.profile.profile import DRAWS, commit_layer
+from interp.questions.files import common_split
 from interp.questions.polarity import inverting_operator
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.saes.reconstruction import R2_NEEDED
 from interp.saes.source import sae_source
-from interp.schemas.layers import (
-    DataEntry,
-    FeatureEntry,
-    Interval,
-    Layers,
-    ProfileEntry,
-    PromptEntry,
-    RangeEntry,
-)
+from interp.schemas.layers import DataEntry, FeatureEntry, Layers, ProfileEntry, PromptEntry, RangeEntry
+from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.search.stages import Judgement
 from interp.search.task import Task
@@ -76,7 +70,7 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
 
     return DataEntry(
         fingerprint=fingerprint(task.questions),
-        split=task.search.split,
+        split=common_split(task.search.questions),
         questions=len(task.questions),
         pairs=len(flips.pairs),
         patients=prompts["patient"].nunique(),
@@ -89,18 +83,19 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
 
 
 def warnings_of(questions: Sequence[Question], profile: Sequence[ProfileEntry]) -> list[str]:
-    """What limits the results: SAEs that do not fit this model, and paraphrases that seem to ask for the opposite."""
-    failed = [str(p.layer) for p in profile if p.transfer == "fail"]
-    unclear = [str(p.layer) for p in profile if p.transfer == "unclear"]
+    """Sentences on what limits the results: SAEs that do not fit this model, and paraphrases that seem inverted."""
+    failed = [p.layer for p in profile if p.transfer == "fail"]
+    unclear = [p.layer for p in profile if p.transfer == "unclear"]
     found = []
     if failed:
+        one = len(failed) == 1
         found.append(
-            f"the SAEs of layers {', '.join(failed)} explain less than {R2_NEEDED:.0%} of the variance here (p < .05), "
-            "so their features tell only part of the story"
+            f"the {_saes_of(failed)} {'explains' if one else 'explain'} less than {R2_NEEDED:.0%} of the variance here "
+            f"(p < .05), so {'its' if one else 'their'} features tell only part of the story"
         )
     if unclear:
-        layers = ", ".join(unclear)
-        found.append(f"whether the SAEs of layers {layers} explain {R2_NEEDED:.0%} is unclear from these data")
+        verb = "explains" if len(unclear) == 1 else "explain"
+        found.append(f"whether the {_saes_of(unclear)} {verb} {R2_NEEDED:.0%} is unclear from these data")
     inverted = sum(inverting_operator(q.question, p.text) is not None for q in questions for p in q.same_meaning)
     if inverted:
         found.append(
@@ -108,3 +103,7 @@ def warnings_of(questions: Sequence[Question], profile: Sequence[ProfileEntry]) 
             "answers; `interp import-questions --format jsonl` sets them apart"
         )
     return found
+
+
+def _saes_of(layers: Sequence[int]) -> str:
+    return f"SAE of layer {layers[0]}" if len(layers) == 1 else f"SAEs of layers {', '.join(map(str, layers))}"

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from interp.causal.feature_patching import FeatureTest
-from interp.schemas.layers import CausalEntry, FeatureEntry, Interval
+from interp.schemas.layers import CausalEntry, FeatureEntry
+from interp.schemas.record import Interval
 from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import SCREEN_COLUMNS
 from interp.statistics import benjamini_hochberg

@@ -1,11 +1,14 @@
 """`find_features`: from questions to the layers worth training, in one call and five stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from interp.model.vlm import Vlm
+from interp.paths import WORLD
 from interp.questions.schema import Question
-from interp.saes.locate import locate_saes
+from interp.runtime.arguments import expect, expect_each
+from interp.saes.locate import given_saes
+from interp.schemas.layer_list import check_layers, given_layers
 from interp.search.artifact import describe_data, layers_artifact
 from interp.search.result import FindResult
 from interp.search.settings import DEFAULT_SETTINGS, FindSettings
@@ -25,9 +28,9 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 def find_features(
     vlm: Vlm,
-    saes: Mapping[int, Path] | str | Path,
-    questions: Sequence[Question],
-    layers: Sequence[int] | None = None,
+    saes: Mapping[int, Path] | str | Path = WORLD / "saes",
+    questions: Sequence[Question] = (),
+    layers: str | Iterable[int] | None = None,
     settings: FindSettings = DEFAULT_SETTINGS,
     split: str = "all",
     batch_tokens: int = 16384,
@@ -36,17 +39,25 @@ def find_features(
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip its answers to these questions.
 
-    Only yes/no questions with paraphrases are used. `saes` is a source for `interp.saes.locate.locate_saes`, or layer
-    -> SAE folder, which chooses among several SAEs of a layer. `layers` are those to profile, by default all that have
-    an SAE. `batch_tokens` bounds a forward pass, `max_memory` [GiB] what is kept between passes
-    (`interp.runtime.memory`). Several processes (`interp.runtime.distributed`) share the work, and each returns the
-    same result. What is in the `checkpoint` of an earlier run is not computed again.
+    Only yes/no questions with paraphrases are used. `saes` is a source for `interp.saes.locate.locate_saes`, by default
+    the SAEs of the embedded world, or layer -> SAE folder, which chooses among several SAEs of a layer. `layers` are
+    those to profile, numbers or a text as "15-19", by default all that have an SAE. `split` is a claim that is checked:
+    "train" or "test" if all questions must be of that split, "all" for no such claim. `batch_tokens` bounds a forward
+    pass, `max_memory` [GiB] what is kept between passes (`interp.runtime.memory`). Several processes
+    (`interp.runtime.distributed`) share the work, and each returns the same result. What is in the `checkpoint` of an
+    earlier run is not computed again.
 
-    Raises InputError if no question can flip, if an SAE does not fit the model, or if the checkpoint is damaged or of
+    Raises InputError for an argument of a wrong type, if the model lacks a layer or a layer an SAE, if a question is
+    not of the split, if no question can flip, if an SAE does not fit the model, or if the checkpoint is damaged or of
     another search.
     """
-    folders = saes if isinstance(saes, Mapping) else locate_saes(saes, layers=layers)
-    chosen = sorted(folders) if layers is None else layers
+    expect("vlm", vlm, Vlm)
+    expect_each("questions", questions, Question)
+    listed = given_layers(layers)
+    if listed is not None:
+        check_layers(listed, listed, vlm.n_layers)
+    folders = given_saes(saes, listed)
+    chosen = sorted(folders) if listed is None else listed
     return run_search(Search(vlm, folders, questions, chosen, settings, split, batch_tokens, max_memory), checkpoint)
 
 

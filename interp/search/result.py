@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interp.runtime.errors import InputError
-from interp.schemas.layers import Layers
+from interp.schemas.layers import GateVerdict, Layers, ProfileEntry
 from interp.screening.flips import Flips
 
 if TYPE_CHECKING:
@@ -33,10 +33,29 @@ class FindResult:
     prompts: pd.DataFrame
     """The prompt table. It holds question text and is never written to a file."""
 
+    @property
+    def verdict(self) -> GateVerdict:
+        """Whether a gate was found; `artifact.reason` says why."""
+        return self.artifact.verdict
+
+    @property
+    def layers(self) -> list[int]:
+        """The range to train, ascending; empty if no gate was found."""
+        return self.artifact.layers
+
+    @property
+    def profile(self) -> list[ProfileEntry]:
+        """The layer profile with its intervals, one entry per profiled layer; `table` is a shorter form."""
+        return self.artifact.profile
+
     def table(self) -> pd.DataFrame:
-        """The layer profile, one row per layer; estimates without their intervals."""
-        rows = [entry.model_dump() for entry in self.artifact.profile]
-        return pd.DataFrame([{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows])
+        """The layer profile as a table: one row per profiled layer, estimates without their intervals.
+
+        The features are not in it; `features` is their table.
+        """
+        rows = [entry.model_dump() for entry in self.profile]
+        known = [{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
+        return pd.DataFrame(known).rename_axis(columns="layer profile")
 
     def top_delta(self) -> pd.DataFrame:
         """The top feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`).

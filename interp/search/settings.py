@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.runtime.options import check_options, option
-from interp.schemas.layers import Rule
+from interp.schemas.rules import Rule
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import pandas as pd
 
 from interp.causal.layer_patching import PatchTarget, rerun_paraphrases
 from interp.model.vlm import Vlm
+from interp.questions.files import check_split
 from interp.questions.schema import Question
 from interp.questions.tables import prompt_table
 from interp.runtime.distributed import Team, team_on
-from interp.runtime.errors import InputError
 from interp.saes.sae_folder import check_sae
+from interp.schemas.layer_list import check_layers
 from interp.screening.flips import Flips, questions_that_can_flip
 from interp.search.settings import FindSettings
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -33,7 +34,7 @@ class Search(NamedTuple):
     settings: FindSettings
     """How features are chosen and the range is taken."""
     split: str
-    """Name of the split."""
+    """The split that all questions must be of: train or test; all for no such demand."""
     batch_tokens: int
     """Most tokens in a forward pass."""
     max_memory: float | None
@@ -61,10 +62,10 @@ class Task:
 
     @classmethod
     def of(cls, search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> Self:
-        """Check the inputs. Raises InputError if no question can flip, or if an SAE does not fit the model."""
+        """Check the inputs. Raises InputError as `interp.search.find.find_features` does."""
         vlm, layers = search.vlm, sorted(search.layers)
-        if not layers or layers[-1] >= vlm.n_layers:
-            raise InputError(f"SAEs for layers {layers}, but the model has layers 0 to {vlm.n_layers - 1}.")
+        check_split(search.split, search.questions)
+        check_layers(layers, search.saes, vlm.n_layers)
         widths = [check_sae(search.saes[layer], layer, vlm.d_model) for layer in layers]
         questions = questions_that_can_flip(search.questions)
         prompts = prompt_table(questions)

@@ -1,5 +1,6 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels. All of them count patients, not rows."""
 
+from interp.statistics.bootstrap import INTERVAL as INTERVAL
 from interp.statistics.bootstrap import cluster_of as cluster_of
 from interp.statistics.bootstrap import clusters_drawn as clusters_drawn
 from interp.statistics.bootstrap import guarded as guarded

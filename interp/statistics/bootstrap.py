@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from interp.statistics.estimate import MIN_PATIENTS, UNDEFINED, Estimate, FloatArray
 
+INTERVAL = (2.5, 97.5)
+"""Percentiles of the bootstrap samples at the ends of a 95% interval."""
+
 
 def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """The number of each row's cluster [n], and how often each cluster is drawn with replacement [draws, k]."""
@@ -43,7 +46,7 @@ def ratio_interval(
     member, drawn = clusters_drawn(clusters, draws, seed)
     total = drawn @ np.bincount(member, bottom)
     samples = (drawn @ np.bincount(member, top))[total != 0] / total[total != 0]
-    low, high = np.percentile(samples, [2.5, 97.5])
+    low, high = np.percentile(samples, INTERVAL)
     return guarded(Estimate(float(top.sum() / bottom.sum()), float(low), float(high)), clusters)
 
 
@@ -65,7 +68,7 @@ def resampled(
     if np.isnan(value):
         return UNDEFINED
     samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn])
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    low, high = np.nanpercentile(samples, INTERVAL)
     return guarded(Estimate(value, float(low), float(high)), clusters)
 
 
@@ -80,4 +83,4 @@ def percentiles(value: float, samples: FloatArray, clusters: int) -> Estimate:
     defined = samples[np.isfinite(samples)]
     if np.isnan(value) or not len(defined) or clusters < MIN_PATIENTS:
         return Estimate(value, np.nan, np.nan)
-    return Estimate(value, *map(float, np.percentile(defined, [2.5, 97.5])))
+    return Estimate(value, *map(float, np.percentile(defined, INTERVAL)))

@@ -32,10 +32,13 @@ def ratio_t_test(top: FloatArray, bottom: FloatArray, clusters: Sequence[object]
 
     member = cluster_of(clusters)
     over, under = (np.bincount(member, np.asarray(values, float)) for values in (top, bottom))
-    above, below = (float(ttest_1samp(over - null * under, 0, alternative=side).pvalue) for side in ("greater", "less"))
-    value, count = float(over.sum() / under.sum()), len(over)
-    if count < 2:
-        return RatioTest(Estimate(value, np.nan, np.nan), above, below)
+    # A single cluster has no variance, and several may have none, about which scipy would warn.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, count = float(over.sum() / under.sum()), len(over)
+        if count < 2:
+            return RatioTest(Estimate(value, np.nan, np.nan), np.nan, np.nan)
+        difference = over - null * under
+        above, below = (float(ttest_1samp(difference, 0, alternative=side).pvalue) for side in ("greater", "less"))
     (yy, xy), (_, xx) = np.cov(over, under) * student.ppf(0.975, count - 1) ** 2 / count
     x, y = under.mean(), over.mean()
     square, half, rest = x * x - xx, x * y - xy, y * y - yy

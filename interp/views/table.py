@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from interp.schemas.layers import Interval
+from interp.schemas.record import Interval
 from interp.views.numbers import NONE, UNSCALED, Scale, interval, number, p_value, sentence
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     vlm = load_vlm(model)
     report("loading the model", started)
     started = time.monotonic()
-    found = find_features(vlm, locate_saes(saes), asked, settings=FindSettings(bank_margin=0.0), split="train").artifact
+    found = find_features(vlm, locate_saes(saes), asked, settings=FindSettings(bank_margin=0.0)).artifact
     searched = f"{found.data.pairs} pairs, {found.data.flip_bank} flips, {vlm.n_layers} SAEs of 16k"
     report(f"find-features, {searched}", started)
     print(f"  {found.verdict}: {found.reason}")

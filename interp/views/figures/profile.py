@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.schemas.layers import Interval, Layers
+from interp.schemas.layers import Layers
+from interp.schemas.record import Interval
 from interp.views.figures.style import (
     ACCENT,
     INK,

@@ -11,7 +11,7 @@ from interp.schemas.layers import DOSES, FeatureEntry, Layers
 from interp.views.figures.style import SIZES, Size
 from interp.views.numbers import number
 from interp.views.report.collect import Collected, Studied
-from interp.views.report.search import cards
+from interp.views.report.feature_cards import cards
 from interp.views.report.svg import Styles, inline_svg
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from interp.runtime.errors import InputError
 from interp.storage.atomic import refuse_unwritable, refuse_used, write_text
 from interp.views import numbers
-from interp.views.report import charts, evaluation, origins, search
+from interp.views.report import charts, evaluation, feature_cards, origins
 from interp.views.report.collect import Collected, collect
 from interp.views.report.svg import Styles
 from interp.views.tables import ablation as ablation_tables
@@ -56,7 +56,7 @@ def render(found: Collected) -> str:
         title=f"GateScope report: {_model_of(found)}",
         data_uri=_data_uri,
         new_id=lambda kind: f"{kind}-{next(ids)}",
-        search=search,
+        feature_cards=feature_cards,
         evaluations=evaluation,
         origins=origins,
         sentence=numbers.sentence,

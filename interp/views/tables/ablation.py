@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from interp.schemas.ablation import METRICS, Ablation, AblationArm, Rank, Regret, Worth
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import Interval
+from interp.schemas.record import Interval
 from interp.views.labels import label, scale_of
 from interp.views.numbers import number
 from interp.views.overview import Overview

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import CausalEntry, FeatureEntry, Interval, Layers, ProfileEntry
+from interp.schemas.layers import CausalEntry, FeatureEntry, Layers, ProfileEntry
+from interp.schemas.record import Interval
 from interp.views.numbers import NONE, PERCENT, interval
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
@@ -48,7 +49,11 @@ def search_facts(found: Layers) -> Facts:
     if found.layers:
         known.insert(0, ("Range", range_line(found)))
     if found.commit_layer is not None:
-        known.append(("Half of the flips restored", f"by residual patches from layer {found.commit_layer} on"))
+        layer = found.commit_layer
+        first = layer == 0 or layer - 1 in {entry.layer for entry in found.profile}
+        # Without the layer below in the profile, the answers may be restored earlier.
+        where = f"from layer {layer} on" if first else f"at or before layer {layer}"
+        known.append(("Half of the flips restored", f"by residual patches {where}"))
     return known
 
 

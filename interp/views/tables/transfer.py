@@ -1,7 +1,7 @@
 """The tables of a transfer check: how well each SAE describes the model on each kind of prompts."""
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import Interval
+from interp.schemas.record import Interval
 from interp.schemas.transfer import Transfer, TransferEntry
 from interp.views.numbers import Scale
 from interp.views.overview import Overview

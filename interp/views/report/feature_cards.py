@@ -5,7 +5,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FeatureEntry, Interval, Layers
+from interp.schemas.layers import FeatureEntry, Layers
+from interp.schemas.record import Interval
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
 from interp.views.tables.feature import causal_facts
