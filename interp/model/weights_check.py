@@ -39,8 +39,8 @@ def refuse_two_models(folder: Path) -> None:
         raise InputError(
             f"{folder / 'adapter_config.json'}: an adapter beside the weights of a model, which would be applied to "
             "them. If the adapter is merged into these weights, remove adapter_config.json and adapter_model.* from "
-            "the folder (download a hub repository to a folder first). If it is not, move these two files to a folder of "
-            "their own and give that as the adapter."
+            "the folder (download a hub repository to a folder first). If it is not, move these two files to a folder "
+            "of their own and give that as the adapter."
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file() and (folder / "model.safetensors").is_file():
