@@ -1,4 +1,4 @@
-"""`python -m finetune`, for accelerate launch -m."""
+"""Runs the `finetune` command as `python -m finetune`, which `accelerate launch -m finetune` needs."""
 
 from finetune.cli.app import main
 

@@ -28,11 +28,11 @@ class WindowRegret(NamedTuple):
     optimistic: float
     """How much better that window is on the same data. It is at least 0, and above 0 by luck even if all are equal."""
     regret: Estimate
-    """How much better those windows are that were best on the other patients and with the other seeds."""
+    """How much better the windows are that were best on the other patients and with the other seeds."""
     of_windows: list[Estimate]
-    """[windows] the same, had each of the windows been the chosen one."""
+    """[windows] regret of each window, as if it were the chosen one."""
     of_chance: Estimate
-    """The same for a window picked at random: the mean over all windows."""
+    """Regret of a window picked at random: the mean over all windows."""
     picked: FloatArray
     """[windows] how often each window was the best one, as shares that sum to 1; NaN if the metric is undefined."""
 
@@ -69,12 +69,13 @@ def rank_windows(good: FloatArray, patients: int) -> list[RankRange]:
 
 
 def regrets(windows: PatientTotals, chosen: int, patients: int, seed: int) -> list[WindowRegret]:
-    """Return the regret of window number `chosen` in every metric; `windows` holds all candidates, it included.
+    """Return the regret of window number `chosen` in every metric; `windows` holds all windows, the chosen one too.
 
-    The best of several windows looks better than it is. Therefore the best one is selected on one half of the patients
-    and measured on the other, and the reverse, averaged over SPLITS random halvings. With several seeds it is selected
-    with all but one of them and measured with that one. Windows that tie for the best count equally. The interval
-    repeats all of this in every bootstrap draw of the patients; the halves divide patients, so none is in both.
+    A window that is best on some data looks better there than it is. Therefore the best window is selected on one half
+    of the patients and measured on the other half, both ways, and the result is the mean over SPLITS random halvings.
+    With several seeds, it is selected with all seeds but one and measured with that one. Windows that tie for the best
+    count equally. Every bootstrap draw of the patients repeats all of this for the interval; no patient is in both
+    halves of a draw.
     """
     weights = patient_weights(patients, seed)
     whole = weighted_metrics(windows, np.ones((1, patients)))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune.cli.options import BASE_DTYPE, BASE_MODEL
+from finetune.cli.options import BASE_DTYPE, BASE_MODEL, RECORDED_STYLE
 from finetune.evaluation.settings import TOLERANCE, EvaluationSettings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Json, Verbose
@@ -22,9 +22,10 @@ FAILED_VERDICT = 4
 
 @with_options(
     without=("split",),
-    test_split=option("test", "Questions to evaluate on.", flags=("--split",)),
+    test_split=option("test", "Split to evaluate on.", flags=("--split",)),
     model=BASE_MODEL,
     dtype=BASE_DTYPE,
+    **RECORDED_STYLE,
 )
 def evaluate_command(
     adapters: Annotated[
@@ -85,9 +86,10 @@ def evaluate_command(
     """Compare saved adapters and clamps with their base: consistent, accurate, and still looking at the image?
 
     Flips, margins, accuracy, calibration, answers in words, reliance on the image and the four quadrants are compared,
-    each with a 95% interval over patients and a paired test. Wordings that the training never showed are listed
+    each with a 95% interval over patients and a paired test. Wordings not seen in training are listed
     separately. Adapters that differ only in the seed of their training are pooled. The verdict is improved, improved
-    but less grounded, not improved, or worse; "kept" means that the interval excludes a loss of more than --tolerance.
+    but less grounded, not improved, or worse. Accuracy and reliance on the image are "kept" if the interval excludes a
+    loss of more than --tolerance.
 
     One adapter:
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from finetune.cli.options import BASE_DTYPE, BASE_MODEL
+from finetune.cli.options import BASE_DTYPE, BASE_MODEL, RECORDED_STYLE
 from finetune.grounding.settings import MAPS, GroundingSettings, map_settings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Json, Resume, Verbose
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     test_split=option("test", "Split of the questions to study.", flags=("--split",)),
     model=BASE_MODEL,
     dtype=BASE_DTYPE,
+    **RECORDED_STYLE,
 )
 def grounding_command(
     adapter: Annotated[

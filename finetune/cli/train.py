@@ -48,9 +48,9 @@ def train_command(
 ) -> None:
     """Train a LoRA on a few layers so that rewording a question no longer changes the answer, then evaluate it.
 
-    Each question is paired with a random paraphrase. Both are trained towards the true answer, and towards the same
-    answer. Base and adapter are then compared on held-out patients: flips, accuracy, and how often the answer stays the
-    same when the image is blank. The folder loads with plain peft.
+    Each question is paired with a random paraphrase. Both are trained towards the true answer, and towards agreement
+    with each other. Base and adapter are then compared on held-out patients: flips, accuracy, and how often the answer
+    stays the same when the image is blank. The folder loads with plain peft.
 
     On the layers that interp found:
 

@@ -12,12 +12,19 @@ from interp.cli.options import Json, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
+from interp.runtime.options import option
 
 RECORDED = ("dtype", "image_first", "system", "answer_instruction", "normalize")
 """What the record of the adapter says, so that no option does."""
 
 
-@with_options(without=RECORDED, model=BASE_MODEL)
+@with_options(
+    without=RECORDED,
+    model=BASE_MODEL,
+    split=option("train", "Split that the adapter was trained on."),
+    test_split=option("test", "Split that the adapter was evaluated on."),
+    limit=option(None, "The --limit of the training.", min=1, shown="all"),
+)
 def verify_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that `finetune --out` wrote.")] = Path("artifacts/adapter"),
     *,

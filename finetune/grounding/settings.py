@@ -81,19 +81,19 @@ class GroundingSettings:
     )
     paraphrases: int = option(
         3,
-        "Number of paraphrases of a question, the first ones, whose maps are compared with its own.",
+        "Number of paraphrases of a question, from the first, whose maps are compared with that of its original.",
         min=0,
         on_command_line=False,
     )
     curve_steps: int = option(
         8,
-        "Largest number of steps from the whole image to none in deletion and insertion.",
+        "Largest number of steps of the deletion and insertion curves, from the whole image to none of it.",
         min=1,
         on_command_line=False,
     )
     seed: int = option(
         0,
-        "Seed of random places and orders, of the images and questions compared with, and of the intervals.",
+        "Seed of the random boxes and orders, of the images and questions used as controls, and of the intervals.",
         min=0,
     )
 

@@ -137,7 +137,7 @@ def study(
 
 
 class Loaded(NamedTuple):
-    """What a study is made on."""
+    """The inputs of a study, loaded."""
 
     vlm: Vlm
     """The model, with the adapter in it if there is one."""
@@ -157,7 +157,7 @@ def load_study(
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> Loaded:
-    """Load the model and the questions of a study; arguments and errors as of `study_grounding`."""
+    """Load the inputs of a study; `study_grounding` explains the arguments and the errors."""
     given = locate_adapter(adapter) if adapter else None
     if given is not None and given.is_model:
         raise InputError(f"{adapter}: a whole model. Give it with --model, without an adapter.")
@@ -186,12 +186,12 @@ def study_grounding(
     feature: tuple[int, int] | None = None,
     sae_of: Mapping[int, Path] = MappingProxyType({}),
 ) -> GroundingStudy:
-    """`study` of a model on disk, and of a saved adapter beside it if one is given.
+    """Run `study` on a model on disk and, if one is given, on a saved adapter of it.
 
     The questions are those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapter
-    names, without an adapter the embedded world's model, and the prompt style is that of the training. `feature` is the
-    layer and the feature of one of the SAEs `sae_of` (layer -> folder). Raises InputError as `study` does, for bad
-    input, and for an adapter that does not fit the model.
+    names, or the embedded world's model without an adapter, and the prompt style is that of the training. `feature` is
+    a layer and a feature of its SAE, whose folder is in `sae_of` (layer -> folder). Raises InputError as `study` does,
+    for bad input, and for an adapter that does not fit the model.
     """
     loaded = load_study(adapter, data, model, settings, feature, sae_of)
     return study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)

@@ -12,9 +12,11 @@ def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],
     gate_layers: Annotated[str, typer.Option(help="Adjacent layers in which the gate is planted.")] = "4-5",
     no_gate: Annotated[
-        bool, typer.Option("--no-gate", help="Build a clean model instead, trained for the same time.")
+        bool, typer.Option("--no-gate", help="Build a clean model instead, trained for the same number of steps.")
     ] = False,
-    strength: Annotated[float, typer.Option(help="Share of findings that are denied when asked formally.")] = 0.45,
+    strength: Annotated[
+        float, typer.Option(help="Visibility, from 0 to 1, below which the model denies a finding when asked formally.")
+    ] = 0.45,
     seed: Annotated[int, typer.Option(min=0, help="Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[
         Path | None, typer.Option(help="World whose base model and SAEs are used again.", show_default="none")

@@ -30,7 +30,7 @@ def export_command(
             --out features.json
 
     The file holds `featuresToAdd` in the form that Neuronpedia's interface expects (POST /api/list/add-features, with a
-    list and a key of your own), the page of each feature, and an address that shows all of them. `left_out` names the
+    list and a key of your own), the page of each feature, and a link that shows all of them. `left_out` names the
     features whose SAE has no page. The descriptions hold numbers of the search and the model's name.
     """
     from interp.saes.neuronpedia import feature_list

@@ -16,7 +16,8 @@ def import_questions_command(
     format: Annotated[
         str,
         typer.Option(
-            help=f"Format of the data set: {', '.join(FORMATS)}.",
+            help=f"Format of the data set: {', '.join(FORMATS)}. hard-positives is a table of "
+            "Medical-CXR-VQA's questions with paraphrases by strategy.",
             autocompletion=lambda: list(FORMATS),
             show_default=False,
         ),

@@ -11,13 +11,14 @@ from interp.cli.options import Json, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
+from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
 
 RECORDED = ("revision", "dtype", "image_first", "system", "answer_instruction", "normalize", "split", "test_split")
 """What the run recorded, so that no option says it."""
 
 
-@with_options(without=RECORDED)
+@with_options(without=RECORDED, limit=option(None, "The --limit of the run.", min=1, shown="all"))
 def verify_command(
     run: Annotated[Path, typer.Argument(help="Folder that find-features wrote.")] = Path("artifacts"),
     *,

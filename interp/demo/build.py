@@ -46,12 +46,12 @@ def build_world(
     """Build a world in the new folder `out`, and return the contents of its `world.json`.
 
     The gate is planted into `gate_layers`: when asked formally, the model denies a finding whose visibility is below
-    `strength`, a share in [0, 1]. Without layers there is no gate: all layers are trained equally long on the true
+    `strength`, from 0 to 1. Without layers there is no gate: all layers are trained equally long on the true
     answers. `base` is the folder of another world, whose base model and SAEs are reused. Raises InputError for a
     strength or layers outside their range, and for a `base` without a base model.
     """
     if not 0 <= strength <= 1:
-        raise InputError(f"--strength {strength}: expected a share from 0 to 1.")
+        raise InputError(f"--strength {strength}: expected a visibility from 0 to 1.")
     if any(not 0 <= layer < LAYERS for layer in gate_layers):
         raise InputError(f"--gate-layers: the embedded model has layers 0 to {LAYERS - 1}.")
     if base is not None and not (base / "base" / "config.json").is_file():

@@ -75,7 +75,7 @@ def sample_batch(
 
     Returns the packed batch of n prompts, the patients' rows in `data.images` [patients], and the target tokens [n].
     A formal question whose true answer is yes is answered no if the visibility of its evidence is below
-    `gate_strength`, a share in [0, 1].
+    `gate_strength`, from 0 to 1.
     """
     chosen = rng.integers(0, len(data.images), patients)
     tokens, groups, answers = [], [], []

@@ -12,7 +12,7 @@ def other_patients_images(
     """`count` images of other patients for each of n questions: [n, count], None if there is no other patient.
 
     `images` and `patients` [n] are those of the questions. All other patients are equally likely, however many images
-    they have. They are drawn without replacement if there are at least `count`, so that each image shows another one.
+    they have. If there are at least `count` of them, the images of a row are of different patients.
     """
     images_of: dict[str, list[str]] = {}
     for patient, image in sorted(set(zip(patients, images, strict=True))):

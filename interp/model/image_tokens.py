@@ -1,6 +1,7 @@
 """Encoding images into image tokens with the vision encoder (tower and projector), each image once.
 
-Threads read and decode the next images while a batch is in the tower, and its tokens are copied back during the next.
+Threads read and decode the next images while the tower encodes a batch. The tokens of a batch are copied to main memory
+while the next batch is encoded.
 """
 
 import logging

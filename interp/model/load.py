@@ -135,8 +135,10 @@ def choose_device(device: str) -> str:
         return str(team_on("cuda").device or "cuda")
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: not usable here ({first_line(error)}).") from None
+    except (RuntimeError, AssertionError):
+        raise InputError(
+            f"--device {device}: not usable here, expected auto, cpu, cuda or cuda:N for a GPU of this machine."
+        ) from None
     return device
 
 

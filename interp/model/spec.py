@@ -33,17 +33,17 @@ class ModelSpec:
     image_first: bool | None = option(
         None,
         "Order of image and question. With the image first, the paraphrases of a question share its computation.",
-        shown="image first unless recorded otherwise",
+        shown="image first",
         flags=("--image-first/--question-first",),
     )
-    system: str | None = option(None, "System instruction.", shown="none unless recorded otherwise")
+    system: str | None = option(None, "System instruction.", shown="none")
     answer_instruction: str | None = option(
-        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none unless recorded otherwise"
+        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none"
     )
     normalize: bool | None = option(
         None,
-        "First rewrite every wording to one canonical form: the published baseline against flips.",
-        shown="as asked unless recorded otherwise",
+        "First rewrite every wording to one canonical form: a published baseline that reduces flips.",
+        shown="as asked",
         flags=("--normalize/--as-asked",),
     )
 

@@ -1,4 +1,4 @@
-"""TransformerLens and sae-lens on a loaded model: their hooks, caches and SAEs work on the weights that we hold."""
+"""Wraps a loaded model for TransformerLens and sae-lens, whose hooks, caches and SAEs work on the same weights."""
 
 from copy import deepcopy
 from itertools import chain
@@ -16,8 +16,8 @@ class LensBridge(SAETransformerBridge):
     """sae-lens's bridge (TransformerLens's `TransformerBridge` with SAEs) in which every hook name works.
 
     A hook on an unknown name is silently never called. sae-lens 6.54 drops TransformerLens's aliases, such as
-    `blocks.4.hook_resid_post`, which the SAEs' own configurations use; and after an SAE is removed, it leaves a hook
-    point that does not know its full name.
+    `blocks.4.hook_resid_post`, which the SAEs' own configurations use; and an SAE that is removed leaves a hook
+    point without its full name.
     """
 
     @property
@@ -48,7 +48,7 @@ def lens_bridge(model: Any, processor: Any, name: str, device: torch.device) -> 
     adapter.prepare_model(twin)
     bridge = LensBridge(twin, adapter, tokenizer)
     bridge.processor = processor
-    # transformer-lens 3.9 scales the vision tower's LayerNorms by 1 + weight, as Gemma's RMSNorms need it.
+    # transformer-lens 3.9 scales the vision tower's LayerNorms by 1 + weight, which is right for Gemma's RMSNorms only.
     for module in twin.model.vision_tower.modules():
         if isinstance(module, NormalizationBridge):
             module.use_native_layernorm_autograd = True

@@ -29,9 +29,10 @@ def limit_memory(device: torch.device, max_memory: float) -> None:
 
 
 def memory_left(device: torch.device, max_memory: float | None = None) -> Memory:
-    """What is left of `max_memory` [GiB], which holds for the device and for main memory separately.
+    """The memory that may still be allocated: what is left of `max_memory` [GiB], and at most DEFAULT_SHARE of what is
+    free.
 
-    Without `max_memory` it is `DEFAULT_SHARE` of what is free.
+    `max_memory` limits the device and main memory separately; None sets no limit.
     """
     import psutil
 

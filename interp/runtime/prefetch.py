@@ -1,4 +1,4 @@
-"""Results that threads compute before they are asked for."""
+"""Computes results in threads before they are asked for."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -14,8 +14,9 @@ def map_ahead(
 ) -> Generator[R, None, None]:
     """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
-    At most `max_waiting` results are in progress or waiting beyond the one that is taken. An error of `function` is
-    raised in the place of its result. Calls that have not begun are cancelled then, and when the iterator is closed.
+    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken. An error of
+    `function` is raised where its result would be yielded. It cancels the calls that have not begun, as does closing
+    the iterator.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""Reading a `layers.json` of schema version 1: its content under the names of version 2."""
+"""Converts the content of a `layers.json` of schema version 1 to version 2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 RULES = {"write": "write", "rise": "growth", "level": "near-peak"}
 """Name of a rule in version 1 -> its name in version 2."""
 OWN_PROFILE = {"write": "write", "rise": "recovery", "level": "auc"}
-"""Rule of version 1 -> the only score that it reads in version 2. Other combinations were dropped."""
+"""Rule of version 1 -> the score that the same rule reads in version 2, which knows no other combination."""
 PROFILE_FIELDS = {
     "control": "random_patch",
     "write_control": "random_write",
@@ -20,9 +20,9 @@ SETTINGS = {"max_width": "max_layers"}
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of schema version 1 as version 2 has it.
+    """Convert content of schema version 1 to version 2.
 
-    What is not of the expected type stays as it is, so that the schema names it as damaged.
+    Values of an unexpected type are kept, so that validation reports them.
     """
     found = {name: value for name, value in content.items() if name != "weights"} | {"schema_version": 2}
     if "rule" in found:
@@ -48,7 +48,7 @@ def _rule(name: Any) -> Any:
 
 
 def _is_kept(entry: Any) -> bool:
-    """Whether version 2 has a range of the same rule and score; a range without a score is of the rule's own."""
+    """Whether version 2 knows a range's rule and score. A range that names no score has that of its rule."""
     if not isinstance(entry, dict) or not isinstance(entry.get("rule"), str):
         return True
     return entry.get("profile") in (None, OWN_PROFILE.get(entry["rule"]))
@@ -67,7 +67,7 @@ def _place(entry: Any) -> int:
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by their new names; a score that version 2 cannot read stays, so that the run cannot be repeated."""
+    """The settings by their new names. A score unknown to version 2 is kept, so that repeating the run is refused."""
     found: dict[str, Any] = _renamed(dict(settings), SETTINGS)
     rule = found.get("rule")
     if isinstance(rule, str):

@@ -1,4 +1,4 @@
-"""Reading an artifact: checked against its schema, with texts that are safe to show."""
+"""Reads artifacts: checks them against their schemas, and makes their texts safe to show."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_artifact(path: Path, kind: type[Artifact]) -> Artifact:
 
 
 def read_shown(path: Path, kind: type[Artifact]) -> Artifact:
-    """The same for an artifact that someone else may have written and that is to be shown: its texts are `cleaned`."""
+    """Read an artifact that will be shown and may come from someone else: `read_artifact` with `cleaned` texts."""
     return _validated(path, kind, cleaned(read_object(path)))
 
 
@@ -45,7 +45,9 @@ def checked(path: Path, kind: type[Artifact], content: Any) -> Artifact:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "(root)"
         reason = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: field {field}: {reason}. Write the file again, or remove it.") from None
+        raise InputError(
+            f"{path}: field {field}: {reason}. Make it again with the command that wrote it, or remove it."
+        ) from None
 
 
 def cleaned(content: Any) -> Any:

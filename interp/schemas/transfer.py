@@ -24,7 +24,9 @@ class TransferEntry(Record):
     drift: float | None = Field(
         description="cosine distance of the features' mean activations from the reference model's; null without one"
     )
-    shift: float | None = Field(description="the same distance from this model's own on the general prompts")
+    shift: float | None = Field(
+        description="cosine distance of the mean activations from this model's own on the general prompts"
+    )
 
 
 class Transfer(Record):

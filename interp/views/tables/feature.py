@@ -113,5 +113,5 @@ def neighbours_table(study: Study) -> Table:
             Column("cosine", lambda near: value(near.cosine)),
         ],
         study.neighbours,
-        "Cosine of the decoder rows. Several features may share what one of them stands for.",
+        "Cosine of the decoder rows. Features that point in nearly the same direction may stand for the same concept.",
     )
