@@ -5,6 +5,10 @@ with delta = f(p) - f(q). *Recovery* is the share of the margin shift that comes
 and on the same pairs, are random directions of the same norm, matched features that move as much but do not
 discriminate flips, and the feature's deltas on other pairs. The same patch on pairs that do not flip shows its side
 effect.
+
+Part of a recovery is *direct*: the patch's vector moves the margin when it is read by the output layer alone. What
+remains is *mediated* by the layers above the feature. A feature that a gate reads is mediated by the layers that write;
+one that merely carries the answer acts directly, with or without a gate.
 """
 
 from collections.abc import Sequence
@@ -50,6 +54,16 @@ class FeatureTest(NamedTuple):
     """Recovery with the feature's delta taken from another pair; NaN with one flip."""
     net: Estimate
     """recovery - random."""
+    direct: Estimate
+    """Recovery by the same vector added to the last layer's output, where no layer acts on it."""
+    mediated: Estimate
+    """recovery - direct."""
+    random_mediated: float
+    """The same difference for random directions, mean."""
+    net_mediated: Estimate
+    """mediated - random_mediated."""
+    p_mediated: float
+    """Two-sided p of `net_mediated` = 0, sign-flip test over patients; not adjusted."""
     p: float
     """Two-sided p of `net` = 0, sign-flip test over patients; not adjusted."""
     p_random: float
@@ -135,15 +149,25 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
         -patch.delta[:, 1:, None] * patch.directions[1:],
         random_directions(own.expand(-1, RANDOMS, -1), generator),
     ]
-    delta = torch.cat(deltas, dim=1)
-    effect = target.effect([patch.layer] * delta.shape[1], delta, f"{patch.layer}:{patch.feature}")
     flips, shift = target.flips, target.shift
-    size, towards = np.abs(shift), effect * np.sign(shift)[:, None]
+    here = sum(each.shape[1] for each in deltas)
+    read_directly = [own, deltas[-1]]
+    delta = torch.cat([*deltas, *read_directly], dim=1)
+    last = target.rerun.vlm.n_layers - 1
+    places = [patch.layer] * here + [last] * (delta.shape[1] - here)
+    every = target.effect(places, delta, f"{patch.layer}:{patch.feature}")
+    size, along = np.abs(shift), every * np.sign(shift)[:, None]
+    effect, towards, direct = every[:, :here], along[:, :here], along[:, here:]
     share = towards.sum(0) / size.sum()
     restored = ((flips.margin_after[:, None] + effect) > 0) == (flips.margin_before > 0)[:, None]
     one, swap = DOSES.index(1.0), len(DOSES)
     control, noise = slice(swap + 1, swap + 1 + matched), slice(swap + 1 + matched, None)
+    mediated = towards[:, one] - direct[:, 0]
+    random_mediated = (towards[:, noise] - direct[:, 1:]).mean(1)
     net_share, p = ratio_sign_flips(towards[:, one] - towards[:, noise].mean(1), size, target.patients, seed)
+    net_mediated, p_mediated = ratio_sign_flips(mediated - random_mediated, size, target.patients, seed)
+    # The empty patch of a feature that never moves has only rounding errors for effects.
+    moves = bool(own.any())
     return FeatureTest(
         layer=patch.layer,
         feature=patch.feature,
@@ -153,8 +177,12 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
         matched=float(share[control].mean()) if matched else float("nan"),
         swapped=float(share[swap]) if n > 1 else float("nan"),
         net=net_share,
-        # The empty patch of a feature that never moves has only rounding errors for effects.
-        p=p if bool(own.any()) else 1.0,
+        direct=ratio_interval(direct[:, 0], size, target.patients, seed),
+        mediated=ratio_interval(mediated, size, target.patients, seed),
+        random_mediated=float(random_mediated.sum() / size.sum()),
+        net_mediated=net_mediated,
+        p_mediated=p_mediated if moves else 1.0,
+        p=p if moves else 1.0,
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(restored[:, one].sum()),
         random_reversals=float(restored[:, noise].sum(0).mean()),

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from interp.cli.demo import demo_build_command
+from interp.cli.demo import demo_build_command, demo_plant_command
 from interp.cli.export import export_command
 from interp.cli.find_features import find_features_command
 from interp.cli.guard import HELP, PLAIN, command
@@ -45,6 +45,7 @@ app.command("schemas", short_help="Write the JSON Schemas of all artifacts.")(sc
 app.command("import-questions", short_help="Convert a published data set into questions.")(import_questions_command)
 app.command("paraphrase", short_help="Add rule-based paraphrases to questions.")(paraphrase_command)
 demo_app.command("build", short_help="Build a world with a gate of your choice.")(demo_build_command)
+demo_app.command("plant", short_help="Plant a gate that reads a feature of your choice.")(demo_plant_command)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from interp.saes.sae import Sae
 from interp.screening.attribution import margin_gradients
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.storage.atomic import atomic_folder
-from interp.storage.json_files import write_json
+from interp.storage.json_files import json_ready, write_json
 
 BOOST = 64.0
 """Factor by which the weight of the norm after the MLP is raised in the coordinates of the plant."""
@@ -150,7 +150,7 @@ def save_plant(vlm: Vlm, plant: Plant, folder: Path) -> None:
     with atomic_folder(folder) as out:
         vlm.model.save_pretrained(out)
         vlm.processor.save_pretrained(out)
-        write_json(out / "plant.json", plant._asdict())
+        write_json(out / "plant.json", json_ready(plant._asdict()))
 
 
 def _check_place(vlm: Vlm, sae: Sae, feature: int, write_layer: int) -> None:
@@ -209,7 +209,9 @@ class _MlpTensors(NamedTuple):
 
 
 @torch.no_grad()
-def _mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: Tensor | None, seed: int) -> _MlpTensors:
+def _mlp_tensors(
+    vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: Tensor | None, seed: int
+) -> _MlpTensors:
     """Run the prompts, with `edit` [n, d_model] added to the final token after the layer `edited`."""
     final = torch.zeros(len(prompts), vlm.d_model)
     other, energy = [], []
@@ -275,7 +277,7 @@ class _Inputs(NamedTuple):
         return cls(final, other, torch.stack([run.energy for run in runs]).mean(0))
 
     def read(self, target: Tensor, elsewhere: float) -> tuple[Tensor, float]:
-        """Weights [d_model] that read `target` [n] at final tokens and `elsewhere` at others, and their R² at the former.
+        """Weights [d_model] that read `target` [n] at final tokens and `elsewhere` at others; R² at the former.
 
         They come from ridge regression in which final tokens and other tokens have equal weight.
         """

@@ -82,6 +82,8 @@ class ProfileEntry(_Part):
     l0: float | None = Field(description="mean number of features active on one of these residuals")
 
 
+Place = Literal["cause", "mediator", "echo", "bystander"]
+"""What a tested feature has to do with the flips (interp.profile.places)."""
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
 
@@ -97,6 +99,17 @@ class CausalEntry(_Part):
     )
     swapped: float | None = Field(description="recovery with the feature's delta taken from another pair")
     net: Interval = Field(description="recovery - random")
+    direct: Interval | None = Field(
+        default=None, description="recovery by the same vector added to the last layer's output, read by no layer"
+    )
+    mediated: Interval | None = Field(
+        default=None, description="recovery - direct: what the layers above the feature make of its change"
+    )
+    random_mediated: float | None = Field(default=None, description="mean of the same for random directions")
+    net_mediated: Interval | None = Field(default=None, description="mediated - random_mediated")
+    p_mediated: float | None = Field(
+        default=None, description="p of net_mediated, tested and adjusted in the same way as p"
+    )
     p: float | None = Field(
         description="p of net, sign-flip test over patients, Benjamini-Hochberg adjusted over the features tested"
     )
@@ -112,7 +125,7 @@ class CausalEntry(_Part):
 
 
 class FeatureEntry(_Part):
-    """One feature that was tested. Features are listed by net recovery, highest first."""
+    """One feature that was tested. Causes come first, and features of one place by net mediated recovery."""
 
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index of the feature in the SAE")
@@ -128,6 +141,13 @@ class FeatureEntry(_Part):
         description="AUC of the activation for formal against casual wordings; above .5: more active on formal ones"
     )
     attribution: float | None = Field(default=None, description="recovery predicted by the gradient, selection half")
+    path_attribution: float | None = Field(
+        default=None,
+        description="the same with the mean gradient on the path to the original's residual, by which it was chosen",
+    )
+    place: Place | None = Field(
+        default=None, description="cause, mediator, echo or bystander (interp.profile.places); null if untested"
+    )
     causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
 
 
@@ -140,6 +160,14 @@ class SaeEntry(_Part):
     revision: str | None = Field(description="commit of the hub repository; null for a local folder")
     release: str | None = Field(description="release by which sae-lens knows the SAE; null if it knows none")
     digest: str = Field(description="hash of its biases and thresholds (interp.saes.sae_folder.sae_digest)")
+
+
+class GateEntry(_Part):
+    """The feature that a gate reads, and the layers that write the other answer."""
+
+    feature: int = Field(description="index of the cause with the highest mediated recovery")
+    read_layer: int = Field(description="its layer")
+    write_layers: list[int] = Field(description="layers whose own addition moves the answer (`net_write`)")
 
 
 class RangeEntry(_Part):
@@ -189,7 +217,10 @@ class Layers(_Part):
     )
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry per layer")
-    features: list[FeatureEntry] = Field(description="features that were tested, highest net recovery first")
+    features: list[FeatureEntry] = Field(description="features that were tested, causes first")
+    gate: GateEntry | None = Field(
+        default=None, description="what the gate reads and where it writes; null if no cause was found"
+    )
     warnings: list[str] = Field(default_factory=list, description="what limits these results, one sentence each")
     settings: dict[str, Any] = Field(description="settings of the run (interp.search.settings.FindSettings)")
     seed: int = Field(description="seed of the halves, the controls and the bootstrap")

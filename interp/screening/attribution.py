@@ -18,6 +18,9 @@ from interp.measurement.suffix_rerun import SuffixRerun
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
+PATH_STEPS = 8
+"""Points on a path at which the gradient is taken."""
+
 
 def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
     """dm/dx of the final-token residual of each prompt after each layer: float32 [n, layers, d_model]."""
@@ -25,7 +28,7 @@ def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
     return rerun.gradients(layers, no_change)
 
 
-def path_gradients(rerun: SuffixRerun, path: Tensor, layer: int, steps: int) -> Tensor:
+def path_gradients(rerun: SuffixRerun, path: Tensor, layer: int, steps: int = PATH_STEPS) -> Tensor:
     """dm/dx after one layer, averaged over `steps` points on a straight path: float32 [n, d_model].
 
     `path` [n, d_model] leads from each prompt's residual: the original's residual minus the paraphrase's. The points

@@ -23,12 +23,13 @@ SCREEN_COLUMNS = {
     "mean_activation": "mean over the prompts on which the feature is active [activation units]",
     "register_auc": "AUC of the activation for formal against casual wordings; NaN where wordings have no register",
     "attribution": "recovery by the feature's patch on the flip bank of the same pairs, as the gradient predicts it",
+    "path_attribution": "the same with the mean gradient over PATH_STEPS points on the path to the original's residual",
 }
 """Column of a screen -> its meaning. delta is the activation on the paraphrase minus that on the original."""
 
 
 def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
-    """Screen every feature of one SAE on the given pairs: columns of SCREEN_COLUMNS but attribution, p not adjusted.
+    """Screen every feature of one SAE on the given pairs: SCREEN_COLUMNS without the attributions; p is not adjusted.
 
     `residuals` [n prompts, d_model] are those at the final token of every row of `prompts`. Features that are active on
     none of the prompts of these pairs are left out.

@@ -47,23 +47,27 @@ def screen_layers(
     prompts: pd.DataFrame,
     halves: Halves,
     gradients: Tensor,
+    on_path: Tensor,
     features_a_layer: int,
     seed: int,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> ScreenedLayers:
     """Choose features on the selection half, and prepare their tests on the held-out half.
 
-    `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases. `features_a_layer`
+    `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases, `on_path` the means of
+    those on the paths to the originals (`interp.screening.attribution.path_gradients`). `features_a_layer`
     features are chosen: by flip AUC for the score, by attribution for the joint feature patch. Layers in the
     `checkpoint` are not screened again.
     """
     selection_bank, bank = halves.selection_bank, halves.held_out_bank
     margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
 
-    def screen(layer: int, slopes: Tensor) -> dict[str, Tensor]:
+    def screen(layer: int, slopes: Tensor, means: Tensor) -> dict[str, Tensor]:
         sae, residuals = inputs.at(layer)
         table = screen_layer(sae, residuals, prompts, halves.selection)
-        table["attribution"] = attribute(sae, residuals, selection_bank, slopes)[table["feature"].to_numpy(np.int64)]
+        own = table["feature"].to_numpy(np.int64)
+        table["attribution"] = attribute(sae, residuals, selection_bank, slopes)[own]
+        table["path_attribution"] = attribute(sae, residuals, selection_bank, means)[own]
         best = table.nlargest(features_a_layer, "flip_auc")
         held_out = halves.held_out
         score = flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
@@ -75,9 +79,9 @@ def screen_layers(
 
     screened = list[_ScreenedLayer]()
     for position, layer in enumerate(track(layers, "screening features")):
-        slopes = gradients[:, position]
-        name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes) if checkpoint else ""
-        screened.append(_ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes))))
+        slopes, means = gradients[:, position], on_path[:, position]
+        name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes, means=means) if checkpoint else ""
+        screened.append(_ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means))))
     after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
     return ScreenedLayers(
         features=_concatenated([found.features for found in screened]),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
+from interp.profile.places import writing_layers
 from interp.questions.schema import Question
 from interp.runtime.arguments import expect, expect_each
 from interp.saes.locate import given_saes
@@ -70,12 +71,13 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     flips, halves = flips_and_halves(task, measured.margin)
     # 3. Screen every feature of every SAE on the selection half.
     inputs = sae_inputs(task, measured)
-    screened = screen(task, halves, inputs)
-    # 4. Patch whole layers, then the best features one by one, on the held-out half.
+    screened = screen(task, halves, inputs, measured.device_bytes)
+    # 4. Patch whole layers on the held-out half, take the range from the profile, and judge whether it is a gate.
     patched = patch_whole_layers(task, halves, screened, measured.device_bytes)
-    tested = patch_candidates(task, halves, inputs, screened, patched.target, measured.device_bytes)
-    # 5. Take the range from the layer profile, and judge whether it is a gate.
     judged = judge_layers(task, halves, screened, patched)
+    # 5. Patch the best features one by one, and place each: cause, mediator, echo or bystander.
+    writing = writing_layers(judged.profile)
+    tested = patch_candidates(task, halves, inputs, screened, patched.target, measured.device_bytes, writing)
     data = describe_data(task, flips, measured.margin)
     artifact = layers_artifact(task, data, halves, judged, tested.entries, screened.saes)
     activations = top_activations(task, inputs, tested.entries)

@@ -1,5 +1,6 @@
 """The stages of a search, each a function of what the stages before it gave."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from interp.causal.feature_patching import apply_feature_patch, feature_patches,
 from interp.causal.layer_patching import LayerPatches, PatchTarget, patch_layers
 from interp.measurement.residual_store import Residuals
 from interp.measurement.sharded import measure_together
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.profile.profile import layer_profile
 from interp.profile.ranges import LayerRange, ranges_of
 from interp.profile.verdict import judge
@@ -22,10 +24,10 @@ from interp.runtime.progress import track
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.schemas.layers import FeatureEntry, GateVerdict, ProfileEntry
 from interp.schemas.rules import Rule
-from interp.screening.attribution import margin_gradients
+from interp.screening.attribution import margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates, held_out_aucs
 from interp.screening.feature_stats import adjust
-from interp.screening.flips import Flips, Halves, find_flips, sample_pairs, split_halves
+from interp.screening.flips import Flips, Halves, find_flips, sample_pairs, sides, split_halves
 from interp.screening.layers import ScreenedLayers, gather_layers, screen_layers
 from interp.screening.sae_inputs import SaeInputs
 from interp.search.feature_entries import feature_entries, with_tests
@@ -107,18 +109,34 @@ def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
     return SaeInputs(load, measured.residuals)
 
 
-def screen(task: Task, halves: Halves, inputs: SaeInputs) -> ScreenedLayers:
+def screen(task: Task, halves: Halves, inputs: SaeInputs, device_bytes: int) -> ScreenedLayers:
     """Stage 3: statistics of every feature on the selection half; p values are adjusted over all layers."""
     own = task.team.block(range(len(task.layers)))
-    gradients = margin_gradients(task.patch_target(halves.selection_bank).rerun, task.layers)[:, own]
+    rerun = task.patch_target(halves.selection_bank, device_bytes // 4).rerun
+    gradients = margin_gradients(rerun, task.layers)[:, own]
+    on_path = _path_gradients(task, halves.selection_bank, rerun, inputs)[:, own]
     count, seed = task.settings.features_a_layer, task.settings.seed
-    found = screen_layers(task.own_layers, inputs, task.prompts, halves, gradients, count, seed, task.checkpoint)
+    found = screen_layers(
+        task.own_layers, inputs, task.prompts, halves, gradients, on_path, count, seed, task.checkpoint
+    )
     gathered = gather_layers(found, task.team)
     return gathered._replace(features=adjust(gathered.features))
 
 
+def _path_gradients(task: Task, bank: Flips, rerun: SuffixRerun, inputs: SaeInputs) -> Tensor:
+    """Mean gradients on the paths from the paraphrases' residuals to the originals': float32 [bank, layers, d_model].
+
+    Every process has the residuals of its own layers, and all of them take part in every sweep.
+    """
+    parts = task.team.gather_tensors({"shift": inputs.residuals.shift(task.own_layers, *sides(bank.pairs))})
+    shift = torch.cat([part["shift"] for part in parts], dim=1)
+    if not len(bank.pairs):
+        return shift
+    return torch.stack([path_gradients(rerun, shift[:, k], layer) for k, layer in enumerate(task.layers)], dim=1)
+
+
 def patch_whole_layers(task: Task, halves: Halves, screened: ScreenedLayers, device_bytes: int) -> PatchedLayers:
-    """Stage 4a: residual, direct-effect and joint feature patches of every layer on the held-out flip bank."""
+    """Stage 4: residual, direct-effect and joint feature patches of every layer on the held-out flip bank."""
     target = task.patch_target(halves.held_out_bank, device_bytes // 4)
     residual, below = screened.residual_patch, screened.residual_patch_below
     patches = patch_layers(target, residual, below, task.layers, task.settings.seed)
@@ -127,9 +145,18 @@ def patch_whole_layers(task: Task, halves: Halves, screened: ScreenedLayers, dev
 
 
 def patch_candidates(
-    task: Task, halves: Halves, inputs: SaeInputs, screened: ScreenedLayers, bank: PatchTarget, device_bytes: int
+    task: Task,
+    halves: Halves,
+    inputs: SaeInputs,
+    screened: ScreenedLayers,
+    bank: PatchTarget,
+    device_bytes: int,
+    writing: Sequence[int],
 ) -> TestedFeatures:
-    """Stage 4b: patch the candidates one by one on the held-out flip bank, with controls, and on unflipped pairs."""
+    """Stage 5: patch the candidates one by one on the held-out flip bank, with controls, and on unflipped pairs.
+
+    `writing` are the layers that write the answer, from which the place of every candidate follows.
+    """
     seed, held_out = task.settings.seed, halves.held_out
     candidates = choose_candidates(screened.features, CANDIDATES)
     own = [candidate for candidate in candidates if candidate[0] in task.own_layers]
@@ -141,12 +168,12 @@ def patch_candidates(
     tests = [apply_feature_patch(patch, bank, unflipped, seed) for patch in shown]
     aucs = task.team.gather_values(list(held_out_aucs(own, inputs, held_out).items()))
     held_out_auc = {(layer, feature): auc for part in aucs for (layer, feature), auc in part}
-    table = with_tests(screened.features, candidates, tests, held_out_auc)
+    table = with_tests(screened.features, candidates, tests, held_out_auc, writing)
     return TestedFeatures(table, feature_entries(table, candidates, tests))
 
 
 def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
-    """Stage 5: the layer profile, the ranges that the rules take from it, and the verdict."""
+    """Stage 4, continued: the layer profile, the ranges that the rules take from it, and the verdict."""
     settings = task.settings
     profile = layer_profile(task.layers, screened, halves, patched.patches, patched.joint, settings.seed)
     ranges = ranges_of(profile, settings.max_layers)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FeatureEntry, Layers
+from interp.schemas.layers import FeatureEntry, Layers, Place
 from interp.schemas.record import Interval
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
@@ -40,7 +40,8 @@ def headline(found: Layers) -> str:
     """The verdict in a few words."""
     if not found.layers:
         return "No gate found"
-    return f"Gate found in layer{'s' if len(found.layers) > 1 else ''} {layers_text(found.layers)}"
+    where = f"Gate found in layer{'s' if len(found.layers) > 1 else ''} {layers_text(found.layers)}"
+    return where if found.gate is None else f"{where}, reading feature {found.gate.read_layer}:{found.gate.feature}"
 
 
 def screen_says(screened: pd.DataFrame) -> str:
@@ -90,7 +91,21 @@ def _register(auc: float | None) -> str:
     return ", more active on formal wordings" if auc > 0.5 else ", more active on casual wordings"
 
 
+PLACES: dict[Place, str] = {
+    "cause": "A cause: the layers that write the answer read it.",
+    "mediator": "A mediator: it lies among the layers that write the answer.",
+    "echo": "An echo: it carries the answer that other features make.",
+    "bystander": "A bystander: it moves and does nothing.",
+}
+"""Place -> what the card of a feature says about it."""
+
+
 def _says(entry: FeatureEntry) -> str:
+    said = _recovers(entry)
+    return f"{PLACES[entry.place]} {said}" if entry.place is not None else said
+
+
+def _recovers(entry: FeatureEntry) -> str:
     net = entry.causal.net if entry.causal else Interval(value=None, low=None, high=None)
     if net.value is None or net.low is None or net.high is None:
         return "Its patch could not be distinguished from its control."

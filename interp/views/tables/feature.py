@@ -29,15 +29,33 @@ def causal_line(study: Study) -> str:
         return "Causal test: none, as no flip is in the flip bank."
     return (
         f"Causal test on {test.n:,} banked flips: recovery {interval(test.recovery)}, net of random directions "
-        f"{interval(test.net)}, {p_phrase(test.p)}."
+        f"{interval(test.net)}, {p_phrase(test.p)}.{_mediation(test)}"
     )
+
+
+def _mediation(test: CausalEntry) -> str:
+    """What the parts of the recovery say of the feature; empty for a study of an older version, without parts."""
+    if test.mediated is None or test.direct is None or test.net_mediated is None:
+        return ""
+    parts = f" Mediated by later layers {interval(test.mediated)}, direct {interval(test.direct)}: "
+    if (test.net_mediated.low or 0) > 0 and (test.p_mediated or 0) < 0.05:
+        return parts + "later layers turn its change into the answer, as they do for the feature that a gate reads."
+    if (test.net.low or 0) > 0 and (test.p or 0) < 0.05:
+        return parts + "an echo, which carries the answer but is not what later layers read."
+    return parts + "a bystander, whose change does not make the answer."
 
 
 def causal_facts(test: CausalEntry) -> Facts:
     """The numbers of a feature patch beside its controls."""
     controls = ", ".join(number(each) for each in (test.random, test.matched, test.swapped))
+    parts = [
+        (name, interval(part))
+        for name, part in (("Mediated by later layers", test.mediated), ("Direct", test.direct))
+        if part is not None
+    ]
     return [
         ("Recovery", f"{interval(test.recovery)}, {test.n:,} flips"),
+        *parts,
         ("Random, matched, swapped", controls),
         ("Flips restored", f"{test.reversals:,} of {test.n:,} (random {number(test.random_reversals)})"),
         ("Side effect on unflipped pairs", f"{number(test.unflipped_changed, PERCENT)}% change"),

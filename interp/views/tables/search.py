@@ -18,7 +18,7 @@ def search_overview(found: Layers) -> Overview:
     """The search as the terminal and notebooks show it."""
     return Overview(
         found.model.id,
-        [f"{found.verdict}: {found.reason}", range_line(found)],
+        [f"{found.verdict}: {found.reason}", range_line(found), gate_line(found)],
         search_facts(found),
         [profile_table(found), features_table(found, NARROW_FEATURES), ranges_table(found)],
         found.warnings,
@@ -30,6 +30,22 @@ def range_line(found: Layers) -> str:
     if not found.layers:
         return "no layers"
     return f"layers {layers_text(found.layers)}, by rule {found.rule}, peak {found.peak}"
+
+
+def gate_line(found: Layers) -> str:
+    """The feature that the gate reads, with the layers that write, or that none of those tested is a cause."""
+    gate = found.gate
+    if gate is None:
+        return "gate feature: none found; no feature that was tested is a cause"
+    mediated = [
+        f", mediated recovery {interval(entry.causal.mediated)}"
+        for entry in found.features
+        if (entry.layer, entry.feature) == (gate.read_layer, gate.feature)
+        and entry.causal is not None
+        and entry.causal.mediated is not None
+    ]
+    layers = f"layer{'s' if len(gate.write_layers) > 1 else ''} {layers_text(gate.write_layers)}"
+    return f"gate feature: {gate.read_layer}:{gate.feature}{''.join(mediated)}; the answer is written in {layers}"
 
 
 def search_facts(found: Layers) -> Facts:
@@ -48,6 +64,8 @@ def search_facts(found: Layers) -> Facts:
     ]
     if found.layers:
         known.insert(0, ("Range", range_line(found)))
+    if found.gate is not None:
+        known.insert(1, ("Gate", gate_line(found).removeprefix("gate feature: ")))
     if found.commit_layer is not None:
         layer = found.commit_layer
         first = layer == 0 or layer - 1 in {entry.layer for entry in found.profile}
@@ -96,7 +114,7 @@ def claims_table(found: Layers) -> Table:
     claims += [
         _Claim(
             "undoing the change of one feature changes the answer (feature patch)",
-            f"feature {entry.feature} of layer {entry.layer}, the best of {len(found.features)}",
+            f"feature {entry.feature} of layer {entry.layer}, the first of {len(found.features)}",
             entry.causal.recovery,
             value(entry.causal.random),
             "random directions of the same norm",
@@ -185,16 +203,23 @@ def ranges_table(found: Layers) -> Table:
 
 
 def features_table(found: Layers, most: int | None = None) -> Table:
-    """The features that were patched, highest net recovery first; with `most`, only the first so many."""
+    """The features that were patched, causes first; with `most`, only the first so many."""
     shown = found.features[:most]
     which = f"All {len(shown)} features" if len(shown) == len(found.features) else f"The first {len(shown)} features"
     return tabulate(
-        f"{which} that were patched, highest net recovery first",
+        f"{which} that were patched, causes first",
         [
             Column(
                 "feature",
                 lambda entry: Cell(f"{entry.layer}:{entry.feature}", entry.layer + entry.feature / 1e9),
                 meaning="layer, and index in the SAE",
+            ),
+            Column(
+                "place",
+                lambda entry: Cell(entry.place or NONE),
+                numeric=False,
+                meaning="cause: read by the layers that write; mediator: among them; echo: carries the answer; "
+                "bystander: does nothing",
             ),
             Column("flip AUC, held out", lambda entry: value(entry.held_out_auc)),
             Column("r with margin", lambda entry: value(entry.margin_r, sign=True), narrow=False),
@@ -206,14 +231,21 @@ def features_table(found: Layers, most: int | None = None) -> Table:
             ),
             Column(
                 "predicted",
-                lambda entry: value(entry.attribution, sign=True),
+                lambda entry: value(
+                    entry.attribution if entry.path_attribution is None else entry.path_attribution, sign=True
+                ),
                 narrow=False,
-                meaning="recovery by the gradient, on the other half of the patients",
+                meaning="recovery by the gradients on the path, on the other half of the patients",
             ),
             Column(
                 "recovery",
                 _causal(lambda causal: estimate(causal.recovery)),
                 meaning="share of the margin shift that comes back when the feature's change is undone",
+            ),
+            Column(
+                "mediated",
+                _causal(lambda causal: estimate(causal.mediated)),
+                meaning="the part of it that layers above the feature make; the rest is read directly by the output",
             ),
             Column(
                 "random",

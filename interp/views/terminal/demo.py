@@ -1,4 +1,4 @@
-"""A newly built embedded world on the terminal."""
+"""Newly built worlds and plants on the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -23,3 +23,19 @@ def show_world(world: dict[str, Any], out: Path, console: Console | None = None)
     for q in world["saes"]:
         table.add_row(*[f"{v:g}" for v in q.values()])
     console.print(table)
+
+
+def show_plant(plant: dict[str, Any], out: Path, console: Console | None = None) -> None:
+    """Print what was planted, and how often the model flips before and after."""
+    console = console or results_console()
+    layers = ", ".join(map(str, plant["write_layers"]))
+    if plant["feature"] is None:
+        console.print(f"\n{bold(out)}: no gate, layers {layers} write by properties of the wording")
+    else:
+        console.print(
+            f"\n{bold(out)}: a neuron of layer {layers} reads feature {plant['layer']}:{plant['feature']} "
+            f"(R² {plant['fit']:.2f})"
+        )
+    console.print(
+        f"Questions with a flip: {plant['base_flip_rate']:.1%} before, {plant['question_flip_rate']:.1%} after"
+    )
