@@ -97,7 +97,7 @@ def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts,
     few = first(banked, 3)
     for test in tests[:2]:
         sae = saes[test.layer]
-        recovered = np.zeros(len(DOSES))
+        recovered, direct = np.zeros(len(DOSES)), 0.0
         for _, pair in few.pairs.iterrows():
             q, p = (prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
             (margin_q, seen_q), (margin_p, seen_p) = plain_margin(planted, q), plain_margin(planted, p)
@@ -106,6 +106,9 @@ def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts,
                 patched = seen_p[test.layer] - dose * (f[0] - f[1]) * sae.w_dec[test.feature]
                 after, _ = plain_margin(planted, p, test.layer, patched)
                 recovered[k] += (after - margin_p) * np.sign(margin_q - margin_p)
+            last = planted.n_layers - 1
+            at_end, _ = plain_margin(planted, p, last, seen_p[last] - (f[0] - f[1]) * sae.w_dec[test.feature])
+            direct += (at_end - margin_p) * np.sign(margin_q - margin_p)
         inputs = SaeInputs(saes.get, residuals_of(measure(planted, prompts, [test.layer]), [test.layer]))
         empty = pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []})
         none = first(few, 0)
@@ -113,6 +116,9 @@ def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts,
         mine = apply_feature_patch(patch, target_of(planted, prompts, few), target_of(planted, prompts, none), seed=0)
         np.testing.assert_allclose(mine.dose, recovered / np.abs(few.margin_before - few.margin_after).sum(), atol=1e-4)
         assert mine.recovery.value == mine.dose[DOSES.index(1.0)]
+        size = np.abs(few.margin_before - few.margin_after).sum()
+        assert mine.direct.value == pytest.approx(direct / size, abs=1e-4)
+        assert mine.mediated.value == pytest.approx(mine.recovery.value - mine.direct.value, abs=1e-9)
         assert np.isnan(mine.matched)
         assert np.isnan(mine.unflipped_changed)
 

@@ -92,7 +92,7 @@ def demo_plant_command(
     from interp.saes.locate import sae_of_layer
     from interp.saes.sae import load_sae
     from interp.storage.atomic import refuse_used
-    from interp.storage.json_files import json_text
+    from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.demo import show_plant
 
     refuse_used(out)
@@ -109,6 +109,6 @@ def demo_plant_command(
         plant = plant_feature(vlm, sae, index, write_layer, questions, strength, seed)
     save_plant(vlm, plant, out)
     if json:
-        typer.echo(json_text(plant._asdict()), nl=False)
+        typer.echo(json_text(json_ready(plant._asdict())), nl=False)
     else:
         show_plant(plant._asdict(), out)

@@ -71,7 +71,8 @@ def draw_plant(world: Path, questions: list[Question], seed: int) -> tuple[Vlm, 
         sae = load_sae(saes[layer], layer, vlm.d_model, vlm.device)
         on = (sae.encode(residuals[:, layer].to(vlm.device)) > 0).float().cpu()
         formal, casual = (
-            on[torch.from_numpy((prompts["register"] == name).to_numpy())].mean(0) for name in ("formal", "casual")
+            on[torch.from_numpy((prompts["register"] == name).to_numpy(copy=True))].mean(0)
+            for name in ("formal", "casual")
         )
         fits = ((formal - casual).abs() > 0.3) & (on.mean(0) > 0.05) & (on.mean(0) < 0.95)
         if not fits.any():
