@@ -188,17 +188,18 @@ def test_matched_features_move_as_much_and_do_not_discriminate_flips():
     assert matched_features(screen, 99) == []
 
 
-def test_candidates_come_from_both_orders_without_repetition():
+def test_candidates_have_the_highest_path_attribution_whatever_their_flip_auc():
     screen = pd.DataFrame(
         {
             "layer": [1, 1, 2, 2],
             "feature": [7, 8, 7, 9],
             "flip_auc": [0.9, 0.8, 0.7, 0.6],
-            "attribution": [0.1, 0, 0.3, 0.2],
+            "attribution": [0.4, 0, 0.3, 0.2],
+            "path_attribution": [0.1, 0, 0.3, 0.2],
         }
     )
-    assert choose_candidates(screen, 4) == [(1, 7), (1, 8), (2, 7), (2, 9)]
-    assert choose_candidates(screen, 2) == [(1, 7), (2, 7)]
+    assert choose_candidates(screen, 9) == [(2, 7), (2, 9), (1, 7), (1, 8)]
+    assert choose_candidates(screen, 2) == [(2, 7), (2, 9)]
 
 
 def test_gradients_are_differences(planted, prompts, banked):

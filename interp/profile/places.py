@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from interp.schemas.layers import CausalEntry, Place, ProfileEntry
 
-MEDIATED = 0.2
-"""Least net mediated recovery of a cause or mediator. Without a gate, single features stay below it."""
+MEDIATED = 0.4
+"""Least net mediated recovery of a cause or mediator. Without a gate, single features reach 0.3."""
 WRITES = 0.25
 """Least direct effect of a writing layer, as a share of the largest."""
 SIGNIFICANT = 0.05

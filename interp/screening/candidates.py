@@ -16,20 +16,12 @@ Candidate = tuple[int, int]
 
 
 def choose_candidates(screen: pd.DataFrame, count: int) -> list[Candidate]:
-    """Choose `count` features: half with the highest flip AUC, the rest with the highest attribution.
+    """Choose the `count` features of highest path attribution, which comes from the selection half alone.
 
-    Both scores in `screen` come from the selection half alone.
+    Flip AUC chooses none: a feature that a gate reads also moves in pairs that do not flip, and so ranks low.
     """
-    by_auc, by_attribution = (
-        screen.sort_values(name, ascending=False, kind="stable") for name in ("flip_auc", "attribution")
-    )
-    wanted: dict[Candidate, None] = {}
-    for ordered, size in ((by_auc, count // 2), (by_attribution, count)):
-        for layer, feature in zip(ordered["layer"], ordered["feature"], strict=True):
-            if len(wanted) >= size:
-                break
-            wanted[int(layer), int(feature)] = None
-    return list(wanted)
+    best = screen.sort_values("path_attribution", ascending=False, kind="stable").head(count)
+    return [(int(layer), int(feature)) for layer, feature in zip(best["layer"], best["feature"], strict=True)]
 
 
 def held_out_aucs(candidates: Sequence[Candidate], inputs: SaeInputs, held_out: Flips) -> dict[Candidate, float]:
