@@ -28,7 +28,7 @@ def test_every_number_is_found_under_its_new_name(old):
         assert now == {name: before[renamed.get(name, name)] for name in now}
     for before, feature in zip(old["features"], found.features, strict=True):
         assert feature.model_dump() == {
-            name: before["firing_rate" if name == "density" else name] for name in feature.model_dump()
+            name: before.get("firing_rate" if name == "density" else name) for name in feature.model_dump()
         }
 
 

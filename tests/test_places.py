@@ -13,7 +13,8 @@ def causal(net: float, mediated: float, p: float = 0.01) -> CausalEntry:
     total, part = (Interval(value=x, low=x - 0.05, high=x + 0.05) for x in (net, mediated))
     controls = {"random": 0.0, "matched": 0.0, "swapped": 0.0, "p_random": p, "random_reversals": 0.0}
     return CausalEntry(
-        n=20, recovery=total, net=total, mediated=part, net_mediated=part, direct=total, random_mediated=0.0, p=p,
+        n=20, recovery=total, net=total, mediated=part, net_mediated=part, random_mediated=0.0, p=p,
+        direct=Interval(value=net - mediated, low=None, high=None),
         p_mediated=p, reversals=1, unflipped_changed=0.0, dose=[0.0] * 4, **controls,
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ def test_layers_write_whose_direct_effect_is_above_chance_and_near_the_largest()
         (4, 0.8, 0.7, "mediator"),
         (5, 0.8, 0.7, "echo"),
         (9, 0.9, 0.0, "echo"),
+        (2, 0.3, 0.25, "contributor"),
         (2, 0.8, 0.1, "echo"),
         (2, 0.0, 0.0, "bystander"),
         (2, -0.3, -0.2, "bystander"),

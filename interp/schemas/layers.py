@@ -82,7 +82,7 @@ class ProfileEntry(_Part):
     l0: float | None = Field(description="mean number of features active on one of these residuals")
 
 
-Place = Literal["cause", "mediator", "echo", "bystander"]
+Place = Literal["cause", "mediator", "contributor", "echo", "bystander"]
 """What a tested feature has to do with the flips (interp.profile.places)."""
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
@@ -146,7 +146,7 @@ class FeatureEntry(_Part):
         description="the same with the mean gradient on the path to the original's residual, by which it was chosen",
     )
     place: Place | None = Field(
-        default=None, description="cause, mediator, echo or bystander (interp.profile.places); null if untested"
+        default=None, description="what it has to do with the flips (interp.profile.places); null if untested"
     )
     causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
 

@@ -94,6 +94,7 @@ def _register(auc: float | None) -> str:
 PLACES: dict[Place, str] = {
     "cause": "A cause: the layers that write the answer read it.",
     "mediator": "A mediator: it lies among the layers that write the answer.",
+    "contributor": "A contributor: it works through the layers that write, but little alone.",
     "echo": "An echo: it carries the answer that other features make.",
     "bystander": "A bystander: it moves and does nothing.",
 }

@@ -36,7 +36,9 @@ def gate_line(found: Layers) -> str:
     """The feature that the gate reads, with the layers that write, or that none of those tested is a cause."""
     gate = found.gate
     if gate is None:
-        return "gate feature: none found; no feature that was tested is a cause"
+        names = [f"{entry.layer}:{entry.feature}" for entry in found.features if entry.place == "contributor"]
+        parts = f"; contributors: {', '.join(names)}" if names else ""
+        return f"gate feature: none found, as no single feature that was tested is a cause{parts}"
     mediated = [
         f", mediated recovery {interval(entry.causal.mediated)}"
         for entry in found.features
@@ -218,8 +220,8 @@ def features_table(found: Layers, most: int | None = None) -> Table:
                 "place",
                 lambda entry: Cell(entry.place or NONE),
                 numeric=False,
-                meaning="cause: read by the layers that write; mediator: among them; echo: carries the answer; "
-                "bystander: does nothing",
+                meaning="cause: read by the layers that write; mediator: among them; contributor: works "
+                "through them, but little alone; echo: carries the answer; bystander: does nothing",
             ),
             Column("flip AUC, held out", lambda entry: value(entry.held_out_auc)),
             Column("r with margin", lambda entry: value(entry.margin_r, sign=True), narrow=False),
