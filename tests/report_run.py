@@ -110,8 +110,10 @@ def layers(draw: Draw, gate: bool) -> Layers:
             "reversals": 11 + layer,
             "unflipped_changed": draw.number(0, 1),
             "dose": [draw.number() for _ in range(4)],
+            "direct": draw.interval(),
+            "mediated": draw.interval(),
         }
-        return known | {"layer": layer, "feature": index, "causal": causal}
+        return known | {"layer": layer, "feature": index, "place": "echo", "causal": causal}
 
     content = {
         "schema_version": 1,

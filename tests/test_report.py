@@ -121,11 +121,13 @@ def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
     for row, entry in zip(page.table("All 3 features"), features, strict=True):
         causal = entry["causal"]
         assert row[0] == f"{entry['layer']}:{entry['feature']}"
-        assert numbers(row[5]) == shown(causal["recovery"])
+        assert row[1] == entry["place"] == "echo"
+        assert numbers(row[6]) == shown(causal["recovery"])
+        assert numbers(row[7]) == shown(causal["mediated"])
         expected = [entry["held_out_auc"], entry["margin_r"], entry["register_auc"], entry["attribution"]]
         expected += [causal["random"], causal["matched"], causal["swapped"]]
-        assert [numbers(row[i])[0] for i in (1, 2, 3, 4, 6, 7, 8)] == [round(n, 2) + 0.0 for n in expected]
-        assert row[10] == f"{causal['reversals']} of 40"
+        assert [numbers(row[i])[0] for i in (2, 3, 4, 5, 8, 9, 10)] == [round(n, 2) + 0.0 for n in expected]
+        assert row[12] == f"{causal['reversals']} of 40"
         assert f"Layer {entry['layer']}, feature {entry['feature']}" in page.texts["features"]
     assert "3 features are active at least once" in page.texts["features"]
     assert "from other pairs in 2 (adjusted" in page.texts["features"]
