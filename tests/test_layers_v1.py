@@ -27,9 +27,9 @@ def test_every_number_is_found_under_its_new_name(old):
         assert set(before) - {"step", *renamed.values()} == set(now) - set(renamed)
         assert now == {name: before[renamed.get(name, name)] for name in now}
     for before, feature in zip(old["features"], found.features, strict=True):
-        assert feature.model_dump() == {
-            name: before.get("firing_rate" if name == "density" else name) for name in feature.model_dump()
-        }
+        now = feature.model_dump(exclude_unset=True)
+        assert now == {name: before["firing_rate" if name == "density" else name] for name in now}
+        assert set(now) - {"density"} == set(before) - {"firing_rate"}
 
 
 def test_ranges_and_settings_go_by_the_new_rules(old):

@@ -42,6 +42,7 @@ def test_layers_write_whose_direct_effect_is_above_chance_and_near_the_largest()
         (5, 0.8, 0.7, "echo"),
         (9, 0.9, 0.0, "echo"),
         (2, 0.3, 0.25, "contributor"),
+        (2, 0.0, 0.25, "bystander"),
         (2, 0.8, 0.1, "echo"),
         (2, 0.0, 0.0, "bystander"),
         (2, -0.3, -0.2, "bystander"),

@@ -40,6 +40,6 @@ def place_of(layer: int, causal: CausalEntry, writing: Sequence[int]) -> Place:
     if mediates and mediated is not None and writing and layer < writing[-1]:
         if (mediated.value or 0) >= MEDIATED:
             return "cause" if layer < writing[0] else "mediator"
-        if causal.direct is not None and (mediated.value or 0) > (causal.direct.value or 0):
+        if moves and causal.direct is not None and (mediated.value or 0) > (causal.direct.value or 0):
             return "contributor"
     return "echo" if moves or mediates else "bystander"

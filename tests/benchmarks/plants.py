@@ -164,7 +164,7 @@ def main() -> None:
         print(seed, plant._asdict(), flush=True)
         pd.concat(tables).to_csv(options.out, index=False)
     if tables:
-        print(summary(pd.concat(tables)))
+        print(summary(pd.concat(tables, ignore_index=True)))
 
 
 if __name__ == "__main__":
