@@ -3,7 +3,8 @@
 import pytest
 
 from interp.profile.places import place_of, writing_layers
-from interp.schemas.layers import CausalEntry, Interval, ProfileEntry
+from interp.schemas.layers import CausalEntry, ProfileEntry
+from interp.schemas.record import Interval
 
 NONE = Interval(value=None, low=None, high=None)
 

@@ -42,4 +42,4 @@ def place_of(layer: int, causal: CausalEntry, writing: Sequence[int]) -> Place:
             return "cause" if layer < writing[0] else "mediator"
         if moves and causal.direct is not None and (mediated.value or 0) > (causal.direct.value or 0):
             return "contributor"
-    return "echo" if moves or mediates else "bystander"
+    return "echo" if moves else "bystander"
