@@ -11,8 +11,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from interp.importing.cells import UNREADABLE, EmbeddedImage, SeveralImages, answer_in, image_in, listed_in, wordings_in
+from interp.importing.cells import (
+    NO_TEXT,
+    UNREADABLE,
+    EmbeddedImage,
+    SeveralImages,
+    answer_in,
+    image_in,
+    listed_in,
+    wordings_in,
+)
 from interp.importing.importer import import_questions
+from interp.importing.vqa_rad import OTHER_MEANING
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 
@@ -124,7 +134,12 @@ def test_deep_nesting_is_no_list():
         ([], None),
         (float("nan"), None),
         (b"yes", "yes"),
-        ({"a": 1}, "{'a': 1}"),
+        ({"text": "Yes", "confidence": 0.4}, "Yes"),
+        ("{'answer': ['no']}", "no"),
+        ([{"answer": "yes", "answer_confidence": "maybe"}] * 3, "yes"),
+        ({"text": ["edema"], "answer_start": [4]}, "edema"),
+        ({"box": 1}, NO_TEXT),
+        ([{"box": 1}], NO_TEXT),
     ],
 )
 def test_answers_in_cells(cell, answer):
@@ -208,6 +223,80 @@ def test_a_csv_of_a_spreadsheet_may_be_separated_by_semicolons(images, tmp_path)
     )
     questions, _ = imported(tmp_path / "q.csv", images, tmp_path)
     assert [p.text for q in questions for p in q.paraphrases] == ["Any edema?", "So, is it?", "A mass?"]
+
+
+CSV = "id,image,question,paraphrases,answer,Patient ID\n1,a/0.png,¿Hay edema?,¿Se ve edema?,sí,007\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (CSV.encode("utf-8-sig"), "a.csv"),
+        (CSV.replace(",", ";").encode("utf-8-sig"), "a.csv"),
+        (("sep=;\n" + CSV.replace(",", ";")).replace("\n", "\r\n").encode(), "a.csv"),
+        (CSV.replace(",", "\t").encode(), "a.csv"),
+        (CSV.replace(",", "\t").encode("utf-16"), "a.csv"),
+        (CSV.replace(",", "\t").encode("utf-16"), "a.tsv"),
+        (CSV.replace("Patient ID", "PatientID").encode(), "a.csv"),
+    ],
+)
+def test_what_spreadsheets_save_is_read(images, tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    [question], _ = imported(tmp_path / name, images, tmp_path)
+    assert (question.question, question.true_answer, question.patient) == ("¿Hay edema?", "yes", "007")
+    assert [p.text for p in question.paraphrases] == ["¿Se ve edema?"]
+
+
+def test_an_error_quotes_no_cells_of_a_table_without_a_header(images, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV.partition("\n")[2] * 2)
+    with pytest.raises(InputError, match="Found names that look like cells of a row") as error:
+        imported(tmp_path / "a.csv", images, tmp_path)
+    assert "edema" not in str(error.value) and "007" not in str(error.value)
+    (tmp_path / "b.json").write_text(json.dumps({"Is there edema?": {"p10000032": "yes"}}))
+    with pytest.raises(InputError, match="Found names that look like cells") as error:
+        imported(tmp_path / "b.json", images, tmp_path)
+    assert "edema" not in str(error.value)
+
+
+def test_ids_that_pandas_wrote_as_floats(tmp_path):
+    """A column of whole numbers with gaps becomes one of floats."""
+    place = tmp_path / "images/files/p10/p10000032/s50414267/d1.jpg"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(png(0))
+    rows = pd.DataFrame({"dicom_id": ["d1", "d2"], "subject_id": [10000032, None], "study_id": [50414267, None]})
+    rows.assign(question="Is there edema?", answer="yes").to_csv(tmp_path / "a.csv")
+    [question], report = imported(tmp_path / "a.csv", tmp_path / "images", tmp_path, "medical-cxr-vqa")
+    assert question.patient == "10000032" and report.dropped == {"no image": 1}
+
+
+@pytest.mark.parametrize("kind", ["by id", "by split"])
+def test_a_json_object_of_rows(images, tmp_path, kind):
+    rows = rows_of()
+    content = {f"q{i}": row for i, row in enumerate(rows)} if kind == "by id" else {"train": rows[:2], "test": rows[2:]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    questions, _ = imported(tmp_path / "a.json", images, tmp_path)
+    assert [q.question for q in questions] == [row["question"] for row in rows]
+    assert [q.split for q in questions] == ([None] * 3 if kind == "by id" else ["train", "train", "test"])
+
+
+def test_a_relation_to_the_question_says_what_is_no_paraphrase(images, tmp_path):
+    """As VQA-RAD publishes it; no operator tells that "midline" inverts "deviated"."""
+    row = {"image_name": "a/0.png", "qid_linked_id": "L", "answer_type": "CLOSED", "question_relation": "inversion"}
+    original = {"phrase_type": "freeform", "question": "Is the trachea deviated?", "answer": "no"}
+    rows = [
+        {**row, **original, "question_rephrase": "Is the trachea midline?"},
+        {
+            **row,
+            "phrase_type": "para",
+            "question": "Is the trachea midline?",
+            "answer": "no",
+            "question_rephrase": "NULL",
+        },
+        {**row, **original, "question_relation": "strict agreement", "question_rephrase": "Is the windpipe deviated?"},
+    ]
+    [question], report = imported(rows, images, tmp_path, "vqa-rad")
+    assert [p.text for p in question.paraphrases] == ["Is the windpipe deviated?"]
+    assert report.dropped_paraphrases == {OTHER_MEANING: 1}
 
 
 def test_a_json_file_that_pandas_wrote_by_columns(images, tmp_path):
@@ -464,6 +553,26 @@ def test_data_sets_of_the_hugging_face_hub(tmp_path, kind, label_names):
     assert [Path(by_question[row["question"]].image).read_bytes() for row in rows] == [png(i) for i in range(3)]
     if kind in ("splits", "folder"):
         assert report.splits == {"train": 2, "test": 1}
+
+
+def test_a_folder_that_save_to_disk_wrote(tmp_path):
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "question": datasets.Value("string"),
+            "answer": datasets.ClassLabel(names=["yes", "no"]),
+        }
+    )
+    parts = {
+        name: datasets.Dataset.from_dict(
+            {"image": [{"bytes": png(i), "path": None}], "question": ["Is there edema?"], "answer": [i]}, features
+        )
+        for i, name in enumerate(("train", "test"))
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    (tmp_path / "images").mkdir()
+    questions, _ = imported(tmp_path / "saved", tmp_path / "images", tmp_path, "medical-cxr-vqa")
+    assert [(q.split, q.true_answer) for q in questions] == [("test", "no"), ("train", "yes")]
 
 
 def test_a_frame_holds_pictures_and_missing_values(tmp_path):

@@ -17,6 +17,9 @@ MISSING_WORDS = frozenset({"nan", "<na>", "nat", "null", "none", "na", "n/a"})
 UNREADABLE = object()
 """In place of a list that begins like one of texts, but is not complete."""
 
+NO_TEXT = "{}"
+"""In place of an answer that is an object without text; `Question` refuses it, as it has no letter or digit."""
+
 _ARRAY = r"(?:(?:np\.|numpy\.)?array\s*\(\s*)?\["
 _LIST = re.compile(rf"\s*(?:{_ARRAY}\s*(?:['\"\[{{(\d\]-]|np\.|array|None|nan|True|False)|\(\s*['\"])")
 _LIST_OF_TEXTS = re.compile(rf"{_ARRAY}\s*(?:['\"]|np\.str_)")
@@ -62,7 +65,7 @@ def text_of(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
+    text = re.sub(r"^(\d+)\.0$", r"\1", str(value).strip())
     return None if text.lower() in MISSING_WORDS or not text else text
 
 
@@ -154,9 +157,16 @@ def _decoded(value: Any) -> Any:
 def answer_in(value: Any) -> str | None:
     """The answer in a cell as text (`interp.questions.answers.answer_text`); "none" is one, an empty cell is not."""
     listed = listed_in(value)
-    text = answer_text(listed if isinstance(listed, list) else value)
+    if isinstance(listed, list):
+        value = listed
+    elif isinstance(value, str) and value.lstrip().startswith("{"):
+        written = _parse_printed(value.strip())
+        value = written if isinstance(written, dict) else value
+    text = answer_text(value)
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
+    if isinstance(text, dict | list):
+        return NO_TEXT
     return None if text is None else str(text).strip() or None
 
 

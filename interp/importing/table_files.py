@@ -14,9 +14,11 @@ from interp.importing.tables_in_memory import InMemory, records_of, with_label_n
 from interp.runtime.errors import InputError, first_line
 from interp.storage.json_files import parse_json
 
-ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 Source: TypeAlias = Path | InMemory
 """A table file, a folder of table files, or a table in memory."""
+_NO_TABLES = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json")
+"""Files that the `datasets` library writes beside tables."""
 _WRAPPERS = ("results", "data", "questions", "rows")
 _MOST_ROWS = 10**6
 """Rows that a parquet file of any size may claim; larger files may claim one row per byte. A file of repeated rows can
@@ -47,14 +49,15 @@ def read_rows(source: Source) -> list[TableRow]:
         return _table_rows("", rows)
     if source.is_dir():
         files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in ENDINGS and path.is_file()]
+        files = [path for path in files if path.name not in _NO_TABLES]
         if not files:
             raise InputError(f"{source}: no table in this folder. Give a file of kind {', '.join(ENDINGS)}.")
-        return [row for path in files for row in _with_split(path, read_rows(path))]
+        return [row for path in files for row in _with_split(path.relative_to(source), read_rows(path))]
     return _read_file(source)
 
 
 def _with_split(path: Path, rows: list[TableRow]) -> list[TableRow]:
-    named = re.match(r"(train|test|val|validation|dev)(?=[-_.])", path.name.lower())
+    named = re.search(r"(?:^|/)(train|test|val|validation|dev)(?=[-_./])", path.as_posix().lower())
     return [row._replace(cells={"split": named[1]} | row.cells) for row in rows] if named else rows
 
 
@@ -75,9 +78,12 @@ def _read_file(path: Path) -> list[TableRow]:
         if ending in (".csv", ".tsv"):
             rows = _read_csv(path, "\t" if ending == ".tsv" else ",")
         else:
-            rows = _read_parquet(path) if ending == ".parquet" else _read_json(path, lines=ending == ".jsonl")
+            binary = {".parquet": _read_parquet, ".arrow": _read_arrow}.get(ending)
+            rows = binary(path) if binary else _read_json(path, lines=ending == ".jsonl")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8 (in Excel: 'CSV UTF-8')."
+        ) from None
     if not rows:
         raise InputError(f"{path}: holds no rows.")
     return _table_rows(f"{path.name}, ", rows)
@@ -87,11 +93,13 @@ def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
     import pandas as pd
     from pandas.errors import EmptyDataError, ParserError, ParserWarning
 
-    content = path.read_text(encoding="utf-8-sig")
-    header = content.partition("\n")[0]
-    if "," not in header and ";" in header:
-        # Spreadsheets write this where the comma is the decimal sign.
-        separator = ";"
+    content = _text_of(path)
+    header, _, rest = content.partition("\n")
+    if (said := re.fullmatch(r"sep=(.)", header.strip("\r"))) is not None:
+        separator, content = said[1], rest
+    else:
+        # Spreadsheets write semicolons where the comma is the decimal sign, and tabs as "Unicode text".
+        separator = max((separator, ",", ";", "\t", "|"), key=header.count)
     text = io.StringIO(content, newline="")
     try:
         with warnings.catch_warnings():
@@ -106,21 +114,39 @@ def _read_csv(path: Path, separator: str) -> Sequence[Mapping[str, Any]]:
     return table.to_dict("records")
 
 
+def _text_of(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 if it says so, as spreadsheets write it."""
+    with path.open("rb") as file:
+        marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return path.read_text(encoding="utf-16" if marked else "utf-8-sig")
+
+
 def _read_json(path: Path, lines: bool) -> Sequence[Mapping[str, Any]]:
     # Not by pandas, which turns a column of integers with gaps into floats: long ids would lose their last digits.
-    text = path.read_text(encoding="utf-8-sig")
+    text = _text_of(path)
     try:
         # splitlines would also split at separators that may occur inside a text.
         content: Any = [parse_json(line) for line in text.split("\n") if line.strip()] if lines else parse_json(text)
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}).") from None
     if isinstance(content, dict):
-        content = _rows_of_columns(content) or next(
-            (content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None
-        )
+        content = _rows_of_object(content)
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise InputError(f"{path}: expected a list of objects, or one under {', '.join(map(repr, _WRAPPERS))}.")
     return content
+
+
+def _rows_of_object(content: dict[str, Any]) -> Any:
+    """The rows of a JSON object: under a usual name, by column, by id or by split; None for anything else."""
+    wrapped = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), list)), None)
+    if wrapped is not None:
+        return wrapped
+    values = list(content.values())
+    if all(isinstance(row, dict) and any("question" in name.lower() for name in row) for row in values):
+        return values
+    if values and all(isinstance(part, list) and all(isinstance(row, dict) for row in part) for part in values):
+        return [{"split": name} | row for name, part in content.items() for row in part]
+    return _rows_of_columns(content)
 
 
 def _rows_of_columns(content: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -150,6 +176,18 @@ def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
         raise InputError(f"{path}: damaged ({reason}).") from None
 
 
+def _read_arrow(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The rows of a file that `save_to_disk` of the `datasets` library wrote."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            names = _label_names(stream.schema.metadata or {})
+            return [with_label_names(row, names) for row in stream.read_all().to_pylist()]
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: damaged ({first_line(error)}).") from None
+
+
 def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """Column -> the names of its numbers, where the `datasets` library wrote the file (its type ClassLabel)."""
     try:
@@ -177,19 +215,28 @@ def match_columns(
 
     Raises InputError with the columns found and expected if a needed one is missing.
     """
-    present = {name.strip().lower(): name for name in found if name}
+    found = [name for name in found if name]
+    present = {_bare(name): name for name in reversed(found)}
     matched = {}
     for ours, names in [*needed.items(), *optional.items()]:
-        known = next((present[name] for name in names if name in present), None)
+        known = next((present[_bare(name)] for name in names if _bare(name) in present), None)
         if known is not None:
             matched[ours] = known
         elif ours in needed:
             expected = "; ".join(f"{key}: {' or '.join(options)}" for key, options in needed.items())
+            # Without a header, the first row is taken for one, and errors must not quote its cells.
+            quoted = any(re.search(r"[?/\\]|\d{3}|\.\w|.{50}|(?:\w+ ){3}", name) for name in found)
+            names_found = "names that look like cells of a row" if quoted else ", ".join(sorted(found))
             raise InputError(
-                f"{where}: no column for {ours!r}. Found {', '.join(sorted(present.values()))}; expected {expected}. "
-                "Rename the column, or choose another --format."
+                f"{where}: no column for {ours!r}. Found {names_found}; expected {expected}. "
+                f"{'Put the names into the first row' if quoted else 'Rename the column'}, or choose another --format."
             )
     return matched
+
+
+def _bare(name: str) -> str:
+    """The name of a column without case, spaces and punctuation: "Patient ID" is `patient_id`."""
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def columns_of(rows: Sequence[TableRow], wordings: Iterable[str] = ()) -> list[str]:
@@ -199,10 +246,10 @@ def columns_of(rows: Sequence[TableRow], wordings: Iterable[str] = ()) -> list[s
     that it is not taken for one.
     """
     names = dict.fromkeys(name for row in rows for name in row.cells)
-    known = set(wordings)
+    known = {_bare(name) for name in wordings}
     return [
         f"{name} (which holds labels, not wordings)"
-        if name.strip().lower() in known and holds_labels(row.cells.get(name) for row in rows)
+        if _bare(name) in known and holds_labels(row.cells.get(name) for row in rows)
         else name
         for name in names
     ]

@@ -12,6 +12,7 @@ from interp.importing.records import DroppedRow, SourceQuestion, image_problem
 from interp.importing.table_files import Source, TableRow, columns_of, match_columns, name_of, read_rows
 from interp.importing.wordings import TWO_ANSWERS, Wording, merge_wordings
 from interp.questions.answers import ANSWER_SETS, normalize_answer
+from interp.questions.contradictions import words_of
 
 NEEDED = {
     "question": ("question",),
@@ -25,8 +26,10 @@ OPTIONAL = {
     "rephrase": ("question_rephrase", "q_rephase"),
     "type": ("question_type", "q_type"),
     "yes_no": ("answer_type", "a_type"),
+    "relation": ("question_relation",),
     "case": ("image_case_url", "imageid_case"),
 }
+OTHER_MEANING = "paraphrase that asks for something else (question_relation)"
 TYPES = {"PRES": "presence", "ABN": "abnormality", "PLANE": "view", "POS": "location"}
 """VQA-RAD's question type -> ours. All other types are `other`, and so are views that no radiograph has."""
 
@@ -63,6 +66,14 @@ def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str,
         for text in (text_of(cells["question"]), *texts_in(cells.get("rephrase")))
         if text is not None
     ]
+    # A relation is that of a linked question to the original: strict agreement, inversion, condition or subset.
+    other = {
+        words_of(text)
+        for _, cells in members
+        if "agreement" not in (text_of(cells.get("relation")) or "agreement").lower()
+        for text in (str(text_of(cells["question"])), *texts_in(cells.get("rephrase")))
+    } - {words_of(question)}
+    wordings = [wording for wording in wordings if words_of(wording.text) not in other]
     merged = merge_wordings(question, wordings, type_, yes_no)
     if merged is None:
         return DroppedRow(row.where, TWO_ANSWERS)
@@ -77,7 +88,7 @@ def _source_question(number: int, members: Sequence[tuple[TableRow, Mapping[str,
         paraphrases=merged.paraphrases,
         split=None,
         yes_no=yes_no,
-        dropped=merged.dropped,
+        dropped=merged.dropped + (OTHER_MEANING,) * len(other),
     )
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +26,9 @@ ANSWER_SETS: dict[str, frozenset[str] | None] = {
 An abnormality question is closed ("is there any abnormality?") or asks for a list. The levels in Medical-CXR-VQA
 include mild, moderate, severe, small and large, and the list is open, so any level is allowed.
 """
+
+ANSWER_FIELDS = ("text", "answer", "value", "label")
+"""Fields of an object that hold the answer, as in VQA v2 (`{"answer": "yes", "answer_confidence": "maybe"}`)."""
 
 YES_WORDS = r"yes|si|oui|ja|sim"
 NO_WORDS = r"no|non|nein|nao|nee"
@@ -64,17 +68,21 @@ _VIEWS = {
 
 
 def answer_text(value: Any) -> Any:
-    """An answer as text, whatever a table or JSON holds: text, a number, true or false, or a list of these.
+    """An answer as text, whatever a table or JSON holds: text, a number, true or false, or lists or objects of these.
 
-    A list of one is its element, and a longer one its distinct elements, joined by commas. Missing values and empty
-    lists are None; text such as "none" is an answer. Anything else is returned as it is.
+    A list of one is its element, and a longer one its distinct elements, joined by commas. An object is the field that
+    is named like an answer (ANSWER_FIELDS). Missing values and empty lists are None; text such as "none" is an answer.
+    Anything else is returned as it is.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
-    while isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, Mapping):
+        field = next((name for name in ANSWER_FIELDS if name in value), None)
+        return value if field is None else answer_text(value[field])
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return answer_text(value[0])
     if isinstance(value, list | tuple | set | frozenset):
-        parts = [_scalar_text(part) for part in value]
+        parts = [answer_text(part) if isinstance(part, Mapping) else _scalar_text(part) for part in value]
         if not all(isinstance(part, str) or part is None for part in parts):
             return value
         return ", ".join(dict.fromkeys(part.strip() for part in parts if part is not None)) or None
