@@ -251,7 +251,8 @@ def test_an_error_quotes_no_cells_of_a_table_without_a_header(images, tmp_path):
     (tmp_path / "a.csv").write_text(CSV.partition("\n")[2] * 2)
     with pytest.raises(InputError, match="Found names that look like cells of a row") as error:
         imported(tmp_path / "a.csv", images, tmp_path)
-    assert "edema" not in str(error.value) and "007" not in str(error.value)
+    assert "edema" not in str(error.value)
+    assert "007" not in str(error.value)
     (tmp_path / "b.json").write_text(json.dumps({"Is there edema?": {"p10000032": "yes"}}))
     with pytest.raises(InputError, match="Found names that look like cells") as error:
         imported(tmp_path / "b.json", images, tmp_path)
@@ -266,7 +267,8 @@ def test_ids_that_pandas_wrote_as_floats(tmp_path):
     rows = pd.DataFrame({"dicom_id": ["d1", "d2"], "subject_id": [10000032, None], "study_id": [50414267, None]})
     rows.assign(question="Is there edema?", answer="yes").to_csv(tmp_path / "a.csv")
     [question], report = imported(tmp_path / "a.csv", tmp_path / "images", tmp_path, "medical-cxr-vqa")
-    assert question.patient == "10000032" and report.dropped == {"no image": 1}
+    assert question.patient == "10000032"
+    assert report.dropped == {"no image": 1}
 
 
 @pytest.mark.parametrize("kind", ["by id", "by split"])

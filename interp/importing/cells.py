@@ -188,9 +188,14 @@ def flag_in(value: Any, type_: Any = None) -> bool | None:
 
 def holds_labels(values: Iterable[Any]) -> bool:
     """Whether a column that may hold wordings holds only numbers or labels ("2", "v1", "baseline") in their place."""
-    texts = [text for value in values if not isinstance(value, list | dict) and (text := text_of(value)) is not None]
     label = r"[\d\W_]*(?:v|var|variant|version|para|paraphrase|q|original|baseline|true|false|formal|casual)?[\d\W_]*"
-    return bool(texts) and all(any(map(str.isalnum, t)) and re.fullmatch(label, t.lower()) for t in texts)
+    found = False
+    for value in values:
+        text = None if isinstance(value, list | dict) else text_of(value)
+        if text is not None and not (any(map(str.isalnum, text)) and re.fullmatch(label, text.lower())):
+            return False
+        found = found or text is not None
+    return found
 
 
 def _parse_printed(text: str) -> Any:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from interp.questions.polarity import operators_of
@@ -100,6 +101,7 @@ def _scalar_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+@lru_cache(maxsize=2**16)
 def normalize_answer(answer: str, type_: str, question: str | None = None, yes_no: bool | None = None) -> str:
     """Normalize an answer: lower case, single spaces, no final stop, and one name each for yes, no and the views.
 

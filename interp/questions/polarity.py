@@ -14,6 +14,7 @@ OPERATORS = {
 }
 """Operator -> regular expression of its words. Two operators in one question cancel out."""
 
+_ANY = re.compile(rf"\b(?:{'|'.join(OPERATORS.values())})\b", re.IGNORECASE)
 # "Is X present, or is it not seen?" is not inverted: the alternative only spells out the answer "no".
 _ALTERNATIVE = re.compile(r",?\s*\bor\b[^,?]*", re.IGNORECASE)
 # "Isn't there" expects a yes wherever "Is there" does.
@@ -28,6 +29,8 @@ def operators_of(question: str) -> list[str]:
     """The inverting operators in a wording, in the order of OPERATORS, each repeated as often as it occurs."""
     text = _HARMLESS.sub(" ", question)
     text = _LEADING.sub(" ", text)
+    if not _ANY.search(text):
+        return []
     head = _ALTERNATIVE.split(text, maxsplit=1)[0]
     # An alternative without an operator asks about something else ("effusion or pneumothorax"), so it stays.
     kept = head if head.strip() and _count_operators(text[len(head) :]) else text
