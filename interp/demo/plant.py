@@ -304,7 +304,7 @@ class _Neuron(NamedTuple):
 
     mlp: Any
     """The MLP."""
-    index: int
+    number: int
     """Which of its neurons."""
     direction: Tensor
     """[d_model]: what it writes before the norm, with norm 1."""
@@ -338,7 +338,7 @@ class _Neuron(NamedTuple):
     def write(self, amount: float) -> None:
         """Let the neuron write `amount` times its activation."""
         weight = self.mlp.down_proj.weight
-        weight[:, self.index] = (amount * self.direction).to(weight)
+        weight[:, self.number] = (amount * self.direction).to(weight)
 
 
 def _arbitrary(prompts: pd.DataFrame, generator: torch.Generator) -> Tensor:

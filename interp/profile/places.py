@@ -9,10 +9,8 @@ the margin with or without a gate.
 
 from collections.abc import Sequence
 
-from interp.schemas.layers import CausalEntry, Place, ProfileEntry
+from interp.schemas.layers import MEDIATED, CausalEntry, Place, ProfileEntry
 
-MEDIATED = 0.4
-"""Least net mediated recovery of a cause or mediator. Without a gate, single features reach 0.3."""
 WRITES = 0.25
 """Least direct effect of a writing layer, as a share of the largest."""
 SIGNIFICANT = 0.05

@@ -84,6 +84,8 @@ class ProfileEntry(_Part):
 
 Place = Literal["cause", "mediator", "contributor", "echo", "bystander"]
 """What a tested feature has to do with the flips (interp.profile.places)."""
+MEDIATED = 0.4
+"""Least net mediated recovery of a cause or mediator. Without a gate, single features reach 0.3."""
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
 

@@ -1,6 +1,6 @@
 """The tables and numbers of a feature study (study.json)."""
 
-from interp.schemas.layers import CausalEntry
+from interp.schemas.layers import MEDIATED, CausalEntry
 from interp.schemas.study import Study
 from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spoken
 from interp.views.overview import Facts, Overview
@@ -38,10 +38,17 @@ def _mediation(test: CausalEntry) -> str:
     if test.mediated is None or test.direct is None or test.net_mediated is None:
         return ""
     parts = f" Mediated by later layers {interval(test.mediated)}, direct {interval(test.direct)}: "
-    if (test.net_mediated.low or 0) > 0 and (test.p_mediated or 0) < 0.05:
-        return parts + "later layers turn its change into the answer, as they do for the feature that a gate reads."
-    if (test.net.low or 0) > 0 and (test.p or 0) < 0.05:
-        return parts + "an echo, which carries the answer but is not what later layers read."
+    share, moves = test.net_mediated.value or 0, (test.net.low or 0) > 0 and (test.p or 0) < 0.05
+    works = (test.net_mediated.low or 0) > 0 and (test.p_mediated or 0) < 0.05 and share > (test.direct.value or 0)
+    if works and share >= MEDIATED:
+        return parts + (
+            "later layers make the answer of its change, so it is a cause, or a mediator if it lies among the layers "
+            "that write (`interp find-features` finds those)."
+        )
+    if works and moves:
+        return parts + f"a contributor, which later layers use but which alone has less than {MEDIATED:g} mediated."
+    if moves:
+        return parts + "an echo, which carries the answer but does not make it."
     return parts + "a bystander, whose change does not make the answer."
 
 
