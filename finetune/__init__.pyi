@@ -1,6 +1,6 @@
-from .ablation.plan import AblationSettings as AblationSettings
 from .ablation.result import Ablation as Ablation
 from .ablation.run import ablate_saved as ablate_saved
+from .ablation.settings import AblationSettings as AblationSettings
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.run import evaluate_saved as evaluate_saved
 from .evaluation.settings import EvaluationSettings as EvaluationSettings

@@ -12,6 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "finetune.arms": "finetune.evaluation.arms",
     "interp.attribution": "interp.screening.attribution",
     "interp.clamps": "interp.measurement.clamps",
     "interp.normalize": "interp.questions.canonical",

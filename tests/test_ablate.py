@@ -14,7 +14,8 @@ from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
 from finetune.ablation.metrics import METRICS, held_out_questions
-from finetune.ablation.plan import AblationSettings, plan_arms, random_sets
+from finetune.ablation.plan import plan_arms, random_sets
+from finetune.ablation.settings import AblationSettings
 from finetune.cli import app as cli
 from finetune.lora.adapter_folder import load_adapter, read_record
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters

@@ -21,7 +21,7 @@ from finetune.ablation.metrics import (
     patient_weights,
     weighted_metrics,
 )
-from finetune.ablation.plan import AblationSettings, plan_arms
+from finetune.ablation.plan import plan_arms
 from finetune.ablation.profile_validity import (
     LAYER_SCORES,
     ProfileValidity,
@@ -30,6 +30,7 @@ from finetune.ablation.profile_validity import (
     profile_validity,
 )
 from finetune.ablation.regret import goodness, rank_windows, regrets
+from finetune.ablation.settings import AblationSettings
 from finetune.evaluation.answers import EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES
 from finetune.training.sensitivity import Sensitivity

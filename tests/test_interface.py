@@ -30,6 +30,18 @@ def test_importing_imports_nothing_heavy():
 
 
 @PACKAGES
+def test_a_command_loads_nothing_heavy_before_it_runs(package):
+    code = f"import sys, json, {package.__name__}.cli.app; print(json.dumps(list(sys.modules)))"
+    assert not (HEAVY - {"rich"}) & set(json.loads(fresh(code)))
+
+
+@PACKAGES
+def test_scripts_that_release_0_1_installed_still_start(package):
+    code = f"import sys; from {package.__name__}.cli import main; sys.argv = ['x', '--version']; main()"
+    assert version("gatescope") in fresh(code)
+
+
+@PACKAGES
 def test_every_public_name_is_there(package):
     for name in package.__all__:
         value = getattr(package, name)

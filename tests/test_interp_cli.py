@@ -226,7 +226,7 @@ def test_old_names_of_options_and_values_are_accepted_with_a_warning(capsys):
     assert current_arguments("interp", given) == now
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 4
-    assert warnings[0] == "--width is now called --sae-width; the old name will be removed in the next release."
+    assert warnings[0] == "--width is now called --sae-width; release 0.3 removes the old name."
     assert current_arguments("interp", [*now, "--out", "level", "--rule=rise"])[-3:] == [
         "--out",
         "level",

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from test_ablate_statistics import profile_of
 from test_finetune_cli import layers_json
 
-from finetune.ablation.plan import AblationSettings
 from finetune.ablation.run import ablate_saved
+from finetune.ablation.settings import AblationSettings
 from finetune.lora.settings import TrainSettings
 from interp.images.decode import NO_IMAGE
 from interp.measurement.generate import generate

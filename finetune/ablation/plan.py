@@ -1,65 +1,18 @@
 """The arms of an ablation: which layers each one trains, at which rank and with which loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from finetune.ablation.settings import AblationSettings, ArmKind
 from finetune.lora.settings import TrainSettings
-from interp.runtime.errors import InputError
-from interp.runtime.options import check_options, option
 from interp.schemas.layer_list import layers_text
 
-ArmKind = Literal[
-    "chosen",
-    "window",
-    "third",
-    "random",
-    "all",
-    "all-matched",
-    "no-consistency",
-    "consistency-only",
-]
-"""Why an arm is trained.
-
-`chosen`: the range itself. `window`: another run of the same number of layers. `third`: the early, middle or late third
-of all layers. `random`: the same number of layers, drawn at random. `all`, `all-matched`: every layer, at the same rank
-or with the same number of parameters. `no-consistency`, `consistency-only`: the chosen range with one half of the loss.
-"""
-ARM_KINDS: tuple[ArmKind, ...] = get_args(ArmKind)
 THIRDS = ("early", "middle", "late")
-DEFAULT_TRAINING = TrainSettings()
 MAX_DRAWS = 1000
 """After this many draws we take it that no further set of layers is left."""
-
-
-@dataclass(frozen=True)
-class AblationSettings:
-    """Settings of an ablation. Raises InputError for a value outside its range."""
-
-    training: TrainSettings = DEFAULT_TRAINING
-    """Training settings of every arm, except for its rank, alpha, loss weights and seed."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds; every arm is trained once with each."""
-    kinds: tuple[str, ...] = ARM_KINDS
-    """Kinds of arms to compare with the chosen range, which is always trained."""
-    stride: int = option(1, "Number of layers from the start of one window to the start of the next.", min=1)
-    random: int = option(2, "Number of random sets of layers.", min=0)
-    seed: int = option(
-        0,
-        "Seed of the random sets, swapped images, noise images, bootstrap, half splits and permutations; not of the "
-        "training.",
-        min=0,
-    )
-
-    def __post_init__(self) -> None:
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds are {list(self.seeds)}, expected different ones of at least 0.")
-        check_options(self)
-        unknown = sorted(set(self.kinds) - set(ARM_KINDS))
-        if unknown:
-            raise InputError(f"--arms {', '.join(unknown)}: expected some of {', '.join(ARM_KINDS)}.")
 
 
 class PlannedArm(NamedTuple):

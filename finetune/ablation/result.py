@@ -17,9 +17,10 @@ from finetune.ablation.metrics import (
     patient_weights,
     weighted_metrics,
 )
-from finetune.ablation.plan import AblationSettings, PlannedArm
+from finetune.ablation.plan import PlannedArm
 from finetune.ablation.profile_validity import layer_scores, picked_window, profile_validity
 from finetune.ablation.regret import WindowRegret, goodness, rank_windows, regrets
+from finetune.ablation.settings import AblationSettings
 from finetune.evaluation.answers import Answers
 from finetune.training.sensitivity import Sensitivity
 from interp.schemas import ablation as schema

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.ablation.arm_files import file_name, read_answers, write_answers
 from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
-from finetune.ablation.plan import AblationSettings, PlannedArm, plan_arms
+from finetune.ablation.plan import PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, Trained, summarize
+from finetune.ablation.settings import AblationSettings
 from finetune.evaluation.answers import Answers
 from finetune.evaluation.collect import collect_answers, swap_images
 from finetune.lora.adapter_folder import record_of, write_apart

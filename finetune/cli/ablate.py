@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.ablation.plan import ARM_KINDS, AblationSettings
+from finetune.ablation.settings import ARM_KINDS, AblationSettings
 from finetune.cli.options import BASE_DTYPE, TRAINING_DEVICE
 from finetune.lora.settings import TrainSettings
 from interp.cli.dataclass_options import with_options
@@ -57,10 +57,10 @@ def ablate_command(
     """Ask whether the choice of layers mattered: the same training on other layers, and the regret of the choice.
 
     The chosen range is compared with all other windows of the same width, with thirds, random sets and all layers, and
-    with itself trained on one half of the loss. Data, steps and seeds are the same in every arm; the number of
+    with itself, trained with one of the two loss terms. Data, steps and seeds are the same in every arm; the number of
     parameters is the same unless the name of the arm says otherwise. Every metric has a 95% interval over patients and
     seeds. The regret is how much better the best window is than the chosen range, where the best window is picked on
-    other patients than those it is measured on.
+    some patients and measured on others.
 
     A complete ablation:
 

@@ -1,4 +1,4 @@
-"""Names of options and values before release 0.3, accepted for one more release with a warning."""
+"""Options and values of release 0.1 that have another name now. They work, with a warning, until release 0.3."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,5 +32,5 @@ def _replaced(options: Mapping[str, str], arguments: Sequence[str]) -> Iterator[
 def _current(names: Mapping[str, str], name: str) -> str:
     if name not in names:
         return name
-    print(f"{name} is now called {names[name]}; the old name will be removed in the next release.", file=sys.stderr)
+    print(f"{name} is now called {names[name]}; release 0.3 removes the old name.", file=sys.stderr)
     return names[name]

@@ -11,9 +11,9 @@ from interp.importing.question_types import our_type
 from interp.importing.records import SourceQuestion
 from interp.questions.answers import ANSWER_SETS, CLOSED_ANSWERS, normalize_answer
 from interp.questions.contradictions import words_of
-from interp.questions.files import NamedSplit
 from interp.questions.polarity import OPERATORS, inverting_operator
 from interp.questions.schema import LONGEST_TEXT, Paraphrase, Question
+from interp.questions.splits import NamedSplit
 from interp.questions.yes_no_form import question_form
 from interp.schemas.import_report import ImportReport
 

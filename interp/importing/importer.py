@@ -6,7 +6,7 @@ from pathlib import Path
 
 from interp.importing.cells import EmbeddedImage
 from interp.importing.conversion import to_question, with_unique_ids
-from interp.importing.formats import FORMATS, HUB_NAMES
+from interp.importing.formats import FORMATS, HUB_NAMES, reader_of
 from interp.importing.image_check import store_embedded, with_images
 from interp.importing.patients import refuse_shared_patients, share_patients, usable_splits
 from interp.importing.records import DroppedRow, SourceQuestion
@@ -49,7 +49,7 @@ def import_questions(
         raise InputError(f"{images}: no such folder. Give --images the folder that the image paths are relative to.")
     report = ImportReport(format=format)
     found: list[SourceQuestion] = []
-    for item in FORMATS[format](_local_copy(source, format), subset):
+    for item in reader_of(format)(_local_copy(source, format), subset):
         if isinstance(item, DroppedRow):
             report.drop(item.where, item.reason)
         else:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from interp.importing.records import SourceQuestion
-from interp.questions.files import NamedSplit, split_of
+from interp.questions.files import split_of
 from interp.questions.schema import Question
+from interp.questions.splits import NamedSplit
 from interp.runtime.errors import InputError
 from interp.schemas.import_report import ImportReport
 

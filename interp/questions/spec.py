@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interp.paths import EMBEDDED, WORLD
-from interp.questions.files import Split, load_questions
-from interp.questions.schema import Question
+from interp.questions.splits import Split
 from interp.runtime.errors import InputError
 from interp.runtime.options import option
+
+if TYPE_CHECKING:
+    from interp.questions.schema import Question
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,21 @@ class DataSpec:
     test_split: Split = option("test", "Questions to evaluate on; no patient may be in both splits.")
     limit: int | None = option(None, "Take only the first N questions of a split.", min=1, shown="all")
 
-    def load(self) -> list[Question]:
+    def load(self) -> "list[Question]":
         """The questions of `split`. Raises InputError as `interp.questions.files.load_questions`."""
-        return load_questions(self.questions, self.images, self.split)[: self.limit]
+        return self._read(self.split)[: self.limit]
 
-    def load_test(self) -> list[Question]:
+    def load_test(self) -> "list[Question]":
         """The questions of `test_split`. Raises InputError as `interp.questions.files.load_questions`."""
-        return load_questions(self.questions, self.images, self.test_split)[: self.limit]
+        return self._read(self.test_split)[: self.limit]
 
-    def load_splits(self) -> tuple[list[Question], list[Question]]:
+    def load_splits(self) -> "tuple[list[Question], list[Question]]":
         """The answered questions of `split`, to train on, and the questions of `test_split`, to evaluate on.
 
         Raises InputError as `interp.questions.files.load_questions`, if a patient is in both splits, and if no question
         to train on has an answer.
         """
-        training, test = (load_questions(self.questions, self.images, part) for part in (self.split, self.test_split))
+        training, test = (self._read(part) for part in (self.split, self.test_split))
         shared = {q.group for q in training} & {q.group for q in test}
         if shared:
             raise InputError(
@@ -51,3 +54,9 @@ class DataSpec:
                 f"{self.questions}: none of the questions to train on has an answer. Add the 'answer' fields."
             )
         return training[: self.limit], test[: self.limit]
+
+    def _read(self, split: Split) -> "list[Question]":
+        # Imported here, because reading needs pydantic, and `--help` should be quick.
+        from interp.questions.files import load_questions
+
+        return load_questions(self.questions, self.images, split)

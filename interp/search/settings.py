@@ -41,7 +41,8 @@ class FindSettings:
     seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0)
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Check every value; release 0.1 took a torch.dtype for `sae_dtype`."""
+        object.__setattr__(self, "sae_dtype", str(self.sae_dtype).removeprefix("torch."))
         check_options(self)
 
 
