@@ -321,6 +321,16 @@ def test_a_dicom_file_is_recognized_by_its_content(tmp_path):
     assert grey(tmp_path / "image_without_ending").max() == 255
 
 
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_dicom_file_without_the_name_of_its_encoding(tmp_path, implicit):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    expected = np.asarray(decode(path))
+    data = dcmread(path)
+    del data.file_meta.TransferSyntaxUID
+    data.save_as(tmp_path / "b.dcm", enforce_file_format=False, implicit_vr=implicit, little_endian=True)
+    assert (np.asarray(decode(tmp_path / "b.dcm")) == expected).all()
+
+
 def test_colour_dicom(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3))
     path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, photometric="RGB")

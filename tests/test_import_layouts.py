@@ -19,6 +19,7 @@ from interp.importing.cells import (
     answer_in,
     image_in,
     listed_in,
+    text_of,
     wordings_in,
 )
 from interp.importing.importer import import_questions
@@ -94,6 +95,8 @@ def test_numpy_wraps_long_lists_over_lines():
         ("Any fluid?", ["Any fluid?"]),
         ("Any fluid?|Is fluid seen", ["Any fluid?", "Is fluid seen"]),
         ("Any fluid?; Is fluid seen?", ["Any fluid?", "Is fluid seen?"]),
+        ("1. Any fluid?\n2. Is fluid seen?", ["Any fluid?", "Is fluid seen?"]),
+        ("{'text': 'Any fluid?'}", [{"text": "Any fluid?"}]),
         ("Is there fluid; and if so, where?", ["Is there fluid; and if so, where?"]),
         ("[CXR] Is there fluid?", ["[CXR] Is there fluid?"]),
         ("['Any fluid?']", ["Any fluid?"]),
@@ -158,6 +161,32 @@ def test_a_csv_that_pandas_made_of_a_parquet_file(images, tmp_path):
         [],
     ]
     assert report.dropped_paraphrases == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"text": "a"}, None),
+        (["a", "b"], None),
+        (b"Any fluid?", "Any fluid?"),
+        ("<image>\nAny fluid?", "Any fluid?"),
+        ("Any fluid?<start_of_image>", "Any fluid?"),
+        (10000032.0, "10000032"),
+        ("10000032.0", "10000032"),
+        ("0.50", "0.50"),
+    ],
+)
+def test_the_text_of_a_cell(value, text):
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize("format", ["psf-med", "medical-cxr-vqa", "vqa-rad"])
+def test_wordings_may_be_objects_in_every_format(images, tmp_path, format):
+    name = {"psf-med": "paraphrases", "medical-cxr-vqa": "question_variant", "vqa-rad": "question_rephrase"}[format]
+    row = {"question": "Is there edema?", "image": "a/0.png", "answer": "yes", "baseline_question": "Is there edema?"}
+    wordings = [{"text": "Any edema?", "tone": "casual"}, {"paraphrase": "Is edema seen?"}, {"other": "a"}]
+    [question], _ = imported([row | {name: wordings}], images, tmp_path, format)
+    assert [p.text for p in question.paraphrases] == ["Any edema?", "Is edema seen?"]
 
 
 def test_a_list_that_numpy_shortened_is_counted(images, tmp_path):

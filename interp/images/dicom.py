@@ -64,13 +64,23 @@ def _dataset(path: Path) -> "Dataset":
     """A DICOM file with a single image of acceptable size, whose pixels are not yet decoded."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+    )
 
     try:
         # pydicom would decompress the whole file, whatever its size.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise UnreadableImageError("a deflated DICOM file")
         data = dcmread(path)
+        if "TransferSyntaxUID" not in data.file_meta:
+            # Some programs that remove identities remove it too.
+            implicit, little = data.original_encoding
+            native = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else native
         if "PixelData" not in data:
             raise UnreadableImageError("a DICOM file without pixel data")
         frames = int(data.get("NumberOfFrames") or 1)

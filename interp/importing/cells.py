@@ -25,6 +25,10 @@ _LIST = re.compile(rf"\s*(?:{_ARRAY}\s*(?:['\"\[{{(\d\]-]|np\.|array|None|nan|Tr
 _LIST_OF_TEXTS = re.compile(rf"{_ARRAY}\s*(?:['\"]|np\.str_)")
 _BASE64_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
 """How PNG, JPEG, GIF, WebP and TIFF files begin in base64, or as a data URL."""
+_PLACEHOLDER = re.compile(r"<(?:image|start_of_image|image_soft_token)>")
+_LIST_MARK = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
+_TEXT_FIELDS = ("text", "paraphrase", "question", "paraphrased_question")
+"""Fields of an object that hold a wording."""
 _SHORTEST_BASE64 = 100
 """Shortest text that may be an image in base64 [characters]; paths may begin like one."""
 _DEEPEST = 8
@@ -56,16 +60,19 @@ class EmbeddedImage(NamedTuple):
 
 
 def text_of(value: Any) -> str | None:
-    """A value as text; None for a missing one. A list of one is its element.
+    """A value as text; None for a missing one, an object and a list of several. A list of one is its element.
 
-    Whole numbers lose their decimal point, since ids are often stored as floats.
+    Whole numbers lose their decimal point, since ids are often stored as floats, and a placeholder of the image is
+    left out, as the model gets the image itself.
     """
     value = single(value)
-    if value is None:
+    if value is None or isinstance(value, dict | list | tuple):
         return None
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = re.sub(r"^(\d+)\.0$", r"\1", str(value).strip())
+    text = re.sub(r"^(\d+)\.0$", r"\1", _PLACEHOLDER.sub(" ", str(value)).strip())
     return None if text.lower() in MISSING_WORDS or not text else text
 
 
@@ -109,17 +116,27 @@ def wordings_in(value: Any) -> Any:
         return []
     if not isinstance(value, str):
         return [value]
+    if value.lstrip().startswith("{") and isinstance(written := _parse_printed(value.strip()), dict):
+        return [written]
     for separator in ("|", ";", "\n"):
         parts = [part.strip() for part in value.split(separator) if part.strip()]
         if len(parts) > 1 and (separator == "|" or all(part.endswith(("?", "؟", "?")) for part in parts)):
-            return parts
+            return [_LIST_MARK.sub("", part) for part in parts]
     return [value]
 
 
 def texts_in(value: Any) -> list[str]:
     """The wordings in a cell as texts; empty for an empty cell, and a list that cannot be read is one text."""
     wordings = wordings_in(value)
-    return [text for w in ([value] if wordings is UNREADABLE else wordings) if (text := text_of(w)) is not None]
+    wordings = [value] if wordings is UNREADABLE else wordings
+    return [text for wording in wordings if (text := wording_text(wording)) is not None]
+
+
+def wording_text(wording: Any) -> str | None:
+    """The text of a wording, which may be a field of an object; None if it has none."""
+    if isinstance(wording, dict):
+        wording = next((wording[name] for name in _TEXT_FIELDS if wording.get(name) is not None), None)
+    return text_of(wording)
 
 
 def image_in(value: Any) -> str | EmbeddedImage | SeveralImages | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.images.paths import climbs_out
-from interp.importing.cells import UNREADABLE, answer_in, flag_in, image_in, text_of, wordings_in
+from interp.importing.cells import UNREADABLE, answer_in, flag_in, image_in, text_of, wording_text, wordings_in
 from interp.importing.question_types import our_type
 from interp.importing.records import DroppedRow, SourceQuestion, image_problem, paraphrase_of
 from interp.importing.table_files import (
@@ -46,7 +46,6 @@ OPTIONAL = {
     "phenomenon": ("phenomenon", "phenomena", "transformation", "strategy"),
     "register": ("register",),
 }
-_TEXT = ("text", "paraphrase", "question", "paraphrased_question")
 
 
 def read(source: Source, subset: str | None = None) -> Iterator[SourceQuestion | DroppedRow]:
@@ -167,7 +166,7 @@ def _source_question(
         return DroppedRow(where, TWO_ANSWERS)
     paraphrases, dropped = [], ["list of paraphrases that is cut off or damaged"] * unreadable
     for entry in entries:
-        text = next((text_of(entry[name]) for name in _TEXT if entry.get(name) is not None), None)
+        text = wording_text(entry)
         yes_no = next((flag_in(entry[name]) for name in OPTIONAL["yes_no"] if entry.get(name) is not None), None)
         if not text:
             dropped.append("paraphrase without text")
