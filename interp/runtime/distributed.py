@@ -207,7 +207,8 @@ def team_on(device: "torch.device | str") -> Team:
     if not torch.distributed.is_initialized():
         met: dict[str, Any] = {} if (store := meet()) is None else {"store": store, "rank": _rank(), "world_size": process_count()}
         with _readable_errors():
-            torch.distributed.init_process_group("nccl" if asked.type == "cuda" else "gloo", timeout=TIMEOUT, **met)
+            backend = "nccl" if asked.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, timeout=TIMEOUT, **met)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
 
 
