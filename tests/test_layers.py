@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from figure_data import layers_of
 
 from interp.profile.profile import commit_layer
 from interp.profile.ranges import growth_range, near_peak_range, overlap, ranges_of
@@ -10,6 +11,7 @@ from interp.profile.verdict import judge
 from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips
+from interp.views.tables.search import search_facts
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
 
@@ -139,3 +141,11 @@ def test_the_first_layer_of_a_partial_profile_is_not_credited_with_the_layers_be
     # Layer 3 recovers .6, most of it from the layers below, which are not profiled.
     assert ranges(3)["growth"].layers == [5]
     assert ranges(6)["growth"].layers == [6]
+
+
+@pytest.mark.parametrize(("first", "says"), [(0, "from layer 3 on"), (3, "at or before layer 3")])
+def test_a_partial_profile_does_not_say_that_its_first_layer_is_the_first_to_restore_flips(first, says):
+    found = layers_of(5)
+    profile = [_entry(layer, 0.1) for layer in range(first, 5)]
+    facts = dict(search_facts(found.model_copy(update={"commit_layer": 3, "profile": profile})))
+    assert facts["Half of the flips restored"] == f"by residual patches {says}"

@@ -1,4 +1,4 @@
-"""The base class of every artifact and of its parts."""
+"""The base class of the parts of artifacts, and of every artifact but the manifest (`interp.storage.manifest`)."""
 
 import math
 from collections.abc import Sized
