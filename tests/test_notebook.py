@@ -99,7 +99,7 @@ def test_a_search_shows_verdict_range_and_every_interval_of_its_profile(result):
     for row, entry in zip(rows, result.artifact.profile, strict=True):
         ends = (entry.recovery.value, entry.recovery.low, entry.recovery.high)
         assert [float(x) for x in re.findall(r"-?\d*\.\d+", row[2])] == pytest.approx(ends, abs=0.0051)
-    assert [len(row) for row in found.rows if re.fullmatch(r"\d+:\d+", row[0])] == [9] * min(
+    assert [len(row) for row in found.rows if re.fullmatch(r"\d+:\d+", row[0])] == [11] * min(
         10, len(result.artifact.features)
     )
 
