@@ -205,7 +205,9 @@ def team_on(device: "torch.device | str") -> Team:
     if asked.type == "cuda":
         asked = claim_gpu(asked)
     if not torch.distributed.is_initialized():
-        met: dict[str, Any] = {} if (store := meet()) is None else {"store": store, "rank": _rank(), "world_size": process_count()}
+        met: dict[str, Any] = {}
+        if (store := meet()) is not None:
+            met = {"store": store, "rank": _rank(), "world_size": process_count()}
         with _readable_errors():
             backend = "nccl" if asked.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend, timeout=TIMEOUT, **met)
