@@ -41,6 +41,10 @@ KINDS = {
         "rank_pattern": {"q_proj": 2, r"layers\.1\.self_attn\.v_proj": 8, "v_proj": 3},
         "alpha_pattern": {"v_proj": 3},
     },
+    "patterns from the start of the path": {
+        "rank_pattern": {r"^model\.language_model\.layers\.1\.self_attn\.q_proj": 2},
+        "alpha_pattern": {r"^model\.language_model\.layers\.1\.self_attn\.q_proj": 3},
+    },
     "biases of all": {"target_modules": "all-linear", "bias": "all"},
     "biases of adapted modules": {"target_modules": "all-linear", "bias": "lora_only"},
     "bias of the update": {"lora_bias": True},

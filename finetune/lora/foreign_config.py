@@ -182,7 +182,8 @@ def saved_rank(folder: Path, config: dict[str, Any]) -> int:
                 saved[module] = shape[0]
     # The rows of a stack of experts are those of all experts together.
     for module, rank in {} if config.get("target_parameters") else saved.items():
-        key = next((key for key in pattern if matches(key, module)), None)
+        # A key may begin with ^, and peft compares it with the path in the base.
+        key = next((key for key in pattern if matches(key, module.removeprefix("base_model.model."))), None)
         wanted = config["r"] if key is None else pattern[key]
         if rank != wanted:
             where = "'r'" if key is None else f"'rank_pattern' for {key!r}"
