@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from transformers.image_utils import load_image
 
+from interp.images.decode import decode
 from interp.importing.cells import (
     NO_TEXT,
     UNREADABLE,
@@ -298,6 +300,45 @@ def test_ids_that_pandas_wrote_as_floats(tmp_path):
     [question], report = imported(tmp_path / "a.csv", tmp_path / "images", tmp_path, "medical-cxr-vqa")
     assert question.patient == "10000032"
     assert report.dropped == {"no image": 1}
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_json_file_with_an_object_per_line(images, tmp_path, number):
+    """As `to_json` of the `datasets` library writes it by default."""
+    datasets.Dataset.from_list(rows_of()[:number]).to_json(tmp_path / "a.json")
+    questions, _ = imported(tmp_path / "a.json", images, tmp_path)
+    assert len(questions) == number
+
+
+def test_numbers_as_ids_of_our_own_format(images, tmp_path):
+    row = {"id": 7, "image": "a/0.png", "type": "presence", "question": "Is there edema?", "answer": "yes"}
+    [question], _ = imported(pd.DataFrame([row]), images, tmp_path, "jsonl")
+    assert question.id == "7"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "I;16", "I", "F", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_pictures_of_every_mode_in_a_table(tmp_path, mode):
+    grey = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
+    grey.flat[:2] = 0, 255
+    picture = Image.fromarray(grey.astype(np.uint16)) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    expected = grey if mode in ("I;16", "I", "F") else np.asarray(picture.convert("RGB"))[..., 0]
+    [question], _ = imported([rows_of()[0] | {"image": picture}], tmp_path, tmp_path)
+    assert (np.asarray(decode(Path(question.image)))[..., 0] == expected).all()
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, Image.open])
+def test_a_rotated_photo_in_a_table_is_shown_upright(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif)
+    source = kind(file) if kind is Image.open else kind(file.getvalue())
+    [question], _ = imported([rows_of()[0] | {"image": source}], tmp_path, tmp_path)
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    expected = load_image(str(tmp_path / "a.jpg"))
+    assert expected.size == (24, 32)
+    assert (np.asarray(decode(Path(question.image))) == np.asarray(expected)).all()
 
 
 @pytest.mark.parametrize("kind", ["by id", "by split"])

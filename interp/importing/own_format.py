@@ -21,7 +21,7 @@ def read(source: Source, subset: str | None = None) -> Iterator[SourceQuestion |
         raise InputError(f"{source}: expected a JSON Lines file whose name ends in .jsonl.")
     for row in read_rows(source):
         cells = {name: value for name, value in row.cells.items() if value is not None}
-        for name in cells.keys() & {"patient", "split", "register"}:
+        for name in cells.keys() & {"id", "patient", "split", "register"}:
             cells[name] = text_of(cells[name])
         image = image_in(cells.get("image"))
         if isinstance(image, SeveralImages):

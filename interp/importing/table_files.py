@@ -126,6 +126,8 @@ def _read_json(path: Path, lines: bool) -> Sequence[Mapping[str, Any]]:
     text = _text_of(path)
     try:
         # splitlines would also split at separators that may occur inside a text.
+        # Many files that are called .json hold an object per line, as the `datasets` library writes them.
+        lines = lines or re.match(r"\s*\{.*\}[ \r]*\n\s*\{", text) is not None
         content: Any = [parse_json(line) for line in text.split("\n") if line.strip()] if lines else parse_json(text)
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}).") from None
@@ -146,6 +148,8 @@ def _rows_of_object(content: dict[str, Any]) -> Any:
         return values
     if values and all(isinstance(part, list) and all(isinstance(row, dict) for row in part) for part in values):
         return [{"split": name} | row for name, part in content.items() for row in part]
+    if any("question" in name.lower() and isinstance(value, str) for name, value in content.items()):
+        return [content]
     return _rows_of_columns(content)
 
 

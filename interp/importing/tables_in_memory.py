@@ -57,11 +57,10 @@ def with_label_names(row: Mapping[str, Any], names: Mapping[str, Sequence[str]])
 
 def _with_encoded_images(dataset: Any) -> Any:
     """The data set with its image columns as `{bytes, path}`, which keeps the files as they are."""
-    from datasets import Image
-
     for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
+        # The library is not imported, as it is installed only where somebody has such a data set.
+        if type(feature).__name__ == "Image":
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
     return dataset.with_format(None)
 
 
@@ -75,7 +74,18 @@ def _plain(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if hasattr(value, "save") and hasattr(value, "getbands"):
-        file = io.BytesIO()
-        value.save(file, format="TIFF" if value.mode in ("F", "CMYK") else "PNG")
-        return {"bytes": file.getvalue(), "path": getattr(value, "filename", None) or None}
-    return value
+        return {"bytes": _file_of(value), "path": getattr(value, "filename", None) or None}
+    return bytes(value) if isinstance(value, bytearray | memoryview) else value
+
+
+def _file_of(picture: Any) -> bytes:
+    """A PIL picture as an image file without loss, upright, since such a file gets no EXIF data."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    kind = "TIFF" if upright.mode in ("F", "I", "CMYK") else "PNG"
+    if upright.mode in ("YCbCr", "LAB", "HSV"):
+        upright = upright.convert("RGB")
+    file = io.BytesIO()
+    upright.save(file, kind)
+    return file.getvalue()
