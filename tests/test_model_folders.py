@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from interp.model.image_tokens import pixels_of
 from interp.model.input_check import check_inputs, image_token_count
 from interp.model.load import load_vlm
 from interp.model.prompts import DEFAULT_STYLE, prompt_tokens
@@ -304,6 +305,16 @@ def test_processors_that_do_not_fit_are_refused(folder, case):
     fields, message = PROCESSORS[case]
     reconfigure(folder, "processor_config.json", **fields)
     refused(folder, message)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"min_crop_size": 16, "max_num_crops": 4, "min_ratio_to_activate": 1.2}])
+def test_crops_of_the_configuration_are_ignored_as_by_the_whole_processor(folder, bounds):
+    crops = {f"image_processor__pan_and_scan_{name}": value for name, value in bounds.items()}
+    reconfigure(folder, "processor_config.json", image_processor__do_pan_and_scan=True, **crops)
+    vlm, wide = load_vlm(folder, "cpu", "float32"), Image.linear_gradient("L").resize((200, 80)).convert("RGB")
+    text = vlm.processor.boi_token
+    expected = vlm.processor(text=[text, text], images=[[wide], [wide]], return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels_of(vlm, [wide, wide]), expected)
 
 
 def test_tokens_without_embeddings_are_refused(folder):

@@ -104,7 +104,9 @@ def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage]) -> Callable[[], Non
 
 def pixels_of(vlm: Vlm, images: Sequence[Any]) -> Tensor:
     """The pixels of PIL images for the vision tower, resized and normalized by the processor: [b, 3, h, w]."""
-    return vlm.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    # No crops, whatever the configuration says: a call of the whole processor ignores it too, unless asked for crops.
+    prepared = vlm.processor.image_processor(list(images), do_pan_and_scan=False, return_tensors="pt")
+    return prepared["pixel_values"]
 
 
 def make_contiguous(model: Any) -> Any:
