@@ -112,7 +112,9 @@ def test_wordings_in_a_cell(written, found):
     assert wordings_in(written) == found
 
 
-@pytest.mark.parametrize("written", ["['a' 'b", "['a' 'b' ... 'c']", "['a', __import__('os')]", "['a' if 1]"])
+@pytest.mark.parametrize(
+    "written", ["['a' 'b", "['a' 'b' ... 'c']", "['a', __import__('os')]", "['a' if 1]", '[\\Any?\\"]"']
+)
 def test_a_list_that_is_cut_off_is_not_taken_for_a_wording(written):
     assert wordings_in(written) is UNREADABLE
 
@@ -300,6 +302,18 @@ def test_ids_that_pandas_wrote_as_floats(tmp_path):
     [question], report = imported(tmp_path / "a.csv", tmp_path / "images", tmp_path, "medical-cxr-vqa")
     assert question.patient == "10000032"
     assert report.dropped == {"no image": 1}
+
+
+@pytest.mark.parametrize("name", ["a/0.jpg", "a/0.dcm", "files/a/0.DCM", "a/0", "0.dcm", "a/0.png"])
+def test_converted_images_may_have_another_ending(images, tmp_path, name):
+    [question], _ = imported([rows_of()[0] | {"image": name}], images, tmp_path)
+    assert Path(question.image) == images / "a/0.png"
+    (images / "a/0.tif").touch()
+    if name == "a/0.png":
+        imported([rows_of()[0] | {"image": name}], images, tmp_path, name="b")
+    else:
+        with pytest.raises(InputError, match="image name matches several files: 1"):
+            imported([rows_of()[0] | {"image": name}], images, tmp_path, name="b")
 
 
 @pytest.mark.parametrize("number", [1, 3])

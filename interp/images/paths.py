@@ -1,10 +1,14 @@
 """Finds the image of a question inside the image root, by its path, its file name or its stem."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from interp.images.grey import UnreadableImageError
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
+"""Endings between which radiographs are converted."""
 
 
 def climbs_out(image: str) -> bool:
@@ -28,8 +32,9 @@ def find_image(name: str, root: Path, by_name: Mapping[str, Sequence[str]]) -> s
     """The path of an image relative to `root`.
 
     It is `name` as given, or `name` with or without MIMIC-CXR-JPG's leading `files/`. For a bare name it may also be
-    the only file below `root` with that name or stem (`by_name`, see `names_in`). Raises UnreadableImageError if there
-    is no such file, if there are several, or if the path may lead out of `root`.
+    the only file below `root` with that name or stem (`by_name`, see `names_in`). If there is none, it is the only file
+    in its place with another ending, as converted images have. Raises UnreadableImageError if there is no such file, if
+    there are several, or if the path may lead out of `root`.
     """
     if climbs_out(name):
         raise UnreadableImageError("image path leads out of the image folder")
@@ -38,6 +43,10 @@ def find_image(name: str, root: Path, by_name: Mapping[str, Sequence[str]]) -> s
         if is_image_file(root, path):
             return path
     places = by_name.get(name, ()) if "/" not in name else ()
+    if not places:
+        stems = [re.sub(rf"(?:{'|'.join(map(re.escape, _ENDINGS))})$", "", path, flags=re.I) for path in tried]
+        beside = [path for stem in stems for ending in _ENDINGS if is_image_file(root, path := stem + ending)]
+        places = list(dict.fromkeys(beside)) or by_name.get(stems[0], ())
     if len(places) > 1:
         raise UnreadableImageError("image name matches several files")
     if not places or not is_image_file(root, places[0]):

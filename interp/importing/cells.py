@@ -21,8 +21,8 @@ NO_TEXT = "{}"
 """In place of an answer that is an object without text; `Question` refuses it, as it has no letter or digit."""
 
 _ARRAY = r"(?:(?:np\.|numpy\.)?array\s*\(\s*)?\["
-_LIST = re.compile(rf"\s*(?:{_ARRAY}\s*(?:['\"\[{{(\d\]-]|np\.|array|None|nan|True|False)|\(\s*['\"])")
-_LIST_OF_TEXTS = re.compile(rf"{_ARRAY}\s*(?:['\"]|np\.str_)")
+_LIST = re.compile(rf"\s*(?:{_ARRAY}\s*(?:['\"\\\[{{(\d\]-]|np\.|array|None|nan|True|False)|\(\s*['\"])")
+_LIST_OF_TEXTS = re.compile(rf"{_ARRAY}\s*(?:['\"\\]|np\.str_)")
 _BASE64_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
 """How PNG, JPEG, GIF, WebP and TIFF files begin in base64, or as a data URL."""
 _PLACEHOLDER = re.compile(r"<(?:image|start_of_image|image_soft_token)>")

@@ -3,6 +3,7 @@
 A row is a wording. With paraphrase columns, the wordings of a `baseline_question` on an image belong together.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ def _image(cells: Mapping[str, Any]) -> str | EmbeddedImage | SeveralImages | No
     if dicom is None or patient is None or study is None:
         return None
     patient, study = patient.lstrip("p"), study.lstrip("s")
-    return f"files/p{patient[:2]}/p{patient}/s{study}/{dicom.removesuffix('.jpg')}.jpg"
+    stem = re.sub(r"\.(?:jpe?g|png|dcm)$", "", dicom)
+    return f"files/p{patient[:2]}/p{patient}/s{study}/{stem}.jpg"
 
 
 def _source_question(number: int, members: Sequence[tuple[TableRow, dict[str, Any]]]) -> SourceQuestion | DroppedRow:
