@@ -250,6 +250,15 @@ def test_names_that_the_model_lacks_are_refused(world, vlm, base, questions, tmp
     assert torch.equal(margins(vlm, questions), base)
 
 
+def test_a_pointer_in_place_of_the_weights_is_named(world, vlm, tmp_path):
+    save(world, tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
+    )
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: not a complete safetensors file"):
+        load_adapter(vlm, tmp_path / "a")
+
+
 def test_a_module_whose_weights_are_missing_is_named(world, vlm, tmp_path):
     save(world, tmp_path / "a")
     path = tmp_path / "a" / "adapter_model.safetensors"

@@ -210,6 +210,14 @@ def test_an_adapter_beside_the_weights_is_refused(folder):
     refused(folder, r"adapter_config\.json: an adapter beside.*If the adapter is merged.*If it is not")
 
 
+@pytest.mark.parametrize("damage", ["pointer", "cut off"])
+def test_a_file_that_is_not_whole_is_named(folder, damage):
+    path = folder / "model.safetensors"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
+    path.write_bytes(pointer if damage == "pointer" else path.read_bytes()[:-8])
+    refused(folder, r"model\.safetensors: not a complete safetensors file .*Download it again")
+
+
 def test_two_sets_of_weights_are_refused(folder):
     shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
     weight_map = dict.fromkeys(load_file(folder / "model.safetensors"), "model-00001-of-00001.safetensors")

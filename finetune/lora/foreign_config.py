@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object
+from interp.storage.safetensors_file import opened_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -161,18 +162,15 @@ def lora_config_of(config: dict[str, Any], largest_rank: int) -> "LoraConfig":
 def saved_rank(folder: Path, config: dict[str, Any]) -> int:
     """The largest rank of the saved weights.
 
-    Raises InputError if the configuration gives a module another rank than its weights have, and the error of
-    safetensors for damaged weights.
+    Raises InputError for damaged weights, and if the configuration gives a module another rank than its weights have.
     """
-    from safetensors import safe_open
-
     path = folder / "adapter_config.json"
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
     if not all(isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 for rank in ranks):
         raise InputError(f"{path}: 'r' and the values of 'rank_pattern' must be whole numbers above zero.")
     saved: dict[str, int] = {}
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+    with opened_tensors(folder / "adapter_model.safetensors") as weights:
         for name in weights.keys():  # noqa: SIM118
             module, found, _ = name.partition(".lora_A")
             if not found:

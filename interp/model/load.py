@@ -14,7 +14,7 @@ from interp.model.image_tokens import make_contiguous
 from interp.model.input_check import check_inputs
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.vlm import Vlm
-from interp.model.weights_check import check_weights, refuse_two_models
+from interp.model.weights_check import check_files, check_weights, refuse_two_models
 from interp.paths import WORLD
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError, first_line
@@ -57,6 +57,7 @@ def load_vlm(
         raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
     source = locate(model, revision)
     refuse_two_models(source.folder)
+    check_files(source.folder)
     places: dict[str, Any] = {"device_map": device_map_over_gpus(source.folder)} if split else {}
     cache = None if image_cache is None else cache_folder(image_cache)
     try:

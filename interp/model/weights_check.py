@@ -10,6 +10,7 @@ from typing import Any
 
 from interp.runtime.errors import InputError
 from interp.storage.json_files import read_object
+from interp.storage.safetensors_file import opened_tensors
 
 WRAPPERS = {
     "base_model.model.": "peft",
@@ -50,6 +51,15 @@ def refuse_two_models(folder: Path) -> None:
                 f"{folder}: found both model.safetensors and the parts that {index.name} lists, and they may differ. "
                 "Remove the older of the two."
             )
+
+
+def check_files(folder: Path) -> None:
+    """Raise InputError if a file of weights in `folder` is cut off or no safetensors file; only headers are read."""
+    index = folder / "model.safetensors.index.json"
+    names = set(read_object(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    for name in sorted(names):
+        with opened_tensors(folder / name):
+            pass
 
 
 def check_weights(folder: Path, report: Mapping[str, Collection[Any]]) -> None:

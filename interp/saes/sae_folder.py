@@ -1,10 +1,7 @@
 """Reading the folder of one SAE, in Gemma Scope 2's or sae-lens's layout, and checking that it fits model and layer."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +10,7 @@ from interp.runtime.errors import InputError
 from interp.saes.sae_lens_config import CONFIG, TENSORS, LensConfig, read_lens_config
 from interp.storage.checksums import joined_digest, tensor_digests
 from interp.storage.json_files import read_object
+from interp.storage.safetensors_file import opened_tensors
 
 PARAMETERS = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 """Our names of the tensors of an SAE, which are Gemma Scope 2's."""
@@ -38,7 +36,7 @@ def check_sae(folder: Path, layer: int, d_model: int) -> int:
     """
     path = weights_file(folder)
     lens = _lens_config(folder)
-    with _opened(path) as file:
+    with opened_tensors(path) as file:
         slices = {_OUR_NAMES.get(name, name): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         kinds = {name: str(part.get_dtype()) for name, part in slices.items()}
@@ -85,7 +83,7 @@ def sae_digest(folder: Path) -> bytes:
 
     Raises InputError if the file is missing or incomplete.
     """
-    with _opened(weights_file(folder)) as file:
+    with opened_tensors(weights_file(folder)) as file:
         small = [name for name in sorted(file.keys()) if len(file.get_slice(name).get_shape()) == 1]
         return joined_digest(tensor_digests(file.get_tensor(name) for name in small))
 
@@ -137,18 +135,6 @@ def weights_file(folder: Path) -> Path:
 def _lens_config(folder: Path) -> LensConfig | None:
     """sae-lens's configuration; None for a Gemma Scope 2 folder."""
     return read_lens_config(folder) if (folder / CONFIG).is_file() else None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The safetensors file, open for reading. Raises InputError if it is incomplete."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a complete safetensors file ({error}). Download it again.") from None
 
 
 def _check_scope_config(folder: Path, layer: int) -> None:
