@@ -116,6 +116,14 @@ def test_of_several_checkpoints_one_must_be_given(adapter, tmp_path):
         locate_adapter(tmp_path / "out")
 
 
+@pytest.mark.parametrize("again", ["run", "run/../run/checkpoint-5", "link"])
+def test_an_adapter_given_twice_in_different_ways_is_refused(world, adapter, tmp_path, again):
+    shutil.copytree(adapter, tmp_path / "run" / "checkpoint-5")
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoint-5")
+    with pytest.raises(InputError, match="The same adapter is given twice"):
+        evaluated(world, [tmp_path / "run" / "checkpoint-5", tmp_path / again], world.model)
+
+
 def test_the_adapter_of_a_folder_comes_before_its_checkpoints(adapter, tmp_path):
     shutil.copytree(adapter, adapter / "checkpoint-500")
     assert locate_adapter(adapter) == Given(adapter, False)

@@ -12,7 +12,6 @@ from finetune.lora.adapter_folder import AdapterRecord, changes_vision_encoder, 
 from finetune.lora.settings import TrainSettings
 from interp.measurement.clamp_spec import Clamp
 from interp.model.vlm import Vlm
-from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
 
 if TYPE_CHECKING:
@@ -101,13 +100,8 @@ def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, with as many parent folders as are needed to make the names unique.
-
-    Raises InputError if a folder is given twice.
-    """
+    """Return the last part of each of the different paths, with as many parents as make the names unique."""
     parts = [folder.absolute().parts for folder in folders]
-    if len(set(parts)) < len(parts):
-        raise InputError("The same adapter is given twice. Give every adapter once.")
     depth = 1
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1

@@ -37,8 +37,11 @@ def evaluate_saved(
     adapter the embedded world's model, and the prompt style is that of the training. Raises InputError for bad input,
     for adapters that do not fit the model or each other, and if there is nothing to compare.
     """
-    names = names_of([Path(given) for given in adapters])
     located = [locate_adapter(given) for given in adapters]
+    # The same folder may be given as itself, as the checkpoint in a folder, and by a link.
+    if len({given.folder.resolve() for given in located}) < len(located):
+        raise InputError("The same adapter is given twice. Give every adapter once.")
+    names = names_of([Path(given) for given in adapters])
     folders = [given.folder for given in located if not given.is_model]
     if model.model is None and located and not folders:
         raise InputError(f"{adapters[0]}: a whole model names no base to compare it with. Give the base with --model.")
