@@ -106,7 +106,7 @@ def _check_against_transformers(model: Any, processor: Any, style: PromptStyle) 
     if tuple(pixels.shape) != (1, 3, size, size):
         raise InputError(
             f"The processor makes pixels of shape {list(pixels.shape)} from an image, but the vision tower takes "
-            f"[1, 3, {size}, {size}]. Correct size and do_pan_and_scan in the processor's configuration, or copy it "
+            f"[1, 3, {size}, {size}]. Correct size in the processor's configuration, or copy it "
             "from the base model."
         )
     low, high = float(pixels.min()), float(pixels.max())
