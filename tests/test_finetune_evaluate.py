@@ -21,10 +21,10 @@ from interp.measurement.margins import measure
 from interp.model.image_tokens import pixels_of
 from interp.model.load import load_vlm
 from interp.model.prompts import prompt_tokens
-from interp.questions.yes_no_form import asks_yes_or_no
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.tables import pair_table, prompt_table
+from interp.questions.yes_no_form import asks_yes_or_no
 from interp.runtime.errors import InputError
 from interp.statistics import mean_interval, ratio_sign_flips
 from interp.views.figures.evaluation import save_evaluation_figures

@@ -264,6 +264,7 @@ def test_sae_biases_may_have_another_dtype_than_the_matrices(tmp_path):
     parts = {"W_enc": torch.ones(4, 6).bfloat16(), "W_dec": torch.ones(6, 4).bfloat16(), "b_enc": torch.ones(6)}
     save_file(parts | {"b_dec": torch.ones(4), "threshold": torch.ones(6)}, folder / "sae_weights.safetensors")
     config = {"architecture": "jumprelu", "apply_b_dec_to_input": True, "hook_name": "blocks.1.hook_resid_post"}
+    config |= {"d_in": 4, "d_sae": 6}
     (folder / "cfg.json").write_text(json.dumps(config))
     assert load_sae(folder, 1, 4).b_enc.tolist() == [-3.0] * 6
 

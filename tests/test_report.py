@@ -252,7 +252,9 @@ def test_provenance_limits_and_citation(run, page):
         assert fingerprint in text
     versions = content(run / "layers.json")["software"]
     assert all(f"{name} {version}" in text for name, version in versions.items())
-    assert all(said in text for said in content(run / "layers.json")["provenance"].values())
+    provenance = content(run / "layers.json")["provenance"]
+    assert provenance.pop("resumed") == []
+    assert all(said in text for said in provenance.values())
     assert "Whether the SAEs of layers 3 explain 95% is unclear from these data." in page.texts["limits"]
     cited = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text())
     assert cited["title"] == origins.OWN_TITLE

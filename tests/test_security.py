@@ -44,6 +44,8 @@ MODULES = {
     "requests",
 }
 """Modules that run code or programs or use the network; only huggingface_hub talks to the hub."""
+ALLOWED = {"interp/runtime/distributed.py": {"socket"}}
+"""A process of several asks whether the address that its launcher named is open, before torch connects to it."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,8 @@ def test_no_source_runs_code_or_programs_or_opens_pickles(path):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             # urllib.parse splits and joins addresses, and opens none.
-            assert not {name.split(".")[0] for name in names if name != "urllib.parse"} & MODULES
+            allowed = ALLOWED.get(path.relative_to(ROOT).as_posix(), set())
+            assert not {name.split(".")[0] for name in names if name != "urllib.parse"} & MODULES - allowed
 
 
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])
