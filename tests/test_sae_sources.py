@@ -142,3 +142,22 @@ def test_an_sae_of_another_repository_has_no_release(tmp_path):
     found = sae_source(3, folder)
     assert (found.repository, found.revision, found.release) == ("me/my-saes--v2", COMMIT, None)
     assert found.folder == "layer_3_width_16k_l0_small"
+
+
+@pytest.mark.parametrize("source", ["gemma-scope-2-4b-it-res", f"{REPO}:resid_post"])
+def test_only_files_that_are_read_are_downloaded(scope, monkeypatch, source):
+    """The hub's own filter, on the files that a folder of Gemma Scope 2 holds."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    from interp.saes import locate
+
+    asked = []
+    find = locate.download
+    monkeypatch.setattr(
+        locate, "download", lambda repo, revision, patterns: (asked.extend(patterns), find(repo, revision, patterns))[1]
+    )
+    locate_saes(source, "16k", "medium", layers=[17])
+    folder = "resid_post/layer_17_width_16k_l0_medium"
+    files = [f"{folder}/{name}" for name in ("config.json", "examples.safetensors", "params.safetensors")]
+    others = ["resid_post/layer_9_width_16k_l0_medium/params.safetensors", "resid_post_all/x/params.safetensors"]
+    assert list(filter_repo_objects([*files, *others], allow_patterns=asked)) == [files[0], files[2]]

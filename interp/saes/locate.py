@@ -11,6 +11,8 @@ from interp.storage.hub import download
 
 SUBFOLDERS = ("", "resid_post_all", "resid_post")
 """Subfolders of a local folder in which the SAE folders are looked for, in this order."""
+SAE_FILES = ("params.safetensors", "config.json", "sae_weights.safetensors", "cfg.json")
+"""The files of an SAE folder that are read. Gemma Scope 2's folders hold 0.8 GB of examples too."""
 HUB_WIDTH, HUB_L0 = "16k", "small"
 """Width and L0 that are taken from a hub repository or release by default; every Gemma Scope 2 model has them."""
 
@@ -33,13 +35,14 @@ def locate_saes(
         repo, paths = repo_and_paths
         chosen = _one_a_layer(str(source), paths, width or HUB_WIDTH, l0 or HUB_L0)
         chosen = {layer: name for layer, name in chosen.items() if layers is None or layer in layers}
-        root = download(repo, None, [f"{name}/*" for name in chosen.values()])
+        root = download(repo, None, [f"{name}/{file}" for name in chosen.values() for file in SAE_FILES])
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", str(source)) and not str(source).startswith("."):
         repo, _, inside = str(source).partition(":")
         inside = inside.strip("/") or "resid_post_all"
-        kind = f"width_{width or HUB_WIDTH}_l0_{l0 or HUB_L0}/*"
+        kind = f"width_{width or HUB_WIDTH}_l0_{l0 or HUB_L0}"
         places = ["*"] if layers is None else [str(layer) for layer in layers]
-        root = download(repo, None, [f"{inside}/layer_{place}_{kind}" for place in places])
+        folders = [f"{inside}/layer_{place}_{kind}" for place in places]
+        root = download(repo, None, [f"{folder}/{file}" for folder in folders for file in SAE_FILES])
         names = [p.relative_to(root).as_posix() for p in sorted((root / inside).glob("layer_*")) if p.is_dir()]
         chosen = _one_a_layer(str(source), names, width or HUB_WIDTH, l0 or HUB_L0)
     else:
