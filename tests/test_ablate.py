@@ -220,7 +220,11 @@ def test_an_interrupted_ablation_resumes_to_the_same_result(run, finished, tmp_p
     for words in ("regret", "The chosen range", "question flip rate", f"Wrote {part}"):
         assert words in out
 
-    assert result(finished) == result(part)
+    whole, resumed = result(finished), result(part)
+    # The provenance is that of the process which began to measure.
+    assert "--seeds 0,1" in whole.pop("provenance")["command"]
+    assert "--seeds 0 " in resumed.pop("provenance")["command"]
+    assert whole == resumed
     again = state(finished)
     code, _, err = run("--out", finished, "--seeds", "0,1")
     assert code == 0

@@ -19,6 +19,7 @@ from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
+from interp.statistics import MIN_PAIRED_PATIENTS, Estimate
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +105,18 @@ def test_a_collapse_is_said_in_the_evaluation(world, vlm):
 def verdict_with(patients, flips):
     values = [(flips, 0.0, 0.06), SAME, LOOKS, SWAPS]
     found = [comparison(name, *value) for name, value in zip(NAMES, values, strict=True)]
-    return verdict([c._replace(patients=patients) for c in found], "base", "x").sentence
+    found = [c._replace(patients=patients) for c in found]
+    if patients < MIN_PAIRED_PATIENTS:
+        found = [c._replace(difference=Estimate(c.difference.value, np.nan, np.nan)) for c in found]
+    return verdict(found, "base", "x").sentence
 
 
 def test_a_verdict_says_what_there_is_too_little_of():
-    assert "With 4 patients there are no intervals; at least 5 are needed." in verdict_with(4, 0.2)
+    assert "With 4 patients there are no intervals; at least 6 are needed." in verdict_with(4, 0.2)
     assert "no interval, p" in verdict_with(4, 0.2)
     assert "nan" not in verdict_with(4, 0.2)
-    assert "no interval" not in verdict_with(5, 0.2)
+    assert "With 5 patients there are no intervals; at least 6 are needed." in verdict_with(5, 0.2)
+    assert "no interval" not in verdict_with(6, 0.2)
     assert "The base flips on only 9 of 100 questions" in verdict_with(50, 0.09)
     assert "The base flips on" not in verdict_with(50, 0.10)
 

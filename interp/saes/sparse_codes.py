@@ -39,7 +39,7 @@ class Codes(NamedTuple):
     def sums(self, values: Tensor) -> Tensor:
         """Sum of `values` [entries] over the entries of every feature, in a fixed order: float64 [d_sae]."""
         counts = torch.bincount(self.feature, minlength=self.d_sae)
-        return torch.segment_reduce(values.double(), "sum", lengths=counts)
+        return _segment_sums(values.double(), counts)
 
 
 def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
@@ -87,7 +87,7 @@ def sparse_auc(codes: Codes, positive: Tensor, among: int | None = None) -> Tens
         return torch.full((codes.d_sae,), torch.nan, dtype=torch.float64)
     order, rank, zeros = _ranks(codes, n)
     counts, hit = n - zeros, positive[codes.row[order]].double()
-    sums = [torch.segment_reduce(values, "sum", lengths=counts) for values in (rank * hit, hit)]
+    sums = [_segment_sums(values, counts) for values in (rank * hit, hit)]
     ranks = sums[0] + (n_positive - sums[1]) * (zeros + 1) / 2
     return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
 
@@ -108,18 +108,25 @@ def design_effects(codes: Codes, cluster: Tensor, correlation: float) -> Tensor:
     lead, base = rank - ((zeros + 1) / 2)[codes.feature[order]], (zeros - n) / 2
     key, place = torch.sort(codes.feature[order] * len(size) + cluster[codes.row[order]], stable=True)
     both, length = torch.unique_consecutive(key, return_counts=True)
-    own = torch.segment_reduce(lead[place], "sum", lengths=length)
+    own = _segment_sums(lead[place], length)
     lengths = torch.bincount(both // len(size), minlength=codes.d_sae)
 
     def squares(parts: Tensor, rows: Tensor, lengths: Tensor, all_rows: Tensor) -> Tensor:
         """Sum of (parts + base * rows)^2 of every feature, over all clusters or rows."""
-        square, mixed = (torch.segment_reduce(x, "sum", lengths=lengths) for x in (parts**2, parts * rows))
+        square, mixed = (_segment_sums(x, lengths) for x in (parts**2, parts * rows))
         return square + 2 * base * mixed + base**2 * (all_rows**2).sum()
 
     of_clusters = squares(own, size[both % len(size)], lengths, size)
     of_rows = squares(lead, torch.ones_like(lead), n - zeros, torch.ones(n, dtype=torch.float64, device=device))
     factor = 1 + correlation * (of_clusters / of_rows - 1)
     return torch.where(of_rows > 0, factor, 1.0).clamp(min=1)
+
+
+def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of consecutive segments: [number of segments]. torch.segment_reduce refuses to sum no values at all."""
+    if not len(values):
+        return values.new_zeros(len(lengths))
+    return torch.segment_reduce(values, "sum", lengths=lengths)
 
 
 def _ranks(codes: Codes, n: int) -> tuple[Tensor, Tensor, Tensor]:
