@@ -14,6 +14,7 @@ from interp.schemas.ablation import ArmRecord
 from interp.schemas.artifacts import ARTIFACTS, json_schema
 from interp.schemas.import_report import ImportReport
 from interp.schemas.read import newest_version, read_artifact
+from interp.schemas.study import Study
 from interp.schemas.transfer import Transfer
 from interp.screening.transfer import TransferResult
 from interp.storage.checks import near, same
@@ -111,3 +112,11 @@ def test_the_table_of_a_transfer_check_has_its_columns(written):
     assert found.failed("general") == [4]
     assert pd.isna(found.table["drift"]).all()
     assert found.table["l0"].tolist() == [20.5]
+
+
+@pytest.mark.parametrize("version", ["2", "9", -1, 0, True, 1.0, None, [1]])
+def test_a_version_that_is_none_is_refused(tmp_path, version):
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps({"schema_version": version}))
+    with pytest.raises(InputError, match=r"schema_version is .*, expected a whole number from 1 to 2"):
+        read_artifact(path, Study)

@@ -31,9 +31,8 @@ def read_shown(path: Path, kind: type[Artifact]) -> Artifact:
 
 
 def _validated(path: Path, kind: type[Artifact], content: dict[str, Any]) -> Artifact:
-    version = content.get("schema_version")
-    if isinstance(version, int):
-        refuse_newer(path, version, newest_version(kind))
+    if "schema_version" in content:
+        refuse_newer(path, content["schema_version"], newest_version(kind))
     return checked(path, kind, content)
 
 

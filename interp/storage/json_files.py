@@ -63,7 +63,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_newer(path: Path, version: int, newest: int) -> None:
-    """Raise InputError if a file has a schema version above `newest`, the highest that this version reads."""
+def refuse_newer(path: Path, version: Any, newest: int) -> None:
+    """Raise InputError if a file's schema version is no version, or above `newest`, the highest that is read here."""
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path}: schema_version is {version!r}, expected a whole number from 1 to {newest}.")
     if version > newest:
         raise InputError(f"{path}: schema version {version}, but this GateScope reads up to {newest}. Upgrade it.")
