@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import read_rows, write_rows
 from finetune_world import awaken, make_world
 from test_foreign_adapters import edit, plain, save
 
 from finetune.evaluation.run import evaluate_saved
 from finetune.evaluation.settings import EvaluationSettings
+from finetune.grounding.settings import GroundingSettings
+from finetune.grounding.study import load_study
 from finetune.lora.locate import Given, locate_adapter
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
@@ -183,6 +186,15 @@ def warnings_of(evaluation):
 def test_nothing_is_said_of_an_adapter_with_its_record_and_base(world, trained):
     assert warnings_of(evaluated(world, [trained])) == ""
     assert warnings_of(evaluated(world, [trained], world.model)) == ""
+
+
+def test_a_grounding_study_says_nothing_of_an_adapter_with_its_record_and_base(world, trained, tmp_path, capsys):
+    boxed = tmp_path / "boxed.jsonl"
+    write_rows(boxed, [row | {"boxes": [[2, 2, 9, 9]]} for row in read_rows(world.questions)])
+    data, settings = DataSpec(boxed, world.questions.parent), GroundingSettings(any_answer=True, limit=1)
+    loaded = load_study(trained, data, ModelSpec(device="cpu"), settings)
+    assert loaded.adapted is not None
+    assert capsys.readouterr().err == ""
 
 
 def test_a_copy_of_the_base_is_the_base(world, trained, tmp_path):

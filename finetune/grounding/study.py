@@ -172,10 +172,10 @@ def load_study(
         chosen = (load_sae(sae_of_layer(sae_of, layer, "--feature"), layer, vlm.d_model, vlm.device), index)
     if adapter is None:
         return Loaded(vlm, None, asked, chosen)
-    adapted = load_adapter(vlm, adapter)
+    # Before the adapter is loaded, while the weights are those of the base alone.
     for said in adapter_warnings(vlm, str(base.model), adapter, adapter.resolve().name, records[0]):
         notify(said)
-    return Loaded(vlm, adapted, asked, chosen)
+    return Loaded(vlm, load_adapter(vlm, adapter), asked, chosen)
 
 
 def study_grounding(
