@@ -1,5 +1,6 @@
 """What a reader of an adapter's numbers must know: it was trained on another base, or with an unknown prompt."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,19 @@ from interp.model.prompts import DEFAULT_STYLE
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.schemas.adapter import AdapterRecord
-from interp.storage.checksums import weights_fingerprint
 from interp.storage.hub import locate
 from interp.storage.manifest import read_manifest
 
 
-def adapter_warnings(vlm: Vlm, base: str, folder: Path, name: str, record: AdapterRecord | None) -> list[str]:
-    """What to know about the saved adapter `name` on the base `vlm`, which was given as `base`, one sentence each."""
+def adapter_warnings(
+    vlm: Vlm, base: str, base_digest: Callable[[], str], folder: Path, name: str, record: AdapterRecord | None
+) -> list[str]:
+    """What to know about the saved adapter `name` on the base `vlm`, which was given as `base`, one sentence each.
+
+    `base_digest` gives the fingerprint of the base's weights; it is called only if the folder records one.
+    """
     config = read_config(folder)
-    said = _other_base(vlm, base, folder, name, config, record)
+    said = _other_base(vlm, base, base_digest, folder, name, config, record)
     if record is None:
         style = "the plain style" if vlm.style == DEFAULT_STYLE else "the style of this evaluation"
         said.append(
@@ -30,13 +35,19 @@ def adapter_warnings(vlm: Vlm, base: str, folder: Path, name: str, record: Adapt
 
 
 def _other_base(
-    vlm: Vlm, base: str, folder: Path, name: str, config: dict[str, Any], record: AdapterRecord | None
+    vlm: Vlm,
+    base: str,
+    base_digest: Callable[[], str],
+    folder: Path,
+    name: str,
+    config: dict[str, Any],
+    record: AdapterRecord | None,
 ) -> list[str]:
     manifest = read_manifest(folder)
     digest = manifest.inputs.get("base_weights") if manifest is not None else None
     # A digest is one of the weights in the arithmetic of the training.
     if digest is not None and record is not None and record.model.dtype == vlm.arithmetic:
-        if digest == weights_fingerprint(vlm.model):
+        if digest == base_digest():
             return []
         return [
             f"{name} was trained on another base: the weights of {vlm.name} are not those that its folder records "

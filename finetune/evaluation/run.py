@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
+from interp.storage.checksums import weights_fingerprint
 
 
 def evaluate_saved(
@@ -57,6 +58,8 @@ def evaluate_saved(
         recorded = {record.model.revision if record else None for record in records}
         base = replace(base, revision=recorded.pop() if len(recorded) == 1 else None)
     vlm = base.load(style)
+    # Hashing all weights takes seconds, so it is done once for all adapters.
+    base_digest = cache(partial(weights_fingerprint, vlm.model))
     arms, record_of = [base_arm()], dict(zip(folders, records, strict=True))
     for name, given in zip(names, located, strict=True):
         if given.is_model:
@@ -64,7 +67,7 @@ def evaluate_saved(
             arms.append(model_arm(vlm, load, name))
         else:
             record = record_of[given.folder]
-            warnings = adapter_warnings(vlm, str(base.model), given.folder, name, record)
+            warnings = adapter_warnings(vlm, str(base.model), base_digest, given.folder, name, record)
             arms.append(adapter_arm(vlm, given.folder, name, record, warnings))
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
     arms += clamp_arms(held)

@@ -7,6 +7,7 @@ and lesions favour the same places. The occlusion map by the chosen fill is the 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +37,7 @@ from interp.saes.locate import sae_of_layer
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.grounding import CurvePoint, Grounding
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
+from interp.storage.checksums import weights_fingerprint
 from interp.storage.json_files import json_ready
 from interp.storage.provenance import provenance, software
 from interp.views.notebook import shown
@@ -173,7 +175,8 @@ def load_study(
     if adapter is None:
         return Loaded(vlm, None, asked, chosen)
     # Before the adapter is loaded, while the weights are those of the base alone.
-    for said in adapter_warnings(vlm, str(base.model), adapter, adapter.resolve().name, records[0]):
+    digest = partial(weights_fingerprint, vlm.model)
+    for said in adapter_warnings(vlm, str(base.model), digest, adapter, adapter.resolve().name, records[0]):
         notify(said)
     return Loaded(vlm, load_adapter(vlm, adapter), asked, chosen)
 
