@@ -18,13 +18,13 @@ from finetune.publishing.card import model_card
 from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from finetune.training.loss import SWAP_MARGIN
-from finetune.training.opposite_images import opposite_images
 from finetune.training.run import train_and_evaluate
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
+from interp.questions.opposite_images import opposite_images
 from interp.questions.schema import Question
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError

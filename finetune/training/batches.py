@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune.lora.settings import Grounding
-from finetune.training.opposite_images import opposite_images
 from interp.images.decode import BLANK_IMAGE
+from interp.questions.opposite_images import opposite_images
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 

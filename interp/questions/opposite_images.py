@@ -25,8 +25,8 @@ def opposite_images(questions: Sequence[Question], rng: np.random.Generator) -> 
     """For each of n questions an image on which one of its wordings has the opposite answer, drawn at random: [n].
 
     First a wording is drawn, then one of the other patients, then an image of theirs. None stands for open questions
-    and for those without such a patient. With images of any other patient, half would leave a balanced answer as it is,
-    and the loss would ask for a difference that does not exist.
+    and for those without such a patient. Images of any other patient would leave half of balanced answers as they are:
+    a loss on them would ask for a difference that does not exist, and a measure would mistake it for not looking.
     """
     asked = _asked(questions)
     return [_draw(question, asked, rng) for question in questions]
