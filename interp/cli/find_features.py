@@ -13,6 +13,7 @@ from interp.runtime.distributed import is_main
 from interp.runtime.errors import EXIT_NO_GATE
 from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
+from interp.schemas.items_kept import ItemsKept
 from interp.search.settings import FindSettings
 
 
@@ -27,6 +28,7 @@ def find_features_command(
     settings: FindSettings,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Prompt tokens per forward pass [thousands].")] = 16,
     max_memory: MaxMemory = None,
+    items: ItemsKept,
     resume: Resume = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -63,7 +65,7 @@ def find_features_command(
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
         return Search(vlm, sae_of, questions, chosen, settings, data.split, 1024 * batch_tokens, max_memory)
 
-    result = find_into(out, load, resume)
+    result = find_into(out, load, resume, items)
     if is_main():
         if json:
             typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)

@@ -24,6 +24,7 @@ from interp.search.stages import (
     top_activations,
 )
 from interp.search.task import Search, Task
+from interp.search.top_feature import recovery_by_pair
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
@@ -81,4 +82,5 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     data = describe_data(task, flips, measured.margin)
     artifact = layers_artifact(task, data, halves, judged, tested.entries, screened.saes)
     activations = top_activations(task, inputs, tested.entries)
-    return FindResult(artifact, tested.screen, flips, activations, task.prompts)
+    recovery = recovery_by_pair(task, inputs, tested.entries, activations, flips, patched.target)
+    return FindResult(artifact, tested.screen, flips, activations, task.prompts, recovery)

@@ -1,5 +1,6 @@
-"""The result of a search, and its figures."""
+"""The result of a search, fresh (`FindResult`) or from its folder (`interp.search.loaded_run`), and its figures."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from interp.runtime.errors import InputError
 from interp.schemas.layers import GateVerdict, Layers, ProfileEntry
-from interp.screening.flips import Flips
+from interp.screening.flips import Flips, selection_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,20 +19,13 @@ if TYPE_CHECKING:
     from interp.views.figures.style import Drawing
 
 
-@dataclass(frozen=True)
-class FindResult:
-    """What `find_features` found, and the data of its figures."""
+class SearchResult(ABC):
+    """A search: what it found, its tables and its figures."""
 
     artifact: Layers
     """The content of layers.json."""
     features: pd.DataFrame
     """Every feature that is ever active: columns of SCREEN_COLUMNS, held_out_auc and those of TEST_COLUMNS."""
-    flips: Flips
-    """All pairs of closed questions."""
-    top_activations: NDArray[np.float32]
-    """[n prompts]: activation of the top feature, the first of `artifact.features`, on every wording."""
-    prompts: pd.DataFrame
-    """The prompt table. It holds question text and is never written to a file."""
 
     @property
     def verdict(self) -> GateVerdict:
@@ -57,29 +51,19 @@ class FindResult:
         known = [{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
         return pd.DataFrame(known).rename_axis(columns="layer profile")
 
+    @abstractmethod
     def top_delta(self) -> pd.DataFrame:
         """The top feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`).
 
         Raises InputError if no feature was tested.
         """
-        from interp.views.figures.margin import delta_frame
 
-        self._check_feature()
-        top, pairs = self.artifact.features[0], self.flips.pairs
-        delta = self.top_activations[pairs["paraphrase"]] - self.top_activations[pairs["original"]]
-        shift = self.flips.margin_after - self.flips.margin_before
-        return delta_frame(top.layer, top.feature, delta, shift, self.flips.flipped)
-
+    @abstractmethod
     def top_by_register(self) -> pd.DataFrame:
         """The top feature's activation on every wording with a register (`interp.views.figures.register`).
 
         Raises InputError if no feature was tested.
         """
-        from interp.views.figures.register import register_frame
-
-        self._check_feature()
-        top = self.artifact.features[0]
-        return register_frame(top.layer, top.feature, self.top_activations, self.prompts["register"].to_numpy())
 
     def drawings(self) -> "list[Drawing]":
         """Every figure that the search has data for."""
@@ -132,10 +116,70 @@ class FindResult:
         """Model, verdict and range, without any question."""
         from interp.views.tables.search import range_line
 
-        return f"<FindResult of {self.artifact.model.id}: {self.artifact.verdict}, {range_line(self.artifact)}>"
+        return (
+            f"<{type(self).__name__} of {self.artifact.model.id}: {self.artifact.verdict}, {range_line(self.artifact)}>"
+        )
 
     def _repr_html_(self) -> str:
         from interp.views.notebook import overview_html
         from interp.views.tables.search import search_overview
 
         return overview_html(search_overview(self.artifact))
+
+
+@dataclass(frozen=True, repr=False)
+class FindResult(SearchResult):
+    """What `find_features` found, and the data of its figures."""
+
+    artifact: Layers
+    """The content of layers.json."""
+    features: pd.DataFrame
+    """Every feature that is ever active: columns of SCREEN_COLUMNS, held_out_auc and those of TEST_COLUMNS."""
+    flips: Flips
+    """All pairs of closed questions."""
+    top_activations: NDArray[np.float32]
+    """[n prompts]: activation of the top feature, the first of `artifact.features`, on every wording."""
+    prompts: pd.DataFrame
+    """The prompt table. It holds question text and is never written to a file."""
+    top_recovery: NDArray[np.float64]
+    """[pairs]: share of the margin shift that the top feature's patch recovers; NaN for pairs that were not patched."""
+
+    def flip_table(self, text: bool = False) -> pd.DataFrame:
+        """Every pair of an original and another wording: margins, whether they flip, and what the top feature does.
+
+        One row per pair, with the question's id and the columns of `interp.schemas.items.SEARCH_ITEMS`; `text` adds the
+        two wordings. It is what `--keep-items` writes.
+        """
+        from interp.search.items import search_items
+
+        held_out = ~selection_rows(self.flips, self.artifact.seed)
+        table = search_items(self.prompts, self.flips, held_out, self._pair_delta(), self.top_recovery)
+        return table if text else table.drop(columns=["original", "text"])
+
+    def top_delta(self) -> pd.DataFrame:
+        """The top feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`).
+
+        Raises InputError if no feature was tested.
+        """
+        from interp.views.figures.margin import delta_frame
+
+        self._check_feature()
+        top = self.artifact.features[0]
+        shift = self.flips.margin_after - self.flips.margin_before
+        return delta_frame(top.layer, top.feature, self._pair_delta(), shift, self.flips.flipped)
+
+    def top_by_register(self) -> pd.DataFrame:
+        """The top feature's activation on every wording with a register (`interp.views.figures.register`).
+
+        Raises InputError if no feature was tested.
+        """
+        from interp.views.figures.register import register_frame
+
+        self._check_feature()
+        top = self.artifact.features[0]
+        return register_frame(top.layer, top.feature, self.top_activations, self.prompts["register"].to_numpy())
+
+    def _pair_delta(self) -> NDArray[np.float32]:
+        """[pairs]: the top feature's f(p) - f(q) [activation units]."""
+        pairs = self.flips.pairs
+        return self.top_activations[pairs["paraphrase"]] - self.top_activations[pairs["original"]]

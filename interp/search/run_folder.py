@@ -16,6 +16,8 @@ from interp.runtime.distributed import is_main, meet, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.saes.sae_folder import sae_digest
+from interp.schemas.items import ITEMS, write_items
+from interp.schemas.items_kept import ItemsKept
 from interp.schemas.layers import write_layers
 from interp.search.find import run_search
 from interp.search.result import FindResult
@@ -35,7 +37,9 @@ WHOLE = "whole"
 """Folder, in the working folder, of a run that is finished but not yet moved to its place."""
 
 
-def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> FindResult | None:
+def find_into(
+    out: Path, load: Callable[[], Search], resume: bool = False, items: ItemsKept = ItemsKept()
+) -> FindResult | None:
     """Run the search that `load` gives, and write it into the folder `out` as `save_result` does.
 
     After an interruption, a folder beside `out` (`interp.storage.working_folder.working_folder`) holds the finished
@@ -58,7 +62,7 @@ def find_into(out: Path, load: Callable[[], Search], resume: bool = False) -> Fi
             refuse_run(out)
             result = run_search(search, Checkpoint(work, inputs))
             if team.rank == 0:
-                write_run(result, work / WHOLE, inputs)
+                write_run(result, work / WHOLE, inputs, items)
                 _publish(work / WHOLE, out)
                 discard(work)
     # The launcher stops all processes when one of them ends with an exit code.
@@ -115,7 +119,7 @@ def refuse_run(out: Path) -> None:
         )
 
 
-def save_result(result: FindResult, out: Path) -> None:
+def save_result(result: FindResult, out: Path, items: ItemsKept = ItemsKept()) -> None:
     """Write a run into `out`, layers.json last, so that its presence means a complete run.
 
     The manifest covers everything but the figures, which can be drawn again from their tables. Raises InputError if
@@ -127,19 +131,25 @@ def save_result(result: FindResult, out: Path) -> None:
         with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as name:
-            write_run(result, Path(name) / WHOLE)
+            write_run(result, Path(name) / WHOLE, items=items)
             _publish(Path(name) / WHOLE, out)
 
 
-def write_run(result: FindResult, folder: Path, inputs: Mapping[str, Any] | None = None) -> None:
+def write_run(
+    result: FindResult, folder: Path, inputs: Mapping[str, Any] | None = None, items: ItemsKept = ItemsKept()
+) -> None:
     """Write the files of a run into a new folder; the manifest records the `inputs`."""
     with atomic_folder(folder) as partial:
         result.features.to_parquet(partial / "features.parquet", index=False)
         result.features.to_csv(partial / "features.csv", index=False, float_format="%.6g")
         save_figures(result.drawings(), partial)
         write_layers(result.artifact, partial / LAYERS)
+        if items.keep:
+            table = result.flip_table(text=True)
+            write_items(partial / ITEMS, table, "search", result.artifact.data.fingerprint, items.include_text)
         # Of the figures only the tables, because images may be drawn again.
-        names = sorted({*FILES, *(path.name for path in partial.glob("*.csv"))})
+        kept = [ITEMS] if items.keep else []
+        names = sorted({*FILES, *kept, *(path.name for path in partial.glob("*.csv"))})
         write_manifest(partial, {name: partial / name for name in names}, inputs)
 
 
