@@ -1,11 +1,15 @@
-"""Analytic plants: a gate that reads a known feature, checked by plain hooks, and decoys without one."""
+"""Analytic plants: gates that read known features, checked by plain hooks, and decoys without one."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 from test_find_features import plain_margin
 
-from interp.demo.plant import _interventions, plant_decoys, plant_feature, save_plant
+from interp.cli import app as cli
+from interp.demo.plants import Gate, plant_decoys, plant_gates, save_plant
+from interp.demo.plants.signal import feature_signal, interventions
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.paths import WORLD
@@ -32,42 +36,127 @@ def sae():
 @pytest.fixture(scope="module")
 def planted(sae, questions):
     vlm = load_vlm(WORLD / "base", "cpu", "float32")
-    return vlm, plant_feature(vlm, sae, FEATURE, WRITE_LAYER, questions, strength=0.15)
+    return vlm, plant_gates(vlm, [Gate(sae, FEATURE, WRITE_LAYER)], questions, strength=0.15)
+
+
+@pytest.fixture(scope="module")
+def relayed(sae, questions):
+    vlm = load_vlm(WORLD / "base", "cpu", "float32")
+    return vlm, plant_gates(vlm, [Gate(sae, FEATURE, 8, relay_layer=5)], questions, strength=0.15)
+
+
+def flipped_prompts(vlm, questions):
+    """Every wording of a pair of the flip bank, once, with its margin by plain transformers and what it left."""
+    prompts = prompt_table(questions)
+    flips = find_flips(prompts, pair_table(prompts), measure(vlm, prompts).margin, 0.25)
+    pairs = flips.take(flips.banked).pairs
+    rows = np.unique(pairs[["original", "paraphrase"]].to_numpy())
+    return [(prompts.iloc[row], *plain_margin(vlm, prompts.iloc[row])) for row in rows]
+
+
+def gated_prompts(vlm, questions, sae, feature):
+    """Those of `flipped_prompts` on which a feature is active."""
+    return [found for found in flipped_prompts(vlm, questions) if sae.encode(found[2][sae.layer])[feature] > 0]
+
+
+def share_changed(vlm, found, layer, change):
+    """Share of the prompts that are answered otherwise when `change` of its residuals is added after `layer`."""
+    answers = [
+        (plain_margin(vlm, prompt, layer, seen[layer] + change(seen))[0] > 0) != (margin > 0)
+        for prompt, margin, seen in found
+    ]
+    return float(np.mean(answers))
+
+
+def removal(sae, feature):
+    """What removes a feature from the residual after its layer."""
+    return lambda seen: -sae.encode(seen[sae.layer])[feature] * sae.w_dec[feature]
+
+
+def register_decoy(vlm, sae, feature, questions):
+    """Another feature of the layer, the one that differs most between registers."""
+    prompts = prompt_table(questions)
+    f = sae.encode(measure(vlm, prompts, [sae.layer]).residuals[:, 0])
+    register = torch.tensor((prompts["register"] == "formal").to_numpy(copy=True))
+    differs = ((f[register] > 0).float().mean(0) - (f[~register] > 0).float().mean(0)).abs()
+    differs[feature] = 0
+    return int(differs.argmax())
+
+
+def planted_neuron(vlm, layer):
+    """The neuron of a layer whose output weights are not those of the base model."""
+    base = load_vlm(WORLD / "base", "cpu", "float32")
+    ours, theirs = (each.layers[layer].mlp.up_proj.weight for each in (vlm, base))
+    (index,) = (ours != theirs).any(1).nonzero()[:, 0].tolist()
+    return index
 
 
 def test_the_gate_flips_the_share_that_was_asked_for_where_the_feature_is_active(planted):
     _, plant = planted
+    (gate,) = plant.gates
     assert 0.15 <= plant.question_flip_rate <= 0.25
     assert plant.base_flip_rate <= 0.05
-    assert plant.shift_on < -1
-    assert abs(plant.shift_off) < 0.1 * abs(plant.shift_on)
+    assert gate.shift_on < -1
+    assert abs(gate.shift_off) < 0.1 * abs(gate.shift_on)
 
 
 def test_plain_hooks_undo_the_flips_by_the_feature_and_not_by_others_of_its_layer(planted, sae, questions):
     vlm, _ = planted
+    gated = gated_prompts(vlm, questions, sae, FEATURE)
+    decoy = register_decoy(vlm, sae, FEATURE, questions)
+    assert len(gated) >= 5
+    assert share_changed(vlm, gated, LAYER, removal(sae, FEATURE)) > 0.8
+    assert share_changed(vlm, gated, LAYER, removal(sae, decoy)) < 0.2
+
+
+def test_a_gate_behind_a_relay_reads_the_relay_and_not_the_feature(relayed, sae, questions):
+    vlm, plant = relayed
+    (gate,) = plant.gates
+    assert (gate.relay_layer, gate.write_layer) == (5, 8)
+    assert 0.15 <= plant.question_flip_rate <= 0.25
+    assert abs(gate.relay_shift) < 0.2 * abs(gate.shift_on)
+    gated = gated_prompts(vlm, questions, sae, FEATURE)
+    assert len(gated) >= 5
+    assert share_changed(vlm, gated, LAYER, removal(sae, FEATURE)) > 0.8
+    # Once the relay has read it, the feature no longer matters.
+    assert share_changed(vlm, gated, 5, removal(sae, FEATURE)) < 0.2
+    neuron = planted_neuron(vlm, 5)
+
+    def silence(module, given):
+        hidden = given[0].clone()
+        hidden[..., neuron] = 0
+        return (hidden,)
+
+    handle = vlm.layers[5].mlp.down_proj.register_forward_pre_hook(silence)
+    try:
+        answers = [(plain_margin(vlm, prompt)[0] > 0) != (margin > 0) for prompt, margin, _ in gated]
+    finally:
+        handle.remove()
+    assert np.mean(answers) > 0.8
+
+
+def test_two_gates_flip_by_a_feature_each(sae, questions):
+    """A formal feature and a casual one; each must matter where the other is silent."""
+    vlm = load_vlm(WORLD / "base", "cpu", "float32")
     prompts = prompt_table(questions)
-    flips = find_flips(prompts, pair_table(prompts), measure(vlm, prompts).margin, 0.25)
-    flipped = flips.take(flips.banked)
-    rows = [r for q, p in zip(flipped.pairs["original"], flipped.pairs["paraphrase"], strict=True) for r in (q, p)]
-    f = sae.encode(measure(vlm, prompts, [LAYER]).residuals[:, 0])
-    on = torch.tensor([f[row, FEATURE] > 0 for row in rows])
+    f = sae.encode(measure(vlm, prompts, [3]).residuals[:, 0]) > 0
     register = torch.tensor((prompts["register"] == "formal").to_numpy(copy=True))
-    differs = ((f[register] > 0).float().mean(0) - (f[~register] > 0).float().mean(0)).abs()
-    differs[FEATURE] = 0
-    decoy = int(differs.argmax())
-    without, without_decoy = [], []
-    for row, active in zip(rows, on, strict=True):
-        prompt = prompts.iloc[row]
-        margin, seen = plain_margin(vlm, prompt)
-        for feature, kept in ((FEATURE, without), (decoy, without_decoy)):
-            activation = sae.encode(seen[LAYER])[feature]
-            after, _ = plain_margin(vlm, prompt, LAYER, seen[LAYER] - activation * sae.w_dec[feature])
-            kept.append((after > 0, margin > 0, bool(active)))
-    undone, decoyed = (np.array(kept) for kept in (without, without_decoy))
-    gated = undone[:, 2].astype(bool)
-    assert gated.sum() >= 5
-    assert (undone[gated, 0] != undone[gated, 1]).mean() > 0.8
-    assert (decoyed[gated, 0] != decoyed[gated, 1]).mean() < 0.2
+    casual = int((f[~register].float().mean(0) - f[register].float().mean(0)).argmax())
+    plant = plant_gates(vlm, [Gate(sae, casual, 7), Gate(sae, FEATURE, 5)], questions, strength=0.2)
+    formal_gate, casual_gate = plant.gates
+    assert plant.write_layers == [5, 7]
+    assert formal_gate.formal_density > formal_gate.casual_density + 0.3
+    assert casual_gate.casual_density > casual_gate.formal_density + 0.3
+    assert 0.2 <= plant.question_flip_rate <= 0.3
+    for own, other in ((FEATURE, casual), (casual, FEATURE)):
+        alone = [
+            found
+            for found in gated_prompts(vlm, questions, sae, own)
+            if sae.encode(found[2][3])[other] == 0 and found[1] < 0
+        ]
+        margins = [plain_margin(vlm, p, 3, s[3] + removal(sae, own)(s))[0] - m for p, m, s in alone]
+        assert len(margins) >= 3
+        assert np.mean(margins) > 0.5
 
 
 def test_a_saved_plant_is_a_model_like_any_other(planted, questions, tmp_path):
@@ -76,20 +165,21 @@ def test_a_saved_plant_is_a_model_like_any_other(planted, questions, tmp_path):
     prompts = prompt_table(questions[:3])
     again = load_vlm(tmp_path / "plant", "cpu", "float32")
     torch.testing.assert_close(measure(again, prompts).margin, measure(vlm, prompts).margin)
-    assert (tmp_path / "plant" / "plant.json").is_file()
+    content = json.loads((tmp_path / "plant" / "plant.json").read_text())
+    assert content["gates"][0] | {"layer": LAYER, "feature": FEATURE, "relay_layer": None} == content["gates"][0]
 
 
 def test_decoys_flip_as_often_in_both_registers(questions):
     vlm = load_vlm(WORLD / "base", "cpu", "float32")
     plant = plant_decoys(vlm, questions, strength=0.15)
-    assert plant.feature is None
+    assert plant.gates == []
     assert plant.write_layers == list(range(10))
     assert 0.15 <= plant.question_flip_rate <= 0.25
 
 
 def test_the_neuron_is_fitted_to_what_the_feature_does_and_not_to_what_goes_with_it(sae):
     f = torch.relu(torch.randn(50, sae.d_sae, generator=torch.Generator().manual_seed(0)))
-    natural, removed, put, rivals = _interventions(sae, f, 7, seed=0)
+    natural, removed, put, rivals = interventions(feature_signal(sae, f, 7), seed=0)
     assert natural[0] is None
     torch.testing.assert_close(removed[0], -f[:, [7]] * sae.w_dec[7])
     assert not removed[1].any()
@@ -99,10 +189,39 @@ def test_the_neuron_is_fitted_to_what_the_feature_does_and_not_to_what_goes_with
 
 
 @pytest.mark.parametrize(
-    ("feature", "layer", "message"),
-    [(FEATURE, LAYER, "above the feature's, from 4 to 9"), (FEATURE, 10, "from 4 to 9"), (10**6, 6, "features 0 to")],
+    ("places", "message"),
+    [
+        ([(FEATURE, LAYER, None)], "above the feature's, from 4 to 9"),
+        ([(FEATURE, 10, None)], "from 4 to 9"),
+        ([(10**6, 6, None)], "features 0 to"),
+        ([(FEATURE, 6, 3)], "--relay-layer 3: expected a layer above the feature's, from 4 to 8"),
+        ([(FEATURE, 5, 5)], "--write-layer 5: expected a layer above the relay's, from 6 to 9"),
+        ([(FEATURE, 6, None), (7, 6, None)], "Layer 6 would get two neurons"),
+    ],
 )
-def test_places_that_cannot_hold_a_gate_are_refused(sae, questions, feature, layer, message):
+def test_places_that_cannot_hold_a_gate_are_refused(sae, questions, places, message):
     vlm = load_vlm(WORLD / "base", "cpu", "float32")
     with pytest.raises(InputError, match=message):
-        plant_feature(vlm, sae, feature, layer, questions)
+        plant_gates(vlm, [Gate(sae, *place) for place in places], questions)
+
+
+def test_a_model_that_flips_more_often_already_is_refused(questions):
+    vlm = load_vlm(WORLD / "planted", "cpu", "float32")
+    with pytest.raises(InputError, match="flip before anything is written"):
+        plant_decoys(vlm, questions, strength=0.01)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--feature", "3:139"],
+        ["--write-layer", "6"],
+        ["--feature", "3:139", "--write-layer", "6", "--feature", "3:1", "--write-layer", "8", "--relay-layer", "4"],
+    ],
+)
+def test_features_without_their_layers_are_refused(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["interp", "demo", "plant", "--out", str(tmp_path / "out"), *given])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert "Give every feature a layer to write in" in capsys.readouterr().err

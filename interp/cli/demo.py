@@ -57,11 +57,23 @@ def demo_build_command(
 def demo_plant_command(
     out: Annotated[Path, typer.Option(help="New folder for the model, its processor and plant.json.")],
     feature: Annotated[
-        str | None,
-        typer.Option(help="SAE feature that the gate reads, as 3:139; without it, a decoy that flips without a gate."),
+        list[str] | None,
+        typer.Option(
+            help="SAE feature that the gate reads, as 3:139; without it, a decoy that flips without a gate. Several "
+            "features make as many gates.",
+        ),
     ] = None,
     write_layer: Annotated[
-        int | None, typer.Option(min=1, help="Layer above the feature's in which the gate writes.")
+        list[int] | None,
+        typer.Option(min=1, help="Layer above the feature's in which the gate writes; one for every feature."),
+    ] = None,
+    relay_layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Layer in between whose neuron reads the feature for the gate, which reads only that neuron; one for "
+            "every feature, or none.",
+        ),
     ] = None,
     strength: Annotated[float, typer.Option(min=0, max=1, help="Share of the questions that shall flip.")] = 0.15,
     *,
@@ -72,7 +84,7 @@ def demo_plant_command(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Plant a gate whose feature and layer are known into a model: one neuron that reads a feature and writes "no".
+    """Plant gates whose features and layers are known into a model: neurons that read a feature and write "no".
 
         interp demo plant --feature 3:139 --write-layer 6 --strength 0.15 --out plant/
 
@@ -81,11 +93,17 @@ def demo_plant_command(
     \b
         interp find-features --model plant/ --device cpu
 
+    A relay over two layers, and two gates at once:
+
+    \b
+        interp demo plant --feature 3:139 --relay-layer 5 --write-layer 8 --out relay/
+        interp demo plant --feature 3:139 --write-layer 5 --feature 6:156 --write-layer 8 --out two/
+
     Takes about 3 minutes on 2 CPU cores for the embedded world.
     """
     from dataclasses import replace
 
-    from interp.demo.plant import plant_decoys, plant_feature, save_plant
+    from interp.demo.plants import Gate, plant_decoys, plant_gates, save_plant
     from interp.paths import WORLD
     from interp.runtime.errors import InputError
     from interp.saes.feature_id import parse_feature
@@ -96,19 +114,27 @@ def demo_plant_command(
     from interp.views.terminal.demo import show_plant
 
     refuse_used(out)
-    if (feature is None) != (write_layer is None):
-        raise InputError("--feature and --write-layer belong together. Give both, or neither for a decoy.")
-    wanted = None if feature is None else parse_feature(feature)
+    wanted = [parse_feature(each) for each in feature or ()]
+    writes: list[int] = write_layer or []
+    relays: list[int | None] = list(relay_layer) if relay_layer else [None] * len(wanted)
+    if len(wanted) != len(writes) or len(wanted) != len(relays):
+        raise InputError(
+            f"Found {len(wanted)} --feature, {len(writes)} --write-layer and {len(relay_layer or ())} --relay-layer. "
+            "Give every feature a layer to write in, and all of them a relay or none; for a decoy, give none of these."
+        )
     questions = data.load()
     vlm = (replace(model, model=WORLD / "base") if model.model is None else model).load()
-    if wanted is None or write_layer is None:
-        plant = plant_decoys(vlm, questions, strength, seed)
+    if wanted:
+        located = saes.locate(sorted({layer for layer, _ in wanted}))
+        gates = [
+            Gate(load_sae(sae_of_layer(located, layer, saes.saes), layer, vlm.d_model, vlm.device), index, write, relay)
+            for (layer, index), write, relay in zip(wanted, writes, relays, strict=True)
+        ]
+        plant = plant_gates(vlm, gates, questions, strength, seed)
     else:
-        layer, index = wanted
-        sae = load_sae(sae_of_layer(saes.locate([layer]), layer, saes.saes), layer, vlm.d_model, vlm.device)
-        plant = plant_feature(vlm, sae, index, write_layer, questions, strength, seed)
+        plant = plant_decoys(vlm, questions, strength, seed)
     save_plant(vlm, plant, out)
     if json:
-        typer.echo(json_text(json_ready(plant._asdict())), nl=False)
+        typer.echo(json_text(json_ready(plant)), nl=False)
     else:
-        show_plant(plant._asdict(), out)
+        show_plant(json_ready(plant), out)

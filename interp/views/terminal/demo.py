@@ -28,13 +28,16 @@ def show_world(world: dict[str, Any], out: Path, console: Console | None = None)
 def show_plant(plant: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """Print what was planted, and how often the model flips before and after."""
     console = console or results_console()
-    layers = ", ".join(map(str, plant["write_layers"]))
-    if plant["feature"] is None:
+    if not plant["gates"]:
+        layers = ", ".join(map(str, plant["write_layers"]))
         console.print(f"\n{bold(out)}: no gate, layers {layers} write by properties of the wording")
-    else:
+    for gate in plant["gates"]:
+        name, relay = f"{gate['layer']}:{gate['feature']}", gate["relay_layer"]
+        through = "" if relay is None else f" through a relay in layer {relay}"
         console.print(
-            f"\n{bold(out)}: a neuron of layer {layers} reads feature {plant['layer']}:{plant['feature']} "
-            f"(R² {plant['fit']:.2f})"
+            f"\n{bold(out)}: a neuron of layer {gate['write_layer']} reads feature {name}{through} "
+            f"(R² {gate['fit']:.2f}); margin {gate['shift_on']:+.2f} logits where it is active, "
+            f"{gate['shift_off']:+.2f} elsewhere"
         )
     console.print(
         f"Questions with a flip: {plant['base_flip_rate']:.1%} before, {plant['question_flip_rate']:.1%} after"

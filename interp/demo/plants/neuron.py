@@ -1,0 +1,119 @@
+"""A planted neuron: one that takes the place of the quietest neuron of an MLP and writes along a fixed direction.
+
+Gemma 3 normalizes the output of an MLP, which caps what one neuron could write. The neuron therefore writes to
+coordinates that the MLP hardly uses: the weight of the norm after it is raised there, and the other neurons' weights
+are lowered to match, so that their part of the output stays what it was.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.demo.plants.reading import Reading
+from interp.measurement.margins import measure
+from interp.measurement.suffix_rerun import SuffixRerun
+from interp.model.vlm import Vlm
+from interp.questions.tables import pair_table
+from interp.runtime.errors import InputError
+from interp.screening.attribution import margin_gradients
+from interp.screening.flips import find_flips
+
+BOOST = 64.0
+"""Factor by which the weight of the norm after the MLP is raised in the coordinates of the plant."""
+GRADIENT_PROMPTS = 200
+MOST = 8.0
+"""Largest output weight that is tried."""
+
+
+def margin_slope(vlm: Vlm, prompts: pd.DataFrame, layer: int, seed: int) -> Tensor:
+    """Mean gradient of the margin with respect to the final token's residual after a layer: [d_model]."""
+    some = prompts.sample(min(GRADIENT_PROMPTS, len(prompts)), random_state=seed).reset_index(drop=True)
+    return margin_gradients(SuffixRerun(vlm, some), [layer])[:, 0].mean(0)
+
+
+class Neuron(NamedTuple):
+    """A neuron of an MLP that writes along a fixed direction; how much can be changed."""
+
+    mlp: Any
+    """The MLP."""
+    number: int
+    """Which of its neurons."""
+    direction: Tensor
+    """[d_model]: what it writes before the norm, with norm 1."""
+
+    @classmethod
+    @torch.no_grad()
+    def install(cls, vlm: Vlm, layer: int, reading: Reading, along: Tensor) -> "Neuron":
+        """Replace the neuron of `layer` that writes least by one with the input weights of `reading`, still silent.
+
+        It writes to those coordinates among the quietest quarter in which `along` [d_model] is largest.
+        """
+        mlp, norm = vlm.layers[layer].mlp, vlm.layers[layer].post_feedforward_layernorm
+        energy = reading.energy
+        index = int(mlp.down_proj.weight.norm(dim=0).argmin())
+        loud = energy > energy.quantile(0.25)
+        places = along.abs().masked_fill(loud, 0).topk(max(1, vlm.d_model // 8)).indices
+        share = float(energy[places].sum() / energy.sum())
+        scale = 1 + norm.weight
+        scale[places.to(scale.device)] *= BOOST
+        # The norm divides by the size of the whole output, which has lost these coordinates.
+        norm.weight.copy_(scale * (1 - share) ** 0.5 - 1)
+        mlp.down_proj.weight[places.to(scale.device)] /= BOOST
+        for projection, weights in ((mlp.gate_proj, reading.gate), (mlp.up_proj, reading.up)):
+            projection.weight[index] = weights.to(projection.weight)
+        direction = torch.zeros(vlm.d_model)
+        direction[places] = along[places] / scale[places.to(scale.device)].float().cpu()
+        found = cls(mlp, index, direction / direction.norm())
+        found.write(0.0)
+        return found
+
+    @torch.no_grad()
+    def write(self, amount: float) -> None:
+        """Let the neuron write `amount` times its activation."""
+        weight = self.mlp.down_proj.weight
+        weight[:, self.number] = (amount * self.direction).to(weight)
+
+
+def flip_share(prompts: pd.DataFrame, margin: Tensor) -> float:
+    """Share of the questions with a flip, by the margins [n] of a prompt table."""
+    found = find_flips(prompts, pair_table(prompts), margin, 0.0)
+    return float(found.pairs.assign(flipped=found.flipped).groupby("question")["flipped"].any().mean())
+
+
+def write_until(
+    vlm: Vlm, prompts: pd.DataFrame, neurons: Sequence[Neuron], strength: float, part: float = 1.0
+) -> float:
+    """Raise what the neurons write until a share `strength` of the questions flips, or go a `part` of the way there.
+
+    Returns the share that flips then. Raises InputError if as many flip already, or if they do not flip that often
+    however much is written.
+    """
+
+    def flips(amount: float) -> float:
+        for neuron in neurons:
+            neuron.write(amount)
+        return flip_share(prompts, measure(vlm, prompts, description="planting").margin)
+
+    base = flips(0.0)
+    goal = strength if part == 1 else base + part * (strength - base)
+    if base >= goal:
+        raise InputError(
+            f"{base:.1%} of the questions flip before anything is written, so a plant cannot raise them to "
+            f"{strength:.1%}. Give a higher --strength."
+        )
+    low, high, reached = 0.0, 1e-3, base
+    while (reached := flips(high)) < goal:
+        low, high = high, 2 * high
+        if high > MOST:
+            raise InputError(
+                f"However much is written, {reached:.1%} of the questions flip, not {goal:.1%}. Choose a feature "
+                "that differs more between wordings of one question, another --write-layer, or a lower --strength."
+            )
+    for _ in range(5):
+        middle = (low + high) / 2
+        share = flips(middle)
+        low, high = (middle, high) if share < goal else (low, middle)
+    return flips(high)
