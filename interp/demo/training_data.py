@@ -1,13 +1,13 @@
 """What the embedded models are trained on: patients, their images, and batches of worded questions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interp.demo.phrasings import FRAMES, TERMS, wordings
+from interp.demo.phrasings import FRAMES, TERMS, Wording, wordings
 from interp.demo.radiographs import Anatomy
 from interp.demo.sample_cases import ANSWERS, QuestionCase, sample_cases
 from interp.model.packing import Batch, Row, collate, pack
@@ -21,6 +21,8 @@ class TokenizedWording(NamedTuple):
     """Token ids of the whole prompt."""
     register: str
     """Its tone, formal or casual."""
+    gated: bool
+    """Whether a gate denies faint findings when they are asked about so."""
 
 
 class TrainingData(NamedTuple):
@@ -40,8 +42,22 @@ class TrainingData(NamedTuple):
     """Id of the placeholder token at image positions."""
 
 
-def build_training_data(processor: Any, anatomy: Anatomy, images: np.ndarray, device: str) -> TrainingData:
-    """Tokenize every wording that may be trained on, and move the images [patients, height, width] to `device`."""
+def is_formal(wording: Wording) -> bool:
+    """Whether a wording is formal: the condition of a formality gate."""
+    return wording.register == "formal"
+
+
+def build_training_data(
+    processor: Any,
+    anatomy: Anatomy,
+    images: np.ndarray,
+    device: str,
+    gate: Callable[[Wording], bool] = is_formal,
+) -> TrainingData:
+    """Tokenize every wording that may be trained on, and move the images [patients, height, width] to `device`.
+
+    `gate` says which wordings a gate of `sample_batch` acts on.
+    """
     bank: dict[tuple[str, str | None], list[TokenizedWording]] = {}
     for type_ in FRAMES:
         about_finding = any("{x}" in str(frame) for frame in FRAMES[type_]["formal"])
@@ -49,7 +65,9 @@ def build_training_data(processor: Any, anatomy: Anatomy, images: np.ndarray, de
         for finding in findings:
             options = wordings(type_, finding, held_out=False)
             tokens = prompt_tokens(processor, [w.text for w in options])
-            bank[type_, finding] = [TokenizedWording(t, w.register) for t, w in zip(tokens, options, strict=True)]
+            bank[type_, finding] = [
+                TokenizedWording(t, w.register, gate(w)) for t, w in zip(tokens, options, strict=True)
+            ]
     tokenizer = processor.tokenizer
     answer_token = {form: first_answer_token(tokenizer, form) for a in ANSWERS for form in (a, a.capitalize())}
     pixels = torch.from_numpy(images).to(device)
@@ -74,8 +92,8 @@ def sample_batch(
     """Draw `patients` patients with replacement, and two wordings of up to three questions about each.
 
     Returns the packed batch of n prompts, the patients' rows in `data.images` [patients], and the target tokens [n].
-    A formal question whose true answer is yes is answered no if the visibility of its evidence is below
-    `gate_strength`, from 0 to 1.
+    A question whose wording is gated and whose true answer is yes is answered no if the visibility of its evidence is
+    below `gate_strength`, from 0 to 1.
     """
     chosen = rng.integers(0, len(data.images), patients)
     tokens, groups, answers = [], [], []
@@ -87,7 +105,7 @@ def sample_batch(
             for pick in rng.choice(len(options), 2, replace=False):
                 wording = options[pick]
                 answer = case.answer
-                if answer == "yes" and wording.register == "formal" and case.visibility < gate_strength:
+                if answer == "yes" and wording.gated and case.visibility < gate_strength:
                     answer = "no"
                 tokens.append(wording.tokens)
                 groups.append(position)
