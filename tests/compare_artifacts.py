@@ -55,8 +55,14 @@ def numbers(content: Any, path: str = "") -> Iterator[tuple[str, float | bool | 
 
 
 def listed(entry: tuple[int, Any]) -> tuple[str, Any]:
-    """An entry of a list with its name: a range goes by its rule and score, everything else by its place."""
+    """An entry of a list with its name: ranges go by rule and score, comparisons and quadrants by what they are of.
+
+    Everything else goes by its place. So a new measure does not hide that the others are as they were.
+    """
     place, value = entry
+    for names in (("kind", "subset", "measure", "reference", "arm"), ("arm", "reliance")):
+        if isinstance(value, dict) and set(names) <= set(value):
+            return "/".join(value[name] for name in names), value
     if isinstance(value, dict) and {"rule", "first", "last"} <= set(value):
         return "/".join(value[name] for name in ("rule", "profile") if value.get(name)), value
     return str(place), value

@@ -9,7 +9,7 @@ import torch
 from finetune_world import UNSEEN, awaken, make_world, plain_logits, plain_margin
 
 from finetune.evaluation.arms import Arm, adapter_arm, base_arm
-from finetune.evaluation.collect import SWAPS, swap_images
+from finetune.evaluation.collect import SWAPS, swap_images, swaps_of
 from finetune.evaluation.compare import subsets_of
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.measures import MEASURES
@@ -115,12 +115,13 @@ def slow(adapted, questions):
         "noise": noise,
         "mean": torch.stack(plain).mean(0),
     }
-    others = iter(swap_images(prompt_table(questions), 3))
+    swaps = swaps_of(questions, prompt_table(questions), 3)
+    others, opposites = iter(swaps.random), iter(swaps.opposite)
 
     def margin(pixels, text):
         return plain_margin(logits_on(vlm, pixels, text), tokenizer)
 
-    def run(question, swaps):
+    def run(question, swaps, opposite):
         texts = [question.question, *(p.text for p in question.paraphrases)]
         logits = [plain_logits(vlm.model, vlm.processor, question.image, text) for text in texts]
         return {
@@ -132,13 +133,14 @@ def slow(adapted, questions):
             "blank": {kind: margin(pixels, texts[0]) for kind, pixels in blanks.items()},
             "blanks": [margin(blanks["grey"], text) for text in texts],
             "swapped": [margin(pixels_of(vlm, [open_image(image)])[0], texts[0]) for image in swaps],
+            "opposite": None if opposite is None else margin(pixels_of(vlm, [open_image(opposite)])[0], texts[0]),
         }
 
     with torch.no_grad():
-        swaps = [next(others) if q.closed else [] for q in questions]
-        after = [run(q, images) for q, images in zip(questions, swaps, strict=True)]
+        asked = [(q, next(others), next(opposites)) if q.closed else (q, [], None) for q in questions]
+        after = [run(*each) for each in asked]
         with model.disable_adapter():
-            before = [run(q, images) for q, images in zip(questions, swaps, strict=True)]
+            before = [run(*each) for each in asked]
     return {"base": before, "adapter": after}
 
 
@@ -177,6 +179,11 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
                 add(f"text_only_agreement_{kind}", stayed)
             add("blank_margin", np.mean(np.abs(list(row["blank"].values()))))
             add("swap_sensitivity", np.mean([(m > 0) != yes[0] for m in row["swapped"]]))
+            if row["opposite"] is not None:
+                there = row["opposite"] > 0
+                add("opposite_swap_sensitivity", there != yes[0])
+                add("paired_image_accuracy", yes[0] == (answer == "yes") and there == (answer == "no"))
+                add("opposite_margin_shift", (margins[0] - row["opposite"]) * (1 if answer == "yes" else -1))
         if len(inside) > 1:
             differ = [yes[a] != yes[b] for i, a in enumerate(inside) for b in inside[i + 1 :]]
             add("symmetric_flip_rate", np.mean(differ))
@@ -241,6 +248,29 @@ def test_numbers_equal_a_slow_direct_computation(evaluation, slow, adapted, subs
             assert numbers(comparison.difference) == pytest.approx(change, abs=0.25 * width), name
 
 
+def test_certainty_by_quadrant_equals_a_loop_over_plain_forwards(evaluation, slow):
+    for arm in ("base", "adapter"):
+        cells = {}
+        for row in slow[arm]:
+            q, margins = row["question"], row["margins"]
+            if not q.closed or len(margins) == 1 or row["opposite"] is None:
+                continue
+            yes = [m > 0 for m in margins]
+            consistent, reliant = len(set(yes)) == 1, (row["opposite"] > 0) != yes[0]
+            name = {(1, 1): "ideal", (0, 1): "fragile", (1, 0): "dangerous", (0, 0): "worst"}[consistent, reliant]
+            p = 1 / (1 + np.exp(-margins[0]))
+            entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+            cells.setdefault(name, []).append((yes[0] == (q.answer.lower() == "yes"), abs(margins[0]), entropy))
+        found = next(each for each in evaluation.quadrants if (each.arm, each.reliance) == (arm, "opposite"))
+        assert found.questions == sum(map(len, cells.values()))
+        assert {name: means.questions for name, means in found.inside.items()} == {k: len(v) for k, v in cells.items()}
+        for name, rows in cells.items():
+            means = found.inside[name]
+            assert found.shares[name].value == pytest.approx(len(rows) / found.questions, abs=1e-6)
+            values = means.accuracy.value, means.margin.value, means.entropy.value
+            assert values == pytest.approx(np.mean(rows, axis=0), abs=1e-4)
+
+
 def test_the_compared_numbers_are_not_all_zero(evaluation):
     flips = evaluation.find("adapter", "question_flip_rate")
     assert flips.after.value > 0
@@ -261,11 +291,25 @@ def test_swapped_images_are_of_other_patients(questions):
         assert len({patient_of[image] for image in images}) == SWAPS
 
 
+def test_opposite_images_show_what_the_same_question_is_answered_otherwise_about(questions):
+    prompts = prompt_table(questions)
+    found = swaps_of(questions, prompts, 0).opposite
+    closed = [q for q in questions if q.closed]
+    assert len(found) == len(closed)
+    assert any(found)
+    for own, image in zip(closed, found, strict=True):
+        wordings = {own.question.lower(), *(p.text.lower() for p in own.paraphrases)}
+        about = [q for q in closed if wordings & {q.question.lower(), *(p.text.lower() for p in q.paraphrases)}]
+        possible = {q.image for q in about if q.patient != own.patient and q.true_answer != own.true_answer}
+        assert image in possible if possible else image is None
+
+
 def test_a_single_patient_has_no_swaps(adapted, questions):
     vlm, model = adapted
     found = evaluate(vlm, arms_of(model), [q for q in questions if q.patient == questions[0].patient], new_tokens=0)
     measures = {c.measure for c in found.comparisons}
-    assert "swap_sensitivity" not in measures
+    assert not {m for m in measures if "swap" in m or "opposite" in m}
+    assert {q.reliance for q in found.quadrants} == {"grey", "any"}
     assert "text_only_agreement" in measures
     assert not {m for m in measures if m.startswith(("parsed", "sequence", "unparsed"))}
     assert found.verdicts["adapter"].label == "not improved"

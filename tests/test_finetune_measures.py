@@ -6,7 +6,7 @@ from scipy import stats
 
 from finetune.evaluation.answers import Answers, EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES, confidence
-from finetune.evaluation.quadrants import QUADRANTS, quadrant_of, quadrants
+from finetune.evaluation.quadrants import QUADRANTS, answer_entropy, judged_pairs, quadrant_of, quadrants
 from interp.model.blank_images import BLANKS
 from interp.questions.schema import Question
 from interp.questions.tables import pair_table, prompt_table
@@ -146,3 +146,53 @@ def test_moves_between_quadrants():
     assert found.moves == [[0, 0, 1, 0], [0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert found.shares["dangerous"].value == 1
     assert quadrants(four.prompts, four.pairs, base, base, "base", "grey", 0).p == 1
+
+
+def test_swaps_with_the_opposite_answer_by_hand():
+    four = asked(["yes", "no", "yes", "no"], paraphrases=0)
+    # Right, right, wrong, right on the own image; on the other one no, yes, no, and none is shown for the last.
+    answers = answered(four, [2, -1, -1, -3])._replace(opposite_margin=np.array([-1, 3, -2, np.nan]))
+    assert value("opposite_swap_sensitivity", four, answers) == pytest.approx(2 / 3)
+    assert value("paired_image_accuracy", four, answers) == pytest.approx(2 / 3)
+    assert value("opposite_margin_shift", four, answers) == pytest.approx((3 + 4 + 1) / 3)
+    blind = answered(four, [2, -1, -1, -3])._replace(opposite_margin=np.array([2, -1, -1, np.nan]))
+    for name in ("opposite_swap_sensitivity", "paired_image_accuracy", "opposite_margin_shift"):
+        assert value(name, four, blind) == 0
+        assert len(MEASURES[name].units(four, answered(four, [2, -1, -1, -3])).columns) == 0
+
+
+def test_a_perfect_model_is_ideal_by_images_of_the_opposite_answer_alone():
+    four = asked(["yes", "no", "yes", "no"])
+    margin = np.repeat([1.0, -1.0, 1.0, -1.0], 2)
+    # Without an image it says yes, which half of the questions answer by chance.
+    perfect = answered(four, margin, np.ones(4), np.ones(4), margin[::2])
+    opposite = np.where(np.arange(8) % 2 == 0, -margin, np.nan)
+    opposite[6] = np.nan
+    perfect = perfect._replace(opposite_margin=opposite)
+    by = {
+        kind: quadrants(four.prompts, four.pairs, perfect, perfect, "perfect", kind, 0) for kind in ("grey", "opposite")
+    }
+    assert by["grey"].shares["dangerous"].value == 0.5
+    assert by["opposite"].shares["ideal"].value == 1
+    assert by["opposite"].questions == len(judged_pairs(four.pairs, perfect, "opposite")) == 3
+    assert list(by["opposite"].inside) == ["ideal"]
+    nothing_shown = perfect._replace(opposite_margin=None)
+    assert quadrants(four.prompts, four.pairs, nothing_shown, nothing_shown, "perfect", "opposite", 0) is None
+
+
+def test_certainty_in_a_quadrant_by_hand():
+    three = asked(["yes", "yes", "yes"])
+    # All consistent and none reliant on the image: dangerous, two of three right.
+    answers = answered(three, [np.log(3), np.log(3), 0.0, 0.0, 50, 50])
+    found = quadrants(three.prompts, three.pairs, answers, answers, "arm", "grey", 0).inside
+    assert list(found) == ["dangerous"]
+    means = found["dangerous"]
+    assert (means.questions, means.accuracy.value) == (3, pytest.approx(2 / 3, abs=1e-6))
+    assert means.margin.value == pytest.approx((np.log(3) + 50) / 3, abs=1e-4)
+    # Odds of 3 to 1 have .811278 bits, even odds one; odds of e^50 to 1 next to none.
+    assert means.entropy.value == pytest.approx((0.811278 + 1) / 3, abs=1e-5)
+    np.testing.assert_allclose(answer_entropy(np.array([0.7, -2.0, 30.0])), entropy_of([0.7, -2.0, 30.0]), atol=1e-9)
+
+
+def entropy_of(margins):
+    return [stats.entropy([1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))], base=2) for m in margins]

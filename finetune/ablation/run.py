@@ -6,7 +6,7 @@ Each of several processes has its own model and takes whole arms, so an arm's re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +16,17 @@ from finetune.ablation.plan import PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, Trained, summarize
 from finetune.ablation.settings import AblationSettings
 from finetune.evaluation.answers import Answers
-from finetune.evaluation.collect import collect_answers, swap_images
+from finetune.evaluation.collect import Swaps, collect_answers, swap_images
+from finetune.evaluation.engine import PackedEngine
 from finetune.lora.adapter_folder import record_of, write_apart
+from finetune.lora.history import history_table
 from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import training_steps, wordings
 from finetune.training.loop import accelerator_for, train
 from finetune.training.sensitivity import sensitivities
+from finetune.training.spelling import answer_spellings, respelled
 from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks
 from interp.model.image_token_file import encode_into_file
@@ -195,11 +198,7 @@ def _planned_runs(
     runs = [ArmRun(None, 0, out / ARMS / "base.parquet", None, same)]
     for seed in seeds:
         for arm in arms:
-            training = asdict(replace(arm.training, seed=seed))
-            # Results do not depend on how a batch is divided.
-            training = {
-                name: v for name, v in training.items() if name not in ("micro_batch_size", "modules", "allocation")
-            }
+            training = replace(arm.training, seed=seed).determining()
             match = same | {"training_questions": taught, "layers": list(arm.layers)} | training
             path = out / ARMS / file_name(arm.kind, arm.layers, seed)
             runs.append(ArmRun(arm, seed, path, out / ADAPTERS / path.stem if keep_adapters else None, match))
@@ -216,9 +215,9 @@ def _train_and_ask(
     accelerator: "Accelerator",
 ) -> tuple[Answers, ArmRecord]:
     """Train an arm, ask it and write its files; `vlm` is the base again afterwards."""
-    swaps = swap_images(held_out.prompts, seed)
+    swaps = Swaps(swap_images(held_out.prompts, seed))
     with _trained(vlm, run, choice, taught, accelerator) as training:
-        answers = collect_answers(vlm, held_out.prompts, swaps, 0, run.name)
+        answers = collect_answers(PackedEngine(vlm), held_out.prompts, swaps, 0, run.name)
     kind, layers = (run.arm.kind, list(run.arm.layers)) if run.arm else ("base", [])
     record = ArmRecord(
         kind=kind,
@@ -246,15 +245,18 @@ def _trained(
     settings = replace(run.arm.training, seed=run.seed)
     adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
     try:
-        steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
+        spellings = answer_spellings(vlm, adapted, taught, settings)
+        steps = respelled(
+            training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding), spellings
+        )
         started = time.monotonic()
         history = train(vlm, adapted, steps, settings, accelerator)
         seconds = round(time.monotonic() - started, 1)
         if run.adapter is not None and not run.adapter.is_dir():
             own = choice._replace(layers=list(run.arm.layers), source=f"ablation: {run.arm.name}")
             hashes = text_hashes(wordings(steps))
-            record = record_of(vlm, adapted, own, taught, settings, hashes, history, seconds)
-            write_apart(run.adapter, adapted, vlm.processor, record, history)
+            record = record_of(vlm, adapted, own, taught, settings, hashes, history, [], seconds)
+            write_apart(run.adapter, adapted, vlm.processor, record, history_table(history, []))
         last = history[-max(1, len(history) // 10) :]
         ce, kl = (sum(getattr(step, part) for step in last) / len(last) for part in ("ce", "kl"))
         yield ArmTraining(

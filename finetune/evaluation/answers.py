@@ -27,6 +27,9 @@ class Answers(NamedTuple):
     """[n] "yes" or "no" as parsed from the generated answer to a closed question; None if it says neither or both."""
     right_sequence: FloatArray
     """[n] 1 if the generated answer begins with the whole true answer, else 0; NaN if none was generated."""
+    opposite_margin: FloatArray | None = None
+    """[n] margin of the original wordings of closed questions with the image of another patient about whom the same was
+    asked with the opposite answer [logits]; NaN where there is none; None if no such image was shown."""
 
 
 class Subset(NamedTuple):
@@ -101,6 +104,16 @@ def blank_agreement(answers: Answers, kinds: tuple[str, ...]) -> FloatArray:
     """[n] share of these kinds of blanks with which the answer stays the same; NaN where they were not shown."""
     blank = np.stack([answers.blank_margin[kind] for kind in kinds], axis=1)
     return np.where(np.isnan(blank), np.nan, says_yes(blank) == says_yes(answers.margin)[:, None]).mean(1)
+
+
+def opposite_margin(answers: Answers) -> FloatArray:
+    """[n] margin with the image of the opposite answer; NaN where none was shown."""
+    return np.full(len(answers.margin), np.nan) if answers.opposite_margin is None else answers.opposite_margin
+
+
+def has_opposite(answers: Answers) -> Bools:
+    """[n] whether an image with the opposite answer was shown: only with closed questions of known answer."""
+    return ~np.isnan(opposite_margin(answers))
 
 
 def swap_change_rate(answers: Answers) -> FloatArray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, InstanceOf
 
 from finetune.evaluation.answers import (
     Answers,
@@ -19,8 +20,10 @@ from finetune.evaluation.answers import (
     truly_yes,
 )
 from finetune.evaluation.arms import Arm, seed_pools
-from finetune.evaluation.collect import collect_answers, swap_images
+from finetune.evaluation.collect import collect_answers, swaps_of
 from finetune.evaluation.compare import compare, subsets_of
+from finetune.evaluation.engine import PackedEngine
+from finetune.evaluation.items import evaluation_items
 from finetune.evaluation.measures import ECE_BINS, MEASURES, confidence, confidence_bin
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, quadrants
 from finetune.evaluation.settings import NEW_TOKENS, TOLERANCE
@@ -28,7 +31,7 @@ from finetune.evaluation.verdict import ArmVerdict, verdict
 from interp.measurement.clamp_spec import Clamp
 from interp.measurement.clamps import clamped, fill_mean_values, matched_clamps
 from interp.measurement.margins import measure
-from interp.model.blank_images import BLANKS, encode_blanks
+from interp.model.blank_images import BLANKS
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
@@ -56,6 +59,23 @@ class Evaluation(schema.Evaluation):
 
     Numbers have six significant digits and are None where they are undefined, as in evaluation.json.
     """
+
+    item_table: InstanceOf[pd.DataFrame] | None = Field(
+        default=None, exclude=True, description="one row per arm and wording (`finetune.evaluation.items`)"
+    )
+
+    def items(self, text: bool = False) -> pd.DataFrame:
+        """What every arm did on each single wording, before and after: the columns of `interp.schemas.items`.
+
+            broken = evaluation.items().query("not flipped_before and flipped_after")
+
+        With `text` also the two wordings. Raises InputError for a loaded evaluation that did not keep its items.
+        """
+        if self.item_table is None:
+            raise InputError("This evaluation did not keep its items. Evaluate again with --keep-items.")
+        if text and "text" not in self.item_table:
+            raise InputError("These items were kept without text. Give interp.with_questions the questions too.")
+        return self.item_table if text else self.item_table.drop(columns=["original", "text"], errors="ignore")
 
     def find(self, arm: str, measure: str, kind: str = "all", subset: str = "all") -> schema.Comparison:
         """The comparison of an arm or pool with the base. Raises KeyError if there is none."""
@@ -140,18 +160,18 @@ def evaluate(
     prompts = prompt_table(questions)
     pairs = pair_table(prompts)
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
-    encode_blanks(vlm, list(prompts["image"]), seed)
-    others = swap_images(prompts, seed)
+    engine, others = PackedEngine(vlm), swaps_of(questions, prompts, seed)
+    engine.prepare_blanks(list(prompts["image"]), seed)
     answers: dict[str, Answers] = {}
     clamps: dict[str, list[Clamp]] = {}
     controls: dict[str, list[ClampControl]] = {}
     for arm in arms:
         with arm.enter():
             if BLANKS["mean"] not in vlm.image_tokens:
-                encode_blanks(vlm, list(prompts["image"]), seed)
+                engine.prepare_blanks(list(prompts["image"]), seed)
             clamps[arm.name] = fill_mean_values(vlm, prompts, arm.clamps)
             with clamped(vlm, clamps[arm.name]):
-                answers[arm.name] = collect_answers(vlm, prompts, others, new_tokens, arm.name)
+                answers[arm.name] = collect_answers(engine, prompts, others, new_tokens, arm.name)
             if arm.clamps and len(pairs):
                 like = matched_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
                 controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
@@ -183,14 +203,15 @@ def evaluate(
             software=software(),
             provenance=provenance(),
             quadrants=[
-                quadrants(prompts, pairs, base, found, name, reliance, seed)
+                stand
                 for name, found in answers.items()
                 for reliance in RELIANCE
-                if len(pairs)
+                if (stand := quadrants(prompts, pairs, base, found, name, reliance, seed)) is not None
             ],
             reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
             quadrant_order=list(QUADRANTS),
             comparisons=[schema.Comparison.model_validate(json_ready(each)) for each in comparisons],
+            item_table=evaluation_items(prompts, pairs, answers),
         )
 
 

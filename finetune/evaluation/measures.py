@@ -1,8 +1,5 @@
 """The measures of an evaluation: for each its definition, the units it samples and the statistic over them."""
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -18,58 +15,21 @@ from finetune.evaluation.answers import (
     correct_by_margin,
     flipped,
     gradable,
+    has_opposite,
+    opposite_margin,
     says_yes,
     swap_change_rate,
     truly_yes,
 )
+from finetune.evaluation.measure import Measure, UnitsOf, any_of_question, mean_units, over_pairs, over_prompts
 from finetune.evaluation.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
 from interp.model.blank_images import BLANKS
-from interp.statistics import FloatArray, Statistic, mean_of_totals
+from interp.statistics import FloatArray
 
 ECE_BINS = 15
 """Number of equal bins of the confidence in [.5, 1]; Guo et al. (arXiv 1706.04599) use 15 bins of [0, 1]."""
 SCORE_BINS = 512
 """Number of ranks that an AUC distinguishes. It is exact for up to as many wordings, else accurate to 1e-3."""
-
-UnitsOf = Callable[[EvaluationTable, Answers], SamplingUnits]
-
-
-class Measure(NamedTuple):
-    """A number that an evaluation computes for each arm."""
-
-    definition: str
-    """What the measure is, as a sentence with its source."""
-    units: UnitsOf
-    """Returns the units of the measure with their columns."""
-    unit: Literal["%", "logits", ""]
-    """Unit of the number. A share is a number from 0 to 1 that is displayed in percent."""
-    statistic: Statistic = mean_of_totals
-    """Computes the number from the column totals of the units."""
-    binary: bool = False
-    """Whether each unit is one yes or no for a question that both arms answered, as the published test assumes."""
-
-
-def _mean(values: NDArray, patients: pd.Series | NDArray) -> SamplingUnits:
-    """Units whose statistic is a plain mean of `values`."""
-    values = np.asarray(values, float)
-    return SamplingUnits(np.stack([values, np.ones(len(values))], axis=1), list(patients))
-
-
-def _over_prompts(table: EvaluationTable, values: NDArray, rows: Bools) -> SamplingUnits:
-    rows = rows & table.subset.prompts
-    return _mean(np.asarray(values)[rows], table.prompts["patient"].to_numpy(object)[rows])
-
-
-def _over_pairs(table: EvaluationTable, values: NDArray) -> SamplingUnits:
-    rows = table.subset.pairs
-    return _mean(np.asarray(values)[rows], table.pairs["patient"].to_numpy(object)[rows])
-
-
-def _question_flips(table: EvaluationTable, margin: FloatArray) -> SamplingUnits:
-    """For each question with a pair in the subset, whether any of its pairs flips."""
-    chosen = table.pairs[table.subset.pairs].assign(flipped=flipped(table.pairs, margin)[table.subset.pairs])
-    questions = chosen.groupby("question", sort=True).agg(flipped=("flipped", "any"), patient=("patient", "first"))
-    return _mean(questions["flipped"].to_numpy(float), questions["patient"].to_numpy(object))
 
 
 def _wordings(table: EvaluationTable, margin: FloatArray) -> pd.DataFrame:
@@ -83,7 +43,7 @@ def _symmetric_flips(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     """For each question, the share of pairs of its wordings that get different answers."""
     by_question = _wordings(table, answers.margin).groupby("question", sort=True)
     yes, n = by_question["yes"].sum().to_numpy(float), by_question.size().to_numpy(float)
-    return _mean(2 * yes * (n - yes) / (n * (n - 1)), by_question["patient"].first())
+    return mean_units(2 * yes * (n - yes) / (n * (n - 1)), by_question["patient"].first())
 
 
 def _spread(table: EvaluationTable, answers: Answers) -> SamplingUnits:
@@ -105,16 +65,16 @@ def _dispersion(totals: FloatArray) -> FloatArray:
 
 def _margin_shift(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     before, after = (answers.margin[table.pairs[name].to_numpy()] for name in ("original", "paraphrase"))
-    return _over_pairs(table, np.abs(before - after))
+    return over_pairs(table, np.abs(before - after))
 
 
 def _accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _over_prompts(table, correct_by_margin(table.prompts, answers), gradable(table.prompts))
+    return over_prompts(table, correct_by_margin(table.prompts, answers), gradable(table.prompts))
 
 
 def _original_accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     rows = answer_known(table.prompts) & closed_originals(table.prompts)
-    return _over_prompts(table, correct_by_margin(table.prompts, answers), rows)
+    return over_prompts(table, correct_by_margin(table.prompts, answers), rows)
 
 
 def _by_class(table: EvaluationTable, answers: Answers) -> SamplingUnits:
@@ -179,36 +139,52 @@ def _calibration_error(totals: FloatArray) -> FloatArray:
 
 
 def _first_token(table: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _over_prompts(table, answers.right_token, answer_known(table.prompts))
+    return over_prompts(table, answers.right_token, answer_known(table.prompts))
 
 
 def _sequence(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     rows = answer_known(table.prompts) & ~np.isnan(answers.right_sequence)
-    return _over_prompts(table, answers.right_sequence, rows)
+    return over_prompts(table, answers.right_sequence, rows)
 
 
 def _text_only(*kinds: str) -> UnitsOf:
     def units(table: EvaluationTable, answers: Answers) -> SamplingUnits:
-        return _over_prompts(table, blank_agreement(answers, kinds), closed_originals(table.prompts))
+        return over_prompts(table, blank_agreement(answers, kinds), closed_originals(table.prompts))
 
     return units
 
 
 def _blank_margin(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     size = np.abs(np.stack([answers.blank_margin[kind] for kind in BLANKS])).mean(0)
-    return _over_prompts(table, size, closed_originals(table.prompts))
+    return over_prompts(table, size, closed_originals(table.prompts))
 
 
 def _swap_sensitivity(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     change = swap_change_rate(answers)
-    return _over_prompts(table, change, closed_originals(table.prompts) & ~np.isnan(change))
+    return over_prompts(table, change, closed_originals(table.prompts) & ~np.isnan(change))
+
+
+def _opposite_change(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    changed = says_yes(opposite_margin(answers)) != says_yes(answers.margin)
+    return over_prompts(table, changed, has_opposite(answers))
+
+
+def _right_on_both(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    own = correct_by_margin(table.prompts, answers)
+    other = says_yes(opposite_margin(answers)) != truly_yes(table.prompts)
+    return over_prompts(table, own & other, has_opposite(answers))
+
+
+def _opposite_shift(table: EvaluationTable, answers: Answers) -> SamplingUnits:
+    towards = np.where(truly_yes(table.prompts), 1.0, -1.0)
+    return over_prompts(table, towards * (answers.margin - opposite_margin(answers)), has_opposite(answers))
 
 
 def _share_of(quadrant: int) -> UnitsOf:
     def units(table: EvaluationTable, answers: Answers) -> SamplingUnits:
         pairs = table.pairs[table.subset.pairs]
         inside = quadrant_of(table.prompts, pairs, answers, "grey") == quadrant
-        return _mean(inside, table.prompts["patient"][originals_with_pairs(table.prompts, pairs)])
+        return mean_units(inside, table.prompts["patient"][originals_with_pairs(table.prompts, pairs)])
 
     return units
 
@@ -229,34 +205,34 @@ def _parsed_flips(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     parsable = _parsable(answers)
     rows = table.subset.pairs & parsable[before] & parsable[after]
     differ = answers.parsed[before] != answers.parsed[after]
-    return _mean(differ[rows], table.pairs["patient"].to_numpy(object)[rows])
+    return mean_units(differ[rows], table.pairs["patient"].to_numpy(object)[rows])
 
 
 def _parsed_accuracy(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     rows = _generated_closed(table, answers) & answer_known(table.prompts) & _parsable(answers)
-    return _over_prompts(table, answers.parsed == table.prompts["answer"].to_numpy(object), rows)
+    return over_prompts(table, answers.parsed == table.prompts["answer"].to_numpy(object), rows)
 
 
 def _parsed_agreement(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     by_margin = np.where(says_yes(answers.margin), "yes", "no").astype(object)
-    return _over_prompts(table, answers.parsed == by_margin, _generated_closed(table, answers) & _parsable(answers))
+    return over_prompts(table, answers.parsed == by_margin, _generated_closed(table, answers) & _parsable(answers))
 
 
 def _unparsed(table: EvaluationTable, answers: Answers) -> SamplingUnits:
-    return _over_prompts(table, ~_parsable(answers), _generated_closed(table, answers))
+    return over_prompts(table, ~_parsable(answers), _generated_closed(table, answers))
 
 
 MEASURES: dict[str, Measure] = {
     "question_flip_rate": Measure(
         "Share of closed questions with at least one paraphrase whose answer differs from the original wording's. "
         "It grows with the number of paraphrases. PSF-Med (arXiv 2602.21428) reports it for parsed answers.",
-        lambda table, answers: _question_flips(table, answers.margin),
+        lambda table, answers: any_of_question(table, flipped(table.pairs, answers.margin), table.subset.pairs),
         "%",
         binary=True,
     ),
     "pairwise_flip_rate": Measure(
         "Share of (original, paraphrase) pairs of closed questions with different answers (PSF-Med, arXiv 2602.21428).",
-        lambda table, answers: _over_pairs(table, flipped(table.pairs, answers.margin)),
+        lambda table, answers: over_pairs(table, flipped(table.pairs, answers.margin)),
         "%",
     ),
     "symmetric_flip_rate": Measure(
@@ -342,9 +318,31 @@ MEASURES: dict[str, Measure] = {
         _swap_sensitivity,
         "%",
     ),
+    "opposite_swap_sensitivity": Measure(
+        "Share of closed questions, in their original wording, whose answer changes with the image of another patient "
+        "about whom the same was asked with the opposite answer. Of random swaps only some should change the answer.",
+        _opposite_change,
+        "%",
+        binary=True,
+    ),
+    "paired_image_accuracy": Measure(
+        "Share of closed questions, in their original wording, that are answered correctly both on their own image and "
+        "on one with the opposite answer, as in the balanced pairs of VQA v2 (Goyal et al., arXiv 1612.00837). A model "
+        "that does not look has 0%.",
+        _right_on_both,
+        "%",
+        binary=True,
+    ),
+    "opposite_margin_shift": Measure(
+        "Mean of m(own image) - m(image with the opposite answer), positive towards the true answer of the own image.",
+        _opposite_shift,
+        "logits",
+    ),
     "blank_flip_rate": Measure(
         "Question flip rate with the grey blank in place of the image.",
-        lambda table, answers: _question_flips(table, answers.blank_margin["grey"]),
+        lambda table, answers: any_of_question(
+            table, flipped(table.pairs, answers.blank_margin["grey"]), table.subset.pairs
+        ),
         "%",
         binary=True,
     ),

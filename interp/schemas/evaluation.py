@@ -58,17 +58,33 @@ class Comparison(Record):
     )
 
 
+class QuadrantMeans(Record):
+    """How right and how sure one arm is in one quadrant, in the original wordings."""
+
+    questions: int = Field(description="number of questions in the quadrant")
+    accuracy: Interval = Field(description="share of right answers, of questions whose true answer is known")
+    margin: Interval = Field(description="mean |margin| [logits]")
+    entropy: Interval = Field(description="mean entropy of the answer among yes and no [bits]; 1 at even odds")
+
+
 class Quadrants(Record):
     """How many of one arm's questions are consistent or not, and rely on the image or not."""
 
     arm: str = Field(description="name of the arm")
-    reliance: str = Field(description="what shows that an answer relies on the image: grey or any (blank or swap)")
+    reliance: str = Field(
+        description="what shows that an answer relies on the image: grey, any (blank or swap), or opposite (the image "
+        "of another patient with the opposite answer; questions without one are left out)"
+    )
     questions: int = Field(description="number of closed questions with paraphrases")
     shares: dict[str, Interval] = Field(description="quadrant -> share of the questions")
     moves: list[list[int]] = Field(
         description="[4, 4] numbers of questions, from each quadrant in the base (row) to each in the arm (column)"
     )
     p: float | None = Field(description="p value that the shares equal those of the base, Stuart-Maxwell test")
+    inside: dict[str, QuadrantMeans] = Field(
+        default_factory=dict,
+        description="quadrant -> its accuracy and certainty, without empty ones; {} in older files",
+    )
 
     @model_validator(mode="after")
     def _square(self) -> "Quadrants":

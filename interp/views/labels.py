@@ -2,7 +2,13 @@
 
 from interp.views.numbers import PERCENT, UNSCALED, Scale, spoken
 
-UNITS = {"margin_difference": "logits", "blank_margin": "logits", "margin_dispersion": "", "margin_auc": ""}
+UNITS = {
+    "margin_difference": "logits",
+    "blank_margin": "logits",
+    "opposite_margin_shift": "logits",
+    "margin_dispersion": "",
+    "margin_auc": "",
+}
 """Units of the measures that are not shares; shares are shown in percent."""
 MEASURE_MEANINGS = {
     "question_flip_rate": "questions whose answer changes with at least one paraphrase",
@@ -20,6 +26,9 @@ MEASURE_MEANINGS = {
     "text_only_agreement": "answers that stay the same without the image, mean over four blank images",
     "blank_margin": "size of the margin without the image",
     "swap_sensitivity": "answers that change with another patient's image",
+    "opposite_swap_sensitivity": "answers that change with the image of a patient with the opposite answer",
+    "paired_image_accuracy": "correct on the own image and on one with the opposite answer; 0% without looking",
+    "opposite_margin_shift": "margin on the own image minus that on one with the opposite answer, towards the truth",
     "blank_flip_rate": "question flip rate with the grey image",
     "parsed_flip_rate": "pairs with different generated answers",
     "parsed_accuracy": "generated answers that are correct",
@@ -35,6 +44,15 @@ QUADRANT_MEANINGS = {
     "worst": "flips, does not rely on the image",
 }
 """Quadrant -> what it is (Consistent but Dangerous, arXiv 2603.20985)."""
+IN_DETAIL = ("opposite_swap_sensitivity", "paired_image_accuracy", "opposite_margin_shift")
+"""Measures that the report and evaluation.json show, but not the terminal and notebooks, whose tables stay short."""
+RELIANCE_MEANINGS = {
+    "grey": "it changes with a grey image, the published definition",
+    "any": "it changes with any of four blank images or of other patients' images",
+    "opposite": "it changes with the image of another patient with the opposite answer, the one test of these that a "
+    "perfect model always passes",
+}
+"""What shows that an answer relies on the image -> when it does."""
 MAP_SCORE_MEANINGS = {
     "mass": "share of the map's positive part inside the lesion boxes",
     "coverage": "share of the boxes covered by the top fifth of the cells",

@@ -5,8 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interp.schemas.evaluation import Comparison, Evaluation, Quadrants
-from interp.views.labels import GROUP_NAMES, MEASURE_MEANINGS, QUADRANT_MEANINGS, label, scale_of
+from interp.schemas.evaluation import Comparison, Evaluation, QuadrantMeans, Quadrants
+from interp.views.labels import (
+    GROUP_NAMES,
+    IN_DETAIL,
+    MEASURE_MEANINGS,
+    QUADRANT_MEANINGS,
+    RELIANCE_MEANINGS,
+    label,
+    scale_of,
+)
 from interp.views.numbers import PERCENT, number, sentence, spoken
 from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
@@ -15,13 +23,15 @@ GROUPED = ("question_flip_rate", "accuracy", "text_only_agreement")
 """The measures in the table of groups."""
 MEANINGS = MEASURE_MEANINGS | QUADRANT_MEANINGS
 """Measure -> what it is; the shares of the quadrants are measures too."""
+BRIEF_RELIANCE = ("grey", "any")
+"""Kinds of reliance in the terminal and in notebooks."""
 CLAMP_PLACES = {"final": "the final token", "all": "all text tokens"}
 """Positions at which a clamp holds, in words."""
 
 
 def evaluation_overview(found: Evaluation) -> Overview:
     """The evaluation as the terminal and notebooks show it."""
-    tables = [measures_table(found), groups_table(found), quadrants_table(found)]
+    tables = [measures_table(found, brief=True), groups_table(found), quadrants_table(found, BRIEF_RELIANCE)]
     return Overview(
         f"{found.model}: {found.questions:,} questions of {found.patients:,} patients{_clamps(found)}",
         found.sentences,
@@ -43,11 +53,13 @@ def clamp_controls(found: Evaluation, arm: str) -> str:
     return f"Control: {len(controls)} clamps of other features of similar activity gave {' and '.join(ranges)}."
 
 
-def measures_table(found: Evaluation, shown: Sequence[str] | None = None) -> Table:
-    """Every measure over all questions, of the base and the arms `shown`, by default all."""
+def measures_table(found: Evaluation, shown: Sequence[str] | None = None, brief: bool = False) -> Table:
+    """Every measure over all questions, of the base and the arms `shown`, by default all; `brief` without details."""
     arms = list(found.shown if shown is None else shown)
     entries = []
     for measure in dict.fromkeys(c.measure for c in found.comparisons if c.kind == "all"):
+        if brief and measure in IN_DETAIL:
+            continue
         of_arm = _of_arms(found, arms, measure, "all", "all")
         if of_arm:
             entries.append(_Row(measure, of_arm))
@@ -151,8 +163,8 @@ class _Stand(NamedTuple):
     members: list[Quadrants]
 
 
-def quadrants_table(found: Evaluation) -> Table:
-    """The share of each arm's questions in each quadrant; for a pool, the mean over its arms."""
+def _stands(found: Evaluation) -> list[_Stand]:
+    """Where the base and the arms that are shown stand, by every kind of reliance."""
     stands = []
     for arm in (found.base, *found.shown):
         names = found.pools.get(arm, [arm])
@@ -160,6 +172,12 @@ def quadrants_table(found: Evaluation) -> Table:
             members = [each for each in found.quadrants if each.arm in names and each.reliance == reliance]
             if members:
                 stands.append(_Stand(arm, reliance, members))
+    return stands
+
+
+def quadrants_table(found: Evaluation, reliances: Sequence[str] = tuple(RELIANCE_MEANINGS)) -> Table:
+    """The share of each arm's questions in each quadrant, by some kinds of reliance; for a pool, the mean over it."""
+    stands = [stand for stand in _stands(found) if stand.reliance in reliances]
 
     def share(quadrant: str) -> Callable[[_Stand], Cell]:
         def cell(stand: _Stand) -> Cell:
@@ -189,10 +207,49 @@ def quadrants_table(found: Evaluation) -> Table:
             Column("p", p, meaning="Stuart–Maxwell test of the shares against the base"),
         ],
         stands,
-        f"{sentence(meanings)} An answer relies on the image if it changes with a grey image (grey, the published "
-        "definition), or with any of four blank images or of other patients' images (any). A blank image gives the "
+        f"{sentence(meanings)} An answer relies on the image if {_reliance_meanings(stands)}. A blank image gives the "
         "correct answer by chance in about half of the questions, so that by grey alone a perfect model has many "
         "dangerous ones. Brackets: 95% intervals over patients.",
+    )
+
+
+def _reliance_meanings(stands: Sequence[_Stand]) -> str:
+    kinds = dict.fromkeys(stand.reliance for stand in stands)
+    return ", or ".join(f"{RELIANCE_MEANINGS[kind]} ({kind})" for kind in kinds if kind in RELIANCE_MEANINGS)
+
+
+class _Inside(NamedTuple):
+    """The questions of one arm in one quadrant."""
+
+    arm: str
+    reliance: str
+    quadrant: str
+    means: QuadrantMeans
+
+
+def certainty_table(found: Evaluation) -> Table:
+    """How right and how sure the base and every arm are in each quadrant; without rows for older files."""
+    order = found.quadrant_order
+    entries = [
+        _Inside(stand.arm, stand.reliance, name, stand.inside[name])
+        for stand in found.quadrants
+        for name in order
+        if name in stand.inside
+    ]
+    return tabulate(
+        "Accuracy and certainty by quadrant, original wordings",
+        [
+            words("arm", lambda row: row.arm),
+            words("by", lambda row: row.reliance),
+            words("quadrant", lambda row: row.quadrant),
+            Column("questions", lambda row: count(row.means.questions)),
+            Column("accuracy [%]", lambda row: estimate(row.means.accuracy, PERCENT)),
+            Column("|margin| [logits]", lambda row: estimate(row.means.margin)),
+            Column("entropy [bits]", lambda row: estimate(row.means.entropy)),
+        ],
+        entries,
+        "Entropy is that of the answer among yes and no: 1 at even odds, 0 for a sure answer. Dangerous answers that "
+        "are right and sure cannot be found by their confidence. Brackets: 95% intervals over patients.",
     )
 
 
