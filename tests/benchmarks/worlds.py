@@ -12,7 +12,7 @@ again.
 
 Trained gates (the shipped recipe; the window is the truth) deny faint findings in formal wordings: early, middle, late,
 narrow (one layer), weak, two (separate windows). Gates of something else do so in long wordings (length) or in those
-with a certain word (word), as often formal as casual. An analytic gate (`interp.demo.plants`) reads a known feature, and
+with a certain word (word), as often formal as casual. An analytic gate (`interp.demo.plants`) reads a known feature;
 its writing layer is the truth. Without a gate, but with as many flips: decoys (every layer writes by an arbitrary
 property of the wording), noise (added to the weights of every layer) and random-answers (all layers are trained to
 deny faint findings in an arbitrary half of the wordings). On one CPU core a trained world takes about 3 minutes, an
