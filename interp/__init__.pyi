@@ -10,6 +10,7 @@ from .model.spec import ModelSpec as ModelSpec
 from .model.vlm import Vlm as Vlm
 from .paths import WORLD as WORLD
 from .questions.files import load_questions as load_questions
+from .questions.item_texts import with_questions as with_questions
 from .questions.schema import Question as Question
 from .questions.spec import DataSpec as DataSpec
 from .questions.tables import prompt_table as prompt_table
@@ -19,6 +20,8 @@ from .saes.sae import Sae as Sae
 from .saes.sae import load_sae as load_sae
 from .screening.transfer import transfer_check as transfer_check
 from .search.find import find_features as find_features
+from .search.loaded_run import LoadedRun as LoadedRun
+from .search.loaded_run import load_run as load_run
 from .search.result import FindResult as FindResult
 from .search.run_folder import save_result as save_result
 from .search.settings import FindSettings as FindSettings

@@ -63,13 +63,20 @@ EVALUATION_ITEMS = {
     "first_token_after": "the same for the arm",
     "flipped_before": "whether the base answers this wording otherwise than the original; null for the original",
     "flipped_after": "whether the arm answers this wording otherwise than the original",
-    "quadrant_before": "quadrant of the question with the base, reliance by the grey image; null without pairs",
-    "quadrant_after": "quadrant of the question with the arm",
-    "quadrant_any_before": "quadrant of the question with the base, reliance by any blank or swapped image",
-    "quadrant_any_after": "the same for the arm",
+    "quadrant_grey_before": "quadrant of the question with the base, reliance by the grey image; null without pairs",
+    "quadrant_grey_after": "the same with the arm",
+    "quadrant_any_before": "quadrant with the base, reliance by any blank image or another patient's",
+    "quadrant_any_after": "the same with the arm",
+    "quadrant_opposite_before": "quadrant with the base, reliance by an image with the opposite answer; null without",
+    "quadrant_opposite_after": "the same with the arm",
 }
 """Column of the items of an evaluation, one row per arm and wording -> what it holds."""
 COLUMNS: dict[ItemKind, dict[str, str]] = {"search": SEARCH_ITEMS, "evaluation": EVALUATION_ITEMS}
+
+
+def evaluation_items_path(evaluation: Path) -> Path:
+    """Where the items of an evaluation are: artifacts/evaluation_items.parquet beside artifacts/evaluation.json."""
+    return evaluation.with_name(f"{evaluation.stem}_{ITEMS}")
 
 
 class ItemsRecord(Record):
