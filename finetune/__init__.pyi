@@ -3,6 +3,8 @@ from .ablation.run import ablate_saved as ablate_saved
 from .ablation.settings import AblationSettings as AblationSettings
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.run import evaluate_saved as evaluate_saved
+from .evaluation.saved import load_evaluation as load_evaluation
+from .evaluation.saved import save_evaluation as save_evaluation
 from .evaluation.settings import EvaluationSettings as EvaluationSettings
 from .grounding.settings import GroundingSettings as GroundingSettings
 from .grounding.settings import MapSettings as MapSettings

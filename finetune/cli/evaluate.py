@@ -15,6 +15,7 @@ from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
+from interp.schemas.items_kept import ItemsKept
 
 FAILED_VERDICT = 4
 """Exit code if a verdict is as bad as --fail-on says."""
@@ -80,6 +81,7 @@ def evaluate_command(
             show_default="none",
         ),
     ] = None,
+    items: ItemsKept,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -109,18 +111,25 @@ def evaluate_command(
     Exits with 0; with 4 if --fail-on applies; with 2 on bad input.
     """
     from interp.measurement.clamp_spec import parse_clamps
-    from interp.storage.atomic import refuse_used, write_text
+    from interp.runtime.errors import InputError
+    from interp.schemas.items import evaluation_items_path
+    from interp.storage.atomic import refuse_used
     from interp.views.figures.evaluation import refuse_drawn, save_evaluation_figures
     from interp.views.tables.evaluation import evaluation_overview
     from interp.views.terminal.show import show_overview
 
     if out is not None:
         refuse_used(out)
+    elif items.keep:
+        raise InputError("--keep-items writes beside the result. Give --out too.")
     if figure is not None:
         refuse_drawn(figure)
     from finetune.evaluation.run import evaluate_saved
+    from finetune.evaluation.saved import save_evaluation
     from finetune.evaluation.verdict import no_better_than
 
+    if out is not None and items.keep:
+        refuse_used(evaluation_items_path(out))
     clamps = [parse_clamps(text) for text in clamp or []]
     layers = {spec.layer for specs in clamps for spec in specs}
     evaluation = evaluate_saved(
@@ -133,7 +142,7 @@ def evaluate_command(
         clamp_at=clamp_at,
     )
     if out is not None:
-        write_text(out, evaluation.to_json())
+        save_evaluation(evaluation, out, items)
     if figure is not None:
         save_evaluation_figures(loads(evaluation.to_json()), figure)
     if json:
