@@ -1,3 +1,4 @@
+from .comparison.compare import compare as compare
 from .feature.study import FeatureStudy as FeatureStudy
 from .feature.study import study_feature as study_feature
 from .importing.importer import import_questions as import_questions

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from interp.cli.compare import compare_command
 from interp.cli.demo import demo_build_command, demo_plant_command
 from interp.cli.export import export_command
 from interp.cli.find_features import find_features_command
@@ -36,6 +37,7 @@ def interp(version: Version = False) -> None:
 app.command("find-features", short_help="Find the features and layers that cause the flips.")(find_features_command)
 app.command("test-feature", short_help="Study one feature: does it cause the flips?")(study_feature_command)
 app.command("transfer-check", short_help="Do the SAEs of one model describe another?")(transfer_check_command)
+app.command("compare", short_help="What changed between two searches or evaluations?")(compare_command)
 app.command("report", short_help="Write a run into one HTML file.")(report_command)
 app.command("figures", short_help="Draw the figures of a run again, also for print.")(figures_command)
 app.command("export", short_help="List features under their names on Neuronpedia.")(export_command)

@@ -83,7 +83,9 @@ def _said(found: Layers) -> Mapping[str, str]:
         "gate feature": f"{gate.read_layer}:{gate.feature}" if gate else "none",
         "first feature": f"{top.layer}:{top.feature}, {top.place or 'untested'}" if top else "none",
         "model": f"{model.id}{f'@{model.revision[:8]}' if model.revision else ''}, {model.dtype}",
-        "prompt": str({name: value for name, value in found.prompt.model_dump().items() if value is not None}),
+        "prompt": ", ".join(
+            f"{name}: {value}" for name, value in found.prompt.model_dump().items() if value is not None
+        ),
         "questions": f"{data.questions:,} of {data.patients:,} patients, {data.split} ({data.fingerprint[:8]})",
         "SAEs": f"{len(found.saes)} ({', '.join(sorted({_suite(e) for e in found.sae_sources})) or 'unknown'})",
         "digest of the SAEs": ", ".join(sorted(digests))[:12] if digests else "unknown",

@@ -7,9 +7,11 @@ from pydantic import TypeAdapter
 
 from interp.schemas.ablation import Ablation, ArmRecord
 from interp.schemas.adapter import AdapterRecord
+from interp.schemas.comparison import Comparison
 from interp.schemas.evaluation import Evaluation
 from interp.schemas.grounding import Grounding
 from interp.schemas.import_report import ImportReport
+from interp.schemas.items import ItemsRecord
 from interp.schemas.layers import Layers
 from interp.schemas.study import Study
 from interp.schemas.transfer import Transfer
@@ -29,12 +31,14 @@ ARTIFACTS: dict[str, Any] = {
     "manifest": Manifest,
     "import_report": ImportReport,
     "transfer": Transfer,
+    "comparison": Comparison,
+    "items": ItemsRecord,
     "checks": list[Check],
 }
 """Name of an artifact -> its schema.
 
-`arm` is the record that a Parquet file of an arm's answers holds under the key "gatescope", `checks` the output of
-`verify --json`.
+`arm` is the record that a Parquet file of an arm's answers holds under the key "gatescope", `items` that of
+items.parquet (`interp.schemas.items` lists its columns), `checks` the output of `verify --json`.
 """
 
 
