@@ -1,4 +1,4 @@
-"""Writes the embedded world's data: PNG radiographs and a JSON Lines file of questions with paraphrases."""
+"""Writes the embedded world's data: PNG radiographs and JSON Lines files of questions with paraphrases."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.demo.phrasings import Wording, changed_phenomenon, sample_wordings, wordings
+from interp.demo.free_form import free_form_row
+from interp.demo.phrasings import FRAMES, TERMS, Wording, changed_phenomenon, sample_wordings, wordings
 from interp.demo.radiographs import FINDINGS, Anatomy, draw, sample_anatomy
 from interp.demo.sample_cases import sample_cases
 
@@ -22,16 +23,23 @@ def sample_images(n: int, rng: np.random.Generator) -> tuple[Anatomy, np.ndarray
     return anatomy, *draw(anatomy, rng, NOISE)
 
 
+def held_out_texts() -> set[str]:
+    """The text of every wording that is held out from training."""
+    asked = [(type_, finding) for type_ in FRAMES for finding in (None, *TERMS)]
+    return {w.text for case in asked for w in wordings(*case, held_out=True)}
+
+
 def write_world(folder: Path, seed: int) -> None:
     """Write `questions.jsonl` and `images/` for the patients of both splits.
 
-    In the test split, half of the questions use only held-out wordings, which no training shows.
+    In the test split, half of the questions use only held-out wordings, which no training shows. The closed questions
+    of this split are also written in free form (`interp.demo.free_form`), as `questions-free-form.jsonl`.
     """
     from PIL import Image
 
-    rng = np.random.default_rng([seed, 1])
+    rng, free_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 6])
     (folder / "images").mkdir(parents=True)
-    lines = []
+    rows, free_form = [], []
     for split, count in PATIENTS.items():
         anatomy, images, boxes = sample_images(count, rng)
         for patient in range(count):
@@ -41,9 +49,12 @@ def write_world(folder: Path, seed: int) -> None:
                 held_out = split == "test" and bool(rng.random() < 0.5)
                 words = sample_wordings(wordings(case.type, case.finding, held_out), 1 + PARAPHRASES, rng)
                 lesion = boxes[patient, FINDINGS.index(case.finding)] if case.finding else None
-                lines.append(_row(name, split, number, case, words, lesion))
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "questions.jsonl").write_text(text, encoding="utf-8")
+                rows.append(_row(name, split, number, case, words, lesion))
+                if split == "test" and case.answer in ("yes", "no"):
+                    free_form.append(free_form_row(rows[-1], case.finding, free_rng))
+    for name, written in (("questions.jsonl", rows), ("questions-free-form.jsonl", free_form)):
+        text = "".join(json.dumps(row) + "\n" for row in written)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _row(name: str, split: str, number: int, case: Any, words: list[Wording], lesion: np.ndarray | None) -> dict:
