@@ -9,10 +9,12 @@ from figure_data import FOLDERS
 from jsonschema import Draft202012Validator
 from report_run import write_run
 
+from interp.comparison.compare import compare
 from interp.runtime.errors import InputError
 from interp.schemas.ablation import ArmRecord
 from interp.schemas.artifacts import ARTIFACTS, json_schema
 from interp.schemas.import_report import ImportReport
+from interp.schemas.items import ItemsRecord
 from interp.schemas.read import newest_version, read_artifact
 from interp.schemas.study import Study
 from interp.schemas.transfer import Transfer
@@ -53,6 +55,8 @@ def written(tmp_path_factory):
     write_json(
         root / "checks.json", json_ready([same("verdict", "a", "b"), near("rates", {"a": 1.0}, {"a": 2.0}, 0.1)])
     )
+    (root / "items.json").write_text(ItemsRecord(kind="search", data="00", with_text=False).to_json())
+    (root / "comparison.json").write_text(compare(root / "run", root / "run").to_json())
     return {name: sorted(root.rglob(f"{name}.json")) for name in ARTIFACTS}
 
 

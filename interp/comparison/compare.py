@@ -26,7 +26,7 @@ def compare(a: str | Path, b: str | Path, seed: int = 0) -> Comparison:
     files = [_file(Path(path)) for path in (a, b)]
     kinds = [kind for kind, _ in files]
     if kinds[0] != kinds[1]:
-        raise InputError(f"{a} is a {kinds[0]} and {b} a {kinds[1]}. Compare two searches or two evaluations.")
+        raise InputError(f"{a}, {b}: one is a search and the other an evaluation. Compare two of a kind.")
     paths = [path for _, path in files]
     names = _names(Path(a), Path(b))
     if kinds[0] == "search":

@@ -46,7 +46,7 @@ class Moves(Record):
 class FeatureChange(Record):
     """One feature that was tested in either search."""
 
-    feature: str = Field(description="LAYER:FEATURE")
+    feature: str = Field(description="the feature, as LAYER:FEATURE")
     sae_a: str | None = Field(description="folder of the SAE in A; null if the feature was not tested there")
     sae_b: str | None = Field(description="folder of the SAE in B; null if the feature was not tested there")
     same_sae: bool | None = Field(description="whether both SAEs have one digest; null if one is not known")
