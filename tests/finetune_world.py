@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
 from finetune.training.loss import Losses
@@ -116,9 +117,9 @@ def items_of(questions) -> list[Item]:
     ]
 
 
-def losses_of(vlm, adapted, items: list[Item]) -> Losses:
+def losses_of(vlm, adapted, items: list[Item], settings: TrainSettings = TrainSettings()) -> Losses:
     """The losses of questions whose images are encoded, without stored states."""
-    return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers)
+    return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers, settings)
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:

@@ -62,7 +62,7 @@ def packed_gradient(world, items, budget, dtype="float32", style=None):
     encode_images(vlm, [p.image for p in prompts])
     frozen = PrefixStates(vlm)
     frozen.keep(prompts, budget)
-    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers)
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers, TrainSettings())
     (losses.cross_entropy + losses.divergence).sum().backward()
     return gradient(adapted)
 
@@ -185,7 +185,7 @@ def test_nothing_below_the_lowest_trained_layer_is_saved_for_the_backward_pass(w
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers)
+        batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers, TrainSettings())
     assert reached == [-1, 0, 1, 2, 3, 4], "nothing was kept, so all layers are run"
     assert set(saved_in) == {2, 3, 4}
 

@@ -2,7 +2,26 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.training.loss import blank_loss, grounding_losses, question_losses, swap_loss, symmetric_divergence
+from finetune.lora.settings import TrainSettings
+from finetune.training.loss import (
+    answer_divergence,
+    blank_loss,
+    grounding_losses,
+    question_losses,
+    swap_loss,
+    symmetric_divergence,
+    total_loss,
+)
+from interp.model.prompts import AnswerTokens
+
+ANSWERS = AnswerTokens(torch.tensor([1, 4]), torch.tensor([0, 5, 6]))
+"""Tokens that mean yes and no, of a vocabulary of seven."""
+
+
+def losses(original, paraphrase, paired, targets, closed=(True, True, False, True), **settings):
+    tensors = (torch.as_tensor(x) for x in (original, paraphrase))
+    indices = (torch.tensor(x, dtype=torch.long) for x in (paired, targets))
+    return question_losses(*tensors, *indices, torch.tensor(closed), ANSWERS, TrainSettings(**settings))
 
 
 def softmax(x):
@@ -16,19 +35,27 @@ def logits():
     return rng.normal(size=(4, 7)) * 3, rng.normal(size=(2, 7)) * 3
 
 
-def test_losses_equal_a_hand_computation(logits):
+@pytest.mark.parametrize("wordings", ["both", "original"])
+@pytest.mark.parametrize("over", ["vocabulary", "yes-no"])
+@pytest.mark.parametrize("form", ["mean", "sum"])
+def test_losses_equal_a_hand_computation(logits, wordings, over, form):
     original, paraphrase = logits
-    targets, paired = [3, 0, 6, 2], [2, 0]
-    found = question_losses(
-        torch.tensor(original), torch.tensor(paraphrase), torch.tensor(paired), torch.tensor(targets)
-    )
+    targets, paired, closed = [3, 0, 6, 2], [2, 0], (True, True, False, True)
+    settings = {"answer_wordings": wordings, "divergence_over": over, "divergence": form}
+    found = losses(original, paraphrase, paired, targets, closed, **settings)
     for i in range(4):
         p = softmax(original[i])
         ce, kl = -np.log(p[targets[i]]), 0.0
         if i in paired:
             q = softmax(paraphrase[paired.index(i)])
-            ce = (ce - np.log(q[targets[i]])) / 2
-            kl = 0.5 * (np.sum(p * np.log(p / q)) + np.sum(q * np.log(q / p)))
+            if wordings == "both":
+                ce = (ce - np.log(q[targets[i]])) / 2
+            if over == "yes-no" and closed[i]:
+                # The probability of yes among yes and no, in any spelling.
+                yes = [x[ANSWERS.yes].sum() / x[[*ANSWERS.yes, *ANSWERS.no]].sum() for x in (p, q)]
+                p, q = (np.array([x, 1 - x]) for x in yes)
+            kl = np.sum(p * np.log(p / q)) + np.sum(q * np.log(q / p))
+            kl *= 0.5 if form == "mean" else 1
         assert float(found.cross_entropy[i]) == pytest.approx(ce, rel=1e-5)
         assert float(found.divergence[i]) == pytest.approx(kl, rel=1e-5, abs=1e-7)
 
@@ -41,18 +68,31 @@ def test_divergence_is_symmetric_and_zero_for_equal_distributions(logits):
 
 def test_bfloat16_logits_are_reduced_in_float32(logits):
     original, paraphrase = (torch.tensor(x).bfloat16() for x in logits)
-    arguments = torch.tensor([0, 1]), torch.tensor([3, 0, 6, 2])
     low, high = (
-        question_losses(o, p, *arguments) for o, p in ((original, paraphrase), (original.double(), paraphrase.double()))
+        losses(o, p, [0, 1], [3, 0, 6, 2])
+        for o, p in ((original, paraphrase), (original.double(), paraphrase.double()))
     )
     assert low.cross_entropy.dtype == low.divergence.dtype == torch.float32
     assert torch.equal(low.cross_entropy, high.cross_entropy)
     assert torch.equal(low.divergence, high.divergence)
 
 
+def test_the_sum_of_both_directions_is_the_mean_at_twice_the_weight(logits):
+    """So that a published loss of either form can be compared."""
+    arguments = *logits, [0, 1], [3, 0, 6, 2]
+    mean, added = (losses(*arguments, divergence=form) for form in ("mean", "sum"))
+    doubled = total_loss(mean, TrainSettings(consistency_weight=2.0))
+    assert torch.equal(total_loss(added, TrainSettings()), doubled)
+
+
+def test_the_divergence_of_yes_and_no_has_no_overflow_at_large_margins():
+    found = answer_divergence(torch.tensor([200.0, 0.0, -90.0]), torch.tensor([-200.0, 0.0, -100.0]))
+    assert found.tolist() == pytest.approx([200, 0, 0], abs=1e-30)
+
+
 def test_no_paraphrases_at_all(logits):
     original = torch.tensor(logits[0])
-    found = question_losses(original, original[:0], torch.zeros(0, dtype=torch.long), torch.tensor([3, 0, 6, 2]))
+    found = losses(original, original[:0], [], [3, 0, 6, 2])
     assert torch.isfinite(found.cross_entropy).all()
     assert found.divergence.tolist() == [0, 0, 0, 0]
     assert found.grounding.tolist() == [0, 0, 0, 0]

@@ -5,6 +5,7 @@ import torch
 from finetune_world import awaken, items_of, make_world
 
 from finetune.lora.modules import add_lora, set_dropout
+from finetune.lora.settings import TrainSettings
 from finetune.training.cuda_graphs import GraphedPasses
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
 from finetune.training.prefix_states import PrefixStates
@@ -33,7 +34,7 @@ def prepared(world, dropout, dtype="float32"):
     batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
 
     def run(laid, count):
-        losses = batch_losses(module, laid, vlm.answers)
+        losses = batch_losses(module, laid, vlm.answers, TrainSettings())
         ((losses.cross_entropy + losses.divergence).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 

@@ -17,7 +17,22 @@ from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 
-FIXED = ("dropout", "micro_batch_size", "consistency_weight", "grounding", "grounding_weight")
+FIXED = (
+    "dropout",
+    "micro_batch_size",
+    "consistency_weight",
+    "answer_wordings",
+    "spelling",
+    "divergence",
+    "divergence_over",
+    "grounding",
+    "grounding_weight",
+    "schedule",
+    "warmup_share",
+    "weight_decay",
+    "max_grad_norm",
+    "validate",
+)
 """Settings of the training that an ablation leaves at their defaults, or varies itself."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from finetune.lora.foreign_config import lora_config_of, read_config, saved_rank, unmatched_keys
-from finetune.lora.history import StepRecord
+from finetune.lora.history import EpochScores, StepRecord, by_epoch
 from finetune.lora.layers import Choice
 from finetune.lora.module_names import PRESENT_NAMES
 from finetune.lora.module_tree import LoadReport, ModuleTree, base_kept
@@ -43,6 +43,7 @@ def record_of(
     settings: TrainSettings,
     hashes: list[str],
     history: Sequence[StepRecord],
+    scores: Sequence[EpochScores],
     seconds: float,
 ) -> AdapterRecord:
     """The record of an adapter that was just trained on `taught`; `hashes` are those of all wordings that it saw."""
@@ -64,6 +65,7 @@ def record_of(
         steps=len(history),
         first_loss=sum(losses[:tenth]) / tenth,
         last_loss=sum(losses[-tenth:]) / tenth,
+        epochs=by_epoch(history, scores),
         trainable_parameters=trainable_parameters(adapted),
         seconds=round(seconds, 1),
         software=software(),
@@ -72,19 +74,20 @@ def record_of(
 
 
 def write_adapter(
-    folder: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: Sequence[StepRecord]
+    folder: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: pd.DataFrame
 ) -> None:
-    """Write the adapter in peft's format, its processor, gatescope.json and history.csv into an existing folder."""
+    """Write the adapter in peft's format, its processor, gatescope.json and history.csv into an existing folder.
+
+    `history` is that of `finetune.lora.history.history_table`.
+    """
     # No embedding is ever trained; with True, peft would ask the hub about the vocabulary.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     write_processor(folder, processor)
     write_text(folder / "gatescope.json", record.to_json())
-    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    history.to_csv(folder / "history.csv", index=False)
 
 
-def write_apart(
-    out: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: Sequence[StepRecord]
-) -> None:
+def write_apart(out: Path, adapted: "PeftModel", processor: Any, record: AdapterRecord, history: pd.DataFrame) -> None:
     """Write an adapter without an evaluation into the new folder `out`, atomically."""
     with atomic_folder(out) as folder:
         write_adapter(folder, adapted, processor, record, history)

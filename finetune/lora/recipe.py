@@ -10,6 +10,7 @@ UNPUBLISHED = (
     "clipping",
     "divergence",
     "answer_weight",
+    "spelling",
     "grounding",
 )
 """Parts of the recipe that neither the published papers nor the model card of the targeted LoRA state.
@@ -23,15 +24,34 @@ def recipe_of(settings: TrainSettings) -> dict[str, str]:
     weights = f"{settings.answer_weight:g} x cross-entropy + {settings.consistency_weight:g} x divergence"
     if settings.grounding != "none":
         weights += f" + {settings.grounding_weight:g} x {settings.grounding} term"
+    schedules = {
+        "cosine": "cosine from the peak to zero over the steps after the warm-up",
+        "linear": "linear from the peak to zero over the steps after the warm-up",
+        "constant": "constant at the peak after the warm-up",
+    }
+    wordings = "mean of both wordings" if settings.answer_wordings == "both" else "of the original wording alone"
+    kl = {
+        "mean": "symmetric KL, (KL(p || q) + KL(q || p)) / 2",
+        "sum": "sum of both KL divergences, KL(p || q) + KL(q || p)",
+    }
+    over = "over the vocabulary"
+    if settings.divergence_over == "yes-no":
+        over = "over yes and no, for open questions over the vocabulary"
+    spellings = {
+        "lower-case": "lower case",
+        "model": "the capitals that the base prefers for each answer",
+    }
+    clipping = f"gradient norm at most {settings.max_grad_norm:g}" if settings.max_grad_norm else "none"
     return {
         "optimizer": f"AdamW, peak learning rate {settings.lr:g}",
-        "schedule": "cosine from the peak to zero over the steps after the warm-up",
+        "schedule": schedules[settings.schedule],
         "warmup": f"linear, over {settings.warmup_share:g} of the steps",
         "decay": f"{settings.weight_decay:g}, decoupled, on all adapter weights",
-        "clipping": f"gradient norm at most {settings.max_grad_norm:g}",
+        "clipping": clipping,
         "loss": weights,
-        "answer_weight": f"{settings.answer_weight:g}, on the first answer token, mean of both wordings",
-        "divergence": "symmetric KL, (KL(p || q) + KL(q || p)) / 2, of the first answer token over the vocabulary",
+        "answer_weight": f"{settings.answer_weight:g}, on the first answer token, {wordings}",
+        "spelling": spellings[settings.spelling],
+        "divergence": f"{kl[settings.divergence]}, of the first answer token {over}",
         "grounding": settings.grounding,
         "modules": ", ".join(PROJECTIONS),
     }

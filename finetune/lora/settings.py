@@ -1,12 +1,24 @@
 """The settings of a training run: one declaration for the command line, for Python and for the record."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from interp.runtime.options import check_options, option
 
 Grounding = Literal["none", "blank", "swap"]
 """What ties an adapter to the image: nothing, the blank image, or other patients' images (`finetune.training.loss`)."""
+
+Schedule = Literal["cosine", "linear", "constant"]
+"""The learning rate after the warm-up: a half cosine to zero, a line to zero, or the peak."""
+Spelling = Literal["lower-case", "model"]
+"""The spelling of the answers that are taught: lower case, or that which the base prefers
+(`finetune.training.spelling`)."""
+Wordings = Literal["both", "original"]
+"""The wordings to which the true answer is taught: both of a step, or the original alone."""
+Divergence = Literal["mean", "sum"]
+"""Mean or sum of the KL divergences in both directions."""
+Outcomes = Literal["vocabulary", "yes-no"]
+"""The outcomes whose probabilities the divergence compares: all tokens, or yes and no, each in any spelling."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,26 @@ class TrainSettings:
         min=0,
         on_command_line=False,
     )
+    answer_wordings: Wordings = option(
+        "both",
+        "Teach the true answer to both wordings of a step, or to the original alone, so that the consistency term has "
+        "to carry it to the other.",
+    )
+    spelling: Spelling = option(
+        "lower-case",
+        'Spelling of the taught answers. lower-case: "yes". model: of each answer the capitals that the base prefers, '
+        "so that no step is spent on spelling.",
+    )
+    divergence: Divergence = option(
+        "mean",
+        "Mean or sum of the KL divergences in both directions; the sum is twice the mean, as is a doubled "
+        "--consistency-weight.",
+    )
+    divergence_over: Outcomes = option(
+        "vocabulary",
+        "Compare the probabilities of all first tokens, or of yes and no alone; open questions are always compared by "
+        "all.",
+    )
     grounding: Grounding = option(
         "none",
         "Extra loss term that ties yes/no answers to the image. blank: without the image, the answer should be "
@@ -47,18 +79,47 @@ class TrainSettings:
         "truth.",
     )
     grounding_weight: float = option(1.0, "Weight of the grounding term.", min=0)
-    warmup_share: float = option(
-        0.03,
-        "Share of the steps in which the learning rate rises to its peak; a cosine then takes it to zero.",
-        min=0,
-        below=1,
-        on_command_line=False,
+    schedule: Schedule = option(
+        "cosine", "Learning rate after the warm-up: a cosine or a line from its peak to zero, or constant."
     )
-    weight_decay: float = option(0.01, "Weight decay of AdamW.", min=0, on_command_line=False)
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", above=0, on_command_line=False)
+    warmup_share: float = option(
+        0.03, "Share of the steps in which the learning rate rises to its peak, linearly.", min=0, below=1
+    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", min=0)
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 leaves them as they are.", min=0)
+    validate: int = option(
+        0,
+        "After every epoch, ask this many questions of the training data, and as many of the held-out patients, in all "
+        "wordings: loss, flips, first-token accuracy. It changes no weight.",
+        min=0,
+        shown="0: none",
+    )
     seed: int = option(
         0, "Seed of the initial weights, the order of the questions, the choice of paraphrases and the dropout.", min=0
     )
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def determining(self) -> dict[str, Any]:
+        """The settings that determine the adapter, with which a resumed or repeated training must agree.
+
+        Settings of later versions that are at their defaults are left out, because earlier versions did the same.
+        """
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in WITHOUT_EFFECT and (name, value) not in LATER_SETTINGS.items()
+        }
+
+
+WITHOUT_EFFECT = ("micro_batch_size", "validate")
+"""Settings that change no weight; the size of a pass does so only through the random numbers of the dropout."""
+LATER_SETTINGS = {
+    "answer_wordings": "both",
+    "spelling": "lower-case",
+    "divergence": "mean",
+    "divergence_over": "vocabulary",
+    "schedule": "cosine",
+}
+"""Settings that earlier versions lacked -> the values that describe what these did."""

@@ -13,6 +13,7 @@ from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.runtime.errors import InputError, first_line
 from interp.schemas.layer_list import layers_text
 from interp.views.tables.evaluation import measures_table
+from interp.views.tables.training import epochs_table
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -105,6 +106,7 @@ def model_card(record: AdapterRecord, evaluation: Evaluation) -> str:
         by_hand=record.layers_from.startswith("--"),
         layers_from=file_names_only(record.layers_from),
         grounding=grounding_text(record.settings),
+        course=epochs_table(record),
         prompt=PromptStyle(**record.prompt.model_dump()),
         plain=DEFAULT_STYLE,
         rows=[[cell.text for cell in row] for row in measures_table(evaluation, evaluation.shown[:1]).rows],

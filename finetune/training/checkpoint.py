@@ -24,11 +24,13 @@ class TrainingState(NamedTuple):
     """int64 [processes]: number of questions that each process passes through the model at once."""
     history: Tensor
     """float64 [steps, fields]: the records of the finished steps (`finetune.lora.history.StepRecord`)."""
+    scores: Tensor
+    """float64 [scores, fields]: the scores of the finished epochs (`finetune.lora.history.EpochScores`)."""
 
 
 def write_state(checkpoint: Checkpoint, state: TrainingState, seconds: float) -> None:
     """Write the state of a training that has taken `seconds`. Raises InputError if the disk is full."""
-    tensors = {"random": state.random, "sizes": state.sizes, "history": state.history}
+    tensors = {"random": state.random, "sizes": state.sizes, "history": state.history, "scores": state.scores}
     tensors |= {f"weights.{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"moments.{name}": tensor for name, tensor in state.moments.items()}
     checkpoint.write(NAME, tensors | {"seconds": torch.tensor(seconds, dtype=torch.float64)})
@@ -47,5 +49,9 @@ def read_state(checkpoint: Checkpoint) -> tuple[TrainingState, float] | None:
         kind, _, rest = name.partition(".")
         if kind in parts:
             parts[kind][rest] = tensor
-    state = TrainingState(**parts, random=tensors["random"], sizes=tensors["sizes"], history=tensors["history"])
+    # Checkpoints of earlier versions have no scores.
+    scores = tensors.get("scores", torch.zeros(0))
+    state = TrainingState(
+        **parts, random=tensors["random"], sizes=tensors["sizes"], history=tensors["history"], scores=scores
+    )
     return state, float(tensors["seconds"])

@@ -76,6 +76,7 @@ class GraphedPasses:
             place=questions.place.clone(),
             targets=questions.targets.clone(),
             paired=questions.paired.clone(),
+            closed=questions.closed.clone(),
         )
         divisor = torch.ones((), device=hidden.device)
         graph = torch.cuda.CUDAGraph()
@@ -89,7 +90,7 @@ def _tensors(questions: TrainingBatch) -> list[Tensor]:
     batch, hidden = questions.parts[0]
     return [
         batch.input_ids, batch.position_ids, batch.segment, batch.final,
-        hidden, questions.place, questions.targets, questions.paired,
+        hidden, questions.place, questions.targets, questions.paired, questions.closed,
     ]  # fmt: skip
 
 

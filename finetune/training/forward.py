@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item
 from finetune.training.loss import Losses, grounding_losses, question_losses
 from finetune.training.prefix_states import PrefixStates, Prompt, lowest_trained
@@ -52,6 +53,18 @@ class FirstTokenLogits(torch.nn.Module):
             return torch.cat([logits_from_layer(model, batch, hidden, self.first) for batch, hidden in parts])
 
 
+@torch.no_grad()
+def first_token_logits(forward: FirstTokenLogits, frozen: PrefixStates, prompts: Sequence[Prompt]) -> Tensor:
+    """The logits of the first answer token of n prompts in one pass, without gradients: [n, vocabulary].
+
+    The images must have been encoded.
+    """
+    rows = frozen.pack(prompts)
+    batch = frozen.collate(rows).to(frozen.vlm.device)
+    logits = forward([(batch, frozen.inputs(prompts, rows, batch))])
+    return logits[to_device_async(torch.tensor(batch.prompts).argsort(), logits.device)]
+
+
 class GroundedWordings(NamedTuple):
     """The w wordings that are also asked about a substitute image, on the model's device."""
 
@@ -77,6 +90,8 @@ class TrainingBatch(NamedTuple):
     """int64 [n]: first token of each true answer."""
     paired: Tensor
     """int64 [k]: index of the question of each second wording."""
+    closed: Tensor
+    """bool [n]: whether each question asks for yes or no."""
     grounded: GroundedWordings | None
     """The wordings that are also asked about a substitute image; None if there are none."""
 
@@ -112,6 +127,7 @@ def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
         to_device_async(torch.tensor(order).argsort(), device),
         to_device_async(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
         to_device_async(torch.tensor(paired, dtype=torch.long), device),
+        to_device_async(torch.tensor([item.closed for item in items]), device),
         _grounded(items, [*range(len(items)), *paired], device),
     )
 
@@ -127,11 +143,13 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     return GroundedWordings(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
-def batch_losses(forward: Forward, batch: TrainingBatch, answers: AnswerTokens) -> Losses:
+def batch_losses(forward: Forward, batch: TrainingBatch, answers: AnswerTokens, settings: TrainSettings) -> Losses:
     """The losses of a batch: all of its wordings and images in one call of `forward`."""
     n, k = len(batch.targets), len(batch.paired)
     logits = forward(batch.parts)[batch.place]
-    losses = question_losses(logits[:n], logits[n : n + k], batch.paired, batch.targets)
+    losses = question_losses(
+        logits[:n], logits[n : n + k], batch.paired, batch.targets, batch.closed, answers, settings
+    )
     if batch.grounded is None:
         return losses
     own, other = (answer_margin(part, answers) for part in (logits[batch.grounded.own], logits[n + k :]))

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.lora.history import StepRecord
+from finetune.lora.history import EpochScores, StepRecord
 from finetune.lora.modules import set_dropout
-from finetune.lora.settings import TrainSettings
+from finetune.lora.settings import Schedule, TrainSettings
 from finetune.training.batches import Item, Step
 from finetune.training.checkpoint import TrainingState
 from finetune.training.cuda_graphs import GraphedPasses, Pass
 from finetune.training.forward import FirstTokenLogits, TrainingBatch, batch_losses, build_batch, prompts_asked
 from finetune.training.loss import Losses, total_loss
 from finetune.training.prefix_states import PrefixStates
+from finetune.training.validation import Validation
 from interp.model.image_tokens import encode_images
 from interp.model.prompts import AnswerTokens
 from interp.model.vlm import Vlm
@@ -76,12 +77,15 @@ LOGGED = tuple(name for name in StepRecord._fields if name != "step")
 """The fields of a step that trackers receive."""
 
 
-def learning_rate(step: int, steps: int, warmup_share: float) -> float:
-    """Share of the peak learning rate at `step` (from 0) of `steps`: a linear warmup, then a cosine decay to zero."""
+def learning_rate(step: int, steps: int, warmup_share: float, schedule: Schedule) -> float:
+    """Share of the peak learning rate at `step` (from 0) of `steps`: a linear warm-up, then the schedule."""
     warmup = math.ceil(warmup_share * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    done, left = step - warmup, max(1, steps - warmup)
+    if schedule == "linear":
+        return 1 - done / left
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done / left))
 
 
 def train(
@@ -92,12 +96,14 @@ def train(
     accelerator: "Accelerator",
     saved: TrainingState | None = None,
     keep: SaveState | None = None,
+    validation: Validation | None = None,
 ) -> list[StepRecord]:
     """Train the adapter of `vlm.model` in place and leave it in eval mode; returns one record per step.
 
     Vision tower and lower layers are frozen, so every image and every wording passes through them once, before the
     first step. The main process passes a checkpoint to `keep` every CHECKPOINT_SECONDS and after the last step. From
-    `saved`, every process resumes to the result of an uninterrupted training.
+    `saved`, every process resumes to the result of an uninterrupted training. The samples of `validation` are asked
+    before the first step and after every epoch.
 
     Raises InputError if a loss or a gradient is not finite, which no checkpoint ever contains; if memory runs out; or
     if a step has fewer questions than there are processes.
@@ -111,6 +117,8 @@ def train(
     if saved is not None:
         for name, parameter in named.items():
             parameter.data.copy_(saved.weights[name])
+        if validation is not None:
+            validation.scores = [EpochScores.of(row) for row in saved.scores.tolist()]
         if len(saved.history) == len(steps):
             set_dropout(adapted, False)
             return _records(saved)
@@ -121,7 +129,9 @@ def train(
     passes = _passes(adapted, vlm.answers, settings, vlm.device)
     prefixes = _prefix_states(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
-    run = _Training(passes, named, optimizer, prefixes, settings, accelerator, len(steps))
+    run = _Training(passes, named, optimizer, prefixes, settings, accelerator, len(steps), validation)
+    if validation is not None and not validation.scores:
+        _validate(validation, 0, 0, accelerator)
     set_dropout(adapted, True)
     history = _take_steps(run, steps, saved, keep)
     set_dropout(adapted, False)
@@ -145,6 +155,8 @@ class _Training(NamedTuple):
     """Connects the processes."""
     n_steps: int
     """Number of steps in the whole training."""
+    validation: Validation | None
+    """Asks samples of questions after every epoch; None asks none."""
 
 
 class _PendingStep(NamedTuple):
@@ -193,8 +205,8 @@ def _take_steps(
         # The clock of the main process decides for all, which learn of it in the same step.
         due = accelerator.is_main_process and time.monotonic() - written >= pause
         sums = accelerator.reduce(torch.cat([sums / len(step.items), sums.new_full((1,), float(due))]), "sum")
-        norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share)
+        norm: Any = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        lr = settings.lr * learning_rate(number - 1, run.n_steps, settings.warmup_share, settings.schedule)
         launched.append(_PendingStep(number, step, lr, to_host_async(torch.cat([sums, norm[None]]))))
         write = settle() if not lag else False
         for group in run.optimizer.param_groups:
@@ -204,6 +216,10 @@ def _take_steps(
         run.optimizer.zero_grad(set_to_none=False)
         if len(launched) > lag:
             write = settle()
+        if run.validation is not None and (number == run.n_steps or steps[number].epoch > step.epoch):
+            while launched:
+                write = settle() or write
+            _validate(run.validation, step.epoch + 1, number, accelerator)
         if keep is not None and (write or number == run.n_steps):
             while launched:
                 settle()
@@ -218,6 +234,13 @@ def _take_steps(
     return history
 
 
+def _validate(validation: Validation, epoch: int, step: int, accelerator: "Accelerator") -> None:
+    """Ask the samples after `epoch` epochs, which `step` steps make; trackers receive their scores."""
+    found = [each.numbers() for each in validation.ask(epoch)]
+    numbers = {name: value for scores in found for name, value in scores.items()}
+    accelerator.log({f"validation/{name}": value for name, value in numbers.items() if math.isfinite(value)}, step=step)
+
+
 def _snapshot(run: _Training, history: Sequence[StepRecord], size: int) -> TrainingState:
     """All that the next step depends on. Every process must call it. Raises InputError if a weight is not finite."""
     if not all(bool(torch.isfinite(p).all()) for p in run.named.values()):
@@ -230,7 +253,9 @@ def _snapshot(run: _Training, history: Sequence[StepRecord], size: int) -> Train
     sizes: Any = run.accelerator.gather(torch.tensor([size], device=device))
     moments = {f"{n}.{k}": v for n, p in run.named.items() for k, v in run.optimizer.state[p].items()}
     weights = {name: parameter.detach() for name, parameter in run.named.items()}
-    return TrainingState(weights, moments, gathered, sizes, torch.tensor(history, dtype=torch.float64))
+    scores = run.validation.scores if run.validation is not None else []
+    records = [torch.tensor(rows, dtype=torch.float64) for rows in (history, scores)]
+    return TrainingState(weights, moments, gathered, sizes, *records)
 
 
 def _restore(run: _Training, saved: TrainingState) -> tuple[int, list[StepRecord]]:
@@ -329,9 +354,11 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
 def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings, device: torch.device) -> Pass:
     """A forward and backward pass over a batch, which returns the sum of each part of the loss, float32 [3]."""
     module = FirstTokenLogits(adapted)
+    # A CUDA graph cannot copy them.
+    there = AnswerTokens(*(ids.to(device) for ids in answers))
 
     def run(batch: TrainingBatch, count: Tensor) -> Tensor:
-        losses = batch_losses(module, batch, answers)
+        losses = batch_losses(module, batch, there, settings)
         (total_loss(losses, settings).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.lora.settings import TrainSettings
+from interp.model.prompts import AnswerTokens, answer_margin
 
 SWAP_MARGIN = 2.0
 """How much another patient's image must lower the margin towards the truth [logits]: one logit on either side of zero,
@@ -19,9 +20,9 @@ class Losses(NamedTuple):
     """The parts of the loss, for each of n questions."""
 
     cross_entropy: Tensor
-    """float32 [n]: cross-entropy of the first answer token [nats], mean over the wordings of a question."""
+    """float32 [n]: cross-entropy of the first answer token [nats], mean over the taught wordings of a question."""
     divergence: Tensor
-    """float32 [n]: symmetric KL between the wordings' first-token distributions [nats]; 0 without a paraphrase."""
+    """float32 [n]: `divergences` between the two wordings [nats]; 0 without a paraphrase."""
     grounding: Tensor
     """float32 [n]: `blank_loss` [nats] or `swap_loss` [logits], mean over the wordings of a question; 0 for questions
     without a substitute image."""
@@ -43,19 +44,53 @@ def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
-def question_losses(original: Tensor, paraphrase: Tensor, paired: Tensor, targets: Tensor) -> Losses:
+def answer_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """0.5 * (KL(p || q) + KL(q || p)) of the probabilities of yes and no, which sum to one, from two answer margins.
+
+    `first` and `second` [n] are margins a and b [logits]: with p = sigmoid(a) and q = sigmoid(b), it is
+    0.5 * (p - q) * (a - b) -> float32 [n] in nats.
+    """
+    first, second = first.float(), second.float()
+    return 0.5 * (first.sigmoid() - second.sigmoid()) * (first - second)
+
+
+def divergences(
+    first: Tensor, second: Tensor, closed: Tensor, answers: AnswerTokens, settings: TrainSettings
+) -> Tensor:
+    """The divergence of `settings` between the answers to two wordings of k questions: float32 [k] in nats.
+
+    `first` and `second` [k, vocabulary] are logits at the first answer position; bool [k] says which questions are
+    `closed`. The sum of both directions is twice their mean.
+    """
+    found = symmetric_divergence(first, second)
+    if settings.divergence_over == "yes-no":
+        margins = answer_margin(first, answers), answer_margin(second, answers)
+        found = torch.where(closed, answer_divergence(*margins), found)
+    return 2 * found if settings.divergence == "sum" else found
+
+
+def question_losses(
+    original: Tensor,
+    paraphrase: Tensor,
+    paired: Tensor,
+    targets: Tensor,
+    closed: Tensor,
+    answers: AnswerTokens,
+    settings: TrainSettings,
+) -> Losses:
     """The losses of n questions, k of which are also asked in a second wording.
 
     `original` [n, vocabulary] and `paraphrase` [k, vocabulary] are logits at the first answer position. `paired`
     int64 [k] is the index of the question of each paraphrase; `targets` int64 [n] are the first tokens of the true
-    answers.
+    answers; bool [n] says which questions are `closed`.
     """
     cross_entropy = F.cross_entropy(original.float(), targets, reduction="none")
-    second = F.cross_entropy(paraphrase.float(), targets[paired], reduction="none")
-    cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (second - cross_entropy[paired]))
     divergence = torch.zeros_like(cross_entropy)
-    divergence = divergence.index_add(0, paired, symmetric_divergence(original[paired], paraphrase))
-    return Losses(cross_entropy, divergence, torch.zeros_like(cross_entropy))
+    if settings.answer_wordings == "both":
+        second = F.cross_entropy(paraphrase.float(), targets[paired], reduction="none")
+        cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (second - cross_entropy[paired]))
+    apart = divergences(original[paired], paraphrase, closed[paired], answers, settings)
+    return Losses(cross_entropy, divergence.index_add(0, paired, apart), torch.zeros_like(cross_entropy))
 
 
 def grounding_losses(own: Tensor, other: Tensor, yes: Tensor, blank: Tensor, question: Tensor, n: int) -> Tensor:

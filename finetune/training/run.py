@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.evaluation.arms import Arm, base_arm
 from finetune.evaluation.evaluate import Evaluation, evaluate
 from finetune.lora.adapter_folder import record_of, write_adapter
+from finetune.lora.history import history_table
 from finetune.lora.layers import Choice, choose_layers, read_choice
 from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import text_hashes
@@ -18,7 +19,9 @@ from finetune.publishing.card import model_card
 from finetune.training.batches import training_steps, wordings
 from finetune.training.checkpoint import TrainingState, read_state, write_state
 from finetune.training.loop import accelerator_for, train
+from finetune.training.spelling import answer_spellings, respelled
 from finetune.training.trackers import TrackerName, check_tracker, logs_folder, tracked
+from finetune.training.validation import Validation
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_token_file import encode_into_file
 from interp.model.prompts import PromptStyle
@@ -96,9 +99,15 @@ def train_and_evaluate(
         images_asked = [*(q.image for q in training_questions), *(q.image for q in test_questions), BLANK_IMAGE]
         encode_into_file(vlm, images_asked, team_on(accelerator.device), work)
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-        steps = training_steps(
-            training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding
+        spellings = answer_spellings(vlm, adapted, training_questions, settings)
+        steps = respelled(
+            training_steps(training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding),
+            spellings,
         )
+        validation = None
+        if settings.validate:
+            parts = training_questions, test_questions
+            validation = Validation(vlm, adapted, accelerator, settings, *parts, spellings)
         if resume and accelerator.is_main_process:
             notify(f"Resuming after step {len(saved.history) if saved else 0} of {len(steps)}.")
         started = time.monotonic() - before
@@ -108,7 +117,7 @@ def train_and_evaluate(
 
         logged = asdict(settings) | {"layers": choice.layers, "questions": len(training_questions), "steps": len(steps)}
         with tracked(accelerator, out, logged, inputs):
-            history = train(vlm, adapted, steps, settings, accelerator, saved, keep)
+            history = train(vlm, adapted, steps, settings, accelerator, saved, keep, validation)
         seconds = time.monotonic() - started
         hashes = text_hashes(wordings(steps))
         vlm.team = team_on(accelerator.device)
@@ -118,8 +127,9 @@ def train_and_evaluate(
         if not accelerator.is_main_process:
             return None
         with atomic_folder(out, work) as folder:
-            record = record_of(vlm, adapted, choice, training_questions, settings, hashes, history, seconds)
-            write_adapter(folder, adapted, vlm.processor, record, history)
+            scores = validation.scores if validation is not None else []
+            record = record_of(vlm, adapted, choice, training_questions, settings, hashes, history, scores, seconds)
+            write_adapter(folder, adapted, vlm.processor, record, history_table(history, scores))
             write_text(folder / "evaluation.json", evaluation.to_json())
             # Replaces the empty template of peft, which names the base by its path on this machine.
             write_text(folder / "README.md", model_card(record, evaluation))
@@ -132,15 +142,19 @@ def _inputs_of(
     vlm: Vlm, choice: Choice, training_questions: Sequence[Question], settings: TrainSettings, processes: int
 ) -> dict[str, Any]:
     """All that must be equal for a training to be resumed, and for a finished one to count as this one."""
-    # Without the size of a pass, which changes the result only through the random numbers of the dropout.
-    chosen = {name: value for name, value in asdict(settings).items() if name != "micro_batch_size"}
-    return chosen | {
-        "layers": choice.layers,
-        "training_questions": fingerprint(training_questions),
-        "base_weights": weights_fingerprint(vlm.model),
-        "prompt": vlm.style._asdict(),
-        "arithmetic": vlm.arithmetic,
-        "device": vlm.device.type,
-        "processes": processes,
-        **inputs_digests(vlm.processor, [question.image for question in training_questions]),
-    }
+    # The scores of all epochs must be of the same samples.
+    samples = {"validate": settings.validate} if settings.validate else {}
+    return (
+        settings.determining()
+        | samples
+        | {
+            "layers": choice.layers,
+            "training_questions": fingerprint(training_questions),
+            "base_weights": weights_fingerprint(vlm.model),
+            "prompt": vlm.style._asdict(),
+            "arithmetic": vlm.arithmetic,
+            "device": vlm.device.type,
+            "processes": processes,
+            **inputs_digests(vlm.processor, [question.image for question in training_questions]),
+        }
+    )

@@ -71,7 +71,7 @@ def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettin
 def _gradients(
     forward: FirstTokenLogits, frozen: PrefixStates, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    losses = batch_losses(forward, build_batch(frozen, [item]), frozen.vlm.answers)
+    losses = batch_losses(forward, build_batch(frozen, [item]), frozen.vlm.answers, settings)
     return torch.autograd.grad(total_loss(losses, settings).sum(), factors)
 
 

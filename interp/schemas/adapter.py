@@ -9,6 +9,42 @@ from interp.schemas.record import Record
 from interp.storage.provenance import Provenance
 
 
+class SampleScores(Record):
+    """How a sample of questions is answered after an epoch, in all wordings and without dropout."""
+
+    model_config = ConfigDict(extra="forbid")
+    questions: int = Field(description="number of questions in the sample")
+    paired: int = Field(description="number of yes/no questions with a paraphrase among them, whose flips are counted")
+    loss: float | None = Field(
+        description="loss without a grounding term: answer weight x cross-entropy + consistency weight x divergence"
+    )
+    ce: float | None = Field(description="cross-entropy of the first answer token [nats]")
+    kl: float | None = Field(description="divergence between the wordings [nats]")
+    question_flip_rate: float | None = Field(
+        description="share of the paired questions with a paraphrase that changes the answer; null without any"
+    )
+    first_token_accuracy: float | None = Field(
+        description="share of all wordings whose most probable first token is that of the true answer"
+    )
+
+
+class EpochRecord(Record):
+    """One epoch of a training, or, with number 0, the base before it."""
+
+    model_config = ConfigDict(extra="forbid")
+    epoch: int = Field(description="number of finished epochs; 0 before the first step")
+    loss: float | None = Field(description="mean loss of the steps of the epoch, with dropout; null before the first")
+    ce: float | None = Field(description="its cross-entropy [nats], before weighting")
+    kl: float | None = Field(description="its divergence [nats], before weighting")
+    grounding: float | None = Field(description="its grounding term, before weighting; 0 without one")
+    train: SampleScores | None = Field(
+        description="a sample of the training questions, after the epoch; null if none was asked"
+    )
+    held_out: SampleScores | None = Field(
+        description="a sample of questions about held-out patients, after the epoch; null if none was asked"
+    )
+
+
 class AdapterRecord(Record):
     """The whole content of gatescope.json: where an adapter comes from. It contains no question, path or patient."""
 
@@ -39,6 +75,9 @@ class AdapterRecord(Record):
     steps: int = Field(description="number of optimizer steps")
     first_loss: float = Field(description="mean loss over the first tenth of the steps")
     last_loss: float = Field(description="mean loss over the last tenth of the steps")
+    epochs: list[EpochRecord] = Field(
+        default_factory=list, description="the course of the training by epoch; empty in older records"
+    )
     trainable_parameters: int = Field(description="number of parameters of the adapter")
     seconds: float = Field(description="duration of the training [s]")
     software: dict[str, str] = Field(description="package -> version")

@@ -192,7 +192,7 @@ def kept(vlm: Vlm, items: Sequence[Item]) -> PrefixStates:
 
 def packed_step(vlm: Vlm, adapted: Any, frozen: PrefixStates, items: Sequence[Item]) -> None:
     """Accumulate the gradient of some questions as `train` does."""
-    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers)
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers, SETTINGS)
     (losses.cross_entropy + losses.divergence).sum().backward()
 
 
