@@ -271,6 +271,27 @@ def test_certainty_by_quadrant_equals_a_loop_over_plain_forwards(evaluation, slo
             assert values == pytest.approx(np.mean(rows, axis=0), abs=1e-4)
 
 
+def test_detection_equals_plain_forwards(evaluation, slow):
+    for arm in ("base", "adapter"):
+        for probes in (0, 2):
+            rows = [r for r in slow[arm] if r["question"].closed and len(r["margins"]) > 1 + probes]
+            flips = np.array([any((m > 0) != (r["margins"][0] > 0) for m in r["margins"][1 + probes :]) for r in rows])
+            found = next(each for each in evaluation.detection if (each.arm, each.probes) == (arm, probes))
+            assert (found.questions, found.flip_rate.value) == (len(rows), pytest.approx(flips.mean(), abs=1e-5))
+            scores = {"margin": [-abs(r["margins"][0]) for r in rows]}
+            if probes:
+                scores["dispersion"] = [np.std(r["margins"][: 1 + probes], ddof=1) for r in rows]
+                scores["mean margin"] = [-abs(np.mean(r["margins"][: 1 + probes])) for r in rows]
+            assert [each.name for each in found.detectors] == list(scores)
+            for each in found.detectors:
+                score = np.array(scores[each.name])
+                wins = np.subtract.outer(score[flips], score[~flips])
+                expected = ((wins > 0) + (wins == 0) / 2).mean() if wins.size else None
+                assert each.auc.value == (None if expected is None else pytest.approx(expected, abs=1e-5))
+                risks = np.cumsum(flips[np.argsort(score)]) / np.arange(1, len(score) + 1)
+                assert each.risk_area == pytest.approx(risks.mean(), abs=1e-5)
+
+
 def test_the_compared_numbers_are_not_all_zero(evaluation):
     flips = evaluation.find("adapter", "question_flip_rate")
     assert flips.after.value > 0

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from finetune.evaluation.answers import Answers, EvaluationTable, Subset
-from finetune.evaluation.measures import MEASURES, confidence
+from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, answer_entropy, judged_pairs, quadrant_of, quadrants
+from finetune.evaluation.reliability import confidence
 from interp.model.blank_images import BLANKS
 from interp.questions.schema import Question
 from interp.questions.tables import pair_table, prompt_table

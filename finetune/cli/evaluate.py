@@ -49,6 +49,14 @@ def evaluate_command(
         Literal["final", "all"],
         typer.Option(help="Clamp at the final prompt token, or at all text tokens except the first."),
     ] = "final",
+    features_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also try how well the activations of the features in this layers.json foretell flips; --saes names "
+            "their SAEs.",
+            show_default="none",
+        ),
+    ] = None,
     *,
     saes: SaeSpec,
     model: ModelSpec,
@@ -91,7 +99,8 @@ def evaluate_command(
     each with a 95% interval over patients and a paired test. Wordings not seen in training are listed
     separately. Adapters that differ only in the seed of their training are pooled. The verdict is improved, improved
     but less grounded, not improved, or worse. Accuracy and reliance on the image are "kept" if the interval excludes a
-    loss of more than --tolerance.
+    loss of more than --tolerance. The result also says which flips could be foretold, and what withholding doubtful
+    answers gains (`interp report` shows it).
 
     One adapter:
 
@@ -124,6 +133,7 @@ def evaluate_command(
         raise InputError("--keep-items writes beside the result. Give --out too.")
     if figure is not None:
         refuse_drawn(figure)
+    from finetune.evaluation.feature_activations import found_features
     from finetune.evaluation.run import evaluate_saved
     from finetune.evaluation.saved import save_evaluation
     from finetune.evaluation.verdict import no_better_than
@@ -131,15 +141,17 @@ def evaluate_command(
     if out is not None and items.keep:
         refuse_used(evaluation_items_path(out))
     clamps = [parse_clamps(text) for text in clamp or []]
-    layers = {spec.layer for specs in clamps for spec in specs}
+    features = [] if features_from is None else found_features(features_from, data.test_split)
+    layers = {spec.layer for specs in clamps for spec in specs} | {layer for layer, _ in features}
     evaluation = evaluate_saved(
         adapters or [],
         data,
         model,
         replace(settings, tolerance=tolerance / 100),
         clamps=clamps,
-        sae_of=saes.locate(layers) if clamps else {},
+        sae_of=saes.locate(layers) if layers else {},
         clamp_at=clamp_at,
+        features=features,
     )
     if out is not None:
         save_evaluation(evaluation, out, items)

@@ -14,7 +14,6 @@ from finetune.evaluation.answers import (
     Answers,
     EvaluationTable,
     Subset,
-    correct_by_margin,
     gradable,
     says_yes,
     truly_yes,
@@ -23,9 +22,12 @@ from finetune.evaluation.arms import Arm, seed_pools
 from finetune.evaluation.collect import collect_answers, swaps_of
 from finetune.evaluation.compare import compare, subsets_of
 from finetune.evaluation.engine import PackedEngine
+from finetune.evaluation.feature_activations import feature_activations, load_feature_saes
+from finetune.evaluation.flip_detection import flip_detection
 from finetune.evaluation.items import evaluation_items
-from finetune.evaluation.measures import ECE_BINS, MEASURES, confidence, confidence_bin
+from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE, quadrants
+from finetune.evaluation.reliability import reliability
 from finetune.evaluation.settings import NEW_TOKENS, TOLERANCE
 from finetune.evaluation.verdict import ArmVerdict, verdict
 from interp.measurement.clamp_spec import Clamp
@@ -38,7 +40,7 @@ from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.runtime.progress import spinner
 from interp.schemas import evaluation as schema
-from interp.schemas.evaluation import ClampControl, ReliabilityBin
+from interp.schemas.evaluation import ClampControl
 from interp.schemas.record import Interval
 from interp.statistics import FloatArray, mean_of_totals
 from interp.storage.json_files import json_ready, significant
@@ -139,15 +141,17 @@ def evaluate(
     sae_of: Mapping[int, Path] = MappingProxyType({}),
     tolerance: float = TOLERANCE,
     new_tokens: int = NEW_TOKENS,
+    features: Sequence[tuple[int, int]] = (),
 ) -> Evaluation:
     """Compare some arms with the first, the base. All arms share one copy of the weights.
 
     `known` are the hashes of the adapters' training texts (`finetune.lora.seen_texts`), None if unknown. `sae_of`
     (layer -> SAE folder) provides the controls of the clamps: other features, about as active as the clamped ones. A
     clamp at the feature's mean uses the mean over the wordings of this evaluation, in its arm without the clamp. With
-    `new_tokens` 0 no answers are generated, and the measures of generated answers are left out. Raises InputError if
-    there is nothing to compare or no question, for unreadable images, for a clamp that the model has no layer for, and
-    if a margin is not finite.
+    `new_tokens` 0 no answers are generated, and the measures of generated answers are left out. The activations of
+    `features`, (layer, feature) of the SAEs in `sae_of`, are tried as detectors of flips. Raises InputError if there is
+    nothing to compare or no question, for unreadable images, for a clamp or a feature that model or SAE do not have,
+    and if a margin is not finite.
     """
     if len(arms) < 2:
         raise InputError("There is nothing to compare with the base. Give an adapter, features to --clamp, or both.")
@@ -162,7 +166,9 @@ def evaluate(
     pairs = pairs[prompts["closed"].to_numpy()[pairs["original"]]].reset_index(drop=True)
     engine, others = PackedEngine(vlm), swaps_of(questions, prompts, seed)
     engine.prepare_blanks(list(prompts["image"]), seed)
+    detecting = load_feature_saes(vlm, features, sae_of)
     answers: dict[str, Answers] = {}
+    activations: dict[str, FloatArray] = {}
     clamps: dict[str, list[Clamp]] = {}
     controls: dict[str, list[ClampControl]] = {}
     for arm in arms:
@@ -172,6 +178,8 @@ def evaluate(
             clamps[arm.name] = fill_mean_values(vlm, prompts, arm.clamps)
             with clamped(vlm, clamps[arm.name]):
                 answers[arm.name] = collect_answers(engine, prompts, others, new_tokens, arm.name)
+                if detecting:
+                    activations[arm.name] = feature_activations(vlm, prompts, detecting)
             if arm.clamps and len(pairs):
                 like = matched_clamps(vlm, prompts, clamps[arm.name], sae_of, CONTROLS)
                 controls[arm.name] = [measure_control(vlm, prompts, pairs, held) for held in like]
@@ -209,6 +217,12 @@ def evaluate(
                 if (stand := quadrants(prompts, pairs, base, found, name, reliance, seed)) is not None
             ],
             reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
+            detection=[
+                entry
+                for name, found in answers.items()
+                for entry in flip_detection(prompts, pairs, found, name, activations.get(name), seed)
+            ],
+            detector_features=[f"{sae.layer}:{feature}" for sae, mine in detecting for feature in mine],
             quadrant_order=list(QUADRANTS),
             comparisons=[schema.Comparison.model_validate(json_ready(each)) for each in comparisons],
             item_table=evaluation_items(prompts, pairs, answers),
@@ -264,21 +278,3 @@ def measure_control(vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, clamps
 def _margins_only(margin: FloatArray) -> Answers:
     nothing = np.full(len(margin), np.nan)
     return Answers(margin, nothing > 0, {}, nothing[:, None], np.full(len(margin), None, dtype=object), nothing)
-
-
-def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
-    """The reliability curve of one arm on closed questions (Guo et al., arXiv 1706.04599), without empty bins."""
-    rows = gradable(prompts)
-    margin, correct = answers.margin[rows], correct_by_margin(prompts, answers)[rows]
-    sure, place = confidence(margin), confidence_bin(margin)
-    return [
-        ReliabilityBin(
-            arm=arm,
-            low=significant(0.5 + i / (2 * ECE_BINS)),
-            n=int(inside.sum()),
-            confidence=significant(float(sure[inside].mean())),
-            accuracy=significant(float(correct[inside].mean())),
-        )
-        for i in range(ECE_BINS)
-        if (inside := place == i).any()
-    ]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from finetune.evaluation.answers import (
     Answers,
@@ -23,11 +22,10 @@ from finetune.evaluation.answers import (
 )
 from finetune.evaluation.measure import Measure, UnitsOf, any_of_question, mean_units, over_pairs, over_prompts
 from finetune.evaluation.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
+from finetune.evaluation.reliability import ECE_BINS, confidence, confidence_bin
 from interp.model.blank_images import BLANKS
 from interp.statistics import FloatArray
 
-ECE_BINS = 15
-"""Number of equal bins of the confidence in [.5, 1]; Guo et al. (arXiv 1706.04599) use 15 bins of [0, 1]."""
 SCORE_BINS = 512
 """Number of ranks that an AUC distinguishes. It is exact for up to as many wordings, else accurate to 1e-3."""
 
@@ -109,16 +107,6 @@ def _auc(totals: FloatArray) -> FloatArray:
     below = np.cumsum(no, -1) - no / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return (yes * below).sum(-1) / (yes.sum(-1) * no.sum(-1))
-
-
-def confidence(margin: FloatArray) -> FloatArray:
-    """Probability of the given answer among yes and no: sigmoid |m|."""
-    return 1 / (1 + np.exp(-np.abs(margin)))
-
-
-def confidence_bin(margin: FloatArray) -> NDArray[np.intp]:
-    """Index of the bin that the confidence falls into, among ECE_BINS equal bins of [.5, 1]."""
-    return np.minimum(((confidence(margin) - 0.5) * 2 * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
 def _by_confidence(table: EvaluationTable, answers: Answers) -> SamplingUnits:

@@ -29,14 +29,16 @@ def evaluate_saved(
     clamps: Sequence[Sequence[ClampSpec]] = (),
     sae_of: Mapping[int, Path] = MappingProxyType({}),
     clamp_at: Where = "final",
+    features: Sequence[tuple[int, int]] = (),
 ) -> Evaluation:
     """Compare saved adapters, and `clamps` of features of the SAEs `sae_of` (layer -> folder), with their base model.
 
     Each adapter and each set of clamps is an arm. An adapter is a folder, a folder that holds a single one, or a hub id
     with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an arm too. The questions are
     those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapters name, without an
-    adapter the embedded world's model, and the prompt style is that of the training. Raises InputError for bad input,
-    for adapters that do not fit the model or each other, and if there is nothing to compare.
+    adapter the embedded world's model, and the prompt style is that of the training. The activations of `features`,
+    (layer, feature) of the same SAEs, are tried as detectors of flips. Raises InputError for bad input, for adapters
+    that do not fit the model or each other, and if there is nothing to compare.
     """
     located = [locate_adapter(given) for given in adapters]
     # The same folder may be given as itself, as the checkpoint in a folder, and by a link.
@@ -73,4 +75,6 @@ def evaluate_saved(
     arms += clamp_arms(held)
     # Nobody knows which texts a whole model was trained on.
     known = known_texts([None if given.is_model else record_of[given.folder] for given in located])
-    return evaluate(vlm, arms, asked, known, settings.seed, sae_of, settings.tolerance, settings.new_tokens)
+    return evaluate(
+        vlm, arms, asked, known, settings.seed, sae_of, settings.tolerance, settings.new_tokens, features
+    )

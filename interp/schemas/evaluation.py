@@ -93,6 +93,55 @@ class Quadrants(Record):
         return self
 
 
+class CoveragePoint(Record):
+    """One point of a risk-coverage curve: what is answered if the most doubtful questions are withheld."""
+
+    coverage: float = Field(description="share of the questions that are answered")
+    flip_rate: float | None = Field(description="share of these that flip")
+    accuracy: float | None = Field(description="share of right answers among these, in the original wording")
+
+
+class FlipDetector(Record):
+    """How well one detector foretells which questions flip."""
+
+    name: str = Field(
+        description="what it looks at. margin: |margin| of the original wording; dispersion: standard deviation of the "
+        "margin over wordings; mean margin: |mean margin| over wordings; features: activation of SAE features, fitted "
+        "on other patients; features and margin: both"
+    )
+    passes: int = Field(description="number of forward passes that it needs for a question")
+    auc: Interval = Field(description="area under the ROC curve for flips; .5 is chance")
+    risk_area: float | None = Field(description="area under the curve of flips over coverage; less is better")
+    curve: list[CoveragePoint] = Field(description="the risk-coverage curve")
+
+
+class Abstention(Record):
+    """What is gained if questions with a small |margin| are withheld; thresholds are set on other patients."""
+
+    aim: float = Field(description="share of the questions that the threshold aims to answer")
+    threshold: float | None = Field(description="least |margin| that is answered, from all patients [logits]")
+    answered: Interval = Field(description="share of the questions that are answered")
+    flip_rate: Interval = Field(description="share of the answered questions that flip")
+    accuracy: Interval = Field(description="share of right answers among them, in the original wording")
+    flips_withheld: Interval = Field(description="share of the questions that flip which are withheld")
+    errors_withheld: Interval = Field(description="share of the wrong answers which are withheld")
+
+
+class FlipDetection(Record):
+    """How well the flips of one arm can be foretold."""
+
+    arm: str = Field(description="name of the arm")
+    probes: int = Field(
+        description="number of paraphrases that a detector may read; flips are those of the others, if any differs "
+        "from the original"
+    )
+    questions: int = Field(description="number of closed questions with more paraphrases than `probes`")
+    patients: int = Field(description="number of patients, or of images where patients are unknown")
+    flip_rate: Interval = Field(description="share of these questions that flip")
+    detectors: list[FlipDetector] = Field(description="the detectors; one that is fitted needs enough flips")
+    abstention: list[Abstention] = Field(description="the gain of withholding by |margin|; only without probes")
+
+
 class ReliabilityBin(Record):
     """One point of a reliability curve (Guo et al., arXiv 1706.04599)."""
 
@@ -137,6 +186,12 @@ class Evaluation(Record):
     quadrants: list[Quadrants] = Field(description="one entry per arm and kind of reliance")
     quadrant_order: list[str] = Field(description="names of the quadrants, best first, in the order of `moves`")
     reliability: list[ReliabilityBin] = Field(description="the points of every arm's reliability curve")
+    detection: list[FlipDetection] = Field(
+        default_factory=list, description="how well flips can be foretold, one entry per arm and number of probes"
+    )
+    detector_features: list[str] = Field(
+        default_factory=list, description="LAYER:FEATURE of the SAE features whose activation is tried as a detector"
+    )
     comparisons: list[Comparison] = Field(description="one entry per measure, group and pair of arms")
 
     @model_validator(mode="after")
