@@ -19,7 +19,8 @@ NAMES = {
     "cardiomegaly": r"cardiomegaly|(heart|cardiac|silhouette).*(enlarge|big|large|oversized|increased|size)"
     r"|(enlarge|big|increased).*(heart|cardiac)",
     "effusion": r"effusion|(fluid|water)",
-    "pneumothorax": r"pneumothorax|\bPTX\b|lungs?\b.*collapse|collapsed? lung|\bair\b.*(pleural|lung|them)|pleural.*\bair\b",
+    "pneumothorax": r"pneumothorax|\bPTX\b|lungs?\b.*collapse|collapsed? lung"
+    r"|\bair\b.*(pleural|lung|them)|pleural.*\bair\b",
     "opacity": r"opaci|opaque|(spot|shadow|blotch|smudge|patch)",
     "abnormality": r"abnormal|patholog|wrong|\boff\b|problem|\bup with\b|funny|messed up|shouldn't be there",
 }
