@@ -70,3 +70,19 @@ def test_a_release_that_has_none_of_them(release):
 def test_no_feature_is_no_list():
     with pytest.raises(InputError, match="there are no features"):
         feature_list(Layers.model_validate(search(features=[])), RELEASE)
+
+
+def test_a_search_that_recorded_its_releases_needs_no_option(tmp_path):
+    blank = {"repository": None, "revision": None, "digest": "aa"}
+    content = search(
+        sae_sources=[
+            blank | {"layer": 17, "folder": "resid_post/layer_17_width_16k_l0_medium", "release": RELEASE},
+            blank | {"layer": 18, "folder": "resid_post_all/layer_18_width_16k_l0_small", "release": f"{RELEASE}-all"},
+        ]
+    )
+    (tmp_path / "layers.json").write_text(json.dumps(content))
+    done = CliRunner().invoke(app, ["export", str(tmp_path), "--json"])
+    assert json.loads(done.stdout)["pages"] == [PAGE]
+    with pytest.raises(InputError, match="--saes gemma-scope-2") as failed:
+        feature_list(Layers.model_validate(search(saes={"17": "a", "18": "b"})))
+    assert "gemma-scope-2-4b-it-res," not in str(failed.value)

@@ -68,7 +68,7 @@ def test_an_error_lists_what_is_available(scope):
     with pytest.raises(InputError, match=re.escape("no SAE of width 1m and l0 big; found width/l0 16k/big, 16k/small")):
         locate_saes(scope / "resid_post_all", "1m", "big")
     with pytest.raises(InputError, match=r"layer 0 has two SAEs.*Choose with --sae-width and --l0"):
-        locate_saes(scope)
+        locate_saes(scope / "resid_post_all")
     with pytest.raises(InputError, match="not in the local cache"):
         locate_saes("somebody/saes:resid_post")
 
@@ -153,11 +153,94 @@ def test_only_files_that_are_read_are_downloaded(scope, monkeypatch, source):
 
     asked = []
     find = locate.download
-    monkeypatch.setattr(
-        locate, "download", lambda repo, revision, patterns: (asked.extend(patterns), find(repo, revision, patterns))[1]
-    )
+
+    def watched(repo, revision, patterns, **more):
+        asked.extend(patterns)
+        return find(repo, revision, patterns, **more)
+
+    monkeypatch.setattr(locate, "download", watched)
     locate_saes(source, "16k", "medium", layers=[17])
     folder = "resid_post/layer_17_width_16k_l0_medium"
     files = [f"{folder}/{name}" for name in ("config.json", "examples.safetensors", "params.safetensors")]
     others = ["resid_post/layer_9_width_16k_l0_medium/params.safetensors", "resid_post_all/x/params.safetensors"]
     assert list(filter_repo_objects([*files, *others], allow_patterns=asked)) == [files[0], files[2]]
+
+
+def kinds(found):
+    """Layer -> suite and kind of the SAE."""
+    return {layer: f"{folder.parent.name}/{folder.name.split('_', 2)[2]}" for layer, folder in found.items()}
+
+
+EVERY = dict.fromkeys(range(34), "resid_post_all/width_16k_l0_small")
+PAGED = dict.fromkeys((9, 17, 22, 29), "resid_post/width_16k_l0_medium")
+
+
+@pytest.mark.parametrize("by", ["preset", "preset of a model", "snapshot"])
+def test_the_preset_takes_the_suite_with_pages_where_there_is_one(scope, by):
+    source = {"preset": "gemma-scope-2", "preset of a model": "gemma-scope-2-4b-it", "snapshot": scope}[by]
+    assert kinds(locate_saes(source)) == EVERY | PAGED
+    wide = locate_saes(source, l0="big")
+    assert kinds(wide) == dict.fromkeys(range(34), "resid_post_all/width_16k_l0_big")
+    assert kinds(locate_saes(source, l0="medium")) == EVERY | PAGED
+    assert kinds(locate_saes(source, l0="small")) == EVERY
+
+
+def test_every_sae_with_a_page_is_in_the_preset():
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release = get_pretrained_saes_directory()["gemma-scope-2-4b-it-res"]
+    pages = {release.saes_map[name] for name, page in release.neuronpedia_id.items() if page}
+    assert {value.split("/")[0] for value in pages} == {"resid_post"}
+    assert {f"resid_post/layer_{layer}_width_16k_l0_medium" for layer in PAGED} <= pages
+
+
+def test_the_preset_downloads_the_wanted_layers_only_and_never_the_examples(scope, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    from interp.saes import locate
+
+    asked, find = [], locate.download
+    monkeypatch.setattr(
+        locate,
+        "download",
+        lambda repo, revision, names, **more: (asked.extend(names), find(repo, revision, names, **more))[1],
+    )
+    assert sorted(locate_saes("gemma-scope-2", layers=[16, 17])) == [16, 17]
+    folders = ["resid_post_all/layer_16_width_16k_l0_small", "resid_post/layer_17_width_16k_l0_medium"]
+    files = [f"{folder}/{name}" for folder in folders for name in ("params.safetensors", "config.json")]
+    there = [*files, *(f"{folder}/examples.safetensors" for folder in folders)]
+    others = ["resid_post_all/layer_17_width_16k_l0_small/params.safetensors"]
+    assert list(filter_repo_objects([*there, *others], allow_patterns=asked)) == files
+
+
+def test_what_is_not_in_the_cache_is_named_without_the_examples(cache):  # noqa: F811
+    with pytest.raises(InputError, match=r"--include 'resid_post_all/layer_\*_width_16k_l0_small/\*' ") as failed:
+        locate_saes("gemma-scope-2")
+    assert "--exclude '*/examples.safetensors'" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "width", "l0", "remedy"),
+    [
+        ("gemma-scope-2-4b-it-res-all", "16k", "medium", "gemma-scope-2-4b-it-res has it, at layers 9, 17, 22, 29"),
+        ("gemma-scope-2-4b-it-res-all", "1m", "small", "gemma-scope-2-4b-it-res has it"),
+        ("gemma-scope-2-4b-it-res-all", "1m", "huge", "Give --sae-width and --l0 one of these pairs, as 16k/big"),
+    ],
+)
+def test_an_error_does_not_recommend_what_failed(scope, source, width, l0, remedy):
+    with pytest.raises(InputError, match=re.escape(remedy)) as failed:
+        locate_saes(source, width, l0)
+    assert "Choose with" not in str(failed.value)
+
+
+def test_a_local_copy_names_suite_and_release_by_its_folder_and_configuration(scope, tmp_path):
+    for suite, name in (
+        ("resid_post", "layer_17_width_16k_l0_medium"),
+        ("resid_post_all", "layer_3_width_16k_l0_small"),
+    ):
+        copy = tmp_path / suite / name
+        # The name of the model as Google writes it into config.json.
+        save_sae(random_sae(int(name.split("_")[1])), copy, "gemma-v3-4b-it")
+        found = sae_source(17, copy)
+        assert (found.folder, found.repository) == (f"{suite}/{name}", None)
+        assert found.release == ("gemma-scope-2-4b-it-res" if suite == "resid_post" else "gemma-scope-2-4b-it-res-all")

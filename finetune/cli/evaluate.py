@@ -114,8 +114,7 @@ def evaluate_command(
 
     \b
         finetune evaluate --clamp 17:3818 --model google/medgemma-4b-it \\
-            --saes gemma-scope-2-4b-it-res --sae-width 16k --l0 medium \\
-            --questions mine.jsonl
+            --saes gemma-scope-2 --questions mine.jsonl
 
     Exits with 0; with 4 if --fail-on applies; with 2 on bad input.
     """

@@ -11,11 +11,12 @@ from interp.cli.options import Json, Verbose
 def export_command(
     run: Annotated[Path, typer.Argument(help="Folder that find-features wrote.")] = Path("artifacts"),
     saes: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="sae-lens release that the search used; it and the names of the SAEs give Neuronpedia's names."
+            help="sae-lens release that the search used; it and the names of the SAEs give Neuronpedia's names.",
+            show_default="as recorded",
         ),
-    ] = "gemma-scope-2-4b-it-res",
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Number of features at most.")] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Also write the list to this JSON file.", show_default="none")
@@ -25,9 +26,7 @@ def export_command(
 ) -> None:
     """List the features of a search under their names on Neuronpedia, with their pages. Nothing is sent.
 
-    \b
-        interp export artifacts/ --saes gemma-scope-2-4b-it-res \\
-            --out features.json
+        interp export artifacts/ --out features.json
 
     The file holds `featuresToAdd` in the form that Neuronpedia's interface expects (POST /api/list/add-features, with a
     list and a key of your own), the page of each feature, and a link that shows all of them. `left_out` names the

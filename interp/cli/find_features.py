@@ -43,7 +43,7 @@ def find_features_command(
 
     \b
         interp find-features --model google/medgemma-4b-it \\
-            --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+            --saes gemma-scope-2 --questions mine.jsonl
 
     Exits with 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
     """

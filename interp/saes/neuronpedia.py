@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from interp.runtime.errors import InputError
+from interp.saes.suites import pages_of
 from interp.schemas.layers import FeatureEntry, Layers
 
 SITE = "https://www.neuronpedia.org"
@@ -24,14 +25,7 @@ def sources_of(release: str) -> dict[str, str]:
 
     `release` is sae-lens's name of a release; any other text gives an empty dictionary.
     """
-    if not release or "/" in release or Path(release).exists():
-        return {}
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    known = get_pretrained_saes_directory().get(release)
-    if known is None:
-        return {}
-    return {Path(known.saes_map[name]).name: page for name, page in known.neuronpedia_id.items() if page}
+    return {Path(path).name: page for path, page in pages_of(release).items()}
 
 
 def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:
@@ -40,22 +34,29 @@ def neuronpedia_address(source: str, sae_id: str, feature: int) -> str | None:
     return f"{SITE}/{page}/{feature}" if page else None
 
 
-def feature_list(found: Layers, release: str, most: int = MAX_FEATURES) -> dict[str, Any]:
+def feature_list(found: Layers, release: str | None = None, most: int = MAX_FEATURES) -> dict[str, Any]:
     """A JSON object with the first `most` features of a search whose SAEs Neuronpedia has.
 
     `featuresToAdd` holds the entries of a list, `pages` the address of each feature, `quick_list` one address that
-    shows all, and `left_out` the features, as LAYER:FEATURE, whose SAE has no page. Raises InputError if no feature has
-    one.
+    shows all, and `left_out` the features, as LAYER:FEATURE, whose SAE has no page. `release` is sae-lens's name of the
+    release that the SAEs are of, by default as the search recorded it for each. Raises InputError if no feature has a
+    page.
     """
-    sources = sources_of(release)
-    listed = [entry for entry in found.features if found.saes[entry.layer] in sources][:most]
+    recorded = {entry.layer: entry.release or "" for entry in found.sae_sources}
+    source_of = {
+        layer: page
+        for layer, folder in found.saes.items()
+        if (page := sources_of(release or recorded.get(layer, "")).get(folder)) is not None
+    }
+    listed = [entry for entry in found.features if entry.layer in source_of][:most]
     if not listed:
+        named = release or ", ".join(sorted({name for name in recorded.values() if name})) or "the SAEs of this search"
         raise InputError(
-            f"{release}: according to sae-lens, Neuronpedia has none of the SAEs of these features ({_names(found)}). "
-            "If the search used a sae-lens release, give its name with --saes, e.g. gemma-scope-2-4b-it-res. Your own "
-            "SAEs have no page there."
+            f"{named}: according to sae-lens, Neuronpedia has none of the SAEs of these features ({_names(found)}). "
+            "A search with --saes gemma-scope-2 uses SAEs with pages where there are any; `interp test-feature` names "
+            "the nearest feature that has one. Your own SAEs have no page."
         )
-    pages = [f"{sources[found.saes[entry.layer]]}/{entry.feature}" for entry in listed]
+    pages = [f"{source_of[entry.layer]}/{entry.feature}" for entry in listed]
     named = [page.split("/") for page in pages]
     places = [{"modelId": model, "layer": source, "index": index} for model, source, index in named]
     name = f"GateScope, {found.model.id}"
@@ -68,7 +69,7 @@ def feature_list(found: Layers, release: str, most: int = MAX_FEATURES) -> dict[
         ],
         "pages": [f"{SITE}/{page}" for page in pages],
         "quick_list": f"{SITE}/quick-list/?{quick}",
-        "left_out": [f"{f.layer}:{f.feature}" for f in found.features if found.saes[f.layer] not in sources],
+        "left_out": [f"{f.layer}:{f.feature}" for f in found.features if f.layer not in source_of],
     }
 
 

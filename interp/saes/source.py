@@ -2,34 +2,32 @@
 
 from pathlib import Path
 
+from interp.runtime.errors import InputError
 from interp.saes.sae_folder import sae_digest
+from interp.saes.suites import release_of, suite_path
 from interp.schemas.layers import SaeEntry
-from interp.storage.hub import HubPlace, hub_place
-
-RELEASES = "google/gemma-scope-2"
-"""Beginning of the repositories whose releases `interp.saes.locate.locate_saes` takes by name."""
+from interp.storage.hub import hub_place
+from interp.storage.json_files import read_object
 
 
 def sae_source(layer: int, folder: Path) -> SaeEntry:
     """The entry of an SAE folder in layers.json. Raises InputError as `interp.saes.sae_folder.sae_digest`."""
     place = hub_place(folder)
+    inside = suite_path(folder) if place is None else place.inside
     return SaeEntry(
         layer=layer,
-        folder=folder.resolve().name if place is None else place.inside,
+        folder=inside,
         repository=None if place is None else place.repository,
         revision=None if place is None else place.revision,
-        release=None if place is None else _release_of(place),
+        release=release_of(None if place is None else place.repository, _model_name(folder), inside),
         digest=sae_digest(folder).hex()[:32],
     )
 
 
-def _release_of(place: HubPlace) -> str | None:
-    """The release by which sae-lens knows an SAE of the hub; None if it knows none."""
-    if not place.repository.startswith(RELEASES):
+def _model_name(folder: Path) -> str | None:
+    """The model that an SAE was trained on, by its config.json; None if that does not say."""
+    try:
+        name = read_object(folder / "config.json").get("model_name")
+    except InputError:
         return None
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    for name, release in get_pretrained_saes_directory().items():
-        if release.repo_id == place.repository and place.inside in release.saes_map.values():
-            return name
-    return None
+    return name if isinstance(name, str) else None

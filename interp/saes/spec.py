@@ -15,8 +15,9 @@ class SaeSpec:
 
     saes: str = option(
         str(WORLD / "saes"),
-        "SAEs of the residual stream: a folder (in the layout of Gemma Scope 2 or sae-lens), a sae-lens release "
-        "(gemma-scope-2-4b-it-res-all), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
+        "SAEs of the residual stream: gemma-scope-2 (every layer, with Neuronpedia pages where there are any; for "
+        "other sizes than 4B as gemma-scope-2-12b-it), a folder in the layout of Gemma Scope 2 or sae-lens, a sae-lens "
+        "release (gemma-scope-2-4b-it-res), or a hub repository and folder (google/gemma-scope-2-4b-it:resid_post).",
         shown=EMBEDDED,
     )
     sae_width: Literal["16k", "65k", "262k", "1m"] | None = option(

@@ -24,28 +24,38 @@ class Source(NamedTuple):
 
 
 def locate(model: str | Path, revision: str | None = None) -> Source:
-    """Find the folder of `model`, a local folder or a hub id, and download it if the hub's cache lacks it.
+    """Find the folder of `model`, a Gemma 3 model with images in a local folder or on the hub.
 
-    HF_HUB_OFFLINE=1 forbids the download. Raises InputError if `model` is neither a model folder nor a hub repository
-    that can be reached, if its terms are not accepted, or if files are missing.
+    Raises InputError as `locate_any`, and if files are missing or those of another kind of model.
     """
-    path = Path(model)
-    if path.is_dir():
-        source = Source(path, path.resolve().name, None)
-    elif path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
-        raise InputError(f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.")
-    else:
-        folder = download(str(model), revision, MODEL_FILES)
-        source = Source(folder, str(model), folder.name)
+    source = locate_any(model, revision)
     _check_whole(source)
     return source
 
 
-def download(repo: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
+def locate_any(model: str | Path, revision: str | None = None) -> Source:
+    """Find the folder of `model`, of any kind, and download it from the hub if its cache lacks it.
+
+    HF_HUB_OFFLINE=1 forbids the download. Raises InputError if `model` is neither a folder nor a hub repository that
+    can be reached, or if its terms are not accepted.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return Source(path, path.resolve().name, None)
+    if path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
+        raise InputError(f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.")
+    folder = download(str(model), revision, MODEL_FILES)
+    return Source(folder, str(model), folder.name)
+
+
+def download(
+    repo: str, revision: str | None, patterns: list[str], kind: str = "model", command: str | None = None
+) -> Path:
     """The cached snapshot of a hub repository, after downloading the files that match `patterns` and are missing.
 
-    `kind` is model or dataset. Raises InputError if the repository cannot be reached, does not exist, or has terms that
-    are not accepted.
+    `kind` is model or dataset. `command` is what an error tells to run where there is a network, by default the
+    download of the whole repository. Raises InputError if the repository cannot be reached, does not exist, or has
+    terms that are not accepted.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -59,7 +69,7 @@ def download(repo: str, revision: str | None, patterns: list[str], kind: str = "
 
     data = kind == "dataset"
     page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
-    command = f"hf download {repo}{' --repo-type dataset' if data else ''}"
+    command = command or f"hf download {repo}{' --repo-type dataset' if data else ''}"
     try:
         # Some versions of huggingface_hub list a commit's files over the network even offline, unless told again.
         offline = constants.HF_HUB_OFFLINE
