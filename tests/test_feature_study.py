@@ -264,6 +264,23 @@ def test_discriminating_flips_is_not_causing_them(study, planted, sae_of, asked)
     assert study.test.reversals > teller.test.reversals == 0
 
 
+def test_the_place_of_a_feature_of_the_shipped_world(study):
+    """Its gate was planted in layers 4 and 5; 4:110 carries the finding that is asked for, so its effect is direct."""
+    assert study.writing_layers == [4, 5]
+    assert study.place == "echo"
+    assert study.test.direct.value > 0.8 * study.test.recovery.value
+    writes = {each.layer: each.net_write.value for each in study.writes}
+    assert list(writes) == list(range(10))
+    assert min(writes[4], writes[5]) > 4 * max(value for layer, value in writes.items() if layer not in (4, 5))
+    # What the SAE leaves out of this layer's change does nothing.
+    assert study.parts.whole.recovery.value > 0.9
+    assert study.parts.features.recovery.value > 0.9
+    assert study.parts.error.recovery.high < 0.05
+    # The feature carries the answer, so the model needs it.
+    assert study.clamp.flip_rate_change.low > 0.1
+    assert study.clamp.accuracy_change.high < 0
+
+
 def test_a_study_on_disk(saved, study):
     content = json.loads((saved / "study.json").read_text())
     assert content["tracking"]["r"]["value"] == pytest.approx(study.tracking.r.value, rel=1e-5)

@@ -12,7 +12,7 @@ import interp
 from interp.views.notebook import overview_html, plotted, table_html
 from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table
-from interp.views.tables.feature import causal_line, study_facts
+from interp.views.tables.feature import conclusion, study_facts
 
 
 class Cells(HTMLParser):
@@ -112,11 +112,11 @@ def test_no_question_is_in_what_a_result_says_of_itself(result, study, questions
     assert repr(study) == f"<FeatureStudy of 6:156 in {study.sae}, planted>"
 
 
-def test_a_study_shows_its_causal_test_first_and_its_tables(study):
+def test_a_study_shows_its_conclusion_first_and_its_tables(study):
     html = study._repr_html_()
     found = Cells(html)
     text = re.sub(r"\s+", " ", found.text)
-    assert text.strip().startswith(re.sub(r"\s+", " ", causal_line(study)))
+    assert text.strip().startswith(re.sub(r"\s+", " ", " ".join(conclusion(study))))
     assert all(re.sub(r"\s+", " ", f"{name}: {fact}") in text for name, fact in study_facts(study))
     assert ["4", str(study.grid.levels[-1].prompts)] in [row[:2] for row in found.rows]
     assert sum(row[1] in ("finding", "phenomenon", "registers") for row in found.rows) == len(study.groups)

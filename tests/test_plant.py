@@ -10,6 +10,8 @@ from test_find_features import plain_margin
 from interp.cli import app as cli
 from interp.demo.plants import Gate, plant_decoys, plant_gates, save_plant
 from interp.demo.plants.signal import feature_signal, interventions
+from interp.feature.register_grid import read_grid
+from interp.feature.study import study_feature
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.paths import WORLD
@@ -133,6 +135,22 @@ def test_a_gate_behind_a_relay_reads_the_relay_and_not_the_feature(relayed, sae,
     finally:
         handle.remove()
     assert np.mean(answers) > 0.8
+
+
+@pytest.mark.parametrize(("plant", "reads", "writes"), [("planted", 6, 6), ("relayed", 5, 8)])
+def test_a_study_names_the_layer_that_reads_the_feature_and_the_one_that_writes(
+    request, sae, questions, plant, reads, writes
+):
+    vlm, _ = request.getfixturevalue(plant)
+    study = study_feature(vlm, sae, questions, FEATURE, read_grid().groupby("level").head(1))
+    assert study.place == "cause"
+    assert study.writing_layers == [writes]
+    assert study.mediating_layers == [reads]
+    effects = {fall.layer: fall.effect.value for fall in study.mediation}
+    assert effects[reads - 1] > 0.6
+    assert abs(effects[reads]) < 0.2
+    total = sum(fall.fall.value for fall in study.mediation)
+    assert total == pytest.approx(study.test.mediated.value, abs=1e-4)
 
 
 def test_two_gates_flip_by_a_feature_each(sae, questions):

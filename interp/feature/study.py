@@ -14,26 +14,43 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
+from torch import Tensor
 
 from interp.causal.feature_patching import apply_feature_patch, feature_patches
 from interp.causal.layer_patching import PatchTarget, rerun_paraphrases
+from interp.causal.mediation import falls_by_layer
+from interp.causal.sae_error import PARTS, split_shift
+from interp.causal.vector_patching import patch_vectors
+from interp.feature.clamping import clamp_feature
+from interp.feature.family import find_relatives
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
+from interp.feature.place import layer_writes, layers_that_mediate, layers_that_write
 from interp.feature.register_grid import grid_findings, grid_prompts, read_grid, study_grid
 from interp.feature.tracking import track_margin
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.model.vlm import Vlm
+from interp.profile.places import place_of
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.arguments import expect, expect_each
 from interp.runtime.errors import InputError
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features
-from interp.schemas.layers import DOSES, PromptEntry
-from interp.schemas.study import FeatureTestEntry, GroupRecovery, Study
-from interp.screening.feature_stats import adjust, feature_delta, screen_layer
+from interp.schemas.layers import DOSES, Place, PromptEntry
+from interp.schemas.study import (
+    FeatureTestEntry,
+    GroupRecovery,
+    LayerFallEntry,
+    LayerWrite,
+    Relative,
+    ResidualParts,
+    Study,
+    VectorPatchEntry,
+)
+from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
 from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs
 from interp.screening.sae_inputs import SaeInputs
 from interp.storage.json_files import json_ready, significant
@@ -143,7 +160,8 @@ def study_feature(
     observed = _observe(vlm, sae, feature, prompt_table(asked))
     prompts, flips, delta = observed.prompts, observed.flips, observed.delta
     here, last = observed.residuals.after(sae.layer), observed.residuals.after(vlm.n_layers - 1)
-    test, groups = _patch(vlm, sae, feature, observed, seed)
+    relatives = find_relatives(sae, here, flips.pairs, feature)
+    patched = _patch(vlm, sae, feature, observed, relatives, seed)
     activation = encode_features(sae, here, torch.tensor([feature]))
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
@@ -161,9 +179,10 @@ def study_feature(
         patients=prompts["patient"].nunique(),
         density=significant(float((activation > 0).float().mean())),
         tracking=track_margin(sae, here, feature, flips, delta, seed),
-        test=test,
+        **patched._asdict(),
+        family=relatives,
+        clamp=clamp_feature(vlm, sae, feature, prompts, observed.margin, seed),
         doses=list(DOSES),
-        groups=groups,
         grid=grid_found,
         neighbours=nearest_neighbours(sae, feature),
         direct_effect=significant(direct_effect(vlm, sae, feature, last)),
@@ -192,6 +211,31 @@ class _Observed(NamedTuple):
     """All pairs."""
     delta: NDArray[np.float64]
     """[pairs]: f(p) - f(q) [activation units]."""
+    margin: Tensor
+    """float32 [n prompts]: answer margin [logits]."""
+
+
+class _Patched(NamedTuple):
+    """What patches of the banked flips show, as fields of `Study`; the defaults stand where no flip is banked."""
+
+    test: FeatureTestEntry | None = None
+    """The feature patch."""
+    groups: Sequence[GroupRecovery] = ()
+    """Recovery by group."""
+    place: Place | None = None
+    """Cause, mediator, contributor, echo or bystander."""
+    writes: Sequence[LayerWrite] = ()
+    """Direct effect of every layer."""
+    writing_layers: Sequence[int] = ()
+    """Layers that write the answer."""
+    mediation: Sequence[LayerFallEntry] = ()
+    """What each later layer makes of the feature's change."""
+    mediating_layers: Sequence[int] = ()
+    """Layers through which it acts."""
+    parts: ResidualParts | None = None
+    """The residual's change, split by the SAE."""
+    family_patch: VectorPatchEntry | None = None
+    """Joint patch of the feature and its family."""
 
 
 def _check_feature(vlm: Vlm, sae: Sae, feature: int) -> None:
@@ -209,22 +253,43 @@ def _observe(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame) -> _Observ
     residuals = Residuals(layers, measured.residuals.transpose(0, 1))
     flips = find_flips(prompts, pair_table(prompts), measured.margin, BANK_MARGIN)
     delta = feature_delta(sae, residuals.after(sae.layer), flips.pairs, torch.tensor([feature]))[:, 0]
-    return _Observed(prompts, residuals, flips, delta.double().numpy())
+    return _Observed(prompts, residuals, flips, delta.double().numpy(), measured.margin)
 
 
-def _patch(
-    vlm: Vlm, sae: Sae, feature: int, observed: _Observed, seed: int
-) -> tuple[FeatureTestEntry | None, list[GroupRecovery]]:
-    """The causal test on the banked flips, and the recovery by group; none without banked flips."""
-    prompts, residuals, flips, delta = observed
+def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Sequence[Relative], seed: int) -> _Patched:
+    """Patch the banked flips: by the feature with its controls, layer by layer, and by the parts of the residual."""
+    prompts, residuals, flips, delta, _ = observed
     banked = flips.take(flips.banked)
     if not len(banked.pairs):
-        return None, []
-    screen = adjust(screen_layer(sae, residuals.after(sae.layer), prompts, flips))
+        return _Patched()
+    here = residuals.after(sae.layer)
+    screen = adjust(screen_layer(sae, here, prompts, flips))
     stable = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
     bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
     inputs = SaeInputs(lambda _: sae, residuals)
     (patch,) = feature_patches([(sae.layer, feature)], banked, stable, inputs, screen)
-    test = apply_feature_patch(patch, bank, unflipped, seed)
-    groups = recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed)
-    return FeatureTestEntry.model_validate(json_ready(test)), groups
+    test = FeatureTestEntry.model_validate(json_ready(apply_feature_patch(patch, bank, unflipped, seed)))
+    writes = layer_writes(vlm, prompts, bank, seed)
+    writing = layers_that_write(writes)
+    falls = falls_by_layer(bank, sae.layer, -patch.delta[:, :1] * patch.directions[:1], seed)
+    family = [feature, *(relative.feature for relative in relatives)]
+    vectors = split_shift(sae, here, banked.pairs)
+    joint = joint_feature_patch(sae, here, banked.pairs, family)
+    *parts, together = [
+        VectorPatchEntry.model_validate(json_ready(found))
+        for found in patch_vectors(bank, sae.layer, torch.cat([vectors, joint[:, None]], 1), seed)
+    ]
+    whole, _, error = vectors.double().pow(2).sum((0, 2)).tolist()
+    return _Patched(
+        test=test,
+        groups=recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed),
+        place=place_of(sae.layer, test, writing),
+        writes=writes,
+        writing_layers=writing,
+        mediation=[LayerFallEntry.model_validate(json_ready(fall)) for fall in falls],
+        mediating_layers=layers_that_mediate(falls),
+        parts=ResidualParts(
+            **dict(zip(PARTS, parts, strict=True)), error_share=significant(error / whole) if whole else None
+        ),
+        family_patch=together if relatives else None,
+    )

@@ -13,12 +13,17 @@ NEIGHBOURS = 8
 """Number of nearest neighbours that are listed."""
 
 
-def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
-    """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
+def decoder_cosines(sae: Sae, feature: int) -> Tensor:
+    """Cosine of every feature's decoder row with that of `feature`: float32 [d_sae] on the CPU."""
     own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
     # In parts, because a float copy of the widest SAEs would take gigabytes.
     parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
-    cosine = torch.cat(parts)
+    return torch.cat(parts).cpu()
+
+
+def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
+    """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
+    cosine = decoder_cosines(sae, feature)
     cosine[feature] = -torch.inf
     top = cosine.topk(min(count, sae.d_sae - 1))
     return [

@@ -1,8 +1,10 @@
 """study.json, which `interp test-feature` writes: everything about one SAE feature."""
 
+from typing import Literal
+
 from pydantic import AliasChoices, Field
 
-from interp.schemas.layers import CausalEntry, PromptEntry
+from interp.schemas.layers import CausalEntry, Place, PromptEntry
 from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
 
@@ -22,6 +24,74 @@ class FeatureTestEntry(CausalEntry):
 
     layer: int = Field(description="decoder layer")
     feature: int = Field(description="index of the feature in the SAE")
+
+
+class LayerWrite(Record):
+    """What one layer adds to the final token, exchanged and read by the output layer alone, on all banked flips."""
+
+    layer: int = Field(description="decoder layer")
+    net_write: Interval = Field(
+        description="recovery by the direct-effect patch of what the layer adds, minus that of random directions"
+    )
+
+
+class LayerFallEntry(Record):
+    """What one layer above the feature makes of its change (interp.causal.mediation)."""
+
+    layer: int = Field(description="the layer that reads the patch's vector")
+    effect: Interval = Field(description="recovery by the vector added after this layer, which then cannot read it")
+    fall: Interval = Field(description="effect after the layer below minus `effect`; all falls add up to `mediated`")
+    net_fall: Interval = Field(description="fall minus that of random directions of the same norm")
+    p: float | None = Field(
+        description="p of net_fall, sign-flip test over patients, Benjamini-Hochberg adjusted over the layers"
+    )
+
+
+class VectorPatchEntry(Record):
+    """The patch of a vector that is no single feature, on all banked flips (interp.causal.vector_patching)."""
+
+    recovery: Interval = Field(description="recovered share of the margin shift")
+    net: Interval = Field(description="recovery minus that of random directions of the same norm")
+    p: float | None = Field(description="p of net, sign-flip test over patients; not adjusted")
+    direct: Interval = Field(description="recovery by the same vector added to the last layer's output")
+    net_mediated: Interval = Field(description="recovery - direct, minus the same of random directions")
+    p_mediated: float | None = Field(description="p of net_mediated, likewise")
+    reversals: int = Field(description="number of flips whose original answer the patch restores")
+
+
+class ResidualParts(Record):
+    """The change of the whole residual at the feature's layer, split by the SAE (interp.causal.sae_error)."""
+
+    whole: VectorPatchEntry = Field(description="patch of the whole change, the most that any feature can recover")
+    features: VectorPatchEntry = Field(description="patch of what all features of the SAE reconstruct of it")
+    error: VectorPatchEntry = Field(description="patch of the rest, the SAE error")
+    error_share: float | None = Field(description="squared norm of the error as a share of that of the whole change")
+
+
+Kinship = Literal["duplicate", "split", "companion", "opposite"]
+"""duplicate: like direction, active on the same wordings. split: like direction, active on others. companion: other
+direction, the deltas go together. opposite: the same with the other sign."""
+
+
+class Relative(Record):
+    """A feature of the same SAE that goes with the studied one (interp.feature.family)."""
+
+    feature: int = Field(description="index of the feature in the SAE")
+    kinship: Kinship = Field(description="how it is related: duplicate, split, companion or opposite")
+    cosine: float = Field(description="cosine of the two decoder rows")
+    r: float = Field(description="correlation of the two deltas over all pairs")
+    overlap: float = Field(description="wordings on which both are active, as a share of those on which either is")
+
+
+class Clamped(Record):
+    """What holding the feature at zero at the final token of every prompt does."""
+
+    flip_rate_before: Interval = Field(description="share of questions with at least one flip, without the clamp")
+    flip_rate_after: Interval = Field(description="the same with the clamp")
+    flip_rate_change: Interval = Field(description="after - before, paired over questions")
+    accuracy_change: Interval = Field(
+        description="share of right answers over all wordings, after - before; null where no answers are known"
+    )
 
 
 class GroupRecovery(Record):
@@ -101,6 +171,29 @@ class Study(Record):
     prompt: PromptEntry = Field(default=PromptEntry(), description="what stood around the questions")
     tracking: Tracking = Field(description="delta against margin shift")
     test: FeatureTestEntry | None = Field(description="the feature patch on all banked flips; null without any")
+    place: Place | None = Field(
+        default=None,
+        description="what it has to do with the flips (interp.profile.places); null without a test, and in files of "
+        "older versions",
+    )
+    writes: list[LayerWrite] = Field(default_factory=list, description="direct effect of every layer, lowest first")
+    writing_layers: list[int] = Field(
+        default_factory=list, description="layers whose own addition moves the answer, by which `place` is decided"
+    )
+    mediation: list[LayerFallEntry] = Field(
+        default_factory=list, description="what each layer above the feature makes of its change, lowest first"
+    )
+    mediating_layers: list[int] = Field(
+        default_factory=list, description="layers through which the feature acts (interp.feature.place)"
+    )
+    parts: ResidualParts | None = Field(default=None, description="what the SAE leaves out; null without banked flips")
+    family: list[Relative] = Field(default_factory=list, description="features that go with it, most first")
+    family_patch: VectorPatchEntry | None = Field(
+        default=None, description="joint patch of the feature and its family; null without a family or banked flips"
+    )
+    clamp: Clamped | None = Field(
+        default=None, description="what holding it at zero does; null in files of older versions"
+    )
     doses: list[float] = Field(description="multiples of the patch at which `test.dose` was measured")
     groups: list[GroupRecovery] = Field(description="recovery by finding, phenomenon and registers, largest first")
     grid: Grid = Field(description="the register grid")

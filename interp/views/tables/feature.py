@@ -1,25 +1,47 @@
 """The tables and numbers of a feature study (study.json)."""
 
-from interp.schemas.layers import MEDIATED, CausalEntry
+from interp.schemas.layers import CausalEntry
+from interp.schemas.published import published_on
 from interp.schemas.study import Study
 from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spoken
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, count, estimate, tabulate, value, words
+from interp.views.tables.feature_parts import family_table, parts_table
+from interp.views.tables.feature_place import mediation_table, place_lines
+from interp.views.tables.published import published_table
 
 LOGITS = Scale(1.0, 4)
 """How effects of one activation unit are printed; they are small."""
 
 
 def study_overview(study: Study) -> Overview:
-    """The study as the terminal and notebooks show it, its causal test first."""
-    tables = [grid_table(study), neighbours_table(study)]
+    """The study as the terminal and notebooks show it: what the feature is, then its causal test."""
     return Overview(
         f"Feature {study.name} of {study.sae}, {study.model}",
-        [causal_line(study)],
+        conclusion(study),
         study_facts(study),
-        [groups_table(study), *tables] if study.groups else tables,
+        study_tables(study),
         study.notes,
     )
+
+
+def conclusion(study: Study) -> list[str]:
+    """What the study came to, one sentence each."""
+    return [*place_lines(study), causal_line(study)]
+
+
+def study_tables(study: Study) -> list[Table]:
+    """Every table that the study has data for; published figures come first."""
+    published = published_on(study.name, study.sae)
+    return [
+        *([published_table(study, published)] if published else []),
+        *([mediation_table(study)] if study.mediation else []),
+        *([parts_table(study)] if study.parts else []),
+        *([family_table(study)] if study.family else []),
+        *([groups_table(study)] if study.groups else []),
+        grid_table(study),
+        *([neighbours_table(study)] if study.neighbours else []),
+    ]
 
 
 def causal_line(study: Study) -> str:
@@ -27,29 +49,15 @@ def causal_line(study: Study) -> str:
     test = study.test
     if test is None:
         return "Causal test: none, as no flip is in the flip bank."
-    return (
-        f"Causal test on {test.n:,} banked flips: recovery {interval(test.recovery)}, net of random directions "
-        f"{interval(test.net)}, {p_phrase(test.p)}.{_mediation(test)}"
+    parts = (
+        ""
+        if test.mediated is None or test.direct is None
+        else f", of which later layers mediate {interval(test.mediated)} and {interval(test.direct)} is direct"
     )
-
-
-def _mediation(test: CausalEntry) -> str:
-    """What the parts of the recovery say of the feature; empty for a study of an older version, without parts."""
-    if test.mediated is None or test.direct is None or test.net_mediated is None:
-        return ""
-    parts = f" Mediated by later layers {interval(test.mediated)}, direct {interval(test.direct)}: "
-    share, moves = test.net_mediated.value or 0, (test.net.low or 0) > 0 and (test.p or 0) < 0.05
-    works = (test.net_mediated.low or 0) > 0 and (test.p_mediated or 0) < 0.05 and share > (test.direct.value or 0)
-    if works and share >= MEDIATED:
-        return parts + (
-            "later layers make the answer of its change, so it is a cause, or a mediator if it lies among the layers "
-            "that write (`interp find-features` finds those)."
-        )
-    if works and moves:
-        return parts + f"a contributor, which later layers use but which alone has less than {MEDIATED:g} mediated."
-    if moves:
-        return parts + "an echo, which carries the answer but does not make it."
-    return parts + "a bystander, whose change does not make the answer."
+    return (
+        f"Causal test on {test.n:,} banked flips: recovery {interval(test.recovery)}{parts}; net of random directions "
+        f"{interval(test.net)}, {p_phrase(test.p)}."
+    )
 
 
 def causal_facts(test: CausalEntry) -> Facts:
@@ -79,6 +87,16 @@ def study_facts(study: Study) -> Facts:
         ("Flip AUC of |delta|", interval(tracking.flip_auc)),
         ("Largest |delta| of its layer", f"in {tracking.largest:,} of {tracking.flips:,} flips"),
     ]
+    if study.clamp is not None:
+        clamp = study.clamp
+        known.append(
+            (
+                "Held at zero at the final token",
+                f"questions with a flip {interval(clamp.flip_rate_before, PERCENT, unit='%')} before, "
+                f"{interval(clamp.flip_rate_after, PERCENT, unit='%')} after; accuracy "
+                f"{interval(clamp.accuracy_change, PERCENT, sign=True)} points",
+            )
+        )
     if test is not None:
         doses = ", ".join(f"{dose:g}× {number(share)}" for dose, share in zip(study.doses, test.dose, strict=True))
         known += [*causal_facts(test), ("Recovery by dose", doses)]

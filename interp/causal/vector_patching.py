@@ -1,0 +1,73 @@
+"""The patch of one vector a pair: how much of the margin shift comes back, and how much of that later layers make.
+
+It tests what is no single feature, such as a family of features or the part of a residual that an SAE leaves out. As in
+`interp.causal.feature_patching`, what the vector recovers where only the output layer reads it is direct, the rest is
+mediated, and both are set against random directions of the same norms.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.causal.layer_patching import PatchTarget, random_directions
+from interp.statistics import Estimate, ratio_interval, ratio_sign_flips
+
+RANDOMS = 8
+"""Random directions for each pair and vector."""
+
+
+class VectorTest(NamedTuple):
+    """The recovery by one vector a pair, as shares of the margin shift, and by random directions of its norm."""
+
+    recovery: Estimate
+    """Sum of the effects over the sum of |shift|."""
+    net: Estimate
+    """recovery minus that of random directions."""
+    p: float
+    """Two-sided p of `net` = 0, sign-flip test over patients; not adjusted."""
+    direct: Estimate
+    """Recovery by the same vector added to the last layer's output, where no layer acts on it."""
+    net_mediated: Estimate
+    """recovery - direct, minus the same of random directions."""
+    p_mediated: float
+    """Two-sided p of `net_mediated` = 0, likewise."""
+    reversals: int
+    """Number of pairs whose original answer the patch restores."""
+
+
+def patch_vectors(target: PatchTarget, layer: int, vectors: Tensor, seed: int) -> list[VectorTest]:
+    """Test k vectors a pair, each added to the paraphrase's final-token residual after `layer`.
+
+    `vectors` is float32 [n, k, d_model]; the original's residual minus the paraphrase's would restore the margin.
+    """
+    k = vectors.shape[1]
+    noise = random_directions(vectors.repeat_interleave(RANDOMS, 1), torch.Generator().manual_seed(seed))
+    patches = torch.cat([vectors, noise], 1)
+    count, last = patches.shape[1], target.rerun.vlm.n_layers - 1
+    places = [layer] * count + [last] * count
+    every = target.effect(places, torch.cat([patches, patches], 1), "vector patches")
+    size, patients = np.abs(target.shift), target.patients
+    total, direct = np.split(every * np.sign(target.shift)[:, None], 2, axis=1)
+    answer = target.flips.margin_before > 0
+    found = []
+    for i in range(k):
+        control = slice(k + i * RANDOMS, k + (i + 1) * RANDOMS)
+        mediated, random_mediated = total[:, i] - direct[:, i], (total[:, control] - direct[:, control]).mean(1)
+        net, p = ratio_sign_flips(total[:, i] - total[:, control].mean(1), size, patients, seed)
+        net_mediated, p_mediated = ratio_sign_flips(mediated - random_mediated, size, patients, seed)
+        # An empty vector has only rounding errors for effects.
+        moves = bool(vectors[:, i].any())
+        found.append(
+            VectorTest(
+                recovery=ratio_interval(total[:, i], size, patients, seed),
+                net=net,
+                p=p if moves else 1.0,
+                direct=ratio_interval(direct[:, i], size, patients, seed),
+                net_mediated=net_mediated,
+                p_mediated=p_mediated if moves else 1.0,
+                reversals=int((((target.flips.margin_after + every[:, i]) > 0) == answer).sum()),
+            )
+        )
+    return found
