@@ -36,6 +36,14 @@ def study_feature_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the controls, the grid images and the intervals.")] = 0,
+    include_text: Annotated[
+        bool,
+        typer.Option(
+            "--include-text",
+            help="Show the wordings that activate the feature most and least, and write them into wordings.csv. Those "
+            "of the embedded world are always shown.",
+        ),
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -62,6 +70,7 @@ def study_feature_command(
     from interp.saes.sae import load_sae
     from interp.storage.atomic import refuse_used
     from interp.views.tables.feature import study_overview
+    from interp.views.tables.feature_content import wordings_table
     from interp.views.terminal.show import show_overview
 
     layer, index = parse_feature(feature)
@@ -72,12 +81,15 @@ def study_feature_command(
     folder = sae_of_layer(saes.locate([layer]), layer, saes.saes)
     vlm = model.load()
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
-    study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed)
+    study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed, folder)
     if out is not None:
-        save_study(study, out)
+        save_study(study, out, include_text)
     if json:
         typer.echo(study.to_json(), nl=False)
     else:
-        show_overview(study_overview(study))
+        shown = study_overview(study)
+        if include_text or study.shows_text:
+            shown.tables.append(wordings_table(study.wordings, study.name))
+        show_overview(shown)
         if out is not None:
             typer.echo(f"Wrote {out}")

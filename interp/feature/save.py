@@ -7,12 +7,16 @@ from interp.storage.atomic import atomic_folder, write_text
 from interp.views.figures.feature_study import group_frame, study_drawings
 from interp.views.figures.style import save_figures
 
+WORDINGS = "wordings.csv"
+"""The one file of a study that holds question text."""
 
-def save_study(study: FeatureStudy, out: Path) -> None:
+
+def save_study(study: FeatureStudy, out: Path, include_text: bool = False) -> None:
     """Write study.json, by_group.csv, grid.csv and the figures into the new folder `out`, atomically.
 
-    No question, path or patient is written; the frames and findings of the grid are. Undefined numbers are null in the
-    JSON and empty in the tables. Raises InputError if `out` is not empty.
+    No question, path or patient is written; the frames and findings of the grid are. With `include_text`, and for the
+    embedded world's questions, wordings.csv holds the wordings that activate the feature most and least. Undefined
+    numbers are null in the JSON and empty in the tables. Raises InputError if `out` is not empty.
     """
     content = study.model_dump()
     pairs = study.deltas()
@@ -20,4 +24,6 @@ def save_study(study: FeatureStudy, out: Path) -> None:
         write_text(folder / "study.json", study.to_json())
         group_frame(content).to_csv(folder / "by_group.csv", index=False)
         study.cells.to_csv(folder / "grid.csv", index=False, float_format="%.6g")
+        if include_text or study.shows_text:
+            study.wordings.to_csv(folder / WORDINGS, index=False, float_format="%.6g")
         save_figures(study_drawings(content, study.cells, pairs), folder)

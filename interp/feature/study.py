@@ -7,6 +7,7 @@ better than it is. Pick it on other patients: `interp find-features` uses the tr
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,11 @@ from interp.causal.mediation import falls_by_layer
 from interp.causal.sae_error import PARTS, split_shift
 from interp.causal.vector_patching import patch_vectors
 from interp.feature.clamping import clamp_feature
+from interp.feature.content import activating_wordings, feature_content
 from interp.feature.family import find_relatives
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
+from interp.feature.pages import nearest_page
 from interp.feature.place import layer_writes, layers_that_mediate, layers_that_write
 from interp.feature.register_grid import grid_findings, grid_prompts, read_grid, study_grid
 from interp.feature.tracking import track_margin
@@ -39,6 +42,7 @@ from interp.runtime.arguments import expect, expect_each
 from interp.runtime.errors import InputError
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features
+from interp.saes.source import sae_source
 from interp.schemas.layers import DOSES, Place, PromptEntry
 from interp.schemas.study import (
     FeatureTestEntry,
@@ -76,6 +80,16 @@ class FeatureStudy(Study):
     )
     delta: InstanceOf[NDArray[np.float64]] = Field(exclude=True, description="[pairs] f(p) - f(q) [activation units]")
     flips: InstanceOf[Flips] = Field(exclude=True, description="the pairs of `delta`")
+    wordings: InstanceOf[pd.DataFrame] = Field(
+        exclude=True,
+        repr=False,
+        description="the wordings that activate the feature most and least (interp.feature.content); question text",
+    )
+
+    @property
+    def shows_text(self) -> bool:
+        """Whether wordings may be shown without being asked for: those of the embedded world."""
+        return self.content is not None and self.content.synthetic
 
     def deltas(self) -> pd.DataFrame:
         """The feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`)."""
@@ -140,11 +154,14 @@ def study_feature(
     grid: pd.DataFrame | None = None,
     source: str = "",
     seed: int = 0,
+    folder: Path | None = None,
 ) -> FeatureStudy:
     """Study one feature of `sae` on the yes/no questions that have paraphrases.
 
     `grid` is a register grid (`interp.feature.register_grid.read_grid`), by default the shipped one. `source` is the
-    source of the SAE as for `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. Numbers
+    source of the SAE as for `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. `folder`
+    is the one that the SAE was loaded from: it tells the page too, and lets the nearest feature with a page be found
+    for one without. Numbers
     that cannot be computed are None, and `notes` says why.
 
     Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, or if no
@@ -166,6 +183,12 @@ def study_feature(
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
     grid_found, cells = study_grid(vlm, sae, feature, grid_table, seed)
+    entry = None if folder is None else sae_source(sae.layer, folder)
+    page = neuronpedia_address((entry and entry.release) or source, sae.id, feature)
+    activations = activation[:, 0].double().numpy()
+    content = feature_content(vlm, sae, feature, prompts, activations, last, entry, seed)
+    if page is None and entry is not None and folder is not None:
+        content.nearest_page = nearest_page(sae, feature, entry, folder)
     study = FeatureStudy(
         model=vlm.name,
         revision=vlm.revision,
@@ -187,7 +210,8 @@ def study_feature(
         neighbours=nearest_neighbours(sae, feature),
         direct_effect=significant(direct_effect(vlm, sae, feature, last)),
         margin_slope=significant(margin_slope(vlm, sae, feature, last)),
-        neuronpedia=neuronpedia_address(source, sae.id, feature),
+        neuronpedia=page,
+        content=content,
         notes=[],
         seed=seed,
         software=software(),
@@ -195,6 +219,7 @@ def study_feature(
         cells=cells,
         delta=delta,
         flips=flips,
+        wordings=activating_wordings(prompts, activations),
     )
     study.notes.extend(missing_numbers(study, wordings, BANK_MARGIN))
     return study

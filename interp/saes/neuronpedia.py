@@ -44,9 +44,9 @@ def feature_list(found: Layers, release: str | None = None, most: int = MAX_FEAT
     """
     recorded = {entry.layer: entry.release or "" for entry in found.sae_sources}
     source_of = {
-        layer: page
+        layer: source
         for layer, folder in found.saes.items()
-        if (page := sources_of(release or recorded.get(layer, "")).get(folder)) is not None
+        if (source := sources_of(release or recorded.get(layer, "")).get(folder)) is not None
     }
     listed = [entry for entry in found.features if entry.layer in source_of][:most]
     if not listed:

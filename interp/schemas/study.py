@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
+from interp.schemas.feature_content import FeatureContent
 from interp.schemas.layers import CausalEntry, Place, PromptEntry
 from interp.schemas.record import Interval, Record
 from interp.storage.provenance import Provenance
@@ -198,6 +199,9 @@ class Study(Record):
     groups: list[GroupRecovery] = Field(description="recovery by finding, phenomenon and registers, largest first")
     grid: Grid = Field(description="the register grid")
     neighbours: list[Neighbour] = Field(description="features with the most similar decoder rows, nearest first")
+    content: FeatureContent | None = Field(
+        default=None, description="what the feature stands for; null in files of older versions"
+    )
     software: dict[str, str] = Field(description="package -> version")
     provenance: Provenance | None = Field(
         default=None, description="command, commit, device and start; null where not recorded"

@@ -6,6 +6,7 @@ from interp.schemas.study import Study
 from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spoken
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, count, estimate, tabulate, value, words
+from interp.views.tables.feature_content import content_facts, content_line, firing_table, tokens_table
 from interp.views.tables.feature_parts import family_table, parts_table
 from interp.views.tables.feature_place import mediation_table, place_lines
 from interp.views.tables.published import published_table
@@ -27,7 +28,8 @@ def study_overview(study: Study) -> Overview:
 
 def conclusion(study: Study) -> list[str]:
     """What the study came to, one sentence each."""
-    return [*place_lines(study), causal_line(study)]
+    content = [content_line(study.content, study.name)] if study.content else []
+    return [*content, *place_lines(study), causal_line(study)]
 
 
 def study_tables(study: Study) -> list[Table]:
@@ -39,6 +41,8 @@ def study_tables(study: Study) -> list[Table]:
         *([parts_table(study)] if study.parts else []),
         *([family_table(study)] if study.family else []),
         *([groups_table(study)] if study.groups else []),
+        *([tokens_table(study.content, study.name)] if study.content else []),
+        *([firing_table(study.content, study.name)] if study.content else []),
         grid_table(study),
         *([neighbours_table(study)] if study.neighbours else []),
     ]
@@ -110,7 +114,7 @@ def study_facts(study: Study) -> Facts:
         ("Effect of one unit by the output layer", f"{number(study.direct_effect, LOGITS, sign=True)} logits"),
         ("Slope of the margin at the last layer", f"{number(study.margin_slope, LOGITS, sign=True)} logits per unit"),
     ]
-    return [*known, ("Neuronpedia", study.neuronpedia)] if study.neuronpedia else known
+    return known + content_facts(study)
 
 
 def groups_table(study: Study) -> Table:

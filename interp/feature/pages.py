@@ -1,0 +1,66 @@
+"""The nearest feature that Neuronpedia has a page of, for features of SAEs without pages."""
+
+from pathlib import Path
+
+import torch
+
+from interp.runtime.errors import InputError
+from interp.saes.locate import locate_saes
+from interp.saes.neuronpedia import SITE
+from interp.saes.sae import Sae, load_sae
+from interp.saes.suites import ALL_LAYERS, PAGED_L0, SOME_LAYERS, pages_of, suite_path
+from interp.schemas.feature_content import NearestPage
+from interp.schemas.layers import SaeEntry
+from interp.storage.json_files import significant
+
+WIDTH = "16k"
+"""Width of the SAEs whose pages are searched: the smallest, so that 0.3 GB are read."""
+
+
+def nearest_page(sae: Sae, feature: int, source: SaeEntry, folder: Path) -> NearestPage | None:
+    """The feature with a page whose decoder row has the largest cosine with that of a feature without one.
+
+    It is looked for in the SAE with pages of the nearest layer, in the suite `res` beside the suite `res-all` that
+    `source` names: in the local snapshot around `folder`, or on the hub. None if the SAE is not of Gemma Scope 2, if
+    its model has no pages, or if the other SAE cannot be had.
+    """
+    release = (source.release or "").removesuffix("-all")
+    pages = {_layer(path): (path, page) for path, page in pages_of(release).items() if _is_paged(path)}
+    if not pages:
+        return None
+    layer = min(pages, key=lambda each: (abs(each - sae.layer), -each))
+    path, page = pages[layer]
+    try:
+        other = load_sae(_beside(folder, path, release, layer), layer, len(sae.b_dec), sae.w_dec.device)
+    except InputError:
+        return None
+    index, cosine = most_similar(sae, feature, other)
+    return NearestPage(
+        address=f"{SITE}/{page}/{index}", layer=layer, feature=index, sae=path, cosine=significant(cosine)
+    )
+
+
+def most_similar(sae: Sae, feature: int, other: Sae) -> tuple[int, float]:
+    """The feature of another SAE whose decoder row is most similar to that of `feature`, and the cosine."""
+    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
+    cosines = torch.cat([torch.nn.functional.normalize(part.float(), dim=1) @ own for part in other.w_dec.split(16384)])
+    index = int(cosines.argmax())
+    return index, float(cosines[index])
+
+
+def _is_paged(path: str) -> bool:
+    return path.endswith(f"_width_{WIDTH}_l0_{PAGED_L0}")
+
+
+def _layer(path: str) -> int:
+    return int(path.rsplit("/", 1)[-1].split("_")[1])
+
+
+def _beside(folder: Path, path: str, release: str, layer: int) -> Path:
+    """The folder of an SAE of the suite `res`: in the snapshot that `folder` is in, or from the hub."""
+    if suite_path(folder).partition("/")[0] in (ALL_LAYERS, SOME_LAYERS):
+        local = folder.resolve().parent.parent / path
+        if local.is_dir():
+            return local
+
+    return locate_saes(release, WIDTH, PAGED_L0, [layer])[layer]
