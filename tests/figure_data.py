@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.evaluation.evaluate import Evaluation
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
+from finetune.evaluation.result import Evaluation
 from interp.feature.save import save_study
 from interp.feature.study import FeatureStudy
 from interp.schemas.ablation import METRICS, Ablation, AblationArm, AblationData

@@ -13,10 +13,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from finetune.ablation.result import Ablation
+from finetune.evaluation.assess import verdict_record
 from finetune.evaluation.compare import ArmComparison
-from finetune.evaluation.evaluate import Evaluation, verdict_record
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, RELIANCE
+from finetune.evaluation.result import Evaluation
 from finetune.evaluation.verdict import verdict
 from finetune.grounding.score_table import GROUNDING_SCORES
 from finetune.grounding.settings import GroundingSettings

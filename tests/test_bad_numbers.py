@@ -9,7 +9,8 @@ from test_finetune_verdict import LOOKS, NAMES, SAME, SWAPS, comparison
 
 from finetune.evaluation.answers import Answers
 from finetune.evaluation.arms import Arm, base_arm
-from finetune.evaluation.evaluate import collapse, evaluate
+from finetune.evaluation.assess import collapse
+from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.verdict import verdict
 from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.study import study

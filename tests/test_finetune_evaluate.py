@@ -18,11 +18,13 @@ from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import text_hash
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.margins import measure
+from interp.model.blank_images import BLANKS, gaussian_image
 from interp.model.image_tokens import pixels_of
 from interp.model.load import load_vlm
 from interp.model.prompts import prompt_tokens
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
+from interp.questions.published_parser import parse_as_published
 from interp.questions.tables import pair_table, prompt_table
 from interp.questions.yes_no_form import asks_yes_or_no
 from interp.runtime.errors import InputError
@@ -114,6 +116,7 @@ def slow(adapted, questions):
         "white": torch.ones_like(plain[0]),
         "noise": noise,
         "mean": torch.stack(plain).mean(0),
+        "gaussian": pixels_of(vlm, [gaussian_image(3)])[0],
     }
     swaps = swaps_of(questions, prompt_table(questions), 3)
     others, opposites = iter(swaps.random), iter(swaps.opposite)
@@ -157,7 +160,7 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
         def add(name, value, patient=q.patient):
             found[name].append((patient, float(value)))
 
-        parsed = [parse_yes_no(said) for said in row["said"]]
+        parsed, published = ([read(said) for said in row["said"]] for read in (parse_yes_no, parse_as_published))
         inside = [k for k, text in enumerate(texts) if wording_in(q, text)]
         pairs = [k for k in range(1, len(texts)) if pair_in(q, q.paraphrases[k - 1], texts[0], texts[k])]
         for k in inside:
@@ -166,6 +169,7 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
             if closed:
                 add("accuracy", yes[k] == (answer == "yes"))
                 add("unparsed", parsed[k] is None)
+                add("published_excluded", published[k] is None)
                 if parsed[k] is not None:
                     add("parsed_accuracy", parsed[k] == answer)
                     add("parsed_agreement", parsed[k] == ("yes" if yes[k] else "no"))
@@ -174,10 +178,10 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
         if 0 in inside:
             add("original_accuracy", yes[0] == (answer == "yes"))
             same = {kind: (m > 0) == yes[0] for kind, m in row["blank"].items()}
-            add("text_only_agreement", np.mean(list(same.values())))
+            add("text_only_agreement", np.mean([same[kind] for kind in BLANKS]))
             for kind, stayed in same.items():
                 add(f"text_only_agreement_{kind}", stayed)
-            add("blank_margin", np.mean(np.abs(list(row["blank"].values()))))
+            add("blank_margin", np.mean([abs(row["blank"][kind]) for kind in BLANKS]))
             add("swap_sensitivity", np.mean([(m > 0) != yes[0] for m in row["swapped"]]))
             if row["opposite"] is not None:
                 there = row["opposite"] > 0
@@ -192,6 +196,9 @@ def slow_values(rows, tokenizer, wording_in, pair_in):
             add("margin_difference", abs(margins[0] - margins[k]))
             if parsed[0] is not None and parsed[k] is not None:
                 add("parsed_flip_rate", parsed[0] != parsed[k])
+        comparable = [k for k in pairs if published[0] is not None and published[k] is not None]
+        if comparable:
+            add("published_flip_rate", any(published[0] != published[k] for k in comparable))
         if pairs:
             consistent = all(yes[0] == yes[k] for k in pairs)
             reliant = (row["blank"]["grey"] > 0) != yes[0]
@@ -332,7 +339,7 @@ def test_a_single_patient_has_no_swaps(adapted, questions):
     assert not {m for m in measures if "swap" in m or "opposite" in m}
     assert {q.reliance for q in found.quadrants} == {"grey", "any"}
     assert "text_only_agreement" in measures
-    assert not {m for m in measures if m.startswith(("parsed", "sequence", "unparsed"))}
+    assert not {m for m in measures if m.startswith(("parsed", "sequence", "unparsed", "published"))}
     assert found.verdicts["adapter"].label == "not improved"
 
 

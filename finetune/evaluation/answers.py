@@ -19,7 +19,7 @@ class Answers(NamedTuple):
     right_token: Bools
     """[n] whether the most probable first token is that of the true answer, regardless of case and leading space."""
     blank_margin: dict[str, FloatArray]
-    """Kind of blank image (a key of BLANKS) -> [n] margin with it [logits]. The grey blank is used with all wordings of
+    """Kind of blank image (of ALL_BLANKS) -> [n] margin with it [logits]. The grey blank is used with all wordings of
     closed questions, the others with the original wordings only."""
     swapped_margin: FloatArray
     """[n, s] margin of the original wordings of closed questions with the images of s other patients [logits]."""
@@ -27,6 +27,9 @@ class Answers(NamedTuple):
     """[n] "yes" or "no" as parsed from the generated answer to a closed question; None if it says neither or both."""
     right_sequence: FloatArray
     """[n] 1 if the generated answer begins with the whole true answer, else 0; NaN if none was generated."""
+    published: NDArray[np.object_] | None = None
+    """[n] "yes" or "no" as PSF-Med's parser reads the generated answer to a closed question, None if it excludes the
+    answer; None in place of the array if the parser was not applied."""
     opposite_margin: FloatArray | None = None
     """[n] margin of the original wordings of closed questions with the image of another patient about whom the same was
     asked with the opposite answer [logits]; NaN where there is none; None if no such image was shown."""

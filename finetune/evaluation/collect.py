@@ -1,6 +1,6 @@
 """Collecting all answers of one arm: with the question's own image, with blanks and swapped images, and in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from interp.model.blank_images import BLANKS
 from interp.model.prompts import first_answer_token
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.opposite_images import opposite_images
+from interp.questions.published_parser import parse_as_published
 from interp.questions.schema import Question
 from interp.statistics import FloatArray
 
@@ -44,17 +45,24 @@ def swap_images(prompts: pd.DataFrame, seed: int) -> NDArray[np.object_]:
     return other_patients_images(list(rows["image"]), list(rows["patient"]), np.random.default_rng(seed), SWAPS)
 
 
-def collect_answers(engine: Engine, prompts: pd.DataFrame, swaps: Swaps, new_tokens: int, name: str) -> Answers:
+def collect_answers(
+    engine: Engine,
+    prompts: pd.DataFrame,
+    swaps: Swaps,
+    new_tokens: int,
+    name: str,
+    blanks: Mapping[str, str] = BLANKS,
+) -> Answers:
     """Ask a model, in its present state, everything that an evaluation needs about a prompt table.
 
-    The engine's blank images must have been prepared. No answers are generated if `new_tokens` is 0. `name` labels the
-    progress bars. Raises InputError as `interp.measurement.margins.measure` does.
+    `blanks` are the blank images to show, kind -> name; the engine must have prepared them. No answers are generated if
+    `new_tokens` is 0. `name` labels the progress bars. Raises InputError as `interp.measurement.margins.measure` does.
     """
     measured = engine.first_tokens(prompts, name)
     closed, originals = prompts["closed"].to_numpy(bool), closed_originals(prompts)
     blank = {
         kind: _margins_at(engine, prompts, closed if kind == "grey" else originals, image, f"{name}, {kind} image")
-        for kind, image in BLANKS.items()
+        for kind, image in blanks.items()
     }
     swapped = np.full((len(prompts), SWAPS), np.nan)
     if swaps.random.size and swaps.random[0, 0] is not None:
@@ -67,8 +75,10 @@ def collect_answers(engine: Engine, prompts: pd.DataFrame, swaps: Swaps, new_tok
         images = [image for image in swaps.opposite if image is not None]
         opposite = _margins_at(engine, prompts, shown, images, f"{name}, images of the opposite answer")
     right_token = right_tokens(engine.tokenizer, prompts, measured.top_token)
-    parsed, right_sequence = _generated(engine, prompts, measured.top_token, new_tokens, name)
-    return Answers(measured.margin, right_token, blank, swapped, parsed, right_sequence, opposite)
+    said = _generated(engine, prompts, measured.top_token, new_tokens, name)
+    return Answers(
+        measured.margin, right_token, blank, swapped, said.parsed, said.right_sequence, said.published, opposite
+    )
 
 
 def _margins_at(
@@ -93,13 +103,22 @@ def right_tokens(tokenizer: Any, prompts: pd.DataFrame, top_token: NDArray[np.in
     return np.array([g == true.get(answer) for g, answer in zip(given, prompts["answer"], strict=True)], dtype=bool)
 
 
+class _Said(NamedTuple):
+    """Generated answers, read: the fields of `Answers` of the same names."""
+
+    parsed: NDArray[np.object_]
+    right_sequence: FloatArray
+    published: NDArray[np.object_]
+
+
 def _generated(
     engine: Engine, prompts: pd.DataFrame, top_token: NDArray[np.int64], new_tokens: int, name: str
-) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
-    """Generate answers; return each closed one parsed as yes or no, and whether each begins with the true answer."""
+) -> _Said:
+    """Generate answers and read them; the texts are not kept."""
     parsed, right = np.full(len(prompts), None, dtype=object), np.full(len(prompts), np.nan)
+    published = parsed.copy()
     if not new_tokens:
-        return parsed, right
+        return _Said(parsed, right, published)
     tokenizer = engine.tokenizer
     answers = set(prompts["answer"].dropna())
     longest = max((len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers), default=1)
@@ -112,6 +131,7 @@ def _generated(
     for row, (text, answer, type_, closed) in enumerate(
         zip(texts, prompts["answer"], prompts["type"], prompts["closed"], strict=True)
     ):
-        parsed[row] = parse_yes_no(text) if closed else None
+        if closed:
+            parsed[row], published[row] = parse_yes_no(text), parse_as_published(text)
         right[row] = isinstance(answer, str) and begins_with_answer(text, answer, type_)
-    return parsed, right
+    return _Said(parsed, right, published)

@@ -21,6 +21,7 @@ from finetune.evaluation.answers import (
     truly_yes,
 )
 from finetune.evaluation.measure import Measure, UnitsOf, any_of_question, mean_units, over_pairs, over_prompts
+from finetune.evaluation.published_measures import PUBLISHED
 from finetune.evaluation.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
 from finetune.evaluation.reliability import ECE_BINS, confidence, confidence_bin
 from interp.model.blank_images import BLANKS
@@ -367,5 +368,6 @@ MEASURES: dict[str, Measure] = {
         _unparsed,
         "%",
     ),
+    **PUBLISHED,
 }
 """Name -> measure, in display order."""

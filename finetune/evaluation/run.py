@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from finetune.evaluation.adapter_warnings import adapter_warnings
 from finetune.evaluation.arms import adapter_arm, base_arm, clamp_arms, known_texts, model_arm, names_of
-from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.result import Evaluation
 from finetune.evaluation.settings import EvaluationSettings
 from finetune.lora.adapter_folder import shared_base
 from finetune.lora.locate import locate_adapter
@@ -76,5 +77,14 @@ def evaluate_saved(
     # Nobody knows which texts a whole model was trained on.
     known = known_texts([None if given.is_model else record_of[given.folder] for given in located])
     return evaluate(
-        vlm, arms, asked, known, settings.seed, sae_of, settings.tolerance, settings.new_tokens, features
+        vlm,
+        arms,
+        asked,
+        known,
+        settings.seed,
+        sae_of,
+        settings.tolerance,
+        settings.new_tokens,
+        features,
+        settings.sentence_encoder,
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.evaluation.evaluate import Evaluation
+from finetune.evaluation.result import Evaluation
 from interp.runtime.errors import InputError
 from interp.schemas.items import evaluation_items_path, read_items, write_items
 from interp.schemas.items_kept import ItemsKept

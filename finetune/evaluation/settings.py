@@ -1,6 +1,7 @@
 """The settings of an evaluation."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from interp.runtime.options import check_options, option
 
@@ -25,6 +26,12 @@ class EvaluationSettings:
     )
     new_tokens: int = option(
         NEW_TOKENS, "Tokens generated for each answer; 0 for measures of the first token alone.", min=0
+    )
+    sentence_encoder: Path | None = option(
+        None,
+        "Sentence encoder (sentence-transformers or transformers, a folder or a hub id) that tells which wordings are "
+        "alike, for PSF-Med's FlipBank.",
+        shown="none, all wordings count as alike",
     )
     seed: int = option(0, "Seed of the bootstrap, the permutations, the noise and the swapped images.", min=0)
 

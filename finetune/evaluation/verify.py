@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.evaluation.arms import adapter_arm, base_arm, known_texts
-from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.result import Evaluation
 from finetune.lora.adapter_folder import read_record
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question

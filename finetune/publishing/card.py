@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune.evaluation.evaluate import Evaluation
+from finetune.evaluation.result import Evaluation
 from finetune.lora.adapter_folder import AdapterRecord
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle
 from interp.runtime.errors import InputError, first_line

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.evaluation.arms import Arm, base_arm
-from finetune.evaluation.evaluate import Evaluation, evaluate
+from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.result import Evaluation
 from finetune.lora.adapter_folder import record_of, write_adapter
 from finetune.lora.history import history_table
 from finetune.lora.layers import Choice, choose_layers, read_choice

@@ -58,6 +58,18 @@ class Comparison(Record):
     )
 
 
+class Measured(Record):
+    """One measure of an arm that is compared with nothing, in one group of questions."""
+
+    arm: str = Field(description="name of the arm")
+    kind: str = Field(description="kind of the group, as of a comparison")
+    subset: str = Field(description="name of the group")
+    measure: str = Field(description="name of the measure")
+    n: int = Field(description="number of units measured: questions, pairs or wordings")
+    patients: int = Field(description="number of patients, or of images where patients are unknown")
+    value: Interval = Field(description="the measure")
+
+
 class QuadrantMeans(Record):
     """How right and how sure one arm is in one quadrant, in the original wordings."""
 
@@ -91,6 +103,37 @@ class Quadrants(Record):
         if {len(self.moves), *map(len, self.moves)} != {len(self.shares)}:
             raise ValueError(f"moves is not a square of the {len(self.shares)} quadrants")
         return self
+
+
+class FlipsByCount(Record):
+    """How the question-level flip rate of one arm depends on the number of paraphrases."""
+
+    arm: str = Field(description="name of the arm")
+    paraphrases: int = Field(description="number of paraphrases")
+    questions: int = Field(description="number of closed questions with exactly this many")
+    flip_rate: Interval = Field(description="share of these with at least one flip, as PSF-Med reports it")
+    at_least: int = Field(description="number of closed questions with this many or more")
+    drawn_flip_rate: Interval = Field(
+        description="expected share of these with a flip among this many of their paraphrases, drawn at random"
+    )
+
+
+class FlipBank(Record):
+    """PSF-Med's FlipBank of one arm: flips of unambiguous answers between similar wordings."""
+
+    arm: str = Field(description="name of the arm")
+    pairs: int = Field(description="number of pairs whose generated answers both say yes or no unambiguously")
+    flips: int = Field(description="number of these with different answers")
+    encoder: str | None = Field(description="name of the sentence encoder; null without one")
+    least_similarity: float | None = Field(
+        description="similarity above which wordings are alike; null without encoder"
+    )
+    similarity: float | None = Field(
+        description="median similarity of the wordings of these flips; null without encoder"
+    )
+    banked: int = Field(description="number of flips between wordings that are alike; without encoder all flips")
+    questions: int = Field(description="number of questions with such a flip")
+    patients: int = Field(description="number of patients with one")
 
 
 class CoveragePoint(Record):
@@ -186,6 +229,12 @@ class Evaluation(Record):
     quadrants: list[Quadrants] = Field(description="one entry per arm and kind of reliance")
     quadrant_order: list[str] = Field(description="names of the quadrants, best first, in the order of `moves`")
     reliability: list[ReliabilityBin] = Field(description="the points of every arm's reliability curve")
+    by_count: list[FlipsByCount] = Field(
+        default_factory=list, description="flips by number of paraphrases, one entry per arm and number"
+    )
+    flip_banks: list[FlipBank] = Field(
+        default_factory=list, description="PSF-Med's FlipBank of every arm; empty if no answers were generated"
+    )
     detection: list[FlipDetection] = Field(
         default_factory=list, description="how well flips can be foretold, one entry per arm and number of probes"
     )
@@ -193,6 +242,10 @@ class Evaluation(Record):
         default_factory=list, description="LAYER:FEATURE of the SAE features whose activation is tried as a detector"
     )
     comparisons: list[Comparison] = Field(description="one entry per measure, group and pair of arms")
+    measured: list[Measured] = Field(
+        default_factory=list,
+        description="one entry per measure and group of a single arm, which is compared with nothing",
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "Evaluation":

@@ -34,6 +34,9 @@ MEASURE_MEANINGS = {
     "parsed_accuracy": "generated answers that are correct",
     "parsed_agreement": "generated answers that agree with the margin",
     "unparsed": "generated answers that say neither yes nor no, or both",
+    "published_flip_rate": "questions whose parsed generated answer changes, by PSF-Med's parser",
+    "published_excluded": "generated answers that PSF-Med's parser cannot read",
+    "text_only_agreement_gaussian": "answers that stay the same on Gaussian noise, 128 ± 64 (PSF-Med)",
     "combined": "consistency, accuracy and use of the image in one score",
 }
 """Measure -> what it is."""
@@ -44,7 +47,14 @@ QUADRANT_MEANINGS = {
     "worst": "flips, does not rely on the image",
 }
 """Quadrant -> what it is (Consistent but Dangerous, arXiv 2603.20985)."""
-IN_DETAIL = ("opposite_swap_sensitivity", "paired_image_accuracy", "opposite_margin_shift")
+IN_DETAIL = (
+    "opposite_swap_sensitivity",
+    "paired_image_accuracy",
+    "opposite_margin_shift",
+    "published_flip_rate",
+    "published_excluded",
+    "text_only_agreement_gaussian",
+)
 """Measures that the report and evaluation.json show, but not the terminal and notebooks, whose tables stay short."""
 RELIANCE_MEANINGS = {
     "grey": "it changes with a grey image, the published definition",
