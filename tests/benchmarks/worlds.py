@@ -15,8 +15,8 @@ narrow (one layer), weak, two (separate windows). Gates of something else do so 
 with a certain word (word), as often formal as casual. An analytic gate (`interp.demo.plants`) reads a known feature;
 its writing layer is the truth. Without a gate, but with as many flips: decoys (every layer writes by an arbitrary
 property of the wording), noise (added to the weights of every layer) and random-answers (all layers are trained to
-deny faint findings in an arbitrary half of the wordings). On one CPU core a trained world takes about 3 minutes, an
-analytic gate 3 and the others 1; on a GPU all take some ten seconds.
+deny faint findings in an arbitrary half of the wordings). On one CPU core a trained world takes about 3 minutes, 1 with
+`--steps 150 --patients 24`.
 """
 
 import argparse
@@ -56,8 +56,8 @@ from interp.search.find import find_features
 from interp.storage.atomic import atomic_folder
 from interp.storage.json_files import json_ready, write_json
 
-STEPS, POOL = 300, 5000
-"""Training steps of a trained world, as in the shipped recipe, and the patients that they draw from."""
+POOL = 5000
+"""Patients that gates are trained on."""
 FLIPS = (0.10, 0.18)
 """Range of the share of questions that flip, where the share can be chosen."""
 WORDS = ("there", "this")
@@ -109,6 +109,10 @@ class Materials(NamedTuple):
     """The true findings of the patients that gates are trained on."""
     images: np.ndarray
     """Their images, uint8 [POOL, SIZE, SIZE]."""
+    steps: int
+    """Training steps of a gate."""
+    patients: int
+    """Patients of a step."""
 
 
 class Made(NamedTuple):
@@ -131,7 +135,7 @@ def _trained(
     vlm = load_vlm(shared.base / "base", "auto", "float32")
     vlm.model.requires_grad_(True)
     data = build_training_data(vlm.processor, shared.anatomy, shared.images, str(vlm.device), gate)
-    plant_gate(vlm.model, data, layers, strength, seed, STEPS)
+    plant_gate(vlm.model, data, layers, strength, seed, shared.steps, shared.patients)
     return vlm
 
 
@@ -286,13 +290,15 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=WORLD)
     parser.add_argument("--kinds", nargs="*", default=list(MAKERS), choices=list(MAKERS))
     parser.add_argument("--seeds", default="0-4", help="as 50-54 or 50,53")
+    parser.add_argument("--steps", type=int, default=300, help="of a trained gate; 150 of 24 patients are enough")
+    parser.add_argument("--patients", type=int, default=48, help="of a step")
     parser.add_argument("--table", type=Path, default=None)
     options = parser.parse_args()
     seeds = parse_layers(options.seeds, range(1000), 1000)
     worlds = [(kind, seed, options.out / f"{kind}-{seed}") for seed in seeds for kind in options.kinds]
     if options.action == "make":
         anatomy, images, _ = sample_images(POOL, np.random.default_rng([0, 37]))
-        shared = Materials(options.base, anatomy, images)
+        shared = Materials(options.base, anatomy, images, options.steps, options.patients)
         for kind, seed, folder in worlds:
             if not folder.exists():
                 try:
