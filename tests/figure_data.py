@@ -11,6 +11,7 @@ from interp.feature.save import save_study
 from interp.feature.study import FeatureStudy
 from interp.schemas.ablation import METRICS, Ablation, AblationArm, AblationData
 from interp.schemas.evaluation import Comparison, Quadrants, ReliabilityBin, Verdict
+from interp.schemas.feature_content import FeatureContent, Firing, NearestPage, TokenEffect
 from interp.schemas.grounding import CurvePoint, Grounding, GroundingSummary
 from interp.schemas.layers import DataEntry, Layers, ModelEntry, ProfileEntry
 from interp.schemas.record import Interval, interval_of
@@ -201,6 +202,15 @@ def study_of(pairs: int = 300, test: bool = True) -> FeatureStudy:
         cells=cells,
         delta=delta,
         flips=flips,
+        content=FeatureContent(
+            synthetic=False,
+            sae=None,
+            promoted=[TokenEffect(token=" no", logits=0.2)],
+            suppressed=[TokenEffect(token="yes", logits=-0.1)],
+            firing=[Firing(grouping="register", group="formal", wordings=9, patients=9, active=one, mean=one)],
+            nearest_page=NearestPage(address="https://n/1", layer=9, feature=1, sae="s", cosine=0.5),
+        ),
+        wordings=pd.DataFrame({"text": ["Is it there?"]}),
     )
 
 

@@ -87,10 +87,10 @@ def test_items_add_up_to_the_evaluation(evaluation):
         pairs = rows[rows["wording"] > 0]
         for when, side in (("before", "before"), ("after", "after")):
             flips = pairs[f"flipped_{when}"].astype(bool)
-            original = rows[rows["wording"] == 0].set_index("question")[f"margin_{when}"]
-            shift = pairs[f"margin_{when}"].to_numpy() - original.loc[pairs["question"]].to_numpy()
+            original = rows[rows["wording"] == 0].set_index("question_key")[f"margin_{when}"]
+            shift = pairs[f"margin_{when}"].to_numpy() - original.loc[pairs["question_key"]].to_numpy()
             plain = {
-                "question_flip_rate": flips.groupby(pairs["question"]).any().mean(),
+                "question_flip_rate": flips.groupby(pairs["question_key"]).any().mean(),
                 "pairwise_flip_rate": flips.mean(),
                 "margin_difference": np.abs(shift).mean(),
                 "accuracy": rows[f"correct_{when}"].astype(float).mean(),
@@ -100,7 +100,7 @@ def test_items_add_up_to_the_evaluation(evaluation):
             for reliance in ("grey", "any"):
                 (stand,) = (q for q in evaluation.quadrants if (q.arm, q.reliance) == (arm, reliance))
                 before, after = (
-                    pairs.groupby("question")[f"quadrant_{reliance}_{w}"].first() for w in ("before", "after")
+                    pairs.groupby("question_key")[f"quadrant_{reliance}_{w}"].first() for w in ("before", "after")
                 )
                 counted = pd.crosstab(before, after).reindex(
                     index=evaluation.quadrant_order, columns=evaluation.quadrant_order, fill_value=0
@@ -212,8 +212,8 @@ def hand_items():
     table = pd.DataFrame(dict.fromkeys(SEARCH_ITEMS, [None] * n))
     question = np.repeat(np.arange(30), 2)
     table = table.assign(
-        question=[f"q{k}" for k in question],
-        patient=[f"p{k % 15}" for k in question],
+        question_key=[f"q{k}" for k in question],
+        patient_key=[f"p{k % 15}" for k in question],
         wording=np.tile([1, 2], 30),
         answer="yes",
         margin_original=np.repeat(rng.normal(1, 0.3, 30), 2),
@@ -237,12 +237,12 @@ def test_two_searches_by_hand(hand_items, tmp_path):
     moved = found.moves[0]
     assert moved.only_a == (a["flipped"] & ~b["flipped"]).sum() > 0
     assert moved.only_b == 0
-    gap = b.groupby("question")["flipped"].any().astype(float) - a.groupby("question")["flipped"].any()
+    gap = b.groupby("question_key")["flipped"].any().astype(float) - a.groupby("question_key")["flipped"].any()
     assert changes["question_flip_rate"].difference.value == pytest.approx(gap.mean(), abs=1e-6)
     # Equal numbers of questions per patient, so that a t test of the patients' means is nearly the sign-flip test.
-    means = gap.groupby(a.groupby("question")["patient"].first()).mean()
+    means = gap.groupby(a.groupby("question_key")["patient_key"].first()).mean()
     assert changes["question_flip_rate"].p == pytest.approx(ttest_1samp(means, 0).pvalue, abs=0.05)
-    original = a.drop_duplicates("question")["margin_original"] > 0
+    original = a.drop_duplicates("question_key")["margin_original"] > 0
     right = [pd.concat([original, side["margin_wording"] > 0]).mean() for side in (a, b)]
     assert changes["accuracy"].difference.value == pytest.approx(right[1] - right[0], abs=1e-6)
     verdict = next(fact for fact in found.facts if fact.what == "verdict")
@@ -322,5 +322,15 @@ def test_questions_without_paraphrases_are_found_again(own_data):
     write_rows(own_data / "questions.jsonl", rows)
     questions = load_questions(own_data / "questions.jsonl")
     prompts = prompt_table([q for q in questions if q.paraphrases])
-    items = pd.DataFrame({"question": item_keys(prompts).question, "wording": prompts["variant"]})
+    items = pd.DataFrame({"question_key": item_keys(prompts).question, "wording": prompts["variant"]})
     assert with_questions(items, questions)["text"].tolist() == prompts["text"].tolist()
+
+
+def test_scrub_finds_the_text_of_items_only_where_it_was_asked_for(evaluation, world, tmp_path):
+    from interp.sharing.scrub import scrub
+
+    for name, kept in (("plain", ItemsKept(keep=True)), ("texts", ItemsKept(keep=True, include_text=True))):
+        save_evaluation(evaluation, tmp_path / name / "evaluation.json", kept)
+    assert not scrub(tmp_path / "plain", [world.questions]).findings
+    found = {finding.file for finding in scrub(tmp_path / "texts", []).findings}
+    assert found == {"evaluation_items.parquet"}

@@ -35,8 +35,8 @@ def _asked(prompts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     registers = np.full(len(prompts), None, object)
     registers[pairs["paraphrase"].to_numpy()] = pairs["registers"].to_numpy(object)
     return texts.assign(
-        question=keys.question,
-        patient=keys.patient,
+        question_key=keys.question,
+        patient_key=keys.patient,
         wording=prompts["variant"].to_numpy(),
         type=prompts["type"].to_numpy(),
         finding=[named_finding(text) for text in texts["original"]],

@@ -1,8 +1,8 @@
 """Measures of the items of two runs on the same questions, with intervals of their paired difference.
 
 The answers of a run are a table with one row per wording of its yes/no questions, the original (0) among them. Columns:
-question, patient, wording, margin [logits], blank_margin (with the grey image [logits], NaN if unknown), correct (null
-where the answer is unknown) and flipped (null for originals).
+question_key, patient_key, wording, margin [logits], blank_margin (with the grey image [logits], NaN if unknown),
+correct (null where the answer is unknown) and flipped (null for originals).
 """
 
 from typing import NamedTuple
@@ -27,25 +27,25 @@ class Units(NamedTuple):
 
 def pairs_of(answers: pd.DataFrame) -> pd.DataFrame:
     """The rows of paraphrases, with the column `shift`: the margin minus that of the original [logits]."""
-    original = answers[answers["wording"] == 0].set_index("question")["margin"]
+    original = answers[answers["wording"] == 0].set_index("question_key")["margin"]
     rows = answers[answers["wording"] > 0]
-    return rows.assign(shift=rows["margin"].to_numpy() - original.loc[rows["question"]].to_numpy())
+    return rows.assign(shift=rows["margin"].to_numpy() - original.loc[rows["question_key"]].to_numpy())
 
 
 def measures_of(answers: pd.DataFrame) -> dict[str, tuple[Unit, Units]]:
     """Measure -> its unit and its units in one run or arm; measures that nothing was asked for are left out."""
     pairs = pairs_of(answers)
-    questions = pairs.assign(flipped=pairs["flipped"].astype(bool)).groupby("question", sort=False)
-    questions = questions.agg(flipped=("flipped", "any"), patient=("patient", "first"))
+    questions = pairs.assign(flipped=pairs["flipped"].astype(bool)).groupby("question_key", sort=False)
+    questions = questions.agg(flipped=("flipped", "any"), patient_key=("patient_key", "first"))
     known = answers[answers["correct"].notna()]
     shown = answers[(answers["wording"] == 0) & answers["blank_margin"].notna()]
     stays = (shown["margin"] > 0) == (shown["blank_margin"] > 0)
     found: dict[str, tuple[Unit, Units]] = {
-        "question_flip_rate": ("%", mean_units(questions["flipped"], questions["patient"])),
-        "pairwise_flip_rate": ("%", mean_units(pairs["flipped"].astype(bool), pairs["patient"])),
-        "margin_difference": ("logits", mean_units(pairs["shift"].abs(), pairs["patient"])),
-        "accuracy": ("%", mean_units(known["correct"].astype(bool), known["patient"])),
-        "grey_agreement": ("%", mean_units(stays, shown["patient"])),
+        "question_flip_rate": ("%", mean_units(questions["flipped"], questions["patient_key"])),
+        "pairwise_flip_rate": ("%", mean_units(pairs["flipped"].astype(bool), pairs["patient_key"])),
+        "margin_difference": ("logits", mean_units(pairs["shift"].abs(), pairs["patient_key"])),
+        "accuracy": ("%", mean_units(known["correct"].astype(bool), known["patient_key"])),
+        "grey_agreement": ("%", mean_units(stays, shown["patient_key"])),
     }
     return {name: each for name, each in found.items() if len(each[1].columns)}
 
@@ -84,7 +84,7 @@ def paired_changes(of: str, a: pd.DataFrame, b: pd.DataFrame, seed: int) -> list
 
 def moves(of: str, a: pd.DataFrame, b: pd.DataFrame) -> Moves:
     """How many pairs flip in which of the two."""
-    both = pairs_of(a).merge(pairs_of(b), on=["question", "wording"], suffixes=("_a", "_b"))
+    both = pairs_of(a).merge(pairs_of(b), on=["question_key", "wording"], suffixes=("_a", "_b"))
     first, second = both["flipped_a"].to_numpy(bool), both["flipped_b"].to_numpy(bool)
     counts = {"neither": ~first & ~second, "only_a": first & ~second, "only_b": ~first & second, "both": first & second}
     return Moves(of=of, **{name: int(rows.sum()) for name, rows in counts.items()})
@@ -92,8 +92,8 @@ def moves(of: str, a: pd.DataFrame, b: pd.DataFrame) -> Moves:
 
 def answers_of_search(items: pd.DataFrame) -> pd.DataFrame:
     """The answers of a search, from its items: the originals are rows of their own."""
-    shared = ["question", "patient", "answer"]
-    originals = items.drop_duplicates("question")[[*shared, "margin_original"]]
+    shared = ["question_key", "patient_key", "answer"]
+    originals = items.drop_duplicates("question_key")[[*shared, "margin_original"]]
     originals = originals.rename(columns={"margin_original": "margin"}).assign(wording=0, flipped=None)
     wordings = items[[*shared, "wording", "margin_wording", "flipped"]].rename(columns={"margin_wording": "margin"})
     table = pd.concat([originals, wordings.astype({"flipped": object})], ignore_index=True)
@@ -105,11 +105,11 @@ def answers_of_arm(items: pd.DataFrame, arm: str, when: str) -> pd.DataFrame:
     """The answers of the base (`when` before) or of an arm (`when` after), from the items of an evaluation."""
     rows = items[(items["arm"] == arm) & items["closed"]]
     names = {f"{name}_{when}": name for name in ("margin", "blank_margin", "correct", "flipped")}
-    return rows[["question", "patient", "wording", *names]].rename(columns=names).reset_index(drop=True)
+    return rows[["question_key", "patient_key", "wording", *names]].rename(columns=names).reset_index(drop=True)
 
 
 def recovery_units(items: pd.DataFrame) -> Units:
     """The units of the recovery by the first feature: the pairs that were patched, weighted by their margin shift."""
     patched = items[items["recovery"].notna()]
     size = (patched["margin_original"] - patched["margin_wording"]).abs().to_numpy(float)
-    return Units(np.stack([patched["recovery"].to_numpy(float) * size, size], axis=1), patched["patient"].tolist())
+    return Units(np.stack([patched["recovery"].to_numpy(float) * size, size], axis=1), patched["patient_key"].tolist())

@@ -17,16 +17,16 @@ def with_questions(items: pd.DataFrame, questions: Sequence[Question]) -> pd.Dat
     `questions` are those that were measured, in their order: a search measures the yes/no questions with paraphrases,
     so all questions of its split may be given. Raises InputError if they are not the measured ones.
     """
-    wanted = set(items["question"])
+    wanted = set(items["question_key"])
     for asked in (list(questions), [q for q in questions if q.closed and q.same_meaning]):
         if not asked:
             continue
         prompts = prompt_table(asked)
         keys = item_keys(prompts).question
         if wanted <= set(keys):
-            named = texts_of(prompts).assign(question=keys, wording=prompts["variant"])
+            named = texts_of(prompts).assign(question_key=keys, wording=prompts["variant"])
             found = items.drop(columns=[name for name in TEXT if name in items])
-            merged = found.merge(named, "left", ["question", "wording"])
+            merged = found.merge(named, "left", ["question_key", "wording"])
             return merged[[*TEXT, *found.columns]]
     raise InputError(
         f"The {len(questions)} questions given are not those of these items. Load the same file with the same split "

@@ -29,8 +29,8 @@ TEXT = {
 }
 """Column that only `--include-text` writes -> what it holds."""
 QUESTION = {
-    "question": "key of the question, a salted hash",
-    "patient": "key of the patient, or of the image where patients are unknown, a salted hash",
+    "question_key": "key of the question, a salted hash",
+    "patient_key": "key of the patient, or of the image where patients are unknown, a salted hash",
     "wording": "number of the wording in its question; 0 is the original",
     "type": "type of the question",
     "finding": "finding of the lexicon that the original wording names, or other",

@@ -31,8 +31,8 @@ def search_items(
     table = pd.DataFrame(
         {
             **{name: shown[name] for name in TEXT},
-            "question": np.array(keys.question, object)[place],
-            "patient": np.array(keys.patient, object)[place],
+            "question_key": np.array(keys.question, object)[place],
+            "patient_key": np.array(keys.patient, object)[place],
             "wording": rows["variant"].to_numpy(),
             "type": rows["type"].to_numpy(),
             "finding": [named_finding(text) for text in shown["original"]],
