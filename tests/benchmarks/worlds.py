@@ -2,6 +2,7 @@
 
     python tests/benchmarks/worlds.py make --out worlds --kinds early noise --seeds 50-54
     python tests/benchmarks/worlds.py search --out worlds --seeds 50-99 --table worlds.csv
+    python tests/benchmarks/worlds.py make search --out worlds --kinds decoys --seeds 50-64 --table decoys.csv
 
 **Seeds 0 to 49 are for tuning a rule, seeds from 50 on for judging it.** Never tune on a world that judges.
 
@@ -74,9 +75,9 @@ WINDOWS: dict[str, list[list[int]]] = {
     "word": [[first, first + 1] for first in range(1, 9)],
 }
 """Kind of trained gate -> the layers among which a world draws its own."""
-STRENGTHS = {"weak": (0.2, 0.3)}
+STRENGTHS = {"weak": (0.2, 0.3), "length": (0.45, 0.7), "word": (0.45, 0.7), "random-answers": (0.85, 1.0)}
 """Range of a kind's gate strength (`interp.demo.training_data.sample_batch`), where it is not USUAL_STRENGTH."""
-USUAL_STRENGTH = (0.4, 0.7)
+USUAL_STRENGTH = (0.35, 0.55)
 
 
 class Truth(NamedTuple):
@@ -114,6 +115,12 @@ class Materials(NamedTuple):
     patients: int
     """Patients of a step."""
 
+    @classmethod
+    def drawn(cls, base: Path, steps: int, patients: int) -> "Materials":
+        """Draw the patients."""
+        anatomy, images, _ = sample_images(POOL, np.random.default_rng([0, 37]))
+        return cls(base, anatomy, images, steps, patients)
+
 
 class Made(NamedTuple):
     """A model and the part of its truth that its maker knows."""
@@ -149,7 +156,7 @@ def _long_wordings() -> Callable[[Wording], bool]:
 
 def trained_gate(shared: Materials, kind: str, seed: int, questions: list[Question]) -> Made:
     """A gate that is trained into a window of its kind."""
-    rng = np.random.default_rng([seed, 41])
+    rng = _generator(kind, seed)
     window = WINDOWS[kind][int(rng.integers(len(WINDOWS[kind])))]
     strength = round(float(rng.uniform(*STRENGTHS.get(kind, USUAL_STRENGTH))), 2)
     word = WORDS[int(rng.integers(len(WORDS)))]
@@ -158,13 +165,17 @@ def trained_gate(shared: Materials, kind: str, seed: int, questions: list[Questi
     return Made(_trained(shared, window, strength, seed, gate), window, name, strength)
 
 
+def _generator(kind: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(kind.encode())])
+
+
 def _words(text: str) -> list[str]:
     return text.lower().strip("?.").replace(",", "").split()
 
 
 def random_answers(shared: Materials, kind: str, seed: int, questions: list[Question]) -> Made:
     """All layers are trained to deny faint findings in an arbitrary half of the wordings."""
-    strength = round(float(np.random.default_rng([seed, 43]).uniform(*USUAL_STRENGTH)), 2)
+    strength = round(float(_generator(kind, seed).uniform(*STRENGTHS[kind])), 2)
 
     def gate(wording: Wording) -> bool:
         return zlib.crc32(f"{seed} {wording.text}".encode()) % 2 == 0
@@ -174,7 +185,7 @@ def random_answers(shared: Materials, kind: str, seed: int, questions: list[Ques
 
 def analytic_gate(shared: Materials, kind: str, seed: int, questions: list[Question]) -> Made:
     """One neuron reads a feature that differs between registers and writes "no"."""
-    rng = np.random.default_rng([seed, 47])
+    rng = _generator(kind, seed)
     share = float(rng.uniform(*FLIPS))
     vlm, plant = draw_gate(shared.base, questions, share, rng, seed)
     return Made(vlm, plant.write_layers, f"feature {plant.gates[0].layer}:{plant.gates[0].feature}", share)
@@ -182,7 +193,7 @@ def analytic_gate(shared: Materials, kind: str, seed: int, questions: list[Quest
 
 def decoys(shared: Materials, kind: str, seed: int, questions: list[Question]) -> Made:
     """Every layer writes a little by an arbitrary property of the wording, whose mean is the same in each register."""
-    share = float(np.random.default_rng([seed, 53]).uniform(*FLIPS))
+    share = float(_generator(kind, seed).uniform(*FLIPS))
     vlm = load_vlm(shared.base / "base", "auto", "float32")
     plant_decoys(vlm, questions, share, seed)
     return Made(vlm, [], "none", share)
@@ -191,7 +202,7 @@ def decoys(shared: Materials, kind: str, seed: int, questions: list[Question]) -
 @torch.no_grad()
 def noise(shared: Materials, kind: str, seed: int, questions: list[Question]) -> Made:
     """Gaussian noise in proportion to each matrix's own spread, as much as makes the drawn share of questions flip."""
-    share = float(np.random.default_rng([seed, 59]).uniform(*FLIPS))
+    share = float(_generator(kind, seed).uniform(*FLIPS))
     vlm = load_vlm(shared.base / "base", "auto", "float32")
     prompts = prompt_table(questions_that_can_flip(questions))
     weights = [p for layer in vlm.layers for p in layer.parameters() if p.ndim == 2]
@@ -285,7 +296,7 @@ def summary(table: pd.DataFrame) -> str:
 def main() -> None:
     """Make worlds, or search them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["make", "search"])
+    parser.add_argument("actions", nargs="+", choices=["make", "search"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", type=Path, default=WORLD)
     parser.add_argument("--kinds", nargs="*", default=list(MAKERS), choices=list(MAKERS))
@@ -296,19 +307,16 @@ def main() -> None:
     options = parser.parse_args()
     seeds = parse_layers(options.seeds, range(1000), 1000)
     worlds = [(kind, seed, options.out / f"{kind}-{seed}") for seed in seeds for kind in options.kinds]
-    if options.action == "make":
-        anatomy, images, _ = sample_images(POOL, np.random.default_rng([0, 37]))
-        shared = Materials(options.base, anatomy, images, options.steps, options.patients)
-        for kind, seed, folder in worlds:
-            if not folder.exists():
-                try:
-                    print(make_world(folder, shared, kind, seed)._asdict(), flush=True)
-                except InputError as reason:
-                    print(f"{folder.name}: {reason}", file=sys.stderr, flush=True)
-        return
+    shared = None
     rows: list[dict[str, Any]] = []
-    for _, _, folder in worlds:
-        if (folder / "truth.json").is_file():
+    for kind, seed, folder in worlds:
+        if "make" in options.actions and not folder.exists():
+            shared = shared or Materials.drawn(options.base, options.steps, options.patients)
+            try:
+                print(make_world(folder, shared, kind, seed)._asdict(), flush=True)
+            except InputError as reason:
+                print(f"{folder.name}: {reason}", file=sys.stderr, flush=True)
+        if "search" in options.actions and (folder / "truth.json").is_file():
             rows += search_world(folder, options.base)
             print({k: v for k, v in rows[-1].items() if k not in ("rule", "range", "iou")}, flush=True)
             if options.table:
