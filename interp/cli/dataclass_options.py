@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from interp.cli.grouped_help import ADVANCED, OF_SETTINGS
 from interp.runtime.options import option_of
 
 Command = Callable[..., None]
@@ -30,7 +31,8 @@ def with_options(*, without: Collection[str] = (), **changed: Any) -> Callable[[
                 parameters.append(parameter)
                 continue
             kinds = get_type_hints(settings)
-            offered = [_parameter(f, kinds[f.name], changed.get(f.name, f)) for f in fields(settings)]
+            group = OF_SETTINGS.get(settings.__name__)
+            offered = [_parameter(f, kinds[f.name], changed.get(f.name, f), group) for f in fields(settings)]
             left_out = {name.removeprefix(f"{parameter.name}.") for name in without}
             own = [p for p in offered if p is not None and p.name not in left_out]
             taken[parameter.name] = settings, [p.name for p in own]
@@ -49,7 +51,7 @@ def with_options(*, without: Collection[str] = (), **changed: Any) -> Callable[[
     return decorate
 
 
-def _parameter(own: "Field[Any]", kind: Any, declared: "Field[Any]") -> inspect.Parameter | None:
+def _parameter(own: "Field[Any]", kind: Any, declared: "Field[Any]", group: str | None) -> inspect.Parameter | None:
     """The parameter that typer makes an option of; None for a field that the command line does not offer."""
     option = option_of(declared)
     if option is None or not option.on_command_line:
@@ -58,7 +60,12 @@ def _parameter(own: "Field[Any]", kind: Any, declared: "Field[Any]") -> inspect.
         # A hub id or a folder, of which typer can make neither from such a type.
         kind = str | None
     shown = typer.Option(
-        *option.flags, help=option.help, min=option.min, max=option.max, show_default=option.shown or True
+        *option.flags,
+        help=option.help,
+        min=option.min,
+        max=option.max,
+        show_default=option.shown or True,
+        rich_help_panel=ADVANCED if option.advanced else group,
     )
     return inspect.Parameter(
         own.name, inspect.Parameter.KEYWORD_ONLY, default=declared.default, annotation=Annotated[kind, shown]

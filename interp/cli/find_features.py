@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.dataclass_options import with_options
+from interp.cli.grouped_help import ADVANCED
 from interp.cli.options import Json, MaxMemory, Resume, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
@@ -26,7 +27,9 @@ def find_features_command(
     model: ModelSpec,
     data: DataSpec,
     settings: FindSettings,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Prompt tokens per forward pass [thousands].")] = 16,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Prompt tokens per forward pass [thousands].", rich_help_panel=ADVANCED)
+    ] = 16,
     max_memory: MaxMemory = None,
     items: ItemsKept,
     resume: Resume = False,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from interp.cli.grouped_help import ADVANCED
 from interp.runtime.log import enable_verbose
 from interp.runtime.options import help_of
 from interp.search.settings import FindSettings
@@ -52,11 +53,12 @@ MaxMemory = Annotated[
         help="Memory that the run may use on the GPU and in main memory, each [GiB]. What does not fit is computed "
         "again, read again or kept in a temporary file.",
         show_default="80% of what is free",
+        rich_help_panel=ADVANCED,
     ),
 ]
 SaeDtype = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option(help=help_of(FindSettings, "sae_dtype")),
+    typer.Option(help=help_of(FindSettings, "sae_dtype"), rich_help_panel=ADVANCED),
 ]
 Images = Annotated[
     Path | None,

@@ -17,7 +17,9 @@ class ModelSpec:
     """A model and the way it is loaded and prompted."""
 
     model: str | Path | None = option(None, "Gemma 3 model with images: a folder or a hub id.", shown=EMBEDDED)
-    revision: str | None = option(None, "Branch, tag or commit of the model's hub repository.", shown="main")
+    revision: str | None = option(
+        None, "Branch, tag or commit of the model's hub repository.", shown="main", advanced=True
+    )
     device: str = option(
         "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ..., or split: one model over all GPUs."
     )
@@ -29,22 +31,25 @@ class ModelSpec:
         "Folder that keeps image tokens between runs. It then holds data derived from the images; protect it as you "
         "protect them.",
         shown="none",
+        advanced=True,
     )
     image_first: bool | None = option(
         None,
         "Order of image and question. With the image first, the paraphrases of a question share its computation.",
         shown="image first",
         flags=("--image-first/--question-first",),
+        advanced=True,
     )
-    system: str | None = option(None, "System instruction.", shown="none")
+    system: str | None = option(None, "System instruction.", shown="none", advanced=True)
     answer_instruction: str | None = option(
-        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none"
+        None, "Text appended to every yes/no question, as 'Answer yes or no.'", shown="none", advanced=True
     )
     normalize: bool | None = option(
         None,
         "First rewrite every wording to one canonical form: a published baseline that reduces flips.",
         shown="as asked",
         flags=("--normalize/--as-asked",),
+        advanced=True,
     )
 
     def prompt_style(self, style: "PromptStyle | None" = None) -> "PromptStyle":

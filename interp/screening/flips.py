@@ -50,7 +50,13 @@ def questions_that_can_flip(questions: Sequence[Question]) -> list[Question]:
     """The yes/no questions that have paraphrases. Raises InputError if there are none."""
     found = [q for q in questions if q.closed and q.same_meaning]
     if not found:
-        raise InputError("None of the questions is a yes/no question with paraphrases, so nothing can flip.")
+        closed = sum(q.closed for q in questions)
+        reworded = sum(bool(q.same_meaning) for q in questions)
+        todo = "`interp paraphrase QUESTIONS --out NEW` adds some by rule." if closed else "Give such questions."
+        raise InputError(
+            f"Of {len(questions)} questions, {closed} ask for yes or no and {reworded} have paraphrases that mean the "
+            f"same, but none has both, so nothing can flip. {todo}"
+        )
     return found
 
 

@@ -19,7 +19,7 @@ class FindSettings:
         "Rule that takes the range: write, the layers whose own addition moves the answer; growth, where the recovery "
         "of the residual patch grows; near-peak, around the highest flip AUC (the published rule).",
     )
-    max_layers: int = option(5, "Most layers in the range.", min=1)
+    max_layers: int = option(5, "Most layers in the range.", min=1, advanced=True)
     bank_margin: float = option(
         0.25,
         "Least |margin| [logits] on both sides of a pair of the flip bank; bfloat16 alone blurs some hundredths.",
@@ -36,9 +36,11 @@ class FindSettings:
         10, "Fewest banked flips on the held-out half from which anything is concluded.", min=1, on_command_line=False
     )
     sae_dtype: Literal["float32", "bfloat16"] = option(
-        "float32", "Number format of the SAEs; bfloat16 halves their memory and changes results slightly."
+        "float32",
+        "Number format of the SAEs; bfloat16 halves their memory and changes results slightly.",
+        advanced=True,
     )
-    seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0)
+    seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0, advanced=True)
 
     def __post_init__(self) -> None:
         """Check every value; release 0.1 took a torch.dtype for `sae_dtype`."""
