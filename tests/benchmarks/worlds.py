@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 from plants import draw_gate
+from statsmodels.stats.proportion import proportion_confint
 
 from interp.demo.phrasings import TERMS, Wording, wordings
 from interp.demo.plants import plant_decoys
@@ -282,15 +283,24 @@ def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """How often each kind gets each verdict, and how well each rule's range fits the windows of gates."""
-    worlds = table.drop_duplicates("world")
+    """The verdicts by kind, the shares of right and false announcements, and how well each rule's range fits a gate."""
+    worlds = table.drop_duplicates("world").assign(found=lambda w: w["verdict"] == "gate found")
     verdicts = worlds.groupby(["kind", "verdict"]).size().unstack(fill_value=0)
-    gated = table[table["truth"] != "none"]
-    parts = [verdicts.to_string()]
+    parts = [verdicts.join(worlds.groupby("kind")["flips"].describe()[["min", "50%", "max"]].round(3)).to_string()]
+    gated, free = worlds[worlds["truth"] != "none"], worlds[worlds["truth"] == "none"]
+    if len(free):
+        parts.append(f"gate found without a gate: {_share(free['found'])}")
     if len(gated):
-        fits = gated.assign(fits=gated["iou"] >= 0.5).pivot_table(index="kind", columns="rule", values=["iou", "fits"])
-        parts.append(fits.round(2).to_string())
+        parts.append(f"gate found, and IoU >= .5, with a gate: {_share(gated['found'] & (gated['chosen iou'] >= 0.5))}")
+        ranges = table[table["truth"] != "none"].assign(fits=lambda t: t["iou"] >= 0.5)
+        parts.append(ranges.pivot_table(index="kind", columns="rule", values=["iou", "fits"]).round(2).to_string())
     return "\n\n".join(parts)
+
+
+def _share(found: "pd.Series[bool]") -> str:
+    """The number and share of worlds, with the exact 95% interval of Clopper and Pearson."""
+    low, high = proportion_confint(found.sum(), len(found), method="beta")
+    return f"{found.sum()} of {len(found)}, {found.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def main() -> None:
