@@ -70,13 +70,13 @@ demo_app.command("plant", cls=GroupedCommand, short_help="Plant a gate that read
     demo_plant_command
 )
 
+COMMANDS = [*(command.name or "" for command in app.registered_commands), "demo"]
+
 
 def main() -> None:
     """Entry point of `interp`: bad input becomes one paragraph on stderr and exit code 2."""
     with command():
-        check_subcommand(
-            "interp", sys.argv[1:], [command.name or "" for command in app.registered_commands] + ["demo"], PATHS
-        )
+        check_subcommand("interp", sys.argv[1:], COMMANDS, PATHS)
         if sys.argv[1:2] and sys.argv[1] != "find-features":
             require_single_process(f"interp {sys.argv[1]}")
         app(current_arguments("interp", sys.argv[1:]))

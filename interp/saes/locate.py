@@ -61,8 +61,8 @@ def locate_saes(
         chosen = _one_a_layer(str(source), names, width or HUB_WIDTH, l0 or HUB_L0)
         return {layer: root / name for layer, name in chosen.items()}
     raise InputError(
-        f"{source}: no such folder, and neither the preset gemma-scope-2, a sae-lens release nor a hub repository such "
-        f"as google/gemma-scope-2-4b-it:{ALL_LAYERS}."
+        f"{source}: no such folder, and neither a sae-lens release, a hub repository such as "
+        f"google/gemma-scope-2-4b-it:{ALL_LAYERS} nor the preset gemma-scope-2."
     )
 
 
