@@ -1,6 +1,7 @@
 from .ablation.result import Ablation as Ablation
 from .ablation.run import ablate_saved as ablate_saved
 from .ablation.settings import AblationSettings as AblationSettings
+from .evaluation.benchmark import benchmark as benchmark
 from .evaluation.result import Evaluation as Evaluation
 from .evaluation.run import evaluate_saved as evaluate_saved
 from .evaluation.saved import load_evaluation as load_evaluation

@@ -282,3 +282,11 @@ class Evaluation(Record):
     def against_base(self) -> dict[tuple[str, str, str, str], Comparison]:
         """(arm or pool, measure, kind of group, group) -> the comparison with the base."""
         return {(c.arm, c.measure, c.kind, c.subset): c for c in self.comparisons if c.reference == self.base}
+
+    def value_of(self, arm: str, measure: str) -> Interval | None:
+        """A measure of one arm over all questions, compared with others or not; None if it was not measured."""
+        for c in self.comparisons:
+            if (c.kind, c.measure, c.reference) == ("all", measure, self.base) and arm in (c.arm, self.base):
+                return c.after if arm == c.arm else c.before
+        found = (m for m in self.measured if (m.arm, m.kind, m.measure) == (arm, "all", measure))
+        return next((m.value for m in found), None)

@@ -16,10 +16,12 @@ from interp.views.report import charts, evaluation, feature_cards, origins
 from interp.views.report.collect import Collected, collect
 from interp.views.report.svg import Styles
 from interp.views.tables import ablation as ablation_tables
+from interp.views.tables import definitions as definition_tables
 from interp.views.tables import detection as detection_tables
 from interp.views.tables import evaluation as evaluation_tables
 from interp.views.tables import feature as feature_tables
 from interp.views.tables import grounding as grounding_tables
+from interp.views.tables import measured as measured_tables
 from interp.views.tables import search as search_tables
 from interp.views.tables import training as training_tables
 
@@ -65,7 +67,9 @@ def render(found: Collected) -> str:
         search_tables=search_tables,
         feature_tables=feature_tables,
         evaluation_tables=evaluation_tables,
+        definition_tables=definition_tables,
         detection_tables=detection_tables,
+        measured_tables=measured_tables,
         grounding_tables=grounding_tables,
         ablation_tables=ablation_tables,
         training_tables=training_tables,

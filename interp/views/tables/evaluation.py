@@ -9,7 +9,6 @@ from interp.schemas.evaluation import Comparison, Evaluation, QuadrantMeans, Qua
 from interp.views.labels import (
     GROUP_NAMES,
     IN_DETAIL,
-    MEASURE_MEANINGS,
     QUADRANT_MEANINGS,
     RELIANCE_MEANINGS,
     label,
@@ -18,11 +17,8 @@ from interp.views.labels import (
 from interp.views.numbers import PERCENT, number, sentence, spoken
 from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
+from interp.views.tables.measured import GROUPED, MEANINGS, measured_groups_table, measured_sentences, measured_table
 
-GROUPED = ("question_flip_rate", "accuracy", "text_only_agreement")
-"""The measures in the table of groups."""
-MEANINGS = MEASURE_MEANINGS | QUADRANT_MEANINGS
-"""Measure -> what it is; the shares of the quadrants are measures too."""
 BRIEF_RELIANCE = ("grey", "any")
 """Kinds of reliance in the terminal and in notebooks."""
 CLAMP_PLACES = {"final": "the final token", "all": "all text tokens"}
@@ -31,10 +27,13 @@ CLAMP_PLACES = {"final": "the final token", "all": "all text tokens"}
 
 def evaluation_overview(found: Evaluation) -> Overview:
     """The evaluation as the terminal and notebooks show it."""
-    tables = [measures_table(found, brief=True), groups_table(found), quadrants_table(found, BRIEF_RELIANCE)]
+    alone = not found.shown
+    measures = measured_table(found, brief=True) if alone else measures_table(found, brief=True)
+    groups = measured_groups_table(found) if alone else groups_table(found)
+    tables = [measures, groups, quadrants_table(found, BRIEF_RELIANCE)]
     return Overview(
         f"{found.model}: {found.questions:,} questions of {found.patients:,} patients{_clamps(found)}",
-        found.sentences,
+        [*measured_sentences(found), *found.sentences] if alone else found.sentences,
         tables=[table for table in tables if table.rows],
         notes=[f"{arm}: {said}" for arm in found.shown if (said := clamp_controls(found, arm))],
     )
