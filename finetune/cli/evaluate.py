@@ -10,7 +10,7 @@ import typer
 from finetune.cli.options import BASE_DTYPE, BASE_MODEL, RECORDED_STYLE
 from finetune.evaluation.settings import TOLERANCE, EvaluationSettings
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, Verbose
+from interp.cli.options import Full, Json, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
@@ -90,6 +90,7 @@ def evaluate_command(
         ),
     ] = None,
     items: ItemsKept,
+    full: Full = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -123,8 +124,9 @@ def evaluate_command(
     from interp.schemas.items import evaluation_items_path
     from interp.storage.atomic import refuse_used
     from interp.views.figures.evaluation import refuse_drawn, save_evaluation_figures
+    from interp.views.tables.deciding import evaluation_deciding
     from interp.views.tables.evaluation import evaluation_overview
-    from interp.views.terminal.show import show_overview
+    from interp.views.terminal.screen import show_screen
 
     if out is not None:
         refuse_used(out)
@@ -159,6 +161,8 @@ def evaluate_command(
     if json:
         typer.echo(evaluation.to_json(), nl=False)
     else:
-        show_overview(evaluation_overview(evaluation))
+        files = [] if out is None else [out, *([evaluation_items_path(out)] if items.keep else [])]
+        following = "" if out is None else f"interp report {out.parent}"
+        show_screen(evaluation_overview(evaluation), evaluation_deciding(evaluation), files, following, full)
     if fail_on is not None and any(no_better_than(evaluation.verdicts[arm].label, fail_on) for arm in evaluation.shown):
         raise typer.Exit(FAILED_VERDICT)

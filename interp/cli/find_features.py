@@ -7,7 +7,7 @@ import typer
 
 from interp.cli.dataclass_options import with_options
 from interp.cli.grouped_help import ADVANCED
-from interp.cli.options import Json, MaxMemory, Resume, Verbose
+from interp.cli.options import Full, Json, MaxMemory, Resume, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.distributed import is_main
@@ -33,6 +33,7 @@ def find_features_command(
     max_memory: MaxMemory = None,
     items: ItemsKept,
     resume: Resume = False,
+    full: Full = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -73,7 +74,7 @@ def find_features_command(
         if json:
             typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)
         elif result is not None:
-            show_search(result.artifact, out / LAYERS, given=_given(model, data))
+            show_search(result.artifact, out / LAYERS, given=_given(model, data), full=full)
     found = read_layers(out / LAYERS) if result is None else result.artifact
     if found.verdict == "no gate found":
         raise typer.Exit(EXIT_NO_GATE)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from interp.cli.grouped_help import ADVANCED
+from interp.cli.grouped_help import ADVANCED, OUTPUT
 from interp.runtime.log import enable_verbose
 from interp.runtime.options import help_of
 from interp.search.settings import FindSettings
@@ -42,6 +42,7 @@ Verbose = Annotated[
         is_eager=True,
     ),
 ]
+Full = Annotated[bool, typer.Option("--full", help="Print every table, not only what decides.", rich_help_panel=OUTPUT)]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue an interrupted run of the same command from what it kept in OUT.partial."),

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from interp.runtime.console import results_console
 from interp.schemas.layers import Layers
+from interp.views.tables.deciding import search_deciding
 from interp.views.tables.search import search_overview
-from interp.views.terminal.show import bold, show_overview
+from interp.views.terminal.screen import show_screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,14 +18,18 @@ NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
 
 
 def show_search(
-    found: Layers, file: Path, console: "Console | None" = None, given: Mapping[str, object] = NO_OPTIONS
+    found: Layers,
+    file: Path,
+    console: "Console | None" = None,
+    given: Mapping[str, object] = NO_OPTIONS,
+    full: bool = False,
 ) -> None:
-    """Print the search and the next command, which trains the range that is written in `file` (layers.json).
+    """Print the search on one screen, or with all its tables if `full`.
 
-    `given` are the options that named the model and the questions, by their names: the next command needs them too.
+    `file` is its layers.json, whose folder is listed and from which the next command trains. `given` are the options
+    that named the model and the questions, by their names: the next command needs them too.
     """
-    show_overview(search_overview(found), console)
-    if found.layers:
-        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-        following = shlex.join(["finetune", "--layers-from", str(file), *options])
-        (console or results_console()).print(f"\nnext: {bold(following)}", soft_wrap=True)
+    options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    following = shlex.join(["finetune", "--layers-from", str(file), *options]) if found.layers else ""
+    files = sorted(file.parent.iterdir()) if file.parent.is_dir() else []
+    show_screen(search_overview(found), search_deciding(found), files, following, full, console)
