@@ -11,7 +11,7 @@ from PIL import Image
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
-from finetune.training.loss import Losses
+from finetune.training.loss import Losses, objective_of
 from finetune.training.prefix_states import PrefixStates
 from interp.demo.model import build_model, build_processor, train_tokenizer
 from interp.images.decode import open_image
@@ -119,7 +119,7 @@ def items_of(questions) -> list[Item]:
 
 def losses_of(vlm, adapted, items: list[Item], settings: TrainSettings = TrainSettings()) -> Losses:
     """The losses of questions whose images are encoded, without stored states."""
-    return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers, settings)
+    return batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), objective_of(vlm, settings))
 
 
 def awaken(adapted, seed: int = 0, scale: float = 0.3) -> None:

@@ -12,6 +12,7 @@ from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Step, training_steps
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
 from finetune.training.loop import accelerator_for, train
+from finetune.training.loss import objective_of
 from finetune.training.prefix_states import PrefixStates, lowest_trained
 from interp.images.decode import open_image
 from interp.model.image_tokens import encode_images
@@ -62,7 +63,7 @@ def packed_gradient(world, items, budget, dtype="float32", style=None):
     encode_images(vlm, [p.image for p in prompts])
     frozen = PrefixStates(vlm)
     frozen.keep(prompts, budget)
-    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers, TrainSettings())
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), objective_of(vlm, TrainSettings()))
     (losses.cross_entropy + losses.divergence).sum().backward()
     return gradient(adapted)
 
@@ -184,8 +185,9 @@ def test_nothing_below_the_lowest_trained_layer_is_saved_for_the_backward_pass(w
         saved_in.append(reached[-1])
         return tensor
 
+    objective = objective_of(vlm, TrainSettings())
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), vlm.answers, TrainSettings())
+        batch_losses(FirstTokenLogits(adapted), build_batch(PrefixStates(vlm), items), objective)
     assert reached == [-1, 0, 1, 2, 3, 4], "nothing was kept, so all layers are run"
     assert set(saved_in) == {2, 3, 4}
 

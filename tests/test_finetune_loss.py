@@ -4,6 +4,7 @@ import torch
 
 from finetune.lora.settings import TrainSettings
 from finetune.training.loss import (
+    Objective,
     answer_divergence,
     blank_loss,
     grounding_losses,
@@ -11,6 +12,7 @@ from finetune.training.loss import (
     swap_loss,
     symmetric_divergence,
     total_loss,
+    word_numbers,
 )
 from interp.model.prompts import AnswerTokens
 
@@ -18,10 +20,15 @@ ANSWERS = AnswerTokens(torch.tensor([1, 4]), torch.tensor([0, 5, 6]))
 """Tokens that mean yes and no, of a vocabulary of seven."""
 
 
+WORDS = torch.tensor([0, 1, 2, 3, 1, 0, 0])
+"""Number of the word of each token: those of yes and no, and two more."""
+
+
 def losses(original, paraphrase, paired, targets, closed=(True, True, False, True), **settings):
     tensors = (torch.as_tensor(x) for x in (original, paraphrase))
     indices = (torch.tensor(x, dtype=torch.long) for x in (paired, targets))
-    return question_losses(*tensors, *indices, torch.tensor(closed), ANSWERS, TrainSettings(**settings))
+    objective = Objective(TrainSettings(**settings), ANSWERS, WORDS)
+    return question_losses(*tensors, *indices, torch.tensor(closed), objective)
 
 
 def softmax(x):
@@ -35,21 +42,24 @@ def logits():
     return rng.normal(size=(4, 7)) * 3, rng.normal(size=(2, 7)) * 3
 
 
+@pytest.mark.parametrize("spelling", ["lower-case", "any"])
 @pytest.mark.parametrize("wordings", ["both", "original"])
 @pytest.mark.parametrize("over", ["vocabulary", "yes-no"])
 @pytest.mark.parametrize("form", ["mean", "sum"])
-def test_losses_equal_a_hand_computation(logits, wordings, over, form):
+def test_losses_equal_a_hand_computation(logits, wordings, over, form, spelling):
     original, paraphrase = logits
     targets, paired, closed = [3, 0, 6, 2], [2, 0], (True, True, False, True)
     settings = {"answer_wordings": wordings, "divergence_over": over, "divergence": form}
+    settings["spelling"] = spelling
+    spelled = {3: [3], 0: [0, 5, 6], 6: [0, 5, 6], 2: [2]} if spelling == "any" else {i: [i] for i in targets}
     found = losses(original, paraphrase, paired, targets, closed, **settings)
     for i in range(4):
         p = softmax(original[i])
-        ce, kl = -np.log(p[targets[i]]), 0.0
+        ce, kl = -np.log(p[spelled[targets[i]]].sum()), 0.0
         if i in paired:
             q = softmax(paraphrase[paired.index(i)])
             if wordings == "both":
-                ce = (ce - np.log(q[targets[i]])) / 2
+                ce = (ce - np.log(q[spelled[targets[i]]].sum())) / 2
             if over == "yes-no" and closed[i]:
                 # The probability of yes among yes and no, in any spelling.
                 yes = [x[ANSWERS.yes].sum() / x[[*ANSWERS.yes, *ANSWERS.no]].sum() for x in (p, q)]
@@ -88,6 +98,20 @@ def test_the_sum_of_both_directions_is_the_mean_at_twice_the_weight(logits):
 def test_the_divergence_of_yes_and_no_has_no_overflow_at_large_margins():
     found = answer_divergence(torch.tensor([200.0, 0.0, -90.0]), torch.tensor([-200.0, 0.0, -100.0]))
     assert found.tolist() == pytest.approx([200, 0, 0], abs=1e-30)
+
+
+def test_tokens_of_a_word_share_a_number():
+    vocabulary = {"<bos>": 0, "Yes": 2, "no": 3, "▁yes": 5, "yes": 4, "yesterday": 6, "ĠNO": 7, "NO": 1}
+    assert word_numbers(vocabulary, 10).tolist() == [0, 1, 2, 1, 2, 2, 6, 1, 8, 9]
+
+
+def test_a_certain_answer_in_any_spelling_has_no_loss():
+    """Half "Yes", half "yes": nothing is left to learn, while the lower case alone costs log 2."""
+    logits = torch.full((1, 7), -50.0)
+    logits[0, [1, 4]] = 50.0
+    none = logits[:0]
+    found = [losses(logits, none, [], [1], (True,), spelling=s).cross_entropy.item() for s in ("any", "lower-case")]
+    assert found == pytest.approx([0, np.log(2)], abs=1e-6)
 
 
 def test_no_paraphrases_at_all(logits):

@@ -15,7 +15,6 @@ from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
-from finetune.training.spelling import answer_spellings, respelled
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 
@@ -32,7 +31,7 @@ OPTIONS = {
     "sum of both KL": {"divergence": "sum"},
     "KL of yes and no": {"divergence_over": "yes-no", "consistency_weight": 3.0},
     "answers of originals": {"answer_wordings": "original"},
-    "spelled as the base": {"spelling": "model"},
+    "any spelling": {"spelling": "any"},
     "all together": {
         "schedule": "linear",
         "warmup_share": 0.2,
@@ -41,7 +40,7 @@ OPTIONS = {
         "divergence": "sum",
         "divergence_over": "yes-no",
         "answer_wordings": "original",
-        "spelling": "model",
+        "spelling": "any",
         "answer_weight": 0.7,
     },
 }
@@ -58,28 +57,21 @@ def questions(world):
     return load_questions(world.questions, split="train")
 
 
-def spelled_by_hand(model, processor, questions):
-    """Answer -> lower case or capitalized, whichever the base finds more probable over all of its questions."""
-    spelled = {}
-    for answer in {q.true_answer for q in questions}:
-        forms = (answer, answer.capitalize(), answer.upper())
-        first = {form: processor.tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in forms}
-        # In other capitals a word may fall into pieces, of which the first is not the word.
-        whole = {f: t for f, t in first.items() if processor.tokenizer.decode([t]).lower() == answer}
-        asked = [plain_logits(model, processor, q.image, q.question) for q in questions if q.true_answer == answer]
-        mean = torch.stack(asked).softmax(-1).mean(0)
-        spelled[answer] = max(whole, key=lambda form: mean[whole[form]].item())
-    return spelled
-
-
-def loss_by_hand(logits, target, closed, yes_no, settings):
+def loss_by_hand(logits, item, tokenizer, yes_no, settings):
     """The loss of one question from the logits of its wordings, as the page of finetune writes it."""
     taught = logits if settings.answer_wordings == "both" else logits[:1]
-    ce = sum(F.cross_entropy(x, target) for x in taught) / len(taught)
+    if settings.spelling == "any":
+        spelled = (item.answer, item.answer.capitalize(), f" {item.answer}")
+        tokens = {tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in spelled}
+        right = [i for i in tokens if tokenizer.decode([i]).strip().lower() == item.answer]
+        ce = -sum(x.softmax(-1)[right].sum().log() for x in taught) / len(taught)
+    else:
+        target = torch.tensor(tokenizer(item.answer, add_special_tokens=False)["input_ids"][0])
+        ce = sum(F.cross_entropy(x, target) for x in taught) / len(taught)
     kl = torch.zeros(())
     if len(logits) == 2:
         p, q = (x.softmax(-1) for x in logits)
-        if settings.divergence_over == "yes-no" and closed:
+        if settings.divergence_over == "yes-no" and item.closed:
             p, q = (torch.stack([x[ids].sum() for ids in yes_no]) for x in (p, q))
             p, q = p / p.sum(), q / q.sum()
         kl = (p * (p / q).log()).sum() + (q * (q / p).log()).sum()
@@ -97,12 +89,10 @@ def rate_by_hand(step, steps, settings):
     return settings.lr * shares[settings.schedule]
 
 
-def plain_training(world, questions, steps, settings):
+def plain_training(world, steps, settings):
     """Losses and weights of a loop over single prompts; AdamW, clipping and schedule are written out."""
     model = AutoModelForImageTextToText.from_pretrained(world.model)
     processor = AutoProcessor.from_pretrained(world.model)
-    with torch.no_grad():
-        spelled = spelled_by_hand(model, processor, questions) if settings.spelling == "model" else {}
     pattern = rf"model\.language_model\.layers\.({'|'.join(map(str, LAYERS))})\..*_proj"
     torch.manual_seed(settings.seed)
     adapted = get_peft_model(model, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=pattern))
@@ -116,10 +106,8 @@ def plain_training(world, questions, steps, settings):
         total = torch.zeros(())
         for item in step.items:
             texts = [text for text in (item.original, item.paraphrase) if text is not None]
-            answer = spelled.get(item.answer, item.answer)
-            target = torch.tensor(processor.tokenizer(answer, add_special_tokens=False)["input_ids"][0])
             logits = [plain_logits(adapted, processor, item.image, text) for text in texts]
-            total = total + loss_by_hand(logits, target, item.closed, yes_no, settings) / len(step.items)
+            total = total + loss_by_hand(logits, item, processor.tokenizer, yes_no, settings) / len(step.items)
         adapted.zero_grad()
         total.backward()
         norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in named.values()))
@@ -143,9 +131,8 @@ def test_losses_and_weights_are_those_of_a_plain_loop(world, questions, options)
     steps = training_steps(questions, settings.epochs, settings.batch_size, settings.seed)
     vlm = load_vlm(world.model, "cpu", "float32")
     adapted = add_lora(vlm, LAYERS, settings.rank, settings.alpha, settings.dropout, settings.seed)
-    spellings = answer_spellings(vlm, adapted, questions, settings)
-    history = train(vlm, adapted, respelled(steps, spellings), settings, accelerator_for("cpu"))
-    losses, norms, weights = plain_training(world, questions, steps, settings)
+    history = train(vlm, adapted, steps, settings, accelerator_for("cpu"))
+    losses, norms, weights = plain_training(world, steps, settings)
     assert [record.loss for record in history] == pytest.approx(losses, rel=2e-5)
     assert [record.grad_norm for record in history] == pytest.approx(norms, rel=1e-3)
     if 0 < settings.max_grad_norm < 1:
@@ -166,23 +153,8 @@ def test_each_option_makes_another_adapter(world, questions):
         vlm = load_vlm(world.model, "cpu", "float32")
         adapted = add_lora(vlm, LAYERS, settings.rank, settings.alpha, settings.dropout, settings.seed)
         steps = training_steps(questions, settings.epochs, settings.batch_size, settings.seed)
-        steps = respelled(steps, answer_spellings(vlm, adapted, questions, settings))
         train(vlm, adapted, steps, settings, accelerator_for("cpu"))
         found.append(torch.cat([p.detach().flatten() for p in adapted.parameters() if p.requires_grad]))
     for i, one in enumerate(found):
         for other in found[:i]:
             assert (one - other).abs().mean() > 2e-6
-
-
-def test_the_base_chooses_the_spelling(world, questions):
-    """Each answer is spelled by itself, and an adapter that is not trained changes nothing."""
-    settings = dataclasses.replace(PLAIN, spelling="model")
-    vlm = load_vlm(world.model, "cpu", "float32")
-    adapted = add_lora(vlm, LAYERS, 4, 8, 0.5, 0)
-    found = answer_spellings(vlm, adapted, questions, settings)
-    model, processor = AutoModelForImageTextToText.from_pretrained(world.model), vlm.processor
-    with torch.no_grad():
-        assert found == spelled_by_hand(model, processor, questions)
-    assert found.keys() == {q.true_answer for q in questions}
-    assert all(spelled.lower() == answer for answer, spelled in found.items())
-    assert any(spelled != answer for answer, spelled in found.items()), "in a random model, chance decides"

@@ -12,7 +12,6 @@ from finetune_world import make_world, plain_logits, plain_margin
 from test_processes import launch
 from test_resume import copied
 from test_trackers import Recorder
-from torch.nn import functional as F
 
 from finetune.lora.history import SCORES
 from finetune.lora.modules import add_lora, set_dropout
@@ -55,13 +54,16 @@ def adapted_model(world):
     return vlm, add_lora(vlm, [1, 2], SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
 
 
-def plain_scores(vlm, questions, settings, spellings):
+def plain_scores(vlm, questions, settings):
     """The five scores of some questions, one plain forward per wording."""
     tokenizer = vlm.processor.tokenizer
     losses, parts, flips, right = [], [], [], []
     for q in questions:
-        answer = spellings.get(q.true_answer, q.true_answer)
-        target = torch.tensor(tokenizer(answer, add_special_tokens=False)["input_ids"][0])
+        spelled = [q.true_answer]
+        if settings.spelling == "any":
+            spelled += [q.true_answer.capitalize(), f" {q.true_answer}"]
+        tokens = {tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in spelled}
+        right_tokens = [i for i in tokens if tokenizer.decode([i]).strip().lower() == q.true_answer]
         texts = [q.question, *(p.text for p in q.paraphrases)]
         with torch.no_grad():
             logits = [plain_logits(vlm.model, vlm.processor, q.image, text) for text in texts]
@@ -69,14 +71,15 @@ def plain_scores(vlm, questions, settings, spellings):
         margins = [plain_margin(x, tokenizer) for x in logits]
         if q.closed and len(margins) > 1:
             flips.append(any((m > 0) != (margins[0] > 0) for m in margins[1:]))
-        ces = [F.cross_entropy(x, target).item() for x in logits]
+        ces = [-x.log_softmax(-1)[right_tokens].logsumexp(0).item() for x in logits]
         ce, kl = ces[0], 0.0
         if len(logits) > 1:
             # A step draws one of the paraphrases; this is the mean over all that it could draw.
-            ce = sum((ces[0] + each) / 2 for each in ces[1:]) / (len(ces) - 1)
+            if settings.answer_wordings == "both":
+                ce = sum((ces[0] + each) / 2 for each in ces[1:]) / (len(ces) - 1)
             p = [x.softmax(-1) for x in logits]
             both = [((p[0] - q) * (p[0].log() - q.log())).sum().item() for q in p[1:]]
-            kl = sum(both) / len(both) / 2
+            kl = sum(both) / len(both) / (2 if settings.divergence == "mean" else 1)
         parts.append((ce, kl))
         losses.append(settings.answer_weight * ce + settings.consistency_weight * kl)
     ce, kl = (sum(part) / len(questions) for part in zip(*parts, strict=True))
@@ -84,20 +87,20 @@ def plain_scores(vlm, questions, settings, spellings):
     return (sum(losses) / len(losses), ce, kl, *shares), len(flips)
 
 
-@pytest.mark.parametrize("spellings", [{}, {"yes": "Yes", "no": "No"}])
-def test_scores_are_those_of_plain_forwards(world, taught, held_out, spellings):
+@pytest.mark.parametrize("forms", [{}, {"spelling": "any", "answer_wordings": "original", "divergence": "sum"}])
+def test_scores_are_those_of_plain_forwards(world, taught, held_out, forms):
     vlm, adapted = adapted_model(world)
     # Trained a little, so that some questions flip and some answers are right.
     settings = replace(SETTINGS, lr=5e-3, consistency_weight=0.0)
     train(vlm, adapted, training_steps(taught, 4, 4, 0), settings, accelerator_for("cpu"))
-    settings = replace(SETTINGS, consistency_weight=0.5, answer_weight=2.0)
-    validation = Validation(vlm, adapted, accelerator_for("cpu"), settings, taught, held_out, spellings)
+    settings = replace(SETTINGS, consistency_weight=0.5, answer_weight=2.0, **forms)
+    validation = Validation(vlm, adapted, accelerator_for("cpu"), settings, taught, held_out)
     set_dropout(adapted, True)
     found = validation.ask(3)
     assert any(module.training for module in adapted.modules()), "dropout is as it was"
     set_dropout(adapted, False)
     for scores, questions in zip(found, (taught, held_out), strict=True):
-        expected, paired = plain_scores(vlm, questions, settings, spellings)
+        expected, paired = plain_scores(vlm, questions, settings)
         assert (scores.epoch, scores.questions, scores.paired) == (3, len(questions), paired)
         assert [getattr(scores, name) for name in SCORES] == pytest.approx(expected, rel=1e-4)
     assert validation.scores == found
@@ -122,7 +125,7 @@ def trained(world, taught, held_out, validate, saved=None, keep=None):
     vlm, adapted = adapted_model(world)
     settings, accelerator = replace(SETTINGS, validate=validate), accelerator_for("cpu")
     steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed)
-    asking = Validation(vlm, adapted, accelerator, settings, taught, held_out, {}) if validate else None
+    asking = Validation(vlm, adapted, accelerator, settings, taught, held_out) if validate else None
     history = train(vlm, adapted, steps, settings, accelerator, saved, keep, asking)
     weights = {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
     return weights, history, asking.scores if asking else []

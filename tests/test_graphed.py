@@ -8,6 +8,7 @@ from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.cuda_graphs import GraphedPasses
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.loss import objective_of
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
@@ -27,14 +28,14 @@ def prepared(world, dropout, dtype="float32"):
     adapted = add_lora(vlm, [1, 2], dropout=dropout)
     awaken(adapted)
     set_dropout(adapted, True)
-    module = FirstTokenLogits(adapted)
+    module, objective = FirstTokenLogits(adapted), objective_of(vlm, TrainSettings())
     items = items_of(load_questions(world.questions, split="train"))
     encode_images(vlm, [item.image for item in items])
     frozen = PrefixStates(vlm)
     batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
 
     def run(laid, count):
-        losses = batch_losses(module, laid, vlm.answers, TrainSettings())
+        losses = batch_losses(module, laid, objective)
         ((losses.cross_entropy + losses.divergence).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 

@@ -26,7 +26,6 @@ from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import training_steps, wordings
 from finetune.training.loop import accelerator_for, train
 from finetune.training.sensitivity import sensitivities
-from finetune.training.spelling import answer_spellings, respelled
 from interp.images.decode import BLANK_IMAGE
 from interp.model.blank_images import encode_blanks
 from interp.model.image_token_file import encode_into_file
@@ -245,10 +244,7 @@ def _trained(
     settings = replace(run.arm.training, seed=run.seed)
     adapted = add_lora(vlm, run.arm.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
     try:
-        spellings = answer_spellings(vlm, adapted, taught, settings)
-        steps = respelled(
-            training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding), spellings
-        )
+        steps = training_steps(taught, settings.epochs, settings.batch_size, settings.seed, settings.grounding)
         started = time.monotonic()
         history = train(vlm, adapted, steps, settings, accelerator)
         seconds = round(time.monotonic() - started, 1)

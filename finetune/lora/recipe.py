@@ -39,7 +39,7 @@ def recipe_of(settings: TrainSettings) -> dict[str, str]:
         over = "over yes and no, for open questions over the vocabulary"
     spellings = {
         "lower-case": "lower case",
-        "model": "the capitals that the base prefers for each answer",
+        "any": "any, the probabilities of all spellings are added",
     }
     clipping = f"gradient norm at most {settings.max_grad_norm:g}" if settings.max_grad_norm else "none"
     return {

@@ -10,9 +10,9 @@ Grounding = Literal["none", "blank", "swap"]
 
 Schedule = Literal["cosine", "linear", "constant"]
 """The learning rate after the warm-up: a half cosine to zero, a line to zero, or the peak."""
-Spelling = Literal["lower-case", "model"]
-"""The spelling of the answers that are taught: lower case, or that which the base prefers
-(`finetune.training.spelling`)."""
+Spelling = Literal["lower-case", "any"]
+"""The first tokens that count as a taught answer: that of its lower case, or those of all of its spellings
+(`finetune.training.loss.answer_loss`)."""
 Wordings = Literal["both", "original"]
 """The wordings to which the true answer is taught: both of a step, or the original alone."""
 Divergence = Literal["mean", "sum"]
@@ -59,8 +59,8 @@ class TrainSettings:
     )
     spelling: Spelling = option(
         "lower-case",
-        'Spelling of the taught answers. lower-case: "yes". model: of each answer the capitals that the base prefers, '
-        "so that no step is spent on spelling.",
+        'Spelling of the taught answers. lower-case: "yes", whatever the base says. any: the probabilities of "yes", '
+        '"Yes" and " yes" are added, so that the model keeps its own spelling and no step is spent on it.',
     )
     divergence: Divergence = option(
         "mean",

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item
-from finetune.training.loss import Losses, grounding_losses, question_losses
+from finetune.training.loss import Losses, Objective, grounding_losses, question_losses
 from finetune.training.prefix_states import PrefixStates, Prompt, lowest_trained
 from interp.images.decode import BLANK_IMAGE
 from interp.model.decoder import DECODE_KERNELS, logits_from_layer
 from interp.model.packing import Batch
-from interp.model.prompts import AnswerTokens, answer_margin, first_answer_token
+from interp.model.prompts import answer_margin, first_answer_token
 from interp.questions.answers import normalize_answer
 from interp.runtime.async_copies import to_device_async
 
@@ -143,14 +142,12 @@ def _grounded(items: Sequence[Item], asked: Sequence[int], device: torch.device)
     return GroundedWordings(*(to_device_async(torch.tensor(values), device) for values in (own, yes, blank, question)))
 
 
-def batch_losses(forward: Forward, batch: TrainingBatch, answers: AnswerTokens, settings: TrainSettings) -> Losses:
+def batch_losses(forward: Forward, batch: TrainingBatch, objective: Objective) -> Losses:
     """The losses of a batch: all of its wordings and images in one call of `forward`."""
     n, k = len(batch.targets), len(batch.paired)
     logits = forward(batch.parts)[batch.place]
-    losses = question_losses(
-        logits[:n], logits[n : n + k], batch.paired, batch.targets, batch.closed, answers, settings
-    )
+    losses = question_losses(logits[:n], logits[n : n + k], batch.paired, batch.targets, batch.closed, objective)
     if batch.grounded is None:
         return losses
-    own, other = (answer_margin(part, answers) for part in (logits[batch.grounded.own], logits[n + k :]))
+    own, other = (answer_margin(part, objective.answers) for part in (logits[batch.grounded.own], logits[n + k :]))
     return losses._replace(grounding=grounding_losses(own, other, *batch.grounded[1:], n))

@@ -17,11 +17,10 @@ from finetune.training.batches import Item, Step
 from finetune.training.checkpoint import TrainingState
 from finetune.training.cuda_graphs import GraphedPasses, Pass
 from finetune.training.forward import FirstTokenLogits, TrainingBatch, batch_losses, build_batch, prompts_asked
-from finetune.training.loss import Losses, total_loss
+from finetune.training.loss import Losses, Objective, objective_of, total_loss
 from finetune.training.prefix_states import PrefixStates
 from finetune.training.validation import Validation
 from interp.model.image_tokens import encode_images
-from interp.model.prompts import AnswerTokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_host_async
 from interp.runtime.distributed import meet, team_on
@@ -126,7 +125,7 @@ def train(
     # The module is not prepared: DDP would sum the gradients in every pass. Processes may divide their share of a step
     # into different numbers of passes, so they sum their gradients once, after all passes (`_sum_gradients`).
     optimizer = accelerator.prepare(optimizer)
-    passes = _passes(adapted, vlm.answers, settings, vlm.device)
+    passes = _passes(adapted, objective_of(vlm, settings), vlm.device)
     prefixes = _prefix_states(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
     run = _Training(passes, named, optimizer, prefixes, settings, accelerator, len(steps), validation)
@@ -351,15 +350,13 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
     return sums
 
 
-def _passes(adapted: "PeftModel", answers: AnswerTokens, settings: TrainSettings, device: torch.device) -> Pass:
+def _passes(adapted: "PeftModel", objective: Objective, device: torch.device) -> Pass:
     """A forward and backward pass over a batch, which returns the sum of each part of the loss, float32 [3]."""
     module = FirstTokenLogits(adapted)
-    # A CUDA graph cannot copy them.
-    there = AnswerTokens(*(ids.to(device) for ids in answers))
 
     def run(batch: TrainingBatch, count: Tensor) -> Tensor:
-        losses = batch_losses(module, batch, there, settings)
-        (total_loss(losses, settings).sum() / count).backward()
+        losses = batch_losses(module, batch, objective)
+        (total_loss(losses, objective.settings).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 
     return GraphedPasses(run) if device.type == "cuda" else run

@@ -1,7 +1,7 @@
 """The loss: the true answer to both wordings, the same answer to both, and on request no answer without the image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -10,10 +10,43 @@ from torch.nn import functional as F
 
 from finetune.lora.settings import TrainSettings
 from interp.model.prompts import AnswerTokens, answer_margin
+from interp.model.vlm import Vlm
 
 SWAP_MARGIN = 2.0
 """How much another patient's image must lower the margin towards the truth [logits]: one logit on either side of zero,
 so that both answers can be right at odds of e to 1."""
+
+
+class Objective(NamedTuple):
+    """What a training minimizes."""
+
+    settings: TrainSettings
+    """Its settings, with the weights and the forms of the parts of the loss."""
+    answers: AnswerTokens
+    """The tokens of yes and of no, on the model's device."""
+    words: Tensor
+    """int64 [vocabulary]: a number for each token, the same for all spellings of a word; on the model's device."""
+
+
+def objective_of(vlm: Vlm, settings: TrainSettings) -> Objective:
+    """The objective of a training of `vlm`."""
+    size = vlm.model.config.text_config.vocab_size
+    words = word_numbers(vlm.processor.tokenizer.get_vocab(), size).to(vlm.device)
+    # On the device, because a CUDA graph cannot copy them there.
+    return Objective(settings, AnswerTokens(*(ids.to(vlm.device) for ids in vlm.answers)), words)
+
+
+def word_numbers(vocabulary: Mapping[str, int], size: int) -> Tensor:
+    """For each of `size` tokens the smallest id of a token with the same word, regardless of case and spaces.
+
+    `vocabulary` maps tokens to ids. Yes and no thereby get the tokens of the answer margin
+    (`interp.model.prompts.answer_tokens`) -> int64 [size].
+    """
+    numbers, first = torch.arange(size), dict[str, int]()
+    for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
+        word = token.replace("▁", " ").replace("Ġ", " ").strip().lower()
+        numbers[number] = first.setdefault(word, number)
+    return numbers
 
 
 class Losses(NamedTuple):
@@ -54,29 +87,34 @@ def answer_divergence(first: Tensor, second: Tensor) -> Tensor:
     return 0.5 * (first.sigmoid() - second.sigmoid()) * (first - second)
 
 
-def divergences(
-    first: Tensor, second: Tensor, closed: Tensor, answers: AnswerTokens, settings: TrainSettings
-) -> Tensor:
-    """The divergence of `settings` between the answers to two wordings of k questions: float32 [k] in nats.
+def divergences(first: Tensor, second: Tensor, closed: Tensor, objective: Objective) -> Tensor:
+    """The divergence of an objective between the answers to two wordings of k questions: float32 [k] in nats.
 
     `first` and `second` [k, vocabulary] are logits at the first answer position; bool [k] says which questions are
     `closed`. The sum of both directions is twice their mean.
     """
     found = symmetric_divergence(first, second)
-    if settings.divergence_over == "yes-no":
-        margins = answer_margin(first, answers), answer_margin(second, answers)
+    if objective.settings.divergence_over == "yes-no":
+        margins = answer_margin(first, objective.answers), answer_margin(second, objective.answers)
         found = torch.where(closed, answer_divergence(*margins), found)
-    return 2 * found if settings.divergence == "sum" else found
+    return 2 * found if objective.settings.divergence == "sum" else found
+
+
+def answer_loss(logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+    """The cross-entropy of n true answers: float32 [n] in nats.
+
+    `logits` [n, vocabulary] are those of the first answer position, `targets` int64 [n] the first tokens of the answers
+    in lower case. With `spelling` "any", it is -log of the added probabilities of all spellings of these tokens.
+    """
+    logits = logits.float()
+    if objective.settings.spelling == "lower-case":
+        return F.cross_entropy(logits, targets, reduction="none")
+    other = objective.words != objective.words[targets][:, None]
+    return logits.logsumexp(-1) - logits.masked_fill(other, -math.inf).logsumexp(-1)
 
 
 def question_losses(
-    original: Tensor,
-    paraphrase: Tensor,
-    paired: Tensor,
-    targets: Tensor,
-    closed: Tensor,
-    answers: AnswerTokens,
-    settings: TrainSettings,
+    original: Tensor, paraphrase: Tensor, paired: Tensor, targets: Tensor, closed: Tensor, objective: Objective
 ) -> Losses:
     """The losses of n questions, k of which are also asked in a second wording.
 
@@ -84,12 +122,12 @@ def question_losses(
     int64 [k] is the index of the question of each paraphrase; `targets` int64 [n] are the first tokens of the true
     answers; bool [n] says which questions are `closed`.
     """
-    cross_entropy = F.cross_entropy(original.float(), targets, reduction="none")
+    cross_entropy = answer_loss(original, targets, objective)
     divergence = torch.zeros_like(cross_entropy)
-    if settings.answer_wordings == "both":
-        second = F.cross_entropy(paraphrase.float(), targets[paired], reduction="none")
+    if objective.settings.answer_wordings == "both":
+        second = answer_loss(paraphrase, targets[paired], objective)
         cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (second - cross_entropy[paired]))
-    apart = divergences(original[paired], paraphrase, closed[paired], answers, settings)
+    apart = divergences(original[paired], paraphrase, closed[paired], objective)
     return Losses(cross_entropy, divergence.index_add(0, paired, apart), torch.zeros_like(cross_entropy))
 
 

@@ -20,7 +20,6 @@ from finetune.publishing.card import model_card
 from finetune.training.batches import training_steps, wordings
 from finetune.training.checkpoint import TrainingState, read_state, write_state
 from finetune.training.loop import accelerator_for, train
-from finetune.training.spelling import answer_spellings, respelled
 from finetune.training.trackers import TrackerName, check_tracker, logs_folder, tracked
 from finetune.training.validation import Validation
 from interp.images.decode import BLANK_IMAGE
@@ -100,15 +99,12 @@ def train_and_evaluate(
         images_asked = [*(q.image for q in training_questions), *(q.image for q in test_questions), BLANK_IMAGE]
         encode_into_file(vlm, images_asked, team_on(accelerator.device), work)
         adapted = add_lora(vlm, choice.layers, settings.rank, settings.alpha, settings.dropout, settings.seed)
-        spellings = answer_spellings(vlm, adapted, training_questions, settings)
-        steps = respelled(
-            training_steps(training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding),
-            spellings,
+        steps = training_steps(
+            training_questions, settings.epochs, settings.batch_size, settings.seed, settings.grounding
         )
         validation = None
         if settings.validate:
-            parts = training_questions, test_questions
-            validation = Validation(vlm, adapted, accelerator, settings, *parts, spellings)
+            validation = Validation(vlm, adapted, accelerator, settings, training_questions, test_questions)
         if resume and accelerator.is_main_process:
             notify(f"Resuming after step {len(saved.history) if saved else 0} of {len(steps)}.")
         started = time.monotonic() - before

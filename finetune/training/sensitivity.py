@@ -15,7 +15,7 @@ from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, training_steps
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
-from finetune.training.loss import total_loss
+from finetune.training.loss import Objective, objective_of, total_loss
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
@@ -52,13 +52,13 @@ def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettin
     encode_images(vlm, [item.image for item in items])
     adapted = add_lora(vlm, range(vlm.n_layers), settings.rank, settings.alpha, 0.0, settings.seed)
     try:
-        forward = FirstTokenLogits(adapted)
+        forward, objective = FirstTokenLogits(adapted), objective_of(vlm, settings)
         frozen = PrefixStates(vlm)
         factors = [(name, p) for name, p in adapted.named_parameters() if p.requires_grad and "lora_B" in name]
         mean = [torch.zeros_like(p) for _, p in factors]
         squares = torch.zeros(len(factors), device=vlm.device)
         for item in track(items, "sensitivity"):
-            gradients = _gradients(forward, frozen, item, settings, [p for _, p in factors])
+            gradients = _gradients(forward, frozen, item, objective, [p for _, p in factors])
             for total, gradient in zip(mean, gradients, strict=True):
                 total += gradient / len(items)
             squares += torch.stack([gradient.square().sum() for gradient in gradients]) / len(items)
@@ -69,10 +69,10 @@ def sensitivities(vlm: Vlm, questions: Sequence[Question], settings: TrainSettin
 
 
 def _gradients(
-    forward: FirstTokenLogits, frozen: PrefixStates, item: Item, settings: TrainSettings, factors: Sequence[Tensor]
+    forward: FirstTokenLogits, frozen: PrefixStates, item: Item, objective: Objective, factors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    losses = batch_losses(forward, build_batch(frozen, [item]), frozen.vlm.answers, settings)
-    return torch.autograd.grad(total_loss(losses, settings).sum(), factors)
+    losses = batch_losses(forward, build_batch(frozen, [item]), objective)
+    return torch.autograd.grad(total_loss(losses, objective.settings).sum(), factors)
 
 
 def _by_place(names: Sequence[str], of_mean: np.ndarray, squares: np.ndarray) -> list[Sensitivity]:

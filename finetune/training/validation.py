@@ -5,7 +5,7 @@ hidden states of their own.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from finetune.lora.history import EpochScores
 from finetune.lora.modules import set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.forward import FirstTokenLogits, first_token_logits
-from finetune.training.loss import question_losses, total_loss
+from finetune.training.loss import Objective, objective_of, question_losses, total_loss
 from finetune.training.prefix_states import PrefixStates, Prompt
 from interp.model.image_tokens import encode_images
 from interp.model.prompts import answer_margin, first_answer_token
@@ -49,16 +49,15 @@ class Validation:
         settings: TrainSettings,
         taught: Sequence[Question],
         asked: Sequence[Question],
-        spellings: Mapping[str, str],
     ) -> None:
         """Draw `settings.validate` questions with an answer from those `taught`, and from those of held-out patients.
 
-        `spellings` are those of `finetune.training.spelling.answer_spellings`. Every process asks its share.
+        Every process asks its share.
         """
         self.scores: list[EpochScores] = []
         """The scores of both samples by epoch, from epoch 0, the base."""
-        self._adapted, self._accelerator, self._settings = adapted, accelerator, settings
-        self._spellings = spellings
+        self._adapted, self._accelerator = adapted, accelerator
+        self._objective = objective_of(vlm, settings)
         self._frozen = PrefixStates(vlm)
         self._samples = [draw(questions, settings.validate) for questions in (taught, asked)]
         self._ready = False
@@ -78,7 +77,7 @@ class Validation:
         sums = torch.stack([self._sums(forward, part) for part in own]).to(self._frozen.vlm.device)
         added: Any = self._accelerator.reduce(sums, "sum")
         found = [
-            scores_of(epoch, held_out, Sums(*row), self._settings)
+            scores_of(epoch, held_out, Sums(*row), self._objective.settings)
             for held_out, row in zip((False, True), added.tolist(), strict=True)
         ]
         self.scores += found
@@ -103,7 +102,7 @@ class Validation:
             part = questions[start : start + CHUNK]
             prompts = [prompt for question in part for prompt in wordings_of(question)]
             logits = first_token_logits(forward, self._frozen, prompts)
-            total += torch.tensor(sums_of(self._frozen.vlm, part, logits, self._spellings, self._settings)).double()
+            total += torch.tensor(sums_of(self._frozen.vlm, part, logits, self._objective)).double()
         return total
 
 
@@ -139,28 +138,21 @@ def wordings_of(question: Question) -> list[Prompt]:
     return [Prompt(question.image, text, question.closed) for text in texts]
 
 
-def sums_of(
-    vlm: Vlm, questions: Sequence[Question], logits: Tensor, spellings: Mapping[str, str], settings: TrainSettings
-) -> Sums:
+def sums_of(vlm: Vlm, questions: Sequence[Question], logits: Tensor, objective: Objective) -> Sums:
     """The sums over some questions from the `logits` [wordings, vocabulary] of all of their wordings."""
     prompts = prompt_table(questions)
     pairs = pair_table(prompts)
     closed = pairs[prompts["closed"].to_numpy(bool)[pairs["original"]]]
     margin = answer_margin(logits, vlm.answers).double().cpu().numpy()
     flips = closed.assign(flipped=flipped(closed, margin)).groupby("question")["flipped"].any()
-    cross_entropy, divergence = _losses(vlm, prompts, pairs, logits, spellings, settings)
+    cross_entropy, divergence = _losses(vlm, prompts, pairs, logits, objective)
     right = right_tokens(vlm.processor.tokenizer, prompts, logits.argmax(-1).cpu().numpy())
     counts = (len(questions), cross_entropy, divergence, len(flips), flips.sum(), len(prompts), right.sum())
     return Sums(*map(float, counts))
 
 
 def _losses(
-    vlm: Vlm,
-    prompts: pd.DataFrame,
-    pairs: pd.DataFrame,
-    logits: Tensor,
-    spellings: Mapping[str, str],
-    settings: TrainSettings,
+    vlm: Vlm, prompts: pd.DataFrame, pairs: pd.DataFrame, logits: Tensor, objective: Objective
 ) -> tuple[float, float]:
     """Sums over the questions of cross-entropy and divergence, each a mean over the paraphrases of a question."""
     originals = prompts.index[prompts["variant"] == 0]
@@ -168,12 +160,11 @@ def _losses(
     # One item per pair, as a step has it, and one per question without a paraphrase.
     first = torch.tensor([*pairs["original"], *alone], device=logits.device)
     second = torch.tensor(pairs["paraphrase"].to_numpy(), device=logits.device, dtype=torch.long)
-    answers = [spellings.get(answer, answer) for answer in prompts["answer"]]
-    targets = torch.tensor([first_answer_token(vlm.processor.tokenizer, answer) for answer in answers])
+    targets = torch.tensor([first_answer_token(vlm.processor.tokenizer, answer) for answer in prompts["answer"]])
     closed = torch.tensor(prompts["closed"].to_numpy(bool))
     targets, closed = (each.to(logits.device)[first] for each in (targets, closed))
     paired = torch.arange(len(second), device=logits.device)
-    losses = question_losses(logits[first], logits[second], paired, targets, closed, vlm.answers, settings)
+    losses = question_losses(logits[first], logits[second], paired, targets, closed, objective)
     share = 1 / first.bincount()[first]
     cross_entropy, divergence = (float((part * share).sum()) for part in losses[:2])
     return cross_entropy, divergence

@@ -36,6 +36,7 @@ from finetune.lora.settings import TrainSettings
 from finetune.training.batches import Item, Step, training_steps
 from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
 from finetune.training.loop import accelerator_for, train
+from finetune.training.loss import objective_of
 from finetune.training.prefix_states import PrefixStates
 from interp.images.decode import open_image
 from interp.model.image_tokens import encode_images, encode_pixels
@@ -192,7 +193,7 @@ def kept(vlm: Vlm, items: Sequence[Item]) -> PrefixStates:
 
 def packed_step(vlm: Vlm, adapted: Any, frozen: PrefixStates, items: Sequence[Item]) -> None:
     """Accumulate the gradient of some questions as `train` does."""
-    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), vlm.answers, SETTINGS)
+    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), objective_of(vlm, SETTINGS))
     (losses.cross_entropy + losses.divergence).sum().backward()
 
 
