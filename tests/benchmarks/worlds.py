@@ -76,7 +76,13 @@ WINDOWS: dict[str, list[list[int]]] = {
     "word": [[first, first + 1] for first in range(1, 9)],
 }
 """Kind of trained gate -> the layers among which a world draws its own."""
-STRENGTHS = {"weak": (0.2, 0.3), "length": (0.45, 0.7), "word": (0.45, 0.7), "random-answers": (0.65, 0.8)}
+STRENGTHS = {
+    "narrow": (0.45, 0.65),
+    "weak": (0.2, 0.3),
+    "length": (0.55, 0.75),
+    "word": (0.55, 0.75),
+    "random-answers": (0.72, 0.88),
+}
 """Range of a kind's gate strength (`interp.demo.training_data.sample_batch`), where it is not USUAL_STRENGTH."""
 USUAL_STRENGTH = (0.35, 0.55)
 
