@@ -1,5 +1,6 @@
 """The `finetune` command without a subcommand: train an adapter and evaluate it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from finetune.cli.options import BASE_DTYPE, TRAINING_DEVICE
 from finetune.lora.settings import TrainSettings
 from finetune.training.trackers import TrackerName
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, Resume, Verbose, Version
+from interp.cli.options import Full, Json, Resume, Verbose, Version
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.distributed import is_main
@@ -43,6 +44,7 @@ def train_command(
         ),
     ] = None,
     version: Version = False,
+    full: Full = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -73,8 +75,9 @@ def train_command(
             )
         layers_from = LAYERS
     from finetune.training.run import train_and_evaluate
+    from interp.views.tables.deciding import evaluation_deciding
     from interp.views.tables.evaluation import evaluation_overview
-    from interp.views.terminal.show import show_overview
+    from interp.views.terminal.screen import show_screen
 
     evaluation = train_and_evaluate(
         model, data, out, settings, layers=layers, layers_from=layers_from, resume=resume, log_with=log_with
@@ -84,8 +87,8 @@ def train_command(
     if json:
         typer.echo((out / "evaluation.json").read_text(encoding="utf-8"), nl=False)
     elif evaluation is not None:
-        show_overview(evaluation_overview(evaluation))
-        typer.echo(f"Wrote {out}")
+        files, following = sorted(out.iterdir()), shlex.join(["interp", "report", str(out.parent)])
+        show_screen(evaluation_overview(evaluation), evaluation_deciding(evaluation), files, following, full)
 
 
 def _refuse_options_before(context: typer.Context) -> None:
