@@ -9,6 +9,7 @@ from test_find_features import plain_margin
 
 from interp.causal.feature_patching import apply_feature_patch, feature_patches, joint_effects, matched_features
 from interp.causal.layer_patching import PatchTarget, patch_effect, random_directions, rerun_paraphrases
+from interp.feature.pair_effects import one_sample_d, pair_effects
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.measurement.suffix_rerun import SuffixRerun
@@ -121,6 +122,41 @@ def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts,
         assert mine.mediated.value == pytest.approx(mine.recovery.value - mine.direct.value, abs=1e-9)
         assert np.isnan(mine.matched)
         assert np.isnan(mine.unflipped_changed)
+
+
+def test_a_patch_pair_by_pair_by_plain_hooks(planted, prompts, banked, flips, saes):
+    few, others = first(banked, 6), first(flips.take(~flips.flipped), 5)
+    sae, effects, recoveries, changes = saes[4], [], [], []
+    for which in (few, others):
+        for _, pair in which.pairs.iterrows():
+            q, p = (prompts.iloc[pair[k]] for k in ("original", "paraphrase"))
+            (margin_q, seen_q), (margin_p, seen_p) = plain_margin(planted, q), plain_margin(planted, p)
+            f = [float(sae.encode(seen[4])[110]) for seen in (seen_p, seen_q)]
+            after, _ = plain_margin(planted, p, 4, seen_p[4] - (f[0] - f[1]) * sae.w_dec[110])
+            if which is others:
+                changes.append(abs(after - margin_p))
+            else:
+                effects.append(after - margin_p)
+                recoveries.append((after - margin_p) / (margin_q - margin_p))
+    inputs = SaeInputs(saes.get, residuals_of(measure(planted, prompts, [4]), [4]))
+    empty = pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []})
+    (patch,) = feature_patches([(4, 110)], few, others, inputs, empty)
+    bank, unflipped = target_of(planted, prompts, few), target_of(planted, prompts, others)
+    found = pair_effects(bank, np.array(effects), patch, unflipped, seed=0)
+    assert found.recovery.value == pytest.approx(np.mean(recoveries), abs=1e-4)
+    assert found.cohens_d == pytest.approx(np.mean(recoveries) / np.std(recoveries, ddof=1), rel=1e-3)
+    assert found.above_half == sum(share > 0.5 for share in recoveries)
+    assert found.unflipped_change.value == pytest.approx(np.mean(changes), abs=1e-4)
+    assert min(changes) >= 0 < max(changes)
+    nobody = pair_effects(bank, np.array(effects), patch, target_of(planted, prompts, first(others, 0)), seed=0)
+    assert nobody.unflipped_change.value is None
+
+
+def test_cohens_d_by_hand():
+    # Mean 2, squared deviations 1, 0, 1, so a standard deviation of 1.
+    assert one_sample_d(np.array([1.0, 2, 3])) == 2
+    assert np.isnan(one_sample_d(np.array([1.0])))
+    assert np.isnan(one_sample_d(np.array([1.0, 1])))
 
 
 def test_known_features_beat_their_controls(tests, banked):

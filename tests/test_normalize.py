@@ -158,3 +158,24 @@ def test_a_random_negation_never_disappears():
         words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(["no", "without", "never", "isn't"])))
         kept = normalize(" ".join(words)).lower().split()
         assert any(word.strip("?.,!") in ("no", "without", "never", "isn't") for word in kept), words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Any fluid around the lungs?", "Is pleural effusion present in this chest radiograph?"),
+        ("Got a big heart?", "Is cardiomegaly present in this chest radiograph?"),
+        ("Is there a nodule?", "Is a lung nodule present in this chest radiograph?"),
+        ("Any support device here?", "Are support devices present in this chest radiograph?"),
+        ("do you see a collapsed lung on the left ?", "Is pneumothorax present on the left in this chest radiograph?"),
+        ("Anything wrong here?", "Is an abnormality present in this chest radiograph?"),
+        ("Please, what view is this??", "What view is this?"),
+        ("Is there no pleural effusion?", "Is there no pleural effusion?"),
+    ],
+)
+def test_the_published_normal_form(text, expected):
+    """ "Is [finding] present in this chest radiograph?" (PSF-Med, arXiv 2602.21428)."""
+    assert normalize(text, "psf-med") == expected
+    assert normalize(expected, "psf-med") == expected
+    # Both forms ask for the same.
+    assert normalize(expected) == normalize(text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.model.prompts import DEFAULT_STYLE, PromptStyle
+from interp.model.prompts import DEFAULT_STYLE, PromptStyle, chat_messages
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions, write_questions
@@ -16,6 +16,20 @@ def test_only_the_given_fields_change_the_prompt_style():
     assert ModelSpec().prompt_style(trained) == trained
     changed = ModelSpec(normalize=False, answer_instruction="Answer yes or no.").prompt_style(trained)
     assert changed == trained._replace(normalize=False, answer_instruction="Answer yes or no.")
+
+
+def test_the_normal_form_is_a_way_to_normalize():
+    assert ModelSpec(normal_form="psf-med").prompt_style().normalize == "psf-med"
+    assert ModelSpec(normal_form="psf-med", normalize=True).prompt_style().normalize == "psf-med"
+    assert ModelSpec(normal_form="gatescope").prompt_style() == ModelSpec(normalize=True).prompt_style()
+    asked = ModelSpec(normal_form="psf-med").prompt_style()
+    said = [chat_messages("Got a big heart?", True, False, style)[0]["content"] for style in (DEFAULT_STYLE, asked)]
+    assert [part["text"] for (part,) in said] == [
+        "Got a big heart?",
+        "Is cardiomegaly present in this chest radiograph?",
+    ]
+    with pytest.raises(InputError, match="as-asked"):
+        ModelSpec(normal_form="psf-med", normalize=False).prompt_style()
 
 
 def test_a_model_is_loaded_as_specified(tiny_model, tmp_path):

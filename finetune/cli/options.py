@@ -16,7 +16,8 @@ RECORDED_STYLE = {
         None, said.help, shown=f"{said.shown} unless the adapter's record says otherwise", flags=said.flags
     )
     for field in fields(ModelSpec)
-    if field.name in ("image_first", "system", "answer_instruction", "normalize") and (said := option_of(field))
+    if field.name in ("image_first", "system", "answer_instruction", "normalize", "normal_form")
+    and (said := option_of(field))
 }
 """The prompt style, for commands that read it from the record of an adapter."""
 TRAINING_DEVICE = option("auto", "auto (a GPU if there is one), cpu or cuda.")

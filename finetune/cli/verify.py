@@ -14,7 +14,7 @@ from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
 from interp.runtime.options import option
 
-RECORDED = ("dtype", "image_first", "system", "answer_instruction", "normalize")
+RECORDED = ("dtype", "image_first", "system", "answer_instruction", "normalize", "normal_form")
 """What the record of the adapter says, so that no option does."""
 
 

@@ -14,7 +14,16 @@ from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
 
 PROMPTS = Path(__file__).parents[1] / "screening" / "transfer_prompts"
-UNUSED = ("image_cache", "image_first", "system", "answer_instruction", "normalize", "test_split", "data.limit")
+UNUSED = (
+    "image_cache",
+    "image_first",
+    "system",
+    "answer_instruction",
+    "normalize",
+    "normal_form",
+    "test_split",
+    "data.limit",
+)
 """Options of models and questions that make no difference to the fit of the SAEs, or are declared below."""
 
 

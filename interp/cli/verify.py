@@ -14,7 +14,17 @@ from interp.runtime.errors import EXIT_FOUND
 from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
 
-RECORDED = ("revision", "dtype", "image_first", "system", "answer_instruction", "normalize", "split", "test_split")
+RECORDED = (
+    "revision",
+    "dtype",
+    "image_first",
+    "system",
+    "answer_instruction",
+    "normalize",
+    "normal_form",
+    "split",
+    "test_split",
+)
 """What the run recorded, so that no option says it."""
 
 

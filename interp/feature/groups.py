@@ -2,12 +2,10 @@
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from interp.causal.layer_patching import PatchTarget
 from interp.questions.lexicon import named_finding
-from interp.saes.sae import Sae
 from interp.schemas.record import interval_of
 from interp.schemas.study import GroupRecovery
 from interp.statistics import ratio_interval
@@ -15,15 +13,12 @@ from interp.storage.json_files import significant
 
 
 def recovery_by_group(
-    bank: PatchTarget, sae: Sae, feature: int, prompts: pd.DataFrame, delta: NDArray[np.float64], seed: int
+    bank: PatchTarget, effect: NDArray[np.float64], prompts: pd.DataFrame, seed: int
 ) -> list[GroupRecovery]:
     """Recovery by the feature patch on the banked flips of every finding, every phenomenon and every pair of registers.
 
-    `delta` [flips] is the feature's f(p) - f(q) on the flips of `bank`. The largest groups come first.
+    `effect` [flips] is m(p') - m(p) of the patch [logits] on the flips of `bank`. The largest groups come first.
     """
-    direction = sae.w_dec[feature].float().cpu()
-    patch = -torch.from_numpy(delta).float()[:, None, None] * direction
-    effect = bank.effect([sae.layer], patch, "recovery by group")[:, 0]
     towards, size = effect * np.sign(bank.shift), np.abs(bank.shift)
     pairs = bank.flips.pairs
     patients = pairs["patient"].to_numpy()

@@ -28,6 +28,7 @@ from interp.feature.family import find_relatives
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
 from interp.feature.pages import nearest_page
+from interp.feature.pair_effects import pair_effects
 from interp.feature.place import layer_writes, layers_that_mediate, layers_that_write
 from interp.feature.register_grid import grid_findings, grid_prompts, read_grid, study_grid
 from interp.feature.tracking import track_margin
@@ -49,6 +50,7 @@ from interp.schemas.study import (
     GroupRecovery,
     LayerFallEntry,
     LayerWrite,
+    PairEffects,
     Relative,
     ResidualParts,
     Study,
@@ -245,6 +247,8 @@ class _Patched(NamedTuple):
 
     test: FeatureTestEntry | None = None
     """The feature patch."""
+    pair_effects: PairEffects | None = None
+    """The feature patch pair by pair."""
     groups: Sequence[GroupRecovery] = ()
     """Recovery by group."""
     place: Place | None = None
@@ -294,6 +298,8 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     inputs = SaeInputs(lambda _: sae, residuals)
     (patch,) = feature_patches([(sae.layer, feature)], banked, stable, inputs, screen)
     test = FeatureTestEntry.model_validate(json_ready(apply_feature_patch(patch, bank, unflipped, seed)))
+    own = -torch.from_numpy(delta[flips.banked]).float()[:, None, None] * sae.w_dec[feature].float().cpu()
+    effect = bank.effect([sae.layer], own, "feature patch, pair by pair")[:, 0]
     writes = layer_writes(vlm, prompts, bank, seed)
     writing = layers_that_write(writes)
     falls = falls_by_layer(bank, sae.layer, -patch.delta[:, :1] * patch.directions[:1], seed)
@@ -307,7 +313,8 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     whole, _, error = vectors.double().pow(2).sum((0, 2)).tolist()
     return _Patched(
         test=test,
-        groups=recovery_by_group(bank, sae, feature, prompts, delta[flips.banked], seed),
+        pair_effects=pair_effects(bank, effect, patch, unflipped, seed),
+        groups=recovery_by_group(bank, effect, prompts, seed),
         place=place_of(sae.layer, test, writing),
         writes=writes,
         writing_layers=writing,

@@ -1,7 +1,7 @@
 """Prompts: from a question to token ids through the chat template, and the tokens that mean yes and no."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ class PromptStyle(NamedTuple):
     """System instruction; None gives none."""
     answer_instruction: str | None = None
     """Text appended to every closed question, e.g. "Answer yes or no."; None appends nothing."""
-    normalize: bool = False
-    """Whether every wording is first rewritten to one canonical form (`interp.questions.canonical`).
+    normalize: bool | Literal["psf-med"] = False
+    """Whether every wording is first rewritten to one canonical form (`interp.questions.canonical`), ours or PSF-Med's.
 
     This is the published baseline against flips.
     """
@@ -138,7 +138,7 @@ def chat_messages(text: str, closed: bool, with_image: bool, style: PromptStyle)
     if style.normalize:
         from interp.questions.canonical import normalize
 
-        text = normalize(text)
+        text = normalize(text, "psf-med" if style.normalize == "psf-med" else "gatescope")
     if closed and style.answer_instruction:
         text = f"{text} {style.answer_instruction}"
     image = [{"type": "image"}] if with_image else []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from interp.paths import EMBEDDED, WORLD
+from interp.runtime.errors import InputError
 from interp.runtime.options import option
 
 if TYPE_CHECKING:
@@ -51,14 +52,28 @@ class ModelSpec:
         flags=("--normalize/--as-asked",),
         advanced=True,
     )
+    normal_form: Literal["gatescope", "psf-med"] | None = option(
+        None,
+        "Normalize to this form: 'Is there effusion?' (gatescope, as --normalize) or PSF-Med's own 'Is effusion "
+        "present in this chest radiograph?' (psf-med).",
+        shown="none, without --normalize",
+        advanced=True,
+    )
 
     def prompt_style(self, style: "PromptStyle | None" = None) -> "PromptStyle":
-        """`style`, by default the usual one, with the changes that this specification makes."""
+        """`style`, by default the usual one, with the changes that this specification makes.
+
+        Raises InputError if it names a normal form for wordings that are to be asked as they are.
+        """
         # Here, because the command line reads the fields above and must start without torch.
         from interp.model.prompts import DEFAULT_STYLE
 
         style = DEFAULT_STYLE if style is None else style
         changes = {name: getattr(self, name) for name in style._fields}
+        if self.normal_form is not None:
+            if self.normalize is False:
+                raise InputError(f"--normal-form {self.normal_form} rewrites wordings, but --as-asked keeps them.")
+            changes["normalize"] = "psf-med" if self.normal_form == "psf-med" else True
         return style._replace(**{name: value for name, value in changes.items() if value is not None})
 
     def load(self, style: "PromptStyle | None" = None) -> "Vlm":

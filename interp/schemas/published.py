@@ -10,8 +10,19 @@ from interp.schemas.record import Record
 
 FILE = Path(__file__).with_name("published.json")
 
-Measure = Literal["recovery", "reversals", "largest", "r", "flip_rate_before", "flip_rate_after", "accuracy_change"]
-"""What a figure measures: a field of study.json, of its `test`, `tracking` or `clamp`."""
+Measure = Literal[
+    "recovery",
+    "cohens_d",
+    "above_half",
+    "unflipped_change",
+    "reversals",
+    "largest",
+    "r",
+    "flip_rate_before",
+    "flip_rate_after",
+    "accuracy_change",
+]
+"""What a figure measures: a field of study.json, of its `pair_effects`, `test`, `tracking` or `clamp`."""
 
 
 class PublishedFigure(Record):

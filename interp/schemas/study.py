@@ -95,6 +95,15 @@ class Clamped(Record):
     )
 
 
+class PairEffects(Record):
+    """The feature patch pair by pair, by PSF-Med's definitions (arXiv 2602.21428)."""
+
+    recovery: Interval = Field(description="mean over the banked flips of the share of their margin shift recovered")
+    cohens_d: float | None = Field(description="Cohen's d of these shares against zero: mean / standard deviation")
+    above_half: int = Field(description="number of banked flips of which more than half of the shift is recovered")
+    unflipped_change: Interval = Field(description="mean |change of the margin| on pairs that do not flip [logits]")
+
+
 class GroupRecovery(Record):
     """Recovery of the banked flips of one group."""
 
@@ -196,6 +205,9 @@ class Study(Record):
         default=None, description="what holding it at zero does; null in files of older versions"
     )
     doses: list[float] = Field(description="multiples of the patch at which `test.dose` was measured")
+    pair_effects: PairEffects | None = Field(
+        default=None, description="the same patch by PSF-Med's definitions; null without banked flips, in older files"
+    )
     groups: list[GroupRecovery] = Field(description="recovery by finding, phenomenon and registers, largest first")
     grid: Grid = Field(description="the register grid")
     neighbours: list[Neighbour] = Field(description="features with the most similar decoder rows, nearest first")

@@ -104,6 +104,16 @@ def study_facts(study: Study) -> Facts:
     if test is not None:
         doses = ", ".join(f"{dose:g}× {number(share)}" for dose, share in zip(study.doses, test.dose, strict=True))
         known += [*causal_facts(test), ("Recovery by dose", doses)]
+        if study.pair_effects is not None:
+            pairs = study.pair_effects
+            known.append(
+                (
+                    "Pair by pair, as published",
+                    f"recovery {interval(pairs.recovery)}, Cohen's d {number(pairs.cohens_d)}, above half in "
+                    f"{pairs.above_half:,} of {test.n:,}; without a flip the margin changes by "
+                    f"{interval(pairs.unflipped_change)}",
+                )
+            )
     known += [
         ("Register grid, rank correlation", f"{interval(grid.spearman, sign=True)} (below 0: more active when formal)"),
         ("Register grid, most formal against most casual", f"AUC {interval(grid.auc)}"),

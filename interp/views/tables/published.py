@@ -28,7 +28,28 @@ class _Line(NamedTuple):
 COUNT = Scale(1, 0)
 """How counts are printed."""
 LINES: dict[Measure, _Line] = {
-    "recovery": _Line("recovery by the feature patch", PERCENT, "%", lambda s: s.test.recovery if s.test else None),
+    "recovery": _Line(
+        "recovery by the feature patch, mean over flips",
+        PERCENT,
+        "%",
+        lambda s: s.pair_effects.recovery if s.pair_effects else None,
+    ),
+    "cohens_d": _Line(
+        "Cohen's d of that recovery", UNSCALED, "", lambda s: s.pair_effects.cohens_d if s.pair_effects else None
+    ),
+    "above_half": _Line(
+        "flips recovered by more than half",
+        COUNT,
+        "",
+        lambda s: s.pair_effects.above_half if s.pair_effects else None,
+        lambda s: s.test.n if s.test else None,
+    ),
+    "unflipped_change": _Line(
+        "change of the margin without a flip",
+        UNSCALED,
+        "",
+        lambda s: s.pair_effects.unflipped_change if s.pair_effects else None,
+    ),
     "reversals": _Line(
         "flips restored",
         COUNT,
