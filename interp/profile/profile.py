@@ -1,34 +1,51 @@
 """The layer profile: what each layer's features and patches do on the flips of the held-out half."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interp.causal.answer_patching import AnswerPatches
 from interp.causal.layer_patching import LayerPatches
+from interp.causal.register_patching import RegisterPatches
 from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.screening.layers import ScreenedLayers
 from interp.statistics import INTERVAL, Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
 
+
+class LayerEffects(NamedTuple):
+    """The effects of patching whole layers, on the held-out flip bank unless another is named [logits]."""
+
+    patches: LayerPatches
+    """Residual and direct-effect patches with their controls."""
+    answers: AnswerPatches
+    """Answer patches."""
+    answers_selected: AnswerPatches
+    """Answer patches on the flip bank of the selection half."""
+    answers_by_image: AnswerPatches
+    """Answer patches of other images under the same words, of patients of the held-out half."""
+    by_image: Flips
+    """The prompts of `answers_by_image`, each with its own and the other image."""
+    register: RegisterPatches | None
+    """Register patches; None without formal and casual wordings."""
+    register_selected: RegisterPatches | None
+    """Register patches on the flip bank of the selection half."""
+    joint: NDArray[np.float64]
+    """[bank, 2, layers]: effect of the joint feature patch and of random directions of its norm."""
+
+
 DRAWS = 1000
 """Number of bootstrap samples for each interval of layers.json."""
 
 
 def layer_profile(
-    layers: Sequence[int],
-    screened: ScreenedLayers,
-    halves: Halves,
-    patches: LayerPatches,
-    joint: NDArray[np.float64],
-    seed: int,
+    layers: Sequence[int], screened: ScreenedLayers, halves: Halves, effects: LayerEffects, seed: int
 ) -> list[ProfileEntry]:
-    """One entry per layer.
-
-    `patches` are those of the held-out bank, and so is `joint` [bank, 2, layers], the effect of the joint feature patch
-    and of random directions of its norm [logits].
-    """
+    """One entry per layer, from the patches of the held-out flip bank."""
+    patches, answers, joint = effects.patches, effects.answers, effects.joint
     scores, held_out = screened.scores, halves.held_out
     null = shuffled_auc(scores, held_out, seed)
     values = auc(scores, held_out.flipped)
@@ -38,6 +55,7 @@ def layer_profile(
     write, random_write = patches.along_shift(patches.write), patches.along_shift(patches.random_write)
     feature, random_feature = patches.along_shift(joint[:, 0]), patches.along_shift(joint[:, 1])
     patients = halves.held_out_bank.pairs["patient"].tolist()
+    growth = answer_growth(answers, layers)
 
     def share(logits: NDArray[np.float64]) -> Interval:
         return Interval.of(ratio_interval(logits, size, patients, seed, DRAWS))
@@ -55,6 +73,11 @@ def layer_profile(
             feature_patch=share(feature[:, i]),
             explained=_ratio(feature[:, i].sum(), residual[:, i].sum()),
             net_feature_patch=share((feature - random_feature)[:, i]),
+            answer=share(answers.answer[:, i]),
+            random_answer=share(answers.random[:, i]),
+            answer_growth=share(growth[layer]) if layer in growth else None,
+            register_patch=share(effects.register.register[:, i]) if effects.register else None,
+            random_register=share(effects.register.random[:, i]) if effects.register else None,
             reversals=int(patches.reversed[:, i].sum()),
             r2=Interval.of(transfer.r2),
             transfer=transfer.verdict,
@@ -63,6 +86,17 @@ def layer_profile(
         )
         for i, (layer, (fit, transfer)) in enumerate(zip(layers, screened.fits, strict=True))
     ]
+
+
+def answer_growth(answers: AnswerPatches, layers: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+    """Layer -> growth [n] of the net effect of the answer patch since the profiled layer below it [logits].
+
+    There is no answer before layer 0. Where the profile begins later, its first layer has no growth, since its answer
+    may have been made in any layer below it.
+    """
+    net = answers.answer - answers.random
+    grown = np.diff(net, axis=1, prepend=0.0)
+    return {layer: grown[:, i] for i, layer in enumerate(layers) if i or layer == 0 or len(layers) == 1}
 
 
 def _ratio(top: float, bottom: float) -> float | None:

@@ -49,8 +49,9 @@ def near_peak_range(profile: Mapping[int, float], tolerance: float = 0.1, max_la
 def growth_range(growth: Mapping[int, float], share: float = 0.75, max_layers: int = 5) -> LayerRange:
     """Take the shortest run of layers that holds `share` of everything that any layer adds.
 
-    `growth` maps each layer to what it adds: the net recovery of its direct-effect patch (rule `write`), or the growth
-    of the residual patch's net recovery, R(L) - R(L - 1) (rule `growth`). Negative values count as zero in the total.
+    `growth` maps each layer to what it adds: the growth of the answer patch's net recovery (rule `answer`) or of the
+    residual patch's (rule `growth`), or the net recovery of its direct-effect patch (rule `write`). Negative values
+    count as zero in the total.
     Profiled layers need not be consecutive. A run spans from its first to its last layer and never exceeds `max_layers`
     layers. Of equally short runs, the one that holds most is taken. If no run holds the share, the one that holds most
     is taken from the runs that cannot be extended. Layers at the ends that add nothing are cut off. Raises ValueError
@@ -88,8 +89,11 @@ def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def ranges_of(profile: Sequence[ProfileEntry], max_layers: int) -> dict[Rule, LayerRange]:
+def ranges_of(profile: Sequence[ProfileEntry], answer: Mapping[int, float], max_layers: int) -> dict[Rule, LayerRange]:
     """The range that each rule takes from the score on which it is defined; an undefined score counts as zero.
+
+    `answer` maps layers to the growth of the answer patch's net recovery on the selection half; so the held-out half
+    can test the range of this rule. The other rules read the profile, which is that of the held-out half.
 
     `write` reads the net recovery of the direct-effect patch, `growth` the growth of the net recovery of the residual
     patch from one profiled layer to the next, and `near-peak` the flip AUC, as published. Recovery is zero before layer
@@ -104,6 +108,7 @@ def ranges_of(profile: Sequence[ProfileEntry], max_layers: int) -> dict[Rule, La
         del growth[layers[0]]
     flip_auc = [p.flip_auc.value or 0.0 for p in profile]
     return {
+        "answer": growth_range(answer, max_layers=max_layers),
         "write": growth_range(dict(zip(layers, write, strict=True)), max_layers=max_layers),
         "growth": growth_range(growth, max_layers=max_layers),
         "near-peak": near_peak_range(dict(zip(layers, flip_auc, strict=True)), max_layers=max_layers),

@@ -1,60 +1,91 @@
-"""The verdict: whether the chosen range is a gate."""
+"""The verdict: do the flips arise in a few layers, and is there a gate?"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from interp.profile.range_test import RangeTest
 from interp.profile.ranges import LayerRange
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import GateVerdict, ProfileEntry
+from interp.schemas.layers import FormalityEntry, GateVerdict, ProfileEntry
 from interp.screening.flips import Flips
 
-LEAST_SHARE = 0.5
-"""Smallest share of the direct-effect patches' total net recovery that the range of a gate holds."""
 LEAST_PATIENTS = 5
 """Fewest patients with banked flips from which anything is concluded."""
 
 
-def judge(profile: Sequence[ProfileEntry], bank: Flips, found: LayerRange, min_flips: int) -> tuple[GateVerdict, str]:
-    """The verdict and its grounds in one sentence. A gate is found only if all of these hold:
+class Verdict(NamedTuple):
+    """What is concluded from a profile, and which layers it names."""
 
-    - the held-out half has at least `min_flips` banked flips, from at least LEAST_PATIENTS patients;
-    - at the best layer, held-out features discriminate flips better than shuffled labels do;
-    - in some layer of the range, the interval of the direct-effect patch's net recovery is above zero;
-    - the range holds at least LEAST_SHARE of what all layers write. Wherever answers turn, some layers write the turn;
-      it is a gate only if these are few.
+    verdict: GateVerdict
+    """The conclusion."""
+    reason: str
+    """Its grounds in one sentence."""
+    layers: list[int]
+    """Layers worth training, ascending; empty if none can be told."""
+
+
+def judge(
+    profile: Sequence[ProfileEntry],
+    bank: Flips,
+    taken: LayerRange,
+    test: RangeTest,
+    formality: FormalityEntry | None,
+    min_flips: int,
+) -> Verdict:
+    """The verdict on the range `taken`, from its test on `bank`, the held-out flip bank.
+
+    - *too few flips*: fewer than `min_flips` banked flips, or of fewer than LEAST_PATIENTS patients;
+    - *no gate found*: no profiled layer turns wordings into answers more than random directions do;
+    - *spread over layers*: some do, but the range does not hold enough. With a width of w layers out of L, it holds
+      w / L of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
+    - *as answers form*: the range holds enough, but it makes the answers that differ because of the image as well, and
+      the flips are not put down to the register. The wording then disturbs the reading of the image;
+    - *gate found*: the range holds enough, and more than it holds of the answers that differ because of the image; or
+      the register alone causes the flips.
     """
     flips, patients = len(bank.pairs), bank.pairs["patient"].nunique()
     if flips < min_flips or patients < LEAST_PATIENTS:
-        return "no gate found", (
-            f"only {_counted(flips, 'flip')} of {_counted(patients, 'patient')} {'is' if flips == 1 else 'are'} large "
-            "enough to study on the held-out half; "
-            f"at least {min_flips} flips of {LEAST_PATIENTS} patients are needed"
+        return Verdict("too few flips", _too_few(flips, patients, min_flips), [])
+    growing = [p.layer for p in profile if p.answer_growth and (p.answer_growth.low or 0.0) > 0]
+    if not growing:
+        reason = "in no profiled layer does the answer patch recover more than in the layer below it, beyond chance"
+        return Verdict("no gate found", reason, [])
+    needed = (1 + len(taken.layers) / (profile[-1].layer + 1)) / 2
+    share = test.share
+    several = taken.first < taken.last
+    makers = f"layers {taken.first}-{taken.last} make" if several else f"layer {taken.first} makes"
+    held = f"{makers} {_text(share.value)} of the flipped answers"
+    if (share.low or 0.0) <= needed:
+        return Verdict(
+            "spread over layers",
+            f"{held} (interval from {_text(share.low)}), and a gate of this width would make more than {needed:.0%}; "
+            f"the answer changes in layers {layers_text(growing)}",
+            growing,
         )
-    best = max(profile, key=lambda p: p.flip_auc.value or 0.0)
-    if best.flip_auc.value is None:
-        return "no gate found", "all pairs of the held-out half flip, so no feature can discriminate flips from others"
-    if best.flip_auc_null is None or (best.flip_auc.value or 0.0) <= best.flip_auc_null:
-        return "no gate found", (
-            f"no layer's features discriminate held-out flips from other pairs better than shuffled labels do "
-            f"(best AUC {best.flip_auc.value:.2f} at layer {best.layer}, shuffled {best.flip_auc_null or 0:.2f})"
+    if formality and formality.holds:
+        cause = f"and the register alone, at layer {formality.layer}, recovers {_text(formality.recovery.value)}"
+        return Verdict("gate found", f"{held}, {cause}", taken.layers)
+    if (test.formed.high if test.formed.high is not None else 1.0) >= (share.low or 0.0):
+        return Verdict(
+            "as answers form",
+            f"{held}, but they also make {_text(test.formed.value)} of the answers that differ because the image does, "
+            "so the wording disturbs the reading of the image instead of passing a gate",
+            taken.layers,
         )
-    writing = [p.layer for p in profile if p.layer in found.layers and (p.net_write.low or 0.0) > 0]
-    if not writing:
-        return (
-            "no gate found",
-            f"in layers {found.first}-{found.last} no layer's own addition moves the answer more than its control",
-        )
-    written = {p.layer: max(0.0, p.net_write.value or 0.0) for p in profile}
-    share = sum(written[layer] for layer in found.layers if layer in written) / sum(written.values())
-    if share < LEAST_SHARE:
-        return "no gate found", (
-            f"what turns the answer is spread over the layers: {found.first}-{found.last} hold {share:.0%} of all that "
-            f"is written, less than the {LEAST_SHARE:.0%} of a gate"
-        )
-    writers = f"layer {writing[0]} adds" if len(writing) == 1 else f"layers {layers_text(writing)} add"
-    return "gate found", (
-        f"what {writers} moves the answer more than random directions do; "
-        f"held-out features discriminate flips at AUC {best.flip_auc.value:.2f} (shuffled {best.flip_auc_null:.2f})"
+    reason = f"{held}, and {_text(test.formed.value)} of the answers that differ because the image does"
+    return Verdict("gate found", reason, taken.layers)
+
+
+def _too_few(flips: int, patients: int, min_flips: int) -> str:
+    return (
+        f"only {_counted(flips, 'flip')} of {_counted(patients, 'patient')} {'is' if flips == 1 else 'are'} large "
+        "enough to study on the held-out half; "
+        f"at least {min_flips} flips of {LEAST_PATIENTS} patients are needed"
     )
+
+
+def _text(share: float | None) -> str:
+    return "an undefined share" if share is None else f"{share:.0%}"
 
 
 def _counted(count: int, noun: str) -> str:

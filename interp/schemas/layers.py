@@ -16,8 +16,10 @@ from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
-GateVerdict = Literal["gate found", "no gate found"]
-SCHEMA_VERSION = 2
+GateVerdict = Literal["gate found", "as answers form", "spread over layers", "no gate found", "too few flips"]
+TRAINABLE: tuple[GateVerdict, ...] = ("gate found", "as answers form", "spread over layers")
+"""Verdicts that name layers to train."""
+SCHEMA_VERSION = 3
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +45,7 @@ class PromptEntry(_Part):
     image_first: bool = Field(default=True, description="whether the image came before the question")
     system: str | None = Field(default=None, description="system instruction")
     answer_instruction: str | None = Field(default=None, description="text appended to every closed question")
-    normalize: bool = Field(
+    normalize: bool | Literal["psf-med"] = Field(
         default=False, description="whether wordings were first put into one form (interp.questions.canonical)"
     )
 
@@ -72,6 +74,25 @@ class ProfileEntry(_Part):
     )
     explained: float | None = Field(
         default=None, description="feature_patch / recovery: share of the residual patch that the features explain"
+    )
+    answer: Interval | None = Field(
+        default=None, description="recovery by the answer patch: the part of the difference that says another answer"
+    )
+    random_answer: Interval | None = Field(
+        default=None, description="recovery by the part along random directions with the same gains"
+    )
+    answer_growth: Interval | None = Field(
+        default=None,
+        description="answer - random_answer, minus the same at the profiled layer below; from layer 0 on, what turned "
+        "the wording into an answer. Null in the first profiled layer, unless it is layer 0",
+    )
+    register_patch: Interval | None = Field(
+        default=None,
+        description="recovery by the register patch, the part along the mean difference of formal and casual wordings; "
+        "null without registers",
+    )
+    random_register: Interval | None = Field(
+        default=None, description="recovery by random directions with the norm of the register patch"
     )
     reversals: int = Field(description="number of flips whose original answer the residual patch restores")
     r2: Interval | None = Field(default=None, description="variance of these residuals that the SAE explains")
@@ -172,6 +193,15 @@ class GateEntry(_Part):
     write_layers: list[int] = Field(description="layers whose own addition moves the answer (`net_write`)")
 
 
+class FormalityEntry(_Part):
+    """Whether it is the register that is turned into another answer (interp.causal.register_patching)."""
+
+    layer: int = Field(description="layer of the highest register patch, chosen on the selection half")
+    recovery: Interval = Field(description="its recovery on the held-out half")
+    random: Interval = Field(description="recovery by random directions of the same norm")
+    holds: bool = Field(description="whether the whole interval is above 0.5")
+
+
 class RangeEntry(_Part):
     """The range of layers that one rule takes (interp.profile.ranges)."""
 
@@ -179,6 +209,26 @@ class RangeEntry(_Part):
     first: int = Field(description="first layer")
     last: int = Field(description="last layer, included")
     peak: int = Field(description="layer with the highest score in the range")
+    share: Interval | None = Field(
+        default=None,
+        description="share of the flipped answers that the range makes: sum of `answer_growth` over it, divided by the "
+        "largest net recovery of the answer patch; held-out half",
+    )
+    formed: Interval | None = Field(
+        default=None,
+        description="the same share of answers that differ because the image does: is this where all answers are made?",
+    )
+    restored: Interval | None = Field(
+        default=None, description="recovery by the window patch of the range: is what it adds enough for the flip?"
+    )
+    random_restored: Interval | None = Field(default=None, description="recovery by random directions of the same norm")
+    broken: Interval | None = Field(
+        default=None,
+        description="share of the shift that the original loses to the reversed window patch: does the flip need it?",
+    )
+    random_broken: Interval | None = Field(
+        default=None, description="share that it loses to random directions of the same norm"
+    )
 
 
 class DataEntry(_Part):
@@ -200,9 +250,14 @@ class Layers(_Part):
     """The whole content of layers.json."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="version of this schema")
-    verdict: GateVerdict = Field(description="whether the range beats its controls")
+    verdict: GateVerdict = Field(
+        description="whether flips arise in a few layers, in many, or nowhere that can be told"
+    )
     reason: str = Field(description="grounds of the verdict in one sentence")
-    layers: list[int] = Field(description="the range to train, ascending; empty if no gate was found")
+    layers: list[int] = Field(
+        description="the layers to train, ascending: the range, or all layers that matter where the flips are spread; "
+        "empty if none can be told"
+    )
     peak: int | None = Field(description="layer with the highest score in the range")
     rule: Rule = Field(description="rule that took `layers`")
     commit_layer: int | None = Field(
@@ -223,6 +278,9 @@ class Layers(_Part):
     gate: GateEntry | None = Field(
         default=None, description="what the gate reads and where it writes; null if no cause was found"
     )
+    formality: FormalityEntry | None = Field(
+        default=None, description="whether the register causes the flips; null without formal and casual wordings"
+    )
     warnings: list[str] = Field(default_factory=list, description="what limits these results, one sentence each")
     settings: dict[str, Any] = Field(description="settings of the run (interp.search.settings.FindSettings)")
     seed: int = Field(description="seed of the halves, the controls and the bootstrap")
@@ -235,8 +293,8 @@ class Layers(_Part):
     def _layers_of_the_model(self) -> "Layers":
         if self.layers != sorted(set(self.layers)) or not all(0 <= x < self.model.n_layers for x in self.layers):
             raise ValueError(f"layers are not ascending, or not all among the model's {self.model.n_layers}")
-        if self.verdict == "gate found" and not self.layers:
-            raise ValueError("a gate was found, but in no layer")
+        if self.verdict in TRAINABLE and not self.layers:
+            raise ValueError(f"the verdict is {self.verdict!r}, but no layer is named")
         return self
 
 
@@ -267,7 +325,9 @@ def read_layers(path: str | Path) -> Layers:
         raise InputError(f"{path}: found no schema_version, so it is not a layers.json of GateScope.")
     refuse_newer(path, version, SCHEMA_VERSION)
     try:
-        found = Layers.model_validate(upgraded(content) if version < SCHEMA_VERSION else content)
+        # Version 3 added fields, verdicts and a rule to version 2, and changed nothing.
+        older = upgraded(content) if version == 1 else content
+        found = Layers.model_validate(older | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: field {'.'.join(map(str, first['loc'])) or 'layers'}: {first['msg']}.") from None

@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Rule = Literal["write", "growth", "near-peak"]
+Rule = Literal["answer", "write", "growth", "near-peak"]

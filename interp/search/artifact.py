@@ -17,7 +17,7 @@ from interp.saes.source import sae_source
 from interp.schemas.layers import DataEntry, FeatureEntry, GateEntry, Layers, ProfileEntry, PromptEntry, RangeEntry
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
-from interp.search.stages import Judgement
+from interp.search.layer_stage import Judgement
 from interp.search.task import Task
 from interp.statistics import mean_interval
 from interp.storage.provenance import provenance, software
@@ -31,17 +31,20 @@ def layers_artifact(
     features: list[FeatureEntry],
     saes: dict[int, str],
 ) -> Layers:
-    """The content of layers.json; it names a range only if a gate was found."""
-    settings = task.settings
-    found = judged.ranges[settings.rule] if judged.verdict == "gate found" else None
+    """The content of layers.json."""
+    settings, concluded = task.settings, judged.verdict
+    taken = judged.ranges[settings.rule]
     return Layers(
-        verdict=judged.verdict,
-        reason=judged.reason,
-        layers=found.layers if found else [],
-        peak=found.peak if found else None,
+        verdict=concluded.verdict,
+        reason=concluded.reason,
+        layers=concluded.layers,
+        peak=taken.peak if concluded.layers == taken.layers else None,
         rule=settings.rule,
         commit_layer=commit_layer(judged.profile, len(halves.held_out_bank.pairs)),
-        ranges=[RangeEntry(rule=rule, **taken._asdict()) for rule, taken in judged.ranges.items()],
+        ranges=[
+            RangeEntry(rule=rule, **taken._asdict(), **judged.tests[rule]._asdict())
+            for rule, taken in judged.ranges.items()
+        ],
         model=model_entry(task.search.vlm),
         prompt=PromptEntry(**task.search.vlm.style._asdict()),
         saes=saes,
@@ -50,6 +53,7 @@ def layers_artifact(
         profile=judged.profile,
         features=features,
         gate=_gate(features, judged),
+        formality=judged.formality,
         warnings=warnings_of(task.questions, judged.profile),
         settings=settings.__dict__ | {"layers": task.layers},
         seed=settings.seed,
@@ -60,7 +64,7 @@ def layers_artifact(
 
 def _gate(features: Sequence[FeatureEntry], judged: Judgement) -> GateEntry | None:
     """The first cause and the layers that write; None without a cause, or if the profile shows no gate."""
-    if judged.verdict != "gate found" or not features or features[0].place != "cause":
+    if judged.verdict.verdict != "gate found" or not features or features[0].place != "cause":
         return None
     top = features[0]
     return GateEntry(feature=top.feature, read_layer=top.layer, write_layers=writing_layers(judged.profile))

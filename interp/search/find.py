@@ -11,14 +11,13 @@ from interp.runtime.arguments import expect, expect_each
 from interp.saes.locate import given_saes
 from interp.schemas.layer_list import check_layers, given_layers
 from interp.search.artifact import describe_data, layers_artifact
+from interp.search.layer_stage import judge_layers, patch_whole_layers
 from interp.search.result import FindResult
 from interp.search.settings import DEFAULT_SETTINGS, FindSettings
 from interp.search.stages import (
     flips_and_halves,
-    judge_layers,
     measure_prompts,
     patch_candidates,
-    patch_whole_layers,
     sae_inputs,
     screen,
     top_activations,
@@ -73,8 +72,8 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     # 3. Screen every feature of every SAE on the selection half.
     inputs = sae_inputs(task, measured)
     screened = screen(task, halves, inputs, measured.device_bytes)
-    # 4. Patch whole layers on the held-out half, take the range from the profile, and judge whether it is a gate.
-    patched = patch_whole_layers(task, halves, screened, measured.device_bytes)
+    # 4. Patch whole layers, take the range where the answer changes on the selection half, and test it on the other.
+    patched = patch_whole_layers(task, halves, measured, screened)
     judged = judge_layers(task, halves, screened, patched)
     # 5. Patch the best features one by one, and place each: cause, mediator, echo or bystander.
     writing = writing_layers(judged.profile)

@@ -15,9 +15,10 @@ class FindSettings:
     """
 
     rule: Rule = option(
-        "write",
-        "Rule that takes the range: write, the layers whose own addition moves the answer; growth, where the recovery "
-        "of the residual patch grows; near-peak, around the highest flip AUC (the published rule).",
+        "answer",
+        "Rule that takes the range: answer, where the wording turns into another answer; write, the layers whose own "
+        "addition moves the answer directly; growth, where the recovery of the residual patch grows; near-peak, around "
+        "the highest flip AUC (the published rule).",
     )
     max_layers: int = option(5, "Most layers in the range.", min=1, advanced=True)
     bank_margin: float = option(

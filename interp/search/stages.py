@@ -10,20 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.causal.feature_patching import apply_feature_patch, feature_patches, gather_patches, joint_effects
-from interp.causal.layer_patching import LayerPatches, PatchTarget, patch_layers
+from interp.causal.feature_patching import apply_feature_patch, feature_patches, gather_patches
+from interp.causal.layer_patching import PatchTarget
 from interp.measurement.residual_store import Residuals
 from interp.measurement.sharded import measure_together
 from interp.measurement.suffix_rerun import SuffixRerun
-from interp.profile.profile import layer_profile
-from interp.profile.ranges import LayerRange, ranges_of
-from interp.profile.verdict import judge
 from interp.questions.tables import pair_table
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.saes.sae import Sae, encode_features, load_sae
-from interp.schemas.layers import FeatureEntry, GateVerdict, ProfileEntry
-from interp.schemas.rules import Rule
+from interp.schemas.layers import FeatureEntry
 from interp.screening.attribution import margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates, held_out_aucs
 from interp.screening.feature_stats import adjust
@@ -48,17 +44,6 @@ class Measured(NamedTuple):
     """Memory that may still be taken on the model's device."""
 
 
-class PatchedLayers(NamedTuple):
-    """The effects of patching whole layers on the held-out flip bank."""
-
-    target: PatchTarget
-    """The pairs of the bank."""
-    patches: LayerPatches
-    """Residual and direct-effect patches with their controls."""
-    joint: NDArray[np.float64]
-    """[bank, 2, layers]: effect of the joint feature patch and of random directions of its norm [logits]."""
-
-
 class TestedFeatures(NamedTuple):
     """The candidates with their exact tests."""
 
@@ -66,19 +51,6 @@ class TestedFeatures(NamedTuple):
     """Every feature that is ever active; the tested ones first (`with_tests`)."""
     entries: list[FeatureEntry]
     """The candidates as layers.json lists them."""
-
-
-class Judgement(NamedTuple):
-    """What the layer profile shows."""
-
-    profile: list[ProfileEntry]
-    """One entry per layer."""
-    ranges: dict[Rule, LayerRange]
-    """Rule -> the range that it takes."""
-    verdict: GateVerdict
-    """Whether the range of the chosen rule is a gate."""
-    reason: str
-    """Grounds of the verdict in one sentence."""
 
 
 def measure_prompts(task: Task) -> Measured:
@@ -135,15 +107,6 @@ def _path_gradients(task: Task, bank: Flips, rerun: SuffixRerun, inputs: SaeInpu
     return torch.stack([path_gradients(rerun, shift[:, k], layer) for k, layer in enumerate(task.layers)], dim=1)
 
 
-def patch_whole_layers(task: Task, halves: Halves, screened: ScreenedLayers, device_bytes: int) -> PatchedLayers:
-    """Stage 4: residual, direct-effect and joint feature patches of every layer on the held-out flip bank."""
-    target = task.patch_target(halves.held_out_bank, device_bytes // 4)
-    residual, below = screened.residual_patch, screened.residual_patch_below
-    patches = patch_layers(target, residual, below, task.layers, task.settings.seed)
-    joint = joint_effects(target, screened.feature_patch, task.layers, task.settings.seed)
-    return PatchedLayers(target, patches, joint)
-
-
 def patch_candidates(
     task: Task,
     halves: Halves,
@@ -170,14 +133,6 @@ def patch_candidates(
     held_out_auc = {(layer, feature): auc for part in aucs for (layer, feature), auc in part}
     table = with_tests(screened.features, candidates, tests, held_out_auc, writing)
     return TestedFeatures(table, feature_entries(table, candidates, tests))
-
-
-def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
-    """Stage 4, continued: the layer profile, the ranges that the rules take from it, and the verdict."""
-    settings = task.settings
-    profile = layer_profile(task.layers, screened, halves, patched.patches, patched.joint, settings.seed)
-    ranges = ranges_of(profile, settings.max_layers)
-    return Judgement(profile, ranges, *judge(profile, halves.held_out_bank, ranges[settings.rule], settings.min_flips))
 
 
 def top_activations(task: Task, inputs: SaeInputs, entries: list[FeatureEntry]) -> NDArray[np.float32]:

@@ -54,6 +54,10 @@ class Checkpoint(NamedTuple):
             self.write(name, found)
         return found
 
+    def within(self, name: str) -> "Checkpoint":
+        """A checkpoint of the same run in a folder of its own inside this one."""
+        return self._replace(folder=self.folder and self.folder / name)
+
     def __bool__(self) -> bool:
         return self.folder is not None
 

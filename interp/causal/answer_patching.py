@@ -1,0 +1,83 @@
+"""The answer patch: of the difference between two wordings, only what looks like the difference of another image.
+
+Two wordings of one question differ at the final token in their words, and, from some layer on, in the answer that is
+being made. The wording alone does nothing until a layer turns it into an answer, so exchanging the whole residual
+(`interp.causal.layer_patching`) restores the answer at every layer before that one too. Other images under the same
+words change the answer and no word. So the directions in which other images move the final token are the directions of
+the answer, and the *answer patch* exchanges a difference of wording in these directions only.
+
+A direction k in which images move the residual with variance v_k passes with the gain v_k / (v_k + s), where s is the
+mean variance per direction of differences of wording. This is the Wiener filter for the answer if these differences are
+white noise. Early layers, which images hardly reach at the final token, therefore have no answer part.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.causal.layer_patching import PatchTarget
+
+LEAST_GAIN = 0.01
+"""Directions with a smaller gain are left out."""
+TURNS = 3
+"""Sets of random directions against which the answer patch is compared."""
+
+
+class AnswerPatches(NamedTuple):
+    """Effects of the answer patches of some layers on n pairs, positive towards m(q) [logits]."""
+
+    answer: NDArray[np.float64]
+    """[n, layers]: effect of the answer patch."""
+    random: NDArray[np.float64]
+    """[n, layers]: effect of the part along random directions with the same gains, mean over TURNS."""
+
+
+class AnswerDirections(NamedTuple):
+    """The directions in which other images move the final token after one layer, and how much of each passes."""
+
+    basis: Tensor
+    """float32 [k, d_model]: orthonormal directions."""
+    gain: Tensor
+    """float32 [k]: share of a difference along each direction that counts as answer, above LEAST_GAIN and below 1."""
+
+    def part(self, delta: Tensor) -> Tensor:
+        """The answer part of differences float32 [n, d_model], of the same shape."""
+        return (delta @ self.basis.T * self.gain) @ self.basis
+
+    def turned(self, generator: torch.Generator) -> "AnswerDirections":
+        """The control: as many random orthonormal directions with the same gains."""
+        drawn = torch.randn(self.basis.shape[1], len(self.gain), generator=generator)
+        return AnswerDirections(torch.linalg.qr(drawn)[0].T.contiguous(), self.gain)
+
+
+def answer_directions(by_image: Tensor, by_wording: Tensor, device: torch.device | str = "cpu") -> AnswerDirections:
+    """The answer directions of one layer.
+
+    `by_image` float32 [n, d_model] are differences of residuals at the final token under the same words and two images,
+    `by_wording` float32 [m, d_model] those under two wordings and the same image. The decomposition runs on `device`.
+    """
+    _, size, basis = torch.linalg.svd(by_image.to(device), full_matrices=False)
+    variance = (size.square() / max(1, len(by_image))).cpu()
+    noise = float(by_wording.square().sum(1).mean()) / by_wording.shape[1] if len(by_wording) else 0.0
+    gain = variance / (variance + noise).clamp_min(torch.finfo(variance.dtype).tiny)
+    kept = gain > LEAST_GAIN
+    return AnswerDirections(basis.cpu()[kept], gain[kept])
+
+
+def answer_edits(directions: AnswerDirections, delta: Tensor, seed: int) -> Tensor:
+    """The answer part of differences float32 [n, d_model] and its TURNS controls: float32 [n, 1 + TURNS, d_model]."""
+    generator = torch.Generator().manual_seed(seed)
+    sets = [directions, *(directions.turned(generator) for _ in range(TURNS))]
+    return torch.stack([each.part(delta) for each in sets], dim=1)
+
+
+def patch_answers(target: PatchTarget, edits: Tensor, layers: Sequence[int]) -> AnswerPatches:
+    """Apply the answer patch of every layer to every pair; `edits` float32 [n, layers, 1 + TURNS, d_model]."""
+    places = [layer for layer in layers for _ in range(1 + TURNS)]
+    effects = target.effect(places, edits.flatten(1, 2), "answer patches") * np.sign(target.shift)[:, None]
+    by_layer = effects.reshape(len(effects), len(layers), 1 + TURNS)
+    return AnswerPatches(by_layer[:, :, 0], by_layer[:, :, 1:].mean(2))

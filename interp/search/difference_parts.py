@@ -1,0 +1,106 @@
+"""The parts of the differences between wordings: what says another answer, and what is register."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.causal.answer_patching import answer_directions, answer_edits
+from interp.causal.register_patching import FEWEST_PAIRS, register_direction, register_signs
+from interp.measurement.sharded import measure_together
+from interp.screening.flips import Flips, Halves, sample_pairs, sides
+from interp.screening.image_swaps import swap_images
+from interp.search.stages import Measured
+from interp.search.task import Task
+
+SWAPPED = 1000
+"""Prompts that are also run under another image."""
+
+
+class DifferenceParts(NamedTuple):
+    """Parts of residual differences at every profiled layer, original minus paraphrase, and their controls."""
+
+    answer: Tensor
+    """float32 [held-out bank, layers, 1 + TURNS, d_model]: `interp.causal.answer_patching.answer_edits`."""
+    answer_selected: Tensor
+    """float32 [selection bank, layers, 1 + TURNS, d_model]: the same for the selection half."""
+    register: Tensor | None
+    """float32 [held-out bank, layers, d_model]: part along the register direction; None without registers."""
+    register_selected: Tensor | None
+    """float32 [selection bank, layers, d_model]: the same for the selection half."""
+    by_image: Flips
+    """Pairs of k prompts of the held-out half with their own and another image, whose answers differ."""
+    other_images: pd.DataFrame
+    """Prompt table of these pairs with the other image: k rows."""
+    image: Tensor
+    """float32 [k, layers, 1 + TURNS, d_model]: answer edits of these pairs."""
+
+
+def difference_parts(task: Task, halves: Halves, measured: Measured) -> DifferenceParts:
+    """Split the differences of the flip banks at every layer; the directions are those of the selection half."""
+    search, seed, margin = task.search, task.settings.seed, measured.margin
+    groups = [set(half.pairs["patient"]) for half in halves]
+    swaps = [swap_images(task.prompts, patients, SWAPPED // 2, seed) for patients in groups]
+    rows = torch.from_numpy(np.concatenate([chosen for chosen, _ in swaps]))
+    swapped = pd.concat([table for _, table in swaps], ignore_index=True)
+    saved = task.checkpoint.within("other-images")
+    moved_margin, moved = measure_together(
+        search.vlm, swapped, task.layers, search.batch_tokens, search.max_memory, task.team, saved
+    )
+    selected = torch.arange(len(rows)) < len(swaps[0][0])
+    by_image = _flips_by_image(task, rows, margin, moved_margin, ~selected.numpy())
+    flipped = torch.from_numpy(by_image.pairs["row"].to_numpy(np.int64, copy=True))
+    some = sample_pairs(halves.selection, SWAPPED, seed)
+    signs = register_signs(some.pairs)
+    tagged = np.count_nonzero(signs) >= FEWEST_PAIRS
+    names = ("answer", "answer_selected", "register", "register_selected", "image")
+    made: dict[str, list[Tensor]] = {name: [] for name in names}
+    banks = {"answer": halves.held_out_bank, "answer_selected": halves.selection_bank}
+    for layer in task.own_layers:
+        own = measured.residuals.after(layer)
+        by_other_image = own[rows].float() - moved.after(layer)
+        by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
+        directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
+        # The controls of a layer are the same however the layers are divided among processes.
+        layer_seed = 1000 * seed + layer
+        for name, bank in banks.items():
+            delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
+            made[name].append(answer_edits(directions, delta, layer_seed))
+            if tagged:
+                along = register_direction(by_wording, signs)
+                made[name.replace("answer", "register")].append((delta @ along)[:, None] * along)
+        made["image"].append(answer_edits(directions, by_other_image[flipped], layer_seed))
+    whole = _gathered(task, made)
+    return DifferenceParts(
+        whole["answer"],
+        whole["answer_selected"],
+        whole.get("register"),
+        whole.get("register_selected"),
+        by_image,
+        swapped.iloc[by_image.pairs["row"].to_numpy(np.int64)].reset_index(drop=True),
+        whole["image"],
+    )
+
+
+def _flips_by_image(task: Task, rows: Tensor, margin: Tensor, moved_margin: Tensor, wanted: np.ndarray) -> Flips:
+    """Pairs of a prompt with its own and another image, of the `wanted` [n], with both margins beyond the threshold.
+
+    Column `row` of their table is the place among `rows`; there are at most as many as patches of a flip bank need.
+    """
+    before, after = margin[rows].double().numpy(), moved_margin.double().numpy()
+    flipped = (before > 0) != (after > 0)
+    least = task.settings.bank_margin
+    banked = flipped & (np.abs(before) >= least) & (np.abs(after) >= least)
+    table = pd.DataFrame({"row": np.arange(len(rows)), "patient": task.prompts["patient"].to_numpy()[rows.numpy()]})
+    found = Flips(table, before, after, flipped, banked).take(banked & wanted)
+    return sample_pairs(found, SWAPPED // 5, task.settings.seed)
+
+
+def _gathered(task: Task, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    """What all processes made, one layer each time, stacked by layer; without what none of them made."""
+    gathered = task.team.gather_tensors({name: torch.stack(list(each), 1) for name, each in made.items() if each})
+    names = dict.fromkeys(name for part in gathered for name in part)
+    return {name: torch.cat([part[name] for part in gathered if name in part], dim=1) for name in names}

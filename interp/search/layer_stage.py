@@ -1,0 +1,104 @@
+"""Stage 4 of a search: patches of whole layers, the range that is taken from them, its test, and the verdict."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from interp.causal.answer_patching import patch_answers
+from interp.causal.feature_patching import joint_effects
+from interp.causal.layer_patching import PatchTarget, patch_layers
+from interp.causal.register_patching import patch_register
+from interp.causal.window_patching import WindowEffect, patch_window
+from interp.measurement.suffix_rerun import SuffixRerun
+from interp.profile.formality import formality
+from interp.profile.profile import LayerEffects, answer_growth, layer_profile
+from interp.profile.range_test import RangeTest, range_test
+from interp.profile.ranges import LayerRange, ranges_of
+from interp.profile.verdict import Verdict, judge
+from interp.schemas.layers import FormalityEntry, ProfileEntry
+from interp.schemas.rules import Rule
+from interp.screening.flips import Halves
+from interp.screening.layers import ScreenedLayers
+from interp.search.difference_parts import difference_parts
+from interp.search.stages import Measured
+from interp.search.task import Task
+
+
+class PatchedLayers(NamedTuple):
+    """Patches of whole layers, and the pairs that were patched."""
+
+    target: PatchTarget
+    """The held-out flip bank."""
+    effects: LayerEffects
+    """What the patches do."""
+
+
+class Judgement(NamedTuple):
+    """What the layer profile shows."""
+
+    profile: list[ProfileEntry]
+    """One entry per layer."""
+    ranges: dict[Rule, LayerRange]
+    """Rule -> the range that it takes."""
+    tests: dict[Rule, RangeTest]
+    """Rule -> what its range does on the held-out half."""
+    formality: FormalityEntry | None
+    """Whether what is turned into another answer is the register; None without formal and casual wordings."""
+    verdict: Verdict
+    """Whether the range of the chosen rule is a gate."""
+
+
+def patch_whole_layers(task: Task, halves: Halves, measured: Measured, screened: ScreenedLayers) -> PatchedLayers:
+    """Residual, direct-effect, answer, register and joint feature patches of every layer."""
+    layers, seed = task.layers, task.settings.seed
+    parts = difference_parts(task, halves, measured)
+    held_out = task.patch_target(halves.held_out_bank, measured.device_bytes // 4)
+    selected = task.patch_target(halves.selection_bank, measured.device_bytes // 8)
+    other_images = SuffixRerun(task.search.vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
+    effects = LayerEffects(
+        patches=patch_layers(held_out, screened.residual_patch, screened.residual_patch_below, layers, seed),
+        answers=patch_answers(held_out, parts.answer, layers),
+        answers_selected=patch_answers(selected, parts.answer_selected, layers),
+        answers_by_image=patch_answers(PatchTarget(parts.by_image, other_images), parts.image, layers),
+        by_image=parts.by_image,
+        register=None if parts.register is None else patch_register(held_out, parts.register, layers, seed),
+        register_selected=None
+        if parts.register_selected is None
+        else patch_register(selected, parts.register_selected, layers, seed),
+        joint=joint_effects(held_out, screened.feature_patch, layers, seed),
+    )
+    return PatchedLayers(held_out, effects)
+
+
+def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
+    """The layer profile, the ranges that the rules take from it, their tests, and the verdict."""
+    layers, settings, effects = task.layers, task.settings, patched.effects
+    profile = layer_profile(layers, screened, halves, effects, settings.seed)
+    shift = np.abs(halves.selection_bank.margin_before - halves.selection_bank.margin_after).sum()
+    grown = answer_growth(effects.answers_selected, layers)
+    by_layer = {layer: float(each.sum() / shift) if shift else 0.0 for layer, each in grown.items()}
+    ranges = ranges_of(profile, by_layer, settings.max_layers)
+    tests = test_ranges(task, halves, screened, patched, ranges)
+    claim = formality(layers, effects, halves.held_out_bank, settings.seed)
+    bank, rule = halves.held_out_bank, settings.rule
+    verdict = judge(profile, bank, ranges[rule], tests[rule], claim, settings.min_flips)
+    return Judgement(profile, ranges, tests, claim, verdict)
+
+
+def test_ranges(
+    task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers, ranges: Mapping[Rule, LayerRange]
+) -> dict[Rule, RangeTest]:
+    """What every rule's range holds, restores and breaks on the held-out flip bank."""
+    bank, seed, layers = halves.held_out_bank, task.settings.seed, task.layers
+    originals = task.prompts.iloc[bank.pairs["original"].to_numpy(np.int64)]
+    rerun = SuffixRerun(task.search.vlm, originals, team=task.team, checkpoint=task.checkpoint)
+    effects: dict[LayerRange, WindowEffect] = {}
+    for taken in ranges.values():
+        first, last = layers.index(taken.first), layers.index(taken.last)
+        added = screened.residual_patch[:, last] - screened.residual_patch_below[:, first]
+        if taken not in effects:
+            effects[taken] = patch_window(patched.target, rerun, added, taken.last, seed)
+    return {
+        rule: range_test(taken, effects[taken], patched.effects, layers, bank, seed) for rule, taken in ranges.items()
+    }
