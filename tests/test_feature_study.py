@@ -272,6 +272,7 @@ def test_the_place_of_a_feature_of_the_shipped_world(study):
     writes = {each.layer: each.net_write.value for each in study.writes}
     assert list(writes) == list(range(10))
     assert min(writes[4], writes[5]) > 4 * max(value for layer, value in writes.items() if layer not in (4, 5))
+    assert study.mediating_layers == []
     # What the SAE leaves out of this layer's change does nothing.
     assert study.parts.whole.recovery.value > 0.9
     assert study.parts.features.recovery.value > 0.9

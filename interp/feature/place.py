@@ -10,13 +10,16 @@ from interp.causal.layer_patching import PatchTarget, patch_layers
 from interp.causal.mediation import LayerFall
 from interp.measurement.margins import measure
 from interp.model.vlm import Vlm
-from interp.profile.places import SIGNIFICANT, WRITES, writing_layers
+from interp.profile.places import SIGNIFICANT, WRITES, place_of, writing_layers
 from interp.profile.profile import DRAWS
-from interp.schemas.layers import ProfileEntry
+from interp.schemas.layers import CausalEntry, Place, ProfileEntry
 from interp.schemas.record import Interval
-from interp.schemas.study import LayerWrite
+from interp.schemas.study import LayerWrite, VectorPatchEntry
 from interp.screening.flips import sides
 from interp.statistics import ratio_interval
+
+LEAST_FALL = 0.05
+"""Least fall of a layer that reads the feature, as a share of the margin shift."""
 
 
 def layer_writes(vlm: Vlm, prompts: pd.DataFrame, bank: PatchTarget, seed: int) -> list[LayerWrite]:
@@ -43,10 +46,16 @@ def layers_that_write(writes: Sequence[LayerWrite]) -> list[int]:
 
 
 def layers_that_mediate(falls: Sequence[LayerFall]) -> list[int]:
-    """The layers that read the feature's change: a fall above chance and not far below the largest."""
+    """The layers that read the feature's change: a fall above chance, no trifle, and not far below the largest."""
     largest = max((fall.net_fall.value for fall in falls), default=0.0)
-    return [
-        fall.layer
-        for fall in falls
-        if fall.p < SIGNIFICANT and fall.net_fall.value > 0 and fall.net_fall.value >= WRITES * largest
-    ]
+    least = max(LEAST_FALL, WRITES * largest)
+    return [fall.layer for fall in falls if fall.p < SIGNIFICANT and fall.net_fall.value >= least]
+
+
+def family_place(layer: int, together: VectorPatchEntry, writing: Sequence[int]) -> Place:
+    """The place of a feature of `layer` and its family as one, by the rule of single features.
+
+    The rule's threshold holds for families too: in a decoy model, 96 families of up to ten features had a net mediated
+    recovery of at most .23, single features .12; in the shipped world, whose gate was trained, .96 and .14.
+    """
+    return place_of(layer, CausalEntry.model_construct(**dict(together)), writing)

@@ -29,7 +29,7 @@ from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
 from interp.feature.pages import nearest_page
 from interp.feature.pair_effects import pair_effects
-from interp.feature.place import layer_writes, layers_that_mediate, layers_that_write
+from interp.feature.place import family_place, layer_writes, layers_that_mediate, layers_that_write
 from interp.feature.register_grid import grid_findings, grid_prompts, read_grid, study_grid
 from interp.feature.tracking import track_margin
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
@@ -265,6 +265,8 @@ class _Patched(NamedTuple):
     """The residual's change, split by the SAE."""
     family_patch: VectorPatchEntry | None = None
     """Joint patch of the feature and its family."""
+    family_place: Place | None = None
+    """The place of the feature and its family as one."""
 
 
 def _check_feature(vlm: Vlm, sae: Sae, feature: int) -> None:
@@ -324,4 +326,5 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
             **dict(zip(PARTS, parts, strict=True)), error_share=significant(error / whole) if whole else None
         ),
         family_patch=together if relatives else None,
+        family_place=family_place(sae.layer, together, writing) if relatives else None,
     )

@@ -201,6 +201,9 @@ class Study(Record):
     family_patch: VectorPatchEntry | None = Field(
         default=None, description="joint patch of the feature and its family; null without a family or banked flips"
     )
+    family_place: Place | None = Field(
+        default=None, description="`place` of the feature and its family as one; null where family_patch is"
+    )
     clamp: Clamped | None = Field(
         default=None, description="what holding it at zero does; null in files of older versions"
     )

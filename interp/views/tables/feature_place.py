@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import MEDIATED
+from interp.schemas.layers import MEDIATED, Place
 from interp.schemas.record import Interval
 from interp.schemas.study import LayerFallEntry, Study
 from interp.views.numbers import interval, p_phrase
@@ -22,23 +22,27 @@ def place_lines(study: Study) -> list[str]:
         "echo": _echo,
         "bystander": _bystander,
     }[study.place](study, _Effects(test.net, test.p, test.direct, test.net_mediated))
-    article = "an" if study.place == "echo" else "a"
     return [
-        f"{study.name} is {article} {study.place}: {says}.",
+        f"{study.name} is {_article(study.place)}: {says}.",
         f"What would change that: {otherwise}.",
         *_family(study),
     ]
 
 
 def _family(study: Study) -> list[str]:
-    """What the feature does jointly with its relatives."""
+    """What the feature is jointly with its relatives."""
     together, size = study.family_patch, len(study.family)
-    if together is None or study.test is None:
+    if together is None or study.family_place is None or study.test is None:
         return []
     return [
-        f"Jointly with its {size} relative{'s' if size > 1 else ''} it recovers {interval(together.recovery)}, alone "
-        f"{interval(study.test.recovery)}; net mediated recovery {interval(together.net_mediated)}."
+        f"With its {size} relative{'s' if size > 1 else ''} it is {_article(study.family_place)}: jointly they recover "
+        f"{interval(together.recovery)}, it alone {interval(study.test.recovery)}; net mediated recovery "
+        f"{interval(together.net_mediated)}."
     ]
+
+
+def _article(place: Place) -> str:
+    return f"an {place}" if place == "echo" else f"a {place}"
 
 
 class _Effects(NamedTuple):
