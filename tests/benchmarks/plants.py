@@ -33,14 +33,13 @@ from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.screening.flips import questions_that_can_flip, sample_pairs
+from interp.search.layer_stage import judge_layers, patch_whole_layers
 from interp.search.settings import FindSettings
 from interp.search.stages import (
     CANDIDATES,
     flips_and_halves,
-    judge_layers,
     measure_prompts,
     patch_candidates,
-    patch_whole_layers,
     sae_inputs,
     screen,
 )
@@ -120,7 +119,7 @@ def judge(vlm: Vlm, plant: Plant, world: Path, questions: list[Question], seed: 
     _, halves = flips_and_halves(task, measured.margin)
     inputs = sae_inputs(task, measured)
     screened = screen(task, halves, inputs, measured.device_bytes)
-    patched = patch_whole_layers(task, halves, screened, measured.device_bytes)
+    patched = patch_whole_layers(task, halves, measured, screened)
     judged = judge_layers(task, halves, screened, patched)
     writing = writing_layers(judged.profile)
     tested = patch_candidates(task, halves, inputs, screened, patched.target, measured.device_bytes, writing)
@@ -159,8 +158,8 @@ def judge(vlm: Vlm, plant: Plant, world: Path, questions: list[Question], seed: 
         "fit": min((gate.fit for gate in plant.gates), default=np.nan),
         "flips": plant.question_flip_rate,
         "shift_on": min((gate.shift_on for gate in plant.gates), default=np.nan),
-        "verdict": judged.verdict,
-        "range": str(judged.ranges["write"][:2]),
+        "verdict": judged.verdict.verdict,
+        "range": str(judged.ranges[task.settings.rule][:2]),
         "net_write": ";".join(f"{w.value:.3f}/{w.low:.3f}" for w in writes.values()),
     }
     return shown.merge(pd.DataFrame(rows), on=["layer", "feature"]).assign(**about)
