@@ -11,6 +11,8 @@ from interp.screening.flips import Flips
 
 LEAST_PATIENTS = 5
 """Fewest patients with banked flips from which anything is concluded."""
+LEAST_LIFT = 2.0
+"""A gate makes at least this many times as much of the flipped answers as of those that differ by the image."""
 
 
 class Verdict(NamedTuple):
@@ -36,12 +38,13 @@ def judge(
 
     - *too few flips*: fewer than `min_flips` banked flips, or of fewer than LEAST_PATIENTS patients;
     - *no gate found*: no profiled layer turns wordings into answers more than random directions do;
-    - *spread over layers*: some do, but the range does not hold enough. With a width of w layers out of L, it holds
-      w / L of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
-    - *as answers form*: the range holds enough, but it makes the answers that differ because of the image as well, and
-      the flips are not put down to the register. The wording then disturbs the reading of the image;
-    - *gate found*: the range holds enough, and more than it holds of the answers that differ because of the image; or
-      the register alone causes the flips.
+    - *spread over layers*: some do, but the range does not hold enough. With w of the L profiled layers, it holds w / L
+      of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
+    - *as answers form*: the range holds enough, but not LEAST_LIFT times as much as it holds of the answers that differ
+      because of the image, and the register does not cause the flips. The wording then disturbs the reading of the
+      image;
+    - *gate found*: the range holds enough, and LEAST_LIFT times as much as of the answers that differ because of the
+      image; or the register alone causes the flips.
     """
     flips, patients = len(bank.pairs), bank.pairs["patient"].nunique()
     if flips < min_flips or patients < LEAST_PATIENTS:
@@ -50,7 +53,7 @@ def judge(
     if not growing:
         reason = "in no profiled layer does the answer patch recover more than in the layer below it, beyond chance"
         return Verdict("no gate found", reason, [])
-    needed = (1 + len(taken.layers) / (profile[-1].layer + 1)) / 2
+    needed = (1 + sum(p.layer in taken.layers for p in profile) / len(profile)) / 2
     share = test.share
     several = taken.first < taken.last
     makers = f"layers {taken.first}-{taken.last} make" if several else f"layer {taken.first} makes"
@@ -65,7 +68,8 @@ def judge(
     if formality and formality.holds:
         cause = f"and the register alone, at layer {formality.layer}, recovers {_text(formality.recovery.value)}"
         return Verdict("gate found", f"{held}, {cause}", taken.layers)
-    if (test.formed.high if test.formed.high is not None else 1.0) >= (share.low or 0.0):
+    formed = test.formed.high if test.formed.high is not None else 1.0
+    if LEAST_LIFT * formed >= (share.low or 0.0):
         return Verdict(
             "as answers form",
             f"{held}, but they also make {_text(test.formed.value)} of the answers that differ because the image does, "
