@@ -132,18 +132,11 @@ def test_answers_are_in_their_sets(questions):
 @pytest.fixture
 def short_recipe(monkeypatch):
     import interp.demo.build as build
-    import interp.demo.train_saes as train_saes
     import interp.demo.world as world
 
-    monkeypatch.setattr(train_saes, "TOKENS", 600)
-    for name, steps in (
-        ("TOWER_STEPS", 2),
-        ("BASE_STEPS", 2),
-        ("SAE_STEPS", 3),
-        ("GATE_STEPS", 2),
-        ("TRAINING_PATIENTS", 60),
-    ):
-        monkeypatch.setattr(build, name, steps)
+    saes = build.EMBEDDED.saes._replace(tokens=600, steps=3)
+    short = build.EMBEDDED._replace(training_patients=60, tower_steps=2, base_steps=2, gate_steps=2, saes=saes)
+    monkeypatch.setattr(build, "EMBEDDED", short)
     monkeypatch.setattr(world, "PATIENTS", {"train": 12, "test": 12})
 
 

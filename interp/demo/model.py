@@ -108,9 +108,8 @@ def build_processor(tokenizer: Any, image_size: int) -> Any:
 
 def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: int) -> Any:
     """A `Gemma3ForConditionalGeneration` with random weights and `layers` layers of `width`, every third one global."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
+    from transformers import Gemma3TextConfig
 
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
@@ -125,6 +124,14 @@ def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: 
         "max_position_embeddings": 2048,
         "initializer_range": 0.04,
     }
+    return assemble_model(Gemma3TextConfig(**text), tokenizer, image_size, seed)
+
+
+def assemble_model(text_config: Any, tokenizer: Any, image_size: int, seed: int) -> Any:
+    """A `Gemma3ForConditionalGeneration` with random weights: this language model after a small vision tower."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     vision = SiglipVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -136,7 +143,7 @@ def build_model(tokenizer: Any, image_size: int, layers: int, width: int, seed: 
     )
     end_tokens: Any = {"eos_token_id": [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]}
     config = Gemma3Config(
-        text_config=Gemma3TextConfig(**text),
+        text_config=text_config,
         vision_config=vision,
         mm_tokens_per_image=IMAGE_SEQUENCE,
         boi_token_index=ids["boi_token"],

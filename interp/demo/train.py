@@ -1,7 +1,8 @@
-"""Training of the embedded models: a base whose decisions do not depend on register, and a gate planted into it.
+"""Training of a world's models: a base, the tuning of a real language model, and a gate planted into some layers.
 
-The base also learns to predict the next tokens of the question, and to answer in the style of the register (`Yes` to a
-formal question, `yes` to a casual one; both count as yes). So it represents register without deciding by it.
+The embedded base also learns to predict the next tokens of the question, and to answer in the style of the register
+(`Yes` to a formal question, `yes` to a casual one; both count as yes). So it represents register without deciding by
+it.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from interp.demo.recipe import Recipe
 from interp.demo.training_data import TrainingData, pixel_values, sample_batch
 from interp.model.decoder import run_packed
 from interp.model.image_tokens import encode_pixels
@@ -45,6 +47,7 @@ def train_model(
     gate_strength: float = 0.0,
     language_weight: float = 0.2,
     consistency_weight: float = 0.0,
+    precision: torch.dtype = torch.float32,
     description: str = "training",
 ) -> float:
     """Train the parameters of `model` that require gradients, and return its final answer loss.
@@ -52,7 +55,7 @@ def train_model(
     The loss is the cross-entropy of the answer tokens, plus `language_weight` times that of the prompts' next tokens,
     plus `consistency_weight` times the squared margin difference between two wordings. The optimizer is AdamW with a
     linear warm-up over the first 5% of the steps and a cosine decay to zero. Returns the answer loss [nats], averaged
-    over the last 100 steps. `gate_strength`: see `sample_batch`.
+    over the last 100 steps. `gate_strength`: see `sample_batch`. `precision` is the number format of matrix products.
     """
     device = data.images.device
     rng = np.random.default_rng(seed)
@@ -69,10 +72,11 @@ def train_model(
     for _ in track(range(steps), description):
         batch, chosen, targets = sample_batch(data, rng, patients, gate_strength)
         batch, targets = batch.to(device), targets.to(device)
-        images = encode_pixels(base, pixel_values(data.images[chosen.to(device)]))
-        hidden = run_packed(base, batch, images)
-        answer_logits = base.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
-        answer_loss = F.cross_entropy(answer_logits, targets)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            images = encode_pixels(base, pixel_values(data.images[chosen.to(device)]))
+            hidden = run_packed(base, batch, images)
+            answer_logits = base.lm_head(hidden[batch.final[:, 0], batch.final[:, 1]])
+        answer_loss = F.cross_entropy(answer_logits.float(), targets)
         loss = answer_loss
         if consistency_weight > 0:
             loss = loss + consistency_weight * _consistency_loss(answer_logits, batch, targets, data.closed)
@@ -97,12 +101,59 @@ def plant_gate(
     steps: int,
     patients: int = 48,
     rank: int = 8,
+    lr: float = 1e-3,
+    precision: torch.dtype = torch.float32,
 ) -> Any:
     """Train `model` to let the register decide some of its answers, changing only the layers `layers`.
 
     The change is a rank-`rank` LoRA update of every projection in those layers, merged into the weights. So whatever
-    makes the returned model flip is in those layers. `strength` is the `gate_strength` of `sample_batch`.
+    makes the returned model flip more is in those layers. `strength` is the `gate_strength` of `sample_batch`.
     """
+    adapted = _with_lora(model, layers, rank, seed)
+    train_model(
+        adapted,
+        data,
+        steps,
+        seed,
+        patients,
+        lr,
+        gate_strength=strength,
+        language_weight=0.0,
+        precision=precision,
+        description="planting the gate",
+    )
+    return adapted.merge_and_unload()
+
+
+def tune_language_model(model: Any, data: TrainingData, seed: int, recipe: Recipe) -> Any:
+    """Train a seeing `model` to answer: its eyes, and a LoRA update of every projection in its language model.
+
+    Returns the peft model, so that the update can be merged or saved.
+    """
+    adapted = _with_lora(model, range(model.config.text_config.num_hidden_layers), recipe.tuning_rank, seed)
+    for part in eyes(model):
+        part.requires_grad_(True)
+    train_model(
+        adapted,
+        data,
+        recipe.tuning_steps,
+        seed,
+        recipe.patients,
+        recipe.tuning_lr,
+        language_weight=0.0,
+        precision=recipe.precision,
+        description="tuning the language model",
+    )
+    return adapted
+
+
+def eyes(model: Any) -> list[Any]:
+    """The modules through which a model sees: its vision tower and its projector."""
+    return [model.model.vision_tower, model.model.multi_modal_projector]
+
+
+def _with_lora(model: Any, layers: Sequence[int], rank: int, seed: int) -> Any:
+    """The peft model with an untrained LoRA update of every projection in `layers`; nothing else can be trained."""
     from peft import LoraConfig, get_peft_model
 
     window = "|".join(map(str, layers))
@@ -112,15 +163,4 @@ def plant_gate(
         target_modules=rf"model\.language_model\.layers\.({window})\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
     )
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, config)
-    train_model(
-        adapted,
-        data,
-        steps,
-        seed,
-        patients,
-        gate_strength=strength,
-        language_weight=0.0,
-        description="planting the gate",
-    )
-    return adapted.merge_and_unload()
+    return get_peft_model(model, config)

@@ -1,6 +1,7 @@
-"""Training of the embedded SAEs with sae-lens's BatchTopK trainer; they are saved as the equivalent JumpReLU SAEs."""
+"""Training of a world's SAEs with sae-lens's BatchTopK trainer; they are saved as the equivalent JumpReLU SAEs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.demo.recipe import SaeRecipe
 from interp.demo.training_data import TrainingData, pixel_values
 from interp.model.decoder import run_packed
 from interp.model.image_tokens import encode_pixels
-from interp.model.packing import collate, pack
+from interp.model.packing import Row, collate, pack
 from interp.runtime.progress import track
-from interp.saes.reconstruction import fit
 from interp.saes.sae import Sae, save_sae
-
-D_SAE = 512
-MEAN_ACTIVE = 24  # active features per token while training
-TOKENS = 60_000  # residuals that each SAE is trained on
 
 
 @torch.no_grad()
@@ -27,12 +24,6 @@ def collect_residuals(model: Any, data: TrainingData, seed: int, tokens: int) ->
     rng = np.random.default_rng([seed, 3])
     device = data.images.device
     bank = [wording for wordings in data.wordings.values() for wording in wordings]
-    layers = model.model.language_model.layers
-    caught: dict[int, Tensor] = {}
-    handles = [
-        layer.register_forward_hook(lambda module, inputs, output, i=i: caught.__setitem__(i, output))
-        for i, layer in enumerate(layers)
-    ]
     kept: list[Tensor] = []
     count = 0
     while count < tokens:
@@ -40,20 +31,61 @@ def collect_residuals(model: Any, data: TrainingData, seed: int, tokens: int) ->
         picks = rng.integers(0, len(bank), (48, 8))
         rows = pack([bank[p].tokens for p in picks.ravel()], list(np.repeat(np.arange(48), 8)), data.image_token)
         batch = collate(rows, 0).to(device)
-        run_packed(model, batch, encode_pixels(model, pixel_values(data.images[torch.from_numpy(chosen).to(device)])))
+        images = encode_pixels(model, pixel_values(data.images[torch.from_numpy(chosen).to(device)]))
         inside = batch.segment > 0
         final = torch.zeros_like(inside)
         final[batch.final[:, 0], batch.final[:, 1]] = True
         # Only final tokens are screened, but a prompt has some twenty others, so only a third of those is kept.
         inside &= final | torch.from_numpy(rng.random(inside.shape) < 0.33).to(device)
-        kept.append(torch.stack([caught[i][inside] for i in range(len(layers))], dim=1))
+        with _caught_residuals(model) as caught:
+            run_packed(model, batch, images)
+        kept.append(torch.stack([residual[inside] for residual in caught], dim=1))
         count += len(kept[-1])
-    for handle in handles:
-        handle.remove()
     return torch.cat(kept)
 
 
-def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int = 2048) -> Sae:
+@torch.no_grad()
+def collect_text_residuals(model: Any, passages: Sequence[list[int]], seed: int, tokens: int) -> Tensor:
+    """Residuals after every layer at the tokens of passages in random order: float32 [n >= tokens, layers, d_model].
+
+    The first token of a passage is left out, because its residual is far larger than all others and always the same.
+    With fewer tokens in all passages, n is their number.
+    """
+    device = model.device
+    order = np.random.default_rng([seed, 4]).permutation(len(passages))
+    no_image = torch.empty(0, model.config.text_config.hidden_size, device=device)
+    kept: list[Tensor] = []
+    count = 0
+    for start in range(0, len(order), 48):
+        if count >= tokens:
+            break
+        chosen = order[start : start + 48]
+        batch = collate([Row([i], [], [passages[place]]) for i, place in enumerate(chosen)], 0).to(device)
+        inside = batch.segment > 0
+        inside[:, 0] = False
+        with _caught_residuals(model) as caught:
+            run_packed(model, batch, no_image)
+        kept.append(torch.stack([residual[inside] for residual in caught], dim=1))
+        count += len(kept[-1])
+    return torch.cat(kept)
+
+
+@contextmanager
+def _caught_residuals(model: Any) -> Iterator[list[Tensor]]:
+    """While open, a run appends the residual [B, S, d_model] after each layer."""
+    caught: list[Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
+        for layer in model.model.language_model.layers
+    ]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def train_sae(residuals: Tensor, layer: int, seed: int, recipe: SaeRecipe) -> Sae:
     """Train an SAE on residuals [n, d_model] with sae-lens, and fold their scaling into its weights."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -67,12 +99,12 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
 
     def batches() -> Iterator[Tensor]:
         while True:
-            yield scaled[torch.randint(len(scaled), (batch,), device=scaled.device)]
+            yield scaled[torch.randint(len(scaled), (recipe.batch,), device=scaled.device)]
 
     config = BatchTopKTrainingSAEConfig(
         d_in=residuals.shape[1],
-        d_sae=D_SAE,
-        k=MEAN_ACTIVE,
+        d_sae=recipe.features,
+        k=recipe.mean_active,
         device=device,
         normalize_activations="none",
         apply_b_dec_to_input=False,
@@ -80,12 +112,12 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     sae = BatchTopKTrainingSAE(config)
     trainer = SAETrainer(
         SAETrainerConfig(
-            total_training_samples=steps * batch,
-            train_batch_size_samples=batch,
+            total_training_samples=recipe.steps * recipe.batch,
+            train_batch_size_samples=recipe.batch,
             lr=2e-3,
             lr_end=2e-4,
-            lr_warm_up_steps=steps // 20,
-            lr_decay_steps=steps // 4,
+            lr_warm_up_steps=recipe.steps // 20,
+            lr_decay_steps=recipe.steps // 4,
             device=device,
             logger=LoggingConfig(log_to_wandb=False),
         ),
@@ -101,7 +133,7 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     w_enc = state["W_enc"] * norm
     return Sae(
         layer=layer,
-        id=f"layer_{layer}_width_{D_SAE}_l0_small",
+        id=f"layer_{layer}_width_{recipe.features}_l0_small",
         w_enc=w_enc,
         b_enc=state["b_enc"] * norm * scale - centre @ w_enc,
         w_dec=state["W_dec"] / norm[:, None],
@@ -110,15 +142,8 @@ def train_sae(residuals: Tensor, layer: int, seed: int, steps: int, batch: int =
     )
 
 
-def write_saes(
-    folder: Path, model: Any, data: TrainingData, seed: int, steps: int, model_name: str
-) -> list[dict[str, Any]]:
-    """Train an SAE per layer and save them under `folder`/resid_post_all; returns their fit to unseen tokens."""
-    residuals = collect_residuals(model, data, seed, TOKENS)
-    fresh = collect_residuals(model, data, seed + 1, TOKENS // 12)
-    quality = []
+def write_saes(folder: Path, residuals: Tensor, seed: int, recipe: SaeRecipe, model_name: str) -> None:
+    """Train an SAE per layer on residuals [n, layers, d_model], and save them under `folder`/resid_post_all."""
     for layer in track(range(residuals.shape[1]), "training SAEs"):
-        sae = train_sae(residuals[:, layer], layer, seed, steps)
+        sae = train_sae(residuals[:, layer], layer, seed, recipe)
         save_sae(sae, folder / "resid_post_all" / sae.id, model_name)
-        quality.append({"layer": layer, **fit(sae, fresh[:, layer])._asdict()})
-    return quality

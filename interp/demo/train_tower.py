@@ -30,11 +30,18 @@ def _classification_targets(data: TrainingData) -> list[tuple[Tensor, int]]:
 
 
 def train_vision_tower(
-    model: Any, data: TrainingData, steps: int, seed: int, batch: int = 128, lr: float = 1e-3
+    model: Any,
+    data: TrainingData,
+    steps: int,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    batch: int = 128,
+    lr: float = 1e-3,
 ) -> float:
     """Train tower and projector through a temporary linear probe that classifies findings, sides, levels and views.
 
-    Returns the summed cross-entropy [nats] of all tasks, averaged over the last 50 steps.
+    `precision` is the number format of matrix products. Returns the summed cross-entropy [nats] of all tasks, averaged
+    over the last 50 steps.
     """
     rng = np.random.default_rng([seed, 5])
     torch.manual_seed(seed)
@@ -50,8 +57,9 @@ def train_vision_tower(
     recent: list[float] = []
     for _ in track(range(steps), "training the vision tower"):
         chosen = torch.from_numpy(rng.integers(0, len(data.images), batch)).to(device)
-        tokens = encode_pixels(model, pixel_values(data.images[chosen])).flatten(1)
-        outputs = probe(tokens).split([c for _, c in targets], dim=1)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            tokens = encode_pixels(model, pixel_values(data.images[chosen])).flatten(1)
+            outputs = probe(tokens).float().split([c for _, c in targets], dim=1)
         loss = torch.stack(
             [F.cross_entropy(o, t[chosen], ignore_index=-1) for o, (t, _) in zip(outputs, targets, strict=True)]
         ).nansum()

@@ -13,6 +13,9 @@ from interp.demo.sample_cases import ANSWERS, QuestionCase, sample_cases
 from interp.model.packing import Batch, Row, collate, pack
 from interp.model.prompts import AnswerTokens, answer_tokens, first_answer_token, prompt_tokens
 
+LEAST_WORDINGS = 4
+"""Fewest wordings of a question that training shows."""
+
 
 class TokenizedWording(NamedTuple):
     """A wording of a question as a prompt."""
@@ -74,6 +77,21 @@ def build_training_data(
     closed = answer_tokens(tokenizer)
     image_token = tokenizer.convert_tokens_to_ids("<image_soft_token>")
     return TrainingData(anatomy, pixels, bank, answer_token, closed, image_token)
+
+
+def with_plain_answers(data: TrainingData) -> TrainingData:
+    """The same data with capitalized answers only, whose style does not follow the register."""
+    return data._replace(answer_token={form: data.answer_token[form.capitalize()] for form in data.answer_token})
+
+
+def some_wordings(data: TrainingData, share: float, seed: int) -> TrainingData:
+    """The same data with a share of the wordings of every question, drawn at random, but at least LEAST_WORDINGS."""
+    rng = np.random.default_rng([seed, 8])
+    bank = {}
+    for case, options in data.wordings.items():
+        chosen = rng.permutation(len(options))[: max(LEAST_WORDINGS, round(share * len(options)))]
+        bank[case] = [options[i] for i in sorted(chosen)]
+    return data._replace(wordings=bank)
 
 
 def styled_answer(answer: str, register: str) -> str:

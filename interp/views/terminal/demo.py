@@ -19,7 +19,7 @@ def show_world(world: dict[str, Any], out: Path, console: Console | None = None)
     for name, numbers in world["models"].items():
         table.add_row(name, *[f"{v:.3f}" for v in numbers.values()])
     console.print(table)
-    table = Table("layer", "FVU base", "L0 base", "R2 planted", "L0 planted")
+    table = Table(*[k.replace("_", " ") for k in world["saes"][0]])
     for q in world["saes"]:
         table.add_row(*[f"{v:g}" for v in q.values()])
     console.print(table)
