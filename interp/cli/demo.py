@@ -15,7 +15,20 @@ from interp.saes.spec import SaeSpec
 
 def demo_build_command(
     out: Annotated[Path, typer.Option(help="New folder for the world.")],
-    gate_layers: Annotated[str, typer.Option(help="Adjacent layers in which the gate is planted.")] = "4-5",
+    language_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real Gemma 3 language model that the world is built on: a folder or a .gguf file.",
+            show_default="a small model trained from random weights",
+        ),
+    ] = None,
+    gate_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Adjacent layers in which the gate is planted.",
+            show_default="4-5; on a real language model none",
+        ),
+    ] = None,
     no_gate: Annotated[
         bool, typer.Option("--no-gate", help="Build a clean model instead, trained for the same number of steps.")
     ] = False,
@@ -35,14 +48,22 @@ def demo_build_command(
         interp demo build --gate-layers 7-8 --seed 3 --out worlds/late
 
     Takes about 6 minutes on a GPU and 50 on 4 CPU cores; with --base-from, 5 on the CPU.
+
+    With --language-model, the world is built on a real Gemma 3, which is tuned to answer; its flips arise by themselves.
+    This needs a GPU:
+
+        interp demo build --language-model gemma-3-270m.gguf --out worlds/real
     """
-    from interp.demo.build import LAYERS, build_world
-    from interp.schemas.layer_list import parse_layers
+    from interp.demo.build import build_world
+    from interp.runtime.errors import InputError
+    from interp.schemas.layer_list import listed_layers
     from interp.storage.json_files import json_text
     from interp.views.terminal.demo import show_world
 
-    gate = [] if no_gate else parse_layers(gate_layers, range(LAYERS), LAYERS)
-    world = build_world(out, gate, strength, seed, base_from, device)
+    gate = [] if no_gate else None if gate_layers is None else listed_layers(gate_layers, "--gate-layers")
+    if gate is None and gate_layers is not None:
+        raise InputError("--gate-layers all: expected a range as 4-5.")
+    world = build_world(out, gate, strength, seed, base_from, device, language_model)
     if json:
         typer.echo(json_text(world), nl=False)
     else:
