@@ -318,5 +318,6 @@ def test_an_undecodable_record_and_an_invalid_configuration_are_refused(tmp_path
 
 
 def test_seeds_of_records_may_have_any_type():
-    record = SimpleNamespace(settings={"seed": [1]}, model=SimpleNamespace(id="m"), prompt=None, layers=None, data=None)
+    about = dict.fromkeys(("model", "prompt", "layers", "data", "steps", "trainable_parameters"))
+    record = SimpleNamespace(settings={"seed": [1]}, **about)
     assert seed_pools([Arm("a", record=record), Arm("b", record=record)]) == {}

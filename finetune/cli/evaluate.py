@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.cli.options import BASE_DTYPE, BASE_MODEL, RECORDED_STYLE
-from finetune.evaluation.settings import TOLERANCE, EvaluationSettings
+from finetune.evaluation.settings import TOLERANCE, ClampIn, EvaluationSettings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Full, Json, Verbose
 from interp.model.spec import ModelSpec
@@ -40,8 +40,8 @@ def evaluate_command(
     clamp: Annotated[
         list[str] | None,
         typer.Option(
-            help="An arm in which SAE features of the base are held at zero, LAYER:FEATURE separated by commas, or at "
-            "another value: 17:3818=12.5, 17:3818=mean (over the questions). May be given several times.",
+            help="An arm in which SAE features are held at zero, LAYER:FEATURE separated by commas, or at another "
+            "value: 17:3818=12.5, 17:3818=mean (over the questions). May be given several times.",
             show_default="none",
         ),
     ] = None,
@@ -49,6 +49,10 @@ def evaluate_command(
         Literal["final", "all"],
         typer.Option(help="Clamp at the final prompt token, or at all text tokens except the first."),
     ] = "final",
+    clamp_in: Annotated[
+        ClampIn,
+        typer.Option(help="Clamp in the base, in each adapter and whole model that is given, or in both; an arm each."),
+    ] = "base",
     features_from: Annotated[
         Path | None,
         typer.Option(
@@ -111,6 +115,10 @@ def evaluate_command(
 
         finetune evaluate targeted-0 targeted-1 all-layers --clamp 5:466
 
+    Does the adapter still need the feature? The clamp in the base and in the adapter:
+
+        finetune evaluate artifacts/adapter --clamp 5:466 --clamp-in both
+
     A clamp alone:
 
     \b
@@ -152,6 +160,7 @@ def evaluate_command(
         clamps=clamps,
         sae_of=saes.locate(layers) if layers else {},
         clamp_at=clamp_at,
+        clamp_in=clamp_in,
         features=features,
     )
     if out is not None:

@@ -1,5 +1,6 @@
-"""The arms of an evaluation: states of one model, namely the base, the base with an adapter, and with clamps."""
+"""The arms of an evaluation: the base, the base with an adapter, whole models, and each of these with clamps."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,11 +9,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finetune.evaluation.settings import ClampIn
 from finetune.lora.adapter_folder import AdapterRecord, changes_vision_encoder, load_adapter
-from finetune.lora.settings import TrainSettings
+from finetune.lora.foreign_config import read_config
+from finetune.lora.settings import WITHOUT_EFFECT, TrainSettings
 from interp.measurement.clamp_spec import Clamp
 from interp.model.vlm import Vlm
+from interp.runtime.errors import InputError
 from interp.schemas.layer_list import layers_text
+from interp.storage.manifest import read_manifest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
 REMOVED_SETTINGS = {"modules": "all", "allocation": "uniform"}
 """Training settings of earlier versions -> the values that correspond to training without them."""
+NOT_OF_THE_RECIPE = ("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "inference_mode")
+"""Fields of adapter_config.json that say where the base is and how the file was written, not what was trained."""
 
 
 class Arm(NamedTuple):
@@ -33,6 +40,8 @@ class Arm(NamedTuple):
     """SAE features that are held at a value."""
     record: AdapterRecord | None = None
     """Origin of its adapter; None without an adapter, or with one that GateScope did not train."""
+    trained: str = ""
+    """What was trained, beyond the record: configuration of peft, and digest of the base's weights where recorded."""
     warnings: Sequence[str] = ()
     """What a reader of the arm's numbers must know, one sentence each."""
 
@@ -60,7 +69,23 @@ def adapter_arm(vlm: Vlm, folder: Path, name: str, record: AdapterRecord | None,
             vlm.image_tokens = tokens
             adapted.unload()
 
-    return Arm(name, enter, record=record, warnings=warnings)
+    return Arm(name, enter, record=record, trained=_trained(folder), warnings=warnings)
+
+
+def _trained(folder: Path) -> str:
+    """What a saved adapter consists of, for telling different recipes apart.
+
+    Records alone do not: `finetune ablate` of earlier versions trained attention, MLPs and weighted ranks under
+    settings that say nothing of it.
+    """
+    manifest = read_manifest(folder)
+    # peft writes sets, in any order.
+    config = {
+        name: sorted(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value
+        for name, value in read_config(folder).items()
+        if name not in NOT_OF_THE_RECIPE
+    }
+    return json.dumps([config, manifest and manifest.inputs.get("base_weights")], sort_keys=True, default=repr)
 
 
 def model_arm(vlm: Vlm, load: Callable[[], Vlm], name: str) -> Arm:
@@ -99,6 +124,25 @@ def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
     ]
 
 
+def clamped_arms(arms: Sequence[Arm], clamps: Sequence[Arm], clamp_in: ClampIn) -> list[Arm]:
+    """The arms of `clamp_arms` in the base, and each of them in each of the other `arms`, as `clamp_in` says.
+
+    Raises InputError if there are clamps for adapters but no adapter.
+    """
+    if clamp_in == "base" or not clamps:
+        return list(clamps)
+    if not arms:
+        raise InputError(f"--clamp-in {clamp_in}: there is no adapter to clamp features in. Give one, or leave it out.")
+    inside = [
+        arm._replace(name=f"{arm.name}{JOINT}{clamp.name}", clamps=clamp.clamps) for arm in arms for clamp in clamps
+    ]
+    return inside if clamp_in == "adapters" else [*clamps, *inside]
+
+
+JOINT = " + "
+"""Joins the name of an adapter and that of a clamp in it."""
+
+
 def names_of(folders: Sequence[Path]) -> list[str]:
     """Return the last part of each of the different paths, with as many parents as make the names unique."""
     parts = [folder.absolute().parts for folder in folders]
@@ -111,18 +155,21 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def seed_pools(arms: Sequence[Arm]) -> dict[str, list[str]]:
     """Group adapters that differ only in their training seed: name of the pool -> names of its two or more arms.
 
-    Adapters that share a seed form no pool, because one of them is a copy.
+    Adapters with the same clamps are grouped likewise. Those that share a seed form no pool, because one is a copy.
     """
     groups: dict[str, list[Arm]] = {}
     for arm in arms:
         if arm.record is not None:
-            groups.setdefault(_recipe(arm.record), []).append(arm)
+            held = [tuple(clamp.record().items()) for clamp in arm.clamps]
+            groups.setdefault(repr((_recipe(arm.record), arm.trained, held)), []).append(arm)
     pools = {}
     for members in groups.values():
         seeds = {repr(arm.record.settings.get("seed")) for arm in members if arm.record}
         if len(members) > 1 and len(seeds) == len(members):
             names = [arm.name for arm in members]
-            title = f"{_common(names) or _layers(members[0])} ({len(members)} seeds)"
+            adapters, clamps = zip(*(name.partition(JOINT)[::2] for name in names), strict=True)
+            clamp = f"{JOINT}{clamps[0]}" if members[0].clamps else ""
+            title = f"{_common(adapters) or _layers(members[0])}{clamp} ({len(members)} seeds)"
             pools[title if title not in pools else f"{title}, {names[0]} ..."] = names
     return pools
 
@@ -143,9 +190,9 @@ def _recipe(record: AdapterRecord) -> str:
     # where they were not at their defaults.
     given = asdict(TrainSettings()) | record.settings
     settings = sorted((name, value) for name, value in given.items() if (name, value) not in REMOVED_SETTINGS.items())
-    # Results do not depend on how a batch is divided.
-    settings = [(name, value) for name, value in settings if name not in ("seed", "micro_batch_size")]
-    return repr((record.model.id, record.prompt, record.layers, record.data, settings))
+    settings = [(name, value) for name, value in settings if name not in ("seed", *WITHOUT_EFFECT)]
+    about = (record.model, record.prompt, record.layers, record.data, record.steps, record.trainable_parameters)
+    return repr((about, settings))
 
 
 def known_texts(records: Sequence[AdapterRecord | None]) -> set[str] | None:

@@ -7,10 +7,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from finetune.evaluation.adapter_warnings import adapter_warnings
-from finetune.evaluation.arms import adapter_arm, base_arm, clamp_arms, known_texts, model_arm, names_of
+from finetune.evaluation.arms import (
+    adapter_arm,
+    base_arm,
+    clamp_arms,
+    clamped_arms,
+    known_texts,
+    model_arm,
+    names_of,
+)
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.result import Evaluation
-from finetune.evaluation.settings import EvaluationSettings
+from finetune.evaluation.settings import ClampIn, EvaluationSettings
 from finetune.lora.adapter_folder import shared_base
 from finetune.lora.locate import locate_adapter
 from interp.measurement.clamp_spec import ClampSpec, Where, load_clamps
@@ -30,11 +38,13 @@ def evaluate_saved(
     clamps: Sequence[Sequence[ClampSpec]] = (),
     sae_of: Mapping[int, Path] = MappingProxyType({}),
     clamp_at: Where = "final",
+    clamp_in: ClampIn = "base",
     features: Sequence[tuple[int, int]] = (),
 ) -> Evaluation:
     """Compare saved adapters, and `clamps` of features of the SAEs `sae_of` (layer -> folder), with their base model.
 
-    Each adapter and each set of clamps is an arm. An adapter is a folder, a folder that holds a single one, or a hub id
+    Each adapter is an arm, and each set of clamps in the base, in each adapter, or in both, as `clamp_in` says. An
+    adapter is a folder, a folder that holds a single one, or a hub id
     with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an arm too. The questions are
     those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapters name, without an
     adapter the embedded world's model, and the prompt style is that of the training. The activations of `features`,
@@ -73,7 +83,7 @@ def evaluate_saved(
             warnings = adapter_warnings(vlm, str(base.model), base_digest, given.folder, name, record)
             arms.append(adapter_arm(vlm, given.folder, name, record, warnings))
     held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
-    arms += clamp_arms(held)
+    arms += clamped_arms(arms[1:], clamp_arms(held), clamp_in)
     # Nobody knows which texts a whole model was trained on.
     known = known_texts([None if given.is_model else record_of[given.folder] for given in located])
     return evaluate(

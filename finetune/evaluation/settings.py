@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from interp.runtime.options import check_options, option
 
@@ -10,6 +11,8 @@ TOLERANCE = 0.05
 convention, not a finding."""
 NEW_TOKENS = 16
 """Tokens that an evaluation generates for every answer, unless the true answer is longer."""
+ClampIn = Literal["base", "adapters", "both"]
+"""The models that clamps are applied to: the base, each adapter and whole model, or all of these."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class EvaluationSettings:
         "Sentence encoder (sentence-transformers or transformers, a folder or a hub id) that tells which wordings are "
         "alike, for PSF-Med's FlipBank.",
         shown="none, all wordings count as alike",
+        advanced=True,
     )
     seed: int = option(0, "Seed of the bootstrap, the permutations, the noise and the swapped images.", min=0)
 

@@ -26,7 +26,8 @@ def fill_mean_values(vlm: Vlm, prompts: pd.DataFrame, clamps: Sequence[Clamp]) -
     """The clamps, with every NaN value replaced by the feature's mean activation in the model's present state.
 
     The mean is over the final tokens of a prompt table for clamps at final tokens, and else over the text tokens after
-    the prefix that all its prompts share. Raises InputError for a layer that the model lacks.
+    the prefix that all its prompts share. Raises InputError for a layer that the model lacks, and for an SAE of another
+    width.
     """
     _check_layers(vlm, clamps)
     means: dict[tuple[int, int, str], float] = {}
@@ -91,6 +92,11 @@ def clamped(vlm: Vlm, clamps: Sequence[Clamp]) -> Iterator[None]:
 
 def _check_layers(vlm: Vlm, clamps: Sequence[Clamp]) -> None:
     for clamp in clamps:
+        if len(clamp.w_dec) != vlm.d_model:
+            raise InputError(
+                f"--clamp {clamp.layer}:{clamp.feature}: {clamp.sae} is of width {len(clamp.w_dec)}, but a model here "
+                f"has width {vlm.d_model}. Clamp features only in models of the SAE's width."
+            )
         if clamp.layer >= vlm.n_layers:
             raise InputError(
                 f"--clamp {clamp.layer}:{clamp.feature}: {vlm.name} has layers 0 to {vlm.n_layers - 1} only."
