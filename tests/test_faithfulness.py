@@ -26,15 +26,15 @@ def test_box_scores_by_hand():
     # The box covers cell (1, 1) and 0.4 of cell (1, 2); only the centre of the first lies inside.
     region = region_of(np.array([[1.0, 1.0, 2.4, 2.0]]) / 4, 4)
     values = flat([0, 2, 0, -9], [0, 4, 3, 0], [0, 0, 1, 0], [-5, 0, 0, 0])
-    found = box_scores(values, region)
+    found = box_scores(values, region, 0.2)
     assert found["mass"] == pytest.approx((4 + 0.4 * 3) / 10)
     # A fifth of 16 cells is three, those of values 4, 3 and 2.
     assert found["coverage"] == pytest.approx(1.0)
     assert found["precision"] == pytest.approx(1.4 / 3)
     assert found["pointing"] == 1
     values[5], values[6] = 3, 4
-    assert box_scores(values, region)["pointing"] == 0
-    assert box_scores(values, region)["mass"] == pytest.approx((3 + 0.4 * 4) / 10)
+    assert box_scores(values, region, 0.2)["pointing"] == 0
+    assert box_scores(values, region, 0.2)["mass"] == pytest.approx((3 + 0.4 * 4) / 10)
     assert box_scores(values, region, top=0.25)["precision"] == pytest.approx(1.4 / 4)
 
 
@@ -43,9 +43,9 @@ def test_ties_share_the_last_places():
     assert strongest(np.array([5.0, 5]), 1).tolist() == [0.5, 0.5]
     region = region_of(QUARTER, 4)
     values = flat([1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1])
-    assert box_scores(values, region)["pointing"] == 0.5
+    assert box_scores(values, region, 0.2)["pointing"] == 0.5
     # One of the three strongest cells is inside for certain; the last is any of the 14 others, of which 3 are inside.
-    assert box_scores(values, region)["coverage"] == pytest.approx((1 + 3 / 14) / 4)
+    assert box_scores(values, region, 0.2)["coverage"] == pytest.approx((1 + 3 / 14) / 4)
 
 
 def test_a_perfect_map_scores_one_and_beats_its_controls():
@@ -64,7 +64,7 @@ def test_a_perfect_map_scores_one_and_beats_its_controls():
 @pytest.mark.parametrize("values", [np.full(16, 0.3), -np.arange(16.0), np.zeros(16)])
 def test_an_uninformative_map_scores_what_chance_gives(values):
     boxes = np.array([[0.1, 0.2, 0.45, 0.5]])
-    true, random = (box_scores(values, region_of(b, 4)) for b in (boxes, moved(boxes, 2000, np.random.default_rng(0))))
+    true, random = (box_scores(values, region_of(b, 4), 0.2) for b in (boxes, moved(boxes, 2000, np.random.default_rng(0))))
     for name in ("mass", "coverage", "precision"):
         # All places of the same size score the same, so the net is exactly zero.
         np.testing.assert_allclose(random[name], true[name], atol=1e-12)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import read_rows, write_rows
 from finetune_world import awaken, make_world, plain_logits, plain_margin
 from PIL import Image, ImageDraw
 
+from finetune.grounding.map_scores import box_scores, region_of
 from finetune.grounding.one_image import curves, encode_with_occlusions, map_wordings
 from finetune.grounding.questions import select_questions, wording_table
 from finetune.grounding.save import save_grounding
@@ -89,6 +91,23 @@ def test_the_embedded_base_relies_on_the_lesions(base_study):
     for score in ("deletion_probability", "insertion_probability", "deletion_margin", "insertion_margin"):
         assert entry(base_study, "occlusion", score, "random order").net.low > 0, score
     assert entry(base_study, "occlusion", "rank_agreement", "other image").net.low > 0
+
+
+def test_the_share_of_strongest_cells_is_a_setting(boxed, two_arms):
+    _, alone, questions = two_arms
+    vlm = load_vlm(boxed.model, "cpu", "float32")
+    tenth = study(vlm, None, questions, replace(SETTINGS, top=0.1))
+    for found, top in ((alone, 0.2), (tenth, 0.1)):
+        for question, asked in enumerate(found.asked):
+            region = region_of(np.array(asked.boxes) / 32, 4)
+            for name in ("attention", "gradient"):
+                expected = box_scores(found.maps["base"][name][question], region, top)
+                rows = found.scores[(found.scores["question"] == question) & (found.scores["map"] == name)]
+                for score, value in expected.items():
+                    mine = rows[rows["score"] == score]["value"].unique()
+                    np.testing.assert_allclose(mine, [value], atol=1e-6)
+    same = [table[~table["score"].isin(["coverage", "precision"])] for table in (alone.scores, tenth.scores)]
+    pd.testing.assert_frame_equal(*same)
 
 
 def margin_on(vlm, question, picture, tmp_path):

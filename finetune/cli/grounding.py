@@ -87,6 +87,10 @@ def grounding_command(
 
         finetune grounding artifacts/adapter --maps attention --layers 4-5
 
+    As published (attention of layers 10 to 20, strongest tenth of the cells):
+
+        finetune grounding --maps attention --layers 10-20 --top 0.1 --model google/medgemma-4b-it
+
     With the map of a feature:
 
     \b

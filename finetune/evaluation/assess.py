@@ -146,8 +146,7 @@ def measured_values(table: EvaluationTable, answers: Answers, arm: str, seed: in
     """Every measure of one arm on one group of questions, with a bootstrap interval over patients."""
     found = []
     for name, measure in MEASURES.items():
-        units = measure.units(table, answers)
-        if not len(units.columns):
+        if not measure.applies(table.subset) or not len((units := measure.units(table, answers)).columns):
             continue
         member, drawn = clusters_drawn(units.patients, DRAWS, seed)
         totals = np.zeros((int(member.max()) + 1, units.columns.shape[1]))

@@ -97,6 +97,8 @@ def compare(
     for subset in subsets:
         table = EvaluationTable(prompts, pairs, subset)
         for name, measure in MEASURES.items():
+            if not measure.applies(subset):
+                continue
             units = {arm: measure.units(table, given) for arm, given in answers.items()}
             units = {arm: each for arm, each in units.items() if len(each.columns)}
             row = partial(_comparison, subset, name, measure, seed, units)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finetune.evaluation.answers import Answers, Bools, EvaluationTable, SamplingUnits
+from finetune.evaluation.answers import Answers, Bools, EvaluationTable, SamplingUnits, Subset
 from interp.statistics import Statistic, mean_of_totals
 
 UnitsOf = Callable[[EvaluationTable, Answers], SamplingUnits]
@@ -26,6 +26,12 @@ class Measure(NamedTuple):
     """Computes the number from the column totals of the units."""
     binary: bool = False
     """Whether each unit is one yes or no for a question that both arms answered, as the published test assumes."""
+    grouped: bool = True
+    """Whether it is also computed in groups of the questions, not only over all."""
+
+    def applies(self, subset: Subset) -> bool:
+        """Whether it is computed in a group."""
+        return self.grouped or subset.kind == "all"
 
 
 def mean_units(values: NDArray, patients: pd.Series | NDArray) -> SamplingUnits:

@@ -313,6 +313,7 @@ MEASURES: dict[str, Measure] = {
         _opposite_change,
         "%",
         binary=True,
+        grouped=False,
     ),
     "paired_image_accuracy": Measure(
         "Share of closed questions, in their original wording, that are answered correctly both on their own image and "
@@ -326,6 +327,7 @@ MEASURES: dict[str, Measure] = {
         "Mean of m(own image) - m(image with the opposite answer), positive towards the true answer of the own image.",
         _opposite_shift,
         "logits",
+        grouped=False,
     ),
     "blank_flip_rate": Measure(
         "Question flip rate with the grey blank in place of the image.",

@@ -42,17 +42,20 @@ PUBLISHED: dict[str, Measure] = {
         "parsed are excluded, and so are questions without a parsed pair.",
         _question_flips,
         "%",
+        grouped=False,
     ),
     "published_excluded": Measure(
         "Share of generated answers to closed questions out of which PSF-Med's parser reads neither yes nor no.",
         _excluded,
         "%",
+        grouped=False,
     ),
     "text_only_agreement_gaussian": Measure(
         "Share of closed questions, in their original wording, whose answer stays the same on an image of Gaussian "
         "noise, 128 ± 64 (PSF-Med's appendix).",
         _gaussian,
         "%",
+        grouped=False,
     ),
 }
 """Name -> measure, in display order."""

@@ -17,9 +17,6 @@ from interp.images import boxes as regions
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-TOP = 0.2
-"""Share of the cells that count as the strongest."""
-
 
 class Region(NamedTuple):
     """A lesion on the grid, or several control places for it, [..., T]."""
@@ -44,7 +41,7 @@ def shifted_region(region: Region, side: int) -> Region:
     return Region(cover, centres)
 
 
-def box_scores(values: Floats, region: Region, top: float = TOP) -> Mapping[str, Floats]:
+def box_scores(values: Floats, region: Region, top: float) -> Mapping[str, Floats]:
     """Score how a map [T] lies on a region: name -> [...], each in [0, 1].
 
     `mass` is the share of the map's sum inside the region. `coverage` is the share of the region covered by the

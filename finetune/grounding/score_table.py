@@ -12,8 +12,8 @@ from interp.statistics import spearman
 
 GROUNDING_SCORES: Mapping[str, str] = {
     "mass": "share of the map's positive part inside the boxes",
-    "coverage": "share of the boxes covered by the top fifth of the cells",
-    "precision": "share of the top fifth's area inside the boxes",
+    "coverage": "share of the boxes covered by the strongest cells, a share --top of all",
+    "precision": "share of the area of these cells inside the boxes",
     "pointing": "whether the centre of the strongest cell lies in a box",
     "rank_agreement": "Spearman correlation with the occlusion map; for that map itself, with those by other fills",
     "deletion_margin": "margin lost while cells are removed in the map's order, mean over the curve [logits]",
@@ -39,9 +39,12 @@ Row = tuple[int, str, str, str, str, float, float]
 
 
 def score_table(
-    observed: Mapping[str, ArmObservations], wordings: pd.DataFrame, lesions: Sequence[Lesion]
+    observed: Mapping[str, ArmObservations], wordings: pd.DataFrame, lesions: Sequence[Lesion], top: float
 ) -> pd.DataFrame:
-    """Return one row for each question, arm, map, score and control (COLUMNS); what is undefined is NaN."""
+    """Return one row for each question, arm, map, score and control (COLUMNS); what is undefined is NaN.
+
+    `top` is the share of a map's cells that count as its strongest.
+    """
     rows_of = [
         {role: rows.index.to_numpy() for role, rows in group.groupby("role")}
         for _, group in wordings.groupby("question", sort=True)
@@ -51,7 +54,7 @@ def score_table(
         for question, (rows, lesion) in enumerate(zip(rows_of, lesions, strict=True)):
             for name in observations.maps:
                 of_map = (
-                    *_on_boxes(observations.maps[name][rows["original"][0]], lesion),
+                    *_on_boxes(observations.maps[name][rows["original"][0]], lesion, top),
                     *_ranks(observations, name, rows),
                     *_on_curves(observations, name, rows["original"][0], question),
                     *_between_wordings(observations.maps[name], rows),
@@ -66,10 +69,10 @@ Scored = Iterator[tuple[str, str, float, float]]
 """Yields (score, against, value, control)."""
 
 
-def _on_boxes(values: Floats, lesion: Lesion) -> Scored:
-    true = box_scores(values, lesion.region)
+def _on_boxes(values: Floats, lesion: Lesion, top: float) -> Scored:
+    true = box_scores(values, lesion.region, top)
     for against, region in lesion.controls.items():
-        control = box_scores(values, region)
+        control = box_scores(values, region, top)
         for score, value in true.items():
             yield score, against, float(value), float(np.mean(control[score]))
 

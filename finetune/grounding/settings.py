@@ -79,6 +79,14 @@ class GroundingSettings:
         "Include questions with a box whose true answer is not yes; their box need not be the evidence.",
         flags=("--any-answer",),
     )
+    top: float = option(
+        0.2,
+        "Share of a map's cells that count as its strongest. Attention Without Grounding (arXiv 2607.18577) takes 0.1, "
+        "of the attention of layers 10-20 of MedGemma-4B.",
+        above=0,
+        max=1,
+        advanced=True,
+    )
     paraphrases: int = option(
         3,
         "Number of paraphrases of a question, from the first, whose maps are compared with that of its original.",

@@ -114,7 +114,7 @@ def study(
     observed = observe_images(
         vlm, adapted, wordings, lesions, settings.maps, settings.curve_steps, settings.seed, feature, checkpoint
     )
-    scores = score_table(observed, wordings, lesions)
+    scores = score_table(observed, wordings, lesions, settings.top)
     patients = [q.group for q in asked]
     originals = np.flatnonzero(wordings["role"] == "original")
     curves = mean_curves(observed, wordings).to_dict("records")

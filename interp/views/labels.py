@@ -65,8 +65,8 @@ RELIANCE_MEANINGS = {
 """What shows that an answer relies on the image -> when it does."""
 MAP_SCORE_MEANINGS = {
     "mass": "share of the map's positive part inside the lesion boxes",
-    "coverage": "share of the boxes covered by the top fifth of the cells",
-    "precision": "share of the top fifth's area inside the boxes",
+    "coverage": "share of the boxes covered by the strongest cells (a fifth of all, unless set otherwise)",
+    "precision": "share of the area of these cells inside the boxes",
     "pointing": "whether the centre of the strongest cell lies in a box",
     "rank_agreement": "rank correlation with the occlusion map; for that map, with occlusion maps of other fills",
     "deletion_margin": "margin lost while cells are deleted in the map's order [logits]",
