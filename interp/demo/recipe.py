@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
     patients: int
     """Patients per step."""
     precision: torch.dtype
-    """Number format of matrix products while training on a GPU."""
+    """Number format of matrix products while training the models."""
     saes: SaeRecipe
     """The recipe of every layer's SAE."""
 
