@@ -49,6 +49,14 @@ def report_command(
             help="Include the maps of a grounding study, drawn over their images. The report then shows images.",
         ),
     ] = False,
+    include_text: Annotated[
+        bool,
+        typer.Option(
+            "--include-text",
+            help="Include the wordings that `interp test-feature --include-text` kept. The report then shows text of "
+            "the questions; that of the embedded world is always shown.",
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Write all results of a run into one HTML file, which opens offline and can be sent to others.
@@ -60,7 +68,7 @@ def report_command(
     """
     from interp.views.report.render import write_report
 
-    write_report(run, out, include_examples)
+    write_report(run, out, include_examples, include_text)
     typer.echo(out)
 
 

@@ -25,6 +25,8 @@ GRID = {"level": "int64", "frame": "str", "mean_activation": "float64"}
 """Column of grid.csv -> its data type."""
 HISTORY = dict.fromkeys(COLUMNS, "float64")
 """Column of history.csv -> its data type."""
+WORDINGS = {"end": "str", "text": "str", "images": "int64", "mean_activation": "float64", "register": "str"}
+"""Column of wordings.csv -> its data type."""
 SCREENED = ["layer", "feature", "flip_p"]
 """Columns of features.parquet that are read."""
 FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
@@ -42,6 +44,8 @@ class Studied:
     """grid.csv, one row for each frame and finding of the register grid, columns GRID."""
     delta: pd.DataFrame | None
     """delta_margin.csv, one row for each pair, columns DELTA, or None if there is none."""
+    wordings: pd.DataFrame | None
+    """wordings.csv, question text in columns WORDINGS; None if there is none or text is not wanted."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,21 @@ class Collected:
         """Whether the report shows medical images."""
         return any(each.examples for each in self.grounded)
 
+    @property
+    def texts(self) -> bool:
+        """Whether the report shows wordings of the user's questions; those of the embedded world are no secret."""
+        return any(
+            each.wordings is not None and not (each.study.content and each.study.content.synthetic)
+            for each in self.studied
+        )
 
-def collect(run: Path, include_examples: bool = False) -> Collected:
+
+def collect(run: Path, include_examples: bool = False, include_text: bool = False) -> Collected:
     """Read every known artifact in `run` and in the folders directly inside it.
 
-    layers.json and features.parquet are read from `run` only. Raises InputError if `run` is not a folder or holds no
-    known artifact, if a file is damaged, and if examples are wanted but there is no examples.png.
+    Wordings of the embedded world are read always, others with `include_text`. layers.json and features.parquet are
+    read from `run` only. Raises InputError if `run` is not a folder or holds no known artifact, if a file is damaged,
+    and if examples are wanted but there is no examples.png.
     """
     if not run.is_dir():
         raise InputError(f"{run}: no such folder. Give the one that `interp find-features --out` wrote.")
@@ -117,7 +130,7 @@ def collect(run: Path, include_examples: bool = False) -> Collected:
         screened=_screened(run / "features.parquet"),
         delta=_frame(run / "delta_margin.csv", DELTA),
         register=_frame(run / "register.csv", REGISTER),
-        studied=[each for name, folder in named for each in _studied(name, folder)],
+        studied=[each for name, folder in named for each in _studied(name, folder, include_text)],
         trained=[each for name, folder in named for each in _trained(name, folder)],
         grounded=[each for name, folder in named for each in _grounded(name, folder, include_examples)],
         ablated={
@@ -153,13 +166,16 @@ def _screened(path: Path) -> pd.DataFrame | None:
         ) from None
 
 
-def _studied(name: str, folder: Path) -> Iterator[Studied]:
+def _studied(name: str, folder: Path, include_text: bool) -> Iterator[Studied]:
     path, grid = folder / "study.json", folder / "grid.csv"
     if path.is_file():
         cells = _frame(grid, GRID)
         if cells is None:
             raise InputError(f"{grid}: no such file beside study.json. Run `interp test-feature` again.")
-        yield Studied(name, read_shown(path, Study), cells, _frame(folder / "delta_margin.csv", DELTA))
+        study = read_shown(path, Study)
+        shows_text = include_text or (study.content is not None and study.content.synthetic)
+        wordings = _frame(folder / "wordings.csv", WORDINGS) if shows_text else None
+        yield Studied(name, study, cells, _frame(folder / "delta_margin.csv", DELTA), wordings)
 
 
 def _trained(name: str, folder: Path) -> Iterator[Trained]:

@@ -1,11 +1,8 @@
 """Rendering the report: collected artifacts, their tables and charts, in the template, as one HTML file."""
 
 import base64
-import hashlib
-from importlib.resources import files
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -14,32 +11,32 @@ from interp.storage.atomic import refuse_unwritable, refuse_used, write_text
 from interp.views import numbers
 from interp.views.report import charts, evaluation, feature_cards, origins
 from interp.views.report.collect import Collected, collect
+from interp.views.report.page import policy, resource, template
 from interp.views.report.svg import Styles
 from interp.views.tables import ablation as ablation_tables
 from interp.views.tables import definitions as definition_tables
 from interp.views.tables import detection as detection_tables
 from interp.views.tables import evaluation as evaluation_tables
 from interp.views.tables import feature as feature_tables
+from interp.views.tables import feature_content as content_tables
 from interp.views.tables import grounding as grounding_tables
 from interp.views.tables import measured as measured_tables
 from interp.views.tables import search as search_tables
 from interp.views.tables import training as training_tables
 
-if TYPE_CHECKING:
-    from jinja2 import Template
 
-
-def write_report(run: Path, out: Path, include_examples: bool = False) -> None:
+def write_report(run: Path, out: Path, include_examples: bool = False, include_text: bool = False) -> None:
     """Write the report on the folder `run` into the new file `out`, atomically.
 
-    The report holds nothing of the questions but counts; with `include_examples` it shows images, and says so. Raises
+    The report holds nothing of the questions but counts; with `include_examples` it shows images, with `include_text`
+    the wordings that a feature study kept, and says so. Those of the embedded world are always shown. Raises
     InputError if `out` exists, if `run` holds nothing to report or a damaged file, and if examples are missing.
     """
     refuse_unwritable(out)
     if out.is_dir():
         raise InputError(f"{out}: is a folder. Give --out the name of a new HTML file.")
     refuse_used(out)
-    write_text(out, render(collect(run, include_examples)))
+    write_text(out, render(collect(run, include_examples, include_text)))
 
 
 def render(found: Collected) -> str:
@@ -47,16 +44,16 @@ def render(found: Collected) -> str:
     styles = Styles()
     drawn = charts.draw_all(found, styles)
     ids = count(1)
-    script = _resource("page.js")
+    script = resource("page.js")
     # The classes of the charts are known only once they are drawn.
-    style = _resource("style.css") + styles.css()
-    return _template().render(
+    style = resource("style.css") + styles.css()
+    return template("template.html.j2").render(
         found=found,
         charts=drawn,
         contents=_contents(found),
         script=Markup(script),
         style=Markup(style),
-        policy=_policy(script, style, found.examples),
+        policy=policy(script, style, found.examples),
         title=f"GateScope report: {_model_of(found)}",
         data_uri=_data_uri,
         new_id=lambda kind: f"{kind}-{next(ids)}",
@@ -66,6 +63,7 @@ def render(found: Collected) -> str:
         sentence=numbers.sentence,
         search_tables=search_tables,
         feature_tables=feature_tables,
+        content_tables=content_tables,
         evaluation_tables=evaluation_tables,
         definition_tables=definition_tables,
         detection_tables=detection_tables,
@@ -105,32 +103,5 @@ def _model_of(found: Collected) -> str:
     return next(iter(named), "a training")
 
 
-def _policy(script: str, style: str, images: bool) -> str:
-    """The Content-Security-Policy: this script, this style, images embedded in the page, and nothing else."""
-    pictures = "data:" if images else "'none'"
-    return (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src {pictures}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _resource(name: str) -> str:
-    return (files("interp.views.report") / name).read_text(encoding="utf-8")
-
-
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("interp.views.report", "")
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("template.html.j2")
