@@ -56,21 +56,25 @@ class TrainSettings:
         "both",
         "Teach the true answer to both wordings of a step, or to the original alone, so that the consistency term has "
         "to carry it to the other.",
+        advanced=True,
     )
     spelling: Spelling = option(
         "lower-case",
         'Spelling of the taught answers. lower-case: "yes", whatever the base says. any: the probabilities of "yes", '
         '"Yes" and " yes" are added, so that the model keeps its own spelling and no step is spent on it.',
+        advanced=True,
     )
     divergence: Divergence = option(
         "mean",
         "Mean or sum of the KL divergences in both directions; the sum is twice the mean, as is a doubled "
         "--consistency-weight.",
+        advanced=True,
     )
     divergence_over: Outcomes = option(
         "vocabulary",
         "Compare the probabilities of all first tokens, or of yes and no alone; open questions are always compared by "
         "all.",
+        advanced=True,
     )
     grounding: Grounding = option(
         "none",
@@ -80,13 +84,21 @@ class TrainSettings:
     )
     grounding_weight: float = option(1.0, "Weight of the grounding term.", min=0)
     schedule: Schedule = option(
-        "cosine", "Learning rate after the warm-up: a cosine or a line from its peak to zero, or constant."
+        "cosine",
+        "Learning rate after the warm-up: a cosine or a line from its peak to zero, or constant.",
+        advanced=True,
     )
     warmup_share: float = option(
-        0.03, "Share of the steps in which the learning rate rises to its peak, linearly.", min=0, below=1
+        0.03,
+        "Share of the steps in which the learning rate rises to its peak, linearly.",
+        min=0,
+        below=1,
+        advanced=True,
     )
-    weight_decay: float = option(0.01, "Weight decay of AdamW.", min=0)
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 leaves them as they are.", min=0)
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", min=0, advanced=True)
+    max_grad_norm: float = option(
+        1.0, "Gradients are scaled down to this norm; 0 leaves them as they are.", min=0, advanced=True
+    )
     validate: int = option(
         0,
         "After every epoch, ask this many questions of the training data, and as many of the held-out patients, in all "
