@@ -37,7 +37,8 @@ def judge(
     """The verdict on the range `taken`, from its test on `bank`, the held-out flip bank.
 
     - *too few flips*: fewer than `min_flips` banked flips, or of fewer than LEAST_PATIENTS patients;
-    - *no gate found*: no profiled layer turns wordings into answers more than random directions do;
+    - *no gate found*: no profiled layer turns wordings into answers more than random directions do; or a single layer is
+      profiled, so that its answer may have been made in any layer up to it;
     - *spread over layers*: some do, but the range does not hold enough. With w of the L profiled layers, it holds w / L
       of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
     - *as answers form*: the range holds enough, but not LEAST_LIFT times as much as it holds of the answers that differ
@@ -49,6 +50,9 @@ def judge(
     flips, patients = len(bank.pairs), bank.pairs["patient"].nunique()
     if flips < min_flips or patients < LEAST_PATIENTS:
         return Verdict("too few flips", _too_few(flips, patients, min_flips), [])
+    if len(profile) == 1 and profile[0].layer > 0:
+        reason = f"only layer {profile[0].layer} is profiled, and its answer may have been made in any layer up to it"
+        return Verdict("no gate found", reason, [])
     growing = [p.layer for p in profile if p.answer_growth and (p.answer_growth.low or 0.0) > 0]
     if not growing:
         reason = "in no profiled layer does the answer patch recover more than in the layer below it, beyond chance"
@@ -68,8 +72,10 @@ def judge(
     if formality and formality.holds:
         cause = f"and the register alone, at layer {formality.layer}, recovers {_text(formality.recovery.value)}"
         return Verdict("gate found", f"{held}, {cause}", taken.layers)
-    formed = test.formed.high if test.formed.high is not None else 1.0
-    if LEAST_LIFT * formed >= (share.low or 0.0):
+    if test.formed.high is None:
+        unknown = "whether they make every answer is unknown, since too few answers differ because the image does"
+        return Verdict("as answers form", f"{held}, but {unknown}", taken.layers)
+    if LEAST_LIFT * test.formed.high >= (share.low or 0.0):
         return Verdict(
             "as answers form",
             f"{held}, but they also make {_text(test.formed.value)} of the answers that differ because the image does, "

@@ -84,7 +84,7 @@ class ProfileEntry(_Part):
     answer_growth: Interval | None = Field(
         default=None,
         description="answer - random_answer, minus the same at the profiled layer below; from layer 0 on, what turned "
-        "the wording into an answer. Null in the first profiled layer, unless it is layer 0",
+        "the wording into an answer. Null in the first profiled layer, unless it is layer 0 or the only one",
     )
     register_patch: Interval | None = Field(
         default=None,
