@@ -19,16 +19,23 @@ DEPTH = "depth"
 """The score of a layer that is its own number; every other score has to beat it."""
 
 
-def _net(value: Interval, control: Interval) -> float | None:
-    return None if value.value is None or control.value is None else value.value - control.value
+def _net(value: Interval | None, control: Interval | None) -> float | None:
+    if value is None or control is None or value.value is None or control.value is None:
+        return None
+    return value.value - control.value
 
 
 PROFILE_SCORES: dict[str, Callable[[ProfileEntry], float | None]] = {
     "flip AUC": lambda layer: layer.flip_auc.value,
     "recovery, net": lambda layer: _net(layer.recovery, layer.random_patch),
     "write, net": lambda layer: layer.net_write.value,
+    "answer growth": lambda layer: layer.answer_growth.value if layer.answer_growth else None,
+    "answer, net": lambda layer: _net(layer.answer, layer.random_answer),
+    "register, net": lambda layer: _net(layer.register_patch, layer.random_register),
 }
-"""Name -> score of a layer in layers.json: those that the rules near-peak, growth and write read."""
+"""Name -> score of a layer in layers.json: those that the rules near-peak, growth, write and answer read, and the level
+of the answer and register patches. The share of the answer that a layer makes is its growth divided by one number for
+all layers, so it ranks windows as the growth does."""
 LAYER_SCORES = (*PROFILE_SCORES, "gradient norm", "Fisher", DEPTH)
 """Names of all scores of a layer."""
 

@@ -20,7 +20,7 @@ from finetune.evaluation.collect import Swaps, collect_answers, swap_images
 from finetune.evaluation.engine import PackedEngine
 from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.history import history_table
-from finetune.lora.layers import Choice, choose_layers, read_choice
+from finetune.lora.layers import Choice, choose_layers, read_choice, verdict_line
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import training_steps, wordings
@@ -112,6 +112,8 @@ def ablate_saved(
                 sweep(folder)
         vlm = replace(model, device=str(accelerator.device)).load(PromptStyle(**wanted.prompt.model_dump()))
         choice = choose_layers(vlm, wanted)
+        if team.rank == 0:
+            say(verdict_line(wanted))
         return ablate(vlm, choice, wanted.profile, taught, asked, settings, out, accelerator, say, team, keep_adapters)
 
 

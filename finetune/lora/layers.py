@@ -5,9 +5,16 @@ from typing import NamedTuple
 
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
-from interp.schemas.layer_list import parse_layers
-from interp.schemas.layers import Layers, read_layers
+from interp.schemas.layer_list import layers_text, parse_layers
+from interp.schemas.layers import TRAINABLE, GateVerdict, Layers, read_layers
 from interp.storage.manifest import check_manifest
+
+MEANINGS: dict[GateVerdict, str] = {
+    "gate found": "training layers {layers}, where the flips arise",
+    "as answers form": "training layers {layers}, where the flips arise, but so does every answer",
+    "spread over layers": "training the layers that matter, {layers}, since no short range of layers makes the flips",
+}
+"""Verdict of TRAINABLE -> what training on its layers means."""
 
 
 class Choice(NamedTuple):
@@ -16,14 +23,14 @@ class Choice(NamedTuple):
     layers: list[int]
     """Numbers of the decoder layers, ascending."""
     source: str
-    """The option, or the file and its rule, that named the layers."""
+    """The option, or the file with its verdict and rule, that named the layers."""
 
 
 def read_choice(text: str | None, path: Path | None) -> Layers | str:
-    """The layers as given by hand, or the content of a layers.json with a gate. Exactly one of the two must be given.
+    """The layers as given by hand, or the content of a layers.json that names some. Exactly one must be given.
 
     Needs no model, so that mistakes show before one is loaded. Raises InputError if both or neither are given, and for
-    a layers.json that is missing, damaged or different from what its manifest says, or that found no gate.
+    a layers.json that is missing, damaged or different from what its manifest says, or whose verdict is not TRAINABLE.
     """
     if (text is None) == (path is None):
         raise InputError("Give exactly one of --layers (15-19, or 9,17, or all) and --layers-from layers.json.")
@@ -32,12 +39,17 @@ def read_choice(text: str | None, path: Path | None) -> Layers | str:
     assert path is not None
     check_manifest(path.parent, [path.name])
     found = read_layers(path)
-    if found.verdict != "gate found":
+    if found.verdict not in TRAINABLE:
         raise InputError(
             f"{path}: the verdict is {found.verdict!r} ({found.reason.rstrip('.')}), so it names no layers to train. "
             "To train anyway, name layers yourself with --layers."
         )
     return found
+
+
+def verdict_line(found: Layers) -> str:
+    """One line on a verdict of TRAINABLE: which one it is, and what training on its layers means."""
+    return f"layers.json: {found.verdict}; {MEANINGS[found.verdict].format(layers=layers_text(found.layers))}."
 
 
 def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
@@ -54,7 +66,8 @@ def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
             f"layers.json was made on {_described(*studied)}, but the model here is {_described(*given)}. "
             "Give --model the one that was studied, or run `interp find-features` on this one."
         )
-    source = f"layers.json, rule {wanted.rule}, questions {wanted.data.fingerprint} ({wanted.data.split} split)"
+    questions = f"questions {wanted.data.fingerprint} ({wanted.data.split} split)"
+    source = f"layers.json, {wanted.verdict}, rule {wanted.rule}, {questions}"
     return Choice(sorted(wanted.layers), source)
 
 

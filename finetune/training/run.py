@@ -12,7 +12,7 @@ from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.result import Evaluation
 from finetune.lora.adapter_folder import record_of, write_adapter
 from finetune.lora.history import history_table
-from finetune.lora.layers import Choice, choose_layers, read_choice
+from finetune.lora.layers import Choice, choose_layers, read_choice, verdict_line
 from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import text_hashes
 from finetune.lora.settings import TrainSettings
@@ -84,6 +84,8 @@ def train_and_evaluate(
         style = None if isinstance(chosen_by, str) else PromptStyle(**chosen_by.prompt.model_dump())
         vlm = replace(model, device=str(accelerator.device)).load(style)
         choice = choose_layers(vlm, chosen_by)
+        if not isinstance(chosen_by, str) and accelerator.is_main_process:
+            notify(verdict_line(chosen_by))
         inputs = _inputs_of(vlm, choice, training_questions, settings, accelerator.num_processes)
         # The training does not depend on the questions of the evaluation, but the finished folder does.
         whole = inputs | {"test_questions": fingerprint(test_questions)}

@@ -49,12 +49,12 @@ def find_features_command(
         interp find-features --model google/medgemma-4b-it \\
             --saes gemma-scope-2 --questions mine.jsonl
 
-    Exits with 0 if a gate was found, 3 if not (layers.json says why), 2 on bad input.
+    Exits with 0 if layers were found, 3 if not or if the flips are too few (layers.json says why), 2 on bad input.
     """
     from interp.model.load import limit_image_tokens
     from interp.runtime.memory import limit_memory, memory_left
     from interp.schemas.layer_list import listed_layers, parse_layers
-    from interp.schemas.layers import read_layers
+    from interp.schemas.layers import TRAINABLE, read_layers
     from interp.search.run_folder import LAYERS, find_into
     from interp.search.task import Search
     from interp.views.terminal.search import show_search
@@ -76,7 +76,7 @@ def find_features_command(
         elif result is not None:
             show_search(result.artifact, out / LAYERS, given=_given(model, data), full=full)
     found = read_layers(out / LAYERS) if result is None else result.artifact
-    if found.verdict == "no gate found":
+    if found.verdict not in TRAINABLE:
         raise typer.Exit(EXIT_NO_GATE)
 
 

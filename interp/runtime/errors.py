@@ -5,7 +5,7 @@ import re
 EXIT_INPUT = 2
 """Exit code for a mistake of the user and for too little memory."""
 EXIT_NO_GATE = 3
-"""Exit code of find-features if no layer beats its controls."""
+"""Exit code of find-features if no layer is found, or the flips are too few to say."""
 EXIT_FOUND = 4
 """Exit code of scrub and verify if something was found."""
 EXIT_STOPPED = 130

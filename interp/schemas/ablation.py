@@ -139,7 +139,7 @@ class Ablation(Record):
     schema_version: int = Field(default=1, description="version of this schema")
     conclusion: list[str] = Field(description="what the ablation comes to, one sentence each")
     chosen: list[int] = Field(description="layers of the chosen range")
-    layers_from: str = Field(description="what chose them: a file and its rule, or the command")
+    layers_from: str = Field(description="what chose them: a file with its verdict and rule, or the command")
     model: ModelEntry = Field(description="the frozen base model")
     base_weights: str = Field(description="hash of the base model's weights")
     prompt: PromptEntry = Field(default=PromptEntry(), description="what stood around the questions")

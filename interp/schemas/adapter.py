@@ -54,7 +54,7 @@ class AdapterRecord(Record):
     model: ModelEntry = Field(description="the frozen base model")
     prompt: PromptEntry = Field(default=PromptEntry(), description="what stood around the questions")
     layers: list[int] = Field(description="decoder layers that were trained")
-    layers_from: str = Field(description="what chose them: a file and its rule, or the command")
+    layers_from: str = Field(description="what chose them: a file with its verdict and rule, or the command")
     settings: dict[str, Any] = Field(description="settings of the training, with its seed")
     recipe: dict[str, str] = Field(
         default_factory=dict,
