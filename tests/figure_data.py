@@ -46,25 +46,33 @@ def share(rng: np.random.Generator) -> Interval:
     return Interval.of(around(rng, rng.random()))
 
 
-def layers_of(layers: int, seed: int = 0) -> Layers:
-    """A search of a model with many layers; some numbers of the last layer are undefined."""
+PATCHES = (
+    "flip_auc",
+    "recovery",
+    "random_patch",
+    "write",
+    "random_write",
+    "net_write",
+    "feature_patch",
+    "net_feature_patch",
+)
+"""Intervals of a layer in a search of any schema version."""
+ANSWER_PATCHES = ("answer", "random_answer", "answer_growth", "register_patch", "random_register")
+"""Those that schema version 3 added."""
+
+
+def layers_of(layers: int, seed: int = 0, answers: bool = True) -> Layers:
+    """A search of a model with many layers; some numbers of the last layer are undefined.
+
+    Without `answers` it is as schema version 2 was.
+    """
     rng = np.random.default_rng(seed)
     nothing = Interval(value=None, low=None, high=None)
-    names = (
-        "flip_auc",
-        "recovery",
-        "random_patch",
-        "write",
-        "random_write",
-        "net_write",
-        "feature_patch",
-        "net_feature_patch",
-    )
     profile = []
     for layer in range(layers):
-        found = {name: share(rng) for name in names}
+        found = {name: share(rng) for name in (*PATCHES, *(ANSWER_PATCHES if answers else ()))}
         if layer == layers - 1:
-            found |= {"net_feature_patch": None, "net_write": nothing}
+            found |= {"net_feature_patch": None, "net_write": nothing, "answer_growth": None, "register_patch": nothing}
         about = {"layer": layer, "flip_auc_null": 0.6, "reversals": 3, "fvu": 0.01, "l0": 70.0}
         profile.append(ProfileEntry(**about, **found))
     return Layers(
@@ -72,7 +80,7 @@ def layers_of(layers: int, seed: int = 0) -> Layers:
         reason="made up",
         layers=[2, 3],
         peak=3,
-        rule="write",
+        rule="answer" if answers else "write",
         ranges=[],
         model=ModelEntry(id=MODEL, revision=None, n_layers=layers, d_model=8, dtype="float32"),
         saes={},

@@ -182,9 +182,55 @@ def test_the_profile_table_holds_what_layers_json_holds(folders):
     for entry in artifact.profile:
         assert rows[entry.layer, "recovery"].value == entry.recovery.value
         assert rows[entry.layer, "flip_auc"].low == entry.flip_auc.low
-        assert rows[entry.layer, "random_patch"].chosen == (entry.layer in (2, 3))
-    assert (33, "net_feature_patch") not in rows, "what was not measured is not there"
-    assert np.isnan(rows[33, "net_write"].value)
+        assert rows[entry.layer, "recovery"].chosen == (entry.layer in (2, 3))
+        assert rows[entry.layer, "net_answer"].value == entry.answer.value - entry.random_answer.value
+        if entry.layer < 33:
+            assert rows[entry.layer, "answer_growth"].high == entry.answer_growth.high
+            assert rows[entry.layer, "register_patch"].value == entry.register_patch.value
+    assert (33, "answer_growth") not in rows, "what was not measured is not there"
+    assert np.isnan(rows[33, "register_patch"].value)
+
+
+@pytest.mark.parametrize("layers", [10, 34])
+def test_the_profile_draws_the_answer_patch_its_growth_and_two_lines_for_contrast(layers):
+    artifact = layers_of(layers)
+    _, below = layer_profile(artifact).axes
+    curves = {label: handle for handle, label in zip(*below.get_legend_handles_labels(), strict=True)}
+    answers, residual, register = (
+        curves[name].lines[0] for name in ("answer patch, net of random", "residual patch", "register patch")
+    )
+    net = [entry.answer.value - entry.random_answer.value for entry in artifact.profile]
+    assert answers.get_ydata() == pytest.approx(net)
+    assert residual.get_ydata() == pytest.approx([e.recovery.value for e in artifact.profile])
+    assert register.get_ydata()[:-1] == pytest.approx([e.register_patch.value for e in artifact.profile[:-1]])
+    assert (register.get_marker(), register.get_linestyle()) == ("None", "--")
+    assert register.get_linewidth() < answers.get_linewidth() > residual.get_linewidth()
+    heights = [bar.get_height() for bar in curves["growth of the answer patch"].patches]
+    assert heights == pytest.approx([e.answer_growth.value for e in artifact.profile[:-1]])
+
+
+def test_the_profile_of_an_earlier_search_has_its_own_patches():
+    artifact = layers_of(10, answers=False)
+    _, below = layer_profile(artifact).axes
+    curves = dict(zip(*reversed(below.get_legend_handles_labels()), strict=True))
+    assert set(curves) == {
+        "residual patch",
+        "random directions of the same norm",
+        "joint feature patch, net of random",
+        "direct-effect patch, net of random",
+        "chosen layers",
+    }
+    heights = [bar.get_height() for bar in curves["direct-effect patch, net of random"].patches]
+    assert heights == pytest.approx([e.net_write.value for e in artifact.profile[:-1]] + [0])
+    assert {"random_patch", "net_feature_patch", "net_write"} <= set(profile_frame(artifact)["score"])
+
+
+def test_layers_that_are_apart_are_shaded_apart():
+    artifact = layers_of(10).model_copy(update={"layers": [2, 3, 7], "verdict": "spread over layers"})
+    for ax in layer_profile(artifact).axes:
+        bands = [patch.get_bbox().intervalx for patch in ax.patches if patch.get_label() == "chosen layers"]
+        assert [tuple(band) for band in bands] == [(1.5, 3.5), (6.5, 7.5)]
+    assert [text.get_text() for text in layer_profile(artifact).legends[0].texts].count("chosen layers") == 1
 
 
 def test_the_tables_of_pairs_and_wordings_name_none_of_them(folders):

@@ -74,10 +74,15 @@ def check_layers(layers: Sequence[int], available: Collection[int], n_layers: in
 
 def layers_text(layers: Sequence[int]) -> str:
     """Write ascending layers in short: 4, or 15-19, or 0-1, 5."""
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs_of(layers))
+
+
+def runs_of(layers: Sequence[int]) -> list[list[int]]:
+    """Ascending layers in runs of adjacent ones."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return runs

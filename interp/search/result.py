@@ -114,7 +114,7 @@ class SearchResult(ABC):
 
     def __repr__(self) -> str:
         """Model, verdict and range, without any question."""
-        from interp.views.tables.search import range_line
+        from interp.views.tables.ranges import range_line
 
         return (
             f"<{type(self).__name__} of {self.artifact.model.id}: {self.artifact.verdict}, {range_line(self.artifact)}>"

@@ -5,8 +5,8 @@ are `interp.views.terminal.show` (rich), `interp.views.notebook` (HTML) and `int
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.schemas.record import Interval
@@ -71,10 +71,16 @@ class Table:
 
     def narrow(self) -> "Table":
         """The same table with only the columns that fit narrow places."""
-        kept = [place for place, column in enumerate(self.columns) if column.narrow]
+        return self._only([place for place, column in enumerate(self.columns) if column.narrow])
+
+    def known(self) -> "Table":
+        """The same table without columns that are empty in every row, as those of fields that older files lack."""
+        filled = [place for place in range(len(self.columns)) if any(row[place].text != NONE for row in self.rows)]
+        return self._only(filled) if self.rows else self
+
+    def _only(self, kept: Sequence[int]) -> "Table":
         rows = [[row[place] for place in kept] for row in self.rows]
-        columns = [self.columns[place] for place in kept]
-        return Table(self.caption, columns, rows, self.note, self.marked, self.marker)
+        return replace(self, columns=[self.columns[place] for place in kept], rows=rows)
 
 
 def tabulate(

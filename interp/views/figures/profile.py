@@ -1,11 +1,12 @@
-"""The layer profile: flip AUC of the features and recovery by the patches of every layer, with the chosen range."""
+"""The layer profile: flip AUC of the features and recovery by the patches of every layer, with the chosen layers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.schemas.layers import Layers
+from interp.schemas.layer_list import runs_of
+from interp.schemas.layers import Layers, ProfileEntry
 from interp.schemas.record import Interval
 from interp.views.figures.style import (
     ACCENT,
@@ -24,29 +25,59 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PROFILE_SCORES = ("flip_auc", "flip_auc_null", "recovery", "random_patch", "net_feature_patch", "net_write")
-"""The fields of a `ProfileEntry` that are drawn."""
+FEATURE_SCORES = ("flip_auc", "flip_auc_null")
+"""Scores above: of the features, fields of a `ProfileEntry`."""
+BAR = {"width": 0.6, "color": "none", "edgecolor": INK, "hatch": "////", "lw": 0.6}
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "net_answer": ("answer patch, net of random", {"color": ACCENT, "marker": "D"}),
+    "recovery": ("residual patch", {"color": MUTED, "lw": 0.8}),
+    "register_patch": ("register patch", {"color": INK, "lw": 0.8, "ls": "--"}),
+}
+"""Score below -> its label and how its curve is drawn. `net_answer` is `answer` - `random_answer`."""
+BARS = ("answer_growth", "growth of the answer patch")
+"""Score of the bars below, and its label."""
+EARLIER_CURVES: dict[str, tuple[str, dict[str, Any]]] = {
     "recovery": ("residual patch", {"color": ACCENT, "marker": "D"}),
     "random_patch": ("random directions of the same norm", {"color": MUTED, "marker": "s", "ls": "--"}),
     "net_feature_patch": ("joint feature patch, net of random", {"color": INK, "marker": "^", "ls": ":"}),
 }
-"""Score -> its label and how its curve is drawn."""
+"""The curves of a search before schema version 3, which has no answer patch."""
+EARLIER_BARS = ("net_write", "direct-effect patch, net of random")
+"""The bars of a search before schema version 3."""
+
+
+def has_answers(artifact: Layers) -> bool:
+    """Whether the search had an answer patch, as every search since schema version 3."""
+    return any(entry.answer is not None for entry in artifact.profile)
 
 
 def profile_frame(artifact: Layers) -> pd.DataFrame:
-    """One row for each layer and one of PROFILE_SCORES: layer, chosen (in the range), score, value, low, high."""
+    """One row for each layer and score that is drawn: layer, chosen (is it to be trained?), score, value, low, high."""
+    curves, bars = (CURVES, BARS) if has_answers(artifact) else (EARLIER_CURVES, EARLIER_BARS)
     rows = []
-    for name in PROFILE_SCORES:
+    for name in (*FEATURE_SCORES, *curves, bars[0]):
         for entry in artifact.profile:
-            score = getattr(entry, name)
-            if isinstance(score, float):
-                score = Interval(value=score, low=None, high=None)
+            score = _score(entry, name)
             if score is not None:
                 about = {"layer": entry.layer, "chosen": entry.layer in artifact.layers, "score": name}
                 rows.append(about | score.model_dump())
     columns = ["layer", "chosen", "score", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
+
+
+def _score(entry: ProfileEntry, name: str) -> Interval | None:
+    """A score of a layer; those that have no interval get an empty one."""
+    score = net_answer(entry) if name == "net_answer" else getattr(entry, name)
+    return Interval(value=score, low=None, high=None) if isinstance(score, float) else score
+
+
+def net_answer(entry: ProfileEntry) -> float | None:
+    """The recovery by a layer's answer patch minus that by random directions with the same gains; None if undefined."""
+    if entry.answer is None or entry.random_answer is None:
+        return None
+    if entry.answer.value is None or entry.random_answer.value is None:
+        return None
+    return entry.answer.value - entry.random_answer.value
 
 
 def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: Size = SCREEN) -> "Figure":
@@ -56,7 +87,8 @@ def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: 
     """
     frame = profile_frame(artifact)
     title = f"{artifact.model.id}: {artifact.verdict}"
-    of = {name: frame[frame["score"] == name] for name in PROFILE_SCORES}
+    curves, (bars, bars_label) = (CURVES, BARS) if has_answers(artifact) else (EARLIER_CURVES, EARLIER_BARS)
+    of = {name: frame[frame["score"] == name] for name in (*FEATURE_SCORES, *curves, bars)}
     with styled(size):
         above: Any
         below: Any
@@ -74,22 +106,23 @@ def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: 
         above.axhline(0.5, color=INK, lw=0.6)
         above.set_ylabel("flip AUC")
 
-        for name, (label, style) in CURVES.items():
-            if len(of[name]):
+        for name, (label, style) in curves.items():
+            if "marker" in style and len(of[name]):
                 intervals(below, of[name]["layer"], of[name], label=label, **style)
-        write = of["net_write"]
-        hollow = {"width": 0.6, "color": "none", "edgecolor": INK, "hatch": "////", "lw": 0.6}
-        below.bar(write["layer"], write["value"].fillna(0), label="direct-effect patch, net of random", **hollow)
-        intervals(below, write["layer"], write, color=INK, fmt="none", lw=0.8)
+            elif len(of[name]):
+                # Lines for contrast: their intervals would hide those of the others, and the tables have them.
+                below.errorbar(of[name]["layer"], of[name]["value"], label=label, **style)
+        grown = of[bars]
+        below.bar(grown["layer"], grown["value"].fillna(0), label=bars_label, **BAR)
+        intervals(below, grown["layer"], grown, color=INK, fmt="none", lw=0.8)
         below.axhline(0, color=INK, lw=0.6)
         below.set_ylabel("recovered share\nof the margin shift")
         below.set_xlabel("layer (output, resid_post)")
 
         for ax in (above, below):
             name_layers(ax, [entry.layer for entry in artifact.profile])
-            if artifact.layers:
-                ends = artifact.layers[0] - 0.5, artifact.layers[-1] + 0.5
-                ax.axvspan(*ends, color=ACCENT, alpha=0.12, lw=0, label="chosen layers")
+            for run in runs_of(artifact.layers):
+                ax.axvspan(run[0] - 0.5, run[-1] + 0.5, color=ACCENT, alpha=0.12, lw=0, label="chosen layers")
         for group in [[above, below]] if axes is None else [[above], [below]]:
             add_legend(group, size, below=axes is None)
     return above.figure

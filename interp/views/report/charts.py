@@ -75,18 +75,7 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
     from interp.views.figures.register import activation_by_register
 
     if search.profile:
-        writes = {entry.layer: entry.net_write.value for entry in search.profile if entry.net_write.value is not None}
-        most = max(writes, key=lambda layer: writes[layer]) if writes else None
-        said = f" Layer {most} adds the most, {number(writes[most])} net of random." if most is not None else ""
-        yield _Planned(
-            "profile",
-            lambda size: layer_profile(search, size=size),
-            f"Two charts over the layers: flip AUC, and recovered share of the margin shift. Layers in the range: "
-            f"{layers_text(search.layers) or 'none'}.{said} The table below has all numbers.",
-            "Above: how well a layer's features discriminate flips, on patients that they were not chosen on. Below: "
-            "how much of the margin shift the layer's patches recover. Bars: direct-effect patch of what the layer "
-            "itself adds. Band: the range. Error bars: 95% intervals over patients.",
-        )
+        yield _Planned("profile", lambda size: layer_profile(search, size=size), *_profile_words(search))
     for card in cards(search):
         yield _Planned(
             card.chart,
@@ -118,6 +107,35 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
             "If the two differ, the feature discriminates the register of a wording.",
             size=CARD,
         )
+
+
+def _profile_words(search: Layers) -> tuple[str, str]:
+    """What the chart of the layer profile shows, for those who do not see it, and its caption."""
+    from interp.views.figures.profile import has_answers
+
+    above = (
+        "Above: how well a layer's features discriminate flips, on patients that they were not chosen on. Below: how "
+        "much of the margin shift the layer's patches recover. "
+    )
+    if has_answers(search):
+        bars = {e.layer: e.answer_growth.value for e in search.profile if e.answer_growth is not None}
+        made = "makes the largest share of the answer"
+        below = (
+            "Line with marks: the answer patch, net of random directions. Bars: its growth from layer to layer. Thin "
+            "lines: the residual patch and the register patch. "
+        )
+    else:
+        bars = {e.layer: e.net_write.value for e in search.profile}
+        made = "adds the most"
+        below = "Bars: direct-effect patch of what the layer itself adds. "
+    known = {layer: value for layer, value in bars.items() if value is not None}
+    most = max(known, key=lambda layer: known[layer], default=None)
+    said = f" Layer {most} {made}, {number(known[most])} net of random." if most is not None else ""
+    alternative = (
+        "Two charts over the layers: flip AUC, and recovered share of the margin shift. Chosen layers: "
+        f"{layers_text(search.layers) or 'none'}.{said} The tables below have all numbers."
+    )
+    return alternative, f"{above}{below}Band: the chosen layers. Error bars: 95% intervals over patients."
 
 
 def _doses(entry: FeatureEntry) -> Any:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FeatureEntry, Layers, Place
+from interp.schemas.layers import FeatureEntry, GateVerdict, Layers, Place
 from interp.schemas.record import Interval
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
@@ -17,6 +17,14 @@ CAUTION = (
     "A feature that moves with the flips need not cause them. The evidence is the share of the margin shift that comes "
     "back when the feature's change is undone, on other patients and relative to its controls."
 )
+HEADLINES: dict[GateVerdict, str] = {
+    "gate found": "Gate found in {layers}",
+    "as answers form": "No gate: the wording disturbs {layers}, where all answers form",
+    "spread over layers": "No gate: flips arise all over {layers}",
+    "no gate found": "No gate found",
+    "too few flips": "Too few flips to look for a gate",
+}
+"""Verdict -> the headline of the page."""
 SCREEN_P = 0.05
 """Adjusted p below which a feature of the screen is counted."""
 
@@ -38,10 +46,9 @@ class Card(NamedTuple):
 
 def headline(found: Layers) -> str:
     """The verdict in a few words."""
-    if not found.layers:
-        return "No gate found"
-    where = f"Gate found in layer{'s' if len(found.layers) > 1 else ''} {layers_text(found.layers)}"
-    return where if found.gate is None else f"{where}, reading feature {found.gate.read_layer}:{found.gate.feature}"
+    gate = f", reading feature {found.gate.read_layer}:{found.gate.feature}" if found.gate else ""
+    layers = f"layer{'s' if len(found.layers) > 1 else ''} {layers_text(found.layers)}"
+    return HEADLINES[found.verdict].format(layers=layers) + gate
 
 
 def screen_says(screened: pd.DataFrame) -> str:

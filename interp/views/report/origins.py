@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import Layers, ModelEntry, PromptEntry, hub_sources
+from interp.schemas.layers import GateVerdict, Layers, ModelEntry, PromptEntry, hub_sources
 from interp.storage.provenance import Provenance
 from interp.views.numbers import NONE, sentence, spoken
 from interp.views.overview import Facts
@@ -38,6 +38,14 @@ SOURCES = (
     ),
 )
 """The works that GateScope builds on; CITATION.cff names them too."""
+CAVEATS: dict[GateVerdict, str] = {
+    "as answers form": "The layers found are where all answers are made, so training them may change what the model "
+    "sees as well as what it makes of the wording.",
+    "spread over layers": "No short range makes the flips, so the layers named are all that do, not a gate.",
+    "no gate found": "No gate was found, so these results name no layers worth training.",
+    "too few flips": "There were too few flips to look for a gate, so these results name no layers worth training.",
+}
+"""Verdict without a gate -> what limits the results."""
 LOCAL = "none, a local folder"
 """Stands for the revision of a local folder, which has none."""
 
@@ -102,8 +110,7 @@ def caveats(found: Collected) -> list[str]:
     said = []
     if found.layers:
         said += [sentence(warning) for warning in found.layers.warnings]
-        if not found.layers.layers:
-            said.append("No gate was found, so these results name no range worth training.")
+        said += [CAVEATS[found.layers.verdict]] if found.layers.verdict in CAVEATS else []
     said += [sentence(f"feature {each.study.name}: {note}") for each in found.studied for note in each.study.notes]
     for name, evaluation in found.evaluations:
         where = f" ({name})" if name else ""

@@ -14,6 +14,7 @@ from interp.views.report.collect import Collected, collect
 from interp.views.report.page import policy, resource, template
 from interp.views.report.svg import Styles
 from interp.views.tables import ablation as ablation_tables
+from interp.views.tables import claims as claim_tables
 from interp.views.tables import definitions as definition_tables
 from interp.views.tables import detection as detection_tables
 from interp.views.tables import evaluation as evaluation_tables
@@ -21,6 +22,7 @@ from interp.views.tables import feature as feature_tables
 from interp.views.tables import feature_content as content_tables
 from interp.views.tables import grounding as grounding_tables
 from interp.views.tables import measured as measured_tables
+from interp.views.tables import ranges as range_tables
 from interp.views.tables import search as search_tables
 from interp.views.tables import training as training_tables
 
@@ -62,6 +64,8 @@ def render(found: Collected) -> str:
         origins=origins,
         sentence=numbers.sentence,
         search_tables=search_tables,
+        claim_tables=claim_tables,
+        range_tables=range_tables,
         feature_tables=feature_tables,
         content_tables=content_tables,
         evaluation_tables=evaluation_tables,

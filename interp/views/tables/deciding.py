@@ -7,7 +7,8 @@ from interp.schemas.evaluation import Axis, Comparison, Evaluation
 from interp.schemas.layers import Layers
 from interp.views.labels import label, scale_of
 from interp.views.table import Cell, Column, Table, estimate, p_cell, tabulate, words
-from interp.views.tables.search import claims_table
+from interp.views.tables.claims import claims_table
+from interp.views.tables.ranges import is_tested
 
 AXES = {"consistency": "consistent", "accuracy": "accurate", "looking": "looks at the image"}
 """Axis of a verdict -> what it asks of an arm."""
@@ -20,7 +21,8 @@ def search_deciding(found: Layers) -> Table:
     rows = [
         [Cell(f"{row[0].text}, {row[0].note}" if row[0].note else row[0].text), row[1], row[2]] for row in whole.rows
     ]
-    note = "Control: the same with random directions, or with shuffled flips. Brackets: 95% intervals over patients."
+    others = "answers that differ because the image does" if is_tested(found) else "shuffled flips"
+    note = f"Control: the same with random directions; in the first row, {others}. Brackets: 95% intervals."
     return Table("What decided, on held-out patients", [claim, measured, control], rows, note)
 
 

@@ -1,14 +1,13 @@
 """The tables and numbers of a search (layers.json)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import CausalEntry, FeatureEntry, Layers, ProfileEntry
-from interp.schemas.record import Interval
+from interp.schemas.layers import CausalEntry, FeatureEntry, Layers, Place
 from interp.views.numbers import NONE, PERCENT, interval
 from interp.views.overview import Facts, Overview
-from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
+from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value
+from interp.views.tables.ranges import formality_line, range_line, ranges_table
 
 NARROW_FEATURES = 10
 """Features in the table of the terminal and of notebooks, the first ones; the report shows all."""
@@ -16,29 +15,23 @@ NARROW_FEATURES = 10
 
 def search_overview(found: Layers) -> Overview:
     """The search as the terminal and notebooks show it."""
+    verdict = f"{found.verdict}: {found.reason}"
     return Overview(
         found.model.id,
-        [f"{found.verdict}: {found.reason}", range_line(found), gate_line(found)],
+        [line for line in (verdict, formality_line(found), range_line(found), gate_line(found)) if line],
         search_facts(found),
-        [profile_table(found), features_table(found, NARROW_FEATURES), ranges_table(found)],
+        [ranges_table(found), profile_table(found), features_table(found, NARROW_FEATURES)],
         found.warnings,
     )
 
 
-def range_line(found: Layers) -> str:
-    """The range with its rule and its peak, or "no layers"."""
-    if not found.layers:
-        return "no layers"
-    return f"layers {layers_text(found.layers)}, by rule {found.rule}, peak {found.peak}"
-
-
 def gate_line(found: Layers) -> str:
-    """The feature that the gate reads, with the layers that write, or that none of those tested is a cause."""
+    """The feature that the gate reads, with the layers that write, or why none is named."""
     gate = found.gate
     if gate is None:
-        names = [f"{entry.layer}:{entry.feature}" for entry in found.features if entry.place == "contributor"]
-        parts = f"; contributors: {', '.join(names)}" if names else ""
-        return f"gate feature: none found, as no single feature that was tested is a cause{parts}"
+        said = "no single feature that was tested is a cause" if found.verdict == "gate found" else "there is no gate"
+        causes, contributors = _named(found, "cause"), _named(found, "contributor")
+        return f"gate feature: none found, as {said}{causes}{contributors}"
     mediated = [
         f", mediated recovery {interval(entry.causal.mediated)}"
         for entry in found.features
@@ -48,6 +41,11 @@ def gate_line(found: Layers) -> str:
     ]
     layers = f"layer{'s' if len(gate.write_layers) > 1 else ''} {layers_text(gate.write_layers)}"
     return f"gate feature: {gate.read_layer}:{gate.feature}{''.join(mediated)}; the answer is written in {layers}"
+
+
+def _named(found: Layers, place: Place) -> str:
+    names = [f"{entry.layer}:{entry.feature}" for entry in found.features if entry.place == place]
+    return f"; {place}s: {', '.join(names)}" if names else ""
 
 
 def search_facts(found: Layers) -> Facts:
@@ -65,7 +63,7 @@ def search_facts(found: Layers) -> Facts:
         ("Accuracy", interval(data.accuracy, PERCENT, unit="%")),
     ]
     if found.layers:
-        known.insert(0, ("Range", range_line(found)))
+        known.insert(0, ("Layers to train", range_line(found)))
     if found.gate is not None:
         known.insert(1, ("Gate", gate_line(found).removeprefix("gate feature: ")))
     if found.commit_layer is not None:
@@ -77,90 +75,50 @@ def search_facts(found: Layers) -> Facts:
     return known
 
 
-class _Claim(NamedTuple):
-    """A claim with the control that it has to beat."""
-
-    claim: str
-    where: str
-    measured: Interval
-    control: Cell
-    meaning: str
-
-
-def claims_table(found: Layers) -> Table:
-    """Each claim of the verdict beside its control."""
-    claims = []
-    if (best := _best(found, "flip_auc")) is not None:
-        claims.append(
-            _Claim(
-                "the layer's features discriminate flips (AUC)",
-                f"layer {best.layer}, the best",
-                best.flip_auc,
-                value(best.flip_auc_null),
-                "shuffled flips, best of all layers, 95th percentile",
-            )
-        )
-    of_layer = {entry.layer: entry for entry in found.profile}
-    judged = [of_layer[layer] for layer in found.layers if layer in of_layer]
-    strongest = _best(found, "net_write")
-    claims += [
-        _Claim(
-            "what the layer itself adds changes the answer (direct-effect patch)",
-            f"layer {entry.layer}",
-            entry.write,
-            estimate(entry.random_write),
-            "random directions of the same norm",
-        )
-        for entry in judged or ([strongest] if strongest else [])
-    ]
-    claims += [
-        _Claim(
-            "undoing the change of one feature changes the answer (feature patch)",
-            f"feature {entry.feature} of layer {entry.layer}, the first of {len(found.features)}",
-            entry.causal.recovery,
-            value(entry.causal.random),
-            "random directions of the same norm",
-        )
-        for entry in found.features[:1]
-        if entry.causal is not None
-    ]
-    return tabulate(
-        "What it was measured against",
-        [
-            words("claim, on held-out patients", lambda claim: claim.claim, lambda claim: claim.where),
-            Column("measured", lambda claim: estimate(claim.measured)),
-            Column("control", lambda claim: claim.control),
-            words("what the control is", lambda claim: claim.meaning),
-        ],
-        claims,
-        "Patches are measured by their recovery, the share of the margin shift between two wordings that they undo. "
-        "Brackets: 95% intervals over patients.",
-    )
-
-
 def profile_table(found: Layers) -> Table:
     """The layer profile, one row for each layer."""
-    return tabulate(
+    # Searches before schema version 3 had no answer patch.
+    answers = any(entry.answer is not None for entry in found.profile)
+    table = tabulate(
         "Layer profile on held-out patients",
         [
             Column("layer", lambda entry: count(entry.layer)),
-            Column("flip AUC", lambda entry: estimate(entry.flip_auc)),
+            Column("flip AUC", lambda entry: estimate(entry.flip_auc), narrow=not answers),
+            Column(
+                "answer patch",
+                lambda entry: estimate(entry.answer),
+                meaning="of the difference between the wordings, only the part that says another answer is exchanged",
+            ),
+            Column(
+                "random",
+                lambda entry: value(entry.random_answer and entry.random_answer.value),
+                meaning="the patch with random directions, of the same norm or gain",
+            ),
+            Column(
+                "growth",
+                lambda entry: estimate(entry.answer_growth),
+                meaning="answer patch net of random, minus the same one layer below: what turned the wording into "
+                "another answer",
+            ),
+            Column(
+                "register patch",
+                lambda entry: estimate(entry.register_patch),
+                meaning="only the part that formal and casual wordings differ in on average is exchanged",
+            ),
+            Column("random", lambda entry: value(entry.random_register and entry.random_register.value)),
             Column(
                 "residual patch",
                 lambda entry: estimate(entry.recovery),
                 meaning="the whole residual of the original wording replaces that of the paraphrase",
             ),
-            Column(
-                "random",
-                lambda entry: value(entry.random_patch.value),
-                meaning="the patch with random directions of the same norm",
-            ),
+            Column("random", lambda entry: value(entry.random_patch.value), narrow=not answers),
             Column(
                 "direct-effect patch",
                 lambda entry: estimate(entry.write),
+                narrow=not answers,
                 meaning="only what this layer adds is exchanged, and its effect is read at the output",
             ),
-            Column("random", lambda entry: value(entry.random_write.value)),
+            Column("random", lambda entry: value(entry.random_write.value), narrow=not answers),
             Column(
                 "joint feature patch, net",
                 lambda entry: estimate(entry.net_feature_patch, sign=True),
@@ -170,6 +128,7 @@ def profile_table(found: Layers) -> Table:
             Column(
                 "flips restored",
                 lambda entry: count(entry.reversals),
+                narrow=not answers,
                 meaning="flips whose original answer the residual patch restores",
             ),
             Column("SAE R²", lambda entry: estimate(entry.r2), narrow=False),
@@ -186,22 +145,9 @@ def profile_table(found: Layers) -> Table:
         "Patches are measured by the share of the margin shift that they recover. Brackets: 95% intervals over "
         "patients.",
         [place for place, entry in enumerate(found.profile) if entry.layer in found.layers],
-        "in the range",
+        "chosen",
     )
-
-
-def ranges_table(found: Layers) -> Table:
-    """The range that each rule takes."""
-    return tabulate(
-        "The range by each rule",
-        [
-            words("rule", lambda entry: entry.rule),
-            Column("layers", lambda entry: Cell(layers_text(range(entry.first, entry.last + 1)), entry.first)),
-            Column("peak", lambda entry: count(entry.peak)),
-        ],
-        found.ranges,
-        "Where the rules disagree, the range depends on the rule.",
-    )
+    return table.known()
 
 
 def features_table(found: Layers, most: int | None = None) -> Table:
@@ -288,8 +234,3 @@ def features_table(found: Layers, most: int | None = None) -> Table:
 def _causal(cell: Callable[[CausalEntry], Cell]) -> Callable[[FeatureEntry], Cell]:
     """The cell of a feature that was patched; blank for one that was not."""
     return lambda entry: blank() if entry.causal is None else cell(entry.causal)
-
-
-def _best(found: Layers, score: str) -> ProfileEntry | None:
-    known = [entry for entry in found.profile if getattr(entry, score).value is not None]
-    return max(known, key=lambda entry: getattr(entry, score).value, default=None)
