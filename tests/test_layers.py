@@ -1,16 +1,12 @@
 """The range rules, on published and on known profiles."""
 
-import numpy as np
-import pandas as pd
 import pytest
 from figure_data import layers_of
 
 from interp.profile.profile import commit_layer
 from interp.profile.ranges import growth_range, near_peak_range, overlap, ranges_of
-from interp.profile.verdict import judge
 from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
-from interp.screening.flips import Flips
 from interp.views.tables.search import search_facts
 
 PUBLISHED = {10: 0.58, 13: 0.64, 15: 0.72, 17: 0.76, 19: 0.73, 22: 0.65, 25: 0.59}
@@ -93,32 +89,28 @@ def _entry(layer: int, write: float) -> ProfileEntry:
     )
 
 
-def test_a_gate_holds_half_of_what_is_written():
-    pairs = pd.DataFrame({"patient": [f"p{i}" for i in range(20)]})
-    flips = Flips(pairs, *(np.ones(20) for _ in range(2)), *(np.ones(20, bool) for _ in range(2)))
-    for spread, verdict in ((0.01, "gate found"), (0.2, "no gate found")):
-        profile = [_entry(layer, 0.3 if layer in (4, 5) else spread) for layer in range(10)]
-        found = ranges_of(profile, max_layers=2)["write"]
-        assert found.layers == [4, 5]
-        said, reason = judge(profile, flips, found, min_flips=10)
-        assert said == verdict
-        if spread == 0.2:
-            assert "4-5 hold 27% of all that is written" in reason
+def test_every_rule_reads_the_score_on_which_it_is_defined():
+    profile = [
+        _entry(layer, 0.3 if layer in (1, 2) else 0.0).model_copy(
+            update={
+                "recovery": Interval(value=float(layer >= 5), low=None, high=None),
+                "flip_auc": Interval(value=0.9 if layer == 8 else 0.6, low=None, high=None),
+            }
+        )
+        for layer in range(10)
+    ]
+    ranges = ranges_of(profile, {layer: 0.5 if layer in (3, 4) else 0.0 for layer in range(10)}, max_layers=2)
+    assert list(ranges) == ["answer", "write", "growth", "near-peak"]
+    assert [taken.layers for taken in ranges.values()] == [[3, 4], [1, 2], [5], [8]]
 
 
-def test_where_all_pairs_flip_there_is_no_gate_and_no_crash():
-    pairs = pd.DataFrame({"patient": [f"p{i}" for i in range(20)]})
-    flips = Flips(pairs, *(np.ones(20) for _ in range(2)), *(np.ones(20, bool) for _ in range(2)))
+def test_undefined_scores_count_as_zero():
+    """As where all pairs flip, so that nothing sets flips apart, or none does."""
     undefined = Interval(value=None, low=None, high=None)
-    profile = [_entry(layer, 0.1).model_copy(update={"flip_auc": undefined}) for layer in range(4)]
-    verdict, reason = judge(profile, flips, ranges_of(profile, max_layers=2)["write"], min_flips=10)
-    assert verdict == "no gate found"
-    assert "all pairs of the held-out half flip" in reason
-
-
-def test_every_rule_gives_a_range():
-    ranges = ranges_of([_entry(layer, 0.1) for layer in range(4)], max_layers=3)
-    assert list(ranges) == ["write", "growth", "near-peak"]
+    names = ("flip_auc", "recovery", "random_patch", "net_write")
+    profile = [_entry(layer, 0.1).model_copy(update=dict.fromkeys(names, undefined)) for layer in range(4)]
+    ranges = ranges_of(profile, dict.fromkeys(range(4), 0.0), max_layers=2)
+    assert all(0 <= taken.first <= taken.last < 4 for taken in ranges.values())
 
 
 def test_the_commit_layer_turns_half_of_the_flips_back():
@@ -135,7 +127,7 @@ def test_the_first_layer_of_a_partial_profile_is_not_credited_with_the_layers_be
         entries = [_entry(layer, 0.0) for layer in residual if layer >= first]
         recovered = [Interval(value=residual[entry.layer], low=None, high=None) for entry in entries]
         shown = [e.model_copy(update={"recovery": r}) for e, r in zip(entries, recovered, strict=True)]
-        return ranges_of(shown, 1)
+        return ranges_of(shown, {entry.layer: 0.0 for entry in entries}, 1)
 
     assert ranges(0)["growth"].layers == [3]
     # Layer 3 recovers .6, most of it from the layers below, which are not profiled.

@@ -5,7 +5,6 @@ import pytest
 from interp.profile.places import place_of, writing_layers
 from interp.schemas.layers import CausalEntry, ProfileEntry
 from interp.schemas.record import Interval
-from interp.views.tables.feature import _mediation
 
 NONE = Interval(value=None, low=None, high=None)
 
@@ -57,11 +56,3 @@ def test_causes_lie_below_the_layers_that_write_and_work_through_them(layer, net
 def test_nothing_is_a_cause_where_no_layer_writes_or_chance_explains_it():
     assert place_of(2, causal(0.8, 0.7), writing=[]) == "echo"
     assert place_of(2, causal(0.8, 0.7, p=0.5), writing=[4]) == "bystander"
-
-
-@pytest.mark.parametrize(
-    ("net", "mediated", "said"),
-    [(0.8, 0.7, "a cause"), (0.3, 0.25, "a contributor"), (0.9, 0.0, "an echo"), (0.0, 0.0, "a bystander")],
-)
-def test_a_study_says_what_the_feature_is(net, mediated, said):
-    assert said in _mediation(causal(net, mediated))

@@ -37,8 +37,8 @@ def judge(
     """The verdict on the range `taken`, from its test on `bank`, the held-out flip bank.
 
     - *too few flips*: fewer than `min_flips` banked flips, or of fewer than LEAST_PATIENTS patients;
-    - *no gate found*: no profiled layer turns wordings into answers more than random directions do; or a single layer is
-      profiled, so that its answer may have been made in any layer up to it;
+    - *no gate found*: no profiled layer turns wordings into answers more than random directions do; or a single one is
+      profiled, whose answer may have been made in any layer up to it;
     - *spread over layers*: some do, but the range does not hold enough. With w of the L profiled layers, it holds w / L
       of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
     - *as answers form*: the range holds enough, but not LEAST_LIFT times as much as it holds of the answers that differ
