@@ -126,13 +126,14 @@ def commands(world: Path, out: Path) -> dict[str, list[str]]:
         "import again": f"interp import-questions {world}/questions.jsonl --format jsonl --images {world} "
         f"--out {own}/again.jsonl",
         "paraphrase": f"interp paraphrase {own}/imported.jsonl --images {world} --out {own}/more.jsonl",
-        "find": f"interp find-features {model} {saes} {asked} --split all --out {run}",
+        "find": f"interp find-features {model} {saes} {asked} --split all --out {run} --keep-items",
         "verify": f"interp verify {run} {model} {saes} {asked} --sample 4",
         "transfer": f"interp transfer-check {model} {saes} {asked} --limit 4 --out {out}/transfer.json",
         "feature": f"interp test-feature 1:5 {model} {saes} {asked} --split all --out {run}/feature",
         "train": f"finetune --layers 1 {short} {model} {asked} --out {run}/adapter",
         "evaluate": f"finetune evaluate {run}/adapter --clamp 1:3 {saes} {asked} --limit 12 "
-        f"--out {run}/evaluation.json --figure {run}/evaluation.png",
+        f"--out {run}/evaluation.json --figure {run}/evaluation.png --keep-items",
+        "compare": f"interp compare {run}/evaluation.json {run}/evaluation.json --out {run}/comparison",
         "verify adapter": f"finetune verify {run}/adapter {asked} --limit 6",
         "grounding": f"finetune grounding {run}/adapter --maps attention,occlusion {asked} --limit 2 "
         f"--out {run}/grounding",

@@ -21,10 +21,12 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
+from interp.schemas.items_kept import ItemsKept
 from interp.schemas.layers import read_layers
 from interp.screening.flips import find_flips, selection_rows
 from interp.search.artifact import warnings_of
 from interp.search.find import find_features
+from interp.search.loaded_run import load_run
 from interp.search.run_folder import save_result
 from interp.search.settings import FindSettings
 from interp.views.figures.redraw import drawings
@@ -197,6 +199,38 @@ def test_the_run_on_disk(saved, result):
     assert not list(saved.glob(".partial*"))
     with pytest.raises(InputError, match="already holds a run"):
         save_result(result, saved)
+
+
+def test_items_add_up_to_the_rates_and_to_the_first_features_recovery(result, planted, tmp_path):
+    items = result.flip_table()
+    data, top = result.artifact.data, result.artifact.features[0]
+    assert (len(items), items["flipped"].sum(), items["banked"].sum()) == (data.pairs, data.flips, data.flip_bank)
+    by_question = items.groupby("id")["flipped"].any().mean()
+    assert by_question == pytest.approx(data.question_flip_rate.value, abs=1e-6)
+    patched = items[items["recovery"].notna()]
+    assert (patched["banked"] & patched["held_out"]).all()
+    assert len(patched) == top.causal.n
+    size = (patched["margin_original"] - patched["margin_wording"]).abs()
+    assert (patched["recovery"] * size).sum() / size.sum() == pytest.approx(top.causal.recovery.value, abs=1e-4)
+    # One pair by a plain hook: the feature's change is taken out of the paraphrase's final token.
+    row = patched.iloc[0]
+    texts = result.flip_table(text=True).loc[row.name]
+    prompts = result.prompts
+    q, p = (
+        prompts[(prompts["id"] == row["id"]) & (prompts["text"] == texts[name])].iloc[0]
+        for name in ("original", "text")
+    )
+    sae = load_sae(locate_saes(WORLD / "saes")[top.layer], top.layer, planted.d_model)
+    margin_q, _ = plain_margin(planted, q)
+    margin_p, seen = plain_margin(planted, p)
+    moved, _ = plain_margin(planted, p, top.layer, seen[top.layer] - row["delta"] * sae.w_dec[top.feature])
+    assert (row["margin_original"], row["margin_wording"]) == pytest.approx((margin_q, margin_p), abs=1e-3)
+    assert row["recovery"] == pytest.approx((moved - margin_p) / (margin_q - margin_p), abs=1e-3)
+    save_result(result, tmp_path / "run", ItemsKept(keep=True))
+    loaded = load_run(tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.flip_table(), items.drop(columns="id"), check_dtype=False)
+    assert [drawing.name for drawing in loaded.drawings()] == [drawing.name for drawing in result.drawings()]
+    assert loaded.artifact == result.artifact
 
 
 def test_nothing_of_the_questions_is_written(saved):

@@ -12,12 +12,46 @@ from interp.schemas.evaluation import Evaluation
 from interp.schemas.items import ITEMS, ItemKind, evaluation_items_path, read_items
 from interp.schemas.layers import read_layers
 from interp.schemas.read import cleaned, read_artifact
+from interp.views.notebook import overview_html
+from interp.views.tables.comparison import comparison_overview, conclusions
 
 LAYERS, EVALUATION = "layers.json", "evaluation.json"
 
 
-def compare(a: str | Path, b: str | Path, seed: int = 0) -> Comparison:
+class ComparisonResult(Comparison):
+    """What `compare` found: the content of comparison.json, with its tables."""
+
+    def table(self) -> pd.DataFrame:
+        """One row per measure: A, B, their difference (B - A) with its interval, and p."""
+        return pd.DataFrame(
+            [
+                {
+                    "of": change.of,
+                    "measure": change.measure,
+                    "unit": change.unit,
+                    "n": change.n,
+                    "a": change.a.value,
+                    "b": change.b.value,
+                    "difference": change.difference.value,
+                    "low": change.difference.low,
+                    "high": change.difference.high,
+                    "p": change.p,
+                }
+                for change in self.changes
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<ComparisonResult of {self.a} and {self.b}: {' '.join(conclusions(self))}>"
+
+    def _repr_html_(self) -> str:
+        return overview_html(comparison_overview(self))
+
+
+def compare(a: str | Path, b: str | Path, seed: int = 0) -> ComparisonResult:
     """What changed from `a` to `b`: two folders of `interp find-features`, or two files of `finetune evaluate --out`.
+
+        interp.compare("run-a", "run-b").table()
 
     A folder with evaluation.json and without layers.json is an evaluation too. Differences are paired, with intervals
     over patients, if both were measured on the same questions and kept their items (`--keep-items`). Raises InputError
@@ -31,10 +65,15 @@ def compare(a: str | Path, b: str | Path, seed: int = 0) -> Comparison:
     names = _names(Path(a), Path(b))
     if kinds[0] == "search":
         items = [_items(path.with_name(ITEMS), "search") for path in paths]
-        return compare_searches(names, (read_layers(paths[0]), read_layers(paths[1])), (items[0], items[1]), seed)
+        searches = read_layers(paths[0]), read_layers(paths[1])
+        return _result(compare_searches(names, searches, (items[0], items[1]), seed))
     items = [_items(evaluation_items_path(path), "evaluation") for path in paths]
     found = [read_artifact(path, Evaluation) for path in paths]
-    return compare_evaluations(names, (found[0], found[1]), (items[0], items[1]), seed)
+    return _result(compare_evaluations(names, (found[0], found[1]), (items[0], items[1]), seed))
+
+
+def _result(found: Comparison) -> ComparisonResult:
+    return ComparisonResult(**dict(found))
 
 
 def _file(path: Path) -> tuple[ItemKind, Path]:
