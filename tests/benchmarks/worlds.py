@@ -8,8 +8,9 @@
 
 `make` writes worlds/KIND-SEED with the model `planted/`, its own patients (`questions.jsonl`, `images/`) and
 `truth.json`; worlds that exist are kept. All start from the base model of the shipped world, whose SAEs serve all.
-`search` runs one search per world and writes a row per rule. A world can move without its patients: `search` draws them
-again.
+`search` runs one search per world and writes a row per rule. Its column "undone" is the share of flips that vanish when
+the chosen layers get the base's weights again, beside the most that any run of as many layers undoes. A world can move
+without its patients: `search` draws them again.
 
 Trained gates (the shipped recipe; the window is the truth) deny faint findings in formal wordings: early, middle, late,
 narrow (one layer), weak, two (separate windows). Gates of something else do so in long wordings (length) or in those
@@ -268,6 +269,28 @@ def make_world(folder: Path, shared: Materials, kind: str, seed: int) -> Truth:
     return truth
 
 
+def undone_by(vlm: Vlm, clean: Vlm, prompts: pd.DataFrame, runs: list[list[int]]) -> list[float]:
+    """The share of flipped pairs that no longer flip once the layers of each run get the weights of `clean`.
+
+    All that distinguishes a world's model from its base is in the weights of layers, so this is the truth about which
+    layers its flips need.
+    """
+    pairs = pair_table(prompts)
+
+    def flips() -> Any:
+        return find_flips(prompts, pairs, measure(vlm, prompts, description="truth").margin, 0.0).flipped
+
+    before, shares = flips(), []
+    for run in runs:
+        own = {layer: {k: v.clone() for k, v in vlm.layers[layer].state_dict().items()} for layer in run}
+        for layer in run:
+            vlm.layers[layer].load_state_dict(clean.layers[layer].state_dict())
+        shares.append(float((before & ~flips()).sum() / before.sum()))
+        for layer in run:
+            vlm.layers[layer].load_state_dict(own[layer])
+    return shares
+
+
 def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
     """Search one world as a user would; returns one row per rule."""
     truth = Truth(**json.loads((folder / "truth.json").read_text()))
@@ -281,6 +304,12 @@ def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
     about |= {"truth": " ".join(map(str, truth.window)) or "none", "flips": truth.question_flip_rate}
     about |= {"verdict": found.verdict, "chosen": " ".join(map(str, found.layers))}
     about |= {"chosen iou": overlap(found.layers, truth.window), "seconds": round(time.monotonic() - started, 1)}
+    if found.layers:
+        width = len(found.layers)
+        rivals = [list(range(first, first + width)) for first in range(vlm.n_layers - width + 1)]
+        clean, prompts = load_vlm(base / "base", "auto", "float32"), prompt_table(questions_that_can_flip(questions))
+        undone, *others = undone_by(vlm, clean, prompts, [found.layers, *rivals])
+        about |= {"undone": undone, "most undone": max(others)}
     return [
         about
         | {"rule": r.rule, "range": f"{r.first}-{r.last}", "iou": overlap(range(r.first, r.last + 1), truth.window)}
