@@ -36,6 +36,10 @@ def study_feature_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the controls, the grid images and the intervals.")] = 0,
+    edges: Annotated[
+        bool,
+        typer.Option("--edges", help="Seek the features of other layers before and after it; needs their SAEs too."),
+    ] = False,
     include_text: Annotated[
         bool,
         typer.Option(
@@ -78,10 +82,11 @@ def study_feature_command(
         refuse_used(out)
     frames = read_grid(grid or SHIPPED)
     questions = data.load()
-    folder = sae_of_layer(saes.locate([layer]), layer, saes.saes)
+    located = saes.locate(None if edges else [layer])
+    folder = sae_of_layer(located, layer, saes.saes)
     vlm = model.load()
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
-    study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed, folder)
+    study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed, folder, located if edges else None)
     if out is not None:
         save_study(study, out, include_text)
     if json:

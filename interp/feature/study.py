@@ -4,7 +4,7 @@ All numbers are measured on the questions given. A feature that was picked by it
 better than it is. Pick it on other patients: `interp find-features` uses the train split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -24,6 +24,7 @@ from interp.causal.sae_error import PARTS, split_shift
 from interp.causal.vector_patching import patch_vectors
 from interp.feature.clamping import clamp_feature
 from interp.feature.content import activating_wordings, feature_content
+from interp.feature.edges import find_edges
 from interp.feature.family import find_relatives
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
@@ -157,14 +158,15 @@ def study_feature(
     source: str = "",
     seed: int = 0,
     folder: Path | None = None,
+    sae_of: Mapping[int, Path] | None = None,
 ) -> FeatureStudy:
     """Study one feature of `sae` on the yes/no questions that have paraphrases.
 
     `grid` is a register grid (`interp.feature.register_grid.read_grid`), by default the shipped one. `source` is the
     source of the SAE as for `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. `folder`
     is the one that the SAE was loaded from: it tells the page too, and lets the nearest feature with a page be found
-    for one without. Numbers
-    that cannot be computed are None, and `notes` says why.
+    for one without. With `sae_of`, layer -> SAE folder, the features of other layers before and after it are sought.
+    Numbers that cannot be computed are None, and `notes` says why.
 
     Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, or if no
     question can flip.
@@ -206,6 +208,7 @@ def study_feature(
         tracking=track_margin(sae, here, feature, flips, delta, seed),
         **patched._asdict(),
         family=relatives,
+        edges=[] if sae_of is None else find_edges(vlm, prompts, flips.take(flips.banked), sae_of, sae, feature, seed),
         clamp=clamp_feature(vlm, sae, feature, prompts, observed.margin, seed),
         doses=list(DOSES),
         grid=grid_found,

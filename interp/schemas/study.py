@@ -84,6 +84,19 @@ class Relative(Record):
     overlap: float = Field(description="wordings on which both are active, as a share of those on which either is")
 
 
+class EdgeEntry(Record):
+    """The effect of one feature on another at the final token, on all banked flips (interp.causal.edges)."""
+
+    source_layer: int = Field(description="layer of the feature whose change is undone")
+    source_feature: int = Field(description="its index in the SAE of that layer")
+    target_layer: int = Field(description="layer of the feature that is read")
+    target_feature: int = Field(description="its index in the SAE of that layer")
+    predicted: float | None = Field(
+        description="`undone` as the gradient predicts it; null for later features, which need no prediction"
+    )
+    undone: Interval = Field(description="share of the target's change that goes back with the source's")
+
+
 class Clamped(Record):
     """What holding the feature at zero at the final token of every prompt does."""
 
@@ -203,6 +216,9 @@ class Study(Record):
     )
     family_place: Place | None = Field(
         default=None, description="`place` of the feature and its family as one; null where family_patch is"
+    )
+    edges: list[EdgeEntry] = Field(
+        default_factory=list, description="features before and after it; empty unless asked for with --edges"
     )
     clamp: Clamped | None = Field(
         default=None, description="what holding it at zero does; null in files of older versions"

@@ -7,7 +7,7 @@ from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spo
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, count, estimate, tabulate, value, words
 from interp.views.tables.feature_content import content_facts, content_line, firing_table, tokens_table
-from interp.views.tables.feature_parts import family_table, parts_table
+from interp.views.tables.feature_parts import edges_table, family_table, parts_table
 from interp.views.tables.feature_place import mediation_table, place_lines
 from interp.views.tables.published import published_table
 
@@ -40,6 +40,7 @@ def study_tables(study: Study) -> list[Table]:
         *([mediation_table(study)] if study.mediation else []),
         *([parts_table(study)] if study.parts else []),
         *([family_table(study)] if study.family else []),
+        *([edges_table(study)] if study.edges else []),
         *([groups_table(study)] if study.groups else []),
         *([tokens_table(study.content, study.name)] if study.content else []),
         *([firing_table(study.content, study.name)] if study.content else []),

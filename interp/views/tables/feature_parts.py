@@ -1,6 +1,6 @@
-"""What the SAE leaves out of the layer's change, and the family of the studied feature."""
+"""What the SAE leaves out of the layer's change, and the family and the edges of the studied feature."""
 
-from interp.schemas.study import Study, VectorPatchEntry
+from interp.schemas.study import EdgeEntry, Study, VectorPatchEntry
 from interp.views.numbers import PERCENT, number
 from interp.views.table import Cell, Column, Table, count, estimate, p_cell, tabulate, value, words
 
@@ -44,4 +44,29 @@ def family_table(study: Study) -> Table:
         "Duplicate: like direction, active on the same wordings. Split: like direction, on other wordings. Companion: "
         "another direction that moves with it. Opposite: one that moves against it. The family is chosen without the "
         "margins.",
+    )
+
+
+def edges_table(study: Study) -> Table:
+    """The features before and after the studied one."""
+
+    def other(edge: EdgeEntry) -> tuple[int, int, str]:
+        before = edge.target_layer == study.layer
+        layer, feature = (
+            (edge.source_layer, edge.source_feature) if before else (edge.target_layer, edge.target_feature)
+        )
+        return layer, feature, "before" if before else "after"
+
+    return tabulate(
+        f"Features before and after {study.name} at the final token",
+        [
+            words("feature", lambda edge: "{}:{}".format(*other(edge)[:2])),
+            words("place", lambda edge: other(edge)[2]),
+            Column("goes back", lambda edge: estimate(edge.undone)),
+            Column("predicted", lambda edge: value(edge.predicted)),
+        ],
+        study.edges,
+        f"Before: share of the change of {study.name} that goes back when the change of this feature is undone. After: "
+        f"share of its change that goes back when that of {study.name} is undone. Predicted: the same by the gradient. "
+        "Brackets: 95% intervals over patients.",
     )

@@ -1,0 +1,197 @@
+"""Edges of a feature: which earlier features make its change, and which later features change with it.
+
+An edge is measured by an exact patch at the final token: the source's change f(p) - f(q) is undone, and the edge's
+strength is the share of the target's own change that goes back with it. Later features are all read in one run. Of the
+earlier ones, those that a gradient predicts to matter most are patched one by one. Attention to earlier tokens is part
+of every run, but no edge starts there: a feature that arrives from question tokens has no earlier features here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.causal.edited_runs import edited_residuals
+from interp.measurement.margins import load_batches, measure, pack_prompts
+from interp.model.decoder import batch_masks, embed, run_layers
+from interp.model.vlm import Vlm
+from interp.saes.sae import Sae
+from interp.screening.flips import Flips, sides
+from interp.statistics import Estimate, ratio_interval
+
+EARLIER = 10
+"""Earlier features that are patched, over all layers."""
+LATER = 3
+"""Later features of every layer that are listed."""
+GRADIENT_TOKENS = 2048
+"""Most tokens of a batch for gradients, which need the activations of every layer."""
+
+
+class Edge(NamedTuple):
+    """The effect of one feature on another at the final token."""
+
+    source: tuple[int, int]
+    """Layer and feature whose change is undone."""
+    target: tuple[int, int]
+    """Layer and feature that is read."""
+    predicted: float
+    """The share as the gradient predicts it; NaN for later features, which need no prediction."""
+    undone: Estimate
+    """Share of the target's change that goes back, summed over the pairs."""
+
+
+class _Pairs(NamedTuple):
+    """Pairs of wordings, measured at all layers that have an SAE."""
+
+    paraphrases: pd.DataFrame
+    """The prompt table of the paraphrases, one row a pair."""
+    original: Tensor
+    """float32 [n, layers, d_model]: residuals of the originals."""
+    paraphrase: Tensor
+    """float32 [n, layers, d_model]: those of the paraphrases."""
+    patients: list[str]
+    """[n]: the patient of each pair."""
+
+
+def feature_edges(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    flips: Flips,
+    saes: Callable[[int], Sae],
+    layers: Sequence[int],
+    sae: Sae,
+    feature: int,
+    seed: int,
+) -> list[Edge]:
+    """The edges to and from one feature of `sae` on the pairs of `flips`, strongest first; earlier features first.
+
+    `layers` are those with an SAE, ascending, which `saes` gives; `prompts` is the whole prompt table.
+    """
+    layers = list(layers)
+    pairs = _measured(vlm, prompts, flips, layers)
+    here = layers.index(sae.layer)
+    before, after = (sae.encode(each[:, here].to(sae.w_enc.device))[:, feature].cpu() for each in pairs[1:3])
+    own = before - after
+    edges = _earlier(vlm, pairs, saes, layers, sae, feature, own, seed)
+    return edges + _later(vlm, pairs, saes, layers, sae, feature, own, seed)
+
+
+def _measured(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, layers: list[int]) -> _Pairs:
+    original, paraphrase = (prompts.iloc[rows.numpy()].reset_index(drop=True) for rows in sides(flips.pairs))
+    before, after = (measure(vlm, rows, layers, description="edges").residuals for rows in (original, paraphrase))
+    return _Pairs(paraphrase, before, after, flips.pairs["patient"].tolist())
+
+
+def _later(
+    vlm: Vlm,
+    pairs: _Pairs,
+    saes: Callable[[int], Sae],
+    layers: list[int],
+    sae: Sae,
+    feature: int,
+    own: Tensor,
+    seed: int,
+) -> list[Edge]:
+    """The features of every later layer that go back most when the feature's change is undone."""
+    later = [k for k, layer in enumerate(layers) if layer > sae.layer]
+    if not later:
+        return []
+    edit = own[:, None] * sae.w_dec[feature].float().cpu()
+    patched = edited_residuals(vlm, pairs.paraphrases, sae.layer, edit, [layers[k] for k in later])
+    edges = []
+    for i, k in enumerate(later):
+        there = saes(layers[k])
+        q, p, moved = (
+            there.encode(x.to(there.w_enc.device)).cpu()
+            for x in (pairs.original[:, k], pairs.paraphrase[:, k], patched[:, i])
+        )
+        towards, size = (moved - p) * (q - p).sign(), (q - p).abs()
+        # By what goes back in the residual, so that a tiny feature with a large share does not come first.
+        effect = towards.sum(0) * there.w_dec.float().norm(dim=1).cpu()
+        for target in effect.topk(LATER).indices.tolist():
+            share = _share(towards[:, target], size[:, target], pairs, seed)
+            edges.append(Edge((sae.layer, feature), (layers[k], target), float("nan"), share))
+    return edges
+
+
+def _earlier(
+    vlm: Vlm,
+    pairs: _Pairs,
+    saes: Callable[[int], Sae],
+    layers: list[int],
+    sae: Sae,
+    feature: int,
+    own: Tensor,
+    seed: int,
+) -> list[Edge]:
+    """The earlier features that a gradient proposes, those first whose undoing brings back most of the change."""
+    earlier = [k for k, layer in enumerate(layers) if layer < sae.layer]
+    if not earlier or not own.any():
+        return []
+    slopes = _gradients(vlm, pairs.paraphrases, sae, feature, [layers[k] for k in earlier])
+    proposed: list[tuple[float, int, int]] = []
+    for i, k in enumerate(earlier):
+        there = saes(layers[k])
+        device = there.w_enc.device
+        change = there.encode(pairs.original[:, k].to(device)) - there.encode(pairs.paraphrase[:, k].to(device))
+        slope = (slopes[:, i].to(device, there.w_dec.dtype) @ there.w_dec.T).float()
+        score = (own.sign().to(device)[:, None] * slope * change).sum(0) / own.abs().sum().to(device)
+        top = score.abs().topk(EARLIER).indices.tolist()
+        proposed += [(float(score[j]), k, j) for j in top]
+    edges = []
+    for predicted, k, source in sorted(proposed, key=lambda each: -abs(each[0]))[:EARLIER]:
+        there = saes(layers[k])
+        q, p = (
+            there.encode(x[:, k].to(there.w_enc.device))[:, source].cpu() for x in (pairs.original, pairs.paraphrase)
+        )
+        edit = (q - p)[:, None] * there.w_dec[source].float().cpu()
+        patched = edited_residuals(vlm, pairs.paraphrases, layers[k], edit, [sae.layer])[:, 0]
+        here = layers.index(sae.layer)
+        moved, still = (
+            sae.encode(x.to(sae.w_enc.device))[:, feature].cpu() for x in (patched, pairs.paraphrase[:, here])
+        )
+        share = _share((moved - still) * own.sign(), own.abs(), pairs, seed)
+        edges.append(Edge((layers[k], source), (sae.layer, feature), predicted, share))
+    return sorted(edges, key=lambda edge: -edge.undone.value)
+
+
+def _share(towards: Tensor, size: Tensor, pairs: _Pairs, seed: int) -> Estimate:
+    top, bottom = (each.double().numpy() for each in (towards, size))
+    return ratio_interval(top, bottom, pairs.patients, seed)
+
+
+def _gradients(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layers: Sequence[int]) -> Tensor:
+    """d z/d x of the feature's pre-activation with respect to the final token after earlier layers.
+
+    float32 [n, number of layers, d_model].
+    """
+    found = torch.zeros(len(prompts), len(layers), vlm.d_model)
+    column = sae.w_enc[:, feature].float()
+    kept: dict[int, Tensor] = {}
+
+    def watch(layer: int) -> Callable[..., Tensor]:
+        def hook(module: object, given: object, output: Tensor) -> Tensor:
+            kept[layer] = output.detach().requires_grad_() if layer == layers[0] else output
+            return kept[layer]
+
+        return hook
+
+    handles = [vlm.layers[layer].register_forward_hook(watch(layer)) for layer in layers]
+    try:
+        for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, GRADIENT_TOKENS, "edges"):
+            with torch.enable_grad():
+                hidden = embed(vlm.model, batch, images)
+                hidden = run_layers(
+                    vlm.model, hidden, batch_masks(vlm.model, batch), batch.position_ids, 0, sae.layer + 1
+                )
+                row, place = batch.final.unbind(1)
+                z = hidden[row, place].float() @ column.to(hidden.device)
+                grads = torch.autograd.grad(z.sum(), [kept[layer] for layer in layers])
+            for i, grad in enumerate(grads):
+                found[torch.tensor(batch.prompts), i] = grad[row, place].float().cpu()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
