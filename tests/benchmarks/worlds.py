@@ -294,7 +294,7 @@ def undone_by(vlm: Vlm, clean: Vlm, prompts: pd.DataFrame, runs: list[list[int]]
 def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
     """Search one world as a user would; returns one row per rule."""
     truth = Truth(**json.loads((folder / "truth.json").read_text()))
-    if not (folder / "questions.jsonl").is_file():
+    if not (folder / "images").is_dir():
         write_world(folder, truth.seed)
     questions = load_questions(folder / "questions.jsonl", split="train")
     vlm = load_vlm(folder / "planted", "auto", "float32")
