@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from interp.causal.answer_patching import AnswerPatches
+from interp.causal.layer_patching import LayerPatches
 from interp.causal.register_patching import RegisterPatches
 from interp.causal.window_patching import WindowEffect
 from interp.profile.formality import formality
@@ -12,7 +13,7 @@ from interp.profile.profile import LayerEffects, answer_growth
 from interp.profile.range_test import RangeTest, made_in, range_test
 from interp.profile.ranges import LayerRange, growth_range
 from interp.profile.verdict import judge
-from interp.schemas.layers import FormalityEntry, GateVerdict, Layers, ProfileEntry
+from interp.schemas.layers import TRAINABLE, FormalityEntry, GateVerdict, Layers, ProfileEntry
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips
 
@@ -32,9 +33,15 @@ def answers(net, count=20, random=0.1):
     return AnswerPatches(effect + random, np.full(effect.shape, random))
 
 
-def effects_of(net, by_image=(), register=None, register_selected=None, images=None):
+def whole_layers(residual, count=20):
+    """Effects of patching whole layers of flips from 1 to -1, of which only the residual patch is read."""
+    found = np.tile(np.array(residual, float), (count, 1))
+    return LayerPatches(np.full(count, -2.0), -found, *(np.zeros(found.shape) for _ in range(3)), np.full(count, 1.0))
+
+
+def effects_of(net, by_image=(), register=None, register_selected=None, images=None, residual=None):
     return LayerEffects(
-        patches=None,
+        patches=whole_layers([1.0] * len(net) if residual is None else residual),
         answers=answers(net),
         answers_selected=answers(net),
         answers_by_image=answers(by_image, count=len(images.pairs) if images else 0),
@@ -108,19 +115,21 @@ def test_answers_that_no_patch_recovers_have_no_share():
 def test_a_range_is_tested_by_hand():
     window = WindowEffect(*(np.full(20, effect) for effect in (1.5, 1.0, 0.2, 0.1)))
     images = flips_of(12, 6, size=4.0)
-    effects = effects_of([0.0, 0.8, 1.0], [0.0, 0.5, 2.0], images=images)
+    effects = effects_of([0.0, 0.8, 1.0], [0.0, 0.5, 2.0], images=images, residual=[1.8, 1.9, 2.0])
     found = range_test(LayerRange(1, 1, 1), window, effects, [0, 1, 2], flips_of(), seed=0)
     assert found.share.value == pytest.approx(0.8)
     assert found.formed.value == pytest.approx(0.25)
-    # Shares of a shift of 2 logits.
-    assert [each.value for each in found[2:]] == pytest.approx([0.75, 0.5, 0.1, 0.05])
+    # Shares of a shift of 2 logits; the residual patch is that of the layer below the range.
+    assert [each.value for each in found[2:]] == pytest.approx([0.9, 0.75, 0.5, 0.1, 0.05])
+    # Nothing is at the final token before layer 0.
+    assert range_test(LayerRange(0, 1, 1), window, effects, [0, 1, 2], flips_of(), seed=0).arrived.value == 0
 
 
 def test_a_range_without_flips_or_other_images_is_tested_without_a_result():
     nothing = WindowEffect(*(np.zeros(0) for _ in range(4)))
-    effects = effects_of([0.0, 0.8])._replace(answers=answers([0.0, 0.8], count=0))
+    effects = effects_of([0.0, 0.8])._replace(answers=answers([0.0, 0.8], count=0), patches=whole_layers([0, 1], 0))
     found = range_test(LayerRange(1, 1, 1), nothing, effects, [0, 1], flips_of(0), seed=0)
-    assert found == RangeTest(*[UNKNOWN] * 6)
+    assert found == RangeTest(*[UNKNOWN] * 7)
 
 
 def register(effect, count=20, random=0.1):
@@ -174,8 +183,9 @@ def profile_of(layers=10, growing=(4, 5)):
     return [entry(layer, sure(0.4 if layer in growing else 0.0, 0.1)) for layer in range(layers)]
 
 
-def effect_of(share, formed=0.2, half=0.05):
+def effect_of(share, formed=0.2, half=0.05, arrived=1.0):
     rest = dict.fromkeys(("restored", "broken", "random_restored", "random_broken"), sure(0.5))
+    rest["arrived"] = arrived if isinstance(arrived, Interval) else sure(arrived, half)
     shares = [each if isinstance(each, Interval) else sure(each, half) for each in (share, formed)]
     return RangeTest(*shares, **rest)
 
@@ -185,13 +195,17 @@ NO_REGISTER = REGISTER.model_copy(update={"holds": False})
 WIDE = LayerRange(4, 5, 4)
 
 
-def judged(share=0.9, formed=0.2, claim=None, taken=WIDE, profile=None, bank=None, min_flips=10, half=0.05):
-    return judge(profile or profile_of(), bank or flips_of(), taken, effect_of(share, formed, half), claim, min_flips)
+def judged(
+    share=0.9, formed=0.2, claim=None, taken=WIDE, profile=None, bank=None, min_flips=10, half=0.05, arrived=1.0
+):
+    tested = effect_of(share, formed, half, arrived)
+    return judge(profile or profile_of(), bank or flips_of(), taken, tested, claim, min_flips)
 
 
 def test_every_verdict_is_reached_with_its_layers_and_reason():
     found = {
         "gate found": judged(),
+        "arrives from the question": judged(arrived=0.2),
         "as answers form": judged(formed=0.95),
         "spread over layers": judged(share=0.4, profile=profile_of(growing=(1, 2, 4, 8))),
         "no gate found": judged(profile=profile_of(growing=())),
@@ -200,9 +214,16 @@ def test_every_verdict_is_reached_with_its_layers_and_reason():
     assert set(found) == set(GateVerdict.__args__)
     for verdict, one in found.items():
         assert one.verdict == verdict
-    assert [one.layers for one in found.values()] == [[4, 5], [4, 5], [1, 2, 4, 8], [], []]
-    says = ["layers 4-5 make 90% of the flipped", "they also make 95%", "1-2, 4, 8", "in no profiled layer", "9 flips"]
-    assert [says[k] in one.reason for k, one in enumerate(found.values())] == [True] * 5
+    assert [one.layers for one in found.values()] == [[4, 5], [4, 5], [4, 5], [1, 2, 4, 8], [], []]
+    says = [
+        "layers 4-5 make 90% of the flipped",
+        "below them recovers 20%",
+        "they also make 95%",
+        "1-2, 4, 8",
+        "in no profiled layer",
+        "9 flips",
+    ]
+    assert [says[k] in one.reason for k, one in enumerate(found.values())] == [True] * 6
 
 
 @pytest.mark.parametrize(
@@ -240,6 +261,11 @@ def test_a_gate_makes_twice_as_much_of_the_flips_as_of_every_answer_or_the_regis
         assert judged(share, formed, NO_REGISTER).verdict == verdict, high
         assert judged(share, formed, REGISTER).verdict == "gate found", high
     assert "the register alone, at layer 2, recovers 90%" in judged(share, formed, REGISTER).reason
+    # Or, where the register is not the cause, the final token must hold the difference before the range.
+    for low, verdict in ((0.5, "arrives from the question"), (0.51, "gate found"), (None, "arrives from the question")):
+        arrived = Interval(value=0.7, low=low, high=0.9)
+        assert judged(arrived=arrived).verdict == verdict, low
+        assert judged(arrived=arrived, claim=REGISTER).verdict == "gate found", low
     # The register does not make a few layers of many.
     assert judged(0.4, claim=REGISTER).verdict == "spread over layers"
     assert judged(profile=profile_of(growing=()), claim=REGISTER).verdict == "no gate found"
@@ -268,7 +294,7 @@ def test_a_profile_of_one_layer_cannot_tell_where_the_answer_is_made():
 
 
 def test_a_verdict_that_names_layers_to_train_needs_layers(layers_content):
-    for verdict in ("gate found", "as answers form", "spread over layers"):
+    for verdict in TRAINABLE:
         with pytest.raises(ValueError, match="no layer is named"):
             Layers.model_validate(layers_content | {"verdict": verdict, "layers": [], "peak": None})
     for verdict in ("no gate found", "too few flips"):

@@ -10,7 +10,7 @@ import pytest
 from layers_files import layers_document
 
 from interp.runtime.errors import InputError
-from interp.schemas.layers import SCHEMA_VERSION, read_layers, write_layers
+from interp.schemas.layers import SCHEMA_VERSION, TRAINABLE, read_layers, write_layers
 from interp.schemas.layers_v1 import upgraded
 
 OLD = Path(__file__).with_name("layers_v1.json")
@@ -91,7 +91,7 @@ def test_a_file_of_version_2_is_read_as_it_is(tmp_path):
     assert read_layers(path) == found
 
 
-@pytest.mark.parametrize("verdict", ["gate found", "as answers form", "spread over layers"])
+@pytest.mark.parametrize("verdict", TRAINABLE)
 def test_every_verdict_of_version_3_is_read(tmp_path, verdict):
     content = layers_document("m", 3, 8) | {"schema_version": SCHEMA_VERSION, "verdict": verdict, "rule": "answer"}
     path = tmp_path / "layers.json"

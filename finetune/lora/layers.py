@@ -11,6 +11,7 @@ from interp.storage.manifest import check_manifest
 
 MEANINGS: dict[GateVerdict, str] = {
     "gate found": "training layers {layers}, where the flips arise",
+    "arrives from the question": "training layers {layers}, where the difference reaches the final token",
     "as answers form": "training layers {layers}, where the flips arise, but so does every answer",
     "spread over layers": "training the layers that matter, {layers}, since no short range of layers makes the flips",
 }

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.causal.answer_patching import AnswerPatches
+from interp.causal.layer_patching import LayerPatches
 from interp.causal.window_patching import WindowEffect
 from interp.profile.profile import DRAWS, LayerEffects, answer_growth
 from interp.profile.ranges import LayerRange
@@ -22,6 +23,8 @@ class RangeTest(NamedTuple):
     """Share of the answer that the range makes: growth of the answer patch over its layers / its largest net effect."""
     formed: Interval
     """The same share of the answers that differ because the image does: is this where every answer is made?"""
+    arrived: Interval
+    """Recovery by the residual patch below the range: is the difference of wording at the final token before it?"""
     restored: Interval
     """Recovery by the window patch."""
     broken: Interval
@@ -44,8 +47,15 @@ def range_test(
     return RangeTest(
         made_in(taken, effects.answers, layers, bank, seed),
         made_in(taken, effects.answers_by_image, layers, effects.by_image, seed),
+        recovered(_below(taken, effects.patches, layers)),
         *(recovered(each) for each in window),
     )
+
+
+def _below(taken: LayerRange, patches: LayerPatches, layers: Sequence[int]) -> NDArray[np.float64]:
+    """[n] effect of the residual patch at the profiled layer below a range; zero below the first one [logits]."""
+    place = layers.index(taken.first)
+    return patches.along_shift(patches.residual)[:, place - 1] if place else np.zeros(len(patches.shift))
 
 
 def made_in(taken: LayerRange, answers: AnswerPatches, layers: Sequence[int], pairs: Flips, seed: int) -> Interval:

@@ -11,6 +11,8 @@ from interp.screening.flips import Flips
 
 LEAST_PATIENTS = 5
 """Fewest patients with banked flips from which anything is concluded."""
+LEAST_ARRIVED = 0.5
+"""Least recovery by the residual patch below a gate, with its whole interval: what it turns must be there before."""
 LEAST_LIFT = 2.0
 """A gate makes at least this many times as much of the flipped answers as of those that differ by the image."""
 
@@ -44,8 +46,11 @@ def judge(
     - *as answers form*: the range holds enough, but not LEAST_LIFT times as much as it holds of the answers that differ
       because of the image, and the register does not cause the flips. The wording then disturbs the reading of the
       image;
-    - *gate found*: the range holds enough, and LEAST_LIFT times as much as of the answers that differ because of the
-      image; or the register alone causes the flips.
+    - *arrives from the question*: the range holds enough, but the final token does not hold the difference of wording
+      before it. So the range only shows where the difference arrives; a question token may have turned it into an
+      answer in these layers or below;
+    - *gate found*: the range holds enough, LEAST_LIFT times as much as of the answers that differ because of the image,
+      and the final token holds the difference of wording before it; or the register alone causes the flips.
     """
     flips, patients = len(bank.pairs), bank.pairs["patient"].nunique()
     if flips < min_flips or patients < LEAST_PATIENTS:
@@ -82,7 +87,17 @@ def judge(
             "so the wording disturbs the reading of the image instead of passing a gate",
             taken.layers,
         )
-    reason = f"{held}, and {_text(test.formed.value)} of the answers that differ because the image does"
+    if (test.arrived.low or 0.0) <= LEAST_ARRIVED:
+        return Verdict(
+            "arrives from the question",
+            f"{held}, but exchanging the final token below them recovers {_text(test.arrived.value)}: most of the "
+            "difference arrives there from the tokens of the question, which may have made the answer",
+            taken.layers,
+        )
+    reason = (
+        f"{held} and {_text(test.formed.value)} of the answers that differ because the image does, and the difference "
+        f"of wording is at the final token before ({_text(test.arrived.value)})"
+    )
     return Verdict("gate found", reason, taken.layers)
 
 

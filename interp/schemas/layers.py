@@ -16,8 +16,15 @@ from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
 
 TransferVerdict = Literal["pass", "fail", "unclear"]
-GateVerdict = Literal["gate found", "as answers form", "spread over layers", "no gate found", "too few flips"]
-TRAINABLE: tuple[GateVerdict, ...] = ("gate found", "as answers form", "spread over layers")
+GateVerdict = Literal[
+    "gate found", "arrives from the question", "as answers form", "spread over layers", "no gate found", "too few flips"
+]
+TRAINABLE: tuple[GateVerdict, ...] = (
+    "gate found",
+    "arrives from the question",
+    "as answers form",
+    "spread over layers",
+)
 """Verdicts that name layers to train."""
 SCHEMA_VERSION = 3
 log = logging.getLogger(__name__)
@@ -217,6 +224,11 @@ class RangeEntry(_Part):
     formed: Interval | None = Field(
         default=None,
         description="the same share of answers that differ because the image does: is this where all answers are made?",
+    )
+    arrived: Interval | None = Field(
+        default=None,
+        description="recovery by the residual patch at the profiled layer below the range: is the difference of "
+        "wording at the final token before it?",
     )
     restored: Interval | None = Field(
         default=None, description="recovery by the window patch of the range: is what it adds enough for the flip?"

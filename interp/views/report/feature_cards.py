@@ -19,6 +19,7 @@ CAUTION = (
 )
 HEADLINES: dict[GateVerdict, str] = {
     "gate found": "Gate found in {layers}",
+    "arrives from the question": "The difference arrives at {layers}, from the tokens of the question",
     "as answers form": "No gate: the wording disturbs {layers}, where all answers form",
     "spread over layers": "No gate: flips arise all over {layers}",
     "no gate found": "No gate found",

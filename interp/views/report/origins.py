@@ -39,6 +39,8 @@ SOURCES = (
 )
 """The works that GateScope builds on; CITATION.cff names them too."""
 CAVEATS: dict[GateVerdict, str] = {
+    "arrives from the question": "The layers found are where the final token learns of the difference; tokens of the "
+    "question may have made the answer in these layers or below.",
     "as answers form": "The layers found are where all answers are made, so training them may change what the model "
     "sees as well as what it makes of the wording.",
     "spread over layers": "No short range makes the flips, so the layers named are all that do, not a gate.",
