@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from finetune_world import make_world, plain_logits, plain_margin
+from pages import Page
 from test_processes import launch
 from test_resume import copied
 from test_trackers import Recorder
@@ -28,6 +29,8 @@ from interp.questions.files import load_questions
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
 from interp.storage.checkpoint import Checkpoint
+from interp.views.report.collect import collect
+from interp.views.report.render import render
 
 SETTINGS = TrainSettings(rank=2, alpha=4, dropout=0.3, lr=1e-2, batch_size=4, epochs=2, validate=1000)
 INPUTS = {"lr": 0.01}
@@ -239,6 +242,23 @@ def test_history_record_card_and_trackers_say_the_same(run):
         steps = history[history["epoch"] == epoch]
         for part in ("loss", "ce", "kl"):
             assert epochs[epoch][part] == pytest.approx(steps[part].mean(), rel=1e-5)
+
+
+def test_the_report_shows_every_epoch(run):
+    out, _ = run
+    epochs = json.loads((out / "gatescope.json").read_text())["epochs"]
+    page = Page(render(collect(out)))
+    rows = page.table("The training by epoch")
+    (heading,) = [lines[0] for caption, lines in page.tables.items() if caption.startswith("The training by epoch")]
+    assert len(rows) == len(epochs) == 3
+    for epoch, row in zip(epochs, rows, strict=True):
+        shown = dict(zip((" ".join(cell.split()) for cell in heading), row, strict=True))
+        assert shown["epoch"] == str(epoch["epoch"])
+        assert shown["divergence"] == ("–" if epoch["kl"] is None else f"{epoch['kl']:.3f}")
+        for sample, name in (("train", "training sample"), ("held_out", "held-out")):
+            assert shown[f"{name}: question flips [%]"] == f"{100 * epoch[sample]['question_flip_rate']:.1f}"
+            assert shown[f"{name}: first token right [%]"] == f"{100 * epoch[sample]['first_token_accuracy']:.1f}"
+            assert shown[f"{name}: cross-entropy"] == f"{epoch[sample]['ce']:.3f}"
 
 
 def test_without_validation_the_history_has_the_columns_of_before(world, tmp_path):
