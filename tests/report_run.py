@@ -87,6 +87,11 @@ def layers(draw: Draw, gate: bool) -> Layers:
             "net_write",
             "net_feature_patch",
             "r2",
+            "answer",
+            "random_answer",
+            "answer_growth",
+            "register_patch",
+            "random_register",
         )
         known = {name: draw.interval() for name in names}
         return known | {
@@ -116,15 +121,20 @@ def layers(draw: Draw, gate: bool) -> Layers:
         }
         return known | {"layer": layer, "feature": index, "place": "echo", "causal": causal}
 
+    def taken(rule: str, first: int, last: int, peak: int) -> dict[str, Any]:
+        tests = ("share", "formed", "restored", "random_restored", "broken", "random_broken")
+        return {"rule": rule, "first": first, "last": last, "peak": peak} | {name: draw.interval() for name in tests}
+
     content = {
-        "schema_version": 1,
+        "schema_version": 3,
         "verdict": "gate found" if gate else "no gate found",
-        "reason": "what layer 1, 2 adds moves the answer more than random directions do",
+        "reason": "layers 1-2 make 91% of the flipped answers",
         "layers": [1, 2] if gate else [],
         "peak": 2 if gate else None,
-        "rule": "write",
+        "rule": "answer",
         "commit_layer": 1,
-        "ranges": [{"rule": "near-peak", "first": 0, "last": 2, "peak": 1}],
+        "ranges": [taken("answer", 1, 2, 2), taken("write", 1, 3, 2), taken("near-peak", 0, 2, 1)],
+        "formality": {"layer": 1, "recovery": draw.interval(), "random": draw.interval(), "holds": gate},
         "model": MODEL,
         "saes": {str(layer): f"layer_{layer}_width_1k" for layer in range(4)},
         "data": {
@@ -140,7 +150,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         "profile": [profile(layer) for layer in range(4)],
         "features": [feature(1, 20), feature(2, 7), feature(3, 500)],
         "warnings": ["whether the SAEs of layers 3 explain 95% is unclear from these data"],
-        "settings": {"rule": "write", "max_layers": 5, "layers": [0, 1, 2, 3]},
+        "settings": {"rule": "answer", "max_layers": 5, "layers": [0, 1, 2, 3]},
         "seed": 12,
         "software": software(),
         "provenance": MADE,
@@ -170,7 +180,7 @@ def write_adapter(folder: Path, draw: Draw) -> None:
     record = AdapterRecord(
         model=MODEL,
         layers=[1, 2],
-        layers_from="layers.json, rule write",
+        layers_from="layers.json, rule answer",
         settings={"rank": 16, "alpha": 32, "seed": 3, "lr": 2e-4},
         data=FINGERPRINTS["training"],
         questions=210,
