@@ -122,7 +122,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         return known | {"layer": layer, "feature": index, "place": "echo", "causal": causal}
 
     def taken(rule: str, first: int, last: int, peak: int) -> dict[str, Any]:
-        tests = ("share", "formed", "restored", "random_restored", "broken", "random_broken")
+        tests = ("share", "formed", "arrived", "restored", "random_restored", "broken", "random_broken")
         return {"rule": rule, "first": first, "last": last, "peak": peak} | {name: draw.interval() for name in tests}
 
     content = {

@@ -7,6 +7,7 @@ import re
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from finetune.grounding.score_table import GROUNDING_SCORES
 from interp.cli.app import app
 from interp.runtime.errors import InputError
 from interp.schemas.ablation import METRICS as SHOWN_METRICS
+from interp.schemas.layers import GateVerdict
 from interp.schemas.read import cleaned
 from interp.sharing.file_contents import contents_of
 from interp.views import labels
@@ -84,16 +86,21 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     assert grounds.lower() in " ".join(text.split()).lower()
     rows = page.table("What it was measured against")
     taken, formality = found["ranges"][0], found["formality"]
-    beside = [("share", "formed"), ("restored", "random_restored"), ("broken", "random_broken")]
-    for row, (measured, control) in zip(rows[:3], beside, strict=True):
+    beside = {
+        "share": taken["formed"],
+        "arrived": found["profile"][0]["random_patch"],
+        "restored": taken["random_restored"],
+        "broken": taken["random_broken"],
+    }
+    for row, (measured, control) in zip(rows[:4], beside.items(), strict=True):
         assert "layers 1-2" in row[0]
         assert numbers(row[1]) == shown(taken[measured])
-        assert numbers(row[2]) == shown(taken[control])
-    assert "layer 1" in rows[3][0]
-    assert numbers(rows[3][1]) == shown(formality["recovery"])
-    assert numbers(rows[3][2]) == shown(formality["random"])
-    assert numbers(rows[4][1]) == shown(found["features"][0]["causal"]["recovery"])
-    assert len(rows) == 5
+        assert numbers(row[2]) == shown(control)
+    assert "layer 1" in rows[4][0]
+    assert numbers(rows[4][1]) == shown(formality["recovery"])
+    assert numbers(rows[4][2]) == shown(formality["random"])
+    assert numbers(rows[5][1]) == shown(found["features"][0]["causal"]["recovery"])
+    assert len(rows) == 6
 
 
 def test_every_rule_s_range_stands_beside_what_it_has_to_beat(run, page):
@@ -104,9 +111,9 @@ def test_every_rule_s_range_stands_beside_what_it_has_to_beat(run, page):
     assert [row[1] for row in rows] == ["1-2", "1-3", "0-2"]
     for row, entry in zip(rows, ranges, strict=True):
         assert row[2] == str(entry["peak"])
-        for place, name in ((3, "share"), (4, "formed"), (5, "restored"), (7, "broken")):
+        for place, name in ((3, "share"), (4, "formed"), (5, "arrived"), (6, "restored"), (8, "broken")):
             assert numbers(row[place]) == shown(entry[name]), name
-        for place, name in ((6, "random_restored"), (8, "random_broken")):
+        for place, name in ((7, "random_restored"), (9, "random_broken")):
             assert numbers(row[place]) == [round(entry[name]["value"], 2) + 0.0]
 
 
@@ -154,17 +161,18 @@ def test_a_search_before_the_answer_patch_shows_what_it_had(tmp_path):
     assert "register makes" not in page.texts["profile"]
 
 
-@pytest.mark.parametrize(
-    ("verdict", "layers", "headline", "limit"),
-    [
-        ("gate found", [1, 2], "Gate found in layers 1-2", ""),
-        ("arrives from the question", [1, 2], "The difference arrives at layers 1-2", "learns of the difference"),
-        ("as answers form", [1, 2], "No gate: the wording disturbs layers 1-2", "what the model sees"),
-        ("spread over layers", [0, 2, 3], "No gate: flips arise all over layers 0, 2-3", "No short range"),
-        ("no gate found", [], "No gate found", "No gate was found"),
-        ("too few flips", [], "Too few flips to look for a gate", "too few flips"),
-    ],
+VERDICTS = (
+    ("gate found", [1, 2], "Gate found in layers 1-2", ""),
+    ("arrives from the question", [1, 2], "The difference arrives at layers 1-2", "learns of the difference"),
+    ("as answers form", [1, 2], "No gate: the wording disturbs layers 1-2", "what the model sees"),
+    ("spread over layers", [0, 2, 3], "No gate: flips arise all over layers 0, 2-3", "No short range"),
+    ("no gate found", [], "No gate found", "No gate was found"),
+    ("too few flips", [], "Too few flips to look for a gate", "too few flips"),
 )
+"""Each verdict: layers of an example, its headline, and what the limits say of it."""
+
+
+@pytest.mark.parametrize(("verdict", "layers", "headline", "limit"), VERDICTS)
 def test_every_verdict_has_a_headline_and_its_limit(tmp_path, verdict, layers, headline, limit):
     write_search(tmp_path, Draw())
     edit(tmp_path / "layers.json", lambda c: c.update(verdict=verdict, layers=layers))
@@ -173,6 +181,10 @@ def test_every_verdict_has_a_headline_and_its_limit(tmp_path, verdict, layers, h
     assert limit in page.texts["limits"]
     chosen = [int(row[0].split()[0]) for row in page.table("Layer profile") if "chosen" in row[0]]
     assert chosen == layers
+
+
+def test_no_verdict_is_left_out():
+    assert [verdict for verdict, *_ in VERDICTS] == list(get_args(GateVerdict))
 
 
 def test_sections_stand_in_the_published_order(page):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import Layers, ProfileEntry, RangeEntry
 from interp.schemas.record import Interval
-from interp.views.table import Cell, Column, Table, estimate, tabulate, value, words
+from interp.views.table import Cell, Column, Table, blank, estimate, tabulate, value, words
 from interp.views.tables.ranges import chosen_range, is_tested
 
 RANDOM = "random directions of the same norm"
@@ -53,21 +53,34 @@ def claims_table(found: Layers) -> Table:
 def _of_range(found: Layers, taken: RangeEntry) -> list[_Claim]:
     """The claims on the range of the chosen rule, and on the register."""
     where = f"layer{'s' if taken.first < taken.last else ''} {layers_text(range(taken.first, taken.last + 1))}"
+    below = [entry for entry in found.profile if entry.layer < taken.first]
     tested = [
         (
             "the flipped answers are made here (answer patch)",
             taken.share,
-            taken.formed,
+            estimate(taken.formed),
             "the same share of answers that differ because the image does; as large, all answers are made here",
         ),
-        ("what is added here is enough for the flip (window patch)", taken.restored, taken.random_restored, RANDOM),
-        ("it is needed for the flip (reversed window patch)", taken.broken, taken.random_broken, RANDOM),
+        (
+            "the difference of wording is at the final token before (residual patch below)",
+            taken.arrived,
+            estimate(below[-1].random_patch) if below else blank(),
+            RANDOM,
+        ),
+        (
+            "what is added here is enough for the flip (window patch)",
+            taken.restored,
+            estimate(taken.random_restored),
+            RANDOM,
+        ),
+        (
+            "it is needed for the flip (reversed window patch)",
+            taken.broken,
+            estimate(taken.random_broken),
+            RANDOM,
+        ),
     ]
-    claims = [
-        _Claim(claim, where, measured, estimate(control), meaning)
-        for claim, measured, control, meaning in tested
-        if measured is not None
-    ]
+    claims = [_Claim(claim, where, measured, *of) for claim, measured, *of in tested if measured is not None]
     if (formality := found.formality) is not None:
         where = f"layer {formality.layer}"
         claim = "the register alone makes the flip (register patch)"

@@ -62,6 +62,12 @@ def ranges_table(found: Layers) -> Table:
                 "here, and the wording disturbs the reading of the image",
             ),
             Column(
+                "there before",
+                lambda entry: estimate(entry.arrived),
+                meaning="recovery by the residual patch below these layers: whether the final token holds the "
+                "difference of wording before they turn it into an answer",
+            ),
+            Column(
                 "restored",
                 lambda entry: estimate(entry.restored),
                 meaning="recovery when only what these layers add is exchanged (window patch): whether it is enough",
