@@ -4,15 +4,19 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 from matplotlib.figure import Figure
 
 import interp
+from interp.schemas.rules import Rule
 from interp.views.notebook import overview_html, plotted, table_html
+from interp.views.numbers import NONE
 from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table
 from interp.views.tables.feature import conclusion, study_facts
+from interp.views.tables.ranges import formality_line, range_line
 
 
 class Cells(HTMLParser):
@@ -89,16 +93,34 @@ def test_a_page_gives_the_conclusion_first_and_escapes_it():
     assert re.sub(r"\s+", " ", found.text).strip() == "<img src=x> of a model a: < b note"
 
 
+def read(cell):
+    """The numbers in a cell."""
+    return [float(number) for number in re.findall(r"-?\d*\.\d+", cell.replace("−", "-"))]
+
+
+def ends(measured):
+    """An estimate with the ends of its interval, as far as there are any."""
+    return [end for end in (measured.value, measured.low, measured.high) if end is not None]
+
+
 def test_a_search_shows_verdict_range_and_every_interval_of_its_profile(result):
     html = result._repr_html_()
     found = Cells(html)
     first = html.index(result.artifact.verdict)
     assert first < html.index(f"{result.artifact.data.questions} yes/no questions") < html.index("<table")
-    assert f"layers {result.artifact.layers[0]}-{result.artifact.layers[-1]}, by rule write, peak" in found.text
+    assert range_line(result.artifact) in found.text
+    assert formality_line(result.artifact) in found.text
     rows = [row for row in found.rows if row[0] in ("4", "5", "6")]
     for row, entry in zip(rows, result.artifact.profile, strict=True):
-        ends = (entry.recovery.value, entry.recovery.low, entry.recovery.high)
-        assert [float(x) for x in re.findall(r"-?\d*\.\d+", row[2])] == pytest.approx(ends, abs=0.0051)
+        for place, name in ((1, "answer"), (4, "register_patch"), (6, "recovery")):
+            assert read(row[place]) == pytest.approx(ends(getattr(entry, name)), abs=0.0051), name
+        assert (row[3] == NONE) == (entry.layer == 4), "the first layer may hold what lower ones made"
+        if entry.answer_growth is not None:
+            assert read(row[3]) == pytest.approx(ends(entry.answer_growth), abs=0.0051)
+    ranges = {row[0]: row for row in found.rows if row[0] in get_args(Rule)}
+    for entry in result.artifact.ranges:
+        for place, name in ((2, "share"), (3, "formed"), (4, "arrived"), (5, "restored"), (7, "broken")):
+            assert read(ranges[entry.rule][place]) == pytest.approx(ends(getattr(entry, name)), abs=0.0051), name
     assert [len(row) for row in found.rows if re.fullmatch(r"\d+:\d+", row[0])] == [11] * min(
         10, len(result.artifact.features)
     )
