@@ -252,6 +252,23 @@ def test_two_searches_by_hand(hand_items, tmp_path):
     assert (verdict.a, verdict.b, verdict.same) == ("gate found", "no gate found", False)
 
 
+def test_whether_the_register_makes_the_flips_is_compared(hand_items, tmp_path):
+    a, b = hand_items
+    some = {"value": 0.9, "low": 0.8, "high": 1.0}
+    runs = [
+        search_run(tmp_path / name, table, formality=formality)
+        for name, table, formality in (
+            ("a", a, {"layer": 1, "recovery": some, "random": some, "holds": True}),
+            ("b", b, {"layer": 1, "recovery": some, "random": some, "holds": False}),
+            ("c", b, None),
+        )
+    ]
+    for other, said in ((1, "not shown"), (2, "unknown")):
+        facts = {fact.what: fact for fact in compare(runs[0], runs[other]).facts}
+        fact = facts["register makes the flips"]
+        assert (fact.a, fact.b, fact.same) == ("yes", said, False)
+
+
 def test_searches_of_different_questions_are_not_paired(hand_items, tmp_path):
     a, b = hand_items
     found = compare(search_run(tmp_path / "a", a), search_run(tmp_path / "b", b, fingerprint="11"))

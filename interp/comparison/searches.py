@@ -74,12 +74,13 @@ def _facts(a: Layers, b: Layers) -> list[Fact]:
 
 
 def _said(found: Layers) -> Mapping[str, str]:
-    gate, model, data = found.gate, found.model, found.data
+    gate, model, data, register = found.gate, found.model, found.data, found.formality
     top = found.features[0] if found.features else None
     digests = {entry.digest for entry in found.sae_sources}
     return {
         "verdict": found.verdict,
         "layers": layers_text(found.layers) if found.layers else "none",
+        "register makes the flips": "unknown" if register is None else "yes" if register.holds else "not shown",
         "gate feature": f"{gate.read_layer}:{gate.feature}" if gate else "none",
         "first feature": f"{top.layer}:{top.feature}, {top.place or 'untested'}" if top else "none",
         "model": f"{model.id}{f'@{model.revision[:8]}' if model.revision else ''}, {model.dtype}",
