@@ -29,12 +29,12 @@ class SearchResult(ABC):
 
     @property
     def verdict(self) -> GateVerdict:
-        """Whether a gate was found; `artifact.reason` says why."""
+        """What the search concludes, a gate or not; `artifact.reason` says why."""
         return self.artifact.verdict
 
     @property
     def layers(self) -> list[int]:
-        """The range to train, ascending; empty if no gate was found."""
+        """The layers to train, ascending; empty if none can be told."""
         return self.artifact.layers
 
     @property
