@@ -136,7 +136,7 @@ def _firing(grouping: Grouping, group: str, values: FloatArray, patients: NDArra
         group=group,
         wordings=len(values),
         patients=len(set(known)),
-        active=interval_of(mean_interval(values > 0, known, seed)),
+        active=interval_of(mean_interval((values > 0).astype(float), known, seed)),
         mean=interval_of(mean_interval(values, known, seed)),
     )
 

@@ -50,9 +50,9 @@ def feature_list(found: Layers, release: str | None = None, most: int = MAX_FEAT
     }
     listed = [entry for entry in found.features if entry.layer in source_of][:most]
     if not listed:
-        named = release or ", ".join(sorted({name for name in recorded.values() if name})) or "the SAEs of this search"
+        whose = release or ", ".join(sorted({name for name in recorded.values() if name})) or "the SAEs of this search"
         raise InputError(
-            f"{named}: according to sae-lens, Neuronpedia has none of the SAEs of these features ({_names(found)}). "
+            f"{whose}: according to sae-lens, Neuronpedia has none of the SAEs of these features ({_names(found)}). "
             "A search with --saes gemma-scope-2 uses SAEs with pages where there are any; `interp test-feature` names "
             "the nearest feature that has one. Your own SAEs have no page."
         )
