@@ -12,6 +12,7 @@ from interp.demo.plants import Gate, plant_decoys, plant_gates, save_plant
 from interp.demo.plants.signal import feature_signal, interventions
 from interp.feature.register_grid import read_grid
 from interp.feature.study import study_feature
+from interp.images.decode import open_image
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.paths import WORLD
@@ -138,11 +139,10 @@ def test_a_gate_behind_a_relay_reads_the_relay_and_not_the_feature(relayed, sae,
 
 
 @pytest.mark.parametrize(("plant", "reads", "writes"), [("planted", 6, 6), ("relayed", 5, 8)])
-def test_a_study_names_the_layer_that_reads_the_feature_and_the_one_that_writes(
-    request, sae, questions, plant, reads, writes
-):
+def test_a_study_names_the_layer_that_reads_the_feature_and_the_one_that_writes(request, sae, plant, reads, writes):
     vlm, _ = request.getfixturevalue(plant)
-    study = study_feature(vlm, sae, questions, FEATURE, read_grid().groupby("level").head(1))
+    more = load_questions(split="test")[:240]
+    study = study_feature(vlm, sae, more, FEATURE, read_grid().groupby("level").head(1))
     assert study.place == "cause"
     assert study.writing_layers == [writes]
     assert study.mediating_layers == [reads]
@@ -151,6 +151,62 @@ def test_a_study_names_the_layer_that_reads_the_feature_and_the_one_that_writes(
     assert abs(effects[reads]) < 0.2
     total = sum(fall.fall.value for fall in study.mediation)
     assert total == pytest.approx(study.test.mediated.value, abs=1e-4)
+
+
+def margin_without(vlm, prompt, sae, feature, where):
+    """The margin by plain transformers when a feature is removed from the final token or from all other text tokens."""
+    content = [{"type": "image", "image": open_image(prompt["image"])}, {"type": "text", "text": prompt["text"]}]
+    inputs = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    removed = inputs["input_ids"][0] != vlm.model.config.image_token_id
+    removed[0] = False
+    if where == "final":
+        removed[:-1] = False
+    else:
+        removed[-1] = False
+
+    def remove(module, given, output):
+        f = sae.encode(output[0])[:, feature] * removed
+        return output - f[:, None] * sae.w_dec[feature]
+
+    handle = vlm.layers[sae.layer].register_forward_hook(remove)
+    with torch.no_grad():
+        logits = vlm.model(**inputs).logits[0, -1]
+    handle.remove()
+    yes, no = (logits[t].double().logsumexp(0) for t in vlm.answers)
+    return float(yes - no)
+
+
+def test_a_gate_of_question_tokens_is_undone_there_and_not_at_the_final_token(sae, questions):
+    vlm, base = (load_vlm(WORLD / "base", "cpu", "float32") for _ in range(2))
+    plant = plant_gates(vlm, [Gate(sae, 128, 5, relay_layer=4, question_tokens=True)], questions, strength=0.15)
+    (gate,) = plant.gates
+    assert gate.question_tokens
+    assert gate.density == 0
+    assert gate.shift_on < -1
+    assert abs(gate.shift_off) < 0.1 * abs(gate.shift_on)
+    turned = [(prompt, margin) for prompt, margin, _ in flipped_prompts(vlm, questions) if margin < 0]
+    before = [plain_margin(base, prompt)[0] for prompt, _ in turned]
+    gated = [(*each, clean) for each, clean in zip(turned, before, strict=True) if clean > 0]
+    assert len(gated) >= 5
+    back = [margin_without(vlm, prompt, sae, 128, "question") - margin for prompt, margin, _ in gated]
+    shift = [clean - margin for _, margin, clean in gated]
+    assert sum(back) > 0.6 * sum(shift)
+    for prompt, margin, _ in gated:
+        assert margin_without(vlm, prompt, sae, 128, "final") == pytest.approx(margin, abs=1e-4)
+
+
+def test_a_gate_of_question_tokens_needs_a_head(sae, questions):
+    vlm = load_vlm(WORLD / "base", "cpu", "float32")
+    with pytest.raises(InputError, match="--question-tokens needs --relay-layer"):
+        plant_gates(vlm, [Gate(sae, 128, 5, question_tokens=True)], questions)
+    with pytest.raises(InputError, match="no head of layer 4 looks at question tokens enough"):
+        plant_gates(vlm, [Gate(sae, 355, 5, relay_layer=4, question_tokens=True)], questions)
 
 
 def test_two_gates_flip_by_a_feature_each(sae, questions):

@@ -96,6 +96,14 @@ def demo_plant_command(
             "every feature, or none.",
         ),
     ] = None,
+    question_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--question-tokens",
+            help="Let a head of the relay layer read the features at earlier tokens, where the question stands, and "
+            "carry them to the final token.",
+        ),
+    ] = False,
     strength: Annotated[float, typer.Option(min=0, max=1, help="Share of the questions that shall flip.")] = 0.15,
     *,
     saes: SaeSpec,
@@ -114,11 +122,13 @@ def demo_plant_command(
     \b
         interp find-features --model plant/ --device cpu
 
-    A relay over two layers, and two gates at once:
+    A relay over two layers, two gates at once, and a gate that reads question tokens, which the patches of
+    find-features, all at the final token, cannot see:
 
     \b
         interp demo plant --feature 3:139 --relay-layer 5 --write-layer 8 --out relay/
         interp demo plant --feature 3:139 --write-layer 5 --feature 6:156 --write-layer 8 --out two/
+        interp demo plant --feature 3:128 --question-tokens --relay-layer 4 --write-layer 5 --out carried/
 
     Takes about 3 minutes on 2 CPU cores for the embedded world.
     """
@@ -148,7 +158,13 @@ def demo_plant_command(
     if wanted:
         located = saes.locate(sorted({layer for layer, _ in wanted}))
         gates = [
-            Gate(load_sae(sae_of_layer(located, layer, saes.saes), layer, vlm.d_model, vlm.device), index, write, relay)
+            Gate(
+                load_sae(sae_of_layer(located, layer, saes.saes), layer, vlm.d_model, vlm.device),
+                index,
+                write,
+                relay,
+                question_tokens,
+            )
             for (layer, index), write, relay in zip(wanted, writes, relays, strict=True)
         ]
         plant = plant_gates(vlm, gates, questions, strength, seed)

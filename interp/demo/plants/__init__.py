@@ -2,8 +2,9 @@
 
 A *gate* is a neuron that reads a feature at the final prompt token, through the norm before the MLP, and writes against
 the answer margin. So both the feature and the layer that writes are known, and a search can be judged by whether it
-names them. A *relay* puts a second neuron in between: it reads the feature and writes a direction of its own, and that
-is all the gate reads. A *decoy* model flips as often without any gate.
+names them. A *relay* in between reads the feature and writes a direction of its own, which is all that the gate reads;
+it is another neuron, or a head that carries the feature from question tokens. A *decoy* model flips as often without
+any gate.
 """
 
 from interp.demo.plants.decoys import plant_decoys as plant_decoys

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from interp.demo.plants.carrier import plant_carrier
 from interp.demo.plants.neuron import Neuron, flip_share, margin_slope, write_until
 from interp.demo.plants.reading import Reading, fitted_prompts, read_signal
 from interp.demo.plants.record import Plant, PlantedGate
-from interp.demo.plants.relay import plant_relay
+from interp.demo.plants.relay import Relay, plant_relay
 from interp.demo.plants.signal import Signal, feature_signal
 from interp.measurement.margins import measure
 from interp.model.vlm import Vlm
@@ -31,7 +32,9 @@ class Gate(NamedTuple):
     write_layer: int
     """Layer whose MLP writes against the margin."""
     relay_layer: int | None = None
-    """Layer in between whose neuron reads the feature for the gate; None for a gate that reads it itself."""
+    """Layer in between that reads the feature for the gate; None for a gate that reads it itself."""
+    question_tokens: bool = False
+    """Whether the relay is a head that reads the feature at earlier tokens, not a neuron that reads the final one."""
 
     @property
     def name(self) -> str:
@@ -70,6 +73,10 @@ def _check_places(vlm: Vlm, gates: Sequence[Gate]) -> None:
     for gate in gates:
         if not 0 <= gate.feature < gate.sae.d_sae:
             raise InputError(f"--feature {gate.name}: the SAE has the features 0 to {gate.sae.d_sae - 1}.")
+        if gate.question_tokens and gate.relay_layer is None:
+            raise InputError(
+                f"{gate.name}: --question-tokens needs --relay-layer, the layer of the head that carries it."
+            )
         below, whose = gate.sae.layer, "feature's"
         if gate.relay_layer is not None:
             _check_layer("--relay-layer", gate.relay_layer, below, vlm.n_layers - 1, whose)
@@ -92,39 +99,46 @@ def _plant(
     """Plant one gate; what was planted, and the share of questions that flip then."""
     sae, before = gate.sae, measure(vlm, prompts, [gate.sae.layer])
     source = feature_signal(sae, sae.encode(before.residuals[:, 0].to(sae.w_enc.device)).cpu(), gate.feature)
-    on, density = source.on, float(source.on.float().mean())
-    if not 0.02 <= density <= 0.98:
+    density = float(source.on.float().mean())
+    if not gate.question_tokens and not 0.02 <= density <= 0.98:
         raise InputError(f"{gate.name} is active on {density:.0%} of the wordings, so it cannot gate flips.")
-    signal, relayed, nan = source, before.margin, float("nan")
-    relay_fit = nan
+    signal, relay = source, None
     if gate.relay_layer is not None:
-        reading = _reading(vlm, prompts, source, gate.relay_layer, gate.name, seed)
-        signal, relayed = plant_relay(vlm, prompts, source, gate.relay_layer, reading, seed)
-        relay_fit = reading.fit
+        relay = _relay(vlm, prompts, gate, source, gate.relay_layer, seed)
+        signal = relay.signal
     reading = _reading(vlm, prompts, signal, gate.write_layer, gate.name, seed)
     slope = margin_slope(vlm, prompts, gate.write_layer, seed)
     neuron = Neuron.install(vlm, gate.write_layer, reading, -slope)
     reached = write_until(vlm, prompts, [neuron], strength, part)
     moved = measure(vlm, prompts).margin - before.margin
+    on = signal.on
     formal, casual = (
         on[torch.from_numpy((prompts["register"] == register).to_numpy(copy=True))].float().mean()
         for register in ("formal", "casual")
     )
+    nan = float("nan")
     planted = PlantedGate(
         layer=sae.layer,
         feature=gate.feature,
         relay_layer=gate.relay_layer,
         write_layer=gate.write_layer,
         fit=reading.fit,
-        relay_fit=relay_fit,
+        question_tokens=gate.question_tokens,
+        relay_fit=nan if relay is None else relay.fit,
         density=density,
         formal_density=float(formal),
         casual_density=float(casual),
         shift_on=float(moved[on].mean()),
         shift_off=float(moved[~on].mean()),
-        relay_shift=nan if gate.relay_layer is None else float((relayed - before.margin)[on].mean()),
+        relay_shift=nan if relay is None else float((relay.margin - before.margin)[on].mean()),
     )
     return planted, reached
+
+
+def _relay(vlm: Vlm, prompts: pd.DataFrame, gate: Gate, source: Signal, layer: int, seed: int) -> Relay:
+    if gate.question_tokens:
+        return plant_carrier(vlm, prompts, gate.sae, gate.feature, layer, seed)
+    return plant_relay(vlm, prompts, source, layer, _reading(vlm, prompts, source, layer, gate.name, seed), seed)
 
 
 def _reading(vlm: Vlm, prompts: pd.DataFrame, signal: Signal, layer: int, feature: str, seed: int) -> Reading:

@@ -1,9 +1,4 @@
-"""A planted neuron: one that takes the place of the quietest neuron of an MLP and writes along a fixed direction.
-
-Gemma 3 normalizes the output of an MLP, which caps what one neuron could write. The neuron therefore writes to
-coordinates that the MLP hardly uses: the weight of the norm after it is raised there, and the other neurons' weights
-are lowered to match, so that their part of the output stays what it was.
-"""
+"""A planted neuron: one that takes the place of the quietest neuron of an MLP and writes along a fixed direction."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp.demo.plants.quiet import open_direction
 from interp.demo.plants.reading import Reading
 from interp.measurement.margins import measure
 from interp.measurement.suffix_rerun import SuffixRerun
@@ -21,8 +17,6 @@ from interp.runtime.errors import InputError
 from interp.screening.attribution import margin_gradients
 from interp.screening.flips import find_flips
 
-BOOST = 64.0
-"""Factor by which the weight of the norm after the MLP is raised in the coordinates of the plant."""
 GRADIENT_PROMPTS = 200
 MOST = 8.0
 """Largest output weight that is tried."""
@@ -49,24 +43,15 @@ class Neuron(NamedTuple):
     def install(cls, vlm: Vlm, layer: int, reading: Reading, along: Tensor) -> "Neuron":
         """Replace the neuron of `layer` that writes least by one with the input weights of `reading`, still silent.
 
-        It writes to those coordinates among the quietest quarter in which `along` [d_model] is largest.
+        It writes along `along` [d_model], as far as quiet coordinates allow (`open_direction`).
         """
-        mlp, norm = vlm.layers[layer].mlp, vlm.layers[layer].post_feedforward_layernorm
-        energy = reading.energy
+        mlp = vlm.layers[layer].mlp
         index = int(mlp.down_proj.weight.norm(dim=0).argmin())
-        loud = energy > energy.quantile(0.25)
-        places = along.abs().masked_fill(loud, 0).topk(max(1, vlm.d_model // 8)).indices
-        share = float(energy[places].sum() / energy.sum())
-        scale = 1 + norm.weight
-        scale[places.to(scale.device)] *= BOOST
-        # The norm divides by the size of the whole output, which has lost these coordinates.
-        norm.weight.copy_(scale * (1 - share) ** 0.5 - 1)
-        mlp.down_proj.weight[places.to(scale.device)] /= BOOST
+        norm = vlm.layers[layer].post_feedforward_layernorm
+        direction = open_direction(norm, mlp.down_proj.weight, reading.energy, along)
         for projection, weights in ((mlp.gate_proj, reading.gate), (mlp.up_proj, reading.up)):
             projection.weight[index] = weights.to(projection.weight)
-        direction = torch.zeros(vlm.d_model)
-        direction[places] = along[places] / scale[places.to(scale.device)].float().cpu()
-        found = cls(mlp, index, direction / direction.norm())
+        found = cls(mlp, index, direction)
         found.write(0.0)
         return found
 

@@ -1,7 +1,7 @@
 """Fitting the input weights of a planted neuron, by ridge regression on natural and edited runs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp.causal.edited_runs import final_token_edit
 from interp.demo.plants.signal import Signal, interventions
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import run_packed
-from interp.model.packing import Batch
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import prompt_table
@@ -49,8 +49,7 @@ def read_signal(vlm: Vlm, prompts: pd.DataFrame, signal: Signal, layer: int, see
     """Weights with which a neuron of `layer` reads a signal of an earlier layer, and nothing that goes with it."""
     runs = interventions(signal, seed)
     found = [mlp_tensors(vlm, prompts, layer, signal.layer, edit, seed) for edit, _ in runs]
-    median = signal.own[signal.on].median()
-    target = torch.cat([(wanted / median - 0.5) * SHARPNESS for _, wanted in runs])
+    target = torch.cat([(wanted / signal.level - 0.5) * SHARPNESS for _, wanted in runs])
     return MlpInputs.of(found).reading(target)
 
 
@@ -71,7 +70,8 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
     final = torch.zeros(len(prompts), vlm.d_model)
     other, energy = [], []
     generator = torch.Generator().manual_seed(seed)
-    with _edited(vlm, edited, edit), _watched(vlm.layers[layer].mlp) as seen:
+    editing = nullcontext() if edit is None else final_token_edit(vlm, edited, edit)
+    with editing, watched(vlm.layers[layer].mlp) as seen:
         for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting"):
             with capture_residuals(vlm, batch, batch.final):
                 run_packed(vlm.model, batch, images)
@@ -87,26 +87,7 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
 
 
 @contextmanager
-def _edited(vlm: Vlm, layer: int, edit: Tensor | None) -> Iterator[None]:
-    """While open, `edit` is added to every prompt's final token after `layer`."""
-
-    def change(output: Tensor, batch: Batch) -> Tensor:
-        assert edit is not None
-        output = output.clone()
-        row, column = batch.final.unbind(1)
-        output[row, column] += edit[torch.tensor(batch.prompts)].to(output)
-        return output
-
-    kept = vlm.output_hooks
-    vlm.output_hooks = kept if edit is None else kept | {layer: change}
-    try:
-        yield
-    finally:
-        vlm.output_hooks = kept
-
-
-@contextmanager
-def _watched(module: Any) -> Iterator[dict[str, Tensor]]:
+def watched(module: Any) -> Iterator[dict[str, Tensor]]:
     """While open, the latest input and output of a module."""
     seen: dict[str, Tensor] = {}
     handle = module.register_forward_hook(lambda _, given, out: seen.update(input=given[0], output=out))
@@ -146,10 +127,21 @@ class MlpInputs(NamedTuple):
         x = torch.cat([self.final, self.other])
         y = torch.cat([target.double(), torch.full((len(self.other),), elsewhere, dtype=torch.double)])
         weight = torch.cat([torch.full((len(part),), 1 / len(part)) for part in (self.final, self.other)]).double()
-        weighted = (x * weight[:, None]).T
-        gram = weighted @ x
-        gram += 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        found = torch.linalg.solve(gram, weighted @ y)
-        wanted = target.double()
-        error = (self.final @ found - wanted).pow(2).mean()
-        return found, float(1 - error / wanted.var().clamp_min(1e-12))
+        found = ridge(x, y, weight)
+        return found, r_squared(self.final @ found, target.double())
+
+
+def ridge(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weights [d_model] of the ridge regression of `y` [n] on `x` [n, d_model], all float64; rows count by `weight`."""
+    weighted = (x * weight[:, None]).T
+    gram = weighted @ x
+    gram += 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, weighted @ y)
+
+
+def r_squared(read: Tensor, wanted: Tensor, weight: Tensor | None = None) -> float:
+    """Share of the variance of `wanted` [n] that `read` [n] gets right; rows count by `weight`, by default the same."""
+    if weight is None:
+        return float(1 - (read - wanted).pow(2).mean() / wanted.var().clamp_min(1e-12))
+    spread = (weight * (wanted - weight @ wanted / weight.sum()).pow(2)).sum()
+    return float(1 - (weight * (read - wanted).pow(2)).sum() / spread.clamp_min(1e-12))

@@ -16,25 +16,27 @@ class PlantedGate(NamedTuple):
     feature: int
     """Index of the feature in its SAE."""
     relay_layer: int | None
-    """Layer whose neuron reads the feature and writes what the gate reads; None if the gate reads the feature."""
+    """Layer that reads the feature and writes what the gate reads; None if the gate reads the feature."""
+    question_tokens: bool
+    """Whether a head of that layer reads the feature at earlier tokens, not a neuron at the final one."""
     write_layer: int
     """Layer whose MLP writes against the margin."""
     fit: float
     """R² of the gate's input, clamped and natural runs together."""
     relay_fit: float
-    """The same for the relay's neuron; NaN without a relay."""
+    """The same for what the relay reads; NaN without a relay."""
     density: float
-    """Share of the wordings on which the feature is active."""
+    """Share of the wordings on which the feature is active at the final token."""
     formal_density: float
-    """Share of the formal wordings on which the feature is active; NaN without tags."""
+    """Share of the formal wordings that open the gate; NaN without tags."""
     casual_density: float
-    """Share of the casual wordings on which the feature is active; NaN without tags."""
+    """Share of the casual wordings that open the gate; NaN without tags."""
     shift_on: float
-    """Mean change of the margin where the feature is active [logits]."""
+    """Mean change of the margin on the wordings that open the gate [logits]."""
     shift_off: float
-    """Mean change of the margin where it is not active [logits]."""
+    """Mean change of the margin on the others [logits]."""
     relay_shift: float
-    """Mean change of the margin by the relay alone, where the feature is active [logits]; NaN without a relay."""
+    """Mean change of the margin by the relay alone on the wordings that open the gate [logits]; NaN without a relay."""
 
 
 class Plant(NamedTuple):

@@ -17,18 +17,25 @@ class Signal(NamedTuple):
     layer: int
     """Decoder layer."""
     own: Tensor
-    """float32 [n]: the amount; zero where there is none."""
+    """float32 [n]: the amount."""
     direction: Tensor
     """float32 [d_model]: what one unit of it adds to the residual."""
     rivals: Tensor
     """float32 [n, k]: amounts of other directions that go with it."""
     rival_directions: Tensor
     """float32 [k, d_model]: what one unit of each adds."""
+    threshold: float = 0.0
+    """Amount up to which a wording counts as one without the signal."""
 
     @property
     def on(self) -> Tensor:
         """bool [n]: the wordings that have it."""
-        return self.own > 0
+        return self.own > self.threshold
+
+    @property
+    def level(self) -> Tensor:
+        """float32 []: the median amount of the wordings that have it."""
+        return self.own[self.on].median()
 
 
 def feature_signal(sae: Sae, f: Tensor, feature: int) -> Signal:
