@@ -49,8 +49,8 @@ def demo_build_command(
 
     Takes about 6 minutes on a GPU and 50 on 4 CPU cores; with --base-from, 5 on the CPU.
 
-    With --language-model, the world is built on a real Gemma 3, which is tuned to answer; its flips arise by themselves.
-    This needs a GPU:
+    With --language-model, the world is built on a real Gemma 3, which is tuned to answer; its flips arise by
+    themselves. This needs a GPU:
 
         interp demo build --language-model gemma-3-270m.gguf --out worlds/real
     """
