@@ -17,8 +17,9 @@ narrow (one layer), weak, two (separate windows). Gates of something else do so 
 with a certain word (word), as often formal as casual. An analytic gate (`interp.demo.plants`) reads a known feature;
 its writing layer is the truth. Without a gate, but with as many flips: decoys (every layer writes by an arbitrary
 property of the wording), noise (added to the weights of every layer) and random-answers (all layers are trained to
-deny faint findings in an arbitrary half of the wordings). On one CPU core a trained world takes about 3 minutes, 1 with
-`--steps 150 --patients 24`.
+deny faint findings in an arbitrary half of the wordings). "Without a gate" is how they are made: training may put
+random answers into few layers by itself, and the first layers may feel noise most, which "undone" shows. On one CPU
+core a trained world takes about 3 minutes, 1 with `--steps 150 --patients 24`.
 """
 
 import argparse
