@@ -1,10 +1,13 @@
 """Detectors of flips: by hand, by slow loops, by other implementations, and on nulls where nothing is to be found."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from finetune_world import make_world, plain_logits
+from layers_files import layers_document
 from scipy import stats
 from test_finetune_measures import answered, asked
 
@@ -232,6 +235,26 @@ def test_activations_are_those_of_plain_forwards(tiny):
     for hook in hooks:
         hook.remove()
     assert np.nanmax(found) > 0
+
+
+def test_features_come_from_the_file_of_a_search(tmp_path, capsys):
+    document = layers_document("tiny", 3, 32)
+    path = tmp_path / "layers.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="no features"):
+        found_features(path, "test")
+    some = {"value": 0.5, "low": 0.25, "high": 0.75}
+    names = ["flip_auc", "flip_p", "held_out_auc", "delta_on_flips", "delta_otherwise", "margin_r", "density"]
+    names += ["mean_activation", "register_auc", "attribution", "path_attribution"]
+    entry = dict.fromkeys(names) | {"causal": None}
+    causal = dict.fromkeys(["random", "matched", "swapped", "p", "p_random", "unflipped_changed"], 0.1)
+    causal |= {"n": 3, "recovery": some, "net": some, "reversals": 0, "random_reversals": 0.0, "dose": [0.1] * 4}
+    document["features"] = [entry | {"layer": 2, "feature": 7, "causal": causal}]
+    path.write_text(json.dumps(document))
+    assert found_features(path, "test") == [(2, 7)]
+    assert "look better" not in capsys.readouterr().err
+    assert found_features(path, "train") == [(2, 7)]
+    assert "look better" in capsys.readouterr().err
 
 
 def test_features_that_model_or_file_do_not_have_are_refused(tiny, tmp_path):
