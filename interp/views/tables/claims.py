@@ -59,7 +59,7 @@ def _of_range(found: Layers, taken: RangeEntry) -> list[_Claim]:
             "the flipped answers are made here (answer patch)",
             taken.share,
             estimate(taken.formed),
-            "the same share of answers that differ because the image does; as large, all answers are made here",
+            "the same share of answers that differ because the image does; at a gate it is at most half as large",
         ),
         (
             "the difference of wording is at the final token before (residual patch below)",

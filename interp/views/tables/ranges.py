@@ -58,8 +58,8 @@ def ranges_table(found: Layers) -> Table:
             Column(
                 "answers by image made here",
                 lambda entry: estimate(entry.formed),
-                meaning="the same share of answers that differ because the image does; as large, every answer is made "
-                "here, and the wording disturbs the reading of the image",
+                meaning="the same share of answers that differ because the image does; at a gate it is at most half as "
+                "large, or else every answer is made here and the wording disturbs the reading of the image",
             ),
             Column(
                 "there before",
