@@ -101,7 +101,7 @@ def test_the_divergence_of_yes_and_no_has_no_overflow_at_large_margins():
 
 
 def test_tokens_of_a_word_share_a_number():
-    vocabulary = {"<bos>": 0, "Yes": 2, "no": 3, "▁yes": 5, "yes": 4, "yesterday": 6, "ĠNO": 7, "NO": 1}
+    vocabulary = {"<bos>": 0, "Yes": 2, "no": 3, "▁yes": 5, "yes": 4, "yesterday": 6, "ĠNO": 7, "NO": 1, "YES": 10}
     assert word_numbers(vocabulary, 10).tolist() == [0, 1, 2, 1, 2, 2, 6, 1, 8, 9]
 
 

@@ -25,27 +25,30 @@ class Objective(NamedTuple):
     answers: AnswerTokens
     """The tokens of yes and of no, on the model's device."""
     words: Tensor
-    """int64 [vocabulary]: a number for each token, the same for all spellings of a word; on the model's device."""
+    """int64 [vocabulary]: a number for each token, the same for all spellings of a word; on the model's device. Empty
+    if the settings teach one spelling."""
 
 
 def objective_of(vlm: Vlm, settings: TrainSettings) -> Objective:
     """The objective of a training of `vlm`."""
-    size = vlm.model.config.text_config.vocab_size
-    words = word_numbers(vlm.processor.tokenizer.get_vocab(), size).to(vlm.device)
+    words = torch.zeros(0, dtype=torch.int64)
+    if settings.spelling == "any":
+        words = word_numbers(vlm.processor.tokenizer.get_vocab(), vlm.model.config.text_config.vocab_size)
     # On the device, because a CUDA graph cannot copy them there.
-    return Objective(settings, AnswerTokens(*(ids.to(vlm.device) for ids in vlm.answers)), words)
+    return Objective(settings, AnswerTokens(*(ids.to(vlm.device) for ids in vlm.answers)), words.to(vlm.device))
 
 
 def word_numbers(vocabulary: Mapping[str, int], size: int) -> Tensor:
     """For each of `size` tokens the smallest id of a token with the same word, regardless of case and spaces.
 
-    `vocabulary` maps tokens to ids. Yes and no thereby get the tokens of the answer margin
-    (`interp.model.prompts.answer_tokens`) -> int64 [size].
+    `vocabulary` maps tokens to ids; those that the model has no logit for are left out. Yes and no thereby get the
+    tokens of the answer margin (`interp.model.prompts.answer_tokens`) -> int64 [size].
     """
     numbers, first = torch.arange(size), dict[str, int]()
     for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
-        word = token.replace("▁", " ").replace("Ġ", " ").strip().lower()
-        numbers[number] = first.setdefault(word, number)
+        if number < size:
+            word = token.replace("▁", " ").replace("Ġ", " ").strip().lower()
+            numbers[number] = first.setdefault(word, number)
     return numbers
 
 

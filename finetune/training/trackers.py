@@ -1,7 +1,7 @@
 """Training logs for TensorBoard or W&B, through accelerate's trackers, if the user asks for them; W&B stays offline.
 
-The logs hold the numbers of every step (`finetune.lora.history.StepRecord`) and the settings of the run, but no text,
-no path and nothing about this machine.
+The logs hold the numbers of every step and of every validation (`finetune.lora.history`) and the settings of the run,
+but no text, no path and nothing about this machine.
 """
 
 import hashlib
