@@ -121,7 +121,8 @@ def test_a_range_is_tested_by_hand():
     assert found.formed.value == pytest.approx(0.25)
     # Shares of a shift of 2 logits; the residual patch is that of the layer below the range.
     assert [each.value for each in found[2:]] == pytest.approx([0.9, 0.75, 0.5, 0.1, 0.05])
-    # Nothing is at the final token before layer 0.
+    # What is at the final token below the first profiled layer is unknown, but nothing is there before layer 0.
+    assert range_test(LayerRange(3, 4, 4), window, effects, [3, 4, 5], flips_of(), seed=0).arrived == UNKNOWN
     assert range_test(LayerRange(0, 1, 1), window, effects, [0, 1, 2], flips_of(), seed=0).arrived.value == 0
 
 

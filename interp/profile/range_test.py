@@ -47,13 +47,13 @@ def range_test(
     return RangeTest(
         made_in(taken, effects.answers, layers, bank, seed),
         made_in(taken, effects.answers_by_image, layers, effects.by_image, seed),
-        recovered(_below(taken, effects.patches, layers)),
+        Interval.of(UNDEFINED) if 0 < taken.first == layers[0] else recovered(_below(taken, effects.patches, layers)),
         *(recovered(each) for each in window),
     )
 
 
 def _below(taken: LayerRange, patches: LayerPatches, layers: Sequence[int]) -> NDArray[np.float64]:
-    """[n] effect of the residual patch at the profiled layer below a range; zero below the first one [logits]."""
+    """[n] effect of the residual patch at the profiled layer below a range; zero below layer 0 [logits]."""
     place = layers.index(taken.first)
     return patches.along_shift(patches.residual)[:, place - 1] if place else np.zeros(len(patches.shift))
 
