@@ -89,6 +89,42 @@ def test_changed_numbers_fail_even_with_new_checksums(copied, planted, questions
     assert found["layers.json, profile"].endswith("1 beyond the tolerance, the first [0].recovery.value")
 
 
+def test_changed_claims_of_the_new_sweeps_fail(copied, planted, questions):
+    path = copied / "layers.json"
+    content = json.loads(path.read_text())
+    assert content["ranges"][0]["rule"] == "answer"
+    content["ranges"][0]["share"]["value"] += 0.2
+    content["profile"][1]["answer"]["value"] += 0.2
+    content["formality"]["recovery"]["value"] -= 0.2
+    content["commit_layer"] = None if content["commit_layer"] else 4
+    path.write_text(json.dumps(content))
+    (copied / "manifest.json").unlink()
+    found = wrong(copied, planted, questions, full=True)
+    assert sorted(found) == [f"layers.json, {part}" for part in ("commit_layer", "formality", "profile", "ranges")]
+    assert found["layers.json, ranges"].endswith("1 beyond the tolerance, the first answer.share.value")
+
+
+def test_of_an_older_run_only_what_it_says_is_compared(copied, planted, questions):
+    """Version 2 had neither the rule answer nor the test of a range."""
+    path = copied / "layers.json"
+    content = json.loads(path.read_text()) | {"schema_version": 2}
+    content["settings"]["rule"] = content["rule"] = "write"
+    del content["formality"], content["ranges"][0]
+    for entry in content["ranges"]:
+        for name in ("share", "formed", "arrived", "restored", "random_restored", "broken", "random_broken"):
+            del entry[name]
+    for entry in content["profile"]:
+        for name in ("answer", "random_answer", "answer_growth", "register_patch", "random_register"):
+            del entry[name]
+    path.write_text(json.dumps(content))
+    (copied / "manifest.json").unlink()
+    # The verdict of this version may be another one.
+    assert set(wrong(copied, planted, questions, full=True)) <= {"verdict", "layers"}
+    content["profile"][1]["recovery"]["value"] += 0.2
+    path.write_text(json.dumps(content))
+    assert "layers.json, profile" in wrong(copied, planted, questions, full=True)
+
+
 def test_a_made_up_table_of_pairs_fails(copied, planted, questions):
     table = pd.read_csv(copied / "delta_margin.csv")
     table["shift"] = table["shift"].sample(frac=1, random_state=0).to_numpy()

@@ -33,7 +33,7 @@ from interp.storage.checksums import weights_fingerprint
 from interp.storage.manifest import read_manifest
 
 PAIRS = "delta_margin.csv"
-COMPARED = ("data", "profile", "ranges", "features")
+COMPARED = ("data", "profile", "ranges", "features", "gate", "formality", "commit_layer")
 """Parts of layers.json whose numbers a repeated search must give."""
 DELTA_TOLERANCE = 0.02
 """Rounding error of a delta in 16 bits, as a share of the largest delta; it is a twentieth of that in float32."""
@@ -212,7 +212,26 @@ def _repeated(saved: SavedRun) -> list[Check]:
         ) from None
     found = find_features(saved.vlm, saved.sae_of, saved.questions, layers, settings, artifact.data.split, batch_tokens)
     checks = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
-    # Versions before 0.3 recorded the split that the caller named; the digest of the questions says more.
-    before, now = (each.model_dump(mode="json", exclude={"data": {"split"}}) for each in (artifact, found.artifact))
+    # Older versions wrote fewer fields; those that they did not write are not compared.
+    before = _by_rule(artifact, exclude_unset=True)
+    now = _shared(_by_rule(found.artifact), before)
     tolerance = CLOSE[artifact.model.dtype]
-    return checks + [near(f"layers.json, {part}", before[part], now[part], tolerance) for part in COMPARED]
+    return checks + [
+        near(f"layers.json, {part}", before[part], now[part], tolerance) for part in COMPARED if part in before
+    ]
+
+
+def _by_rule(artifact: Layers, exclude_unset: bool = False) -> dict[str, Any]:
+    """The content of a layers.json, with its ranges by rule."""
+    # Versions before 0.3 recorded the split that the caller named; the digest of the questions says more.
+    content = artifact.model_dump(mode="json", exclude={"data": {"split"}}, exclude_unset=exclude_unset)
+    return content | {"ranges": {taken["rule"]: taken for taken in content["ranges"]}}
+
+
+def _shared(now: Any, before: Any) -> Any:
+    """JSON content without the fields that `before` lacks."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        return {name: _shared(inside, before[name]) for name, inside in now.items() if name in before}
+    if isinstance(now, list) and isinstance(before, list) and len(now) == len(before):
+        return [_shared(*both) for both in zip(now, before, strict=True)]
+    return now
