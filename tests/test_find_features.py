@@ -66,10 +66,32 @@ def test_the_direct_effect_patch_is_large_in_the_window_and_small_elsewhere(resu
     assert inside > outside
 
 
+def test_the_range_is_tested_on_the_held_out_half(result, world):
+    taken = next(entry for entry in result.artifact.ranges if entry.rule == "answer")
+    assert [*range(taken.first, taken.last + 1)] == result.artifact.layers
+    # Its layers make the flipped answers, but not those of other images; what they add is enough, and needed.
+    assert taken.share.low > 0.8
+    assert taken.formed.high < 0.5 * taken.share.low
+    assert taken.arrived.low > 0.5
+    for effect, random in ((taken.restored, taken.random_restored), (taken.broken, taken.random_broken)):
+        assert effect.low > 0.5
+        assert abs(random.value) < 0.2
+    growth = {entry.layer: entry.answer_growth for entry in result.artifact.profile}
+    inside = min(growth[layer].low for layer in world["gate_layers"])
+    assert inside > max(abs(each.value) for layer, each in growth.items() if layer not in world["gate_layers"])
+
+
+def test_the_planted_gate_reads_the_register_below_its_layers(result, world):
+    formality = result.artifact.formality
+    assert formality.holds
+    assert formality.layer < world["gate_layers"][0]
+    assert formality.recovery.low > 0.5 > formality.random.high
+
+
 def test_the_base_model_has_no_gate(world):
     base = load_vlm(WORLD / "base", "cpu", "float32")
     artifact = find_features(base, locate_saes(WORLD / "saes"), load_questions(QUESTIONS, split="train")).artifact
-    assert (artifact.verdict, artifact.layers, artifact.peak) == ("no gate found", [], None)
+    assert (artifact.verdict, artifact.layers, artifact.peak) == ("too few flips", [], None)
     assert artifact.data.question_flip_rate.value <= 0.03
 
 
@@ -262,7 +284,7 @@ def test_warnings_name_the_saes_that_fail_and_the_wordings_that_invert(result, w
 def test_too_few_flips_give_no_verdict_but_no_crash(planted):
     few = load_questions(QUESTIONS, split="train")[:20]
     artifact = find_features(planted, locate_saes(WORLD / "saes"), few, settings=FindSettings(seed=1)).artifact
-    assert artifact.verdict == "no gate found"
+    assert artifact.verdict == "too few flips"
     assert "at least 10 flips of 5 patients are needed" in artifact.reason
 
 

@@ -3,12 +3,15 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from finetune_world import make_world
 
+from finetune.lora.layers import MEANINGS, choose_layers, read_choice, verdict_line
 from interp.saes.sae import Sae, save_sae
+from interp.schemas.layers import TRAINABLE
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +59,16 @@ def options(world, *more):
 def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "layers.json").write_text(layers_json())
-    code, out, _ = run(*options(world))
+    code, out, told = run(*options(world))
     assert code == 0
+    assert "layers.json: gate found; training layers 1-2, where the flips arise.\n" in told
     folder = tmp_path / "artifacts" / "adapter"
     assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["adapter", "layers.json"]
     record = json.loads((folder / "gatescope.json").read_text())
     assert record["layers"] == [1, 2]
-    assert record["layers_from"] == "layers.json, rule growth, questions ab (test split)"
+    chosen_by = "layers.json, gate found, rule growth, questions ab (test split)"
+    assert record["layers_from"] == chosen_by
+    assert chosen_by in (folder / "README.md").read_text()
     saved = json.loads((folder / "evaluation.json").read_text())
     for wanted in (
         "question flip rate",
@@ -93,8 +99,9 @@ OTHER = {"id": "other", "revision": None, "n_layers": 3, "d_model": 32, "dtype":
         (layers_json(model=OTHER), "made on other (3 layers of width 32)"),
         (layers_json(model=OTHER | {"id": "model", "n_layers": 9}), "9 layers of width 32"),
         (layers_json(model=OTHER | {"id": "model", "d_model": 64}), "3 layers of width 64"),
-        (layers_json(schema_version=3), "schema version 3"),
+        (layers_json(schema_version=4), "schema version 4"),
         (layers_json(verdict="no gate found", layers=[]), "name layers yourself with --layers"),
+        (layers_json(verdict="too few flips", layers=[]), "'too few flips' (Layer 1 beats its controls), so"),
         (layers_json(seed="x"), "field seed"),
         ("{", "not JSON"),
         (None, "no such file"),
@@ -107,6 +114,32 @@ def test_a_layers_json_that_does_not_fit(run, world, tmp_path, content, message)
     before = sorted(tmp_path.iterdir())
     assert_error(run(*options(world, "--layers-from", path)), message)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says"),
+    [
+        ("gate found", "training layers 1, 3-4, where the flips arise"),
+        ("as answers form", "training layers 1, 3-4, where the flips arise, but so does every answer"),
+        ("arrives from the question", "training layers 1, 3-4, where the difference reaches the final token"),
+        (
+            "spread over layers",
+            "training the layers that matter, 1, 3-4, since no short range of layers makes the flips",
+        ),
+    ],
+)
+def test_every_verdict_that_names_layers_is_trained_on_and_said(tmp_path, verdict, says):
+    path = tmp_path / "layers.json"
+    model = OTHER | {"n_layers": 6}
+    path.write_text(layers_json(verdict=verdict, layers=[1, 3, 4], schema_version=3, rule="answer", model=model))
+    found = read_choice(None, path)
+    assert verdict_line(found) == f"layers.json: {verdict}; {says}."
+    choice = choose_layers(SimpleNamespace(name="other", n_layers=6, d_model=32), found)
+    assert choice == ([1, 3, 4], f"layers.json, {verdict}, rule answer, questions ab (test split)")
+
+
+def test_every_verdict_that_names_layers_has_a_meaning():
+    assert set(MEANINGS) == set(TRAINABLE)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ def with_row(folder, row, **changes):
 def test_a_run_on_own_data_writes_a_verdict(run, own_data, tmp_path):
     code, stdout, stderr = run("find-features", *data(own_data), "--layers", "3-4", "--out", tmp_path / "out")
     assert code == 3, stderr
-    assert "no gate found" in stdout
+    assert "too few flips" in stdout
     found = read_layers(tmp_path / "out" / "layers.json")
-    assert (found.verdict, found.layers, [p.layer for p in found.profile]) == ("no gate found", [], [3, 4])
+    assert (found.verdict, found.layers, [p.layer for p in found.profile]) == ("too few flips", [], [3, 4])
     assert found.data.questions == 12
 
 

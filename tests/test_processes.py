@@ -47,7 +47,7 @@ from interp.search import stages
 from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
 from interp.runtime.distributed import is_first_to_report, team_on
-from test_processes import ablate, found_in, pictures, said_by, search
+from test_processes import ablate, found_in, one_layer, pictures, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 rank = int(os.environ["RANK"])
@@ -84,6 +84,7 @@ if what == "whole":
                 path.unlink()
     team.barrier()
     found_in(search(Checkpoint(folder, {{}}))[0], folder / f"again-{{rank}}")
+    found_in(one_layer(vlm), folder / f"single-{{rank}}")
     told["pictures"] = pictures(vlm, team, folder)
     (folder / f"told-{{rank}}.json").write_text(json.dumps(told))
     vlm.team = team
@@ -97,6 +98,12 @@ def search(checkpoint=NO_CHECKPOINT):
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
     return find_features(vlm, WORLD / "saes", questions, **FIND, checkpoint=checkpoint), vlm
+
+
+def one_layer(vlm):
+    """A search that leaves one of two processes without a layer."""
+    questions = load_questions(WORLD / "questions.jsonl", split="train")[:60]
+    return find_features(vlm, WORLD / "saes", questions, layers=[5], batch_tokens=3000)
 
 
 def pictures(vlm, team, folder: Path) -> list[dict[str, float]]:
@@ -207,6 +214,13 @@ def test_two_processes_find_bit_by_bit_what_one_finds(told, folder):
     assert {name[:10] for name in told[0]["kept"]} == {"rounds-000", "rounds-001"}
     assert [t["saes"] for t in told] == [[3, 4], [5, 6, 7]]
     assert all(t["images"] < len(vlm.image_tokens) for t in told)
+
+
+def test_a_process_without_a_layer_takes_part_in_every_sweep(told, folder):
+    found_in(one_layer(load_vlm(WORLD / "planted", "cpu", "float32")), folder / "single-alone")
+    for name in ("layers.json", "features.parquet", "top"):
+        expected = (folder / "single-alone" / name).read_bytes()
+        assert [(folder / f"single-{rank}" / name).read_bytes() == expected for rank in range(2)] == [True, True], name
 
 
 def test_two_processes_encode_together_what_one_does(told, tmp_path):
