@@ -54,7 +54,7 @@ def _of_range(found: Layers, taken: RangeEntry) -> list[_Claim]:
     """The claims on the range of the chosen rule, and on the register."""
     where = f"layer{'s' if taken.first < taken.last else ''} {layers_text(range(taken.first, taken.last + 1))}"
     below = [entry for entry in found.profile if entry.layer < taken.first]
-    tested = [
+    tested: list[tuple[str, Interval | None, Cell, str]] = [
         (
             "the flipped answers are made here (answer patch)",
             taken.share,
@@ -80,7 +80,11 @@ def _of_range(found: Layers, taken: RangeEntry) -> list[_Claim]:
             RANDOM,
         ),
     ]
-    claims = [_Claim(claim, where, measured, *of) for claim, measured, *of in tested if measured is not None]
+    claims = [
+        _Claim(claim, where, measured, control, meaning)
+        for claim, measured, control, meaning in tested
+        if measured is not None
+    ]
     if (formality := found.formality) is not None:
         where = f"layer {formality.layer}"
         claim = "the register alone makes the flip (register patch)"
