@@ -85,7 +85,7 @@ def test_a_pipe_gets_no_bar_and_stdout_is_the_file(tmp_path):
 def test_no_colour_if_unwanted(tmp_path, changes):
     code, seen = on_terminal(interp("find-features", *SMALL, "--out", tmp_path / "run", "-v"), **changes)
     assert code == 3
-    assert "no gate found" in seen
+    assert "too few flips" in seen
     assert not COLOUR.search(seen), seen
     # A bar moves the cursor; a dumb terminal would print the control sequence.
     assert ("━" in seen or "-----" in seen) == ("NO_COLOR" in changes)
@@ -125,7 +125,7 @@ def completed(program, words):
 def test_a_shell_completes_commands_options_and_their_values():
     assert completed("interp", "fi") == ["find-features", "figures"]
     assert completed("interp", "demo b") == ["build"]
-    assert completed("interp", "find-features --rule ") == ["write", "growth", "near-peak"]
+    assert completed("interp", "find-features --rule ") == ["answer", "write", "growth", "near-peak"]
     assert completed("interp", "find-features --max") == ["--max-layers", "--max-memory"]
     # finetune is a command with options of its own and has subcommands.
     assert completed("finetune", "ev") == ["evaluate"]
