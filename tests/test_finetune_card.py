@@ -69,7 +69,8 @@ def test_the_results_are_those_of_the_evaluation(trained):
     rows = {row[0]: row[1:] for row in tables(text)}
     overall = [c for c in evaluation["comparisons"] if c["kind"] == "all"]
     assert {c["measure"] for c in overall} > {"question_flip_rate", "accuracy", "text_only_agreement", "dangerous"}
-    units = {"margin_difference": " [logits]", "blank_margin": " [logits]", "margin_dispersion": "", "margin_auc": ""}
+    logits = ("margin_difference", "blank_margin", "opposite_margin_shift")
+    units = dict.fromkeys(logits, " [logits]") | {"margin_dispersion": "", "margin_auc": ""}
     words = {"margin_auc": "margin AUC", "text_only_agreement": "text-only agreement"}
     words["first_token_accuracy"] = "first-token accuracy"
     for c in overall:

@@ -31,8 +31,8 @@ def recipe_of(settings: TrainSettings) -> dict[str, str]:
     }
     wordings = "mean of both wordings" if settings.answer_wordings == "both" else "of the original wording alone"
     kl = {
-        "mean": "symmetric KL, (KL(p || q) + KL(q || p)) / 2",
-        "sum": "sum of both KL divergences, KL(p || q) + KL(q || p)",
+        "mean": "symmetric KL, the mean of KL(p || q) and KL(q || p)",
+        "sum": "both KL divergences, the sum of KL(p || q) and KL(q || p)",
     }
     over = "over the vocabulary"
     if settings.divergence_over == "yes-no":

@@ -51,7 +51,7 @@ FORMS = {
         "max_grad_norm": 0.3,
     },
 }
-"""Name of a form -> what it changes; the last is the optimizer of Google's MedGemma notebook."""
+"""Name of a form -> what it changes; the last has the schedule and the clipping of Google's MedGemma notebook."""
 
 
 def base_losses(vlm: Vlm, questions: list[Question], settings: TrainSettings) -> pd.DataFrame:
