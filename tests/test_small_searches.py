@@ -11,7 +11,8 @@ from interp.search.find import find_features
 from interp.search.run_folder import save_result
 from interp.search.settings import FindSettings
 
-SAES = locate_saes(WORLD / "saes", layers=[4, 5])
+SAES = locate_saes(WORLD / "saes")
+LAYERS = [4, 5]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def written(result, folder):
 
 def test_questions_about_one_image_have_no_held_out_half(planted, questions, tmp_path):
     image = questions[0].image
-    found = written(find_features(planted, SAES, [q for q in questions[:20] if q.image == image]), tmp_path / "run")
+    found = written(
+        find_features(planted, SAES, [q for q in questions[:20] if q.image == image], LAYERS), tmp_path / "run"
+    )
     assert (found.verdict, found.layers, found.peak, found.gate) == ("too few flips", [], None, None)
     assert found.data.patients == 1
     for entry in found.profile:
@@ -47,7 +50,7 @@ def test_questions_about_one_image_have_no_held_out_half(planted, questions, tmp
 def test_with_one_patient_in_each_half_the_other_image_is_blank(planted, questions, tmp_path):
     patients = list(dict.fromkeys(q.patient for q in questions))[:2]
     few = [q for q in questions[:20] if q.patient in patients]
-    found = written(find_features(planted, SAES, few, settings=FindSettings(min_flips=1)), tmp_path / "run")
+    found = written(find_features(planted, SAES, few, LAYERS, FindSettings(min_flips=1)), tmp_path / "run")
     assert found.data.patients == 2
     assert found.verdict == "too few flips"
     assert "patient" in found.reason
@@ -60,7 +63,7 @@ def test_without_registers_nothing_is_said_about_formality(planted, questions, t
         )
         for q in questions[:80]
     ]
-    found = written(find_features(planted, SAES, untagged, settings=FindSettings(min_flips=1)), tmp_path / "run")
+    found = written(find_features(planted, SAES, untagged, LAYERS, FindSettings(min_flips=1)), tmp_path / "run")
     assert found.formality is None
     assert [(entry.register_patch, entry.random_register) for entry in found.profile] == [(None, None)] * 2
     assert all(entry.answer is not None and entry.answer.value is not None for entry in found.profile)

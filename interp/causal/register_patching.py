@@ -32,7 +32,7 @@ class RegisterPatches(NamedTuple):
 
 def register_signs(pairs: pd.DataFrame) -> NDArray[np.float64]:
     """[pairs] 1 where a formal original has a casual paraphrase, -1 in the opposite case, 0 otherwise."""
-    return pairs["registers"].map({"formal-casual": 1.0, "casual-formal": -1.0}).fillna(0.0).to_numpy(float)
+    return pairs["registers"].map({"formal-casual": 1.0, "casual-formal": -1.0}).fillna(0.0).to_numpy(float, copy=True)
 
 
 def register_direction(by_wording: Tensor, signs: NDArray[np.float64]) -> Tensor:
