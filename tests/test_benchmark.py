@@ -225,6 +225,8 @@ def test_a_single_model_is_shown_on_the_terminal_and_in_a_report(measured, tmp_p
     shown = {row[0].text for row in overview.tables[0].rows}
     assert "question flip rate [%]" in shown
     assert len(overview.tables) == 3
+    captions = {table.caption for table in evaluation_overview(measured, full=True).tables}
+    assert {"Which questions will flip?", "If doubtful answers are withheld", "FlipBank"} <= captions
     (tmp_path / "evaluation.json").write_text(measured.to_json())
     page = render(collect(tmp_path))
     for said in (overview.conclusion[0][:40], "opposite swap sensitivity", "By PSF-Med", "Which answers to doubt"):

@@ -8,7 +8,7 @@ import typer
 
 from finetune.evaluation.settings import TOLERANCE, EvaluationSettings
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, Verbose
+from interp.cli.options import Full, Json, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
@@ -44,6 +44,7 @@ def benchmark_command(
     out: Annotated[
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default="none")
     ] = None,
+    full: Full = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -62,8 +63,10 @@ def benchmark_command(
         finetune benchmark Qwen/Qwen2-VL-2B-Instruct tuned-model --questions mine.jsonl --out benchmark.json
     """
     from interp.storage.atomic import refuse_used, write_text
+    from interp.views.tables.deciding import evaluation_deciding
     from interp.views.tables.evaluation import evaluation_overview
-    from interp.views.terminal.show import show_overview
+    from interp.views.tables.measured import DECIDING, measured_table
+    from interp.views.terminal.screen import show_screen
 
     if out is not None:
         refuse_used(out)
@@ -75,4 +78,5 @@ def benchmark_command(
     if json:
         typer.echo(found.to_json(), nl=False)
     else:
-        show_overview(evaluation_overview(found))
+        deciding = evaluation_deciding(found) if found.shown else measured_table(found, DECIDING)
+        show_screen(evaluation_overview(found, full), deciding, [] if out is None else [out], full=full)

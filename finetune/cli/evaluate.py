@@ -105,7 +105,7 @@ def evaluate_command(
     separately. Adapters that differ only in the seed of their training are pooled. The verdict is improved, improved
     but less grounded, not improved, or worse. Accuracy and reliance on the image are "kept" if the interval excludes a
     loss of more than --tolerance. The result also says which flips could be foretold, and what withholding doubtful
-    answers gains (`interp report` shows it).
+    answers gains (--full and `interp report` show it).
 
     One adapter:
 
@@ -172,6 +172,6 @@ def evaluate_command(
     else:
         files = [] if out is None else [out, *([evaluation_items_path(out)] if items.keep else [])]
         following = "" if out is None else f"interp report {out.parent}"
-        show_screen(evaluation_overview(evaluation), evaluation_deciding(evaluation), files, following, full)
+        show_screen(evaluation_overview(evaluation, full), evaluation_deciding(evaluation), files, following, full)
     if fail_on is not None and any(no_better_than(evaluation.verdicts[arm].label, fail_on) for arm in evaluation.shown):
         raise typer.Exit(FAILED_VERDICT)

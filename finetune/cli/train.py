@@ -88,7 +88,7 @@ def train_command(
         typer.echo((out / "evaluation.json").read_text(encoding="utf-8"), nl=False)
     elif evaluation is not None:
         files, following = sorted(out.iterdir()), shlex.join(["interp", "report", str(out.parent)])
-        show_screen(evaluation_overview(evaluation), evaluation_deciding(evaluation), files, following, full)
+        show_screen(evaluation_overview(evaluation, full), evaluation_deciding(evaluation), files, following, full)
 
 
 def _refuse_options_before(context: typer.Context) -> None:

@@ -55,7 +55,7 @@ IN_DETAIL = (
     "published_excluded",
     "text_only_agreement_gaussian",
 )
-"""Measures that the report and evaluation.json show, but not the terminal and notebooks, whose tables stay short."""
+"""Measures that --full, the report and evaluation.json show, but not notebooks, whose tables stay short."""
 RELIANCE_MEANINGS = {
     "grey": "it changes with a grey image, the published definition",
     "any": "it changes with any of four blank images or of other patients' images",

@@ -1,6 +1,6 @@
 """The tables of an evaluation (evaluation.json)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from interp.views.labels import (
 from interp.views.numbers import PERCENT, number, sentence, spoken
 from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
+from interp.views.tables.definitions import by_count_table, definitions_table, flip_banks_table
+from interp.views.tables.detection import abstention_table, detection_table
 from interp.views.tables.measured import GROUPED, MEANINGS, measured_groups_table, measured_sentences, measured_table
 
 BRIEF_RELIANCE = ("grey", "any")
@@ -25,12 +27,22 @@ CLAMP_PLACES = {"final": "the final token", "all": "all text tokens"}
 """Positions at which a clamp holds, in words."""
 
 
-def evaluation_overview(found: Evaluation) -> Overview:
-    """The evaluation as the terminal and notebooks show it."""
+def evaluation_overview(found: Evaluation, full: bool = False) -> Overview:
+    """The evaluation as notebooks show it, or with every table if `full`, as the terminal does with --full."""
     alone = not found.shown
-    measures = measured_table(found, brief=True) if alone else measures_table(found, brief=True)
+    shown = None if full else {c.measure for c in (*found.comparisons, *found.measured)}.difference(IN_DETAIL)
+    measures = measured_table(found, shown) if alone else measures_table(found, measures=shown)
     groups = measured_groups_table(found) if alone else groups_table(found)
-    tables = [measures, groups, quadrants_table(found, BRIEF_RELIANCE)]
+    tables = [measures, groups, quadrants_table(found, tuple(RELIANCE_MEANINGS) if full else BRIEF_RELIANCE)]
+    if full:
+        tables += [
+            certainty_table(found),
+            definitions_table(found),
+            by_count_table(found),
+            flip_banks_table(found),
+            detection_table(found),
+            abstention_table(found),
+        ]
     return Overview(
         f"{found.model}: {found.questions:,} questions of {found.patients:,} patients{_clamps(found)}",
         [*measured_sentences(found), *found.sentences] if alone else found.sentences,
@@ -52,12 +64,14 @@ def clamp_controls(found: Evaluation, arm: str) -> str:
     return f"Control: {len(controls)} clamps of other features of similar activity gave {' and '.join(ranges)}."
 
 
-def measures_table(found: Evaluation, shown: Sequence[str] | None = None, brief: bool = False) -> Table:
-    """Every measure over all questions, of the base and the arms `shown`, by default all; `brief` without details."""
+def measures_table(
+    found: Evaluation, shown: Sequence[str] | None = None, measures: Collection[str] | None = None
+) -> Table:
+    """The `measures` over all questions, of the base and the arms `shown`; by default all of both."""
     arms = list(found.shown if shown is None else shown)
     entries = []
     for measure in dict.fromkeys(c.measure for c in found.comparisons if c.kind == "all"):
-        if brief and measure in IN_DETAIL:
+        if measures is not None and measure not in measures:
             continue
         of_arm = _of_arms(found, arms, measure, "all", "all")
         if of_arm:

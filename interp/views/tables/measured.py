@@ -1,15 +1,17 @@
 """The tables of a single model that was measured and compared with nothing, as by `finetune benchmark`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from interp.schemas.evaluation import Evaluation, Measured
-from interp.views.labels import GROUP_NAMES, IN_DETAIL, MEASURE_MEANINGS, QUADRANT_MEANINGS, label, scale_of
+from interp.views.labels import GROUP_NAMES, MEASURE_MEANINGS, QUADRANT_MEANINGS, label, scale_of
 from interp.views.numbers import PERCENT, interval, spoken
 from interp.views.table import Cell, Column, Table, blank, count, estimate, tabulate, value, words
 
 GROUPED = ("question_flip_rate", "accuracy", "text_only_agreement")
 """The measures in a table of groups."""
+DECIDING = (*GROUPED, "paired_image_accuracy")
+"""The measures of the short form: consistent, accurate, looking."""
 MEANINGS = MEASURE_MEANINGS | QUADRANT_MEANINGS
 """Measure -> what it is; the shares of the quadrants are measures too."""
 
@@ -29,9 +31,9 @@ def measured_sentences(found: Evaluation) -> list[str]:
     return [f"{found.base} {', '.join(said[:-1])} and {said[-1]}."] if len(said) > 1 else []
 
 
-def measured_table(found: Evaluation, brief: bool = False) -> Table:
-    """Every measure over all questions; `brief` without details."""
-    rows = [m for m in found.measured if m.kind == "all" and not (brief and m.measure in IN_DETAIL)]
+def measured_table(found: Evaluation, measures: Collection[str] | None = None) -> Table:
+    """The `measures` over all questions, by default all of them."""
+    rows = [m for m in found.measured if m.kind == "all" and (measures is None or m.measure in measures)]
     return tabulate(
         f"{found.base}: {found.questions:,} questions of {found.patients:,} patients",
         [
