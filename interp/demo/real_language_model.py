@@ -55,8 +55,10 @@ def read_language_model(source: Path) -> LanguageModel:
     options: dict[str, Any] = {"gguf_file": source.name} if is_file else {}
     try:
         with spinner("reading the language model"), quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=IMAGE_TOKENS, **options)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **options)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, extra_special_tokens=IMAGE_TOKENS, trust_remote_code=False, **options
+            )
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False, **options)
     # transformers raises errors of any kind for files that it cannot read.
     except Exception as error:
         raise InputError(f"{source}: could not be read as a language model ({first_line(error)}).") from None
@@ -83,7 +85,7 @@ def check_round_trip(processor: Any) -> None:
 
     with TemporaryDirectory() as folder, quiet_loading():
         processor.save_pretrained(folder)
-        loaded = transformers.AutoProcessor.from_pretrained(folder)
+        loaded = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         try:
             same = sample(processor) == sample(loaded)
         # A broken tokenizer gives prompts that the check in `prompt_tokens` refuses.

@@ -86,6 +86,8 @@ def release_of(repository: str | None, model_name: str | None, inside: str) -> s
     `model_name` is that of its config.json, as gemma-v3-4b-it. None if sae-lens knows none.
     """
     model = None if model_name is None else "google/" + model_name.removeprefix("google/").replace("-v3", "-3")
+    if repository is None and not str(model).startswith("google/gemma-3"):
+        return None
     for name, release in releases().items():
         if not name.startswith("gemma-scope-2"):
             continue
