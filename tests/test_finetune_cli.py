@@ -59,7 +59,7 @@ def options(world, *more):
 def test_train_from_layers_json_then_evaluate(run, world, tmp_path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "layers.json").write_text(layers_json())
-    code, out, told = run(*options(world))
+    code, out, told = run(*options(world, "--full"))
     assert code == 0
     assert "layers.json: gate found; training layers 1-2, where the flips arise.\n" in told
     folder = tmp_path / "artifacts" / "adapter"
