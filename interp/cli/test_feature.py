@@ -44,8 +44,8 @@ def study_feature_command(
         bool,
         typer.Option(
             "--include-text",
-            help="Show the wordings that activate the feature most and least, and write them into wordings.csv. Those "
-            "of the embedded world are always shown.",
+            help="Show the wordings that activate the feature most and least, and write them into wordings.csv. On the "
+            "terminal, those of the embedded world are always shown.",
         ),
     ] = False,
     json: Json = False,

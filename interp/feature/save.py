@@ -14,9 +14,9 @@ WORDINGS = "wordings.csv"
 def save_study(study: FeatureStudy, out: Path, include_text: bool = False) -> None:
     """Write study.json, by_group.csv, grid.csv and the figures into the new folder `out`, atomically.
 
-    No question, path or patient is written; the frames and findings of the grid are. With `include_text`, and for the
-    embedded world's questions, wordings.csv holds the wordings that activate the feature most and least. Undefined
-    numbers are null in the JSON and empty in the tables. Raises InputError if `out` is not empty.
+    No question, path or patient is written; the frames and findings of the grid are. With `include_text`, wordings.csv
+    holds the wordings that activate the feature most and least. Undefined numbers are null in the JSON and empty in the
+    tables. Raises InputError if `out` is not empty.
     """
     content = study.model_dump()
     pairs = study.deltas()
@@ -24,6 +24,6 @@ def save_study(study: FeatureStudy, out: Path, include_text: bool = False) -> No
         write_text(folder / "study.json", study.to_json())
         group_frame(content).to_csv(folder / "by_group.csv", index=False)
         study.cells.to_csv(folder / "grid.csv", index=False, float_format="%.6g")
-        if include_text or study.shows_text:
+        if include_text:
             study.wordings.to_csv(folder / WORDINGS, index=False, float_format="%.6g")
         save_figures(study_drawings(content, study.cells, pairs), folder)
