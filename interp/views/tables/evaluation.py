@@ -30,7 +30,8 @@ CLAMP_PLACES = {"final": "the final token", "all": "all text tokens"}
 def evaluation_overview(found: Evaluation, full: bool = False) -> Overview:
     """The evaluation as notebooks show it, or with every table if `full`, as the terminal does with --full."""
     alone = not found.shown
-    shown = None if full else {c.measure for c in (*found.comparisons, *found.measured)}.difference(IN_DETAIL)
+    measured = [entry.measure for entry in found.comparisons] + [entry.measure for entry in found.measured]
+    shown = None if full else set(measured).difference(IN_DETAIL)
     measures = measured_table(found, shown) if alone else measures_table(found, measures=shown)
     groups = measured_groups_table(found) if alone else groups_table(found)
     tables = [measures, groups, quadrants_table(found, tuple(RELIANCE_MEANINGS) if full else BRIEF_RELIANCE)]
