@@ -126,9 +126,12 @@ def demo_plant_command(
     find-features, all at the final token, cannot see:
 
     \b
-        interp demo plant --feature 3:139 --relay-layer 5 --write-layer 8 --out relay/
-        interp demo plant --feature 3:139 --write-layer 5 --feature 6:156 --write-layer 8 --out two/
-        interp demo plant --feature 3:128 --question-tokens --relay-layer 4 --write-layer 5 --out carried/
+        interp demo plant --feature 3:139 --relay-layer 5 --write-layer 8
+            --out relay/
+        interp demo plant --feature 3:139 --write-layer 5 --feature 6:156
+            --write-layer 8 --out two/
+        interp demo plant --feature 3:128 --question-tokens --relay-layer 4
+            --write-layer 5 --out carried/
 
     Takes about 3 minutes on 2 CPU cores for the embedded world.
     """

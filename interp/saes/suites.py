@@ -63,7 +63,8 @@ def pages_of(release: str) -> dict[str, str]:
 
     `release` is sae-lens's name of a release; any other text gives an empty dictionary.
     """
-    known = releases().get(release) if release else None
+    # A folder is no release, and importing sae-lens only to learn that takes seconds and runs git.
+    known = None if not release or "/" in release or Path(release).is_dir() else releases().get(release)
     if known is None:
         return {}
     return {known.saes_map[name]: page for name, page in known.neuronpedia_id.items() if page}
