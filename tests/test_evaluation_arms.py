@@ -249,3 +249,8 @@ def test_other_clamps_in_seeds_are_not_pooled(adapters):
         ["seed-0 + clamp 1:0=0", "seed-1 + clamp 1:0=0"],
         ["seed-0 + clamp 1:0=1", "seed-1 + clamp 1:0=1"],
     ]
+
+
+def test_clamps_inside_adapters_need_clamps():
+    with pytest.raises(InputError, match="--clamp-in both: no clamp is given"):
+        clamped_arms([], [], "both")

@@ -99,7 +99,7 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
     while killed(search, out, True, after) == -signal.SIGKILL:
         kills += 1
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
-        measured = len(list((work / "other-images").glob("rounds-*.safetensors")))
+        measured = len(list(work.glob("other-images-*/rounds-*.safetensors")))
         other_images.add(measured)
         # The prompts with other images come after the screening of both layers, in three parts.
         after = 1 if measured < 3 and len(list(work.glob("layer-*.safetensors"))) == 2 else KILLED

@@ -52,6 +52,16 @@ def test_wordings_that_a_detector_reads_are_not_among_those_it_foretells():
     pd.testing.assert_frame_equal(detection_table(three.prompts, mixed, margin, 2), found)
 
 
+def test_a_wording_that_repeats_one_that_was_read_is_not_foretold():
+    """As a file may repeat paraphrases, and --normalize gives several wordings one form."""
+    two = asked(["yes", "yes"], paraphrases=3)
+    # The third paraphrase of the first question is its second again; that of the second question is new.
+    margin = np.array([-1, -1, 1, 1.00000001, -1, -1, 1, 2], float)
+    found = detection_table(two.prompts, two.pairs, margin, 2)
+    assert found[["question", "flips"]].values.tolist() == [[1, True]]
+    assert detection_table(two.prompts, two.pairs, margin, 0)["flips"].tolist() == [True, True]
+
+
 def test_questions_with_different_numbers_of_paraphrases():
     two, four = asked(["yes"], paraphrases=1), asked(["yes", "no"], paraphrases=3)
     keep = four.prompts["question"].eq(1) | four.prompts["variant"].lt(2)

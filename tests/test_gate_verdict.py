@@ -252,6 +252,9 @@ def test_the_share_must_be_above_the_middle_between_an_even_one_and_all():
     for low, verdict in ((0.75, "spread over layers"), (0.76, "gate found")):
         share = Interval(value=0.8, low=low, high=1.0)
         assert judged(share, taken=LayerRange(17, 22, 22), profile=few).verdict == verdict, low
+    # What grows up to layer 17 may have been made in any layer above 9.
+    assert judged(share, taken=LayerRange(17, 22, 22), profile=few).layers == list(range(10, 23))
+    assert judged(0.4, taken=LayerRange(17, 22, 22), profile=few).layers == [9, *range(10, 30)]
 
 
 def test_a_gate_makes_twice_as_much_of_the_flips_as_of_every_answer_or_the_register_alone_causes_them():

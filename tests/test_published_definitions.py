@@ -11,10 +11,11 @@ from test_finetune_measures import answered, asked, value
 from finetune.evaluation.flip_bank import flip_bank, flip_banks
 from finetune.evaluation.flips_by_count import any_flip_chance, flips_by_count
 from finetune.evaluation.measures import MEASURES
+from finetune.evaluation.settings import EvaluationSettings
 from interp.model.blank_images import gaussian_image
 from interp.questions.published_parser import parse_as_published
 from interp.questions.tables import pair_table
-from interp.questions.wording_similarity import WordingSimilarity, pair_similarity, wording_similarity
+from interp.questions.wording_similarity import WordingSimilarity, _pooling, pair_similarity, wording_similarity
 from interp.runtime.errors import InputError
 
 
@@ -33,6 +34,8 @@ from interp.runtime.errors import InputError
         ("y", "yes"),
         ("N", "no"),
         ("nodule", None),
+        ("N/A", None),
+        ("N/A - no image available", "no"),
         ("None", None),
         ("yesterday", None),
         ("", None),
@@ -195,3 +198,20 @@ def test_encoders_that_cannot_be_used_are_named(encoder, tmp_path):
         wording_similarity(tmp_path, ["a"], ["b"])
     with pytest.raises(InputError, match="no such folder"):
         wording_similarity(tmp_path / "absent", ["a"], ["b"])
+
+
+def test_no_pair_of_wordings_has_no_similarity(tmp_path):
+    assert wording_similarity(tmp_path, [], []).shape == (0,)
+
+
+def test_modules_that_change_the_embedding_are_refused(tmp_path):
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    modules = [{"idx": k, "type": f"sentence_transformers.models.{kind}"} for k, kind in enumerate(kinds)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    with pytest.raises(InputError, match=r"modules\.json: the encoder has a module Dense"):
+        _pooling(tmp_path)
+
+
+def test_an_encoder_without_answers_in_words_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Give --new-tokens above 0"):
+        EvaluationSettings(new_tokens=0, sentence_encoder=tmp_path)

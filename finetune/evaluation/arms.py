@@ -127,10 +127,12 @@ def clamp_arms(sets: Sequence[Sequence[Clamp]]) -> list[Arm]:
 def clamped_arms(arms: Sequence[Arm], clamps: Sequence[Arm], clamp_in: ClampIn) -> list[Arm]:
     """The arms of `clamp_arms` in the base, and each of them in each of the other `arms`, as `clamp_in` says.
 
-    Raises InputError if there are clamps for adapters but no adapter.
+    Raises InputError if there are clamps for adapters but no adapter, or the other way round.
     """
-    if clamp_in == "base" or not clamps:
+    if clamp_in == "base":
         return list(clamps)
+    if not clamps:
+        raise InputError(f"--clamp-in {clamp_in}: no clamp is given. Name features with --clamp, or leave it out.")
     if not arms:
         raise InputError(f"--clamp-in {clamp_in}: there is no adapter to clamp features in. Give one, or leave it out.")
     inside = [

@@ -21,7 +21,7 @@ def flip_banks(
     return [
         flip_bank(pairs, found, similarity, arm)
         for arm, found in answers.items()
-        if any(word is not None for word in found.parsed)
+        if not np.isnan(found.right_sequence).all()
     ]
 
 

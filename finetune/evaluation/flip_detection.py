@@ -43,6 +43,9 @@ FEWEST_EVENTS = 10
 DRAWS = 1000
 """Number of bootstrap draws of the patients behind the interval of an AUC."""
 
+SAME_MARGIN = 4
+"""Decimals [logits] to which the margins of two rows of one prompt agree."""
+
 
 class Detector(NamedTuple):
     """A way to foretell flips."""
@@ -56,7 +59,10 @@ class Detector(NamedTuple):
 
 
 def detection_table(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: FloatArray, probes: int) -> pd.DataFrame:
-    """What is known of every closed question with more than `probes` paraphrases, a row each.
+    """What is known of every closed question with another wording after the first `probes` paraphrases, a row each.
+
+    A paraphrase with the margin of a wording that is read is the same prompt, repeated or put into one form, so its
+    answer is known already and is not foretold.
 
     `pairs` are those of closed questions and `margin` [n] is in logits. Columns: question, patient, original (row of
     `prompts`); flips (whether a paraphrase after the first `probes` gets another answer than the original); right (1 or
@@ -68,7 +74,16 @@ def detection_table(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: FloatArr
     ordered = ordered[ordered.groupby("question")["question"].transform("size") > probes]
     before, after = (margin[ordered[name].to_numpy()] for name in ("original", "paraphrase"))
     read = ordered.groupby("question").cumcount().to_numpy() < probes
-    flips = ordered.assign(flips=(says_yes(before) != says_yes(after)) & ~read)
+    # Rows of one prompt may differ in their last digits, as they are packed differently.
+    seen, now = (np.round(each, SAME_MARGIN) for each in (before, after))
+    known = set(zip(ordered["question"][read], now[read], strict=True)) | set(
+        zip(ordered["question"], seen, strict=True)
+    )
+    asked = np.array([pair in known for pair in zip(ordered["question"], now, strict=True)], dtype=bool)
+    left = ~(read | (asked if probes else read))
+    kept = ordered.assign(left=left).groupby("question")["left"].transform("any").to_numpy(bool)
+    ordered, before, after, read, left = ordered[kept], before[kept], after[kept], read[kept], left[kept]
+    flips = ordered.assign(flips=(says_yes(before) != says_yes(after)) & left)
     table = flips.groupby("question", sort=True, as_index=False).agg(
         patient=("patient", "first"), original=("original", "first"), flips=("flips", "any")
     )
@@ -177,6 +192,8 @@ def abstentions(table: pd.DataFrame, seed: int) -> list[Abstention]:
     The threshold for the questions of one fold of patients is the quantile of |m| in the other folds; so coverage and
     risk are what a deployer gets who sets the threshold on other patients. The stated threshold is that of all folds.
     """
+    if table["patient"].nunique() < FOLDS:
+        return []
     folds = patient_folds(table["patient"].tolist(), seed)
     size, patients = table["size"].to_numpy(), table["patient"].tolist()
     flips, right = table["flips"].to_numpy(float), table["right"].to_numpy()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from interp.runtime.errors import InputError
 from interp.runtime.options import check_options, option
 
 TOLERANCE = 0.05
@@ -41,3 +42,5 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.sentence_encoder is not None and not self.new_tokens:
+            raise InputError("--sentence-encoder serves to compare answers in words. Give --new-tokens above 0.")

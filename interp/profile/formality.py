@@ -30,5 +30,5 @@ def formality(layers: Sequence[int], effects: LayerEffects, bank: Flips, seed: i
         layer=layers[chosen],
         recovery=recovery,
         random=random,
-        holds=recovery.low is not None and recovery.low > LEAST_RECOVERY,
+        holds=recovery.low is not None and recovery.low > max(LEAST_RECOVERY, random.high or 0.0),
     )

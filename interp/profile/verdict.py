@@ -1,6 +1,7 @@
 """The verdict: do the flips arise in a few layers, and is there a gate?"""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from interp.profile.range_test import RangeTest
@@ -64,41 +65,57 @@ def judge(
         return Verdict("no gate found", reason, [])
     needed = (1 + sum(p.layer in taken.layers for p in profile) / len(profile)) / 2
     share = test.share
-    several = taken.first < taken.last
-    makers = f"layers {taken.first}-{taken.last} make" if several else f"layer {taken.first} makes"
+    named = [layer for layer in _covered(profile, taken.layers) if layer <= taken.last]
+    makers = f"layers {named[0]}-{named[-1]} make" if len(named) > 1 else f"layer {named[0]} makes"
     held = f"{makers} {_text(share.value)} of the flipped answers"
+    if needed == 1:
+        reason = f"the range holds every profiled layer ({len(profile)}), so nothing tells it from others; profile more"
+        return Verdict("spread over layers", reason, _covered(profile, growing))
     if (share.low or 0.0) <= needed:
         return Verdict(
             "spread over layers",
             f"{held} (interval from {_text(share.low)}), and a gate of this width would make more than {needed:.0%}; "
             f"the answer changes in layers {layers_text(growing)}",
-            growing,
+            _covered(profile, growing),
         )
     if formality and formality.holds:
         cause = f"and the register alone, at layer {formality.layer}, recovers {_text(formality.recovery.value)}"
-        return Verdict("gate found", f"{held}, {cause}", taken.layers)
+        return Verdict("gate found", f"{held}, {cause}", named)
     if test.formed.high is None:
         unknown = "whether they make every answer is unknown, since too few answers differ because the image does"
-        return Verdict("as answers form", f"{held}, but {unknown}", taken.layers)
+        return Verdict("as answers form", f"{held}, but {unknown}", named)
     if LEAST_LIFT * test.formed.high >= (share.low or 0.0):
         return Verdict(
             "as answers form",
             f"{held}, but they also make {_text(test.formed.value)} of the answers that differ because the image does, "
             "so the wording disturbs the reading of the image instead of passing a gate",
-            taken.layers,
+            named,
         )
-    if (test.arrived.low or 0.0) <= LEAST_ARRIVED:
+    if test.arrived.low is None:
+        unknown = "whether the final token holds the difference before is unknown, as no layer below is profiled"
+        return Verdict("arrives from the question", f"{held}; {unknown}", named)
+    if test.arrived.low <= LEAST_ARRIVED:
         return Verdict(
             "arrives from the question",
             f"{held}, but exchanging the final token below them recovers {_text(test.arrived.value)}: most of the "
             "difference arrives there from the tokens of the question, which may have made the answer",
-            taken.layers,
+            named,
         )
     reason = (
         f"{held} and {_text(test.formed.value)} of the answers that differ because the image does, and the difference "
         f"of wording is at the final token before ({_text(test.arrived.value)})"
     )
-    return Verdict("gate found", reason, taken.layers)
+    return Verdict("gate found", reason, named)
+
+
+def _covered(profile: Sequence[ProfileEntry], layers: Sequence[int]) -> list[int]:
+    """The layers with those below each that are not profiled: what grows up to a layer may have been made in them."""
+    places = [p.layer for p in profile]
+    found = set(layers)
+    for below, layer in pairwise(places):
+        if layer in found:
+            found |= set(range(below + 1, layer + 1))
+    return sorted(found)
 
 
 def _too_few(flips: int, patients: int, min_flips: int) -> str:

@@ -22,4 +22,5 @@ def parse_as_published(text: str) -> str | None:
         return said.pop()
     if not said and not _NORMAL.isdisjoint(words):
         return "no"
-    return _FIRST.get(words[0]) if words else None
+    first = re.match(r"\W*([^\W_]+)(?![\w/])", text.casefold())
+    return _FIRST.get(words[0]) if said else _FIRST.get(first[1]) if first else None

@@ -45,6 +45,8 @@ def wording_similarity(encoder: str | Path, before: Sequence[str], after: Sequen
     says so. Raises InputError for an encoder that cannot be loaded, or that pools in another way.
     """
     texts = sorted({*before, *after})
+    if not texts:
+        return np.zeros(0)
     place = {text: row for row, text in enumerate(texts)}
     embedded = _embeddings(encoder, texts)
     embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
@@ -86,8 +88,21 @@ def _pooled(output: Any, mask: "Tensor", pooling: str) -> "Tensor":
     return (states * weight).sum(1) / weight.sum(1)
 
 
+KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+"""Modules of sentence-transformers that are applied here; cosines do not depend on the last one."""
+
+
 def _pooling(folder: Path) -> str:
     """The kind of pooling that sentence-transformers saved with an encoder; the mean without such a file."""
+    modules = folder / "modules.json"
+    if modules.is_file():
+        kinds = [str(each.get("type", "")).rsplit(".", 1)[-1] for each in json.loads(modules.read_text("utf-8"))]
+        others = [kind for kind in kinds if kind not in KNOWN_MODULES]
+        if others:
+            raise InputError(
+                f"{modules}: the encoder has a module {others[0]}, but only {', '.join(sorted(KNOWN_MODULES))} are "
+                "known here. Give an encoder without it."
+            )
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return POOLINGS[0]

@@ -206,7 +206,7 @@ class FormalityEntry(_Part):
     layer: int = Field(description="layer of the highest register patch, chosen on the selection half")
     recovery: Interval = Field(description="its recovery on the held-out half")
     random: Interval = Field(description="recovery by random directions of the same norm")
-    holds: bool = Field(description="whether the whole interval is above 0.5")
+    holds: bool = Field(description="whether the whole interval is above 0.5 and above that of random directions")
 
 
 class RangeEntry(_Part):

@@ -9,14 +9,18 @@ from numpy.typing import NDArray
 from interp.images.decode import BLANK_IMAGE
 from interp.images.other_patients import other_patients_images
 
+AN_IMAGE = 25
+"""Most prompts of one image, so that no few images make up the sample."""
+
 
 def swap_images(
     prompts: pd.DataFrame, patients: Collection[str], count: int, seed: int
 ) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """Row positions [n] of some prompts of `patients`, and these prompts with the image of another of them.
 
-    All wordings of all questions about an image move to the same other image, so that they share its prefix. Images are
-    added in random order until there are `count` prompts. Without another patient, the image is blank.
+    The wordings of the questions about an image, at most AN_IMAGE of them, move to the same other image, so that they
+    share its prefix. Images are added in random order until there are `count` prompts. Without another patient, the
+    image is blank.
     """
     rng = np.random.default_rng([seed, 19])
     asked = prompts["patient"].isin(list(patients)).to_numpy()
@@ -28,7 +32,8 @@ def swap_images(
     for image in other_of:
         if len(rows) >= count:
             break
-        rows += rows_of[image].tolist()
+        own = rows_of[image]
+        rows += own.tolist() if len(own) <= AN_IMAGE else rng.choice(own, AN_IMAGE, replace=False).tolist()
     chosen = np.array(rows, dtype=np.int64)
     swapped = prompts.iloc[chosen].reset_index(drop=True)
     return chosen, swapped.assign(image=swapped["image"].map(other_of))

@@ -15,6 +15,7 @@ from interp.screening.flips import Flips, Halves, sample_pairs, sides
 from interp.screening.image_swaps import swap_images
 from interp.search.stages import Measured
 from interp.search.task import Task
+from interp.storage.checkpoint import stage_name
 
 SWAPPED = 1000
 """Prompts that are also run under another image."""
@@ -46,7 +47,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     swaps = [swap_images(task.prompts, patients, SWAPPED // 2, seed) for patients in groups]
     rows = torch.from_numpy(np.concatenate([chosen for chosen, _ in swaps]))
     swapped = pd.concat([table for _, table in swaps], ignore_index=True)
-    saved = task.checkpoint.within("other-images")
+    saved = task.checkpoint.within(stage_name("other-images", rows=rows))
     moved_margin, moved = measure_together(
         search.vlm, swapped, task.layers, search.batch_tokens, search.max_memory, task.team, saved
     )
@@ -101,6 +102,9 @@ def _flips_by_image(task: Task, rows: Tensor, margin: Tensor, moved_margin: Tens
 
 def _gathered(task: Task, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     """What all processes made, one layer each time, stacked by layer; without what none of them made."""
-    gathered = task.team.gather_tensors({name: torch.stack(list(each), 1) for name, each in made.items() if each})
+    own = {name: torch.stack(list(each), 1) for name, each in made.items() if each}
+    if task.team.size == 1:
+        return own
+    gathered = task.team.gather_tensors(own)
     names = dict.fromkeys(name for part in gathered for name in part)
     return {name: torch.cat([part[name] for part in gathered if name in part], dim=1) for name in names}

@@ -96,7 +96,9 @@ def test_ranges(
     effects: dict[LayerRange, WindowEffect] = {}
     for taken in ranges.values():
         first, last = layers.index(taken.first), layers.index(taken.last)
-        added = screened.residual_patch[:, last] - screened.residual_patch_below[:, first]
+        # Where layers below the range are not profiled, the window begins above the last one that is.
+        below = screened.residual_patch[:, first - 1] if first else screened.residual_patch_below[:, 0]
+        added = screened.residual_patch[:, last] - below
         if taken not in effects:
             effects[taken] = patch_window(patched.target, rerun, added, taken.last, seed)
     return {

@@ -49,7 +49,7 @@ def near(what: str, claimed: Any, found: Any, tolerance: float) -> Check:
     distances = {place: _distance(before.get(place), now.get(place)) for place in {*before, *now}}
     beyond = sorted(place for place, distance in distances.items() if distance > tolerance)
     worst = max(distances.values(), default=0.0)
-    told = f"{len(before) - len(beyond)} the same, largest difference {worst:.2g}"
+    told = f"{len(before) - len(before.keys() & set(beyond))} the same, largest difference {worst:.2g}"
     if beyond:
         told += f"; {len(beyond)} beyond the tolerance, the first {beyond[0]}"
     return Check(what, f"{len(before)} numbers", told, not beyond, f"{tolerance:g}")
