@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.demo.plants.neuron import MOST, Neuron, flip_share, margin_slope, write_until
+from interp.demo.plants.neuron import MOST, Neuron, check_room, flip_share, margin_slope, write_until
 from interp.demo.plants.reading import SHARPNESS, MlpInputs, fitted_prompts, mlp_tensors
 from interp.demo.plants.record import Plant
 from interp.measurement.margins import measure
@@ -28,6 +28,7 @@ def plant_decoys(vlm: Vlm, questions: Sequence[Question], strength: float = 0.15
     """
     prompts = fitted_prompts(questions, seed)
     base = flip_share(prompts, measure(vlm, prompts).margin)
+    check_room(base, strength, strength)
     generator = torch.Generator().manual_seed(seed)
     neurons = []
     for layer in range(vlm.n_layers):

@@ -68,6 +68,15 @@ def flip_share(prompts: pd.DataFrame, margin: Tensor) -> float:
     return float(found.pairs.assign(flipped=found.flipped).groupby("question")["flipped"].any().mean())
 
 
+def check_room(base: float, goal: float, strength: float) -> None:
+    """Raise InputError if the share `base` of the questions that flip already leaves a plant nothing to raise."""
+    if base >= goal:
+        raise InputError(
+            f"{base:.1%} of the questions flip before anything is written, so a plant cannot raise them to "
+            f"{strength:.1%}. Give a higher --strength."
+        )
+
+
 def write_until(
     vlm: Vlm, prompts: pd.DataFrame, neurons: Sequence[Neuron], strength: float, part: float = 1.0
 ) -> float:
@@ -84,11 +93,7 @@ def write_until(
 
     base = flips(0.0)
     goal = strength if part == 1 else base + part * (strength - base)
-    if base >= goal:
-        raise InputError(
-            f"{base:.1%} of the questions flip before anything is written, so a plant cannot raise them to "
-            f"{strength:.1%}. Give a higher --strength."
-        )
+    check_room(base, goal, strength)
     low, high, reached = 0.0, 1e-3, base
     while (reached := flips(high)) < goal:
         low, high = high, 2 * high
