@@ -11,7 +11,6 @@ from finetune.evaluation.answers import closed_originals
 from interp.measurement.margins import measure
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
-from interp.runtime.progress import notify
 from interp.saes.locate import sae_of_layer
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.schemas.layers import read_layers
@@ -21,13 +20,16 @@ from interp.statistics import FloatArray
 def found_features(path: Path, split: str) -> list[tuple[int, int]]:
     """The (layer, feature) that the search behind a layers.json tested; `split` is that of the evaluation.
 
-    Says so if the search used its patients. Raises InputError if the file cannot be read or holds no feature.
+    Raises InputError if the search used its patients, and if the file cannot be read or holds no feature.
     """
     layers = read_layers(path)
     if not layers.features:
         raise InputError(f"{path}: holds no features. Give the layers.json of a search that tested some.")
     if layers.data.split in ("all", split):
-        notify(f"The features of {path} were chosen on patients of this evaluation, so they look better than they are.")
+        raise InputError(
+            f"{path}: its features were chosen on the split {layers.data.split!r}, so on patients of this evaluation, and "
+            "would foretell flips better there than elsewhere. Search another split (--split), or evaluate another."
+        )
     return [(entry.layer, entry.feature) for entry in layers.features]
 
 
