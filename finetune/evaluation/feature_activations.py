@@ -27,8 +27,8 @@ def found_features(path: Path, split: str) -> list[tuple[int, int]]:
         raise InputError(f"{path}: holds no features. Give the layers.json of a search that tested some.")
     if layers.data.split in ("all", split):
         raise InputError(
-            f"{path}: its features were chosen on the split {layers.data.split!r}, so on patients of this evaluation, and "
-            "would foretell flips better there than elsewhere. Search another split (--split), or evaluate another."
+            f"{path}: its features were chosen on the split {layers.data.split!r}, so on patients of this evaluation, "
+            "and would foretell flips better there than elsewhere. Search another split (--split), or evaluate another."
         )
     return [(entry.layer, entry.feature) for entry in layers.features]
 
