@@ -27,6 +27,15 @@ class Flips(NamedTuple):
     banked: NDArray[np.bool_]
     """Whether the pair is in the flip bank: it flips, and both margins are at least the threshold from zero."""
 
+    @classmethod
+    def between(
+        cls, pairs: pd.DataFrame, before: NDArray[np.float64], after: NDArray[np.float64], threshold: float
+    ) -> "Flips":
+        """Pairs with their margins [pairs]; `threshold` is the least |m| [logits] on both sides of the flip bank."""
+        flipped = (before > 0) != (after > 0)
+        banked = flipped & (np.abs(before) >= threshold) & (np.abs(after) >= threshold)
+        return cls(pairs, before, after, flipped, banked)
+
     def take(self, rows: NDArray[np.bool_]) -> "Flips":
         """The pairs that the mask `rows` [pairs] selects."""
         return Flips(
@@ -68,10 +77,7 @@ def find_flips(prompts: pd.DataFrame, pairs: pd.DataFrame, margin: Tensor, thres
     closed = prompts["closed"].to_numpy(bool)[pairs["original"].to_numpy()]
     pairs = pairs[closed].reset_index(drop=True)
     m = margin.double().numpy()
-    before, after = m[pairs["original"].to_numpy()], m[pairs["paraphrase"].to_numpy()]
-    flipped = (before > 0) != (after > 0)
-    banked = flipped & (np.abs(before) >= threshold) & (np.abs(after) >= threshold)
-    return Flips(pairs, before, after, flipped, banked)
+    return Flips.between(pairs, m[pairs["original"].to_numpy()], m[pairs["paraphrase"].to_numpy()], threshold)
 
 
 class Halves(NamedTuple):

@@ -65,13 +65,13 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
         by_other_image = own[rows].float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
         directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
+        along = register_direction(by_wording, signs) if tagged else None
         # The controls of a layer are the same however the layers are divided among processes.
         layer_seed = 1000 * seed + layer
         for name, bank in banks.items():
             delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
             made[name].append(answer_edits(directions, delta, layer_seed))
-            if tagged:
-                along = register_direction(by_wording, signs)
+            if along is not None:
                 made[name.replace("answer", "register")].append((delta @ along)[:, None] * along)
         made["image"].append(answer_edits(directions, by_other_image[flipped], layer_seed))
     whole = _gathered(task, made)
@@ -92,12 +92,9 @@ def _flips_by_image(task: Task, rows: Tensor, margin: Tensor, moved_margin: Tens
     Column `row` of their table is the place among `rows`; there are at most as many as patches of a flip bank need.
     """
     before, after = margin[rows].double().numpy(), moved_margin.double().numpy()
-    flipped = (before > 0) != (after > 0)
-    least = task.settings.bank_margin
-    banked = flipped & (np.abs(before) >= least) & (np.abs(after) >= least)
     table = pd.DataFrame({"row": np.arange(len(rows)), "patient": task.prompts["patient"].to_numpy()[rows.numpy()]})
-    found = Flips(table, before, after, flipped, banked).take(banked & wanted)
-    return sample_pairs(found, SWAPPED // 5, task.settings.seed)
+    found = Flips.between(table, before, after, task.settings.bank_margin)
+    return sample_pairs(found.take(found.banked & wanted), SWAPPED // 5, task.settings.seed)
 
 
 def _gathered(task: Task, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:

@@ -94,13 +94,12 @@ def test_ranges(
     originals = task.prompts.iloc[bank.pairs["original"].to_numpy(np.int64)]
     rerun = SuffixRerun(task.search.vlm, originals, team=task.team, checkpoint=task.checkpoint)
     effects: dict[LayerRange, WindowEffect] = {}
-    for taken in ranges.values():
+    for taken in dict.fromkeys(ranges.values()):
         first, last = layers.index(taken.first), layers.index(taken.last)
         # Where layers below the range are not profiled, the window begins above the last one that is.
         below = screened.residual_patch[:, first - 1] if first else screened.residual_patch_below[:, 0]
         added = screened.residual_patch[:, last] - below
-        if taken not in effects:
-            effects[taken] = patch_window(patched.target, rerun, added, taken.last, seed)
+        effects[taken] = patch_window(patched.target, rerun, added, taken.last, seed)
     return {
         rule: range_test(taken, effects[taken], patched.effects, layers, bank, seed) for rule, taken in ranges.items()
     }
