@@ -3,10 +3,8 @@
 import pytest
 
 from interp.profile.places import place_of, writing_layers
-from interp.schemas.layers import CausalEntry, ProfileEntry
+from interp.schemas.layers import CausalEntry
 from interp.schemas.record import Interval
-
-NONE = Interval(value=None, low=None, high=None)
 
 
 def causal(net: float, mediated: float, p: float = 0.01) -> CausalEntry:
@@ -20,19 +18,14 @@ def causal(net: float, mediated: float, p: float = 0.01) -> CausalEntry:
     )  # fmt: skip
 
 
-def profile(writes: dict[int, float]) -> list[ProfileEntry]:
-    return [
-        ProfileEntry(
-            layer=layer, flip_auc=NONE, flip_auc_null=None, recovery=NONE, random_patch=NONE, write=NONE,
-            random_write=NONE, net_write=Interval(value=w, low=w - 0.05, high=w + 0.05), reversals=0, fvu=None, l0=None,
-        )
-        for layer, w in writes.items()
-    ]  # fmt: skip
+def writes(values: dict[int, float]) -> dict[int, Interval]:
+    """Direct effects with intervals of ± .05."""
+    return {layer: Interval(value=w, low=w - 0.05, high=w + 0.05) for layer, w in values.items()}
 
 
 def test_layers_write_whose_direct_effect_is_above_chance_and_near_the_largest():
-    assert writing_layers(profile({3: 0.04, 4: 0.5, 5: 0.2, 6: 0.06, 7: -0.4})) == [4, 5]
-    assert writing_layers(profile({3: 0.01, 4: -0.2})) == []
+    assert writing_layers(writes({3: 0.04, 4: 0.5, 5: 0.2, 6: 0.06, 7: -0.4})) == [4, 5]
+    assert writing_layers(writes({3: 0.01, 4: -0.2})) == []
 
 
 @pytest.mark.parametrize(

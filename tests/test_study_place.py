@@ -11,7 +11,6 @@ from interp.causal.mediation import falls_by_layer
 from interp.causal.sae_error import PARTS, split_shift
 from interp.causal.vector_patching import RANDOMS, patch_vectors
 from interp.feature.clamping import clamp_feature
-from interp.feature.family import find_relatives
 from interp.feature.register_grid import read_grid
 from interp.feature.study import study_feature
 from interp.measurement.margins import measure
@@ -24,6 +23,7 @@ from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.schemas.published import published_on
 from interp.schemas.record import Interval
+from interp.screening.families import find_relatives
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.views.tables.feature import conclusion, study_tables
 from interp.views.tables.feature_place import place_lines
@@ -110,7 +110,7 @@ def test_the_parts_of_the_residual_by_plain_hooks(vlm, sae, prompts, measured, b
     torch.testing.assert_close(parts[:, 0], whole, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(parts[:, 1], decoded, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(parts[:, 2], whole - decoded, atol=1e-3, rtol=1e-3)
-    tests = patch_vectors(bank, LAYER, parts, seed=0)
+    tests = patch_vectors(bank, [LAYER] * 3, parts, seed=0)
     for i, test in enumerate(tests):
         total, direct = (recovered(vlm, prompts, bank, plain, layer, parts[:, i]) for layer in (LAYER, LAST))
         assert test.recovery.value == pytest.approx(total, abs=1e-4)
@@ -122,13 +122,13 @@ def test_random_directions_are_subtracted(bank):
     """A vector that is itself a random direction recovers nothing in the mean over pairs and draws."""
     generator = torch.Generator().manual_seed(5)
     vectors = torch.randn(len(bank.flips.pairs), 6, 128, generator=generator) * 0.3
-    assert abs(np.mean([test.net.value for test in patch_vectors(bank, LAYER, vectors, seed=1)])) < 0.02
+    assert abs(np.mean([test.net.value for test in patch_vectors(bank, [LAYER] * 6, vectors, seed=1)])) < 0.02
     assert RANDOMS > 1
 
 
 def test_an_empty_vector_is_never_significant(bank):
     empty = torch.zeros(len(bank.flips.pairs), 1, 128)
-    (test,) = patch_vectors(bank, LAYER, empty, seed=0)
+    (test,) = patch_vectors(bank, [LAYER], empty, seed=0)
     assert (test.p, test.p_mediated) == (1, 1)
     assert {fall.p for fall in falls_by_layer(bank, LAYER, empty[:, 0], seed=0)} == {1.0}
 

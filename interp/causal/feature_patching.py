@@ -92,6 +92,11 @@ class FeaturePatch(NamedTuple):
     unflipped: Tensor
     """float32 [unflipped pairs]: the feature's f(p) - f(q) on pairs that do not flip."""
 
+    @property
+    def vector(self) -> Tensor:
+        """float32 [pairs, d_model]: what undoes the feature's change."""
+        return -self.delta[:, :1] * self.directions[:1]
+
 
 def matched_features(screen: pd.DataFrame, feature: int, count: int = MATCHED, tolerance: float = 0.05) -> list[int]:
     """Matched controls of a feature: the `count` nearest in mean |delta|, with a flip AUC within `tolerance` of .5.
@@ -141,7 +146,7 @@ def gather_patches(own: Sequence[FeaturePatch], candidates: Sequence[Candidate],
 def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: PatchTarget, seed: int) -> FeatureTest:
     """Patch one feature on the flips of `target`, with its controls, and on `unflipped` pairs."""
     n, matched = len(target.flips.pairs), len(patch.directions) - 1
-    own = -patch.delta[:, :1, None] * patch.directions[:1]
+    own = patch.vector[:, None]
     generator = torch.Generator().manual_seed(seed)
     deltas = [
         *(dose * own for dose in DOSES),

@@ -5,6 +5,7 @@ It tests what is no single feature, such as a family of features or the part of 
 mediated, and both are set against random directions of the same norms.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,16 +38,16 @@ class VectorTest(NamedTuple):
     """Number of pairs whose original answer the patch restores."""
 
 
-def patch_vectors(target: PatchTarget, layer: int, vectors: Tensor, seed: int) -> list[VectorTest]:
-    """Test k vectors a pair, each added to the paraphrase's final-token residual after `layer`.
+def patch_vectors(target: PatchTarget, layers: Sequence[int], vectors: Tensor, seed: int) -> list[VectorTest]:
+    """Test k vectors a pair, each added to the paraphrase's final-token residual after its one of `layers` [k].
 
     `vectors` is float32 [n, k, d_model]; the original's residual minus the paraphrase's would restore the margin.
     """
     k = vectors.shape[1]
     noise = random_directions(vectors.repeat_interleave(RANDOMS, 1), torch.Generator().manual_seed(seed))
     patches = torch.cat([vectors, noise], 1)
-    count, last = patches.shape[1], target.rerun.vlm.n_layers - 1
-    places = [layer] * count + [last] * count
+    places = [*layers, *(layer for layer in layers for _ in range(RANDOMS))]
+    places += [target.rerun.vlm.n_layers - 1] * len(places)
     every = target.effect(places, torch.cat([patches, patches], 1), "vector patches")
     size, patients = np.abs(target.shift), target.patients
     total, direct = np.split(every * np.sign(target.shift)[:, None], 2, axis=1)

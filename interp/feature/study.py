@@ -25,19 +25,18 @@ from interp.causal.vector_patching import patch_vectors
 from interp.feature.clamping import clamp_feature
 from interp.feature.content import activating_wordings, feature_content
 from interp.feature.edges import find_edges
-from interp.feature.family import find_relatives
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
 from interp.feature.pages import nearest_page
 from interp.feature.pair_effects import pair_effects
-from interp.feature.place import family_place, layer_writes, layers_that_mediate, layers_that_write
 from interp.feature.register_grid import grid_findings, grid_prompts, read_grid, study_grid
 from interp.feature.tracking import track_margin
 from interp.feature.weights import direct_effect, margin_slope, nearest_neighbours
+from interp.feature.writes import layer_writes
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.model.vlm import Vlm
-from interp.profile.places import place_of
+from interp.profile.places import layers_that_mediate, place_of, writing_layers
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.arguments import expect, expect_each
@@ -55,8 +54,9 @@ from interp.schemas.study import (
     Relative,
     ResidualParts,
     Study,
-    VectorPatchEntry,
 )
+from interp.schemas.vector_patch import VectorPatchEntry
+from interp.screening.families import find_relatives
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
 from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs
 from interp.screening.sae_inputs import SaeInputs
@@ -306,14 +306,14 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     own = -torch.from_numpy(delta[flips.banked]).float()[:, None, None] * sae.w_dec[feature].float().cpu()
     effect = bank.effect([sae.layer], own, "feature patch, pair by pair")[:, 0]
     writes = layer_writes(vlm, prompts, bank, seed)
-    writing = layers_that_write(writes)
-    falls = falls_by_layer(bank, sae.layer, -patch.delta[:, :1] * patch.directions[:1], seed)
+    writing = writing_layers({each.layer: each.net_write for each in writes})
+    falls = falls_by_layer(bank, sae.layer, patch.vector, seed)
     family = [feature, *(relative.feature for relative in relatives)]
     vectors = split_shift(sae, here, banked.pairs)
     joint = joint_feature_patch(sae, here, banked.pairs, family)
     *parts, together = [
         VectorPatchEntry.model_validate(json_ready(found))
-        for found in patch_vectors(bank, sae.layer, torch.cat([vectors, joint[:, None]], 1), seed)
+        for found in patch_vectors(bank, [sae.layer] * 4, torch.cat([vectors, joint[:, None]], 1), seed)
     ]
     whole, _, error = vectors.double().pow(2).sum((0, 2)).tolist()
     return _Patched(
@@ -329,5 +329,5 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
             **dict(zip(PARTS, parts, strict=True)), error_share=significant(error / whole) if whole else None
         ),
         family_patch=together if relatives else None,
-        family_place=family_place(sae.layer, together, writing) if relatives else None,
+        family_place=place_of(sae.layer, together, writing) if relatives else None,
     )

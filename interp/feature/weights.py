@@ -5,20 +5,12 @@ from torch import Tensor
 
 from interp.model.prompts import AnswerTokens, answer_margin
 from interp.model.vlm import Vlm
-from interp.saes.sae import Sae
+from interp.saes.sae import Sae, decoder_cosines
 from interp.schemas.study import Neighbour
 from interp.storage.json_files import significant
 
 NEIGHBOURS = 8
 """Number of nearest neighbours that are listed."""
-
-
-def decoder_cosines(sae: Sae, feature: int) -> Tensor:
-    """Cosine of every feature's decoder row with that of `feature`: float32 [d_sae] on the CPU."""
-    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
-    # In parts, because a float copy of the widest SAEs would take gigabytes.
-    parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
-    return torch.cat(parts).cpu()
 
 
 def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:

@@ -11,6 +11,7 @@ from interp.runtime.errors import InputError
 from interp.schemas.layers_v1 import upgraded
 from interp.schemas.record import Interval, Record
 from interp.schemas.rules import Rule
+from interp.schemas.vector_patch import VectorPatchEntry
 from interp.storage.atomic import write_text
 from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
@@ -181,6 +182,27 @@ class FeatureEntry(_Part):
     causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
 
 
+class FamilyEntry(_Part, VectorPatchEntry):
+    """The joint patch of a feature and its relatives on held-out flips (interp.screening.families).
+
+    One family of every layer below the last that writes is tested: that for which attribution predicts most.
+    """
+
+    layer: int = Field(description="decoder layer")
+    features: list[int] = Field(
+        description="indices in the SAE: the feature whose family it is, then its relatives, which were found without "
+        "any margin"
+    )
+    path_attribution: float | None = Field(
+        description="sum of the path attributions of the features, selection half, by which the family was chosen"
+    )
+    place: Place = Field(description="what the family has to do with the flips, as one (interp.profile.places)")
+    p: float | None = Field(
+        description="p of net, sign-flip test over patients, Benjamini-Hochberg adjusted over the families tested"
+    )
+    p_mediated: float | None = Field(description="p of net_mediated, tested and adjusted in the same way as p")
+
+
 class SaeEntry(_Part):
     """Where the SAE of one layer comes from."""
 
@@ -193,10 +215,21 @@ class SaeEntry(_Part):
 
 
 class GateEntry(_Part):
-    """The feature that a gate reads, and the layers that write the other answer."""
+    """The feature that a gate reads, or the family, and the layers that write the other answer."""
 
-    feature: int = Field(description="index of the cause with the highest mediated recovery")
+    feature: int = Field(
+        description="index of the cause with the highest mediated recovery, or the feature whose family is the cause"
+    )
+    family: list[int] = Field(
+        default_factory=list,
+        description="its relatives, where the cause is the family of features and no single one; otherwise empty",
+    )
     read_layer: int = Field(description="its layer")
+    mediating_layers: list[int] = Field(
+        default_factory=list,
+        description="layers that read its change: where the recovery falls (interp.causal.mediation); empty if none "
+        "stands out",
+    )
     write_layers: list[int] = Field(description="layers whose own addition moves the answer (`net_write`)")
 
 
@@ -287,6 +320,9 @@ class Layers(_Part):
     data: DataEntry = Field(description="the questions")
     profile: list[ProfileEntry] = Field(description="one entry per layer")
     features: list[FeatureEntry] = Field(description="features that were tested, causes first")
+    families: list[FamilyEntry] = Field(
+        default_factory=list, description="families of features that were tested, causes first"
+    )
     gate: GateEntry | None = Field(
         default=None, description="what the gate reads and where it writes; null if no cause was found"
     )

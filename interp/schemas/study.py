@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field
 from interp.schemas.feature_content import FeatureContent
 from interp.schemas.layers import CausalEntry, Place, PromptEntry
 from interp.schemas.record import Interval, Record
+from interp.schemas.vector_patch import VectorPatchEntry
 from interp.storage.provenance import Provenance
 
 
@@ -48,18 +49,6 @@ class LayerFallEntry(Record):
     )
 
 
-class VectorPatchEntry(Record):
-    """The patch of a vector that is no single feature, on all banked flips (interp.causal.vector_patching)."""
-
-    recovery: Interval = Field(description="recovered share of the margin shift")
-    net: Interval = Field(description="recovery minus that of random directions of the same norm")
-    p: float | None = Field(description="p of net, sign-flip test over patients; not adjusted")
-    direct: Interval = Field(description="recovery by the same vector added to the last layer's output")
-    net_mediated: Interval = Field(description="recovery - direct, minus the same of random directions")
-    p_mediated: float | None = Field(description="p of net_mediated, likewise")
-    reversals: int = Field(description="number of flips whose original answer the patch restores")
-
-
 class ResidualParts(Record):
     """The change of the whole residual at the feature's layer, split by the SAE (interp.causal.sae_error)."""
 
@@ -75,7 +64,7 @@ direction, the deltas go together. opposite: the same with the other sign."""
 
 
 class Relative(Record):
-    """A feature of the same SAE that goes with the studied one (interp.feature.family)."""
+    """A feature of the same SAE that goes with the studied one (interp.screening.families)."""
 
     feature: int = Field(description="index of the feature in the SAE")
     kinship: Kinship = Field(description="how it is related: duplicate, split, companion or opposite")
@@ -207,7 +196,7 @@ class Study(Record):
         default_factory=list, description="what each layer above the feature makes of its change, lowest first"
     )
     mediating_layers: list[int] = Field(
-        default_factory=list, description="layers through which the feature acts (interp.feature.place)"
+        default_factory=list, description="layers through which the feature acts (interp.profile.places)"
     )
     parts: ResidualParts | None = Field(default=None, description="what the SAE leaves out; null without banked flips")
     family: list[Relative] = Field(default_factory=list, description="features that go with it, most first")

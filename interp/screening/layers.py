@@ -15,11 +15,15 @@ from interp.runtime.distributed import Team
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
 from interp.screening.attribution import attribute
+from interp.screening.families import Family, best_family
 from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_feature_patch, screen_layer
 from interp.screening.flips import Halves, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import Estimate
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
+
+PATCHES = ("feature_patch", "family_patch")
+"""The patches of a screened layer that are kept with it."""
 
 
 class ScreenedLayers(NamedTuple):
@@ -31,6 +35,10 @@ class ScreenedLayers(NamedTuple):
     """[held-out pairs, layers]: how much the layer's chosen features change (`flip_score`)."""
     feature_patch: Tensor
     """float32 [bank, layers, d_model]: joint feature patch of the layer's features of highest attribution."""
+    families: list[Family]
+    """The family of each layer for which attribution predicts most; one without features where none is active."""
+    family_patch: Tensor
+    """float32 [bank, layers, d_model]: joint feature patches of the families."""
     residual_patch: Tensor
     """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
     residual_patch_below: Tensor
@@ -56,8 +64,8 @@ def screen_layers(
 
     `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases, `on_path` the means of
     those on the paths to the originals (`interp.screening.attribution.path_gradients`). `features_a_layer`
-    features are chosen: by flip AUC for the score, by attribution for the joint feature patch. Layers in the
-    `checkpoint` are not screened again.
+    features are chosen: by flip AUC for the score, by attribution for the joint feature patch. The family comes from
+    `on_path` and the pairs of the selection half. Layers in the `checkpoint` are not screened again.
     """
     selection_bank, bank = halves.selection_bank, halves.held_out_bank
     margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
@@ -74,8 +82,11 @@ def screen_layers(
         attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
         rebuilt = reconstruct(sae, residuals)
         transfer = judge_transfer(rebuilt, prompts["patient"].tolist())
-        patch = joint_feature_patch(sae, residuals, bank.pairs, attributed)
-        return _ScreenedLayer(table, score, patch, summarize(rebuilt), transfer, sae.id).tensors()
+        family = best_family(sae, residuals, halves.selection.pairs, table.set_index("feature")["path_attribution"])
+        patch, together = (
+            joint_feature_patch(sae, residuals, bank.pairs, each) for each in (attributed, list(family.features))
+        )
+        return _ScreenedLayer(table, score, patch, together, family, summarize(rebuilt), transfer, sae.id).tensors()
 
     screened = list[_ScreenedLayer]()
     for position, layer in enumerate(track(layers, "screening features")):
@@ -89,6 +100,8 @@ def screen_layers(
         if screened
         else np.zeros((len(halves.held_out.pairs), 0)),
         feature_patch=torch.stack([found.feature_patch for found in screened], 1) if screened else after,
+        families=[found.family for found in screened],
+        family_patch=torch.stack([found.family_patch for found in screened], 1) if screened else after,
         residual_patch=after,
         residual_patch_below=below,
         fits=[(found.fit, found.transfer) for found in screened],
@@ -105,6 +118,10 @@ class _ScreenedLayer(NamedTuple):
     """[held-out pairs]: how much the chosen features change."""
     feature_patch: Tensor
     """float32 [bank, d_model]: the joint feature patch."""
+    family_patch: Tensor
+    """float32 [bank, d_model]: that of the family."""
+    family: Family
+    """The family for which attribution predicts most."""
     fit: Fit
     """How well the SAE describes the residuals."""
     transfer: Transfer
@@ -114,35 +131,40 @@ class _ScreenedLayer(NamedTuple):
 
     def tensors(self) -> dict[str, Tensor]:
         """The form in a checkpoint: arrays as tensors, the rest as JSON, which keeps every bit of a float."""
-        rest = json.dumps([self.fit, self.transfer, self.sae]).encode()
+        rest = json.dumps([self.fit, self.transfer, self.sae, self.family]).encode()
         columns = {f"features/{name}": torch.tensor(column.to_numpy()) for name, column in self.features.items()}
-        arrays = {"score": torch.from_numpy(self.score), "feature_patch": self.feature_patch}
+        patches = {name: getattr(self, name) for name in PATCHES}
+        arrays = {"score": torch.from_numpy(self.score), **patches}
         return columns | arrays | {"rest": torch.frombuffer(bytearray(rest), dtype=torch.uint8)}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "_ScreenedLayer":
         """The inverse of `tensors`."""
-        fit, (r2, p, verdict), sae = json.loads(tensors["rest"].numpy().tobytes())
+        fit, (r2, p, verdict), sae, family = json.loads(tensors["rest"].numpy().tobytes())
         table = pd.DataFrame({name: tensors[f"features/{name}"].numpy() for name in SCREEN_COLUMNS})
         transfer = Transfer(Estimate(*r2), p, verdict)
-        return cls(table, tensors["score"].numpy(), tensors["feature_patch"], Fit(*fit), transfer, sae)
+        patch, together = (tensors[name] for name in PATCHES)
+        return cls(table, tensors["score"].numpy(), patch, together, Family.of(family), Fit(*fit), transfer, sae)
 
 
 def gather_layers(own: ScreenedLayers, team: Team) -> ScreenedLayers:
     """Collect the layers of all processes, in the order of their ranks, at each of them."""
     if team.size == 1:
         return own
-    names = ("feature_patch", "residual_patch", "residual_patch_below")
+    names = (*PATCHES, "residual_patch", "residual_patch_below")
     arrays = {"scores": torch.from_numpy(own.scores)} | {name: getattr(own, name) for name in names}
     parts = team.gather_tensors(arrays)
     whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    values = team.gather_values((own.fits, list(own.saes.items())))
+    values = team.gather_values((own.fits, list(own.saes.items()), own.families))
     return ScreenedLayers(
         features=_concatenated(team.gather_frames(own.features)),
         scores=whole.pop("scores").numpy(),
         **whole,
-        fits=[(Fit(*fit), Transfer(Estimate(*r2), p, verdict)) for fits, _ in values for fit, (r2, p, verdict) in fits],
-        saes={layer: name for _, saes in values for layer, name in saes},
+        fits=[
+            (Fit(*fit), Transfer(Estimate(*r2), p, verdict)) for fits, *_ in values for fit, (r2, p, verdict) in fits
+        ],
+        families=[Family.of(family) for *_, families in values for family in families],
+        saes={layer: name for _, saes, _ in values for layer, name in saes},
     )
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 from torch import Tensor
 
 from interp.model.model_entry import model_entry
-from interp.profile.places import writing_layers
 from interp.profile.profile import DRAWS, commit_layer
 from interp.questions.files import common_split
 from interp.questions.polarity import inverting_operator
@@ -14,7 +13,16 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.saes.reconstruction import R2_NEEDED
 from interp.saes.source import sae_source
-from interp.schemas.layers import DataEntry, FeatureEntry, GateEntry, Layers, ProfileEntry, PromptEntry, RangeEntry
+from interp.schemas.layers import (
+    DataEntry,
+    FamilyEntry,
+    FeatureEntry,
+    GateEntry,
+    Layers,
+    ProfileEntry,
+    PromptEntry,
+    RangeEntry,
+)
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.search.layer_stage import Judgement
@@ -29,6 +37,8 @@ def layers_artifact(
     halves: Halves,
     judged: Judgement,
     features: list[FeatureEntry],
+    families: list[FamilyEntry],
+    gate: GateEntry | None,
     saes: dict[int, str],
 ) -> Layers:
     """The content of layers.json."""
@@ -52,7 +62,8 @@ def layers_artifact(
         data=data,
         profile=judged.profile,
         features=features,
-        gate=_gate(features, judged),
+        families=families,
+        gate=gate,
         formality=judged.formality,
         warnings=warnings_of(task.questions, judged.profile),
         settings=settings.__dict__ | {"layers": task.layers},
@@ -60,14 +71,6 @@ def layers_artifact(
         software=software(),
         provenance=provenance(),
     )
-
-
-def _gate(features: Sequence[FeatureEntry], judged: Judgement) -> GateEntry | None:
-    """The first cause and the layers that write; None without a cause, or if the profile shows no gate."""
-    if judged.verdict.verdict != "gate found" or not features or features[0].place != "cause":
-        return None
-    top = features[0]
-    return GateEntry(feature=top.feature, read_layer=top.layer, write_layers=writing_layers(judged.profile))
 
 
 def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:

@@ -11,6 +11,8 @@ from interp.runtime.arguments import expect, expect_each
 from interp.saes.locate import given_saes
 from interp.schemas.layer_list import check_layers, given_layers
 from interp.search.artifact import describe_data, layers_artifact
+from interp.search.family_stage import patch_families
+from interp.search.gate import name_gate
 from interp.search.layer_stage import judge_layers, patch_whole_layers
 from interp.search.result import FindResult
 from interp.search.settings import DEFAULT_SETTINGS, FindSettings
@@ -75,11 +77,14 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     # 4. Patch whole layers, take the range where the answer changes on the selection half, and test it on the other.
     patched = patch_whole_layers(task, halves, measured, screened)
     judged = judge_layers(task, halves, screened, patched)
-    # 5. Patch the best features one by one, and place each: cause, mediator, echo or bystander.
-    writing = writing_layers(judged.profile)
-    tested = patch_candidates(task, halves, inputs, screened, patched.target, measured.device_bytes, writing)
+    # 5. Patch the best features one by one and a family of every layer, and place each: cause, mediator, echo ...
+    writing = writing_layers({entry.layer: entry.net_write for entry in judged.profile})
+    bank, seed = patched.target, task.settings.seed
+    tested = patch_candidates(task, halves, inputs, screened, bank, measured.device_bytes, writing)
+    families = patch_families(screened, bank, writing, seed)
+    gate = name_gate(judged.verdict.verdict, tested, families, screened, bank, writing, seed)
     data = describe_data(task, flips, measured.margin)
-    artifact = layers_artifact(task, data, halves, judged, tested.entries, screened.saes)
+    artifact = layers_artifact(task, data, halves, judged, tested.entries, families, gate, screened.saes)
     activations = top_activations(task, inputs, tested.entries)
-    recovery = recovery_by_pair(task, inputs, tested.entries, activations, flips, patched.target)
+    recovery = recovery_by_pair(task, inputs, tested.entries, activations, flips, bank)
     return FindResult(artifact, tested.screen, flips, activations, task.prompts, recovery)

@@ -51,6 +51,8 @@ class TestedFeatures(NamedTuple):
     """Every feature that is ever active; the tested ones first (`with_tests`)."""
     entries: list[FeatureEntry]
     """The candidates as layers.json lists them."""
+    first_patch: Tensor
+    """float32 [bank, d_model]: what undoes the change of the first of `entries`; zeros if there is none."""
 
 
 def measure_prompts(task: Task) -> Measured:
@@ -132,7 +134,10 @@ def patch_candidates(
     aucs = task.team.gather_values(list(held_out_aucs(own, inputs, held_out).items()))
     held_out_auc = {(layer, feature): auc for part in aucs for (layer, feature), auc in part}
     table = with_tests(screened.features, candidates, tests, held_out_auc, writing)
-    return TestedFeatures(table, feature_entries(table, candidates, tests))
+    entries = feature_entries(table, candidates, tests)
+    named = {(patch.layer, patch.feature): patch.vector for patch in patches}
+    nothing = torch.zeros(len(bank.flips.pairs), task.search.vlm.d_model)
+    return TestedFeatures(table, entries, named[entries[0].layer, entries[0].feature] if entries else nothing)
 
 
 def top_activations(task: Task, inputs: SaeInputs, entries: list[FeatureEntry]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@
     python tests/benchmarks/families.py decoy/
     python tests/benchmarks/families.py interp/demo/world/planted
 
-The place of a family follows the rule of single features (`interp.feature.place.family_place`), whose threshold must
+The place of a family follows the rule of single features (`interp.profile.places.place_of`), whose threshold must
 therefore hold for families as well. Of every layer, the twelve features that change most on flips are patched, alone
 and with their families; the table shows those with the largest net mediated recovery. A model takes about a minute.
 """
@@ -17,7 +17,6 @@ import torch
 
 from interp.causal.layer_patching import PatchTarget, rerun_paraphrases
 from interp.causal.vector_patching import patch_vectors
-from interp.feature.family import find_relatives
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.paths import WORLD
@@ -26,6 +25,7 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.schemas.layers import MEDIATED
+from interp.screening.families import find_relatives
 from interp.screening.feature_stats import joint_feature_patch
 from interp.screening.flips import find_flips, questions_that_can_flip, sides
 
@@ -49,7 +49,7 @@ def patched_families(model: Path, world: Path, count: int, seed: int = 0) -> pd.
         for feature in (moved * sae.w_dec.norm(dim=1)).topk(FEATURES).indices.tolist():
             relatives = [each.feature for each in find_relatives(sae, residuals, flips.pairs, feature)]
             patches = [joint_feature_patch(sae, residuals, banked.pairs, [feature, *k]) for k in ([], relatives)]
-            alone, together = patch_vectors(bank, layer, torch.stack(patches, 1), seed)
+            alone, together = patch_vectors(bank, [layer] * 2, torch.stack(patches, 1), seed)
             rows.append((layer, feature, len(relatives), alone.net_mediated.value, together.net_mediated.value))
     return pd.DataFrame(rows, columns=["layer", "feature", "relatives", "alone", "with family"])
 

@@ -1,6 +1,7 @@
 """What the SAE leaves out of the layer's change, and the family and the edges of the studied feature."""
 
-from interp.schemas.study import EdgeEntry, Study, VectorPatchEntry
+from interp.schemas.study import EdgeEntry, Study
+from interp.schemas.vector_patch import VectorPatchEntry
 from interp.views.numbers import PERCENT, number
 from interp.views.table import Cell, Column, Table, count, estimate, p_cell, tabulate, value, words
 

@@ -1,19 +1,20 @@
 """The family of a feature: others of its SAE that say nearly the same, by their direction or by when they are active.
 
 An SAE may hold one concept several times: as duplicates, as features that share its occasions (splits), or as features
-of other directions that move together. Undoing one of them then leaves the rest. The family is chosen without any
-margin, so it may be tested on the pairs that it is chosen on.
+of other directions that move together. Undoing one of them then leaves the rest. The relatives of a feature are found
+without any margin, so they may be tested on the pairs that they are found on. Which family of a layer is worth a test
+is told by attribution, on the selection half.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.feature.weights import decoder_cosines
-from interp.saes.sae import Sae
-from interp.saes.sparse_codes import differences, encode_sparse
+from interp.saes.sae import Sae, decoder_cosines
+from interp.saes.sparse_codes import Codes, differences, encode_sparse
 from interp.schemas.study import Kinship, Relative
 from interp.screening.flips import sides
 from interp.storage.json_files import significant
@@ -26,6 +27,39 @@ LEAST_OVERLAP = 0.5
 """Least share of the wordings with either feature on which duplicates are both active."""
 RELATIVES = 9
 """Most relatives of a feature."""
+SEEDS = 12
+"""Features of a layer, those of highest path attribution, whose families are considered."""
+
+
+class Family(NamedTuple):
+    """A feature and its relatives, to be patched as one."""
+
+    layer: int
+    """Decoder layer."""
+    features: tuple[int, ...]
+    """Indices in the SAE: the feature whose relatives the others are, then these; empty if no feature is active."""
+    path_attribution: float
+    """Sum of the path attributions of its members: recovery predicted on the selection half."""
+
+    @classmethod
+    def of(cls, content: Sequence[Any]) -> "Family":
+        """A family that was written as JSON."""
+        layer, features, attribution = content
+        return cls(layer, tuple(features), attribution)
+
+
+class _Deltas(NamedTuple):
+    """The activations of an SAE on n prompts and their differences over all pairs."""
+
+    codes: Codes
+    """[n, d_sae]."""
+    delta: Codes
+    """[pairs, d_sae]: f(p) - f(q)."""
+
+    @classmethod
+    def of(cls, sae: Sae, residuals: Tensor, pairs: pd.DataFrame) -> "_Deltas":
+        codes = encode_sparse(sae, residuals)
+        return cls(codes, differences(codes, *sides(pairs)))
 
 
 class _Coactivation(NamedTuple):
@@ -42,7 +76,28 @@ def find_relatives(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, feature: in
 
     `residuals` [n prompts, d_model] are those of the SAE's layer, `pairs` all pairs of an original and a paraphrase.
     """
-    r, overlap = _coactivation(sae, residuals, pairs, feature)
+    return _relatives(sae, _Deltas.of(sae, residuals, pairs), feature)
+
+
+def best_family(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, attribution: "pd.Series[float]") -> Family:
+    """The family of a layer for which attribution predicts most; empty if no feature of the layer is ever active.
+
+    `attribution` is feature -> path attribution on the selection half, whose pairs are `pairs`. Only the families of
+    the SEEDS best features are considered. A feature without relatives is a family of its own.
+    """
+    best = attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]
+    if not len(best):
+        return Family(sae.layer, (), 0.0)
+    deltas = _Deltas.of(sae, residuals, pairs)
+    families = []
+    for seed in map(int, best):
+        members = (seed, *(relative.feature for relative in _relatives(sae, deltas, seed)))
+        families.append(Family(sae.layer, members, float(attribution.reindex(members).fillna(0.0).sum())))
+    return max(families, key=lambda family: family.path_attribution)
+
+
+def _relatives(sae: Sae, deltas: _Deltas, feature: int) -> list[Relative]:
+    r, overlap = _coactivation(deltas, feature)
     cosine = decoder_cosines(sae, feature)
     related = (cosine >= LEAST_COSINE) | (r.abs() >= LEAST_R)
     # A feature that is never active has no part in any change.
@@ -67,9 +122,9 @@ def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
     return "companion" if r > 0 else "opposite"
 
 
-def _coactivation(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, feature: int) -> _Coactivation:
-    codes, n = encode_sparse(sae, residuals), max(1, len(pairs))
-    delta = differences(codes, *sides(pairs))
+def _coactivation(deltas: _Deltas, feature: int) -> _Coactivation:
+    codes, delta = deltas
+    n = max(1, delta.n)
     own = torch.zeros(n, dtype=torch.double, device=delta.value.device)
     mine = delta.feature == feature
     own[delta.row[mine]] = delta.value[mine].double()
@@ -78,7 +133,7 @@ def _coactivation(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, feature: int
     variance = (square - mean**2).clamp(min=0)
     spread = (variance * variance[feature]).sqrt()
     r = torch.where(spread > 0, (product - mean * mean[feature]) / spread.clamp_min(1e-30), 0.0)
-    on = torch.zeros(len(residuals), dtype=torch.bool, device=codes.row.device)
+    on = torch.zeros(codes.n, dtype=torch.bool, device=codes.row.device)
     on[codes.row[codes.feature == feature]] = True
     active, both = codes.sums(torch.ones_like(codes.value)), codes.sums(on[codes.row])
     either = active + int(on.sum()) - both
