@@ -273,7 +273,14 @@ def evaluation_of(arms: int = 4) -> Evaluation:
             for kind in RELIANCE
         ],
         reliability=[
-            ReliabilityBin(arm=name, low=0.5 + i / 20, n=8 + i, confidence=0.52 + i / 20, accuracy=rng.random())
+            ReliabilityBin(
+                arm=name,
+                low=0.5 + i / 20,
+                n=8 + i,
+                confidence=0.52 + i / 20,
+                accuracy=(accuracy := share(rng)).value,
+                interval=accuracy,
+            )
             for name in names
             for i in range(10)
         ],

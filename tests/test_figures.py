@@ -25,9 +25,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+from finetune.ablation.metrics import METRICS
 from interp.runtime.errors import InputError
-from interp.sharing.file_contents import contents_of
 from interp.views.figures import activation_by_register, delta_against_margin, layer_profile
+from interp.views.figures.density import SHADES
+from interp.views.figures.direct_labels import apart
 from interp.views.figures.evaluation import (
     changes_against_base,
     changes_frame,
@@ -37,14 +39,13 @@ from interp.views.figures.evaluation import (
     reliability_frame,
     save_evaluation_figures,
 )
-from interp.views.figures.feature_study import dose_frame, level_frame
-from interp.views.figures.margin import delta_frame
+from interp.views.figures.feature_study import dose_frame, level_frame, recovery_by_dose
+from interp.views.figures.margin import DENSE, ZEROS, delta_frame
 from interp.views.figures.profile import profile_frame
 from interp.views.figures.quadrants import quadrants, quadrants_frame
 from interp.views.figures.redraw import drawings
-from interp.views.figures.register import register_frame
+from interp.views.figures.register import register_frame, shares_above
 from interp.views.figures.style import (
-    DENSE,
     SIZES,
     figure_paths,
     read_frame,
@@ -54,6 +55,7 @@ from interp.views.figures.style import (
     svg_of,
 )
 from interp.views.figures.training import training_curves
+from interp.views.labels import LESS_IS_BETTER
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,7 @@ def test_all_text_is_on_the_canvas_apart_and_legible(folders, name, size):
             inside = (box[:2] >= -0.5).all() and (box[2:] <= np.array([width, height]) + 0.5).all()
             assert inside, named(text.get_text())
             assert text.get_fontsize() >= 7, named(text.get_text())
+            assert "a-medical-model" not in text.get_text(), "no title is the name of a folder"
         # A point of overlap is the empty edge of a box.
         point = figure.dpi / 72
         for i, box in enumerate(boxes):
@@ -191,13 +194,19 @@ def test_the_profile_table_holds_what_layers_json_holds(folders):
     assert np.isnan(rows[33, "register_patch"].value)
 
 
+def named(ax) -> dict[str, str]:
+    """The names beside the curves of axes -> their colours."""
+    return {text.get_text().replace("\n", " "): text.get_color() for text in ax.texts}
+
+
 @pytest.mark.parametrize("layers", [10, 34])
 def test_the_profile_draws_the_answer_patch_its_growth_and_two_lines_for_contrast(layers):
     artifact = layers_of(layers)
     _, below = layer_profile(artifact).axes
-    curves = {label: handle for handle, label in zip(*below.get_legend_handles_labels(), strict=True)}
+    colours = named(below)
     answers, residual, register = (
-        curves[name].lines[0] for name in ("answer patch, net of random", "residual patch", "register patch")
+        next(line for line in below.lines if line.get_color() == colours[name] and len(line.get_xdata()) == layers)
+        for name in ("answer patch, net of random", "residual patch", "register patch")
     )
     net = [entry.answer.value - entry.random_answer.value for entry in artifact.profile]
     assert answers.get_ydata() == pytest.approx(net)
@@ -205,32 +214,70 @@ def test_the_profile_draws_the_answer_patch_its_growth_and_two_lines_for_contras
     assert register.get_ydata()[:-1] == pytest.approx([e.register_patch.value for e in artifact.profile[:-1]])
     assert (register.get_marker(), register.get_linestyle()) == ("None", "--")
     assert register.get_linewidth() < answers.get_linewidth() > residual.get_linewidth()
-    heights = [bar.get_height() for bar in curves["growth of the answer patch"].patches]
-    assert heights == pytest.approx([e.answer_growth.value for e in artifact.profile[:-1]])
+    bars = [p for p in below.patches if mpl.colors.to_hex(p.get_edgecolor()) == colours["growth of the answer patch"]]
+    assert [bar.get_height() for bar in bars] == pytest.approx([e.answer_growth.value for e in artifact.profile[:-1]])
+
+
+def test_every_curve_of_the_profile_has_a_colour_and_a_name_of_its_own_at_its_end():
+    artifact = layers_of(10)
+    figure = layer_profile(artifact)
+    above, below = figure.axes
+    assert set(named(above)) == {"chosen features, held out", "best layer, flips shuffled (95%)", "chance"}
+    names = {**named(above), **named(below)}
+    assert len(set(names.values()) - {"#8a8a8a"}) == len(names) - 2, "the residual patch and a reference line are grey"
+    assert not figure.legends
+    drawn_texts(figure)
+    for ax in figure.axes:
+        # The names stand in the order of the last values.
+        heights = {text.get_text(): text.xy[1] for text in ax.texts}
+        assert min(heights.values()) >= 0
+    residual, register = (below.texts[i].xy[1] for i in (1, 2))
+    last = artifact.profile[-2]
+    assert (residual > register) == (artifact.profile[-1].recovery.value > last.register_patch.value)
+
+
+def test_labels_are_moved_apart_in_their_order_and_stay_inside():
+    at, heights = np.array([50.0, 51, 10, 99, 98]), np.full(5, 10.0)
+    found = apart(at, heights, 100)
+    assert found[2] == 10, "who stands alone stays"
+    assert found.tolist() == pytest.approx([50, 60, 10, 95, 85])
+    assert apart(np.array([-3.0]), np.array([8.0]), 100).tolist() == [4]
+
+
+def test_the_title_says_the_verdict_and_the_counts_but_no_folder():
+    artifact = layers_of(10)
+    title = layer_profile(artifact).get_suptitle()
+    assert title == "Gate found in layers 2-3: 3 flips of 9 pairs, 9 patients"
+    assert not any(MODEL in text.get_text() for text in drawn_texts(layer_profile(artifact)))
 
 
 def test_the_profile_of_an_earlier_search_has_its_own_patches():
     artifact = layers_of(10, answers=False)
     _, below = layer_profile(artifact).axes
-    curves = dict(zip(*reversed(below.get_legend_handles_labels()), strict=True))
-    assert set(curves) == {
+    colours = named(below)
+    assert set(colours) == {
         "residual patch",
-        "random directions of the same norm",
+        "random directions",
         "joint feature patch, net of random",
         "direct-effect patch, net of random",
-        "chosen layers",
     }
-    heights = [bar.get_height() for bar in curves["direct-effect patch, net of random"].patches]
+    bars = [
+        p
+        for p in below.patches
+        if mpl.colors.to_hex(p.get_edgecolor()) == colours["direct-effect patch, net of random"]
+    ]
+    heights = [bar.get_height() for bar in bars]
     assert heights == pytest.approx([e.net_write.value for e in artifact.profile[:-1]] + [0])
     assert {"random_patch", "net_feature_patch", "net_write"} <= set(profile_frame(artifact)["score"])
 
 
 def test_layers_that_are_apart_are_shaded_apart():
     artifact = layers_of(10).model_copy(update={"layers": [2, 3, 7], "verdict": "spread over layers"})
-    for ax in layer_profile(artifact).axes:
-        bands = [patch.get_bbox().intervalx for patch in ax.patches if patch.get_label() == "chosen layers"]
-        assert [tuple(band) for band in bands] == [(1.5, 3.5), (6.5, 7.5)]
-    assert [text.get_text() for text in layer_profile(artifact).legends[0].texts].count("chosen layers") == 1
+    figure = layer_profile(artifact)
+    for ax in figure.axes:
+        bands = sorted(tuple(p.get_bbox().intervalx) for p in ax.patches if p.get_alpha() == 0.12)
+        assert bands == [(1.5, 3.5), (6.5, 7.5)]
+    assert figure.get_suptitle().startswith("Spread over layers in layers 2-3, 7")
 
 
 def test_the_tables_of_pairs_and_wordings_name_none_of_them(folders):
@@ -259,23 +306,51 @@ def test_the_scatter_says_how_delta_and_shift_go_together():
     assert "r undefined" in silent.get_suptitle()
 
 
-def test_many_points_are_an_image_inside_the_svg(tmp_path):
-    few, many, more = (svg_of(delta_against_margin(pairs_of(n))) for n in (DENSE, DENSE + 1, 9999))
-    assert "<image" not in few
-    assert "<image" in many
-    assert len(more) < len(few)
-    (tmp_path / "many.svg").write_text(many)
-    assert contents_of(tmp_path / "many.svg").images == 0, "it is not a radiograph"
+def test_many_points_become_a_density_that_loses_no_pair_and_keeps_the_file_small():
+    few, many, more = (svg_of(delta_against_margin(pairs_of(n))) for n in (DENSE, 4 * DENSE, 20_000))
+    assert "<image" not in few + many + more
+    assert len(more) < 1.5 * len(many) < 500_000
+    stays, flips = (len(part) for _, part in sorted(pairs_of(20_000).groupby("flipped")))
+    axes = delta_against_margin(pairs_of(20_000)).axes[0]
+    labels = [handle.get_label() for handle in axes.collections]
+    assert f"answer stays (n = {stays:,})" in labels
+    assert f"answer flips (n = {flips:,})" in labels
+    assert not sum(len(c.get_offsets()) for c in axes.collections if c.get_label().startswith("answer")), "no point"
+    shades = {tuple(colour) for c in axes.collections for colour in c.get_facecolor()}
+    assert len(shades) <= 2 * SHADES + 2
 
 
-def test_register_histograms_are_shares():
+def test_pairs_in_which_the_feature_does_not_change_are_a_density_of_their_shifts():
+    rng = np.random.default_rng(0)
+    shift = np.concatenate([rng.normal(0, 0.2, 3000), [5.0, -5.0]])
+    frame = delta_frame(
+        4, 110, np.concatenate([np.zeros(3000), [10, -10]]), shift, np.array([False] * 3000 + [True] * 2)
+    )
+    axes = delta_against_margin(frame).axes[0]
+    stays, flips = (c for c in axes.collections if c.get_label().startswith("answer"))
+    assert stays.get_label() == "answer stays (n = 3,000, at 0: 3,000)"
+    assert len(stays.get_offsets()) == 0
+    assert flips.get_offsets().tolist() == [[-10, -5], [10, 5]]
+    (column,) = [c for c in axes.collections if not c.get_label().startswith("answer")]
+    outline = column.get_paths()[0].vertices
+    assert np.ptp(outline[:, 0]) < 0.1 * 20, "narrow beside the range of the others"
+    widest = outline[np.abs(outline[:, 0]).argmax(), 1]
+    counts, edges = np.histogram(shift[:3000], 40)
+    assert edges[counts.argmax()] <= widest <= edges[counts.argmax() + 1]
+    alone = delta_against_margin(frame.assign(delta=0.0)[: ZEROS - 5]).axes[0]
+    assert sum(len(c.get_offsets()) for c in alone.collections) == ZEROS - 5, "few are points"
+
+
+def test_the_register_curve_is_the_share_of_wordings_above_and_begins_at_those_that_are_active():
     register = np.array(["formal"] * 30 + ["casual"] * 10 + [None] * 5, object)
-    activation = np.concatenate([np.full(30, 4.0), np.zeros(10), np.full(5, 9.0)])
+    activation = np.concatenate([np.zeros(6), np.full(24, 4.0), np.zeros(10), np.full(5, 9.0)])
     frame = register_frame(4, 110, activation, register)
     assert len(frame) == 40
-    axes = activation_by_register(frame).axes[0]
-    heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
-    assert heights == pytest.approx([1, 1]), "all formal wordings in one bin, all casual ones in another"
+    formal, casual = activation_by_register(frame).axes[0].lines
+    assert formal.get_xydata().tolist() == [[0, 0.8], [4, 0]]
+    assert casual.get_xydata().tolist() == [[0, 0]]
+    at, share = shares_above(np.array([0, 1, 1, 2.5]))
+    assert (at.tolist(), share.tolist()) == ([0, 1, 2.5], [0.75, 0.25, 0])
 
 
 def test_the_tables_of_a_study_hold_what_study_json_holds(folders):
@@ -318,10 +393,21 @@ def test_the_tables_of_an_evaluation_hold_what_evaluation_json_holds():
     )
 
     curves = reliability_frame(content)
-    lines = {line.get_label(): line for line in reliability(curves).axes[0].lines}
+    (axes,) = reliability(curves).axes
+    drawn = {container.get_label(): container for container in axes.containers}
     enough = [point for point in evaluation.reliability if point.arm == "seed-0" and point.n >= 10]
-    assert lines["seed-0"].get_ydata() == pytest.approx([point.accuracy for point in enough], rel=1e-5)
-    assert "seed-1" not in lines, "the first arm of a pool stands for all"
+    line, _, (bars,) = drawn["seed-0"].lines
+    assert line.get_ydata() == pytest.approx([point.accuracy for point in enough], rel=1e-5)
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([point.interval.low, point.interval.high]) for point in enough]
+    assert "seed-1" not in drawn, "the first arm of a pool stands for all"
+    (counts,) = axes.child_axes
+    assert [n for line in counts.lines for n in line.get_ydata()] == curves["n"].tolist()
+    hollow = sum(len(line.get_xdata()) for line in axes.lines if line.get_markerfacecolor() == "none")
+    assert hollow == (curves["n"] < 10).sum(), "bins of few wordings are hollow"
+    older = {**content, "reliability": [point | {"interval": None} for point in content["reliability"]]}
+    assert reliability_frame(older)["low"].isna().all()
+    assert reliability(reliability_frame(older)).axes
 
     frame = quadrants_frame(content, {"base": ["base"], "seeds pooled": ["seed-0", "seed-1"]})
     of = {(q.arm, q.reliance): q.shares for q in evaluation.quadrants}
@@ -348,10 +434,31 @@ def test_the_figures_of_an_evaluation_have_its_name(tmp_path):
     assert [d.name for d in evaluation_drawings(alone)] == ["evaluation_reliability"]
 
 
+def test_which_direction_is_good_is_said_in_arrow_and_shade():
+    axes = changes_against_base(changes_frame(evaluation_of().model_dump())).axes[0]
+    rows = [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()]
+    assert [row[-1] for row in rows] == ["↓", "↓", "↑", "↑", "↓", "↓", "↑"]
+    shades = [c for c in axes.collections if c.get_alpha() == 0.1]
+    for row, shade, place in zip(rows, shades, axes.get_yticks(), strict=True):
+        x, y = shade.get_paths()[0].vertices.T
+        assert y.min() < place < y.max()
+        assert (x.max() <= 0) == row.endswith("↓")
+    assert {m for m, better in METRICS.items() if better == -1} - {"fragile", "dangerous", "worst"} <= LESS_IS_BETTER
+    assert not {m for m, better in METRICS.items() if better == 1} & LESS_IS_BETTER
+
+
+def test_doses_stand_at_their_distance():
+    axes = recovery_by_dose(dose_frame(study_of().model_dump())).axes[0]
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xlim()[0] == 0
+    assert [0, *study_of().doses] == axes.get_xticks().tolist()
+
+
 def test_training_curves_are_running_means():
     history = history_of(90)
     parts, norm, rate = training_curves(history).axes
-    lines = {line.get_label(): line for line in parts.lines}
+    colours = named(parts)
+    lines = {name: next(line for line in parts.lines if line.get_color() == colours[name]) for name in colours}
     assert lines["cross-entropy"].get_ydata()[50] == pytest.approx(history["ce"][48:51].mean())
     assert (history["kl"][48:51] == 0).any(), "steps without a pair count as well"
     assert lines["divergence"].get_ydata()[50] == pytest.approx(history["kl"][48:51].mean())
@@ -360,7 +467,7 @@ def test_training_curves_are_running_means():
     assert rate.lines[0].get_ydata().tolist() == history["lr"].tolist()
     ends = [line.get_xdata()[0] for line in rate.lines[1:]]
     assert ends == [30.5, 60.5]
-    assert "grounding" in {line.get_label() for line in training_curves(history_of(90, 0.5)).axes[0].lines}
+    assert "grounding" in named(training_curves(history_of(90, 0.5)).axes[0])
 
 
 def test_a_training_of_one_step_is_drawn():
@@ -375,8 +482,9 @@ def test_axes_of_ones_own_are_drawn_into():
     assert delta_against_margin(frame, scatter) is figure
     wordings = register_frame(4, 110, np.arange(4.0), np.array(["formal", "casual"] * 2))
     assert activation_by_register(wordings, histogram) is figure
-    assert above.get_title(loc="left") == f"{MODEL}: gate found"
-    assert all(ax.get_legend() for ax in (above, below, scatter, histogram))
+    assert above.get_title(loc="left").startswith("Gate found in layers 2-3")
+    assert all(ax.texts for ax in (above, below))
+    assert all(ax.get_legend() for ax in (scatter, histogram))
     assert not figure.legends
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 from finetune.evaluation.answers import Answers, EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES
 from finetune.evaluation.quadrants import QUADRANTS, answer_entropy, judged_pairs, quadrant_of, quadrants
-from finetune.evaluation.reliability import confidence
+from finetune.evaluation.reliability import confidence, confidence_bin, reliability
 from interp.model.blank_images import BLANKS
 from interp.questions.schema import Question
 from interp.questions.tables import pair_table, prompt_table
@@ -197,3 +197,19 @@ def test_certainty_in_a_quadrant_by_hand():
 
 def entropy_of(margins):
     return [stats.entropy([1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))], base=2) for m in margins]
+
+
+def test_reliability_has_counts_and_intervals_over_patients(table):
+    answers = random_answers(table, 3)
+    bins = reliability(table.prompts, answers, "base", seed=1)
+    assert sum(each.n for each in bins) == len(table.prompts)
+    place, right = confidence_bin(answers.margin), (answers.margin > 0) == (table.prompts["answer"] == "yes")
+    (widest,) = [each for each in bins if each.n == max(one.n for one in bins)][:1]
+    inside = np.flatnonzero(place == round((widest.low - 0.5) * 30))
+    assert widest.accuracy == pytest.approx(right[inside].mean(), rel=1e-5)
+    # The slow way: draw whole patients, and count their wordings in the bin.
+    rng, patient = np.random.default_rng(5), table.prompts["patient"].to_numpy(object)[inside]
+    rows = {name: inside[patient == name] for name in dict.fromkeys(patient)}
+    drawn = [np.concatenate([rows[p] for p in rng.choice(list(rows), len(rows))]) for _ in range(2000)]
+    low, high = np.percentile([right[r].mean() for r in drawn], [2.5, 97.5])
+    assert (widest.interval.low, widest.interval.high) == pytest.approx((low, high), abs=0.03)

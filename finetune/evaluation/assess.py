@@ -122,7 +122,7 @@ def assess(
             for reliance in RELIANCE
             if (stand := quadrants(prompts, pairs, answers[base], found, name, reliance, seed)) is not None
         ],
-        reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name)],
+        reliability=[point for name, found in answers.items() for point in reliability(prompts, found, name, seed)],
         by_count=[row for name, found in answers.items() for row in flips_by_count(pairs, found.margin, name, seed)],
         flip_banks=flip_banks(pairs, answers, similarity),
         detection=[

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from finetune.evaluation.answers import Answers, correct_by_margin, gradable
 from interp.schemas.evaluation import ReliabilityBin
-from interp.statistics import FloatArray
+from interp.schemas.record import Interval
+from interp.statistics import FloatArray, mean_interval
 from interp.storage.json_files import significant
 
 ECE_BINS = 15
@@ -23,9 +24,13 @@ def confidence_bin(margin: FloatArray) -> NDArray[np.intp]:
     return np.minimum(((confidence(margin) - 0.5) * 2 * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
-def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[ReliabilityBin]:
-    """The reliability curve of one arm on closed questions (Guo et al., arXiv 1706.04599), without empty bins."""
+def reliability(prompts: pd.DataFrame, answers: Answers, arm: str, seed: int = 0) -> list[ReliabilityBin]:
+    """The reliability curve of one arm on closed questions (Guo et al., arXiv 1706.04599), without empty bins.
+
+    The intervals resample whole patients, whose wordings are right or wrong together. `seed` is that of the bootstrap.
+    """
     rows = gradable(prompts)
+    patients = prompts.loc[rows, "patient"].to_numpy(object)
     margin, correct = answers.margin[rows], correct_by_margin(prompts, answers)[rows]
     sure, place = confidence(margin), confidence_bin(margin)
     return [
@@ -35,6 +40,7 @@ def reliability(prompts: pd.DataFrame, answers: Answers, arm: str) -> list[Relia
             n=int(inside.sum()),
             confidence=significant(float(sure[inside].mean())),
             accuracy=significant(float(correct[inside].mean())),
+            interval=Interval.of(mean_interval(correct[inside].astype(float), list(patients[inside]), seed)),
         )
         for i in range(ECE_BINS)
         if (inside := place == i).any()

@@ -193,6 +193,10 @@ class ReliabilityBin(Record):
     n: int = Field(description="number of wordings in the bin, of closed questions with a known answer")
     confidence: float = Field(description="mean confidence in the bin, sigmoid |margin|")
     accuracy: float = Field(description="share of right answers in the bin")
+    interval: Interval | None = Field(
+        default=None,
+        description="the same share with its 95% interval over patients; null in files of older versions",
+    )
 
 
 class ClampControl(Record):

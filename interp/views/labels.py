@@ -40,6 +40,24 @@ MEASURE_MEANINGS = {
     "combined": "consistency, accuracy and use of the image in one score",
 }
 """Measure -> what it is."""
+LESS_IS_BETTER = frozenset(
+    {
+        "question_flip_rate",
+        "pairwise_flip_rate",
+        "symmetric_flip_rate",
+        "parsed_flip_rate",
+        "published_flip_rate",
+        "published_excluded",
+        "margin_difference",
+        "margin_dispersion",
+        "calibration_error",
+        "text_only_agreement",
+        "text_only_agreement_gaussian",
+        "blank_margin",
+        "unparsed",
+    }
+)
+"""Measures of which a smaller value is better; of the others a larger one is."""
 QUADRANT_MEANINGS = {
     "ideal": "consistent, relies on the image",
     "fragile": "relies on the image, flips",
@@ -94,6 +112,16 @@ def scale_of(measure: str) -> Scale:
     return UNSCALED if measure in UNITS else PERCENT
 
 
+def arrow(measure: str) -> str:
+    """The direction in which a measure gets better, as a figure says it."""
+    return "↓" if measure in LESS_IS_BETTER else "↑"
+
+
+def unit_of(measure: str) -> str:
+    """The unit in which a measure is shown; empty for a number without one."""
+    return UNITS.get(measure, "%")
+
+
 def label(measure: str) -> str:
     """A measure in words, with its unit in brackets."""
     if measure == "combined":
@@ -101,5 +129,5 @@ def label(measure: str) -> str:
     words = (
         spoken(measure).replace("auc", "AUC").replace("text only", "text-only").replace("first token", "first-token")
     )
-    unit = UNITS.get(measure, "%")
+    unit = unit_of(measure)
     return f"{words} [{unit}]" if unit else words

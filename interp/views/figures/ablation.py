@@ -20,7 +20,7 @@ from interp.views.figures.style import (
     set_title,
     styled,
 )
-from interp.views.labels import label, scale_of
+from interp.views.labels import arrow, label, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,10 @@ MARKERS = {"chosen": "*", "window": "o", "third": "^", "random": "x", "all": "D"
 def ablation_drawing(content: Mapping[str, Any]) -> Drawing:
     """The figure of an ablation, from the content of ablation.json."""
     frame, data = ablation_frame(content), content["data"]
-    title = f"{content['model']['id']}: {data['questions']} questions of {data['patients']} patients"
-    title += "; line and band: the base"
+    seeds = len(content["settings"].get("seeds", []))
+    title = f"{data['questions']:,} questions of {data['patients']:,} patients"
+    title += f", {seeds} seed{'s' if seeds > 1 else ''} an arm" if seeds else ""
+    title += "; line and band: the base; arrow: better"
     return Drawing("ablation", frame, lambda size: ablation(frame, title, size))
 
 
@@ -61,7 +63,7 @@ def ablation(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Figu
         for ax, metric in zip(axes, METRICS, strict=True):
             at = dict(zip(arms["arm"], name_rows(ax, list(arms["arm"]), letters), strict=True))
             _draw_metric(ax, frame[frame["metric"] == metric], at, scale_of(metric).factor)
-            ax.set_xlabel(lines_of(label(metric), size))
+            ax.set_xlabel(lines_of(f"{label(metric)} {arrow(metric)}", size))
         set_title(figure, title, size)
     return figure
 

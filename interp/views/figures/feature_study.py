@@ -11,6 +11,7 @@ from interp.views.figures.style import (
     ACCENT,
     INK,
     MUTED,
+    QUANTITIES,
     SCREEN,
     SERIES,
     Drawing,
@@ -68,14 +69,13 @@ def recovery_by_dose(frame: pd.DataFrame, named: str = "", ax: "Axes | None" = N
     with panel(ax, size, height, _titled(named, "recovery by dose")) as axes:
         axes.axhline(0, color=INK, lw=0.6)
         feature = frame[frame["patch"] == "feature"]
-        intervals(axes, feature["dose"], feature, color=ACCENT, marker="o", label="the feature")
+        intervals(axes, feature["dose"], feature, color=QUANTITIES["feature patch"], marker="o", label="the feature")
         # The controls stand side by side, as they are often equal.
-        for place, (name, (label, marker)) in zip((0.94, 1.0, 1.06), CONTROLS.items(), strict=True):
+        for place, (name, (label, marker)) in zip((0.92, 1.0, 1.08), CONTROLS.items(), strict=True):
             value = frame.loc[frame["patch"] == name, "value"]
             axes.plot(place * np.ones(len(value)), value, color=INK, marker=marker, mfc="none", ls="none", label=label)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(feature["dose"]), [f"{dose:g}" for dose in feature["dose"]])
-        axes.minorticks_off()
+        axes.set_xlim(0, 1.05 * feature["dose"].max())
+        axes.set_xticks([0, *feature["dose"]], ["0", *(f"{dose:g}" for dose in feature["dose"])])
         axes.set_xlabel("multiple of the feature patch")
         axes.set_ylabel("recovered share\nof the margin shift")
     return axes.figure

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from interp.views.figures.style import (
-    ACCENT,
     INK,
+    MUTED,
     SCREEN,
     SERIES,
     Drawing,
@@ -36,18 +35,19 @@ NETS = {
     ("paraphrase_agreement", "other image"): ("agreement across paraphrases", "Spearman"),
 }
 """Score and control whose net is drawn -> its name and unit; grounding.json has all scores."""
-LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "v"), ("--", "x"))
-CURVE_KINDS = {"deletion": "deleted", "insertion": "inserted"}
-"""Kind of curve -> what happened to its cells."""
+LINES = ("-", "--", "-.", ":", "-", "--")
+CURVE_KINDS = {"deletion": ("deleted", "lower is better"), "insertion": ("inserted", "higher is better")}
+"""Kind of curve -> what happened to its cells, and the direction of a faithful map."""
 
 
 def grounding_drawings(content: Mapping[str, Any]) -> list[Drawing]:
     """The figures of a grounding study, from the content of grounding.json."""
     nets, curves = nets_frame(content), curves_frame(content)
-    title = f"{content['model']}: {content['questions']} questions"
+    title = f"{content['questions']:,} questions"
     drawn = []
+    scores = f"{title}; scores net of their controls, → better"
     if len(nets):
-        drawn.append(Drawing("grounding_nets", nets, lambda size: map_nets(nets, f"{title}, net of controls", size)))
+        drawn.append(Drawing("grounding_nets", nets, lambda size: map_nets(nets, scores, size)))
     if len(curves):
         drawn.append(Drawing("grounding_curves", curves, lambda size: map_curves(curves, title, size)))
     return drawn
@@ -105,8 +105,9 @@ def map_curves(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Fi
         shown = [(arm, kind) for arm in arms for kind in CURVE_KINDS]
         for ax, (arm, kind) in zip(axes, shown, strict=True):
             _draw_curves(ax, frame[(frame["arm"] == arm) & (frame["kind"] == kind)])
-            ax.set_title(f"{kind}, {arm}")
-            ax.set_xlabel(f"share of the\ncells {CURVE_KINDS[kind]}")
+            done, good = CURVE_KINDS[kind]
+            ax.set_title(f"{kind}, {arm}\n({good})")
+            ax.set_xlabel(f"share of the\ncells {done}")
         figure.supylabel("probability of the answer", fontsize=size.font)
         set_title(figure, title, size)
         add_legend(axes, size, below=True)
@@ -115,8 +116,8 @@ def map_curves(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Fi
 
 def _draw_curves(ax: "Axes", frame: pd.DataFrame) -> None:
     names = [name for name in dict.fromkeys(frame["map"]) if name != "random"]
-    for name, (line, marker), shade in zip(names, LINES, np.linspace(0, 0.6, max(1, len(names))), strict=False):
-        curve = frame[frame["map"] == name]
-        ax.plot(curve["share"], curve["probability"], ls=line, marker=marker, ms=3, color=str(shade), label=name)
     random = frame[frame["map"] == "random"]
-    ax.plot(random["share"], random["probability"], color=ACCENT, lw=2.2, alpha=0.6, label="random order")
+    ax.plot(random["share"], random["probability"], color=MUTED, lw=2.6, alpha=0.7, label="random order (control)")
+    for name, line, style in zip(names, LINES, (*SERIES[1:5], SERIES[7], SERIES[0]), strict=False):
+        curve = frame[frame["map"] == name]
+        ax.plot(curve["share"], curve["probability"], ls=line, ms=3, label=name, **style)

@@ -5,21 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.schemas.layer_list import runs_of
+from interp.schemas.layer_list import layers_text, runs_of
 from interp.schemas.layers import Layers, ProfileEntry
 from interp.schemas.record import Interval
+from interp.views.figures.direct_labels import CurveEnd, name_curves
 from interp.views.figures.style import (
     ACCENT,
     INK,
     MUTED,
+    QUANTITIES,
     SCREEN,
     Size,
-    add_legend,
     intervals,
     new_figure,
     set_title,
     styled,
 )
+from interp.views.numbers import sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,22 +29,25 @@ if TYPE_CHECKING:
 
 FEATURE_SCORES = ("flip_auc", "flip_auc_null")
 """Scores above: of the features, fields of a `ProfileEntry`."""
-BAR = {"width": 0.6, "color": "none", "edgecolor": INK, "hatch": "////", "lw": 0.6}
+BAR = {"width": 0.6, "color": "none", "edgecolor": QUANTITIES["growth"], "hatch": "////", "lw": 0.6}
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {
-    "net_answer": ("answer patch, net of random", {"color": ACCENT, "marker": "D"}),
-    "recovery": ("residual patch", {"color": MUTED, "lw": 0.8}),
-    "register_patch": ("register patch", {"color": INK, "lw": 0.8, "ls": "--"}),
+    "net_answer": ("answer patch,\nnet of random", {"color": QUANTITIES["answer patch"], "marker": "D"}),
+    "recovery": ("residual patch", {"color": QUANTITIES["residual patch"], "lw": 0.8}),
+    "register_patch": ("register patch", {"color": QUANTITIES["register patch"], "lw": 0.8, "ls": "--"}),
 }
 """Score below -> its label and how its curve is drawn. `net_answer` is `answer` - `random_answer`."""
-BARS = ("answer_growth", "growth of the answer patch")
+BARS = ("answer_growth", "growth of the\nanswer patch")
 """Score of the bars below, and its label."""
 EARLIER_CURVES: dict[str, tuple[str, dict[str, Any]]] = {
-    "recovery": ("residual patch", {"color": ACCENT, "marker": "D"}),
-    "random_patch": ("random directions of the same norm", {"color": MUTED, "marker": "s", "ls": "--"}),
-    "net_feature_patch": ("joint feature patch, net of random", {"color": INK, "marker": "^", "ls": ":"}),
+    "recovery": ("residual patch", {"color": QUANTITIES["residual patch"], "marker": "D"}),
+    "random_patch": ("random directions", {"color": INK, "marker": "s", "ls": "--"}),
+    "net_feature_patch": (
+        "joint feature patch,\nnet of random",
+        {"color": QUANTITIES["feature patch"], "marker": "^", "ls": ":"},
+    ),
 }
 """The curves of a search before schema version 3, which has no answer patch."""
-EARLIER_BARS = ("net_write", "direct-effect patch, net of random")
+EARLIER_BARS = ("net_write", "direct-effect patch,\nnet of random")
 """The bars of a search before schema version 3."""
 
 
@@ -83,49 +88,74 @@ def net_answer(entry: ProfileEntry) -> float | None:
 def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: Size = SCREEN) -> "Figure":
     """Draw the held-out flip AUC (above) and the recovered share of the margin shift (below) by layer.
 
-    `axes` are the two axes to draw into; None makes a new figure.
+    Every curve is named at its right end, in its colour. `axes` are the two axes to draw into; None makes a new figure.
     """
     frame = profile_frame(artifact)
-    title = f"{artifact.model.id}: {artifact.verdict}"
     curves, (bars, bars_label) = (CURVES, BARS) if has_answers(artifact) else (EARLIER_CURVES, EARLIER_BARS)
     of = {name: frame[frame["score"] == name] for name in (*FEATURE_SCORES, *curves, bars)}
+    layers = [entry.layer for entry in artifact.profile]
     with styled(size):
         above: Any
         below: Any
         if axes is None:
-            figure, (above, below) = new_figure(size, _height(size), rows=2, sharex=True)
-            set_title(figure, title, size)
+            figure, (above, below) = new_figure(size, _height(size), rows=2, sharex=True, height_ratios=[0.7, 1])
+            set_title(figure, profile_title(artifact), size)
         else:
             above, below = axes
-            above.set_title(title)
+            above.set_title(profile_title(artifact))
 
-        auc, null = of["flip_auc"], of["flip_auc_null"]["value"]
-        intervals(above, auc["layer"], auc, color=ACCENT, marker="o", label="chosen features, held out")
-        if len(null):
-            above.axhline(null.iloc[0], color=MUTED, ls=":", label="best layer with shuffled flips (95%)")
-        above.axhline(0.5, color=INK, lw=0.6)
-        above.set_ylabel("flip AUC")
-
+        _draw_auc(above, of["flip_auc"], of["flip_auc_null"]["value"], size, 0.25 * _height(size))
+        ends = []
         for name, (label, style) in curves.items():
-            if "marker" in style and len(of[name]):
-                intervals(below, of[name]["layer"], of[name], label=label, **style)
-            elif len(of[name]):
+            curve = of[name]
+            if "marker" in style and len(curve):
+                intervals(below, curve["layer"], curve, **style)
+            elif len(curve):
                 # Lines for contrast: their intervals would hide those of the others, and the tables have them.
-                below.errorbar(of[name]["layer"], of[name]["value"], label=label, **style)
-        grown = of[bars]
-        below.bar(grown["layer"], grown["value"].fillna(0), label=bars_label, **BAR)
-        intervals(below, grown["layer"], grown, color=INK, fmt="none", lw=0.8)
+                below.errorbar(curve["layer"], curve["value"], **style)
+            ends += _end(curve, label, style["color"])
+        grown, colour = of[bars], BAR["edgecolor"]
+        below.bar(grown["layer"], grown["value"].fillna(0), **BAR)
+        intervals(below, grown["layer"], grown, color=colour, fmt="none", lw=0.8)
         below.axhline(0, color=INK, lw=0.6)
         below.set_ylabel("recovered share\nof the margin shift")
-        below.set_xlabel("layer (output, resid_post)")
+        below.set_xlabel("layer (output, resid_post); shaded: the chosen layers")
+        name_curves(below, [*ends, *_end(grown, bars_label, str(colour))], size, 0.4 * _height(size))
 
         for ax in (above, below):
-            name_layers(ax, [entry.layer for entry in artifact.profile])
+            name_layers(ax, layers)
+            ax.set_xlim(min(layers) - 0.7, max(layers) + 0.7)
             for run in runs_of(artifact.layers):
-                ax.axvspan(run[0] - 0.5, run[-1] + 0.5, color=ACCENT, alpha=0.12, lw=0, label="chosen layers")
-        for group in [[above, below]] if axes is None else [[above], [below]]:
-            add_legend(group, size, below=axes is None)
+                ax.axvspan(run[0] - 0.5, run[-1] + 0.5, color=ACCENT, alpha=0.12, lw=0)
     return above.figure
+
+
+def profile_title(artifact: Layers) -> str:
+    """The verdict with its layers, and what it was measured on."""
+    of = f" in layers {layers_text(artifact.layers)}" if artifact.layers else ""
+    data = artifact.data
+    counts = f"{data.flips:,} flips of {data.pairs:,} pairs, {data.patients:,} patients"
+    return f"{sentence(artifact.verdict)[:-1]}{of}: {counts}"
+
+
+def _draw_auc(ax: "Axes", auc: pd.DataFrame, null: "pd.Series[float]", size: Size, height: float) -> None:
+    """The panel of the flip AUC, with chance and with the best layer after the flips were shuffled."""
+    colour = QUANTITIES["flip AUC"]
+    intervals(ax, auc["layer"], auc, color=colour, marker="o")
+    ends = _end(auc, "chosen features,\nheld out", colour)
+    if len(null):
+        ax.axhline(null.iloc[0], color=MUTED, ls=":")
+        ends.append(CurveEnd(float(null.iloc[0]), "best layer, flips\nshuffled (95%)", MUTED))
+    ax.axhline(0.5, color=INK, lw=0.6)
+    ax.set_ylabel("flip AUC")
+    ends.append(CurveEnd(0.5, "chance", INK))
+    name_curves(ax, ends, size, height)
+
+
+def _end(curve: pd.DataFrame, name: str, colour: str) -> list[CurveEnd]:
+    """The right end of a curve; none if the curve has no value."""
+    known = curve.dropna(subset="value")
+    return [CurveEnd(float(known["value"].iloc[-1]), name, colour)] if len(known) else []
 
 
 def _height(size: Size) -> float:

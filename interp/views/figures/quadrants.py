@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 RELIANCE = {"grey": "by the grey image", "any": "by any blank or swapped image"}
 """What decides whether an answer relies on the image -> how it is called."""
 
+GOOD = "ideal"
+"""The quadrant of which more is better; of the others less is."""
+
 
 def quadrant_drawing(content: Mapping[str, Any], name: str, title: str, arms: Mapping[str, Sequence[str]]) -> Drawing:
     """The figure of the quadrants in evaluation.json; `arms` maps what is shown to the arms that it is the mean of."""
@@ -58,7 +61,8 @@ def quadrants(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Fig
         height = 0.8 + len(names) * max(1.6, 0.9 * len(arms)) * size.row
         figure, axes = new_figure(size, height, columns=len(RELIANCE), sharex=True, sharey=True)
         for ax, (reliance, called) in zip(axes, RELIANCE.items(), strict=True):
-            at = dict(zip(names, name_rows(ax, names, 20), strict=True))
+            called_rows = [f"{name} {'↑' if name == GOOD else '↓'}" for name in names]
+            at = dict(zip(names, name_rows(ax, called_rows, 20), strict=True))
             for arm, shift, style in zip(arms, dodged(len(arms)), SERIES * len(arms), strict=False):
                 mine = frame[(frame["arm"] == arm) & (frame["reliance"] == reliance)]
                 places = [at[name] + shift for name in mine["quadrant"]]
@@ -68,6 +72,6 @@ def quadrants(frame: pd.DataFrame, title: str = "", size: Size = SCREEN) -> "Fig
             ax.set_xticks([0, 25, 50, 75, 100])
             ax.set_title(lines_of(called, size))
             ax.set_xlabel("questions [%]")
-        set_title(figure, title, size)
+        set_title(figure, f"{title}{'; ' if title else ''}arrow: better", size)
         add_legend(axes, size, below=True)
     return figure

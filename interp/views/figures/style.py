@@ -1,12 +1,11 @@
 """The one style of all figures, and saving a figure as PNG and SVG with its data as CSV.
 
 Series differ in marker, line or hatch and not only in colour, so that figures can be read in black and white and by
-colour-blind readers; the colours are those of Okabe and Ito (2008).
+colour-blind readers; the colours are those of Okabe and Ito (2008), the lighter of them darkened to a contrast of 3 to
+1. A quantity has one colour in all figures (QUANTITIES).
 """
 
-import base64
 import io
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,17 +22,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, ACCENT, MUTED = "#1a1a1a", "#0072b2", "#8a8a8a"
+ORANGE, GREEN, PURPLE, SKY, GOLD = "#d55e00", "#00875f", "#b05c8f", "#2f8fc4", "#b07800"
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": INK, "marker": "o"},
     {"color": ACCENT, "marker": "s"},
-    {"color": "#d55e00", "marker": "^"},
-    {"color": "#009e73", "marker": "D"},
-    {"color": "#cc79a7", "marker": "v"},
+    {"color": ORANGE, "marker": "^"},
+    {"color": GREEN, "marker": "D"},
+    {"color": PURPLE, "marker": "v"},
     {"color": MUTED, "marker": "P"},
-    {"color": "#56b4e9", "marker": "X"},
-    {"color": "#e69f00", "marker": "*"},
+    {"color": SKY, "marker": "X"},
+    {"color": GOLD, "marker": "*"},
 )
 """Colours and markers of the arms, the first of which is the base; a ninth arm looks like the first."""
+QUANTITIES = {
+    "answer patch": ACCENT,
+    "growth": ORANGE,
+    "register patch": GREEN,
+    "residual patch": MUTED,
+    "flip AUC": PURPLE,
+    "feature patch": GOLD,
+    "formal": ACCENT,
+    "casual": ORANGE,
+    "flip": ORANGE,
+    "no flip": MUTED,
+}
+"""Quantity or kind of wording or pair -> its colour in every figure."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -57,11 +70,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "gatescope",
 }
 """Changes to matplotlib's own defaults; the user's matplotlibrc has no effect."""
-DENSE = 2000
-"""Most points that an SVG draws one by one; more become an image inside it."""
 LETTER = 0.55
 """Mean width of a letter, as a share of the font size."""
-_IMAGE = re.compile(r"(data:image/png;base64,)([^\"]+)")
 
 
 class Size(NamedTuple):
@@ -236,20 +246,7 @@ def svg_of(figure: "Figure") -> str:
     text = io.StringIO()
     with styled(SCREEN):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return _IMAGE.sub(lambda found: found[1] + _signed(found[2]), text.getvalue())
-
-
-def _signed(encoded: str) -> str:
-    """A PNG in base64 with matplotlib's signature, so that `interp scrub` does not take it for a radiograph."""
-    import matplotlib as mpl
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    said, signed = PngInfo(), io.BytesIO()
-    said.add_text("Software", f"Matplotlib version {mpl.__version__}, https://matplotlib.org/")
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        picture.save(signed, format="png", pnginfo=said)
-    return base64.b64encode(signed.getvalue()).decode()
+    return text.getvalue()
 
 
 def save_figure(figure: "Figure", path: Path, frame: pd.DataFrame) -> list[Path]:

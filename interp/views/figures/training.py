@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.views.figures.style import INK, MUTED, SCREEN, SERIES, Size, add_legend, new_figure, set_title, styled
+from interp.views.figures.direct_labels import CurveEnd, name_curves
+from interp.views.figures.style import INK, MUTED, SCREEN, SERIES, Size, new_figure, set_title, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +33,14 @@ def training_curves(frame: pd.DataFrame, size: Size = SCREEN) -> "Figure":
         figure, axes = new_figure(size, height, rows=3, sharex=True, height_ratios=[2.2, 1, 1])
         parts, norm, rate = axes
         shown = [name for name in LOSSES if name in frame and (frame[name] != 0).any()]
+        names = []
         for name, series, line in zip(shown, SERIES, LINES, strict=False):
             mean = frame[name].rolling(window, min_periods=1).mean()
             every = max(1, len(frame) // 10)
-            parts.plot(step, mean.where(mean > 0), ls=line, markevery=every, label=LOSSES[name], **series)
+            parts.plot(step, mean.where(mean > 0), ls=line, markevery=every, **series)
+            names.append(CurveEnd(float(mean.iloc[-1]), LOSSES[name], series["color"]))
         parts.set_yscale("log")
+        name_curves(parts, names, size, 0.4 * height)
         parts.yaxis.set_major_formatter("{x:g}")
         parts.yaxis.set_minor_formatter("")
         parts.set_ylabel("loss [nats]")
@@ -55,5 +59,4 @@ def training_curves(frame: pd.DataFrame, size: Size = SCREEN) -> "Figure":
             for end in np.asarray(ends):
                 ax.axvline(end, color=MUTED, ls=":", lw=0.7)
         figure.align_ylabels(axes)
-        add_legend([parts], size, below=True)
     return figure
