@@ -14,13 +14,13 @@ from finetune.ablation.arm_files import file_name, read_answers, write_answers
 from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
 from finetune.ablation.plan import PlannedArm, plan_arms
 from finetune.ablation.result import Ablation, Trained, summarize
-from finetune.ablation.settings import AblationSettings
+from finetune.ablation.settings import DEFAULT_SETTINGS, AblationSettings
 from finetune.evaluation.answers import Answers
 from finetune.evaluation.collect import Swaps, collect_answers, swap_images
 from finetune.evaluation.engine import PackedEngine
 from finetune.lora.adapter_folder import record_of, write_apart
 from finetune.lora.history import history_table
-from finetune.lora.layers import Choice, choose_layers, read_choice, verdict_line
+from finetune.lora.layers import Choice, LayersSource, choose_layers, read_choice, training_job, verdict_line
 from finetune.lora.modules import add_lora, parameters_per_rank, trainable_parameters
 from finetune.lora.seen_texts import text_hashes
 from finetune.training.batches import training_steps, wordings
@@ -31,10 +31,10 @@ from interp.model.blank_images import encode_blanks
 from interp.model.image_token_file import encode_into_file
 from interp.model.model_entry import model_entry
 from interp.model.prompts import PromptStyle
-from interp.model.spec import ModelSpec
+from interp.model.spec import ModelSpec, given_model
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
-from interp.questions.spec import DataSpec
+from interp.questions.spec import DataSpec, given_data
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import ALONE, Team, claim_gpu, single_process_environment, team_on
 from interp.schemas.ablation import AblationData, ArmRecord, ArmTraining
@@ -80,20 +80,28 @@ class ArmRun(NamedTuple):
 
 
 def ablate_saved(
-    model: ModelSpec,
-    data: DataSpec,
-    out: Path,
-    layers_from: Path,
-    settings: AblationSettings,
+    model: ModelSpec | str | Path,
+    data: DataSpec | str | Path | Sequence[Question],
+    out: str | Path,
+    layers_from: LayersSource,
+    settings: AblationSettings = DEFAULT_SETTINGS,
     *,
     keep_adapters: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ablation | None:
-    """`ablate` of a model and questions on disk, around the range of the layers.json `layers_from`.
+    """Train the range of `layers_from` and others, and compare them; finished arms in the folder `out` are kept.
 
-    The prompt style is that of the layers.json with the changes that `model` makes. Raises InputError for bad input,
-    before the training starts where possible, and if another process is working in `out`.
+        >>> small = finetune.AblationSettings(finetune.TrainSettings(epochs=1), seeds=(0,), kinds=("window",), stride=8)
+        >>> ablation = finetune.ablate_saved(interp.ModelSpec(), interp.DataSpec(limit=8), "ablation", result, small)
+        >>> ablation
+        <Ablation of planted: ...>
+
+    `model` is a folder, a hub id or a ModelSpec; `data` a JSON Lines file, a DataSpec, or loaded questions of both
+    splits; `layers_from` a layers.json, its folder, or a search. The prompt style is that of the layers.json with the
+    changes that `model` makes. Raises InputError for bad input, before the training starts where possible, and if
+    another process is working in `out`.
     """
+    out, model, data = Path(out), given_model(model), given_data(data)
     if not (out / ARMS).is_dir():
         refuse_used(out)
     wanted = read_choice(None, layers_from)
@@ -110,7 +118,10 @@ def ablate_saved(
             # Remove partial files of a run that was killed.
             for folder in (out, out / ARMS, out / ADAPTERS):
                 sweep(folder)
-        vlm = replace(model, device=str(accelerator.device)).load(PromptStyle(**wanted.prompt.model_dump()))
+        # Arms with the rank of the chosen range on all layers need most.
+        job = training_job("all", settings.training.rank, settings.training.batch_size)
+        style = PromptStyle(**wanted.prompt.model_dump())
+        vlm = replace(model, device=str(accelerator.device)).load(style, job)
         choice = choose_layers(vlm, wanted)
         if team.rank == 0:
             say(verdict_line(wanted))

@@ -14,7 +14,7 @@ from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
 from interp.runtime.options import option
 
-RECORDED = ("dtype", "image_first", "system", "answer_instruction", "normalize", "normal_form")
+RECORDED = ("dtype", "load_in", "image_first", "system", "answer_instruction", "normalize", "normal_form")
 """What the record of the adapter says, so that no option does."""
 
 
@@ -48,6 +48,7 @@ def verify_command(
     """
     from finetune.evaluation.verify import read_recorded, verify_adapter
     from finetune.lora.adapter_folder import shared_base
+    from interp.model.memory_jobs import measuring
     from interp.runtime.distributed import is_main, team_on
     from interp.storage.checks import files_check
     from interp.storage.json_files import json_ready, json_text
@@ -61,9 +62,11 @@ def verify_command(
     else:
         base, style, _ = shared_base([adapter], model)
         dtype: Any = record.model.dtype
-        recorded = replace(base, dtype=dtype, revision=base.revision or record.model.revision)
+        recorded = replace(
+            base, dtype=dtype, load_in=record.model.load_in, revision=base.revision or record.model.revision
+        )
         training, test = data.load_splits()
-        vlm = recorded.load(style)
+        vlm = recorded.load(style, measuring())
         vlm.team = team_on(vlm.device)
         checks = verify_adapter(adapter, record, claimed, vlm, training, test)
         # The launcher stops all processes when one of them ends with an exit code.

@@ -22,6 +22,11 @@ def adapter_warnings(
     """
     config = read_config(folder)
     said = _other_base(vlm, base, base_digest, folder, name, config, record)
+    if record is not None and record.model.load_in != vlm.load_in:
+        said.append(
+            f"{name} was trained on a base with {_precision(record.model.load_in)}, but is evaluated on one with "
+            f"{_precision(vlm.load_in)}."
+        )
     if record is None:
         style = "the plain style" if vlm.style == DEFAULT_STYLE else "the style of this evaluation"
         said.append(
@@ -46,7 +51,7 @@ def _other_base(
     manifest = read_manifest(folder)
     digest = manifest.inputs.get("base_weights") if manifest is not None else None
     # A digest is one of the weights in the arithmetic of the training.
-    if digest is not None and record is not None and record.model.dtype == vlm.arithmetic:
+    if digest is not None and record is not None and _same_arithmetic(vlm, record):
         if digest == base_digest():
             return []
         return [
@@ -63,6 +68,15 @@ def _other_base(
     if revision and vlm.revision and revision != vlm.revision and not str(vlm.revision).startswith(str(revision)):
         return [f"{name} was trained on revision {revision} of {vlm.name}, but is evaluated on {vlm.revision}."]
     return []
+
+
+def _same_arithmetic(vlm: Vlm, record: AdapterRecord) -> bool:
+    """Whether a base computes with numbers as that of the training did."""
+    return (record.model.dtype, record.model.load_in) == (vlm.arithmetic, vlm.load_in)
+
+
+def _precision(load_in: str | None) -> str:
+    return "unquantized weights" if load_in is None else f"weights quantized to {load_in}"
 
 
 def _same_source(recorded: str, given: str) -> bool:

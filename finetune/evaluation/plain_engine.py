@@ -18,11 +18,13 @@ from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.generate import end_tokens
 from interp.measurement.margins import check_finite
 from interp.model.blank_images import ALL_BLANKS, BLANKS, GAUSSIAN, gaussian_image
-from interp.model.load import DTYPES, adopt_template, choose_device, quiet_loading
+from interp.model.load import DTYPES, adopt_template, choose_device, choose_dtype, quiet_loading
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, chat_messages
+from interp.model.quantization import quantization_config
 from interp.model.spec import ModelSpec
 from interp.model.weights_check import check_weights, refuse_two_models
 from interp.runtime.errors import InputError, first_line
+from interp.runtime.memory import limit_memory
 from interp.runtime.progress import spinner, track
 from interp.storage.hub import Source, locate_any
 
@@ -162,7 +164,12 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
 
     split = spec.device == "split"
     device = choose_device("auto" if split else spec.device)
-    dtype = spec.dtype if spec.dtype != "auto" else "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    dtype = DTYPES[choose_dtype(spec.dtype, torch.device(device))]
+    places: dict[str, Any] = {"device_map": "auto"} if split else {}
+    if spec.load_in is not None:
+        places = {"device_map": {"": device}, **places, "quantization_config": quantization_config(spec.load_in, dtype)}
+    if spec.max_memory is not None:
+        limit_memory(torch.device(device), spec.max_memory)
     source = locate_any(model, spec.revision)
     refuse_two_models(source.folder)
     try:
@@ -171,17 +178,17 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
             adopt_template(processor)
             found: Any = AutoModelForImageTextToText.from_pretrained(
                 source.folder,
-                dtype=DTYPES[dtype],
+                dtype=dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **({"device_map": "auto"} if split else {}),
+                **places,
             )
             loaded, report = found
             # Many families publish weights that their class does not use.
             check_weights(source.folder, {**report, "unexpected_keys": ()})
-            loaded = (loaded if split else loaded.to(device)).eval().requires_grad_(False)
+            loaded = (loaded if places else loaded.to(device)).eval().requires_grad_(False)
             engine = PlainEngine(loaded, processor, source, spec.prompt_style(), batch_size)
     except InputError as error:
         folder = "" if str(error).startswith(str(source.folder)) else f"{source.folder}: "

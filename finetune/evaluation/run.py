@@ -21,36 +21,52 @@ from finetune.evaluation.result import Evaluation
 from finetune.evaluation.settings import ClampIn, EvaluationSettings
 from finetune.lora.adapter_folder import shared_base
 from finetune.lora.locate import locate_adapter
-from interp.measurement.clamp_spec import ClampSpec, Where, load_clamps
-from interp.model.spec import ModelSpec
-from interp.questions.spec import DataSpec
+from interp.measurement.clamp_spec import ClampSpec, Where, load_clamps, parse_clamps
+from interp.model.memory_jobs import measuring
+from interp.model.spec import ModelSpec, given_model
+from interp.questions.schema import Question
+from interp.questions.spec import DataSpec, given_data
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
+from interp.saes.locate import given_saes
 from interp.storage.checksums import weights_fingerprint
 
 
 def evaluate_saved(
-    adapters: Sequence[str | Path],
-    data: DataSpec,
-    model: ModelSpec = ModelSpec(),
+    adapters: str | Path | Sequence[str | Path],
+    data: DataSpec | str | Path | Sequence[Question],
+    model: ModelSpec | str | Path = ModelSpec(),
     settings: EvaluationSettings = EvaluationSettings(),
     *,
-    clamps: Sequence[Sequence[ClampSpec]] = (),
-    sae_of: Mapping[int, Path] = MappingProxyType({}),
+    clamps: Sequence[str | Sequence[ClampSpec]] = (),
+    sae_of: Mapping[int, Path] | str | Path = MappingProxyType({}),
     clamp_at: Where = "final",
     clamp_in: ClampIn = "base",
     features: Sequence[tuple[int, int]] = (),
 ) -> Evaluation:
     """Compare saved adapters, and `clamps` of features of the SAEs `sae_of` (layer -> folder), with their base model.
 
-    Each adapter is an arm, and each set of clamps in the base, in each adapter, or in both, as `clamp_in` says. An
-    adapter is a folder, a folder that holds a single one, or a hub id
+        >>> settings = finetune.EvaluationSettings(new_tokens=0)
+        >>> saes = interp.WORLD / "saes"
+        >>> evaluation = finetune.evaluate_saved(
+        ...     "adapter", interp.DataSpec(limit=16), settings=settings, clamps=["5:466"], sae_of=saes
+        ... )
+        >>> list(evaluation.arms)
+        ['base', 'adapter', 'clamp 5:466']
+
+    Each adapter is an arm, and each set of clamps, as "17:3818=0" or parsed, in the base, in each adapter, or in both,
+    as `clamp_in` says. `adapters` are one or several; each is a folder, a folder that holds a single one, or a hub id
     with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an arm too. The questions are
-    those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapters name, without an
-    adapter the embedded world's model, and the prompt style is that of the training. The activations of `features`,
+    those of the test split of `data`: a JSON Lines file, a DataSpec, or loaded questions. `sae_of` may be a source of
+    SAEs, too (`interp.locate_saes`). Unless `model` says otherwise, the base is the one that the adapters name, without
+    an adapter the embedded world's model, and the prompt style is that of the training. The activations of `features`,
     (layer, feature) of the same SAEs, are tried as detectors of flips. Raises InputError for bad input, for adapters
     that do not fit the model or each other, and if there is nothing to compare.
     """
+    data, model = given_data(data), given_model(model)
+    adapters = [adapters] if isinstance(adapters, str | Path) else adapters
+    parsed = [parse_clamps(each) if isinstance(each, str) else each for each in clamps]
+    sae_of = given_saes(sae_of, {spec.layer for specs in parsed for spec in specs} | {layer for layer, _ in features})
     located = [locate_adapter(given) for given in adapters]
     # The same folder may be given as itself, as the checkpoint in a folder, and by a link.
     if len({given.folder.resolve() for given in located}) < len(located):
@@ -70,7 +86,7 @@ def evaluate_saved(
         # That of the training, if the adapters agree: the main branch of the hub repository may have moved on.
         recorded = {record.model.revision if record else None for record in records}
         base = replace(base, revision=recorded.pop() if len(recorded) == 1 else None)
-    vlm = base.load(style)
+    vlm = base.load(style, measuring())
     # Hashing all weights takes seconds, so it is done once for all adapters.
     base_digest = cache(partial(weights_fingerprint, vlm.model))
     arms, record_of = [base_arm()], dict(zip(folders, records, strict=True))
@@ -82,7 +98,7 @@ def evaluate_saved(
             record = record_of[given.folder]
             warnings = adapter_warnings(vlm, str(base.model), base_digest, given.folder, name, record)
             arms.append(adapter_arm(vlm, given.folder, name, record, warnings))
-    held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in clamps]
+    held = [load_clamps(specs, sae_of, vlm.d_model, vlm.device, clamp_at) for specs in parsed]
     arms += clamped_arms(arms[1:], clamp_arms(held), clamp_in)
     # Nobody knows which texts a whole model was trained on.
     known = known_texts([None if given.is_model else record_of[given.folder] for given in located])
@@ -93,7 +109,7 @@ def evaluate_saved(
         known,
         settings.seed,
         sae_of,
-        settings.tolerance,
+        settings.tolerance / 100,
         settings.new_tokens,
         features,
         settings.sentence_encoder,

@@ -26,14 +26,15 @@ from finetune.grounding.summary import differences, summaries
 from finetune.lora.adapter_folder import load_adapter, shared_base
 from finetune.lora.locate import locate_adapter
 from interp.images.boxes import grid_side
-from interp.model.spec import ModelSpec
+from interp.model.memory_jobs import grounding
+from interp.model.spec import ModelSpec, given_model
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
-from interp.questions.spec import DataSpec
+from interp.questions.spec import DataSpec, given_data
 from interp.questions.tables import fingerprint
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
-from interp.saes.locate import sae_of_layer
+from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.grounding import CurvePoint, Grounding
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -51,6 +52,10 @@ DEFAULTS = GroundingSettings()
 
 class GroundingStudy(Grounding):
     """What `study` found: the content of grounding.json, the table of scores, and what its figures are drawn from.
+
+        >>> list(looking.scores.columns[:3])
+        [...]
+        >>> axes = looking.plot_examples(1)
 
     Numbers have six significant digits and are None where they are undefined, as in grounding.json.
     """
@@ -167,7 +172,7 @@ def load_study(
     base, style, records = shared_base([adapter] if adapter else [], model)
     asked = data.load_test()
     select_questions(asked, settings.any_answer, settings.limit)
-    vlm = base.load(style)
+    vlm = base.load(style, grounding())
     chosen = None
     if feature is not None:
         layer, index = feature
@@ -182,21 +187,29 @@ def load_study(
 
 
 def study_grounding(
-    adapter: Path | None,
-    data: DataSpec,
-    model: ModelSpec = ModelSpec(),
+    adapter: str | Path | None,
+    data: DataSpec | str | Path | Sequence[Question],
+    model: ModelSpec | str | Path = ModelSpec(),
     settings: GroundingSettings = DEFAULTS,
     feature: tuple[int, int] | None = None,
-    sae_of: Mapping[int, Path] = MappingProxyType({}),
+    sae_of: Mapping[int, Path] | str | Path = MappingProxyType({}),
 ) -> GroundingStudy:
     """Run `study` on a model on disk and, if one is given, on a saved adapter of it.
 
-    The questions are those of `data.test_split`. Unless `model` says otherwise, the base is the one that the adapter
-    names, or the embedded world's model without an adapter, and the prompt style is that of the training. `feature` is
-    a layer and a feature of its SAE, whose folder is in `sae_of` (layer -> folder). Raises InputError as `study` does,
-    for bad input, and for an adapter that does not fit the model.
+        >>> settings = finetune.GroundingSettings(finetune.MapSettings(("attention",)), limit=3, curve_steps=2)
+        >>> looking = finetune.study_grounding("adapter", interp.WORLD / "questions.jsonl", settings=settings)
+        >>> looking
+        <GroundingStudy of planted: base, adapter, 3 questions>
+
+    The questions are those of the test split of `data`: a JSON Lines file, a DataSpec, or loaded questions. Unless
+    `model` says otherwise, the base is the one that the adapter names, or the embedded world's model without an
+    adapter, and the prompt style is that of the training. `feature` is a layer and a feature of its SAE, whose folder
+    is in `sae_of` (layer -> folder, or a source of SAEs). Raises InputError as `study` does, for bad input, and for an
+    adapter that does not fit the model.
     """
-    loaded = load_study(adapter, data, model, settings, feature, sae_of)
+    folder = None if adapter is None else Path(adapter)
+    saes = given_saes(sae_of, None if feature is None else [feature[0]])
+    loaded = load_study(folder, given_data(data), given_model(model), settings, feature, saes)
     return study(loaded.vlm, loaded.adapted, loaded.questions, settings, loaded.feature)
 
 

@@ -1,12 +1,16 @@
 """Which layers to train: named by hand, or taken from the `layers.json` that `interp` wrote about this very model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from interp.model.memory_jobs import Job, training
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
-from interp.schemas.layer_list import layers_text, parse_layers
+from interp.schemas.layer_list import given_layers, layers_text, listed_layers, parse_layers
 from interp.schemas.layers import TRAINABLE, GateVerdict, Layers, read_layers
+from interp.search.result import SearchResult
+from interp.search.run_folder import LAYERS
 from interp.storage.manifest import check_manifest
 
 MEANINGS: dict[GateVerdict, str] = {
@@ -18,6 +22,10 @@ MEANINGS: dict[GateVerdict, str] = {
 """Verdict of TRAINABLE -> what training on its layers means."""
 
 
+LayersSource = str | Path | SearchResult | Layers
+"""Where layers to train can be taken from: a layers.json or its folder, or a search that was loaded or just made."""
+
+
 class Choice(NamedTuple):
     """The layers to train, and where the choice comes from."""
 
@@ -27,19 +35,25 @@ class Choice(NamedTuple):
     """The option, or the file with its verdict and rule, that named the layers."""
 
 
-def read_choice(text: str | None, path: Path | None) -> Layers | str:
+def read_choice(layers: str | Iterable[int] | None, source: LayersSource | None) -> Layers | str:
     """The layers as given by hand, or the content of a layers.json that names some. Exactly one must be given.
 
-    Needs no model, so that mistakes show before one is loaded. Raises InputError if both or neither are given, and for
-    a layers.json that is missing, damaged or different from what its manifest says, or whose verdict is not TRAINABLE.
+    `source` is the file, its folder, or a search in memory. Needs no model, so that mistakes show before one is loaded.
+    Raises InputError if both or neither are given, and for a layers.json that is missing, damaged or different from
+    what its manifest says, or whose verdict is not TRAINABLE.
     """
-    if (text is None) == (path is None):
+    if (layers is None) == (source is None):
         raise InputError("Give exactly one of --layers (15-19, or 9,17, or all) and --layers-from layers.json.")
-    if text is not None:
-        return text
-    assert path is not None
-    check_manifest(path.parent, [path.name])
-    found = read_layers(path)
+    if layers is not None:
+        return layers if isinstance(layers, str) else layers_text(given_layers(layers) or [])
+    path = Path(LAYERS)
+    if isinstance(source, SearchResult | Layers):
+        found = source if isinstance(source, Layers) else source.artifact
+    else:
+        path = Path(source or "")
+        path = path / LAYERS if path.is_dir() else path
+        check_manifest(path.parent, [path.name])
+        found = read_layers(path)
     if found.verdict not in TRAINABLE:
         raise InputError(
             f"{path}: the verdict is {found.verdict!r} ({found.reason.rstrip('.')}), so it names no layers to train. "
@@ -51,6 +65,12 @@ def read_choice(text: str | None, path: Path | None) -> Layers | str:
 def verdict_line(found: Layers) -> str:
     """One line on a verdict of TRAINABLE: which one it is, and what training on its layers means."""
     return f"layers.json: {found.verdict}; {MEANINGS[found.verdict].format(layers=layers_text(found.layers))}."
+
+
+def training_job(wanted: Layers | str, rank: int, batch_size: int, pass_size: int | None = None) -> Job:
+    """What training on the layers that `read_choice` returned needs of memory (`interp.model.memory_jobs.training`)."""
+    layers = listed_layers(wanted, "--layers") if isinstance(wanted, str) else wanted.layers
+    return training(layers, rank, batch_size, pass_size)
 
 
 def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:

@@ -307,7 +307,7 @@ def _prefix_states(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") 
     encode_images(vlm, [prompt.image for prompt in prompts])
     prefixes = PrefixStates(vlm)
     # The other half of main memory is for images and questions.
-    prefixes.keep(prompts, memory_left(vlm.device).host // 2)
+    prefixes.keep(prompts, memory_left(vlm.device, vlm.max_memory).host // 2)
     return prefixes
 
 
@@ -325,7 +325,8 @@ def _accumulate(run: _Training, step: Step, size: int) -> tuple[Tensor, int]:
                 raise InputError(f"Out of GPU memory at {size} questions per pass. Lower --micro-batch-size.") from None
             if min(size, n_questions) == 1:
                 raise InputError(
-                    "Out of GPU memory at one question per pass. Lower --rank, or train fewer or higher layers."
+                    "Out of GPU memory at one question per pass. Lower --rank, train fewer or higher layers, or "
+                    "quantize the base with --load-in 4bit."
                 ) from None
             held = math.ceil(min(size, n_questions) / 2)
         # After the except clause, because the error keeps the memory of the failed attempt alive.

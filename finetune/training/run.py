@@ -1,7 +1,7 @@
 """A complete run: choose the layers, train, evaluate, write the folder."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.result import Evaluation
 from finetune.lora.adapter_folder import record_of, write_adapter
 from finetune.lora.history import history_table
-from finetune.lora.layers import Choice, choose_layers, read_choice, verdict_line
+from finetune.lora.layers import Choice, LayersSource, choose_layers, read_choice, training_job, verdict_line
 from finetune.lora.modules import add_lora
 from finetune.lora.seen_texts import text_hashes
 from finetune.lora.settings import TrainSettings
@@ -25,10 +25,10 @@ from finetune.training.validation import Validation
 from interp.images.decode import BLANK_IMAGE
 from interp.model.image_token_file import encode_into_file
 from interp.model.prompts import PromptStyle
-from interp.model.spec import ModelSpec
+from interp.model.spec import ModelSpec, given_model
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
-from interp.questions.spec import DataSpec
+from interp.questions.spec import DataSpec, given_data
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import team_on
 from interp.runtime.progress import notify
@@ -44,29 +44,36 @@ if TYPE_CHECKING:
 
 
 def train_and_evaluate(
-    model: ModelSpec,
-    data: DataSpec,
-    out: Path,
+    model: ModelSpec | str | Path,
+    data: DataSpec | str | Path | Sequence[Question],
+    out: str | Path,
     settings: TrainSettings = TrainSettings(),
     *,
-    layers: str | None = None,
-    layers_from: Path | None = None,
+    layers: str | Iterable[int] | None = None,
+    layers_from: LayersSource | None = None,
     resume: bool = False,
     log_with: "TrackerName | GeneralTracker | None" = None,
 ) -> Evaluation | None:
     """Train an adapter, compare it with its base on other patients, and write both to the new folder `out`.
 
-    The layers are either `layers`, as 4-5, or those of the layers.json `layers_from`, whose prompt style is then used,
-    with the changes that `model` makes. `log_with` is a tracker that records the steps of the training
-    (`finetune.training.trackers`). Under `accelerate launch` all processes train and evaluate together; the main one
-    writes and returns the evaluation, the others return None.
+        >>> settings = finetune.TrainSettings(epochs=1)
+        >>> data = interp.DataSpec(limit=16)
+        >>> evaluation = finetune.train_and_evaluate(interp.ModelSpec(), data, "adapter", settings, layers="4-5")
+        >>> evaluation.find("adapter", "question_flip_rate").after.value < 1
+        True
+
+    `model` is a folder, a hub id or a ModelSpec; `data` a JSON Lines file, a DataSpec, or loaded questions of both
+    splits. The layers are either `layers`, as "4-5" or [4, 5], or those of `layers_from`: a layers.json, its folder, or
+    a search, whose prompt style is then used, with the changes that `model` makes. `log_with` is a tracker that records
+    the steps of the training (`finetune.training.trackers`). Under `accelerate launch` all processes train and evaluate
+    together; the main one writes and returns the evaluation, the others return None.
 
     `out` appears only once it is complete. Until then a folder beside it holds a checkpoint
     (`interp.storage.working_folder.working_folder`); `resume` continues from there to the result of an uninterrupted
     run, and returns None if nothing is left to do. Raises InputError for bad input, before the training starts where
     possible, and if another process is writing `out`.
     """
-    out = Path(out)
+    out, model, data = Path(out), given_model(model), given_data(data)
     if not resume:
         refuse_used(out)
     refuse_unfinished(out, resume)
@@ -82,7 +89,8 @@ def train_and_evaluate(
     work = working_folder(out)
     with working(work) if accelerator.is_main_process else nullcontext():
         style = None if isinstance(chosen_by, str) else PromptStyle(**chosen_by.prompt.model_dump())
-        vlm = replace(model, device=str(accelerator.device)).load(style)
+        job = training_job(chosen_by, settings.rank, settings.batch_size, settings.micro_batch_size)
+        vlm = replace(model, device=str(accelerator.device)).load(style, job)
         choice = choose_layers(vlm, chosen_by)
         if not isinstance(chosen_by, str) and accelerator.is_main_process:
             notify(verdict_line(chosen_by))
@@ -151,7 +159,7 @@ def _inputs_of(
             "training_questions": fingerprint(training_questions),
             "base_weights": weights_fingerprint(vlm.model),
             "prompt": vlm.style._asdict(),
-            "arithmetic": vlm.arithmetic,
+            "arithmetic": vlm.arithmetic if vlm.load_in is None else f"{vlm.arithmetic}, {vlm.load_in}",
             "device": vlm.device.type,
             "processes": processes,
             **inputs_digests(vlm.processor, [question.image for question in training_questions]),

@@ -92,7 +92,7 @@ class Validation:
         vlm = self._frozen.vlm
         encode_images(vlm, [question.image for question in questions])
         prompts = [prompt for question in questions for prompt in wordings_of(question)]
-        self._frozen.keep(prompts, memory_left(vlm.device).host // 2)
+        self._frozen.keep(prompts, memory_left(vlm.device, vlm.max_memory).host // 2)
         self._ready = True
 
     def _sums(self, forward: FirstTokenLogits, questions: Sequence[Question]) -> Tensor:

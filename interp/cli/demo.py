@@ -71,7 +71,7 @@ def demo_build_command(
 
 
 @with_options(
-    without=("test_split",),
+    without=("test_split", "load_in"),
     model=option(None, "Gemma 3 model with images: a folder or a hub id.", shown="the embedded world's base model"),
     split=option("train", "Questions that shall flip."),
 )

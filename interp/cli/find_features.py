@@ -7,7 +7,7 @@ import typer
 
 from interp.cli.dataclass_options import with_options
 from interp.cli.grouped_help import ADVANCED
-from interp.cli.options import Full, Json, MaxMemory, Resume, Verbose
+from interp.cli.options import Full, Json, Resume, Verbose
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.distributed import is_main
@@ -30,7 +30,6 @@ def find_features_command(
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Prompt tokens per forward pass [thousands].", rich_help_panel=ADVANCED)
     ] = 16,
-    max_memory: MaxMemory = None,
     items: ItemsKept,
     resume: Resume = False,
     full: Full = False,
@@ -51,8 +50,7 @@ def find_features_command(
 
     Exits with 0 if layers were found, 3 if not or if the flips are too few (layers.json says why), 2 on bad input.
     """
-    from interp.model.load import limit_image_tokens
-    from interp.runtime.memory import limit_memory, memory_left
+    from interp.model.memory_jobs import searching
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.schemas.layers import TRAINABLE, read_layers
     from interp.search.run_folder import LAYERS, find_into
@@ -62,12 +60,10 @@ def find_features_command(
     def load() -> Search:
         questions = data.load()
         sae_of = saes.locate(listed_layers(layers))
-        vlm = model.load()
-        if max_memory is not None:
-            limit_memory(vlm.device, max_memory)
-            limit_image_tokens(vlm, memory_left(vlm.device, max_memory).host // 4)
+        job = searching(len(sae_of), sae_dtype=settings.sae_dtype, batch_tokens=1024 * batch_tokens)
+        vlm = model.load(job=job)
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
-        return Search(vlm, sae_of, questions, chosen, settings, data.split, 1024 * batch_tokens, max_memory)
+        return Search(vlm, sae_of, questions, chosen, settings, data.split, 1024 * batch_tokens, model.max_memory)
 
     result = find_into(out, load, resume, items)
     if is_main():

@@ -47,16 +47,6 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue an interrupted run of the same command from what it kept in OUT.partial."),
 ]
-MaxMemory = Annotated[
-    float | None,
-    typer.Option(
-        min=0.5,
-        help="Memory that the run may use on the GPU and in main memory, each [GiB]. What does not fit is computed "
-        "again, read again or kept in a temporary file.",
-        show_default="80% of what is free",
-        rich_help_panel=ADVANCED,
-    ),
-]
 SaeDtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(help=help_of(FindSettings, "sae_dtype"), rich_help_panel=ADVANCED),

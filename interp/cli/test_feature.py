@@ -69,6 +69,7 @@ def study_feature_command(
     from interp.feature.save import save_study
     from interp.feature.study import study_feature
     from interp.model.load import DTYPES
+    from interp.model.memory_jobs import searching
     from interp.saes.feature_id import parse_feature
     from interp.saes.locate import sae_of_layer
     from interp.saes.sae import load_sae
@@ -84,7 +85,7 @@ def study_feature_command(
     questions = data.load()
     located = saes.locate(None if edges else [layer])
     folder = sae_of_layer(located, layer, saes.saes)
-    vlm = model.load()
+    vlm = model.load(job=searching(1, sae_dtype=sae_dtype))
     sae = load_sae(folder, layer, vlm.d_model, vlm.device, DTYPES[sae_dtype])
     study = study_feature(vlm, sae, questions, index, frames, saes.saes, seed, folder, located if edges else None)
     if out is not None:

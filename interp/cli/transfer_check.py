@@ -70,6 +70,7 @@ def transfer_check_command(
             --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
     """
     from interp.model.load import DTYPES
+    from interp.model.memory_jobs import measuring
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.screening.transfer import question_prompts, text_prompts, transfer_check
     from interp.storage.atomic import refuse_used, write_text
@@ -84,7 +85,7 @@ def transfer_check_command(
         "general": text_prompts(general, limit),
     }
     sae_of = saes.locate(listed_layers(layers))
-    vlm = model.load()
+    vlm = model.load(job=measuring())
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     trained_on = None if reference is None else replace(model, model=reference, revision=None).load()
     result = transfer_check(vlm, sae_of, kinds, chosen, trained_on, DTYPES[sae_dtype], seed)

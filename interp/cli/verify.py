@@ -17,6 +17,7 @@ from interp.saes.spec import SaeSpec
 RECORDED = (
     "revision",
     "dtype",
+    "load_in",
     "image_first",
     "system",
     "answer_instruction",
@@ -55,6 +56,7 @@ def verify_command(
 
     Exits with 0 if every check holds, 4 if one does not, 2 on bad input.
     """
+    from interp.model.memory_jobs import measuring, searching
     from interp.model.prompts import PromptStyle
     from interp.schemas.layers import read_layers
     from interp.search.run_folder import LAYERS
@@ -67,8 +69,9 @@ def verify_command(
     dtype: Any = artifact.model.dtype
     questions = replace(data, split=split).load()
     sae_of = saes.locate(sorted(artifact.saes))
-    recorded = replace(model, dtype=dtype, revision=artifact.model.revision)
-    vlm = recorded.load(PromptStyle(**artifact.prompt.model_dump()))
+    recorded = replace(model, dtype=dtype, load_in=artifact.model.load_in, revision=artifact.model.revision)
+    job = searching(len(sae_of)) if full else measuring()
+    vlm = recorded.load(PromptStyle(**artifact.prompt.model_dump()), job)
     checks = verify_run(SavedRun(run, artifact, vlm, sae_of, questions), sample, seed, full)
     if json:
         typer.echo(json_text(json_ready(checks)), nl=False)

@@ -16,16 +16,13 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, run_layers, run_packed
+from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
 from interp.model.packing import Batch, Row
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
+from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
-
-EDIT_TOKENS = 16384
-"""Most edited positions that run together."""
-GRADIENT_TOKENS = 2048
-"""Most edited positions that run together for gradients, which need the activations of every layer."""
 
 
 class CachedBatch(NamedTuple):
@@ -51,10 +48,11 @@ class CachedBatch(NamedTuple):
 class SuffixRerun:
     """Prompts whose final tokens can be edited after any layer, in as many sweeps as wanted.
 
-    `prompts` is a table as for `interp.measurement.margins.measure`. Cached batches of up to `max_bytes` stay on the
-    device from one sweep to the next; the others are computed again in each sweep. The `output_hooks` of `vlm` must not
-    change after the first sweep. The processes of `team` divide the batches, and every sweep returns the whole result
-    to all of them. A sweep whose result is in `checkpoint` is not computed again.
+    `prompts` is a table as for `interp.measurement.margins.measure`. Batches hold `batch_tokens` positions, by default
+    as many as leave half of the free memory (`interp.model.memory_model.rerun_tokens`). Cached batches of up to
+    `max_bytes` stay on the device from one sweep to the next; the others are computed again in each sweep. The
+    `output_hooks` of `vlm` must not change after the first sweep. The processes of `team` divide the batches, and every
+    sweep returns the whole result to all of them. A sweep whose result is in `checkpoint` is not computed again.
     """
 
     def __init__(
@@ -62,12 +60,13 @@ class SuffixRerun:
         vlm: Vlm,
         prompts: pd.DataFrame,
         max_bytes: int = 0,
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         team: Team = ALONE,
         checkpoint: Checkpoint = NO_CHECKPOINT,
     ) -> None:
-        self.vlm, self.prompts, self.batch_tokens = vlm, prompts, batch_tokens
+        self.vlm, self.prompts = vlm, prompts
         self.team, self.checkpoint = team, checkpoint
+        self.batch_tokens = _batch_tokens(vlm, team) if batch_tokens is None else batch_tokens
         self._free = max_bytes
         self._cached: list[CachedBatch] = []
         self._rows: list[Row] | None = None
@@ -81,7 +80,7 @@ class SuffixRerun:
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
             with torch.no_grad():
-                for cached, index, part in self._edit_groups(layers, EDIT_TOKENS, description):
+                for cached, index, part in self._edit_groups(layers, self.batch_tokens, description):
                     edits = delta[index, part].to(self.vlm.device)
                     found[index, part] = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits).cpu()
             return found
@@ -93,7 +92,7 @@ class SuffixRerun:
 
         def sweep() -> Tensor:
             found = torch.zeros_like(delta)
-            for cached, index, part in self._edit_groups(layers, GRADIENT_TOKENS, description):
+            for cached, index, part in self._edit_groups(layers, self.batch_tokens // GRADIENT_SHARE, description):
                 edits = delta[index, part].to(self.vlm.device).requires_grad_()
                 with torch.enable_grad():
                     margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
@@ -144,6 +143,19 @@ class SuffixRerun:
         prompts = {prompt for cached in staying for prompt in cached.batch.prompts}
         self._cached += staying
         self._rows = [row for row in self._rows if row.prompts[0] not in prompts]
+
+
+def sweep_bytes(vlm: Vlm, free: int) -> int:
+    """Working memory of a sweep in batches of the size that `free` bytes of memory suggest [bytes]."""
+    shape, format = vlm.shape, Format(vlm.arithmetic)
+    return rerun_bytes(shape, format, rerun_tokens(shape, format, free))
+
+
+def _batch_tokens(vlm: Vlm, team: Team) -> int:
+    """The positions of a batch for which every process has memory."""
+    free = memory_left(vlm.device, vlm.max_memory).device
+    own = rerun_tokens(vlm.shape, Format(vlm.arithmetic), free)
+    return min(team.gather_values(own))
 
 
 @torch.no_grad()

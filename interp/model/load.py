@@ -12,19 +12,26 @@ from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
 from interp.model.input_check import check_inputs
+from interp.model.memory_check import check_fits
+from interp.model.memory_jobs import Job, loading
+from interp.model.memory_model import Format
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
+from interp.model.quantization import quantization_config, quantized_as, saved_as
+from interp.model.shape import LoadIn, shape_of_folder
 from interp.model.vlm import Vlm
 from interp.model.weights_check import check_files, check_weights, refuse_two_models
 from interp.paths import WORLD
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError, first_line
-from interp.runtime.memory import memory_left
+from interp.runtime.memory import limit_memory, memory_left, total_left
 from interp.runtime.progress import spinner
-from interp.storage.hub import locate
+from interp.storage.hub import Source, locate
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Name of a number format -> its torch dtype."""
+BFLOAT16_SINCE = (8, 0)
+"""Least compute capability of a GPU that computes bfloat16 itself."""
 
 
 def load_vlm(
@@ -33,17 +40,26 @@ def load_vlm(
     dtype: str = "auto",
     revision: str | None = None,
     style: PromptStyle = DEFAULT_STYLE,
-    image_cache: Path | None = None,
+    image_cache: str | Path | None = None,
+    load_in: LoadIn | None = None,
+    max_memory: float | None = None,
+    job: Job | None = None,
 ) -> Vlm:
     """Load a Gemma 3 model and its processor, by default the model of the embedded world.
 
+        >>> vlm = interp.load_vlm()  # or interp.load_vlm("google/medgemma-4b-it")
+        >>> vlm
+        Vlm(planted, 10 layers, d_model 128, ...)
+
     `model` is a local folder or a hub id. `device` "auto" takes a GPU if there is one, and "split" divides the model
-    over all GPUs. `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU. `image_cache` is a folder that keeps image
-    tokens between runs and is created if it is missing. Raises InputError for a model that cannot be found or is not a
-    Gemma 3 (see `interp.storage.hub.locate`), whose files lack weights or hold others
-    (`interp.model.weights_check`), or whose template, tokenizer and processor do not fit it
-    (`interp.model.input_check`); for a device or dtype that this machine lacks; and for an `image_cache` that cannot be
-    a folder.
+    over all GPUs. `dtype` is as for `choose_dtype`. `image_cache` is a folder that keeps image tokens between runs and
+    is created if it is missing. `load_in` quantizes the decoder (`interp.model.quantization`). `max_memory` [GiB] is
+    the most memory that the run may take, and `job` what it will do, by default nothing but load the model.
+
+    Raises InputError for a model that cannot be found or is not a Gemma 3 (see `interp.storage.hub.locate`), whose
+    files lack weights or hold others (`interp.model.weights_check`), or whose template, tokenizer and processor do not
+    fit it (`interp.model.input_check`); for a device, dtype or quantization that this machine lacks; for an
+    `image_cache` that cannot be a folder; and if the job does not fit into memory (`interp.model.memory_check`).
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -51,15 +67,25 @@ def load_vlm(
     if split:
         require_single_process("--device split")
     device = choose_device("auto" if split else device)
-    default = "float32" if torch.device(device).type == "cpu" else "bfloat16"
-    chosen = DTYPES.get(default if dtype == "auto" else dtype)
-    if chosen is None:
-        raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
+    kind = choose_dtype(dtype, torch.device(device))
+    chosen = DTYPES[kind]
     source = locate(model, revision)
     refuse_two_models(source.folder)
     check_files(source.folder)
+    saved = saved_as(source.folder)
+    if load_in is not None and saved is not None:
+        raise InputError(f"{source.folder}: the weights are quantized already ({saved}). Leave --load-in out.")
     places: dict[str, Any] = {"device_map": device_map_over_gpus(source.folder)} if split else {}
-    cache = None if image_cache is None else cache_folder(image_cache)
+    if load_in is not None:
+        places["quantization_config"] = quantization_config(load_in, chosen)
+    if load_in is not None or saved is not None:
+        # Quantized weights are made where they stay.
+        places.setdefault("device_map", {"": device})
+    if max_memory is not None:
+        limit_memory(torch.device(device), max_memory)
+    if not split:
+        _check_memory(source, Format(kind, load_in or saved), job or loading(), torch.device(device), max_memory)
+    cache = None if image_cache is None else cache_folder(Path(image_cache))
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
@@ -77,6 +103,7 @@ def load_vlm(
             )
             loaded, report = found
             check_weights(source.folder, report)
+            load_in = quantized_as(loaded)
             answers = answer_tokens(processor.tokenizer)
             check_inputs(loaded, processor, answers, style)
     except InputError as error:
@@ -94,18 +121,52 @@ def load_vlm(
     make_contiguous(loaded)
     fuse(loaded)
     vlm = Vlm(
-        model=(loaded if split else loaded.to(device)).eval().requires_grad_(False),
+        model=(loaded if places else loaded.to(device)).eval().requires_grad_(False),
         processor=processor,
         name=source.name,
         revision=source.revision,
         answers=answers,
         style=style,
         image_cache=cache,
+        load_in=load_in,
+        max_memory=max_memory,
     )
-    limit_image_tokens(vlm, memory_left(vlm.device).host // 2)
-    kind = str(chosen).removeprefix("torch.")
+    # Of a limit, more is left to residuals and stored states.
+    limit_image_tokens(vlm, memory_left(vlm.device, max_memory).host // (2 if max_memory is None else 4))
+    kind += f", quantized to {load_in}" if load_in else ""
     log.info("model %s: %d layers of width %d, %s on %s", vlm.name, vlm.n_layers, vlm.d_model, kind, vlm.device)
     return vlm
+
+
+def choose_dtype(dtype: str, device: torch.device) -> str:
+    """The name of a number format; "auto" is bfloat16 on a GPU that has it, and else float32.
+
+    Raises InputError for an unknown name, and for bfloat16 on a GPU that computes it only by detours.
+    """
+    lacking = device.type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_SINCE
+    if dtype == "auto":
+        return "bfloat16" if device.type != "cpu" and not lacking else "float32"
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
+    if dtype == "bfloat16" and lacking:
+        major, minor = torch.cuda.get_device_capability(device)
+        raise InputError(
+            f"--dtype bfloat16: {torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and "
+            "bfloat16 needs 8.0. Use --dtype float32 (the default on such a GPU), with --load-in 4bit if the model "
+            "does not fit. float16 is no way out: Gemma 3's residual stream exceeds its largest number, 65504."
+        )
+    return dtype
+
+
+def _check_memory(source: Source, format: Format, job: Job, device: torch.device, max_memory: float | None) -> None:
+    """Raise InputError if a job with the model in `source` does not fit; an unreadable config is passed over."""
+    try:
+        shape = shape_of_folder(source.folder)
+    # It is read again below, where any kind of error is reported.
+    except Exception:
+        return
+    free = total_left(device, max_memory)
+    check_fits(shape, format, job, free, device.type == "cuda", max_memory is not None)
 
 
 def adopt_template(processor: Any) -> None:

@@ -4,18 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from interp.model.shape import LoadIn
 from interp.paths import EMBEDDED, WORLD
 from interp.runtime.errors import InputError
 from interp.runtime.options import option
 
 if TYPE_CHECKING:
+    from interp.model.memory_jobs import Job
     from interp.model.prompts import PromptStyle
     from interp.model.vlm import Vlm
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and the way it is loaded and prompted."""
+    """A model and the way it is loaded and prompted.
+
+    >>> model = interp.ModelSpec("google/medgemma-4b-it", dtype="bfloat16", answer_instruction="Answer yes or no.")
+    >>> model.prompt_style()
+    PromptStyle(image_first=True, system=None, answer_instruction='Answer yes or no.', normalize=False)
+    """
 
     model: str | Path | None = option(None, "Gemma 3 model with images: a folder or a hub id.", shown=EMBEDDED)
     revision: str | None = option(
@@ -25,13 +32,28 @@ class ModelSpec:
         "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ..., or split: one model over all GPUs."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Number format of the model; auto is bfloat16 on a GPU and float32 on a CPU."
+        "auto", "Number format of the model; auto is bfloat16 on a GPU that has it, and else float32."
     )
-    image_cache: Path | None = option(
+    load_in: LoadIn | None = option(
+        None,
+        "Quantize the decoder's projections to 4 or 8 bits while they are loaded: less memory, other margins. Needs "
+        "bitsandbytes (pip install gatescope[quantized]).",
+        shown="as saved",
+    )
+    max_memory: float | None = option(
+        None,
+        "Memory that the run may use on the GPU and in main memory, each [GiB]. What does not fit is computed again, "
+        "read again or kept in a temporary file; a run that cannot fit says so before it starts.",
+        min=0.5,
+        shown="80% of what is free",
+        advanced=True,
+    )
+    image_cache: str | Path | None = option(
         None,
         "Folder that keeps image tokens between runs. It then holds data derived from the images; protect it as you "
         "protect them.",
         shown="none",
+        path=True,
         advanced=True,
     )
     image_first: bool | None = option(
@@ -76,12 +98,34 @@ class ModelSpec:
             changes["normalize"] = "psf-med" if self.normal_form == "psf-med" else True
         return style._replace(**{name: value for name, value in changes.items() if value is not None})
 
-    def load(self, style: "PromptStyle | None" = None) -> "Vlm":
+    def load(self, style: "PromptStyle | None" = None, job: "Job | None" = None) -> "Vlm":
         """Load the model, to be prompted in `style` with the changes of this specification.
 
-        Without a model, it is the embedded world's. Raises InputError as `interp.model.load.load_vlm`.
+        Without a model, it is the embedded world's. `job` is what will be done with it, for which there must be enough
+        memory. Raises InputError as `interp.model.load.load_vlm`.
         """
         from interp.model.load import load_vlm
 
-        model = WORLD / "planted" if self.model is None else self.model
-        return load_vlm(model, self.device, self.dtype, self.revision, self.prompt_style(style), self.image_cache)
+        return load_vlm(
+            WORLD / "planted" if self.model is None else self.model,
+            self.device,
+            self.dtype,
+            self.revision,
+            self.prompt_style(style),
+            self.image_cache,
+            self.load_in,
+            self.max_memory,
+            job,
+        )
+
+
+def given_model(model: "ModelSpec | str | Path") -> ModelSpec:
+    """The parameter `model` of a function: a ModelSpec as it is, or that of a folder or hub id.
+
+    Raises InputError for anything else.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, str | Path):
+        return ModelSpec(model)
+    raise InputError(f"model is of type {type(model).__name__}, expected a folder, a hub id, or a ModelSpec.")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.model.packing import Batch
 from interp.model.prompts import DEFAULT_STYLE, AnswerTokens, PromptStyle
+from interp.model.shape import LoadIn, ModelShape
 from interp.runtime.distributed import ALONE, Team
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Vlm:
-    """A Gemma 3 vision-language model that is ready to be measured (`interp.model.load.load_vlm`)."""
+    """A Gemma 3 vision-language model that is ready to be measured (`interp.model.load.load_vlm`).
+
+    >>> vlm.n_layers, vlm.d_model, vlm.device.type
+    (10, 128, ...)
+    """
 
     model: Any
     """The `Gemma3ForConditionalGeneration`, in eval mode; LoRA layers may be injected in place."""
@@ -38,6 +43,10 @@ class Vlm:
     """Number of images that `image_tokens` holds if the prompts are known in advance (`load_batches`)."""
     image_cache: Path | None = None
     """Folder that keeps image tokens between runs (`interp.model.image_token_cache`); None keeps none."""
+    load_in: LoadIn | None = None
+    """Format to which the decoder's projections were quantized while they were loaded; None if they were not."""
+    max_memory: float | None = None
+    """Memory that a run may use on the model's device, and in main memory [GiB]; None takes most of what is free."""
     output_hooks: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
     """Layer -> function of the layer's output [B, S, d_model] and the batch that returns the output to use instead.
 
@@ -67,6 +76,11 @@ class Vlm:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.model.config.text_config.hidden_size
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes of the model, from which its memory follows (`interp.model.memory_model`)."""
+        return ModelShape.of(self.model.config)
 
     @property
     def device(self) -> torch.device:

@@ -44,12 +44,32 @@ def memory_left(device: torch.device, max_memory: float | None = None) -> Memory
         host = min(host, int(max_memory * GIB) - psutil.Process().memory_info().rss)
     if device.type != "cuda":
         return Memory(max(0, host), max(0, host))
+    # What the limit leaves is not used up either: torch's allocator needs some room between tensors.
+    return Memory(int(DEFAULT_SHARE * gpu_memory(device, max_memory)), max(0, host))
+
+
+def gpu_memory(device: torch.device, max_memory: float | None = None) -> int:
+    """All memory that may still be allocated on a GPU [bytes], of at most `max_memory` [GiB]."""
     free, _ = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
     # Memory that torch has reserved but does not use is available too.
-    left = int(DEFAULT_SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
-    if max_memory is not None:
-        left = min(left, int(max_memory * GIB) - torch.cuda.memory_allocated(device))
-    return Memory(max(0, left), max(0, host))
+    left = free + torch.cuda.memory_reserved(device) - allocated
+    return max(0, left if max_memory is None else min(left, int(max_memory * GIB) - allocated))
+
+
+def total_left(device: torch.device, max_memory: float | None = None) -> int:
+    """All memory that may still be allocated on a device [bytes], of at most `max_memory` [GiB].
+
+    Unlike `memory_left` it leaves nothing for other programs: what does not fit into it cannot run.
+    """
+    import psutil
+
+    if device.type == "cuda":
+        return gpu_memory(device, max_memory)
+    group = free_in_group(control_group())
+    available = psutil.virtual_memory().available
+    left = available if group is None else min(available, group)
+    return left if max_memory is None else min(left, int(max_memory * GIB))
 
 
 def control_group() -> Path:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from interp.runtime.errors import InputError
 from interp.schemas.layers_v1 import upgraded
+from interp.schemas.neuronpedia import NearestPage
 from interp.schemas.record import Interval, Record
 from interp.schemas.rules import Rule
 from interp.schemas.vector_patch import VectorPatchEntry
@@ -45,6 +46,12 @@ class ModelEntry(_Part):
     n_layers: int = Field(description="number of decoder layers")
     d_model: int = Field(description="width of the residual stream")
     dtype: str = Field(description="data type of the computation, for example bfloat16")
+    load_in: Literal["4bit", "8bit"] | None = Field(
+        default=None, description="quantization of the decoder's projections; null if they are not quantized"
+    )
+    synthetic: bool = Field(
+        default=False, description="whether `interp demo` built it: of synthetic radiographs, or with a planted gate"
+    )
 
 
 class PromptEntry(_Part):
@@ -180,6 +187,10 @@ class FeatureEntry(_Part):
         default=None, description="what it has to do with the flips (interp.profile.places); null if untested"
     )
     causal: CausalEntry | None = Field(default=None, description="its patch on held-out flips; null if untested")
+    nearest_page: NearestPage | None = Field(
+        default=None,
+        description="page of the most similar feature, where its own SAE has no pages and another of the search has",
+    )
 
 
 class FamilyEntry(_Part, VectorPatchEntry):
@@ -212,6 +223,11 @@ class SaeEntry(_Part):
     revision: str | None = Field(description="commit of the hub repository; null for a local folder")
     release: str | None = Field(description="release by which sae-lens knows the SAE; null if it knows none")
     digest: str = Field(description="hash of its biases and thresholds (interp.saes.sae_folder.sae_digest)")
+    neuronpedia: str | None = Field(
+        default=None,
+        description="model and source of its pages on Neuronpedia, as gemma-3-4b-it/17-gemmascope-2-res-16k; null if "
+        "it has none",
+    )
 
 
 class GateEntry(_Part):

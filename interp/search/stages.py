@@ -14,7 +14,7 @@ from interp.causal.feature_patching import apply_feature_patch, feature_patches,
 from interp.causal.layer_patching import PatchTarget
 from interp.measurement.residual_store import Residuals
 from interp.measurement.sharded import measure_together
-from interp.measurement.suffix_rerun import SuffixRerun
+from interp.measurement.suffix_rerun import SuffixRerun, sweep_bytes
 from interp.questions.tables import pair_table
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
@@ -61,7 +61,9 @@ def measure_prompts(task: Task) -> Measured:
     margin, residuals = measure_together(
         search.vlm, task.prompts, task.layers, search.batch_tokens, search.max_memory, task.team, task.checkpoint
     )
-    return Measured(margin, residuals, memory_left(search.vlm.device, search.max_memory).device)
+    left = memory_left(search.vlm.device, search.max_memory).device
+    # What is kept between sweeps must leave room for one.
+    return Measured(margin, residuals, max(0, left - sweep_bytes(search.vlm, left)))
 
 
 def flips_and_halves(task: Task, margin: Tensor) -> tuple[Flips, Halves]:

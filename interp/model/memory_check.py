@@ -1,0 +1,62 @@
+"""Whether a job fits into memory, asked before any weight is read; if not, what would."""
+
+import logging
+from collections.abc import Iterator
+
+from interp.model.memory_jobs import Job
+from interp.model.memory_model import Format, Need, gib
+from interp.model.shape import LoadIn, ModelShape
+from interp.runtime.errors import InputError
+from interp.runtime.memory import GIB
+
+log = logging.getLogger(__name__)
+QUANTIZED: tuple[LoadIn, ...] = ("8bit", "4bit")
+"""Formats that need less memory than unquantized weights, from most to least."""
+
+
+def check_fits(shape: ModelShape, format: Format, job: Job, free: int, on_gpu: bool, limited: bool) -> None:
+    """Raise InputError if a job's least memory is more than is `free` [bytes], with what would fit.
+
+    `on_gpu` says whose memory it is, and `limited` whether --max-memory is why there is no more.
+    """
+    need = job.needs(shape, format)
+    log.info("memory: needs %s, takes up to %s, of %s", gib(need.least), gib(need.wanted), gib(free))
+    if need.least <= free:
+        return
+    place = "GPU memory" if on_gpu else "main memory"
+    limit = " allowed by --max-memory" if limited else " free"
+    offered = [f"{said} ({gib(size)})" for said, size in fitting(shape, format, job, free)]
+    advice = f"What fits: {'; '.join(offered)}." if offered else _largest_advice(on_gpu)
+    raise InputError(
+        f"This run needs at least {gib(need.least)} of {place} ({_parts_text(need)}), and {gib(free)} is{limit}. "
+        f"{advice}"
+    )
+
+
+def fitting(shape: ModelShape, format: Format, job: Job, free: int) -> Iterator[tuple[str, int]]:
+    """The options with which a job fits into `free` bytes, and the least memory that it needs then [bytes].
+
+    For weights as they are and for each quantization, the first of the job's options that is enough, or none at all.
+    """
+    formats: dict[str, Format] = {"": format}
+    if format.load_in is None:
+        formats |= {f"--load-in {kind} ": format._replace(load_in=kind) for kind in QUANTIZED}
+    for quantized, each in formats.items():
+        for option, needs in {"": job.needs, **job.smaller}.items():
+            least = needs(shape, each).least
+            if least <= free:
+                yield f"{quantized}{option}".strip(), least
+                break
+
+
+def _parts_text(need: Need) -> str:
+    """The parts of a need that weigh at least a tenth of a GiB, the largest phase among them."""
+    parts = [*need.held, need.largest_phase]
+    return ", ".join(f"{part.what} {gib(part.least)}" for part in parts if part.least > 0.05 * GIB)
+
+
+def _largest_advice(on_gpu: bool) -> str:
+    """What to do if no option is enough."""
+    if on_gpu:
+        return "No option makes it fit: use a GPU with more memory, several with --device split, or a smaller model."
+    return "No option makes it fit: use a machine with more memory, or a smaller model."

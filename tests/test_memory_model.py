@@ -1,0 +1,145 @@
+"""The memory model against real tensors and published numbers, and what a run says that does not fit."""
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from medgemma import meta_medgemma
+
+from finetune.lora.modules import add_lora, trainable_parameters
+from interp.measurement.suffix_rerun import SuffixRerun
+from interp.model.load import choose_dtype, load_vlm
+from interp.model.memory_check import check_fits
+from interp.model.memory_jobs import grounding, measuring, searching, training
+from interp.model.memory_model import (
+    BATCH_TOKENS,
+    FEWEST_TOKENS,
+    Format,
+    adapter_bytes,
+    rerun_bytes,
+    rerun_tokens,
+)
+from interp.model.shape import MEDGEMMA_4B, ModelShape
+from interp.model.vlm import Vlm
+from interp.paths import WORLD
+from interp.questions.files import load_questions
+from interp.runtime.errors import InputError
+from interp.runtime.memory import GIB
+
+PEAKS = {
+    "find-features, 300 pairs": (searching(34), 19.1),
+    "find-features, 999 images": (searching(34), 25),
+    "finetune 15-19, batches of 8": (training(range(15, 20), 16, 8), 13),
+    "finetune 15-19, batches of 64": (training(range(15, 20), 16, 64), 49),
+}
+"""What was run at MedGemma-4B's shape on a GPU of 80 GiB or more -> peak of allocated memory [GiB]
+(tests/benchmarks/README.md)."""
+
+
+def test_the_numbers_of_weights_are_those_of_the_real_shapes(tiny_model):
+    model = meta_medgemma()
+    assert ModelShape.of(model.config) == MEDGEMMA_4B
+    assert MEDGEMMA_4B.parameters == sum(p.numel() for p in model.parameters()) == 4_300_079_472
+    for folder in (tiny_model, WORLD / "planted"):
+        vlm = load_vlm(folder, "cpu", "float32")
+        assert vlm.shape.parameters == sum(p.numel() for p in vlm.model.parameters())
+        assert vlm.shape.weight_bytes("float32") == sum(p.nbytes for p in vlm.model.parameters())
+
+
+@pytest.mark.parametrize(("layers", "rank"), [(range(15, 20), 16), (range(34), 4)])
+def test_an_adapters_bytes_are_its_weights_gradients_and_moments(layers, rank):
+    vlm = Vlm(meta_medgemma(), None, "google/medgemma-4b-it", None, None)
+    parameters = trainable_parameters(add_lora(vlm, list(layers), rank))
+    assert adapter_bytes(MEDGEMMA_4B, len(layers), rank) == parameters * 4 * (1 + 1 + 2)
+
+
+def test_keys_and_values_take_what_the_model_counts(tiny_model):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:3]
+    rows = [{"image": q.image, "text": q.question, "closed": True} for q in questions]
+    (cached,) = SuffixRerun(vlm, pd.DataFrame(rows))._batches("prompts")
+    tokens = cached.batch.input_ids.numel()
+    assert sum(t.nbytes for t in (*cached.keys, *cached.values)) == vlm.shape.kv_bytes(tokens, "float32")
+
+
+@pytest.mark.parametrize("what", PEAKS)
+def test_measured_peaks_lie_between_least_and_a_quarter_more_than_wanted(what):
+    job, measured = PEAKS[what]
+    need = job.needs(MEDGEMMA_4B, Format())
+    assert need.least < measured * GIB < 1.25 * need.wanted
+
+
+def test_the_batches_of_sweeps_shrink_with_the_memory():
+    free = [2.0**power for power in range(30, 38)]
+    sizes = [rerun_tokens(MEDGEMMA_4B, Format(), int(each)) for each in free]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (FEWEST_TOKENS, BATCH_TOKENS)
+    assert all(
+        rerun_bytes(MEDGEMMA_4B, Format(), size) <= each / 2
+        for size, each in zip(sizes, free, strict=True)
+        if size > FEWEST_TOKENS
+    )
+
+
+def test_smaller_batches_of_sweeps_give_the_same(tiny_model):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:6]
+    prompts = pd.DataFrame(
+        [{"image": q.image, "text": text, "closed": True} for q in questions for text in (q.question, "Is it there?")]
+    )
+    delta = torch.randn(len(prompts), 3, vlm.d_model, generator=torch.Generator().manual_seed(0))
+    large, small = (SuffixRerun(vlm, prompts, batch_tokens=tokens) for tokens in (BATCH_TOKENS, 64))
+    assert len(list(small._batches("prompts"))) > len(list(large._batches("prompts"))) == 1
+    torch.testing.assert_close(small.margins([0, 2, 3], delta), large.margins([0, 2, 3], delta), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        small.gradients([0, 2, 3], delta), large.gradients([0, 2, 3], delta), atol=1e-4, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "free", "offered"),
+    [
+        (searching(34), 9.2, ["--batch-tokens 4", "--load-in 8bit", "--load-in 4bit"]),
+        (searching(34), 6, ["--load-in 4bit"]),
+        (measuring(), 10, ["--load-in 8bit", "--load-in 4bit"]),
+        (
+            training(range(15, 20), 16, 64, 64),
+            24,
+            ["--micro-batch-size 1", "--load-in 8bit --micro-batch-size 1", "--load-in 4bit --micro-batch-size 1"],
+        ),
+        (grounding(), 12, ["--load-in 8bit", "--load-in 4bit"]),
+        (grounding(), 4, []),
+    ],
+)
+def test_a_job_that_does_not_fit_says_what_would(job, free, offered):
+    with pytest.raises(InputError) as refused:
+        check_fits(MEDGEMMA_4B, Format(), job, int(free * GIB), on_gpu=True, limited=False)
+    said = str(refused.value)
+    assert f"and {free:.1f} GiB is free" in said
+    for option in offered:
+        assert f"{option} (" in said
+    sizes = [float(size) for size in re.findall(r" \((\d+\.\d) GiB\)", said)]
+    assert all(size <= free + 0.05 for size in sizes)
+    assert len(sizes) == len(offered)
+    check_fits(MEDGEMMA_4B, Format(), job, 80 * GIB, on_gpu=True, limited=False)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_model, tmp_path):
+    with pytest.raises(InputError, match=r"needs at least 0\.\d GiB of main memory \(.*allowed by --max-memory"):
+        load_vlm(tiny_model, "cpu", "float32", max_memory=0.001, job=searching(4))
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert choose_dtype("auto", gpu) == "float32"
+    assert choose_dtype("float16", gpu) == "float16"
+    with pytest.raises(
+        InputError, match=r"Tesla T4 has compute capability 7\.5, and bfloat16 needs 8\.0\. Use --dtype"
+    ):
+        choose_dtype("bfloat16", gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert choose_dtype("auto", gpu) == choose_dtype("bfloat16", gpu) == "bfloat16"
+    assert choose_dtype("auto", torch.device("cpu")) == "float32"
