@@ -18,6 +18,7 @@ from interp.model.memory_model import Format
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.quantization import quantization_config, quantized_as, saved_as
 from interp.model.shape import LoadIn, shape_of_folder
+from interp.model.single_key_head import copy_single_key_head
 from interp.model.vlm import Vlm
 from interp.model.weights_check import check_files, check_weights, refuse_two_models
 from interp.paths import WORLD
@@ -120,6 +121,7 @@ def load_vlm(
     loaded.name_or_path = str(model)
     make_contiguous(loaded)
     fuse(loaded)
+    copy_single_key_head(loaded)
     vlm = Vlm(
         model=(loaded if places else loaded.to(device)).eval().requires_grad_(False),
         processor=processor,

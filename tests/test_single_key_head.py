@@ -1,0 +1,81 @@
+"""Models whose query heads share one key head: kernels get copies of it, and nothing else changes."""
+
+import pytest
+import torch
+from test_engine import plain_run
+
+from interp.images.decode import open_image
+from interp.measurement.margins import measure
+from interp.model.load import load_vlm
+from interp.model.prompts import answer_margin
+from interp.model.single_key_head import IMPLEMENTATION, attend
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model with four query heads and one key head."""
+    from interp.demo.model import build_model, build_processor, train_tokenizer
+    from interp.demo.phrasings import all_texts
+    from interp.demo.sample_cases import ANSWERS
+
+    folder = tmp_path_factory.mktemp("single") / "model"
+    tokenizer = train_tokenizer(all_texts(), ANSWERS)
+    model = build_model(tokenizer, 64, layers=3, width=32, seed=0)
+    kind, config = type(model), model.config
+    config.text_config.num_attention_heads, config.text_config.num_key_value_heads = 4, 1
+    torch.manual_seed(0)
+    model = kind(config)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+    build_processor(tokenizer, 64).save_pretrained(folder)
+    return folder
+
+
+def test_margins_equal_transformers_own_attention(folder, own_data, monkeypatch):
+    vlm = load_vlm(folder, "cpu", "float32")
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:9]
+    own = torch.nn.functional.scaled_dot_product_attention
+    strides = []
+
+    def watched(query, key, value, **options):
+        strides.append((key.shape[1], key.stride(1), value.stride(1)))
+        return own(query, key, value, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        measured = measure(vlm, prompts)
+    decoder = [entry for entry in strides if entry[0] == 4]
+    assert len(decoder) >= 3
+    assert all(key and value for _, key, value in decoder), "a head is repeated as a view"
+    vlm.model.model.language_model.set_attn_implementation("sdpa")
+    for i, row in prompts.iterrows():
+        logits, _ = plain_run(vlm, open_image(row["image"]), row["text"])
+        assert measured.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-5)
+
+
+def test_other_models_keep_transformers_own_attention(tiny_model, folder):
+    attention = [
+        load_vlm(path, "cpu").model.model.language_model.config._attn_implementation for path in (tiny_model, folder)
+    ]
+    assert attention == ["sdpa", IMPLEMENTATION]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("keys", [33, 97, 129, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_reads_every_number_of_keys_right(keys, dtype):
+    generator = torch.Generator("cuda").manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, keys, 256, generator=generator, device="cuda").to(dtype) for heads in (4, 1, 1)
+    )
+    mask = torch.ones(keys, keys, dtype=torch.bool, device="cuda").tril()[None, None]
+    module = torch.nn.Module()
+    module.is_causal = True
+    found, _ = attend(module, query, key, value, mask, scaling=1.0)
+    weights = (query.double() @ key.double().transpose(2, 3)).masked_fill(~mask, float("-inf")).softmax(-1)
+    expected = (weights @ value.double()).transpose(1, 2)
+    assert (found.double() - expected).abs().max() < (1e-4 if dtype == torch.float32 else 5e-2)
