@@ -279,6 +279,7 @@ def test_another_sample_is_refused_on_resuming(world, tmp_path, monkeypatch):
         train_and_evaluate(spec, data, out, replace(SETTINGS, validate=7), layers="1", resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_divide_the_samples(world, tmp_path):
     settings = TrainSettings(epochs=1, dropout=0.0, validate=9)
     spec, data = ModelSpec(world.model, device="cpu"), DataSpec(world.questions)

@@ -243,6 +243,7 @@ def test_a_saved_plant_is_a_model_like_any_other(planted, questions, tmp_path):
     assert content["gates"][0] | {"layer": LAYER, "feature": FEATURE, "relay_layer": None} == content["gates"][0]
 
 
+@pytest.mark.slow
 def test_decoys_flip_as_often_in_both_registers(questions):
     vlm = load_vlm(WORLD / "base", "cpu", "float32")
     plant = plant_decoys(vlm, questions, strength=0.15)

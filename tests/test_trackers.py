@@ -135,6 +135,7 @@ def records(path):
             whole = b""
 
 
+@pytest.mark.slow
 def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
