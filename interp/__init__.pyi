@@ -19,6 +19,7 @@ from .runtime.errors import InputError as InputError
 from .saes.locate import locate_saes as locate_saes
 from .saes.sae import Sae as Sae
 from .saes.sae import load_sae as load_sae
+from .schemas.items_kept import ItemsKept as ItemsKept
 from .screening.transfer import transfer_check as transfer_check
 from .search.find import find_features as find_features
 from .search.loaded_run import LoadedRun as LoadedRun

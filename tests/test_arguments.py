@@ -44,7 +44,10 @@ def test_swapped_and_foreign_arguments_are_named(planted: interp.Vlm, asked: lis
     find, study = interp.find_features, interp.study_feature
     calls: list[tuple[Any, str]] = [
         (lambda: find(asked, questions=planted), "vlm is of type list, expected a Vlm"),  # type: ignore[arg-type]
-        (lambda: find(planted, asked, interp.WORLD), "questions is of type PosixPath"),  # type: ignore[arg-type]
+        (lambda: find(planted, asked, interp.WORLD), "world: is a folder. Give --questions a JSON Lines file"),  # type: ignore[arg-type]
+        (lambda: find(planted, questions=3), "questions is of type int"),  # type: ignore[arg-type]
+        (lambda: find(planted, questions=interp.WORLD / "questions.jsonl", split="trian"), "split is 'trian'"),
+        (lambda: study(planted, interp.WORLD / "saes", asked, "4"), "'4': found no feature"),
         (lambda: find(planted, asked, asked), "saes is of type list"),  # type: ignore[arg-type]
         (lambda: find(planted, questions=[q.model_dump() for q in asked]), r"questions\[0\] is of type dict"),  # type: ignore[misc]
         (lambda: find(planted), "questions is empty"),

@@ -359,10 +359,12 @@ def test_table_and_json_hold_every_comparison(evaluation):
     assert len(table) == len(content["comparisons"]) == len(evaluation.comparisons)
     assert content["verdict"] == " ".join(evaluation.sentences)
     assert {"kind", "subset", "measure", "n", "before", "before_low", "after_high", "p", "p_unpaired"} <= set(table)
-    values = [c["before"]["value"] for c in content["comparisons"]]
-    assert table["before"].tolist() == pytest.approx(
-        [np.nan if v is None else v for v in values], rel=1e-5, nan_ok=True
-    )
+    for end, name in (("before", "before"), ("low", "before_low")):
+        values = [c["before"]["value" if end == "before" else end] for c in content["comparisons"]]
+        scale = table["unit"].map({"%": 100, "logits": 1, "": 1})
+        expected = scale * [np.nan if v is None else v for v in values]
+        assert table[name].tolist() == pytest.approx(expected.tolist(), rel=1e-5, nan_ok=True)
+    assert set(table.loc[table["measure"] == "accuracy", "unit"]) == {"%"}
     hidden = {t for words in UNSEEN.values() for t in words} | set(KNOWN_SAMPLE) | {"patient0", "0.png"}
     assert not any(text in evaluation.to_json() for text in hidden)
 

@@ -247,7 +247,7 @@ def test_two_searches_by_hand(hand_items, tmp_path):
     right = [pd.concat([original, side["margin_wording"] > 0]).mean() for side in (a, b)]
     assert changes["accuracy"].difference.value == pytest.approx(right[1] - right[0], abs=1e-6)
     table = found.table().set_index("measure")
-    assert table.loc["accuracy", "difference"] == changes["accuracy"].difference.value
+    assert table.loc["accuracy", ["unit", "difference"]].tolist() == ["%", 100 * changes["accuracy"].difference.value]
     assert "Which pairs of wordings flip" in found._repr_html_()
     verdict = next(fact for fact in found.facts if fact.what == "verdict")
     assert (verdict.a, verdict.b, verdict.same) == ("gate found", "no gate found", False)

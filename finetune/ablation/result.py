@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas as pd
+
 from finetune.ablation.conclusion import conclusion
 from finetune.ablation.metrics import (
     COMBINED,
@@ -29,6 +31,7 @@ from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
 from interp.statistics import FloatArray, percentiles
 from interp.storage.provenance import joined, provenance, software
+from interp.views.labels import scale_of
 from interp.views.notebook import shown
 
 if TYPE_CHECKING:
@@ -36,7 +39,23 @@ if TYPE_CHECKING:
 
 
 class Ablation(schema.Ablation):
-    """Every arm of an ablation side by side, the chosen range first, as in ablation.json."""
+    """Every arm of an ablation side by side, the chosen range first, as in ablation.json.
+
+    >>> ablation.table()["arm"].tolist()
+    [...]
+    >>> axes = ablation.plot_arms()
+    """
+
+    def table(self) -> pd.DataFrame:
+        """One row per arm, the chosen range first: its layers, parameters, and metrics in the units of the screen."""
+        about = ("name", "kind", "layers", "parameters")
+        return pd.DataFrame(
+            [
+                {name: getattr(arm, name) for name in about}
+                | {name: _number_of(name, found.value) for name, found in arm.metrics.items()}
+                for arm in self.arms
+            ]
+        ).rename(columns={"name": "arm"})
 
     def plot_arms(self) -> "list[Axes]":
         """Show every arm in a new figure, one panel per metric; the chosen range has a star, the base is a line."""
@@ -52,6 +71,10 @@ class Ablation(schema.Ablation):
         from interp.views.tables.ablation import ablation_overview
 
         return overview_html(ablation_overview(self))
+
+
+def _number_of(metric: str, value: float | None) -> float:
+    return math.nan if value is None else scale_of(metric).factor * value
 
 
 class Trained(NamedTuple):

@@ -29,7 +29,11 @@ DEFAULT_TRAINING = TrainSettings()
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """Settings of an ablation. Raises InputError for a value outside its range."""
+    """Settings of an ablation. Raises InputError for a value outside its range.
+
+    >>> finetune.AblationSettings(seeds=(0,), kinds=("window",), stride=4).kinds
+    ('window',)
+    """
 
     training: TrainSettings = DEFAULT_TRAINING
     """Training settings of every arm, except for its rank, alpha, loss weights and seed."""
@@ -53,3 +57,6 @@ class AblationSettings:
         unknown = sorted(set(self.kinds) - set(ARM_KINDS))
         if unknown:
             raise InputError(f"--arms {', '.join(unknown)}: expected some of {', '.join(ARM_KINDS)}.")
+
+
+DEFAULT_SETTINGS = AblationSettings()

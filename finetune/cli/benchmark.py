@@ -1,12 +1,11 @@
 """The `finetune benchmark` command: argument parsing only."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from finetune.evaluation.settings import TOLERANCE, EvaluationSettings
+from finetune.evaluation.settings import EvaluationSettings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Full, Json, Verbose
 from interp.model.spec import ModelSpec
@@ -15,7 +14,7 @@ from interp.runtime.options import option
 
 
 @with_options(
-    without=("split", "model.model", "image_cache"),
+    without=("split", "spec.model", "image_cache"),
     test_split=option("test", "Split to measure on.", flags=("--split",)),
 )
 def benchmark_command(
@@ -32,15 +31,6 @@ def benchmark_command(
     spec: ModelSpec,
     data: DataSpec,
     settings: EvaluationSettings,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=100,
-            help="With several models: loss of accuracy or of reliance on the image, in percentage points, up to which "
-            'the verdict says "kept".',
-        ),
-    ] = 100 * TOLERANCE,
     out: Annotated[
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default="none")
     ] = None,
@@ -72,7 +62,7 @@ def benchmark_command(
         refuse_used(out)
     from finetune.evaluation.benchmark import benchmark
 
-    found = benchmark(models, data, spec, replace(settings, tolerance=tolerance / 100), batch_size)
+    found = benchmark(models, data, spec, settings, batch_size)
     if out is not None:
         write_text(out, found.to_json())
     if json:

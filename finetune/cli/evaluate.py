@@ -1,6 +1,5 @@
 """The `finetune evaluate` command."""
 
-from dataclasses import replace
 from json import loads
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.cli.options import BASE_DTYPE, BASE_MODEL, RECORDED_STYLE
-from finetune.evaluation.settings import TOLERANCE, ClampIn, EvaluationSettings
+from finetune.evaluation.settings import ClampIn, EvaluationSettings
 from interp.cli.dataclass_options import with_options
 from interp.cli.options import Full, Json, Verbose
 from interp.model.spec import ModelSpec
@@ -66,15 +65,6 @@ def evaluate_command(
     model: ModelSpec,
     data: DataSpec,
     settings: EvaluationSettings,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=100,
-            help="Loss of accuracy or of reliance on the image, in percentage points, up to which the verdict says "
-            '"kept".',
-        ),
-    ] = 100 * TOLERANCE,
     fail_on: Annotated[
         Literal["less-grounded", "not-improved", "worse"] | None,
         typer.Option(
@@ -156,7 +146,7 @@ def evaluate_command(
         adapters or [],
         data,
         model,
-        replace(settings, tolerance=tolerance / 100),
+        settings,
         clamps=clamps,
         sae_of=saes.locate(layers) if layers else {},
         clamp_at=clamp_at,

@@ -12,7 +12,8 @@ from finetune.evaluation.result import Evaluation
 from finetune.evaluation.settings import EvaluationSettings
 from interp.model.blank_images import ALL_BLANKS
 from interp.model.spec import ModelSpec
-from interp.questions.spec import DataSpec
+from interp.questions.schema import Question
+from interp.questions.spec import DataSpec, given_data
 from interp.questions.wording_similarity import pair_similarity
 from interp.runtime.errors import InputError
 from interp.runtime.progress import spinner
@@ -22,19 +23,26 @@ BATCH_SIZE = 8
 
 
 def benchmark(
-    models: Sequence[str | Path],
-    data: DataSpec,
+    models: str | Path | Sequence[str | Path],
+    data: DataSpec | str | Path | Sequence[Question],
     spec: ModelSpec = ModelSpec(),
     settings: EvaluationSettings = EvaluationSettings(),
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """Measure any vision-language models of `AutoModelForImageTextToText` on the questions of `data.test_split`.
 
-    The measures are those of `evaluate`, computed by plain batched generation. Each of `models`, folders or hub ids,
-    is an arm, and the others are compared with the first; a single one is measured alone. `spec` gives device, dtype,
+        >>> settings = finetune.EvaluationSettings(new_tokens=0)
+        >>> alone = finetune.benchmark(interp.WORLD / "planted", interp.DataSpec(limit=6), settings=settings)
+        >>> list(alone.arms)
+        ['planted']
+
+    The measures are those of `evaluate`, computed by plain batched generation. Each of `models`, one or several folders
+    or hub ids, is an arm, and the others are compared with the first; a single one is measured alone. `data` is a JSON
+    Lines file, a DataSpec, or loaded questions. `spec` gives device, dtype,
     revision and prompt style; its own model is not used. One model is in memory at a time. Raises InputError for bad
     input, and for models that cannot be loaded or asked.
     """
+    data, models = given_data(data), [models] if isinstance(models, str | Path) else models
     if not models:
         raise InputError("Give at least one model to measure, a folder or a hub id.")
     if len({Path(model).resolve() for model in models}) < len(models):
@@ -55,4 +63,4 @@ def benchmark(
         del engine
     with spinner("intervals and tests"):
         asked = AskedArms(model=names[0], answers=answers)
-        return assess(questions, tables, asked, None, similarity, settings.tolerance, settings.seed)
+        return assess(questions, tables, asked, None, similarity, settings.tolerance / 100, settings.seed)

@@ -43,7 +43,7 @@ def evaluate(
     tolerance: float = TOLERANCE,
     new_tokens: int = NEW_TOKENS,
     features: Sequence[tuple[int, int]] = (),
-    encoder: Path | None = None,
+    encoder: str | Path | None = None,
 ) -> Evaluation:
     """Compare some arms with the first, the base. All arms share one copy of the weights.
 

@@ -9,6 +9,7 @@ from pydantic import Field, InstanceOf
 from interp.runtime.errors import InputError
 from interp.schemas import evaluation as schema
 from interp.schemas.record import Interval
+from interp.views.labels import scale_of, unit_of
 from interp.views.notebook import plotted, shown
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 class Evaluation(schema.Evaluation):
     """Some arms side by side on one set of questions; the first is the base.
+
+        >>> broken = evaluation.items().query("not flipped_before and flipped_after")
+        >>> evaluation.table()[["arm", "measure", "unit"]].head(1).values.tolist()
+        [['adapter', 'question_flip_rate', '%']]
+        >>> axes = evaluation.plot_changes()
 
     Numbers have six significant digits and are None where they are undefined, as in evaluation.json.
     """
@@ -28,7 +34,7 @@ class Evaluation(schema.Evaluation):
     def items(self, text: bool = False) -> pd.DataFrame:
         """What every arm did on each single wording, before and after: the columns of `interp.schemas.items`.
 
-            broken = evaluation.items().query("not flipped_before and flipped_after")
+            >>> broken = evaluation.items().query("not flipped_before and flipped_after")
 
         With `text` also the two wordings. Raises InputError for a loaded evaluation that did not keep its items.
         """
@@ -43,7 +49,10 @@ class Evaluation(schema.Evaluation):
         return self.against_base()[arm, measure, kind, subset]
 
     def table(self) -> pd.DataFrame:
-        """One row per comparison; value, low and high of each estimate are columns of their own."""
+        """One row per comparison, with its numbers in the column `unit`, as the command line shows them.
+
+        Value, low and high of each estimate are columns of their own. evaluation.json holds shares instead of percent.
+        """
         return pd.DataFrame([_flat(comparison) for comparison in self.comparisons])
 
     def plot_changes(self, ax: "Axes | None" = None) -> "Axes":
@@ -79,9 +88,13 @@ class Evaluation(schema.Evaluation):
 def _flat(comparison: schema.Comparison) -> dict[str, Any]:
     """A comparison as one row: the ends of its intervals are entries of their own, undefined numbers NaN."""
     row: dict[str, Any] = {}
+    scale = scale_of(comparison.measure).factor
     for name, value in comparison:
         if isinstance(value, Interval):
-            row |= {name: _nan(value.value), f"{name}_low": _nan(value.low), f"{name}_high": _nan(value.high)}
+            ends = {"": value.value, "_low": value.low, "_high": value.high}
+            row |= {f"{name}{end}": scale * _nan(number) for end, number in ends.items()}
+        elif name == "measure":
+            row |= {name: value, "unit": unit_of(value)}
         else:
             row[name] = _nan(value) if value is None else value
     return row

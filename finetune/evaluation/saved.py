@@ -7,13 +7,20 @@ from interp.runtime.errors import InputError
 from interp.schemas.items import evaluation_items_path, read_items, write_items
 from interp.schemas.items_kept import ItemsKept
 from interp.schemas.read import read_artifact
-from interp.storage.atomic import write_text
+from interp.storage.atomic import refuse_used, write_text
 
 EVALUATION = "evaluation.json"
 
 
-def save_evaluation(evaluation: Evaluation, out: Path, items: ItemsKept = ItemsKept()) -> None:
-    """Write an evaluation into the new file `out`, and its items beside it if `items` says so."""
+def save_evaluation(evaluation: Evaluation, out: str | Path, items: ItemsKept = ItemsKept()) -> None:
+    """Write an evaluation into the new file `out`, and its items beside it if `items` says so.
+
+        >>> finetune.save_evaluation(evaluation, "evaluation.json", interp.ItemsKept(keep=True))
+
+    Raises InputError if the file exists or cannot be written.
+    """
+    out = Path(out)
+    refuse_used(out)
     if items.keep:
         write_items(
             evaluation_items_path(out), evaluation.items(text=True), "evaluation", evaluation.data, items.include_text
@@ -24,7 +31,8 @@ def save_evaluation(evaluation: Evaluation, out: Path, items: ItemsKept = ItemsK
 def load_evaluation(path: str | Path) -> Evaluation:
     """Read the file that `finetune evaluate --out` wrote, or evaluation.json in a folder, with its items if kept.
 
-        finetune.load_evaluation("artifacts/adapter").items()
+        >>> finetune.load_evaluation("evaluation.json").items()["arm"].unique().tolist()
+        ['adapter', 'clamp 5:466']
 
     Raises InputError if there is none, or if it is damaged or of a newer schema.
     """

@@ -19,7 +19,11 @@ FILLS: "tuple[Fill, ...]" = ("grey", "blur", "mean")
 
 @dataclass(frozen=True)
 class MapSettings:
-    """Which maps are computed, and how. Raises InputError for an unknown map or fill."""
+    """Which maps are computed, and how. Raises InputError for an unknown map or fill.
+
+    >>> finetune.MapSettings(maps=("attention", "occlusion"), layers=(4, 5)).fill
+    'grey'
+    """
 
     maps: tuple[str, ...] = MAPS
     """Names of the maps, from MAPS; the occlusion by `fill` is always measured, as the reference."""
@@ -69,7 +73,11 @@ DEFAULT_MAPS = MapSettings()
 
 @dataclass(frozen=True)
 class GroundingSettings:
-    """How a study is made. Raises InputError for a value outside its range."""
+    """How a study is made. Raises InputError for a value outside its range.
+
+    >>> finetune.GroundingSettings(limit=10).top
+    0.2
+    """
 
     maps: MapSettings = DEFAULT_MAPS
     """Which maps are made, and how."""

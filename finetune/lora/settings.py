@@ -25,6 +25,9 @@ Outcomes = Literal["vocabulary", "yes-no"]
 class TrainSettings:
     """How an adapter is trained. Raises InputError for a value outside its range.
 
+        >>> finetune.TrainSettings(rank=8, epochs=1).lr
+        0.0002
+
     Rank, alpha, dropout, learning rate, batch size, epochs and the weight of the consistency term are by default those
     of the published targeted LoRA (arXiv 2603.00148, and the card of saillab/medgemma-4b-targeted-lora-mimic-mt-12k).
     No published text states the others: see `finetune.lora.recipe.UNPUBLISHED`.

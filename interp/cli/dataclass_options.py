@@ -56,9 +56,10 @@ def _parameter(own: "Field[Any]", kind: Any, declared: "Field[Any]", group: str 
     option = option_of(declared)
     if option is None or not option.on_command_line:
         return None
-    if kind == str | Path | None:
-        # A hub id or a folder, of which typer can make neither from such a type.
-        kind = str | None
+    if kind in (str | Path, str | Path | None):
+        # Typer can make neither from such a type.
+        of = Path if option.path else str
+        kind = of | None if kind == str | Path | None else of
     shown = typer.Option(
         *option.flags,
         help=option.help,

@@ -37,12 +37,15 @@ from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.model.vlm import Vlm
 from interp.profile.places import layers_that_mediate, place_of, writing_layers
+from interp.questions.files import given_questions
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
-from interp.runtime.arguments import expect, expect_each
+from interp.runtime.arguments import expect
 from interp.runtime.errors import InputError
+from interp.saes.feature_id import parse_feature
+from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.neuronpedia import neuronpedia_address
-from interp.saes.sae import Sae, encode_features
+from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
 from interp.schemas.layers import DOSES, Place, PromptEntry
 from interp.schemas.study import (
@@ -73,8 +76,12 @@ BANK_MARGIN = 0.25
 class FeatureStudy(Study):
     """What `study_feature` measured: the content of study.json, and the data of its figures.
 
+        >>> study.test.recovery.value > study.test.random  # the feature patch and its control
+        True
+        >>> axes = study.plot_dose()
+
     Numbers have six significant digits and are None where they are undefined, as in study.json. `flips` names patients;
-    nothing contains the text of a question.
+    of question text only `wordings` holds some.
     """
 
     cells: InstanceOf[pd.DataFrame] = Field(
@@ -151,31 +158,44 @@ class FeatureStudy(Study):
 
 def study_feature(
     vlm: Vlm,
-    sae: Sae,
-    questions: Sequence[Question],
-    feature: int,
+    sae: Sae | Mapping[int, Path] | str | Path,
+    questions: Sequence[Question] | str | Path,
+    feature: int | str,
     grid: pd.DataFrame | None = None,
     source: str = "",
     seed: int = 0,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     sae_of: Mapping[int, Path] | None = None,
 ) -> FeatureStudy:
     """Study one feature of `sae` on the yes/no questions that have paraphrases.
 
-    `grid` is a register grid (`interp.feature.register_grid.read_grid`), by default the shipped one. `source` is the
-    source of the SAE as for `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. `folder`
-    is the one that the SAE was loaded from: it tells the page too, and lets the nearest feature with a page be found
-    for one without. With `sae_of`, layer -> SAE folder, the features of other layers before and after it are sought.
-    Numbers that cannot be computed are None, and `notes` says why.
+        >>> study = interp.study_feature(vlm, interp.WORLD / "saes", questions[:80], "6:156")
+        >>> study
+        <FeatureStudy of 6:156 in layer_6_width_512_l0_small, planted>
+
+    `sae` is a loaded SAE and `feature` its number, or `sae` is a source of SAEs as for `find_features` and `feature` is
+    LAYER:FEATURE. `questions` are loaded ones or a JSON Lines file. `grid` is a register grid
+    (`interp.feature.register_grid.read_grid`), by default the shipped one. `source` is the source of the SAE as for
+    `interp.saes.locate.locate_saes`, which tells the feature's page on Neuronpedia. `folder` is the one that the SAE
+    was loaded from: it tells the page too, and lets the nearest feature with a page be found for one without. With
+    `sae_of`, layer -> SAE folder, the features of other layers before and after it are sought. Numbers that cannot be
+    computed are None, and `notes` says why.
 
     Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, or if no
     question can flip.
     """
     expect("vlm", vlm, Vlm)
+    if isinstance(sae, Mapping | str | Path):
+        layer, feature = parse_feature(str(feature))
+        folder = sae_of_layer(given_saes(sae, [layer]), layer, "sae")
+        source = source or ("" if isinstance(sae, Mapping) else str(sae))
+        sae = load_sae(folder, layer, vlm.d_model, vlm.device)
+    folder = None if folder is None else Path(folder)
     expect("sae", sae, Sae)
-    expect_each("questions", questions, Question)
+    questions = given_questions(questions)
     if isinstance(feature, bool) or not isinstance(feature, Integral):
         raise InputError(f"feature is {feature!r}, expected the number of a feature of `sae`, as 110.")
+    feature = int(feature)
     _check_feature(vlm, sae, feature)
     asked = questions_that_can_flip(questions)
     observed = _observe(vlm, sae, feature, prompt_table(asked))

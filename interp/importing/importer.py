@@ -32,6 +32,11 @@ def import_questions(
 ) -> ImportReport:
     """Read a data set, check every question and image, and write `out` (JSON Lines) and `out`.report.json.
 
+        >>> row = {"id": "1", "image": "te0002.png", "question": "Is it fluid?", "answer": "no", "type": "presence"}
+        >>> report = interp.import_questions([row], "jsonl", images=interp.WORLD / "images", out="mine.jsonl")
+        >>> report.questions
+        1
+
     `source` is a file, a folder, the data set's hub name, or a table in memory (a pandas data frame, a
     `datasets.Dataset`, a list of rows). Image paths are relative to the folder `images`, by default that of `out`.
     Images that the source holds itself are written into a new folder in `images` (`embedded_folder`).

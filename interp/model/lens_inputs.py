@@ -12,6 +12,10 @@ from interp.model.vlm import Vlm
 def lens_inputs(vlm: Vlm, image: str, text: str, closed: bool = True) -> dict[str, Tensor]:
     """One question about one image, in the prompt style of `vlm`, as inputs of its bridge: `bridge(**inputs)`.
 
+        >>> inputs = interp.lens_inputs(vlm, questions[0].image, questions[0].question)
+        >>> sorted(inputs)
+        ['input', 'pixel_values', 'token_type_ids']
+
     The inputs are `input` int64 [1, S], the token ids; `token_type_ids` int64 [1, S], 1 at image tokens; and, unless
     `image` is `NO_IMAGE`, `pixel_values` [1, 3, h, w]. `closed` marks a yes/no question. Raises InputError for an
     unreadable image.

@@ -20,7 +20,12 @@ class AnswerTokens(NamedTuple):
 
 
 class PromptStyle(NamedTuple):
-    """How a question is put to the model, apart from its own words."""
+    """How a question is put to the model, apart from its own words.
+
+    >>> style = interp.PromptStyle(image_first=False, answer_instruction="Answer yes or no.")
+    >>> interp.load_vlm(style=style).style.image_first
+    False
+    """
 
     image_first: bool = True
     """Whether the image precedes the question, so that the paraphrases about an image share its computation."""
@@ -57,6 +62,11 @@ def answer_tokens(tokenizer: Any) -> AnswerTokens:
 
 def answer_margin(logits: Tensor, tokens: AnswerTokens) -> Tensor:
     """The answer margin m = logsumexp(yes logits) - logsumexp(no logits), the field's logit difference.
+
+        >>> logits = vlm.bridge()(**interp.lens_inputs(vlm, questions[0].image, questions[0].question))
+        >>> margin = interp.answer_margin(logits[0, -1], vlm.answers)
+        >>> abs(margin - measured.margin[0]).item() < 0.01
+        True
 
     `logits` [..., vocabulary] are those of the first answer token; the result is float32 [...] [logits], positive for
     yes.

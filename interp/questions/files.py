@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from interp.questions.answers import ANSWER_SETS
 from interp.questions.contradictions import one_sided, without_contradictions
 from interp.questions.schema import Question
 from interp.questions.splits import NamedSplit, Split
+from interp.runtime.arguments import expect_each
 from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
@@ -27,6 +28,10 @@ def load_questions(
     path: str | Path = WORLD / "questions.jsonl", images: str | Path | None = None, split: Split = "all"
 ) -> list[Question]:
     """Read a JSON Lines file of questions, by default the embedded world's, with absolute image paths.
+
+        >>> questions = interp.load_questions(split="train")[:200]
+        >>> questions[0].question
+        'Is there fluid in the chest at all?'
 
     Questions whose words have two true answers about one image are left out, and stderr says how many. It also says
     whether all yes/no questions have the same true answer. Where a row names no patient, `patient` becomes its image
@@ -74,6 +79,18 @@ def load_questions(
     patients = len({q.group for q in chosen})
     log.info("%s: %d questions of %d patients (%s split)", path.name, len(chosen), patients, split)
     return chosen
+
+
+def given_questions(questions: Sequence[Question] | str | Path, split: str = "all") -> Sequence[Question]:
+    """The parameter `questions` of a function: a list of questions as it is, or those of a file and split.
+
+    Raises InputError for anything else, and as `load_questions` does.
+    """
+    if isinstance(questions, str | Path):
+        check_split(split, [])
+        return load_questions(questions, split=cast(Split, split))
+    expect_each("questions", questions, Question)
+    return questions
 
 
 def write_questions(questions: Iterable[Question], path: Path, images: Path) -> None:

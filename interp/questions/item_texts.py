@@ -14,6 +14,10 @@ from interp.schemas.items import TEXT
 def with_questions(items: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:
     """The items of a saved run or evaluation with the columns of TEXT in front: ids and wordings.
 
+        >>> items = interp.load_run("run").flip_table()
+        >>> list(interp.with_questions(items, questions).columns[:3])
+        ['id', 'original', 'text']
+
     `questions` are those that were measured, in their order: a search measures the yes/no questions with paraphrases,
     so all questions of its split may be given. Raises InputError if they are not the measured ones.
     """

@@ -52,7 +52,18 @@ class Paraphrase(BaseModel):
 
 
 class Question(BaseModel):
-    """One question about one image, with its paraphrases."""
+    """One question about one image, with its paraphrases.
+
+    >>> interp.Question(
+    ...     id="1",
+    ...     image="1.png",
+    ...     type="presence",
+    ...     question="Is there effusion?",
+    ...     answer="yes",
+    ...     paraphrases=[{"text": "Any fluid?", "register": "casual"}],
+    ... ).closed
+    True
+    """
 
     model_config = ConfigDict(extra="forbid")
     id: str = Field(min_length=1, max_length=LONGEST_TEXT, description="unique in the file")

@@ -1,5 +1,6 @@
 """Which questions to read: the settings that the commands share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A file of questions and the part of it that is used."""
+    """A file of questions and the part of it that is used.
 
-    questions: Path = option(
-        WORLD / "questions.jsonl", "JSON Lines file, one question with its paraphrases per line.", shown=EMBEDDED
+    >>> data = interp.DataSpec("mine.jsonl", images="images", limit=500)
+    >>> data.split, data.test_split  # to train on, and to evaluate on
+    ('train', 'test')
+    """
+
+    questions: str | Path = option(
+        WORLD / "questions.jsonl",
+        "JSON Lines file, one question with its paraphrases per line.",
+        shown=EMBEDDED,
+        path=True,
     )
-    images: Path | None = option(
-        None, "Folder that the image paths are relative to.", shown="the folder of --questions"
+    images: str | Path | None = option(
+        None, "Folder that the image paths are relative to.", shown="the folder of --questions", path=True
     )
     split: Split = option("train", "Questions to train on.")
     test_split: Split = option("test", "Questions to evaluate on; no patient may be in both splits.")
@@ -60,3 +69,38 @@ class DataSpec:
         from interp.questions.files import load_questions
 
         return load_questions(self.questions, self.images, split)
+
+
+@dataclass(frozen=True)
+class LoadedQuestions(DataSpec):
+    """Questions in memory in place of a file."""
+
+    loaded: "tuple[Question, ...]" = ()
+    """The questions of all splits that are used."""
+
+    def _read(self, split: Split) -> "list[Question]":
+        from interp.questions.files import split_of
+
+        chosen = [q for q in self.loaded if split == "all" or split_of(q) == split]
+        if not chosen:
+            raise InputError(
+                f"None of the {len(self.loaded)} questions given is in split {split!r}. Load them with "
+                "load_questions(..., split='all')."
+            )
+        return chosen
+
+
+def given_data(data: "DataSpec | str | Path | Sequence[Question]") -> DataSpec:
+    """The parameter `data` of a function: a DataSpec as it is, one of a JSON Lines file, or one of loaded questions.
+
+    Raises InputError for anything else.
+    """
+    from interp.questions.schema import Question
+    from interp.runtime.arguments import expect_each
+
+    if isinstance(data, DataSpec):
+        return data
+    if isinstance(data, str | Path):
+        return DataSpec(data)
+    expect_each("data", data, Question)
+    return LoadedQuestions("the questions given", loaded=tuple(data))

@@ -12,6 +12,10 @@ from interp.questions.schema import Question
 def prompt_table(questions: Iterable[Question]) -> pd.DataFrame:
     """A row per wording, each question's original first. Every measurement is aligned to this table.
 
+        >>> prompts = interp.prompt_table(questions)
+        >>> prompts.loc[:1, ["question", "variant", "register"]].values.tolist()
+        [[0, 0, 'casual'], [0, 1, 'formal']]
+
     Columns: question (int, position in `questions`), variant (int, 0 = original), id, image, patient, type,
     answer (normalized, None where unknown), closed (bool), text, register and phenomenon (None where untagged).
     Wordings that invert the meaning are left out.

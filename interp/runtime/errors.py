@@ -17,6 +17,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class InputError(ValueError):
     """Bad input. The message names the file and row, what was found, what was expected and what to do.
 
+        >>> interp.load_questions("questions.csv")
+        Traceback (most recent call last):
+        ...
+        interp.runtime.errors.InputError: questions.csv: no such file. Give --questions a JSON Lines file ...
+
     Control characters are escaped: a name in a file may contain some, and a terminal would obey them.
     """
 

@@ -26,6 +26,8 @@ class Option(NamedTuple):
     """Names on the command line; by default `--` and the name of the field."""
     on_command_line: bool = True
     """Whether the commands offer it; if not, it can only be set from Python."""
+    path: bool = False
+    """Whether text for the field is the path of a file or folder, and not a hub id."""
     advanced: bool = False
     """Whether help pages list it last, because most users leave it alone."""
 

@@ -34,6 +34,10 @@ def locate_saes(
 ) -> dict[int, Path]:
     """Find the SAE folder of every layer that `source` covers: layer -> folder.
 
+        >>> saes = interp.locate_saes(interp.WORLD / "saes")  # or interp.locate_saes("gemma-scope-2", layers=[17])
+        >>> saes[6].name
+        'layer_6_width_512_l0_small'
+
     `source` is a local folder of SAE folders (Gemma Scope 2's or sae-lens's), a sae-lens release such as
     `gemma-scope-2-4b-it-res-all`, a hub repository and a folder in it, such as
     `google/gemma-scope-2-4b-it:resid_post`, or the preset `gemma-scope-2` (for Gemma 3 4B; others as

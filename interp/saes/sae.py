@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 
 
 class Sae(NamedTuple):
-    """A JumpReLU sparse autoencoder of resid_post at one layer (Rajamanoharan et al., arXiv 2407.14435)."""
+    """A JumpReLU sparse autoencoder of resid_post at one layer (Rajamanoharan et al., arXiv 2407.14435).
+
+    >>> f = sae.encode(interp.measure(vlm, prompts.head(8), layers=[sae.layer]).residuals[:, 0])
+    >>> f.shape  # wordings, features
+    torch.Size([8, 512])
+    """
 
     layer: int
     """Decoder layer whose output the SAE reads."""
@@ -103,6 +108,10 @@ def load_sae(
     folder: str | Path, layer: int, d_model: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Sae:
     """Load one SAE, with its matrices as `dtype` and its biases and thresholds as float32.
+
+        >>> sae = interp.load_sae(saes[6], 6, vlm.d_model)
+        >>> sae
+        Sae(layer_6_width_512_l0_small, layer 6, 512 features, d_model 128, float32 on cpu)
 
     Raises InputError as `interp.saes.sae_folder.check_sae` does, and if a tensor is not finite as `dtype`.
     """

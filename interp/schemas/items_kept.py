@@ -8,7 +8,11 @@ from interp.runtime.options import option
 
 @dataclass(frozen=True)
 class ItemsKept:
-    """Whether a command writes what it measured on every single wording."""
+    """Whether what was measured on every single wording is written, too.
+
+    >>> interp.ItemsKept(keep=True, include_text=False)
+    ItemsKept(keep=True, include_text=False)
+    """
 
     keep: bool = option(
         False,

@@ -29,6 +29,10 @@ class Record(BaseModel):
         """The artifact as its file holds it: JSON, indented, with null for undefined numbers."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def __dir__(self) -> list[str]:
+        """What completion offers: the fields and methods of an artifact, without those of every pydantic model."""
+        return [name for name in super().__dir__() if name.startswith("_") or not hasattr(BaseModel, name)]
+
     def __repr__(self) -> str:
         """Every field of a part; of an artifact one line, with its short values and the lengths of the others."""
         if "schema_version" not in type(self).model_fields:

@@ -1,7 +1,7 @@
 """`transfer_check`: whether SAEs that were trained on one model describe another, on several kinds of prompts."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +11,19 @@ from interp.images.decode import NO_IMAGE
 from interp.measurement.margins import text_residuals
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
+from interp.runtime.arguments import expect
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
+from interp.saes.locate import given_saes
 from interp.saes.reconstruction import R2_NEEDED, Reconstruction, feature_drift, judge_transfer, reconstruct, summarize
 from interp.saes.sae import load_sae
 from interp.saes.sae_folder import check_sae
+from interp.schemas.layer_list import check_layers, given_layers
 from interp.schemas.transfer import Transfer, TransferEntry
 from interp.storage.provenance import provenance, software
+
+LIMIT = 100
+"""Number of prompts that are taken from questions and text files, unless another is given."""
 
 
 class TransferResult(Transfer):
@@ -60,38 +66,50 @@ def question_prompts(questions: Sequence[Question], limit: int) -> pd.DataFrame:
 
 def transfer_check(
     vlm: Vlm,
-    sae_of: Mapping[int, Path],
-    kinds: Mapping[str, pd.DataFrame],
-    layers: Sequence[int],
+    saes: Mapping[int, Path] | str | Path,
+    kinds: Mapping[str, pd.DataFrame | Sequence[Question] | str | Path],
+    layers: str | Iterable[int] | None = None,
     reference: Vlm | None = None,
     sae_dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> TransferResult:
     """Measure the SAE of every layer on every kind of prompts, at all text tokens but the first.
 
-    `kinds` maps the name of a kind to its prompt table, whose column `patient` names what prompts may have in common:
-    tests and intervals count patients. `shift` is measured from the kind named `general`, and `drift`
-    from `reference`, the model that the SAEs were trained on. Raises InputError if an SAE does not fit the model, or if
-    `reference` is of another size.
+        >>> fit = interp.transfer_check(vlm, interp.WORLD / "saes", {"questions": questions[:20]}, layers=[5])
+        >>> fit.table[["prompts", "layer", "verdict"]].values.tolist()
+        [['questions', 5, ...]]
+
+    `saes` is layer -> SAE folder or a source of SAEs, and `layers` are by default all that have an SAE. `kinds` maps
+    the name of a kind to questions, of which the original wordings are asked; to a text file with a prompt a line; or
+    to a prompt table, whose column `patient` names what prompts may have in common: tests and intervals count patients.
+    Of questions and text files, the first LIMIT prompts are taken. `shift` is measured from the kind named `general`,
+    and `drift` from `reference`, the model that the SAEs were trained on. Raises InputError if an SAE does not fit the
+    model, or if `reference` is of another size.
     """
+    expect("vlm", vlm, Vlm)
+    listed = given_layers(layers)
+    sae_of = given_saes(saes, listed)
+    chosen = sorted(sae_of) if listed is None else listed
+    check_layers(chosen, list(sae_of), vlm.n_layers)
+    tables = {name: _given_prompts(prompts) for name, prompts in kinds.items()}
     if reference is not None and (reference.n_layers, reference.d_model) != (vlm.n_layers, vlm.d_model):
         raise InputError(
             f"--reference {reference.name}: has {reference.n_layers} layers of width {reference.d_model}, but "
             f"{vlm.name} has {vlm.n_layers} of {vlm.d_model}. Give the model that the SAEs were trained on."
         )
-    for layer in layers:
+    for layer in chosen:
         check_sae(sae_of[layer], layer, vlm.d_model)
-    measured = {name: text_residuals(vlm, prompts, layers) for name, prompts in kinds.items()}
+    measured = {name: text_residuals(vlm, prompts, chosen) for name, prompts in tables.items()}
     referred = {}
     if reference is not None:
-        referred = {name: text_residuals(reference, prompts, layers)[0] for name, prompts in kinds.items()}
+        referred = {name: text_residuals(reference, prompts, chosen)[0] for name, prompts in tables.items()}
     rows = []
-    for position, layer in enumerate(track(layers, "SAEs")):
+    for position, layer in enumerate(track(chosen, "SAEs")):
         sae = load_sae(sae_of[layer], layer, vlm.d_model, vlm.device, sae_dtype)
         found = {name: reconstruct(sae, residuals[:, position]) for name, (residuals, _) in measured.items()}
         before = {name: reconstruct(sae, residuals[:, position]) for name, residuals in referred.items()}
         for name, (_, owner) in measured.items():
-            patients = kinds[name]["patient"].to_numpy()[owner.numpy()]
+            patients = tables[name]["patient"].to_numpy()[owner.numpy()]
             rows.append(_row(name, layer, found, before.get(name), patients.tolist()))
     return TransferResult(
         model=vlm.name,
@@ -102,6 +120,12 @@ def transfer_check(
         provenance=provenance(),
         layers=json.loads(pd.DataFrame(rows).to_json(orient="records", double_precision=6)),
     )
+
+
+def _given_prompts(prompts: pd.DataFrame | Sequence[Question] | str | Path) -> pd.DataFrame:
+    if isinstance(prompts, str | Path):
+        return text_prompts(Path(prompts), LIMIT)
+    return prompts if isinstance(prompts, pd.DataFrame) else question_prompts(prompts, LIMIT)
 
 
 def _row(

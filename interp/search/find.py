@@ -6,8 +6,9 @@ from pathlib import Path
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.profile.places import writing_layers
+from interp.questions.files import given_questions
 from interp.questions.schema import Question
-from interp.runtime.arguments import expect, expect_each
+from interp.runtime.arguments import expect
 from interp.saes.locate import given_saes
 from interp.schemas.layer_list import check_layers, given_layers
 from interp.search.artifact import describe_data, layers_artifact
@@ -32,7 +33,7 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 def find_features(
     vlm: Vlm,
     saes: Mapping[int, Path] | str | Path = WORLD / "saes",
-    questions: Sequence[Question] = (),
+    questions: Sequence[Question] | str | Path = (),
     layers: str | Iterable[int] | None = None,
     settings: FindSettings = DEFAULT_SETTINGS,
     split: str = "all",
@@ -42,11 +43,16 @@ def find_features(
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip its answers to these questions.
 
-    Only yes/no questions with paraphrases are used. `saes` is a source for `interp.saes.locate.locate_saes`, by default
-    the SAEs of the embedded world, or layer -> SAE folder, which chooses among several SAEs of a layer. `layers` are
-    those to profile, numbers or a text as "15-19", by default all that have an SAE. `split` is a claim that is checked:
-    "train" or "test" if all questions must be of that split, "all" for no such claim. `batch_tokens` bounds a forward
-    pass, `max_memory` [GiB] what is kept between passes (`interp.runtime.memory`). Several processes
+        >>> result = interp.find_features(vlm, interp.WORLD / "saes", questions, layers="4-6", split="train")
+        >>> result
+        <FindResult of planted: ...>
+
+    `questions` are loaded ones, or a JSON Lines file beside its images (`interp.load_questions`), of which `split` is
+    read. Only yes/no questions with paraphrases are used. `saes` is a source for `interp.saes.locate.locate_saes`, by
+    default the SAEs of the embedded world, or layer -> SAE folder, which chooses among several SAEs of a layer.
+    `layers` are those to profile, numbers or a text as "15-19", by default all that have an SAE. `split` is a claim
+    that is checked: "train" or "test" if all questions must be of that split, "all" for no such claim. `batch_tokens`
+    bounds a forward pass, `max_memory` [GiB] what is kept between passes (`interp.runtime.memory`). Several processes
     (`interp.runtime.distributed`) share the work, and each returns the same result. What is in the `checkpoint` of an
     earlier run is not computed again.
 
@@ -55,13 +61,13 @@ def find_features(
     another search.
     """
     expect("vlm", vlm, Vlm)
-    expect_each("questions", questions, Question)
+    asked = given_questions(questions, split)
     listed = given_layers(layers)
     if listed is not None:
         check_layers(listed, listed, vlm.n_layers)
     folders = given_saes(saes, listed)
     chosen = sorted(folders) if listed is None else listed
-    return run_search(Search(vlm, folders, questions, chosen, settings, split, batch_tokens, max_memory), checkpoint)
+    return run_search(Search(vlm, folders, asked, chosen, settings, split, batch_tokens, max_memory), checkpoint)
 
 
 def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindResult:

@@ -14,7 +14,11 @@ from interp.search.run_folder import LAYERS
 
 @dataclass(frozen=True, repr=False)
 class LoadedRun(SearchResult):
-    """A search from the folder that `interp find-features` or `interp.save_result` wrote."""
+    """A search from the folder that `interp find-features` or `interp.save_result` wrote.
+
+    >>> interp.load_run("run").layers == result.layers
+    True
+    """
 
     artifact: Layers
     """The content of layers.json."""
@@ -53,7 +57,7 @@ class LoadedRun(SearchResult):
 def load_run(folder: str | Path = "artifacts") -> LoadedRun:
     """Read the folder of a search, which then has the tables and figures of a fresh one.
 
-        interp.load_run("artifacts").plot_profile()
+        >>> axes = interp.load_run("run").plot_profile()
 
     Raises InputError if there is no search in it, or if a file is damaged or of a newer schema.
     """

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from interp.views.figures.style import Drawing
 
 
+INTERNAL = frozenset({"drawings", "top_activations", "top_by_register", "top_delta", "top_recovery"})
+"""Attributes of a result that completion does not offer: the data behind its tables and figures."""
+
+
 class SearchResult(ABC):
     """A search: what it found, its tables and its figures."""
 
@@ -112,6 +116,10 @@ class SearchResult(ABC):
         if not self.artifact.features:
             raise InputError("No feature was tested, so there is none to draw: no banked flips, or no feature moves.")
 
+    def __dir__(self) -> list[str]:
+        """What completion offers."""
+        return [name for name in super().__dir__() if name not in INTERNAL]
+
     def __repr__(self) -> str:
         """Model, verdict and range, without any question."""
         from interp.views.tables.ranges import range_line
@@ -129,7 +137,13 @@ class SearchResult(ABC):
 
 @dataclass(frozen=True, repr=False)
 class FindResult(SearchResult):
-    """What `find_features` found, and the data of its figures."""
+    """What `find_features` found, and the data of its figures.
+
+    >>> result.table()["layer"].tolist()
+    [4, 5, 6]
+    >>> flips = result.flip_table(text=True).query("flipped")
+    >>> axes = result.plot_profile()
+    """
 
     artifact: Layers
     """The content of layers.json."""

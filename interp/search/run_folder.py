@@ -119,8 +119,10 @@ def refuse_run(out: Path) -> None:
         )
 
 
-def save_result(result: FindResult, out: Path, items: ItemsKept = ItemsKept()) -> None:
+def save_result(result: FindResult, out: str | Path, items: ItemsKept = ItemsKept()) -> None:
     """Write a run into `out`, layers.json last, so that its presence means a complete run.
+
+        >>> interp.save_result(result, "run", interp.ItemsKept(keep=True))
 
     The manifest covers everything but the figures, which can be drawn again from their tables. Raises InputError if
     `out` already holds a run.

@@ -11,6 +11,9 @@ from interp.schemas.rules import Rule
 class FindSettings:
     """How `find_features` chooses features and takes the range.
 
+        >>> interp.FindSettings(rule="near-peak", max_layers=3).seed
+        0
+
     Raises InputError for a value outside its range.
     """
 
