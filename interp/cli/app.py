@@ -6,6 +6,7 @@ import typer
 
 from interp.cli.compare import compare_command
 from interp.cli.demo import demo_build_command, demo_plant_command
+from interp.cli.doctor import doctor_command
 from interp.cli.export import export_command
 from interp.cli.find_features import find_features_command
 from interp.cli.grouped_help import GroupedCommand
@@ -58,6 +59,7 @@ app.command("figures", cls=GroupedCommand, short_help="Draw the figures of a run
 app.command("export", cls=GroupedCommand, short_help="List features under their names on Neuronpedia.")(export_command)
 app.command("scrub", cls=GroupedCommand, short_help="Look for private data before sharing a folder.")(scrub_command)
 app.command("verify", cls=GroupedCommand, short_help="Check a run against its model and questions.")(verify_command)
+app.command("doctor", cls=GroupedCommand, short_help="What this machine has, and what will fit.")(doctor_command)
 app.command("schemas", cls=GroupedCommand, short_help="Write the JSON Schemas of all artifacts.")(schemas_command)
 app.command("import-questions", cls=GroupedCommand, short_help="Convert a published data set into questions.")(
     import_questions_command

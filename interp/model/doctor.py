@@ -1,0 +1,137 @@
+"""`interp doctor`: what this machine has, and which commands will fit into its memory."""
+
+import importlib.metadata
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from interp.model.load import BFLOAT16_SINCE, choose_dtype
+from interp.model.memory_jobs import Job, grounding, measuring, searching, training
+from interp.model.memory_model import Format
+from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
+from interp.runtime.errors import InputError, first_line
+from interp.runtime.machine import cores, driver_version, free_space, from_home, gpus
+from interp.runtime.memory import GIB, total_left
+from interp.schemas.machine import Disk, Extra, Fit, Gpu, HubRepository, Machine
+from interp.storage.hub import locate
+from interp.storage.hub_access import WANTED, access, cache_folder, has_login, is_cached, is_offline
+from interp.storage.provenance import software
+
+FORMATS: tuple[LoadIn | None, ...] = (None, "8bit", "4bit")
+"""The formats of weights that are compared."""
+PUBLISHED = range(15, 20)
+"""The layers that the published targeted LoRA trains."""
+TESTING_EXTRA = "test"
+"""The extra that only developers need."""
+
+
+def jobs(shape: ModelShape) -> dict[str, Job]:
+    """The commands that use a model, each with what decides its memory -> what it needs."""
+    middle = [layer for layer in PUBLISHED if layer < shape.layers] or [shape.layers // 2]
+    return {
+        f"interp find-features, {shape.layers} SAEs of 16k": searching(shape.layers),
+        "interp test-feature": searching(1),
+        f"finetune, layers {middle[0]}-{middle[-1]}, batch 8": training(middle, 16, 8),
+        "finetune, all layers, batch 8": training(None, 16, 8),
+        "finetune evaluate": measuring(),
+        "finetune grounding": grounding(),
+    }
+
+
+def examine(model: str | Path | None = None, online: bool = False, gpu_memory: float | None = None) -> Machine:
+    """Look at this machine; nothing is loaded, and without `online` no network is used.
+
+    The fits are those of a model of the shape of `model`, a folder or a hub id, by default of MedGemma 4B, in the
+    memory of this machine, or of a GPU with bfloat16 and `gpu_memory` [GiB]. Raises InputError for a `model` that
+    cannot be found or read.
+    """
+    shape, name = (MEDGEMMA_4B, "MedGemma 4B") if model is None else _shape_of(model)
+    found = gpus()
+    device = torch.device("cuda" if found else "cpu")
+    dtype = "bfloat16" if gpu_memory else choose_dtype("auto", device)
+    free = int(gpu_memory * GIB) if gpu_memory else total_left(device)
+    reached = online and not is_offline()
+    return Machine(
+        software=software(),
+        driver=driver_version(),
+        cuda=torch.version.cuda,
+        gpus=[
+            Gpu(
+                name=gpu.name,
+                total_gib=_gib(gpu.total),
+                free_gib=_gib(gpu.free),
+                capability=".".join(map(str, gpu.capability)),
+                bfloat16=gpu.capability >= BFLOAT16_SINCE,
+            )
+            for gpu in found
+        ],
+        cores=cores(),
+        memory_gib=_gib(total_left(torch.device("cpu"))),
+        disks=[
+            Disk(purpose=purpose, path=from_home(folder), free_gib=_gib(free_space(folder)))
+            for purpose, folder in {
+                "downloads": cache_folder(),
+                "results": Path.cwd(),
+                "temporary files": Path(tempfile.gettempdir()),
+            }.items()
+        ],
+        login=has_login(),
+        offline=is_offline(),
+        repositories=[
+            HubRepository(
+                **wanted._asdict(), cached=is_cached(wanted), access=access(wanted) if reached else "not asked"
+            )
+            for wanted in WANTED
+        ],
+        extras=[Extra(name=extra, missing=missing) for extra, missing in missing_extras().items()],
+        shape=name,
+        dtype=dtype,
+        place="GPU memory" if found or gpu_memory else "main memory",
+        free_gib=_gib(free),
+        fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, dtype, free)],
+    )
+
+
+def missing_extras() -> dict[str, list[str]]:
+    """Extra of the installed distribution -> its packages that are not installed; empty if run from a bare checkout."""
+    try:
+        required = importlib.metadata.requires("gatescope") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in required:
+        match = re.match(r"([\w.-]+).*extra\s*==\s*['\"](\w+)['\"]", line)
+        if match is None or match[2] == TESTING_EXTRA:
+            continue
+        missing = found.setdefault(match[2], [])
+        try:
+            importlib.metadata.version(match[1])
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(match[1])
+    return found
+
+
+def _fits(name: str, job: Job, shape: ModelShape, dtype: str, free: int) -> list[Fit]:
+    needs: Mapping[LoadIn | None, tuple[int, int]] = {
+        load_in: (need.least, need.wanted) for load_in in FORMATS for need in [job.needs(shape, Format(dtype, load_in))]
+    }
+    return [
+        Fit(command=name, load_in=load_in, least_gib=_gib(least), wanted_gib=_gib(wanted), fits=least <= free)
+        for load_in, (least, wanted) in needs.items()
+    ]
+
+
+def _shape_of(model: str | Path) -> tuple[ModelShape, str]:
+    source = locate(model)
+    try:
+        return shape_of_folder(source.folder), source.name
+    # transformers does not validate configurations, and a wrong one may raise any kind of error.
+    except Exception as error:
+        raise InputError(f"{source.folder / 'config.json'}: could not be read ({first_line(error)}).") from None
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 1)

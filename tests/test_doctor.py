@@ -1,0 +1,153 @@
+"""`interp doctor` on machines with and without a GPU, a login and a network: one screen, and no network unasked."""
+
+import json
+import socket
+
+import pytest
+import torch
+
+from interp.model import doctor
+from interp.model.doctor import examine, missing_extras
+from interp.model.memory_model import Format
+from interp.model.shape import MEDGEMMA_4B
+from interp.runtime.console import results_console
+from interp.runtime.machine import GpuFacts, driver_version, free_space, from_home
+from interp.runtime.memory import GIB
+from interp.storage import hub_access
+from interp.views.terminal.doctor import show_machine
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """A home folder without a login, with an empty cache of the hub."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def with_gpu(monkeypatch, capability, gib=16.0):
+    """Make `examine` see a GPU; what it says of the memory is then computed from that."""
+    name = "Tesla T4" if capability < (8, 0) else "NVIDIA L4"
+    monkeypatch.setattr(doctor, "gpus", lambda: [GpuFacts(name, int(gib * GIB), int(gib * GIB), capability)])
+    monkeypatch.setattr(doctor, "total_left", lambda device: int((gib if device.type == "cuda" else 40) * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+
+def test_the_command_on_a_machine_without_a_gpu(called, no_network, home):
+    code, out, err = called("interp", "doctor", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["gpus"] == []
+    assert (told["dtype"], told["place"]) == ("float32", "main memory")
+    assert told["login"] is False
+    assert [each["access"] for each in told["repositories"]] == ["not asked"] * 3
+    assert not any(each["cached"] for each in told["repositories"])
+    assert str(home) not in out
+    least = {each["command"]: each["least_gib"] for each in told["fits"] if each["load_in"] is None}
+    assert min(least.values()) > MEDGEMMA_4B.weight_bytes("float32") / GIB - 0.1
+    assert all(each["fits"] == (each["least_gib"] <= told["free_gib"]) for each in told["fits"])
+
+
+@pytest.mark.parametrize("capability", [None, (7, 5), (8, 9)])
+def test_what_is_printed_fits_one_screen(monkeypatch, capsys, no_network, home, capability):
+    if capability:
+        with_gpu(monkeypatch, capability)
+    show_machine(examine(), results_console())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert any("run in float32; in float16 Gemma 3 overflows" in line for line in lines) == (capability == (7, 5))
+    assert any("needs no GPU" in line for line in lines) == (capability is None)
+
+
+def test_a_card_decides_what_fits(monkeypatch, no_network, home):
+    with_gpu(monkeypatch, (8, 9))
+    told = examine()
+    assert told.dtype == "bfloat16"
+    for fit in told.fits:
+        assert fit.fits == (fit.least_gib <= 16)
+    assert all(fit.fits for fit in told.fits if fit.load_in == "4bit")
+    with_gpu(monkeypatch, (7, 5))
+    assert examine().dtype == "float32"
+    # The weights alone take 16.0 GiB in float32.
+    assert not any(fit.fits for fit in examine().fits if fit.load_in is None)
+    asked = examine(gpu_memory=80)
+    assert (asked.dtype, asked.free_gib) == ("bfloat16", 80)
+    assert all(fit.fits for fit in asked.fits)
+
+
+def test_the_shape_of_a_folder_is_used(tiny_model, no_network, home):
+    from interp.model.shape import shape_of_folder
+
+    told = examine(tiny_model)
+    assert told.shape == tiny_model.name
+    shape = shape_of_folder(tiny_model)
+    (found,) = (fit for fit in told.fits if fit.command == "finetune evaluate" and fit.load_in == "4bit")
+    least = doctor.jobs(shape)["finetune evaluate"].needs(shape, Format("float32", "4bit")).least
+    assert found.least_gib == round(least / GIB, 1)
+
+
+def test_cache_and_login_are_seen(no_network, home):
+    (home / "token").write_text("hf_x")
+    snapshot = home / "hub/models--google--medgemma-4b-it/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    told = examine()
+    assert told.login
+    assert [each.cached for each in told.repositories] == [True, False, False]
+    assert "hf_x" not in told.to_json()
+
+
+@pytest.mark.parametrize(
+    ("raised", "access"),
+    [(None, "open"), ("GatedRepoError", "closed"), ("RepositoryNotFoundError", "closed"), ("OSError", "unreachable")],
+)
+def test_access_is_asked_of_the_hub_only_if_wanted(monkeypatch, home, raised, access):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    asked = []
+
+    def auth_check(self, repo, *, repo_type):
+        asked.append((repo, repo_type))
+        if raised == "OSError":
+            raise OSError("no network")
+        if raised:
+            kind = getattr(errors, raised)
+            raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", auth_check)
+    examine()
+    assert asked == []
+    assert {each.access for each in examine(online=True).repositories} == {access}
+    assert asked[0] == ("google/medgemma-4b-it", "model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert {each.access for each in examine(online=True).repositories} == {"not asked"}
+    assert len(asked) == len(hub_access.WANTED)
+
+
+def test_facts_about_the_machine(monkeypatch, tmp_path):
+    assert 0 < free_space(tmp_path / "not" / "there") == free_space(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert from_home(tmp_path / "a") == "~/a"
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Wed Jan 7\n")
+    monkeypatch.setattr("interp.runtime.machine.DRIVER_FILE", tmp_path / "version")
+    assert driver_version() == "580.159.04"
+    monkeypatch.setattr("interp.runtime.machine.DRIVER_FILE", tmp_path / "none")
+    assert driver_version() is None
+    monkeypatch.setattr(
+        "importlib.metadata.requires",
+        lambda name: ["torch>=2", 'nosuchpackage>=1; extra == "quantized"', 'pytest>=8; extra == "test"'],
+    )
+    assert missing_extras() == {"quantized": ["nosuchpackage"]}
