@@ -4,6 +4,8 @@ import json
 import math
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -135,13 +137,18 @@ def records(path):
             whole = b""
 
 
-@pytest.mark.slow
-def test_wandb_of_two_processes_is_offline_and_private(world, tmp_path, monkeypatch):
+def start(*arguments, cwd):
+    """Start one process."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize("launched", [start, pytest.param(launch, marks=pytest.mark.slow)], ids=["one", "two"])
+def test_wandb_is_offline_and_private(launched, world, tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     arguments = ["--model", world.model, "--questions", world.questions, "--device", "cpu", "--layers", "1"]
     arguments += ["--epochs", "2", "--batch-size", "4", "--out", "adapter", "--log-with", "wandb"]
-    done = launch("-m", "finetune.cli.app", *arguments, cwd=tmp_path)
+    done = launched("-m", "finetune.cli.app", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "wandb:" not in done.stdout + done.stderr
     assert done.stderr.count("The training is logged to") == 1
