@@ -26,6 +26,8 @@ from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.saes.sae import Sae, save_sae
 from interp.saes.source import sae_source
+from interp.schemas.layers import FeatureEntry
+from interp.search.page_links import with_pages
 from interp.views.tables.feature_content import content_line
 
 LAYER, FEATURE = 1, 7
@@ -175,6 +177,21 @@ def test_the_nearest_page_is_of_the_nearest_covered_layer_by_decoder_cosine(snap
     plain = torch.nn.functional.cosine_similarity(saes[17].w_dec, saes[16].w_dec[5][None])
     other = nearest_page(saes[16], 5, sae_source(16, folder), folder)
     assert (other.feature, other.cosine) == (int(plain.argmax()), pytest.approx(float(plain.max()), abs=1e-5))
+
+
+def test_a_search_names_the_nearest_page_of_features_without_one_from_its_own_saes(snapshot):
+    root, saes = snapshot
+    folders = {16: root / "resid_post_all" / "layer_16_width_16k_l0_small"}
+    folders |= {layer: root / "resid_post" / f"layer_{layer}_width_16k_l0_medium" for layer in (9, 17)}
+    sources = [sae_source(layer, folder) for layer, folder in folders.items()]
+    unmeasured = {name: None for name, field in FeatureEntry.model_fields.items() if field.is_required()}
+    tested = [FeatureEntry(**unmeasured | {"layer": layer, "feature": 4}) for layer in (16, 9)]
+    found = with_pages(tested, sources, folders, saes[16].w_dec.shape[1])
+    folder = folders[16]
+    assert found[0].nearest_page == nearest_page(saes[16], 4, sources[0], folder)
+    assert found[1].nearest_page is None, "its own SAE has pages"
+    assert sources[1].neuronpedia == "gemma-3-4b-it/9-gemmascope-2-res-16k"
+    assert with_pages(tested[:1], sources[:1], folders, 8) == tested[:1], "no SAE of the search has pages"
 
 
 def test_saes_of_ones_own_have_no_page(tmp_path):

@@ -129,7 +129,9 @@ def test_the_source_of_an_sae_has_repository_commit_release_and_digest(scope, tm
     assert found.release == "gemma-scope-2-4b-it-res"
     copy = shutil.copytree(folder, tmp_path / "mine")
     local = sae_source(17, copy)
-    assert local == found.model_copy(update={"folder": "mine", "repository": None, "revision": None, "release": None})
+    nowhere = dict.fromkeys(("repository", "revision", "release", "neuronpedia"))
+    assert found.neuronpedia == "gemma-3-4b-it/17-gemmascope-2-res-16k"
+    assert local == found.model_copy(update={"folder": "mine"} | nowhere)
     shutil.rmtree(copy)
     save_sae(random_sae(17)._replace(b_enc=torch.ones(10)), copy, REPO)
     assert sae_source(17, copy).digest != found.digest

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from interp.runtime.errors import InputError
+from interp.saes.decoder_similarity import most_similar
 from interp.saes.locate import locate_saes
-from interp.saes.neuronpedia import SITE
 from interp.saes.sae import Sae, load_sae
 from interp.saes.suites import ALL_LAYERS, PAGED_L0, SOME_LAYERS, pages_of, suite_path
-from interp.schemas.feature_content import NearestPage
 from interp.schemas.layers import SaeEntry
+from interp.schemas.neuronpedia import SITE, NearestPage
 from interp.storage.json_files import significant
 
 WIDTH = "16k"
@@ -38,14 +36,6 @@ def nearest_page(sae: Sae, feature: int, source: SaeEntry, folder: Path) -> Near
     return NearestPage(
         address=f"{SITE}/{page}/{index}", layer=layer, feature=index, sae=path, cosine=significant(cosine)
     )
-
-
-def most_similar(sae: Sae, feature: int, other: Sae) -> tuple[int, float]:
-    """The feature of another SAE whose decoder row is most similar to that of `feature`, and the cosine."""
-    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
-    cosines = torch.cat([torch.nn.functional.normalize(part.float(), dim=1) @ own for part in other.w_dec.split(16384)])
-    index = int(cosines.argmax())
-    return index, float(cosines[index])
 
 
 def _is_paged(path: str) -> bool:

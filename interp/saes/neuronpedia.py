@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 from interp.runtime.errors import InputError
 from interp.saes.suites import pages_of
 from interp.schemas.layers import FeatureEntry, Layers
+from interp.schemas.neuronpedia import SITE
 
-SITE = "https://www.neuronpedia.org"
 MAX_FEATURES = 100
 """Most features that the API takes at once."""
 

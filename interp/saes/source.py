@@ -4,7 +4,7 @@ from pathlib import Path
 
 from interp.runtime.errors import InputError
 from interp.saes.sae_folder import sae_digest
-from interp.saes.suites import release_of, suite_path
+from interp.saes.suites import pages_of, release_of, suite_path
 from interp.schemas.layers import SaeEntry
 from interp.storage.hub import hub_place
 from interp.storage.json_files import read_object
@@ -14,13 +14,15 @@ def sae_source(layer: int, folder: Path) -> SaeEntry:
     """The entry of an SAE folder in layers.json. Raises InputError as `interp.saes.sae_folder.sae_digest`."""
     place = hub_place(folder)
     inside = suite_path(folder) if place is None else place.inside
+    release = release_of(None if place is None else place.repository, _model_name(folder), inside)
     return SaeEntry(
         layer=layer,
         folder=inside,
         repository=None if place is None else place.repository,
         revision=None if place is None else place.revision,
-        release=release_of(None if place is None else place.repository, _model_name(folder), inside),
+        release=release,
         digest=sae_digest(folder).hex()[:32],
+        neuronpedia=pages_of(release or "").get(inside),
     )
 
 

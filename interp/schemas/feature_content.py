@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from interp.schemas.layers import SaeEntry
+from interp.schemas.neuronpedia import NearestPage
 from interp.schemas.record import Interval, Record
 
 Grouping = Literal["register", "phenomenon", "finding", "position"]
@@ -26,16 +27,6 @@ class Firing(Record):
     patients: int = Field(description="number of patients, or of images where patients are unknown")
     active: Interval = Field(description="share of them on which the feature is active")
     mean: Interval = Field(description="mean activation, zeros included [activation units]")
-
-
-class NearestPage(Record):
-    """The feature of another SAE that has a page on Neuronpedia and the most similar decoder row: an approximation."""
-
-    address: str = Field(description="address of its page")
-    layer: int = Field(description="its decoder layer")
-    feature: int = Field(description="index of the feature in that SAE")
-    sae: str = Field(description="path of that SAE in its repository")
-    cosine: float = Field(description="cosine of the two decoder rows; near 0 the page says nothing of this feature")
 
 
 class FeatureContent(Record):

@@ -26,6 +26,7 @@ from interp.schemas.layers import (
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.search.layer_stage import Judgement
+from interp.search.page_links import with_pages
 from interp.search.task import Task
 from interp.statistics import mean_interval
 from interp.storage.provenance import provenance, software
@@ -44,6 +45,7 @@ def layers_artifact(
     """The content of layers.json."""
     settings, concluded = task.settings, judged.verdict
     taken = judged.ranges[settings.rule]
+    sources = [sae_source(layer, task.search.saes[layer]) for layer in sorted(saes)]
     return Layers(
         verdict=concluded.verdict,
         reason=concluded.reason,
@@ -58,10 +60,10 @@ def layers_artifact(
         model=model_entry(task.search.vlm),
         prompt=PromptEntry(**task.search.vlm.style._asdict()),
         saes=saes,
-        sae_sources=[sae_source(layer, task.search.saes[layer]) for layer in sorted(saes)],
+        sae_sources=sources,
         data=data,
         profile=judged.profile,
-        features=features,
+        features=with_pages(features, sources, task.search.saes, task.search.vlm.d_model),
         families=families,
         gate=gate,
         formality=judged.formality,
