@@ -61,9 +61,7 @@ def main() -> None:
     vlm = load_vlm(given.model, dtype=given.dtype)
     questions = load_questions(*([] if given.questions is None else [given.questions]), split="test")
     prompts = prompt_table(questions_that_can_flip(questions)).iloc[: given.limit].reset_index(drop=True)
-    print(
-        f"{vlm.name}, {given.dtype}, torch {torch.__version__}, {len(prompts)} prompts, {prompts.image.nunique()} images"
-    )
+    print(f"{vlm}, torch {torch.__version__}: {len(prompts)} prompts, {prompts.image.nunique()} images")
 
     def plain(attention: str, device: Any) -> Any:
         model = AutoModelForImageTextToText.from_pretrained(
