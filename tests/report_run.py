@@ -121,6 +121,11 @@ def layers(draw: Draw, gate: bool) -> Layers:
         }
         return known | {"layer": layer, "feature": index, "place": "echo", "causal": causal}
 
+    def family(layer: int, *features: int) -> dict[str, Any]:
+        names = ("recovery", "net", "direct", "net_mediated")
+        about = {"layer": layer, "features": list(features), "place": "echo", "path_attribution": draw.number()}
+        return about | {name: draw.interval() for name in names} | {"p": 0.2, "p_mediated": 0.03, "reversals": 17}
+
     def taken(rule: str, first: int, last: int, peak: int) -> dict[str, Any]:
         tests = ("share", "formed", "arrived", "restored", "random_restored", "broken", "random_broken")
         return {"rule": rule, "first": first, "last": last, "peak": peak} | {name: draw.interval() for name in tests}
@@ -149,6 +154,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
         },
         "profile": [profile(layer) for layer in range(4)],
         "features": [feature(1, 20), feature(2, 7), feature(3, 500)],
+        "families": [family(0, 4, 9, 3), family(1, 20)],
         "warnings": ["whether the SAEs of layers 3 explain 95% is unclear from these data"],
         "settings": {"rule": "answer", "max_layers": 5, "layers": [0, 1, 2, 3]},
         "seed": 12,

@@ -26,6 +26,7 @@ from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
+from interp.schemas.layers import GateEntry
 from interp.views.figures.redraw import drawings
 from interp.views.figures.style import SCREEN, save_figure
 
@@ -77,6 +78,21 @@ def test_arms_differ_from_the_chosen_range_only_in_what_their_kind_says():
         assert arm.training == dataclasses.replace(training, **changed), arm.name
     names = [arm.name for arm in planned()]
     assert len(set(names)) == len(names)
+
+
+def test_the_gate_of_layers_json_is_compared_from_both_ends():
+    about = {"feature": 7, "read_layer": 2, "write_layers": [4, 5]}
+    chosen, width = (4, 5), TINY
+    arms = plan_arms(chosen, dict(enumerate(width)), AblationSettings(), GateEntry(**about, span=[2, 3, 4, 5]))
+    (span,) = of_kind(arms, "feature-to-writer")
+    # Twice as many layers at half the rank; the layers that write are the chosen range already.
+    assert (span.layers, span.training.rank, span.parameters) == ((2, 3, 4, 5), 8, arms[0].parameters)
+    assert of_kind(arms, "writers") == []
+    arms = plan_arms((3,), dict(enumerate(width)), AblationSettings(), GateEntry(**about, span=[2, 4, 5]))
+    assert [(arm.layers, arm.training.rank) for arm in of_kind(arms, "writers")] == [((4, 5), 8)]
+    # Files of before have no span.
+    kinds = {arm.kind for arm in plan_arms(chosen, dict(enumerate(width)), AblationSettings(), GateEntry(**about))}
+    assert not kinds & {"feature-to-writer", "writers"}
 
 
 def test_random_sets_have_the_same_size_and_repeat_no_other_arm():

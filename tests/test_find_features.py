@@ -88,6 +88,33 @@ def test_the_planted_gate_reads_the_register_below_its_layers(result, world):
     assert formality.recovery.low > 0.5 > formality.random.high
 
 
+def test_a_family_is_the_cause_where_no_single_feature_is(result, planted, world):
+    """The trained gate reads the register, which several features of a layer hold together."""
+    artifact, window = result.artifact, world["gate_layers"]
+    assert "cause" not in {entry.place for entry in artifact.features}
+    first = artifact.families[0]
+    assert (first.place, first.net_mediated.low > 0.8, first.p_mediated < 0.01) == ("cause", True, True)
+    gate = artifact.gate
+    assert (gate.read_layer, [gate.feature, *gate.family]) == (first.layer, first.features)
+    assert gate.read_layer < window[0]
+    # The layers that were trained are those that read its change, and those that write.
+    assert gate.mediating_layers == gate.write_layers == window
+    assert [entry.layer for entry in artifact.families] != sorted(entry.layer for entry in artifact.families)
+    assert {entry.layer for entry in artifact.families} == set(range(window[-1]))
+
+    # Its recovery, by undoing the features' changes one after the other in plain activations.
+    banked = result.flips.take(result.flips.banked & ~selection_rows(result.flips, seed=0))
+    sae = load_sae(locate_saes(WORLD / "saes")[first.layer], first.layer, planted.d_model)
+    residuals = measure(planted, result.prompts, [first.layer]).residuals[:, 0]
+    f = sae.encode(residuals)
+    delta = f[banked.pairs["paraphrase"].to_numpy()] - f[banked.pairs["original"].to_numpy()]
+    vectors = -sum(delta[:, [i]] * sae.w_dec[i] for i in first.features)
+    rerun = rerun_paraphrases(planted, result.prompts, banked)
+    effect = PatchTarget(banked, rerun).effect([first.layer], vectors[:, None], "by hand")[:, 0]
+    shift = banked.margin_before - banked.margin_after
+    assert first.recovery.value == pytest.approx((effect * np.sign(shift)).sum() / np.abs(shift).sum(), abs=1e-4)
+
+
 def test_the_base_model_has_no_gate(world):
     base = load_vlm(WORLD / "base", "cpu", "float32")
     artifact = find_features(base, locate_saes(WORLD / "saes"), load_questions(QUESTIONS, split="train")).artifact

@@ -5,6 +5,7 @@ import pytest
 from interp.profile.places import place_of, writing_layers
 from interp.schemas.layers import CausalEntry
 from interp.schemas.record import Interval
+from interp.search.gate import gate_span
 
 
 def causal(net: float, mediated: float, p: float = 0.01) -> CausalEntry:
@@ -49,3 +50,9 @@ def test_causes_lie_below_the_layers_that_write_and_work_through_them(layer, net
 def test_nothing_is_a_cause_where_no_layer_writes_or_chance_explains_it():
     assert place_of(2, causal(0.8, 0.7), writing=[]) == "echo"
     assert place_of(2, causal(0.8, 0.7, p=0.5), writing=[4]) == "bystander"
+
+
+def test_the_span_of_a_gate_has_both_ends_where_it_is_too_wide():
+    assert gate_span(2, [4, 5], 5) == [2, 3, 4, 5]
+    assert gate_span(2, [4, 5], 3) == [2, 4, 5]
+    assert gate_span(4, [5], 1) == [4, 5]

@@ -224,6 +224,10 @@ def test_features_stand_beside_their_controls_in_table_and_cards(run, page):
         assert [numbers(row[i])[0] for i in (2, 3, 4, 5, 8, 9, 10)] == [round(n, 2) + 0.0 for n in expected]
         assert row[12] == f"{causal['reversals']} of 40"
         assert f"Layer {entry['layer']}, feature {entry['feature']}" in page.texts["features"]
+    families = content(run / "layers.json")["families"]
+    for row, entry in zip(page.table("Families of features"), families, strict=True):
+        assert row[0] == f"{entry['layer']}:{entry['features'][0]} + {len(entry['features']) - 1}"
+        assert numbers(row[5]) == shown(entry["net_mediated"])
     assert "3 features are active at least once" in page.texts["features"]
     assert "from other pairs in 2 (adjusted" in page.texts["features"]
     charts = [e.attributes["aria-label"] for e in page.elements if e.tag == "svg" and e.section == "features"]

@@ -8,12 +8,13 @@ from pages import numbers
 from report_run import Draw, layers
 from rich.console import Console
 
-from interp.schemas.layers import Interval, Layers
+from interp.schemas.layers import GateEntry, Interval, Layers
 from interp.views.table import Cell, Column, Table
 from interp.views.tables.claims import claims_table
 from interp.views.tables.deciding import search_deciding
+from interp.views.tables.gate import families_table, gate_line
 from interp.views.tables.ranges import formality_line, range_line, ranges_table
-from interp.views.tables.search import gate_line, profile_table
+from interp.views.tables.search import profile_table
 from interp.views.terminal.search import show_search
 
 
@@ -82,6 +83,34 @@ def test_a_cause_without_a_gate_is_named_and_no_gate_feature(found):
     found.features[0].place = "cause"
     about = {"verdict": "as answers form", "gate": None}
     assert gate_line(found.model_copy(update=about)) == "gate feature: none found, as there is no gate; causes: 1:20"
+    found.families[0].place = "cause"
+    assert gate_line(found.model_copy(update=about)).endswith("; causes: 1:20; families that are causes: 0:4 + 2")
+
+
+def test_a_family_is_named_with_the_layers_that_read_and_write(found):
+    family = found.families[0]
+    family.place = "cause"
+    gate = GateEntry(feature=4, family=[9, 3], read_layer=0, mediating_layers=[1], write_layers=[2, 3])
+    said = gate_line(found.model_copy(update={"gate": gate}))
+    assert said.startswith("gate family: 0:4 with its relatives 9, 3, net mediated recovery ")
+    assert numbers(said.split("recovery")[1])[:3] == shown(family.net_mediated)
+    assert said.endswith("; no single feature is a cause; layer 1 reads it; the answer is written in layers 2-3")
+    alone = GateEntry(feature=20, read_layer=1, mediating_layers=[2, 3], write_layers=[3])
+    said = gate_line(found.model_copy(update={"gate": alone}))
+    assert said.startswith("gate feature: 1:20, mediated recovery ")
+    assert said.endswith("; layers 2-3 read it; the answer is written in layer 3")
+
+
+def test_families_stand_beside_their_first_feature_alone(found):
+    alone = found.features[0].causal
+    alone.net_mediated = Interval(value=0.25, low=0.2, high=0.5)
+    rows = families_table(found).rows
+    assert [row[0].text for row in rows] == ["0:4 + 2", "1:20 + 0"]
+    for row, entry in zip(rows, found.families, strict=True):
+        assert numbers(row[4].text) == shown(entry.recovery)
+        assert numbers(row[5].text) == shown(entry.net_mediated)
+    # 0:4 was not patched alone.
+    assert [numbers(row[7].text) for row in rows] == [[], [0.25, 0.2, 0.5]]
 
 
 def test_without_tagged_wordings_nothing_is_said_of_the_register(found):

@@ -1,6 +1,7 @@
 """The place of a studied feature, its layers, the SAE error and its family, against plain transformers and numpy."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from figure_data import study_of
@@ -23,7 +24,7 @@ from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.schemas.published import published_on
 from interp.schemas.record import Interval
-from interp.screening.families import find_relatives
+from interp.screening.families import SEEDS, best_family, find_relatives
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.views.tables.feature import conclusion, study_tables
 from interp.views.tables.feature_place import place_lines
@@ -118,6 +119,16 @@ def test_the_parts_of_the_residual_by_plain_hooks(vlm, sae, prompts, measured, b
     assert tests[0].reversals >= 6
 
 
+def test_every_vector_is_added_after_its_own_layer(vlm, sae, prompts, bank, plain):
+    vectors = torch.stack(feature_vectors(sae, plain, 206))[:, None].repeat(1, 2, 1)
+    tests = patch_vectors(bank, [LAYER, LAYER + 2], vectors, seed=0)
+    for test, layer in zip(tests, (LAYER, LAYER + 2), strict=True):
+        assert test.recovery.value == pytest.approx(
+            recovered(vlm, prompts, bank, plain, layer, vectors[:, 0]), abs=1e-4
+        )
+    assert tests[0].direct.value == pytest.approx(tests[1].direct.value, abs=1e-6)
+
+
 def test_random_directions_are_subtracted(bank):
     """A vector that is itself a random direction recovers nothing in the mean over pairs and draws."""
     generator = torch.Generator().manual_seed(5)
@@ -167,6 +178,21 @@ def test_a_duplicate_and_a_split_are_told_apart(sae, measured, flips):
         each.feature: each.kinship for each in find_relatives(made, measured.residuals[:, 0], flips.pairs, FEATURE)
     }
     assert (found[0], found[1], found[315]) == ("duplicate", "split", "opposite")
+
+
+def test_the_best_family_is_that_of_the_largest_sum_of_attributions(sae, measured, flips):
+    residuals, pairs = measured.residuals[:, 0], flips.pairs
+    generator = np.random.default_rng(3)
+    attribution = pd.Series(generator.normal(size=30), index=generator.choice(512, 30, replace=False))
+    sums = {}
+    for seed in attribution.nlargest(SEEDS).index:
+        members = (int(seed), *(each.feature for each in find_relatives(sae, residuals, pairs, int(seed))))
+        sums[members] = sum(attribution.get(i, 0.0) for i in members)
+    found = best_family(sae, residuals, pairs, attribution)
+    assert found.features == max(sums, key=sums.get)
+    assert found.path_attribution == pytest.approx(max(sums.values()))
+    assert found.layer == LAYER
+    assert best_family(sae, residuals, pairs, attribution[:0]).features == ()
 
 
 def test_the_clamp_by_plain_hooks(vlm, sae, prompts, measured):

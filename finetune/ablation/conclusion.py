@@ -14,6 +14,8 @@ LEVEL = 0.05
 
 COMPARISONS = {
     "window": "the mean of the {n} other windows",
+    "feature-to-writer": "the layers from the gate's feature to the last that writes, as many parameters",
+    "writers": "the layers that write, as many parameters",
     "random": "the mean of {n} random sets of as many layers",
     "third": "the mean of the {n} thirds",
     "all": "all layers at the same rank",
@@ -31,9 +33,9 @@ def conclusion(
 ) -> list[str]:
     """Return one sentence for each comparison that was run, and one for the profile.
 
-    The comparisons are with the best window, the other windows, random sets, thirds and all layers. `arms` begins with
-    the chosen range, and `good` [1 + DRAWS, arms, seeds] holds their combined scores. The range beats, ties with or
-    loses to the others by the 95% interval of the paired difference.
+    The comparisons are with the best window, the other windows, the gate's layers, random sets, thirds and all layers.
+    `arms` begins with the chosen range, and `good` [1 + DRAWS, arms, seeds] holds their combined scores. The range
+    beats, ties with or loses to the others by the 95% interval of the paired difference.
     """
     said = []
     for cost in costs:

@@ -9,6 +9,7 @@ import numpy as np
 from finetune.ablation.settings import AblationSettings, ArmKind
 from finetune.lora.settings import TrainSettings
 from interp.schemas.layer_list import layers_text
+from interp.schemas.layers import GateEntry
 
 THIRDS = ("early", "middle", "late")
 MAX_DRAWS = 1000
@@ -35,13 +36,16 @@ class PlannedArm(NamedTuple):
         return self.layers[-1] - self.layers[0] + 1 == len(self.layers)
 
 
-def plan_arms(chosen: Sequence[int], per_rank: Mapping[int, int], settings: AblationSettings) -> list[PlannedArm]:
+def plan_arms(
+    chosen: Sequence[int], per_rank: Mapping[int, int], settings: AblationSettings, gate: GateEntry | None = None
+) -> list[PlannedArm]:
     """Return every arm of an ablation, the chosen range first.
 
     `per_rank` maps each layer to the number of parameters that one rank costs there
-    (`finetune.lora.modules.parameters_per_rank`). The arms `third` and `all-matched` have the rank, at least 1, that
-    brings their parameters closest to those of the chosen range; their alpha keeps alpha / rank, rounded to an integer.
-    Fewer random sets than requested are planned if too few sets exist that are not an arm already.
+    (`finetune.lora.modules.parameters_per_rank`). The arms of the `gate`, `third` and `all-matched` have the rank, at
+    least 1, that brings their parameters closest to those of the chosen range; their alpha keeps alpha / rank, rounded
+    to an integer. Layers of the gate that are the chosen range are no arm of their own. Fewer random sets than
+    requested are planned if too few sets exist that are not an arm already.
     """
     layers, width, training = tuple(chosen), len(chosen), settings.training
     all_layers = tuple(sorted(per_rank))
@@ -58,10 +62,12 @@ def plan_arms(chosen: Sequence[int], per_rank: Mapping[int, int], settings: Abla
 
     windows = [all_layers[first : first + width] for first in range(0, len(all_layers) - width + 1, settings.stride)]
     thirds = [part.tolist() for part in np.array_split(all_layers, len(THIRDS))]
+    of_gate = _gate_layers(gate)
     random = random_sets(width, len(all_layers), settings.random, [layers, *windows], settings.seed)
     arms = [
         arm("chosen", f"chosen {layers_text(layers)}", layers),
         *(arm("window", f"window {layers_text(window)}", window) for window in windows if window != layers),
+        *(matched(kind, f"{kind} {layers_text(found)}", found) for kind, found in of_gate.items() if found != layers),
         *(
             matched("third", f"{name} third {layers_text(part)}", part)
             for name, part in zip(THIRDS, thirds, strict=True)
@@ -74,6 +80,13 @@ def plan_arms(chosen: Sequence[int], per_rank: Mapping[int, int], settings: Abla
         arm("consistency-only", "chosen, consistency alone", layers, replace(training, answer_weight=0.0)),
     ]
     return [arm for arm in arms if arm.kind == "chosen" or arm.kind in settings.kinds]
+
+
+def _gate_layers(gate: GateEntry | None) -> dict[ArmKind, tuple[int, ...]]:
+    """Kind of arm -> the layers that layers.json names for the gate; empty without a gate, or in files of before."""
+    if gate is None or not gate.span:
+        return {}
+    return {"feature-to-writer": tuple(gate.span), "writers": tuple(gate.write_layers)}
 
 
 def random_sets(

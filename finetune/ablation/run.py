@@ -150,7 +150,7 @@ def ablate(
     and if there is no closed question with a known answer and a paraphrase to ask.
     """
     held_out = held_out_questions(asked)
-    arms = plan_arms(choice.layers, parameters_per_rank(vlm.model), settings)
+    arms = plan_arms(choice.layers, parameters_per_rank(vlm.model), settings, choice.gate)
     same = {
         "base_weights": weights_fingerprint(vlm.model),
         "arithmetic": vlm.arithmetic,

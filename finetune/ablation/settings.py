@@ -10,6 +10,8 @@ from interp.runtime.options import check_options, option
 ArmKind = Literal[
     "chosen",
     "window",
+    "feature-to-writer",
+    "writers",
     "third",
     "random",
     "all",
@@ -19,9 +21,11 @@ ArmKind = Literal[
 ]
 """Why an arm is trained.
 
-`chosen`: the range itself. `window`: another run of the same number of layers. `third`: the early, middle or late third
-of all layers. `random`: the same number of layers, drawn at random. `all`, `all-matched`: every layer, at the same rank
-or with the same number of parameters. `no-consistency`, `consistency-only`: the chosen range with one half of the loss.
+`chosen`: the range itself. `window`: another run of the same number of layers. `feature-to-writer`, `writers`: what
+layers.json says of the gate, the layers from its feature's to the last that writes, or those that write, with as many
+parameters as the range. `third`: the early, middle or late third of all layers. `random`: the same number of layers,
+drawn at random. `all`, `all-matched`: every layer, at the same rank or with the same number of parameters.
+`no-consistency`, `consistency-only`: the chosen range with one half of the loss.
 """
 ARM_KINDS: tuple[ArmKind, ...] = get_args(ArmKind)
 DEFAULT_TRAINING = TrainSettings()

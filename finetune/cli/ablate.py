@@ -52,8 +52,8 @@ def ablate_command(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Kinds of arms to compare with the chosen range, separated by commas: window, third, random, all, "
-            "all-matched, no-consistency, consistency-only.",
+            help="Kinds of arms to compare with the chosen range, separated by commas: window, feature-to-writer, "
+            "writers (of the gate in layers.json), third, random, all, all-matched, no-consistency, consistency-only.",
             show_default="all of these",
         ),
     ] = None,

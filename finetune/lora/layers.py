@@ -8,7 +8,7 @@ from interp.model.memory_jobs import Job, training
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import given_layers, layers_text, listed_layers, parse_layers
-from interp.schemas.layers import TRAINABLE, GateVerdict, Layers, read_layers
+from interp.schemas.layers import TRAINABLE, GateEntry, GateVerdict, Layers, read_layers
 from interp.search.result import SearchResult
 from interp.search.run_folder import LAYERS
 from interp.storage.manifest import check_manifest
@@ -33,6 +33,8 @@ class Choice(NamedTuple):
     """Numbers of the decoder layers, ascending."""
     source: str
     """The option, or the file with its verdict and rule, that named the layers."""
+    gate: GateEntry | None = None
+    """The gate that layers.json names; None without one, or for layers named by hand."""
 
 
 def read_choice(layers: str | Iterable[int] | None, source: LayersSource | None) -> Layers | str:
@@ -89,7 +91,7 @@ def choose_layers(vlm: Vlm, wanted: Layers | str) -> Choice:
         )
     questions = f"questions {wanted.data.fingerprint} ({wanted.data.split} split)"
     source = f"layers.json, {wanted.verdict}, rule {wanted.rule}, {questions}"
-    return Choice(sorted(wanted.layers), source)
+    return Choice(sorted(wanted.layers), source, wanted.gate)
 
 
 def _described(name: str, n_layers: int, d_model: int) -> str:

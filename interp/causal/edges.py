@@ -42,9 +42,19 @@ class Edge(NamedTuple):
     """Share of the target's change that goes back, summed over the pairs."""
 
 
-class _Pairs(NamedTuple):
-    """Pairs of wordings, measured at all layers that have an SAE."""
+class _Middle(NamedTuple):
+    """The feature whose edges are sought, and the pairs of wordings, measured at all layers that have an SAE."""
 
+    vlm: Vlm
+    """The model."""
+    saes: Callable[[int], Sae]
+    """Gives the SAE of a layer."""
+    layers: list[int]
+    """The layers with an SAE, ascending."""
+    sae: Sae
+    """The SAE of the feature."""
+    feature: int
+    """Its index."""
     paraphrases: pd.DataFrame
     """The prompt table of the paraphrases, one row a pair."""
     original: Tensor
@@ -53,6 +63,26 @@ class _Pairs(NamedTuple):
     """float32 [n, layers, d_model]: those of the paraphrases."""
     patients: list[str]
     """[n]: the patient of each pair."""
+    seed: int
+    """Seed of the intervals."""
+
+    @property
+    def own(self) -> Tensor:
+        """float32 [n]: f(q) - f(p) of the feature, what undoes its change."""
+        here = self.layers.index(self.sae.layer)
+        q, p = self.activations(self.sae, here)
+        return q[:, self.feature] - p[:, self.feature]
+
+    def activations(self, sae: Sae, place: int) -> tuple[Tensor, Tensor]:
+        """float32 [n, d_sae] on the CPU: activations on the originals and on the paraphrases at `layers`[place]."""
+        device = sae.w_enc.device
+        q, p = (sae.encode(x[:, place].to(device)).cpu() for x in (self.original, self.paraphrase))
+        return q, p
+
+    def share(self, towards: Tensor, size: Tensor) -> Estimate:
+        """Sum of `towards` [n] over the sum of `size` [n], with its interval over patients."""
+        top, bottom = (each.double().numpy() for each in (towards, size))
+        return ratio_interval(top, bottom, self.patients, self.seed)
 
 
 def feature_edges(
@@ -69,97 +99,62 @@ def feature_edges(
 
     `layers` are those with an SAE, ascending, which `saes` gives; `prompts` is the whole prompt table.
     """
-    layers = list(layers)
-    pairs = _measured(vlm, prompts, flips, layers)
-    here = layers.index(sae.layer)
-    before, after = (sae.encode(each[:, here].to(sae.w_enc.device))[:, feature].cpu() for each in pairs[1:3])
-    own = before - after
-    edges = _earlier(vlm, pairs, saes, layers, sae, feature, own, seed)
-    return edges + _later(vlm, pairs, saes, layers, sae, feature, own, seed)
-
-
-def _measured(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, layers: list[int]) -> _Pairs:
+    known = list(layers)
     original, paraphrase = (prompts.iloc[rows.numpy()].reset_index(drop=True) for rows in sides(flips.pairs))
-    before, after = (measure(vlm, rows, layers, description="edges").residuals for rows in (original, paraphrase))
-    return _Pairs(paraphrase, before, after, flips.pairs["patient"].tolist())
+    before, after = (measure(vlm, rows, known, description="edges").residuals for rows in (original, paraphrase))
+    patients = flips.pairs["patient"].tolist()
+    middle = _Middle(vlm, saes, known, sae, feature, paraphrase, before, after, patients, seed)
+    return _earlier(middle) + _later(middle)
 
 
-def _later(
-    vlm: Vlm,
-    pairs: _Pairs,
-    saes: Callable[[int], Sae],
-    layers: list[int],
-    sae: Sae,
-    feature: int,
-    own: Tensor,
-    seed: int,
-) -> list[Edge]:
+def _later(middle: _Middle) -> list[Edge]:
     """The features of every later layer that go back most when the feature's change is undone."""
+    sae, layers = middle.sae, middle.layers
     later = [k for k, layer in enumerate(layers) if layer > sae.layer]
     if not later:
         return []
-    edit = own[:, None] * sae.w_dec[feature].float().cpu()
-    patched = edited_residuals(vlm, pairs.paraphrases, sae.layer, edit, [layers[k] for k in later])
+    edit = middle.own[:, None] * sae.w_dec[middle.feature].float().cpu()
+    patched = edited_residuals(middle.vlm, middle.paraphrases, sae.layer, edit, [layers[k] for k in later])
     edges = []
     for i, k in enumerate(later):
-        there = saes(layers[k])
-        q, p, moved = (
-            there.encode(x.to(there.w_enc.device)).cpu()
-            for x in (pairs.original[:, k], pairs.paraphrase[:, k], patched[:, i])
-        )
+        there = middle.saes(layers[k])
+        q, p = middle.activations(there, k)
+        moved = there.encode(patched[:, i].to(there.w_enc.device)).cpu()
         towards, size = (moved - p) * (q - p).sign(), (q - p).abs()
         # By what goes back in the residual, so that a tiny feature with a large share does not come first.
         effect = towards.sum(0) * there.w_dec.float().norm(dim=1).cpu()
         for target in effect.topk(LATER).indices.tolist():
-            share = _share(towards[:, target], size[:, target], pairs, seed)
-            edges.append(Edge((sae.layer, feature), (layers[k], target), float("nan"), share))
+            share = middle.share(towards[:, target], size[:, target])
+            edges.append(Edge((sae.layer, middle.feature), (layers[k], target), float("nan"), share))
     return edges
 
 
-def _earlier(
-    vlm: Vlm,
-    pairs: _Pairs,
-    saes: Callable[[int], Sae],
-    layers: list[int],
-    sae: Sae,
-    feature: int,
-    own: Tensor,
-    seed: int,
-) -> list[Edge]:
+def _earlier(middle: _Middle) -> list[Edge]:
     """The earlier features that a gradient proposes, those first whose undoing brings back most of the change."""
+    sae, feature, layers, own = middle.sae, middle.feature, middle.layers, middle.own
     earlier = [k for k, layer in enumerate(layers) if layer < sae.layer]
     if not earlier or not own.any():
         return []
-    slopes = _gradients(vlm, pairs.paraphrases, sae, feature, [layers[k] for k in earlier])
+    slopes = _gradients(middle.vlm, middle.paraphrases, sae, feature, [layers[k] for k in earlier])
     proposed: list[tuple[float, int, int]] = []
     for i, k in enumerate(earlier):
-        there = saes(layers[k])
-        device = there.w_enc.device
-        change = there.encode(pairs.original[:, k].to(device)) - there.encode(pairs.paraphrase[:, k].to(device))
-        slope = (slopes[:, i].to(device, there.w_dec.dtype) @ there.w_dec.T).float()
-        score = (own.sign().to(device)[:, None] * slope * change).sum(0) / own.abs().sum().to(device)
+        there = middle.saes(layers[k])
+        q, p = middle.activations(there, k)
+        slope = (slopes[:, i].to(there.w_dec.device, there.w_dec.dtype) @ there.w_dec.T).float().cpu()
+        score = (own.sign()[:, None] * slope * (q - p)).sum(0) / own.abs().sum()
         top = score.abs().topk(EARLIER).indices.tolist()
         proposed += [(float(score[j]), k, j) for j in top]
+    _, still = middle.activations(sae, layers.index(sae.layer))
     edges = []
     for predicted, k, source in sorted(proposed, key=lambda each: -abs(each[0]))[:EARLIER]:
-        there = saes(layers[k])
-        q, p = (
-            there.encode(x[:, k].to(there.w_enc.device))[:, source].cpu() for x in (pairs.original, pairs.paraphrase)
-        )
-        edit = (q - p)[:, None] * there.w_dec[source].float().cpu()
-        patched = edited_residuals(vlm, pairs.paraphrases, layers[k], edit, [sae.layer])[:, 0]
-        here = layers.index(sae.layer)
-        moved, still = (
-            sae.encode(x.to(sae.w_enc.device))[:, feature].cpu() for x in (patched, pairs.paraphrase[:, here])
-        )
-        share = _share((moved - still) * own.sign(), own.abs(), pairs, seed)
+        there = middle.saes(layers[k])
+        q, p = middle.activations(there, k)
+        edit = (q - p)[:, source, None] * there.w_dec[source].float().cpu()
+        patched = edited_residuals(middle.vlm, middle.paraphrases, layers[k], edit, [sae.layer])[:, 0]
+        moved = sae.encode(patched.to(sae.w_enc.device)).cpu()
+        share = middle.share((moved - still)[:, feature] * own.sign(), own.abs())
         edges.append(Edge((layers[k], source), (sae.layer, feature), predicted, share))
     return sorted(edges, key=lambda edge: -edge.undone.value)
-
-
-def _share(towards: Tensor, size: Tensor, pairs: _Pairs, seed: int) -> Estimate:
-    top, bottom = (each.double().numpy() for each in (towards, size))
-    return ratio_interval(top, bottom, pairs.patients, seed)
 
 
 def _gradients(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layers: Sequence[int]) -> Tensor:

@@ -18,6 +18,7 @@ from interp.schemas.layers import FeatureEntry, Layers, SaeEntry
 from interp.schemas.record import Interval
 from interp.storage.json_files import significant
 from interp.storage.provenance import software
+from interp.views.tables.gate import gate_name
 
 RATES = ("question_flip_rate", "pairwise_flip_rate", "accuracy")
 """Rates of the questions in layers.json, which need no items."""
@@ -81,7 +82,7 @@ def _said(found: Layers) -> Mapping[str, str]:
         "verdict": found.verdict,
         "layers": layers_text(found.layers) if found.layers else "none",
         "register makes the flips": "unknown" if register is None else "yes" if register.holds else "not shown",
-        "gate feature": f"{gate.read_layer}:{gate.feature}" if gate else "none",
+        "gate reads": gate_name(gate) if gate else "none",
         "first feature": f"{top.layer}:{top.feature}, {top.place or 'untested'}" if top else "none",
         "model": f"{model.id}{f'@{model.revision[:8]}' if model.revision else ''}, {model.dtype}",
         "prompt": ", ".join(

@@ -247,6 +247,11 @@ class GateEntry(_Part):
         "stands out",
     )
     write_layers: list[int] = Field(description="layers whose own addition moves the answer (`net_write`)")
+    span: list[int] = Field(
+        default_factory=list,
+        description="layers from the feature's to the last that writes, where a LoRA can act on the gate; only the two "
+        "ends, the feature's layer and those that write, where that is more than --max-layers",
+    )
 
 
 class FormalityEntry(_Part):

@@ -85,10 +85,10 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     judged = judge_layers(task, halves, screened, patched)
     # 5. Patch the best features one by one and a family of every layer, and place each: cause, mediator, echo ...
     writing = writing_layers({entry.layer: entry.net_write for entry in judged.profile})
-    bank, seed = patched.target, task.settings.seed
+    bank = patched.target
     tested = patch_candidates(task, halves, inputs, screened, bank, measured.device_bytes, writing)
-    families = patch_families(screened, bank, writing, seed)
-    gate = name_gate(judged.verdict.verdict, tested, families, screened, bank, writing, seed)
+    families = patch_families(screened, bank, writing, task.settings.seed)
+    gate = name_gate(judged.verdict.verdict, tested, families, screened, bank, writing, task.settings)
     data = describe_data(task, flips, measured.margin)
     artifact = layers_artifact(task, data, halves, judged, tested.entries, families, gate, screened.saes)
     activations = top_activations(task, inputs, tested.entries)

@@ -9,6 +9,7 @@ from interp.causal.mediation import falls_by_layer
 from interp.profile.places import layers_that_mediate
 from interp.schemas.layers import FamilyEntry, GateEntry, GateVerdict
 from interp.screening.layers import ScreenedLayers
+from interp.search.settings import FindSettings
 from interp.search.stages import TestedFeatures
 
 
@@ -19,11 +20,11 @@ def name_gate(
     screened: ScreenedLayers,
     bank: PatchTarget,
     writing: Sequence[int],
-    seed: int,
+    settings: FindSettings,
 ) -> GateEntry | None:
     """The first single cause, or the first family that is a cause where no single feature is one.
 
-    `writing` are the layers that write the answer. None without a cause, or if the profile shows no gate.
+    `writing` are the layers that write the answer, ascending. None without a cause, or if the profile shows no gate.
     """
     if verdict != "gate found":
         return None
@@ -38,9 +39,16 @@ def name_gate(
         feature=features[0],
         family=features[1:],
         read_layer=layer,
-        mediating_layers=layers_that_mediate(falls_by_layer(bank, layer, vector, seed)),
+        mediating_layers=layers_that_mediate(falls_by_layer(bank, layer, vector, settings.seed)),
         write_layers=list(writing),
+        span=gate_span(layer, writing, settings.max_layers),
     )
+
+
+def gate_span(read_layer: int, writing: Sequence[int], max_layers: int) -> list[int]:
+    """The layers from `read_layer` to the last of `writing`, or these ends alone if that is more than `max_layers`."""
+    whole = list(range(read_layer, max(writing) + 1))
+    return whole if len(whole) <= max_layers else sorted({read_layer, *writing})
 
 
 def _family_patch(screened: ScreenedLayers, layer: int) -> Tensor:

@@ -134,7 +134,7 @@ def judge(vlm: Vlm, plant: Plant, world: Path, questions: list[Question], seed: 
     after_features = time.monotonic()
     families = patch_families(screened, bank, writing, seed)
     seconds = (after_features - started, time.monotonic() - after_features)
-    gate = name_gate(verdict, tested, families, screened, bank, writing, seed)
+    gate = name_gate(verdict, tested, families, screened, bank, writing, task.settings)
     named = {(e.layer, e.feature): (k, e.place) for k, e in enumerate(tested.entries)}
     table = screened.features
     for way, (score, reserved) in WAYS.items():

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MARKERS = {"chosen": "*", "window": "o", "third": "^", "random": "x", "all": "D", "all-matched": "D"}
+MARKERS = {
+    "chosen": "*",
+    "window": "o",
+    "feature-to-writer": "P",
+    "writers": "v",
+    "third": "^",
+    "random": "x",
+    "all": "D",
+    "all-matched": "D",
+}
 """Kind of arm -> its marker; the others have a square."""
 
 

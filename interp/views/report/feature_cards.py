@@ -10,6 +10,7 @@ from interp.schemas.record import Interval
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
 from interp.views.tables.feature import causal_facts
+from interp.views.tables.gate import gate_name
 
 CARDS = 6
 """Number of features with a card, the first ones; the table has all that were tested."""
@@ -47,7 +48,7 @@ class Card(NamedTuple):
 
 def headline(found: Layers) -> str:
     """The verdict in a few words."""
-    gate = f", reading feature {found.gate.read_layer}:{found.gate.feature}" if found.gate else ""
+    gate = f", reading {gate_name(found.gate)}" if found.gate else ""
     layers = f"layer{'s' if len(found.layers) > 1 else ''} {layers_text(found.layers)}"
     return HEADLINES[found.verdict].format(layers=layers) + gate
 

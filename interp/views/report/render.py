@@ -20,6 +20,7 @@ from interp.views.tables import detection as detection_tables
 from interp.views.tables import evaluation as evaluation_tables
 from interp.views.tables import feature as feature_tables
 from interp.views.tables import feature_content as content_tables
+from interp.views.tables import gate as gate_tables
 from interp.views.tables import grounding as grounding_tables
 from interp.views.tables import measured as measured_tables
 from interp.views.tables import ranges as range_tables
@@ -64,6 +65,7 @@ def render(found: Collected) -> str:
         origins=origins,
         sentence=numbers.sentence,
         search_tables=search_tables,
+        gate_tables=gate_tables,
         claim_tables=claim_tables,
         range_tables=range_tables,
         feature_tables=feature_tables,

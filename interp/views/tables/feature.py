@@ -29,7 +29,7 @@ def study_overview(study: Study) -> Overview:
 def conclusion(study: Study) -> list[str]:
     """What the study came to, one sentence each."""
     content = [content_line(study.content, study.name)] if study.content else []
-    return [*content, *place_lines(study), causal_line(study)]
+    return [*place_lines(study), causal_line(study), *content]
 
 
 def study_tables(study: Study) -> list[Table]:

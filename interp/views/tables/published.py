@@ -1,7 +1,7 @@
 """Published figures on a feature beside those of a study."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from interp.schemas.published import Measure, PublishedFeature, PublishedFigure
 from interp.schemas.record import Interval
@@ -27,61 +27,45 @@ class _Line(NamedTuple):
 
 COUNT = Scale(1, 0)
 """How counts are printed."""
+
+
+def _measured(path: str) -> Callable[[Study], Any]:
+    """Reads a figure of a study, as `part.name`; None where the part was not measured."""
+    part, name = path.split(".")
+
+    def read(study: Study) -> Any:
+        measured = getattr(study, part)
+        return None if measured is None else getattr(measured, name)
+
+    return read
+
+
 LINES: dict[Measure, _Line] = {
     "recovery": _Line(
-        "recovery by the feature patch, mean over flips",
-        PERCENT,
-        "%",
-        lambda s: s.pair_effects.recovery if s.pair_effects else None,
+        "recovery by the feature patch, mean over flips", PERCENT, "%", _measured("pair_effects.recovery")
     ),
-    "cohens_d": _Line(
-        "Cohen's d of that recovery", UNSCALED, "", lambda s: s.pair_effects.cohens_d if s.pair_effects else None
-    ),
+    "cohens_d": _Line("Cohen's d of that recovery", UNSCALED, "", _measured("pair_effects.cohens_d")),
     "above_half": _Line(
-        "flips recovered by more than half",
-        COUNT,
-        "",
-        lambda s: s.pair_effects.above_half if s.pair_effects else None,
-        lambda s: s.test.n if s.test else None,
+        "flips recovered by more than half", COUNT, "", _measured("pair_effects.above_half"), _measured("test.n")
     ),
     "unflipped_change": _Line(
-        "change of the margin without a flip",
-        UNSCALED,
-        "",
-        lambda s: s.pair_effects.unflipped_change if s.pair_effects else None,
+        "change of the margin without a flip", UNSCALED, "", _measured("pair_effects.unflipped_change")
     ),
-    "reversals": _Line(
-        "flips restored",
-        COUNT,
-        "",
-        lambda s: s.test.reversals if s.test else None,
-        lambda s: s.test.n if s.test else None,
-    ),
+    "reversals": _Line("flips restored", COUNT, "", _measured("test.reversals"), _measured("test.n")),
     "largest": _Line(
         "flips with its |delta| the largest of the layer",
         COUNT,
         "",
-        lambda s: s.tracking.largest,
-        lambda s: s.tracking.flips,
+        _measured("tracking.largest"),
+        _measured("tracking.flips"),
     ),
-    "r": _Line("correlation of delta with the margin shift", UNSCALED, "", lambda s: s.tracking.r),
-    "flip_rate_before": _Line(
-        "questions with a flip",
-        PERCENT,
-        "%",
-        lambda s: s.clamp.flip_rate_before if s.clamp else None,
-    ),
+    "r": _Line("correlation of delta with the margin shift", UNSCALED, "", _measured("tracking.r")),
+    "flip_rate_before": _Line("questions with a flip", PERCENT, "%", _measured("clamp.flip_rate_before")),
     "flip_rate_after": _Line(
-        "questions with a flip, feature at zero",
-        PERCENT,
-        "%",
-        lambda s: s.clamp.flip_rate_after if s.clamp else None,
+        "questions with a flip, feature at zero", PERCENT, "%", _measured("clamp.flip_rate_after")
     ),
     "accuracy_change": _Line(
-        "change of accuracy, feature at zero [points]",
-        PERCENT,
-        "",
-        lambda s: s.clamp.accuracy_change if s.clamp else None,
+        "change of accuracy, feature at zero [points]", PERCENT, "", _measured("clamp.accuracy_change")
     ),
 }
 """Measure -> its line."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import CausalEntry, FeatureEntry, Layers, Place
+from interp.schemas.layers import CausalEntry, FeatureEntry, Layers
 from interp.views.numbers import NONE, PERCENT, interval
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value
+from interp.views.tables.gate import families_table, gate_line
 from interp.views.tables.ranges import formality_line, range_line, ranges_table
 
 NARROW_FEATURES = 10
@@ -20,32 +20,14 @@ def search_overview(found: Layers) -> Overview:
         found.model.id,
         [line for line in (verdict, formality_line(found), range_line(found), gate_line(found)) if line],
         search_facts(found),
-        [ranges_table(found), profile_table(found), features_table(found, NARROW_FEATURES)],
+        [
+            ranges_table(found),
+            profile_table(found),
+            features_table(found, NARROW_FEATURES),
+            *([families_table(found)] if found.families else []),
+        ],
         found.warnings,
     )
-
-
-def gate_line(found: Layers) -> str:
-    """The feature that the gate reads, with the layers that write, or why none is named."""
-    gate = found.gate
-    if gate is None:
-        said = "no single feature that was tested is a cause" if found.verdict == "gate found" else "there is no gate"
-        causes, contributors = _named(found, "cause"), _named(found, "contributor")
-        return f"gate feature: none found, as {said}{causes}{contributors}"
-    mediated = [
-        f", mediated recovery {interval(entry.causal.mediated)}"
-        for entry in found.features
-        if (entry.layer, entry.feature) == (gate.read_layer, gate.feature)
-        and entry.causal is not None
-        and entry.causal.mediated is not None
-    ]
-    layers = f"layer{'s' if len(gate.write_layers) > 1 else ''} {layers_text(gate.write_layers)}"
-    return f"gate feature: {gate.read_layer}:{gate.feature}{''.join(mediated)}; the answer is written in {layers}"
-
-
-def _named(found: Layers, place: Place) -> str:
-    names = [f"{entry.layer}:{entry.feature}" for entry in found.features if entry.place == place]
-    return f"; {place}s: {', '.join(names)}" if names else ""
 
 
 def search_facts(found: Layers) -> Facts:
@@ -65,7 +47,7 @@ def search_facts(found: Layers) -> Facts:
     if found.layers:
         known.insert(0, ("Layers to train", range_line(found)))
     if found.gate is not None:
-        known.insert(1, ("Gate", gate_line(found).removeprefix("gate feature: ")))
+        known.insert(1, ("Gate", gate_line(found).removeprefix("gate ")))
     if found.commit_layer is not None:
         layer = found.commit_layer
         first = layer == 0 or layer - 1 in {entry.layer for entry in found.profile}
