@@ -125,7 +125,7 @@ def train(
     # The module is not prepared: DDP would sum the gradients in every pass. Processes may divide their share of a step
     # into different numbers of passes, so they sum their gradients once, after all passes (`_sum_gradients`).
     optimizer = accelerator.prepare(optimizer)
-    passes = _passes(adapted, objective_of(vlm, settings), vlm.device)
+    passes = _passes(adapted, objective_of(vlm, settings), vlm)
     prefixes = _prefix_states(vlm, steps, accelerator)
     torch.manual_seed(settings.seed + accelerator.process_index)
     run = _Training(passes, named, optimizer, prefixes, settings, accelerator, len(steps), validation)
@@ -351,7 +351,7 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
     return sums
 
 
-def _passes(adapted: "PeftModel", objective: Objective, device: torch.device) -> Pass:
+def _passes(adapted: "PeftModel", objective: Objective, vlm: Vlm) -> Pass:
     """A forward and backward pass over a batch, which returns the sum of each part of the loss, float32 [3]."""
     module = FirstTokenLogits(adapted)
 
@@ -360,7 +360,8 @@ def _passes(adapted: "PeftModel", objective: Objective, device: torch.device) ->
         (total_loss(losses, objective.settings).sum() / count).backward()
         return torch.stack([part.detach().sum() for part in losses])
 
-    return GraphedPasses(run) if device.type == "cuda" else run
+    # LLM.int8 looks for outliers in every product, which no graph can record.
+    return GraphedPasses(run) if vlm.device.type == "cuda" and vlm.load_in is None else run
 
 
 def _sum_gradients(parameters: Sequence[torch.nn.Parameter], accelerator: "Accelerator") -> None:

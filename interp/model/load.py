@@ -16,7 +16,7 @@ from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import Job, loading
 from interp.model.memory_model import Format
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
-from interp.model.quantization import quantization_config, quantized_as, saved_as
+from interp.model.quantization import keep_layout, quantization_config, quantized_as, saved_as
 from interp.model.shape import LoadIn, shape_of_folder
 from interp.model.single_key_head import copy_single_key_head
 from interp.model.vlm import Vlm
@@ -105,6 +105,7 @@ def load_vlm(
             loaded, report = found
             check_weights(source.folder, report)
             load_in = quantized_as(loaded)
+            keep_layout(loaded)
             answers = answer_tokens(processor.tokenizer)
             check_inputs(loaded, processor, answers, style)
     except InputError as error:

@@ -42,6 +42,17 @@ def quantization_config(load_in: LoadIn, dtype: torch.dtype) -> Any:
     )
 
 
+def keep_layout(model: Any) -> None:
+    """Keep 4-bit weights in the layout of their files, in place.
+
+    On a CPU, bitsandbytes repacks them in the first pass without gradients; gradients that pass them later are then
+    wrong, with nothing but a warning, and so are the weights once they are saved.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def saved_as(folder: Path) -> LoadIn | None:
     """The format to which the weights in a model folder are quantized; None if they are not.
 
