@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from interp.causal.answer_patching import AnswerPatches
 from interp.causal.layer_patching import LayerPatches
 from interp.causal.register_patching import RegisterPatches
 from interp.causal.window_patching import WindowEffect
 from interp.profile.formality import formality
-from interp.profile.profile import LayerEffects, answer_growth
+from interp.profile.profile import LayerEffects, answer_growth, blind_layers, growth_significance
 from interp.profile.range_test import RangeTest, made_in, range_test
 from interp.profile.ranges import LayerRange, growth_range
 from interp.profile.verdict import judge
@@ -33,17 +34,22 @@ def answers(net, count=20, random=0.1):
     return AnswerPatches(effect + random, np.full(effect.shape, random))
 
 
-def whole_layers(residual, count=20):
+def whole_layers(residual, count=20, random=0.0):
     """Effects of patching whole layers of flips from 1 to -1, of which only the residual patch is read."""
     found = np.tile(np.array(residual, float), (count, 1))
-    return LayerPatches(np.full(count, -2.0), -found, *(np.zeros(found.shape) for _ in range(3)), np.full(count, 1.0))
+    rest = (np.zeros(found.shape) for _ in range(2))
+    return LayerPatches(
+        np.full(count, -2.0), -found - random, np.full(found.shape, -random), *rest, np.full(count, 1.0)
+    )  # fmt: skip
 
 
 def effects_of(net, by_image=(), register=None, register_selected=None, images=None, residual=None):
     return LayerEffects(
-        patches=whole_layers([1.0] * len(net) if residual is None else residual),
+        patches=whole_layers([1.0] * len(net) if residual is None else residual, random=0.3),
         answers=answers(net),
+        selected=flips_of(),
         answers_selected=answers(net),
+        patches_selected=whole_layers([0.0] * len(net)),
         answers_by_image=answers(by_image, count=len(images.pairs) if images else 0),
         by_image=images or flips_of(0),
         register=register,
@@ -121,6 +127,9 @@ def test_a_range_is_tested_by_hand():
     assert found.formed.value == pytest.approx(0.25)
     # Shares of a shift of 2 logits; the residual patch is that of the layer below the range.
     assert [each.value for each in found[2:]] == pytest.approx([0.9, 0.75, 0.5, 0.1, 0.05])
+    # No image reaches layer 0, so a range from there on makes its answer after it.
+    assert range_test(LayerRange(0, 1, 1), window, effects, [0, 1, 2], flips_of(), seed=0).arrived.value == 0.9
+    effects = effects._replace(by_image=flips_of(0), answers_by_image=answers([0.0] * 3, count=0))
     # What is at the final token below the first profiled layer is unknown, but nothing is there before layer 0.
     assert range_test(LayerRange(3, 4, 4), window, effects, [3, 4, 5], flips_of(), seed=0).arrived == UNKNOWN
     assert range_test(LayerRange(0, 1, 1), window, effects, [0, 1, 2], flips_of(), seed=0).arrived.value == 0
@@ -173,10 +182,44 @@ def sure(value, half=0.0):
     return Interval(value=value, low=value - half, high=value + half)
 
 
-def entry(layer, growth):
+@pytest.mark.parametrize(
+    ("net", "count", "blind"),
+    [
+        ([0.0, 0.5, 2.0], 12, 1),
+        ([0.19, 0.2, 0.0], 12, 1),
+        ([0.1, 0.1, 0.2], 12, 2),
+        ([0.5, 0.5, 0.5], 12, 0),
+        # Where no image changes an answer, or no patch shows it, nothing is known of the layers that images reach.
+        ([0.1, 0.1, 0.1], 12, 0),
+        ([0.0, 0.5, 2.0], 0, 0),
+    ],
+)
+def test_layers_are_blind_where_images_recover_less_than_a_twentieth(net, count, blind):
+    assert blind_layers(answers(net, count), flips_of(count, 6, size=4.0)) == blind
+
+
+def test_the_growth_of_a_layer_is_significant_beside_that_of_the_others():
+    generator = np.random.default_rng(0)
+    grown = np.array([0.0, 0.5, 0.0, 0.0]) + generator.normal(0, 0.1, (40, 4))
+    found = growth_significance(dict(zip(range(4), grown.T, strict=True)), np.full(40, 2.0), [*range(40)], seed=0)
+    alone = [ttest_1samp(each, 0).pvalue for each in grown.T]
+    np.testing.assert_allclose([found[k] for k in range(4)], false_discovery_control(alone), atol=0.02)
+    assert [found[k] < 0.05 for k in range(4)] == [False, True, False, False]
+    assert growth_significance({0: np.zeros(0)}, np.zeros(0), [], seed=0) == {0: 1.0}
+
+
+def entry(layer, growth, p=None):
+    known = growth is not None and growth.low is not None
     same = dict.fromkeys(("flip_auc", "recovery", "random_patch", "write", "random_write", "net_write"), sure(0.5))
     return ProfileEntry(
-        layer=layer, flip_auc_null=None, reversals=0, fvu=None, l0=None, answer_growth=growth, **same
+        layer=layer,
+        flip_auc_null=None,
+        reversals=0,
+        fvu=None,
+        l0=None,
+        answer_growth=growth,
+        growth_p=(0.001 if known and growth.low > 0 else 1.0) if p is None else p,
+        **same,
     )  # fmt: skip
 
 
@@ -280,6 +323,9 @@ def test_undefined_intervals_prove_nothing():
     assert judged(profile=[entry(layer, None) for layer in range(10)]).verdict == "no gate found"
     assert judged(profile=[entry(layer, UNKNOWN) for layer in range(10)]).verdict == "no gate found"
     assert judged(profile=[entry(layer, sure(0.1, 0.1)) for layer in range(10)]).verdict == "no gate found"
+    # Significant alone, but not among ten layers.
+    assert judged(profile=[entry(layer, sure(0.1, 0.05), p=0.06) for layer in range(10)]).verdict == "no gate found"
+    assert judged(profile=[entry(layer, sure(-0.1, 0.05), p=0.001) for layer in range(10)]).verdict == "no gate found"
 
 
 @pytest.mark.parametrize("formed", [UNKNOWN, Interval(value=0.1, low=None, high=None)])

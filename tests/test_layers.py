@@ -1,10 +1,11 @@
 """The range rules, on published and on known profiles."""
 
+import numpy as np
 import pytest
 from figure_data import layers_of
 
 from interp.profile.profile import commit_layer
-from interp.profile.ranges import growth_range, near_peak_range, overlap, ranges_of
+from interp.profile.ranges import RangeScores, answer_range, growth_range, near_peak_range, overlap, ranges_of
 from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
 from interp.views.tables.search import search_facts
@@ -90,27 +91,43 @@ def _entry(layer: int, write: float) -> ProfileEntry:
 
 
 def test_every_rule_reads_the_score_on_which_it_is_defined():
-    profile = [
-        _entry(layer, 0.3 if layer in (1, 2) else 0.0).model_copy(
-            update={
-                "recovery": Interval(value=float(layer >= 5), low=None, high=None),
-                "flip_auc": Interval(value=0.9 if layer == 8 else 0.6, low=None, high=None),
-            }
-        )
-        for layer in range(10)
-    ]
-    ranges = ranges_of(profile, {layer: 0.5 if layer in (3, 4) else 0.0 for layer in range(10)}, max_layers=2)
+    layer = np.arange(10)
+    scores = RangeScores(
+        answer=np.select([layer < 3, layer < 4], [0.0, 0.5], 1.0),
+        residual=(layer >= 5).astype(float),
+        write=np.isin(layer, (1, 2)) * 0.3,
+        flip_auc=np.where(layer == 8, 0.9, 0.6),
+        blind=1,
+    )
+    ranges = ranges_of(layer.tolist(), scores, max_layers=2)
     assert list(ranges) == ["answer", "write", "growth", "near-peak"]
     assert [taken.layers for taken in ranges.values()] == [[3, 4], [1, 2], [5], [8]]
 
 
-def test_undefined_scores_count_as_zero():
-    """As where all pairs flip, so that nothing sets flips apart, or none does."""
-    undefined = Interval(value=None, low=None, high=None)
-    names = ("flip_auc", "recovery", "random_patch", "net_write")
-    profile = [_entry(layer, 0.1).model_copy(update=dict.fromkeys(names, undefined)) for layer in range(4)]
-    ranges = ranges_of(profile, dict.fromkeys(range(4), 0.0), max_layers=2)
+def test_a_search_in_which_nothing_recovers_has_ranges_all_the_same():
+    ranges = ranges_of([0, 1, 2, 3], RangeScores(*[np.zeros(4)] * 4, blind=0), max_layers=2)
     assert all(0 <= taken.first <= taken.last < 4 for taken in ranges.values())
+
+
+@pytest.mark.parametrize(
+    ("layers", "net", "blind", "taken"),
+    [
+        # 75% of .8 are in layer 4 alone, though single layers add .96 in all.
+        ([0, 1, 2, 3, 4, 5], [0.0, 0.08, 0.0, 0.08, 0.7, 0.8], 1, (4, 4)),
+        # No image has reached layer 0, so what layer 1 shows may have been made in it.
+        ([0, 1, 2, 3], [0.0, 0.6, 0.7, 0.7], 1, (0, 1)),
+        ([0, 1, 2, 3], [0.0, 0.6, 0.7, 0.7], 0, (1, 1)),
+        ([0, 1, 2, 3], [0.0, 0.0, 0.7, 0.7], 1, (2, 2)),
+        # Six layers are more than a range may have.
+        ([0, 1, 2, 3, 4, 5, 6], [0.0, 0.0, 0.0, 0.0, 0.0, 0.8, 0.8], 5, (5, 5)),
+        ([0, 1, 2, 3, 4, 5, 6], [0.0, 0.0, 0.0, 0.0, 0.8, 0.8, 0.8], 4, (0, 4)),
+        ([9, 17, 22], [0.0, 0.8, 0.9], 1, (17, 17)),
+    ],
+)
+def test_the_range_of_the_answer_patch(layers, net, blind, taken):
+    found = answer_range(layers, np.array(net), blind)
+    assert (found.first, found.last) == taken
+    assert found.peak in layers[blind:], "the layer that adds most is one where it can be seen"
 
 
 def test_the_commit_layer_turns_half_of_the_flips_back():
@@ -124,10 +141,10 @@ def test_the_first_layer_of_a_partial_profile_is_not_credited_with_the_layers_be
     residual = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.6, 4: 0.62, 5: 0.9, 6: 0.92}
 
     def ranges(first: int):
-        entries = [_entry(layer, 0.0) for layer in residual if layer >= first]
-        recovered = [Interval(value=residual[entry.layer], low=None, high=None) for entry in entries]
-        shown = [e.model_copy(update={"recovery": r}) for e, r in zip(entries, recovered, strict=True)]
-        return ranges_of(shown, {entry.layer: 0.0 for entry in entries}, 1)
+        shown = [layer for layer in residual if layer >= first]
+        recovered = np.array([residual[layer] for layer in shown])
+        nothing = np.zeros(len(shown))
+        return ranges_of(shown, RangeScores(nothing, recovered, nothing, nothing, blind=0), 1)
 
     assert ranges(0)["growth"].layers == [3]
     # Layer 3 recovers .6, most of it from the layers below, which are not profiled.

@@ -14,7 +14,7 @@ from interp.schemas.layers import SCHEMA_VERSION, TRAINABLE, read_layers, write_
 from interp.schemas.layers_v1 import upgraded
 
 OLD = Path(__file__).with_name("layers_v1.json")
-ADDED = {"answer", "random_answer", "answer_growth", "register_patch", "random_register"}
+ADDED = {"answer", "random_answer", "answer_growth", "growth_p", "register_patch", "random_register"}
 """Fields of the profile that version 3 added."""
 
 

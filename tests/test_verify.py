@@ -114,7 +114,7 @@ def test_of_an_older_run_only_what_it_says_is_compared(copied, planted, question
         for name in ("share", "formed", "arrived", "restored", "random_restored", "broken", "random_broken"):
             del entry[name]
     for entry in content["profile"]:
-        for name in ("answer", "random_answer", "answer_growth", "register_patch", "random_register"):
+        for name in ("answer", "random_answer", "answer_growth", "growth_p", "register_patch", "random_register"):
             del entry[name]
     path.write_text(json.dumps(content))
     (copied / "manifest.json").unlink()

@@ -1,6 +1,6 @@
 """The layer profile: what each layer's features and patches do on the flips of the held-out half."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,16 @@ from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips, Halves
 from interp.screening.layers import ScreenedLayers
-from interp.statistics import INTERVAL, Estimate, auc, clusters_drawn, ratio_interval, weighted_aucs
+from interp.statistics import (
+    INTERVAL,
+    Estimate,
+    auc,
+    benjamini_hochberg,
+    clusters_drawn,
+    ratio_interval,
+    ratio_sign_flips,
+    weighted_aucs,
+)
 
 
 class LayerEffects(NamedTuple):
@@ -23,8 +32,12 @@ class LayerEffects(NamedTuple):
     """Residual and direct-effect patches with their controls."""
     answers: AnswerPatches
     """Answer patches."""
+    selected: Flips
+    """The pairs of the selection half from which ranges are taken (`interp.screening.flips.filled_bank`)."""
     answers_selected: AnswerPatches
-    """Answer patches on the flip bank of the selection half."""
+    """Answer patches on `selected`."""
+    patches_selected: LayerPatches
+    """Residual and direct-effect patches on `selected`."""
     answers_by_image: AnswerPatches
     """Answer patches of other images under the same words, of patients of the held-out half."""
     by_image: Flips
@@ -32,11 +45,13 @@ class LayerEffects(NamedTuple):
     register: RegisterPatches | None
     """Register patches; None without formal and casual wordings."""
     register_selected: RegisterPatches | None
-    """Register patches on the flip bank of the selection half."""
+    """Register patches on `selected`."""
     joint: NDArray[np.float64]
     """[bank, 2, layers]: effect of the joint feature patch and of random directions of its norm."""
 
 
+BLIND = 0.05
+"""Least recovery by the answer patch of answers that differ by image where the image has arrived at the final token."""
 DRAWS = 1000
 """Number of bootstrap samples for each interval of layers.json."""
 
@@ -56,6 +71,7 @@ def layer_profile(
     feature, random_feature = patches.along_shift(joint[:, 0]), patches.along_shift(joint[:, 1])
     patients = halves.held_out_bank.pairs["patient"].tolist()
     growth = answer_growth(answers, layers)
+    growth_p = growth_significance(growth, size, patients, seed)
 
     def share(logits: NDArray[np.float64]) -> Interval:
         return Interval.of(ratio_interval(logits, size, patients, seed, DRAWS))
@@ -76,6 +92,7 @@ def layer_profile(
             answer=share(answers.answer[:, i]),
             random_answer=share(answers.random[:, i]),
             answer_growth=share(growth[layer]) if layer in growth else None,
+            growth_p=growth_p.get(layer),
             register_patch=share(effects.register.register[:, i]) if effects.register else None,
             random_register=share(effects.register.random[:, i]) if effects.register else None,
             reversals=int(patches.reversed[:, i].sum()),
@@ -88,6 +105,16 @@ def layer_profile(
     ]
 
 
+def blind_layers(answers_by_image: AnswerPatches, by_image: Flips) -> int:
+    """Number of the first profiled layers at whose final token no image has arrived.
+
+    There, exchanging the difference between two images (`by_image`, whose answers differ) recovers less than BLIND.
+    """
+    net = (answers_by_image.answer - answers_by_image.random).sum(0)
+    reached = net >= BLIND * np.abs(by_image.margin_before - by_image.margin_after).sum()
+    return int(reached.argmax()) if len(by_image.pairs) and reached.any() else 0
+
+
 def answer_growth(answers: AnswerPatches, layers: Sequence[int]) -> dict[int, NDArray[np.float64]]:
     """Layer -> growth [n] of the net effect of the answer patch since the profiled layer below it [logits].
 
@@ -97,6 +124,17 @@ def answer_growth(answers: AnswerPatches, layers: Sequence[int]) -> dict[int, ND
     net = answers.answer - answers.random
     grown = np.diff(net, axis=1, prepend=0.0)
     return {layer: grown[:, i] for i, layer in enumerate(layers) if i or layer == 0 or len(layers) == 1}
+
+
+def growth_significance(
+    growth: Mapping[int, NDArray[np.float64]], size: NDArray[np.float64], patients: Sequence[str], seed: int
+) -> dict[int, float]:
+    """Layer -> p of its growth [n] as a share of the shift `size` [n], adjusted over the layers.
+
+    The test is the sign-flip test over patients, the adjustment that of Benjamini and Hochberg. Without pairs p is 1.
+    """
+    alone = [ratio_sign_flips(each, size, patients, seed)[1] for each in growth.values()]
+    return dict(zip(growth, benjamini_hochberg(np.nan_to_num(alone, nan=1.0)).tolist(), strict=True))
 
 
 def _ratio(top: float, bottom: float) -> float | None:

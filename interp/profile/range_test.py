@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.causal.answer_patching import AnswerPatches
-from interp.causal.layer_patching import LayerPatches
 from interp.causal.window_patching import WindowEffect
-from interp.profile.profile import DRAWS, LayerEffects, answer_growth
+from interp.profile.profile import DRAWS, LayerEffects, answer_growth, blind_layers
 from interp.profile.ranges import LayerRange
 from interp.schemas.record import Interval
 from interp.screening.flips import Flips
@@ -24,7 +23,7 @@ class RangeTest(NamedTuple):
     formed: Interval
     """The same share of the answers that differ because the image does: is this where every answer is made?"""
     arrived: Interval
-    """Recovery by the residual patch below the range: is the difference of wording at the final token before it?"""
+    """Net recovery by the residual patch before it: is the difference of wording at the final token already?"""
     restored: Interval
     """Recovery by the window patch."""
     broken: Interval
@@ -47,15 +46,22 @@ def range_test(
     return RangeTest(
         made_in(taken, effects.answers, layers, bank, seed),
         made_in(taken, effects.answers_by_image, layers, effects.by_image, seed),
-        Interval.of(UNDEFINED) if 0 < taken.first == layers[0] else recovered(_below(taken, effects.patches, layers)),
+        recovered(before) if (before := _before(taken, effects, layers)) is not None else Interval.of(UNDEFINED),
         *(recovered(each) for each in window),
     )
 
 
-def _below(taken: LayerRange, patches: LayerPatches, layers: Sequence[int]) -> NDArray[np.float64]:
-    """[n] effect of the residual patch at the profiled layer below a range; zero below layer 0 [logits]."""
-    place = layers.index(taken.first)
-    return patches.along_shift(patches.residual)[:, place - 1] if place else np.zeros(len(patches.shift))
+def _before(taken: LayerRange, effects: LayerEffects, layers: Sequence[int]) -> NDArray[np.float64] | None:
+    """[n] net effect of the residual patch before a range makes an answer [logits].
+
+    That is at the profiled layer below it, or at the last of its layers that no image has reached. Nothing is at the
+    final token before layer 0; what is there below another first layer is unknown (None).
+    """
+    blind = blind_layers(effects.answers_by_image, effects.by_image)
+    place, patches = max(layers.index(taken.first), min(blind, layers.index(taken.last))), effects.patches
+    if place:
+        return patches.along_shift(patches.residual - patches.random_residual)[:, place - 1]
+    return np.zeros(len(patches.shift)) if layers[0] == 0 else None
 
 
 def made_in(taken: LayerRange, answers: AnswerPatches, layers: Sequence[int], pairs: Flips, seed: int) -> Interval:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interp.schemas.layers import ProfileEntry
 from interp.schemas.rules import Rule
 
 
@@ -46,22 +46,24 @@ def near_peak_range(profile: Mapping[int, float], tolerance: float = 0.1, max_la
         low, high = min(low, best), max(high, best)
 
 
-def growth_range(growth: Mapping[int, float], share: float = 0.75, max_layers: int = 5) -> LayerRange:
-    """Take the shortest run of layers that holds `share` of everything that any layer adds.
+def growth_range(
+    growth: Mapping[int, float], share: float = 0.75, max_layers: int = 5, whole: float | None = None
+) -> LayerRange:
+    """Take the shortest run of layers that holds `share` of the `whole`.
 
     `growth` maps each layer to what it adds: the growth of the answer patch's net recovery (rule `answer`) or of the
-    residual patch's (rule `growth`), or the net recovery of its direct-effect patch (rule `write`). Negative values
-    count as zero in the total.
-    Profiled layers need not be consecutive. A run spans from its first to its last layer and never exceeds `max_layers`
-    layers. Of equally short runs, the one that holds most is taken. If no run holds the share, the one that holds most
-    is taken from the runs that cannot be extended. Layers at the ends that add nothing are cut off. Raises ValueError
+    residual patch's (rule `growth`), or the net recovery of its direct-effect patch (rule `write`). `whole` is by
+    default the sum of everything that any layer adds, without what layers take away. Profiled layers need not be
+    consecutive. A run spans from its first to its last layer and never exceeds `max_layers` layers. Of equally short
+    runs, the one that holds most is taken. If no run holds the share, the one that holds most is taken from the runs
+    that cannot be extended. Layers at the ends that add nothing are cut off. Raises ValueError
     if `growth` is empty.
     """
     layers = sorted(growth)
     if not layers:
         raise ValueError("the profile has no layers")
     values = np.array([growth[layer] for layer in layers])
-    needed = share * values.clip(min=0).sum()
+    needed = share * (values.clip(min=0).sum() if whole is None else whole)
     runs = [
         (low, high)
         for low in range(len(layers))
@@ -89,27 +91,56 @@ def overlap(found: Sequence[int], planted: Sequence[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def ranges_of(profile: Sequence[ProfileEntry], answer: Mapping[int, float], max_layers: int) -> dict[Rule, LayerRange]:
-    """The range that each rule takes from the score on which it is defined; an undefined score counts as zero.
+class RangeScores(NamedTuple):
+    """What the rules take their ranges from: one number for each profiled layer."""
 
-    `answer` maps layers to the growth of the answer patch's net recovery on the selection half; so the held-out half
-    can test the range of this rule. The other rules read the profile, which is that of the held-out half.
+    answer: NDArray[np.float64]
+    """[layers]: net recovery of the answer patch, selection half."""
+    residual: NDArray[np.float64]
+    """[layers]: net recovery of the residual patch, selection half."""
+    write: NDArray[np.float64]
+    """[layers]: net recovery of the direct-effect patch, selection half."""
+    flip_auc: NDArray[np.float64]
+    """[layers]: flip AUC of the features that the selection half chose, held-out half, as published."""
+    blind: int
+    """Number of the first layers at whose final token no image has arrived (`interp.profile.profile.blind_layers`)."""
 
-    `write` reads the net recovery of the direct-effect patch, `growth` the growth of the net recovery of the residual
-    patch from one profiled layer to the next, and `near-peak` the flip AUC, as published. Recovery is zero before layer
-    0. Where the profile begins later, its first layer has no growth, since what it recovers may come from any layer
-    below it.
+
+def ranges_of(layers: Sequence[int], scores: RangeScores, max_layers: int) -> dict[Rule, LayerRange]:
+    """The range that each rule takes from the score on which it is defined.
+
+    `answer` and `growth` read the growth of the answer and of the residual patch from one profiled layer to the next,
+    `write` the direct-effect patch, and `near-peak` the flip AUC.
     """
-    layers = [p.layer for p in profile]
-    write = [p.net_write.value or 0.0 for p in profile]
-    residual = [(p.recovery.value or 0.0) - (p.random_patch.value or 0.0) for p in profile]
-    growth = dict(zip(layers, np.diff(residual, prepend=0.0).tolist(), strict=True))
-    if layers[0] > 0 and len(layers) > 1:
-        del growth[layers[0]]
-    flip_auc = [p.flip_auc.value or 0.0 for p in profile]
+    write, flip_auc = (dict(zip(layers, each.tolist(), strict=True)) for each in (scores.write, scores.flip_auc))
     return {
-        "answer": growth_range(answer, max_layers=max_layers),
-        "write": growth_range(dict(zip(layers, write, strict=True)), max_layers=max_layers),
-        "growth": growth_range(growth, max_layers=max_layers),
-        "near-peak": near_peak_range(dict(zip(layers, flip_auc, strict=True)), max_layers=max_layers),
+        "answer": answer_range(layers, scores.answer, scores.blind, max_layers),
+        "write": growth_range(write, max_layers=max_layers),
+        "growth": growth_range(growth_of(layers, scores.residual), max_layers=max_layers),
+        "near-peak": near_peak_range(flip_auc, max_layers=max_layers),
     }
+
+
+def answer_range(layers: Sequence[int], net: NDArray[np.float64], blind: int, max_layers: int = 5) -> LayerRange:
+    """Take the shortest run of layers that holds 75% of the largest of the answer patch's `net` recoveries [layers].
+
+    At the first `blind` layers no image has arrived at the final token, so there the patch cannot show an answer. A
+    range that begins with the next layer may have been made in them, too, and begins with the first of them, unless it
+    would then exceed `max_layers`.
+    """
+    taken = growth_range(growth_of(layers, net), max_layers=max_layers, whole=float(max(net.max(), 0.0)))
+    if 0 < blind < len(layers) and taken.first == layers[blind] and taken.last - layers[0] < max_layers:
+        return taken._replace(first=layers[0])
+    return taken
+
+
+def growth_of(layers: Sequence[int], net: NDArray[np.float64]) -> dict[int, float]:
+    """Layer -> growth of a net recovery [layers] since the profiled layer below.
+
+    Recovery is zero before layer 0. Where the profile begins later, its first layer has no growth, since what it
+    recovers may come from any layer below it.
+    """
+    grown = dict(zip(layers, np.diff(net, prepend=0.0).tolist(), strict=True))
+    if layers[0] > 0 and len(layers) > 1:
+        del grown[layers[0]]
+    return grown

@@ -14,6 +14,8 @@ LEAST_PATIENTS = 5
 """Fewest patients with banked flips from which anything is concluded."""
 LEAST_ARRIVED = 0.5
 """Least recovery by the residual patch below a gate, with its whole interval: what it turns must be there before."""
+SIGNIFICANT = 0.05
+"""Adjusted p below which the growth of a layer counts."""
 LEAST_LIFT = 2.0
 """A gate makes at least this many times as much of the flipped answers as of those that differ by the image."""
 
@@ -59,7 +61,7 @@ def judge(
     if len(profile) == 1 and profile[0].layer > 0:
         reason = f"only layer {profile[0].layer} is profiled, and its answer may have been made in any layer up to it"
         return Verdict("no gate found", reason, [])
-    growing = [p.layer for p in profile if p.answer_growth and (p.answer_growth.low or 0.0) > 0]
+    growing = [p.layer for p in profile if p.answer_growth and (p.answer_growth.value or 0.0) > 0 and _sure(p.growth_p)]
     if not growing:
         reason = "in no profiled layer does the answer patch recover more than in the layer below it, beyond chance"
         return Verdict("no gate found", reason, [])
@@ -106,6 +108,10 @@ def judge(
         f"of wording is at the final token before ({_text(test.arrived.value)})"
     )
     return Verdict("gate found", reason, named)
+
+
+def _sure(p: float | None) -> bool:
+    return p is not None and p < SIGNIFICANT
 
 
 def _covered(profile: Sequence[ProfileEntry], layers: Sequence[int]) -> list[int]:

@@ -101,6 +101,10 @@ class ProfileEntry(_Part):
         description="answer - random_answer, minus the same at the profiled layer below; from layer 0 on, what turned "
         "the wording into an answer. Null in the first profiled layer, unless it is layer 0 or the only one",
     )
+    growth_p: float | None = Field(
+        default=None,
+        description="p of answer_growth, sign-flip test over patients, Benjamini-Hochberg adjusted over the layers",
+    )
     register_patch: Interval | None = Field(
         default=None,
         description="recovery by the register patch, the part along the mean difference of formal and casual wordings; "
@@ -281,8 +285,8 @@ class RangeEntry(_Part):
     )
     arrived: Interval | None = Field(
         default=None,
-        description="recovery by the residual patch at the profiled layer below the range: is the difference of "
-        "wording at the final token before it?",
+        description="net recovery by the residual patch at the profiled layer below the range, or at the last of its "
+        "layers that no image has reached: is the difference of wording at the final token before?",
     )
     restored: Interval | None = Field(
         default=None, description="recovery by the window patch of the range: is what it adds enough for the flip?"

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from interp.causal.register_patching import FEWEST_PAIRS, register_signs
 from interp.model.model_entry import model_entry
 from interp.profile.profile import DRAWS, commit_layer
 from interp.questions.files import common_split
@@ -67,7 +69,7 @@ def layers_artifact(
         families=families,
         gate=gate,
         formality=judged.formality,
-        warnings=warnings_of(task.questions, judged.profile),
+        warnings=warnings_of(task.questions, judged.profile) + register_warnings(halves),
         settings=settings.__dict__ | {"layers": task.layers},
         seed=settings.seed,
         software=software(),
@@ -99,6 +101,17 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
         pairwise_flip_rate=share(pd.Series(flips.flipped), flips.pairs["patient"]),
         accuracy=share(pd.Series(right), prompts["patient"][answered]),
     )
+
+
+def register_warnings(halves: Halves) -> list[str]:
+    """A sentence if the pairs of a formal and a casual wording are too few for a register direction."""
+    tagged = np.count_nonzero(register_signs(halves.selection.pairs))
+    if not 0 < tagged < FEWEST_PAIRS:
+        return []
+    return [
+        f"only {tagged} pairs of the selection half have a formal and a casual wording, and a register direction takes "
+        f"{FEWEST_PAIRS}, so whether the register makes the flips is unknown"
+    ]
 
 
 def warnings_of(questions: Sequence[Question], profile: Sequence[ProfileEntry]) -> list[str]:

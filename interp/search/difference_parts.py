@@ -11,12 +11,14 @@ from torch import Tensor
 from interp.causal.answer_patching import answer_directions, answer_edits
 from interp.causal.register_patching import FEWEST_PAIRS, register_direction, register_signs
 from interp.measurement.sharded import measure_together
-from interp.screening.flips import Flips, Halves, sample_pairs, sides
+from interp.screening.flips import Flips, Halves, filled_bank, sample_pairs, sides
 from interp.screening.image_swaps import swap_images
 from interp.search.stages import Measured
 from interp.search.task import Task
 from interp.storage.checkpoint import stage_name
 
+ENOUGH = 60
+"""Flips of the selection half from which a range is taken without other pairs."""
 SWAPPED = 1000
 """Prompts that are also run under another image."""
 
@@ -26,12 +28,18 @@ class DifferenceParts(NamedTuple):
 
     answer: Tensor
     """float32 [held-out bank, layers, 1 + TURNS, d_model]: `interp.causal.answer_patching.answer_edits`."""
+    selected: Flips
+    """s pairs of the selection half: its flip bank, of fewer than ENOUGH flips with pairs that nearly flip."""
     answer_selected: Tensor
-    """float32 [selection bank, layers, 1 + TURNS, d_model]: the same for the selection half."""
+    """float32 [s, layers, 1 + TURNS, d_model]: the same for `selected`."""
+    residual_selected: Tensor
+    """float32 [s, layers, d_model]: the whole difference after the layer."""
+    below_selected: Tensor
+    """float32 [s, layers, d_model]: the whole difference before the layer."""
     register: Tensor | None
     """float32 [held-out bank, layers, d_model]: part along the register direction; None without registers."""
     register_selected: Tensor | None
-    """float32 [selection bank, layers, d_model]: the same for the selection half."""
+    """float32 [s, layers, d_model]: the same for `selected`."""
     by_image: Flips
     """Pairs of k prompts of the held-out half with their own and another image, whose answers differ."""
     other_images: pd.DataFrame
@@ -55,17 +63,20 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     by_image = _flips_by_image(task, rows, margin, moved_margin, ~selected.numpy())
     flipped = torch.from_numpy(by_image.pairs["row"].to_numpy(np.int64, copy=True))
     some = sample_pairs(halves.selection, SWAPPED, seed)
-    signs = register_signs(some.pairs)
-    tagged = np.count_nonzero(signs) >= FEWEST_PAIRS
-    names = ("answer", "answer_selected", "register", "register_selected", "image")
+    tagged = sample_pairs(halves.selection.take(register_signs(halves.selection.pairs) != 0), SWAPPED, seed)
+    signs = register_signs(tagged.pairs)
+    chosen = filled_bank(halves.selection, ENOUGH)
+    names = ("answer", "answer_selected", "register", "register_selected", "image", "residual", "below")
     made: dict[str, list[Tensor]] = {name: [] for name in names}
-    banks = {"answer": halves.held_out_bank, "answer_selected": halves.selection_bank}
+    banks = {"answer": halves.held_out_bank, "answer_selected": chosen}
     for layer in task.own_layers:
         own = measured.residuals.after(layer)
         by_other_image = own[rows].float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
         directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
-        along = register_direction(by_wording, signs) if tagged else None
+        along = None
+        if len(signs) >= FEWEST_PAIRS:
+            along = register_direction(measured.residuals.shift([layer], *sides(tagged.pairs))[:, 0], signs)
         # The controls of a layer are the same however the layers are divided among processes.
         layer_seed = 1000 * seed + layer
         for name, bank in banks.items():
@@ -74,10 +85,15 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
             if along is not None:
                 made[name.replace("answer", "register")].append((delta @ along)[:, None] * along)
         made["image"].append(answer_edits(directions, by_other_image[flipped], layer_seed))
+        for name, place in (("residual", layer), ("below", layer - 1)):
+            made[name].append(measured.residuals.shift([place], *sides(chosen.pairs))[:, 0])
     whole = _gathered(task, made)
     return DifferenceParts(
         whole["answer"],
+        chosen,
         whole["answer_selected"],
+        whole["residual"],
+        whole["below"],
         whole.get("register"),
         whole.get("register_selected"),
         by_image,

@@ -1,6 +1,6 @@
 """Stage 4 of a search: patches of whole layers, the range that is taken from them, its test, and the verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,9 @@ from interp.causal.register_patching import patch_register
 from interp.causal.window_patching import WindowEffect, patch_window
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.profile.formality import formality
-from interp.profile.profile import LayerEffects, answer_growth, layer_profile
+from interp.profile.profile import LayerEffects, blind_layers, layer_profile
 from interp.profile.range_test import RangeTest, range_test
-from interp.profile.ranges import LayerRange, ranges_of
+from interp.profile.ranges import LayerRange, RangeScores, ranges_of
 from interp.profile.verdict import Verdict, judge
 from interp.schemas.layers import FormalityEntry, ProfileEntry
 from interp.schemas.rules import Rule
@@ -54,12 +54,14 @@ def patch_whole_layers(task: Task, halves: Halves, measured: Measured, screened:
     layers, seed = task.layers, task.settings.seed
     parts = difference_parts(task, halves, measured)
     held_out = task.patch_target(halves.held_out_bank, measured.device_bytes // 4)
-    selected = task.patch_target(halves.selection_bank, measured.device_bytes // 8)
+    selected = task.patch_target(parts.selected, measured.device_bytes // 8)
     other_images = SuffixRerun(task.search.vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
     effects = LayerEffects(
         patches=patch_layers(held_out, screened.residual_patch, screened.residual_patch_below, layers, seed),
         answers=patch_answers(held_out, parts.answer, layers),
+        selected=parts.selected,
         answers_selected=patch_answers(selected, parts.answer_selected, layers),
+        patches_selected=patch_layers(selected, parts.residual_selected, parts.below_selected, layers, seed),
         answers_by_image=patch_answers(PatchTarget(parts.by_image, other_images), parts.image, layers),
         by_image=parts.by_image,
         register=None if parts.register is None else patch_register(held_out, parts.register, layers, seed),
@@ -75,15 +77,25 @@ def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: 
     """The layer profile, the ranges that the rules take from it, their tests, and the verdict."""
     layers, settings, effects = task.layers, task.settings, patched.effects
     profile = layer_profile(layers, screened, halves, effects, settings.seed)
-    shift = np.abs(halves.selection_bank.margin_before - halves.selection_bank.margin_after).sum()
-    grown = answer_growth(effects.answers_selected, layers)
-    by_layer = {layer: float(each.sum() / shift) if shift else 0.0 for layer, each in grown.items()}
-    ranges = ranges_of(profile, by_layer, settings.max_layers)
+    ranges = ranges_of(layers, range_scores(effects, profile), settings.max_layers)
     tests = test_ranges(task, halves, screened, patched, ranges)
     claim = formality(layers, effects, halves.held_out_bank, settings.seed)
     bank, rule = halves.held_out_bank, settings.rule
     verdict = judge(profile, bank, ranges[rule], tests[rule], claim, settings.min_flips)
     return Judgement(profile, ranges, tests, claim, verdict)
+
+
+def range_scores(effects: LayerEffects, profile: Sequence[ProfileEntry]) -> RangeScores:
+    """What the rules take their ranges from."""
+    answers, patches = effects.answers_selected, effects.patches_selected
+    shift = np.abs(patches.shift).sum() or 1.0
+    return RangeScores(
+        answer=(answers.answer - answers.random).sum(0) / shift,
+        residual=patches.along_shift(patches.residual - patches.random_residual).sum(0) / shift,
+        write=patches.along_shift(patches.write - patches.random_write).sum(0) / shift,
+        flip_auc=np.array([entry.flip_auc.value or 0.0 for entry in profile]),
+        blind=blind_layers(effects.answers_by_image, effects.by_image),
+    )
 
 
 def test_ranges(
