@@ -12,9 +12,10 @@ from interp.causal.answer_patching import (
     LEAST_GAIN,
     TURNS,
     AnswerDirections,
+    AnswerEdits,
     answer_directions,
-    answer_edits,
     patch_answers,
+    with_controls,
 )
 from interp.causal.layer_patching import PatchTarget, patch_layers, rerun_paraphrases
 from interp.causal.register_patching import patch_register, register_direction, register_signs
@@ -101,12 +102,12 @@ def difference(pair, layer):
 
 
 def test_the_answer_patch_by_numpy_and_plain_hooks(planted, given, plain):
-    edits = []
-    for layer in LAYERS:
-        delta = given.own.shift([layer], *sides(given.two.pairs))[:, 0]
-        directions = answer_directions(by_image(given, layer), by_wording(given, layer))
-        edits.append(answer_edits(directions, delta, layer))
-    found = patch_answers(given.target, torch.stack(edits, dim=1), LAYERS)
+    delta = given.own.shift(LAYERS, *sides(given.two.pairs))
+    directions = [
+        with_controls(answer_directions(by_image(given, layer), by_wording(given, layer)), layer) for layer in LAYERS
+    ]
+    found = patch_answers(given.target, delta, directions, LAYERS)
+    edits = [torch.stack([each.part(delta[:, k]) for each in sets], 1) for k, sets in enumerate(directions)]
     for k, layer in enumerate(LAYERS):
         passed = torch.from_numpy(passed_by_hand(by_image(given, layer), by_wording(given, layer))).float()
         for i, pair in enumerate(plain):
@@ -222,7 +223,7 @@ def test_directions_that_images_hardly_move_are_left_out():
 def test_without_other_images_or_wordings_the_answer_part_is_defined(images, words):
     found = answer_directions(torch.ones(images, 4), torch.ones(words, 4))
     delta = torch.tensor([[1.0], [-2.0]]).expand(-1, 4)
-    edits = answer_edits(found, delta, seed=0)
+    edits = torch.stack([each.part(delta) for each in with_controls(found, seed=0)], 1)
     assert edits.shape == (2, 1 + TURNS, 4)
     assert torch.isfinite(edits).all()
     # What lies along a direction of images passes wholly if no wording disturbs it; without images nothing passes.
@@ -232,7 +233,20 @@ def test_without_other_images_or_wordings_the_answer_part_is_defined(images, wor
 def test_images_that_move_nothing_have_no_answer_part():
     found = answer_directions(torch.zeros(5, 4), torch.ones(3, 4))
     assert len(found.gain) == 0
-    assert not answer_edits(found, torch.ones(2, 4), seed=0).any()
+    assert not any(each.part(torch.ones(2, 4)).any() for each in with_controls(found, seed=0))
+
+
+def test_edits_are_made_where_they_are_needed():
+    generator = torch.Generator().manual_seed(0)
+    delta, images = torch.randn(5, 2, 6, generator=generator), torch.randn(2, 9, 6, generator=generator)
+    directions = [with_controls(answer_directions(each, torch.ones(3, 6)), k) for k, each in enumerate(images)]
+    edits = AnswerEdits(delta, directions)
+    assert edits.shape == (5, 2 * (1 + TURNS), 6)
+    found = edits.of(torch.tensor([4, 0]), torch.tensor([0, 1 + TURNS, 2, 2 * TURNS + 1]), torch.device("cpu"))
+    for place, (layer, which) in enumerate([(0, 0), (1, 0), (0, 2), (1, TURNS)]):
+        torch.testing.assert_close(found[:, place], directions[layer][which].part(delta[[4, 0], layer]))
+    # What a finished sweep is known by changes with each of them.
+    assert {"delta", "basis 0", "gain 0", "basis 1", "gain 1"} == set(edits.tensors())
 
 
 def test_register_signs_by_hand():

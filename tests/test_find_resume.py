@@ -1,6 +1,7 @@
 """A search that was killed is resumed to the same bits; finished parts of another search are refused by name."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -186,6 +187,16 @@ def test_a_search_with_hardly_any_questions_can_be_resumed(search, tmp_path):
         found = find_into(tmp_path / name, lambda few=few: search._replace(questions=few))
         assert found.artifact.verdict == "too few flips"
         assert find_into(tmp_path / name, lambda few=few: search._replace(questions=few), resume=True) is None
+
+
+def test_a_damaged_file_in_an_inner_folder_names_the_folder_of_the_whole_run(tmp_path):
+    inner = checkpoint.Checkpoint(tmp_path, {"a": 1}).within("other-images").within("more")
+    inner.write("rounds", {"margin": torch.zeros(3)})
+    assert inner.read("rounds")["margin"].tolist() == [0, 0, 0]
+    file = tmp_path / "other-images" / "more" / "rounds.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(InputError, match=f"Remove {re.escape(str(tmp_path))} to start over"):
+        inner.read("rounds")
 
 
 def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):

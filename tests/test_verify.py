@@ -118,8 +118,11 @@ def test_of_an_older_run_only_what_it_says_is_compared(copied, planted, question
             del entry[name]
     path.write_text(json.dumps(content))
     (copied / "manifest.json").unlink()
-    # The verdict of this version may be another one.
-    assert set(wrong(copied, planted, questions, full=True)) <= {"verdict", "layers"}
+    run = SavedRun(copied, read_layers(path), planted, SAES, questions)
+    checks = {check.what: check for check in verify_run(run, full=True)}
+    assert "version 3 defines them otherwise" in checks["verdict, layers, ranges"].found
+    assert not {"verdict", "layers", "layers.json, ranges"} & set(checks)
+    assert all(check.holds for check in checks.values())
     content["profile"][1]["recovery"]["value"] += 0.2
     path.write_text(json.dumps(content))
     assert "layers.json, profile" in wrong(copied, planted, questions, full=True)

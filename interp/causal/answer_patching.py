@@ -46,7 +46,8 @@ class AnswerDirections(NamedTuple):
 
     def part(self, delta: Tensor) -> Tensor:
         """The answer part of differences float32 [n, d_model], of the same shape."""
-        return (delta @ self.basis.T * self.gain) @ self.basis
+        basis, gain = self.basis.to(delta.device), self.gain.to(delta.device)
+        return (delta @ basis.T * gain) @ basis
 
     def turned(self, generator: torch.Generator) -> "AnswerDirections":
         """The control: as many random orthonormal directions with the same gains."""
@@ -68,16 +69,55 @@ def answer_directions(by_image: Tensor, by_wording: Tensor, device: torch.device
     return AnswerDirections(basis.cpu()[kept], gain[kept])
 
 
-def answer_edits(directions: AnswerDirections, delta: Tensor, seed: int) -> Tensor:
-    """The answer part of differences float32 [n, d_model] and its TURNS controls: float32 [n, 1 + TURNS, d_model]."""
+class AnswerEdits(NamedTuple):
+    """The answer parts of n differences at some layers and their controls, each of which is made when it is patched.
+
+    All of them would take 1 + TURNS times the memory of the differences. The edits of one layer follow each other.
+    """
+
+    delta: Tensor
+    """float32 [n, layers, d_model]: whole differences."""
+    directions: Sequence[Sequence[AnswerDirections]]
+    """[layers, 1 + TURNS]: the directions of every layer and its controls (`with_controls`)."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """n, the number of edits of each, and d_model."""
+        n, layers, d_model = self.delta.shape
+        return torch.Size([n, layers * (1 + TURNS), d_model])
+
+    def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
+        """The edits int64 [k] of the differences int64 [m], on a device: float32 [m, k, d_model]."""
+        parts = []
+        for edit in edits.tolist():
+            layer, which = divmod(edit, 1 + TURNS)
+            parts.append(self.directions[layer][which].part(self.delta[rows, layer].to(device)))
+        return torch.stack(parts, dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the edits follow from, by name; controls follow from their layer's directions and seed."""
+        made = {
+            f"{name} {k}": getattr(own, name) for k, (own, *_) in enumerate(self.directions) for name in own._fields
+        }
+        return {"delta": self.delta, **made}
+
+
+def with_controls(directions: AnswerDirections, seed: int) -> list[AnswerDirections]:
+    """The directions of a layer and TURNS sets of random ones."""
     generator = torch.Generator().manual_seed(seed)
-    sets = [directions, *(directions.turned(generator) for _ in range(TURNS))]
-    return torch.stack([each.part(delta) for each in sets], dim=1)
+    return [directions, *(directions.turned(generator) for _ in range(TURNS))]
 
 
-def patch_answers(target: PatchTarget, edits: Tensor, layers: Sequence[int]) -> AnswerPatches:
-    """Apply the answer patch of every layer to every pair; `edits` float32 [n, layers, 1 + TURNS, d_model]."""
+def patch_answers(
+    target: PatchTarget, delta: Tensor, directions: Sequence[Sequence[AnswerDirections]], layers: Sequence[int]
+) -> AnswerPatches:
+    """Apply the answer patch of every layer to every pair.
+
+    `delta` float32 [n, layers, d_model] are the differences of the pairs after each layer, and `directions` those of
+    every layer and its controls (`with_controls`).
+    """
     places = [layer for layer in layers for _ in range(1 + TURNS)]
-    effects = target.effect(places, edits.flatten(1, 2), "answer patches") * np.sign(target.shift)[:, None]
+    edits = AnswerEdits(delta, directions)
+    effects = target.effect(places, edits, "answer patches") * np.sign(target.shift)[:, None]
     by_layer = effects.reshape(len(effects), len(layers), 1 + TURNS)
     return AnswerPatches(by_layer[:, :, 0], by_layer[:, :, 1:].mean(2))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.suffix_rerun import SuffixRerun
+from interp.measurement.suffix_rerun import Edits, SuffixRerun
 from interp.model.vlm import Vlm
 from interp.runtime.distributed import ALONE, Team
 from interp.screening.flips import Flips
@@ -40,7 +40,7 @@ class PatchTarget(NamedTuple):
         """[n]: the patient of each pair."""
         return self.flips.pairs["patient"].tolist()
 
-    def effect(self, layers: Sequence[int], delta: Tensor, description: str) -> NDArray[np.float64]:
+    def effect(self, layers: Sequence[int], delta: Tensor | Edits, description: str) -> NDArray[np.float64]:
         """`patch_effect` on these pairs."""
         return patch_effect(self.rerun, self.flips, layers, delta, description)
 
@@ -107,7 +107,7 @@ def rerun_paraphrases(
 
 
 def patch_effect(
-    rerun: SuffixRerun, flips: Flips, layers: Sequence[int], delta: Tensor, description: str
+    rerun: SuffixRerun, flips: Flips, layers: Sequence[int], delta: Tensor | Edits, description: str
 ) -> NDArray[np.float64]:
     """m(p') - m(p) [logits] of k patches of every pair: [n, k]. `rerun` is that of the pairs (`rerun_paraphrases`).
 

@@ -7,7 +7,7 @@ layer L join the batch once the earlier ones have passed layer L.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
@@ -45,6 +45,20 @@ class CachedBatch(NamedTuple):
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, self.final))
 
 
+class Edits(Protocol):
+    """Edits [n, k, d_model] that are made when they are needed, because all of them would take too much memory."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """n, k and d_model."""
+
+    def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
+        """The edits int64 [k'] of the prompts int64 [m], on a device: float32 [m, k', d_model]."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What they follow from, by name."""
+
+
 class SuffixRerun:
     """Prompts whose final tokens can be edited after any layer, in as many sweeps as wanted.
 
@@ -71,17 +85,21 @@ class SuffixRerun:
         self._cached: list[CachedBatch] = []
         self._rows: list[Row] | None = None
 
-    def margins(self, layers: Sequence[int], delta: Tensor, description: str = "patches") -> Tensor:
+    def margins(self, layers: Sequence[int], delta: Tensor | Edits, description: str = "patches") -> Tensor:
         """Answer margins of every prompt under k edits, one at a time: float32 [n, k] [logits].
 
         `delta` float32 [n, k, d_model] is added to the final token's residual; edit k follows layer `layers`[k].
         """
+        device = self.vlm.device
 
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
             with torch.no_grad():
                 for cached, index, part in self._edit_groups(layers, self.batch_tokens, description):
-                    edits = delta[index, part].to(self.vlm.device)
+                    if isinstance(delta, Tensor):
+                        edits = delta[index, part].to(device)
+                    else:
+                        edits = delta.of(index[:, 0], part, device)
                     found[index, part] = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits).cpu()
             return found
 
@@ -103,13 +121,14 @@ class SuffixRerun:
         return self._once("gradients", layers, delta, delta.shape, sweep)
 
     def _once(
-        self, kind: str, layers: Sequence[int], delta: Tensor, shape: torch.Size, sweep: Callable[[], Tensor]
+        self, kind: str, layers: Sequence[int], delta: Tensor | Edits, shape: torch.Size, sweep: Callable[[], Tensor]
     ) -> Tensor:
         """The result of a sweep, of the given shape, summed over the processes or read from the checkpoint."""
         if not self.checkpoint:
             return self.team.all_reduce_sum(sweep())
         prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
-        name = stage_name(kind, prompts=prompts, layers=torch.tensor(layers), delta=delta)
+        edits = {"delta": delta} if isinstance(delta, Tensor) else delta.tensors()
+        name = stage_name(kind, prompts=prompts, layers=torch.tensor(layers), **edits)
         saved = self.checkpoint.read(name) if self.team.rank == 0 else None
         if self.team.gather_values(saved is not None)[0]:
             return self.team.all_reduce_sum(saved["found"] if saved else torch.zeros(shape))

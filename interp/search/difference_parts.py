@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.causal.answer_patching import answer_directions, answer_edits
+from interp.causal.answer_patching import AnswerDirections, answer_directions, with_controls
 from interp.causal.register_patching import FEWEST_PAIRS, register_direction, register_signs
 from interp.measurement.sharded import measure_together
 from interp.screening.flips import Flips, Halves, filled_bank, sample_pairs, sides
@@ -26,12 +26,10 @@ SWAPPED = 1000
 class DifferenceParts(NamedTuple):
     """Parts of residual differences at every profiled layer, original minus paraphrase, and their controls."""
 
-    answer: Tensor
-    """float32 [held-out bank, layers, 1 + TURNS, d_model]: `interp.causal.answer_patching.answer_edits`."""
+    directions: list[list[AnswerDirections]]
+    """[layers, 1 + TURNS]: the answer directions of every layer and their controls."""
     selected: Flips
     """s pairs of the selection half: its flip bank, of fewer than ENOUGH flips with pairs that nearly flip."""
-    answer_selected: Tensor
-    """float32 [s, layers, 1 + TURNS, d_model]: the same for `selected`."""
     residual_selected: Tensor
     """float32 [s, layers, d_model]: the whole difference after the layer."""
     below_selected: Tensor
@@ -45,7 +43,7 @@ class DifferenceParts(NamedTuple):
     other_images: pd.DataFrame
     """Prompt table of these pairs with the other image: k rows."""
     image: Tensor
-    """float32 [k, layers, 1 + TURNS, d_model]: answer edits of these pairs."""
+    """float32 [k, layers, d_model]: the differences of these pairs."""
 
 
 def difference_parts(task: Task, halves: Halves, measured: Measured) -> DifferenceParts:
@@ -66,32 +64,28 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     tagged = sample_pairs(halves.selection.take(register_signs(halves.selection.pairs) != 0), SWAPPED, seed)
     signs = register_signs(tagged.pairs)
     chosen = filled_bank(halves.selection, ENOUGH)
-    names = ("answer", "answer_selected", "register", "register_selected", "image", "residual", "below")
+    names = ("register", "register_selected", "image", "residual", "below")
     made: dict[str, list[Tensor]] = {name: [] for name in names}
-    banks = {"answer": halves.held_out_bank, "answer_selected": chosen}
+    banks = {"register": halves.held_out_bank, "register_selected": chosen}
+    own_directions = dict[int, AnswerDirections]()
     for layer in task.own_layers:
         own = measured.residuals.after(layer)
         by_other_image = own[rows].float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
-        directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
-        along = None
+        own_directions[layer] = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
         if len(signs) >= FEWEST_PAIRS:
             along = register_direction(measured.residuals.shift([layer], *sides(tagged.pairs))[:, 0], signs)
-        # The controls of a layer are the same however the layers are divided among processes.
-        layer_seed = 1000 * seed + layer
-        for name, bank in banks.items():
-            delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
-            made[name].append(answer_edits(directions, delta, layer_seed))
-            if along is not None:
-                made[name.replace("answer", "register")].append((delta @ along)[:, None] * along)
-        made["image"].append(answer_edits(directions, by_other_image[flipped], layer_seed))
+            for name, bank in banks.items():
+                delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
+                made[name].append((delta @ along)[:, None] * along)
+        made["image"].append(by_other_image[flipped])
         for name, place in (("residual", layer), ("below", layer - 1)):
             made[name].append(measured.residuals.shift([place], *sides(chosen.pairs))[:, 0])
     whole = _gathered(task, made)
     return DifferenceParts(
-        whole["answer"],
+        # The controls of a layer are the same however the layers are divided among processes.
+        [with_controls(found, 1000 * seed + layer) for layer, found in _gathered_directions(task, own_directions)],
         chosen,
-        whole["answer_selected"],
         whole["residual"],
         whole["below"],
         whole.get("register"),
@@ -111,6 +105,15 @@ def _flips_by_image(task: Task, rows: Tensor, margin: Tensor, moved_margin: Tens
     table = pd.DataFrame({"row": np.arange(len(rows)), "patient": task.prompts["patient"].to_numpy()[rows.numpy()]})
     found = Flips.between(table, before, after, task.settings.bank_margin)
     return sample_pairs(found.take(found.banked & wanted), SWAPPED // 5, task.settings.seed)
+
+
+def _gathered_directions(task: Task, own: Mapping[int, AnswerDirections]) -> list[tuple[int, AnswerDirections]]:
+    """Every layer with its directions, from all processes, by layer."""
+    parts = task.team.gather_tensors(
+        {f"{layer} {name}": t for layer, d in own.items() for name, t in d._asdict().items()}
+    )
+    tensors = {name: tensor for part in parts for name, tensor in part.items()}
+    return [(layer, AnswerDirections(tensors[f"{layer} basis"], tensors[f"{layer} gain"])) for layer in task.layers]
 
 
 def _gathered(task: Task, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:

@@ -58,11 +58,13 @@ def patch_whole_layers(task: Task, halves: Halves, measured: Measured, screened:
     other_images = SuffixRerun(task.search.vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
     effects = LayerEffects(
         patches=patch_layers(held_out, screened.residual_patch, screened.residual_patch_below, layers, seed),
-        answers=patch_answers(held_out, parts.answer, layers),
+        answers=patch_answers(held_out, screened.residual_patch, parts.directions, layers),
         selected=parts.selected,
-        answers_selected=patch_answers(selected, parts.answer_selected, layers),
+        answers_selected=patch_answers(selected, parts.residual_selected, parts.directions, layers),
         patches_selected=patch_layers(selected, parts.residual_selected, parts.below_selected, layers, seed),
-        answers_by_image=patch_answers(PatchTarget(parts.by_image, other_images), parts.image, layers),
+        answers_by_image=patch_answers(
+            PatchTarget(parts.by_image, other_images), parts.image, parts.directions, layers
+        ),
         by_image=parts.by_image,
         register=None if parts.register is None else patch_register(held_out, parts.register, layers, seed),
         register_selected=None

@@ -22,14 +22,15 @@ from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.runtime.errors import InputError, first_line
 from interp.saes.sae import load_sae
 from interp.saes.source import sae_source
-from interp.schemas.layers import Layers, hub_sources
+from interp.schemas.layers import SCHEMA_VERSION, Layers, hub_sources
 from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.search.find import find_features
-from interp.search.run_folder import saes_digest
+from interp.search.run_folder import LAYERS, saes_digest
 from interp.search.settings import FindSettings
 from interp.storage.checks import CLOSE, Check, files_check, near, same
 from interp.storage.checksums import weights_fingerprint
+from interp.storage.json_files import read_object
 from interp.storage.manifest import read_manifest
 
 PAIRS = "delta_margin.csv"
@@ -211,13 +212,21 @@ def _repeated(saved: SavedRun) -> list[Check]:
             "repeated. Leave --full out."
         ) from None
     found = find_features(saved.vlm, saved.sae_of, saved.questions, layers, settings, artifact.data.split, batch_tokens)
-    checks = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
+    version = read_object(saved.folder / LAYERS)["schema_version"]
+    compared: tuple[str, ...] = COMPARED
+    if version == SCHEMA_VERSION:
+        checks = [same(name, getattr(artifact, name), getattr(found.artifact, name)) for name in ("verdict", "layers")]
+    else:
+        # Both are taken and tested otherwise since then.
+        compared = tuple(part for part in COMPARED if part != "ranges")
+        changed = f"not compared: version {SCHEMA_VERSION} defines them otherwise"
+        checks = [Check("verdict, layers, ranges", f"those of schema version {version}", changed, True)]
     # Older versions wrote fewer fields; those that they did not write are not compared.
     before = _by_rule(artifact, exclude_unset=True)
     now = _shared(_by_rule(found.artifact), before)
     tolerance = CLOSE[artifact.model.dtype]
     return checks + [
-        near(f"layers.json, {part}", before[part], now[part], tolerance) for part in COMPARED if part in before
+        near(f"layers.json, {part}", before[part], now[part], tolerance) for part in compared if part in before
     ]
 
 

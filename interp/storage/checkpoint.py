@@ -32,6 +32,8 @@ class Checkpoint(NamedTuple):
     """Where the files are; None to write nothing and to find nothing."""
     inputs: Mapping[str, Any]
     """Settings, and digests of data and weights: plain JSON values that must be the same for a file to be used."""
+    whole: Path | None = None
+    """The folder of the whole run if `folder` is inside it (`within`); it is what has to be removed to start over."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """The tensors under a name, None if there are none.
@@ -39,7 +41,7 @@ class Checkpoint(NamedTuple):
         Other versions of the software are reported. Raises InputError for a file that is damaged or has other inputs.
         """
         path = self.folder and self.folder / f"{name}.safetensors"
-        return read_tensors(path, self.inputs) if path and path.is_file() else None
+        return read_tensors(path, self.inputs, self.whole) if path and path.is_file() else None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors under a name, atomically. Raises InputError if the disk is full."""
@@ -56,7 +58,7 @@ class Checkpoint(NamedTuple):
 
     def within(self, name: str) -> "Checkpoint":
         """A checkpoint of the same run in a folder of its own inside this one."""
-        return self._replace(folder=self.folder and self.folder / name)
+        return self._replace(folder=self.folder and self.folder / name, whole=self.whole or self.folder)
 
     def __bool__(self) -> bool:
         return self.folder is not None
@@ -89,13 +91,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str
     log.info("%s: wrote %.1f MB", path.name, sum(tensor.nbytes for tensor in held.values()) / 1e6)
 
 
-def read_tensors(path: Path, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Read the tensors that `write_tensors` wrote.
+def read_tensors(path: Path, inputs: Mapping[str, Any], whole: Path | None = None) -> dict[str, Tensor]:
+    """Read the tensors that `write_tensors` wrote; `whole` is the folder of the run, by default the file's own.
 
     Other versions of the software are reported. Raises InputError for a file that is damaged or has other inputs.
     """
     from safetensors import SafetensorError, safe_open
 
+    folder = whole or path.parent
     try:
         with safe_open(path, "pt") as saved:
             record = json.loads(saved.metadata()["record"])
@@ -105,13 +108,13 @@ def read_tensors(path: Path, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
             raise ValueError("its content is not what was written")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = first_line(error)
-        raise InputError(f"{path}: damaged ({reason}). Remove {path.parent} to start over, without --resume.") from None
+        raise InputError(f"{path}: damaged ({reason}). Remove {folder} to start over, without --resume.") from None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Continue with the version "
-            f"that started the run, or remove {path.parent} to start over."
+            f"that started the run, or remove {folder} to start over."
         )
-    refuse_other_inputs(path, record["inputs"], inputs, f"remove {path.parent} to start over")
+    refuse_other_inputs(path, record["inputs"], inputs, f"remove {folder} to start over")
     log.info("%s: resumed", path.name)
     # Checkpoints of earlier versions do not have it.
     if "provenance" in record:
