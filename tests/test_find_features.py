@@ -107,7 +107,7 @@ def test_a_family_is_the_cause_where_no_single_feature_is(result, planted, world
     sae = load_sae(locate_saes(WORLD / "saes")[first.layer], first.layer, planted.d_model)
     residuals = measure(planted, result.prompts, [first.layer]).residuals[:, 0]
     f = sae.encode(residuals)
-    delta = f[banked.pairs["paraphrase"].to_numpy()] - f[banked.pairs["original"].to_numpy()]
+    delta = f[banked.pairs["paraphrase"].tolist()] - f[banked.pairs["original"].tolist()]
     vectors = -sum(delta[:, [i]] * sae.w_dec[i] for i in first.features)
     rerun = rerun_paraphrases(planted, result.prompts, banked)
     effect = PatchTarget(banked, rerun).effect([first.layer], vectors[:, None], "by hand")[:, 0]

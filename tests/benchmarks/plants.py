@@ -274,7 +274,10 @@ def main() -> None:
     parser.add_argument("--read", type=Path, nargs="+", help="only print the counts of these tables")
     options = parser.parse_args()
     if options.read:
-        print(summary(pd.concat([pd.read_csv(path) for path in options.read], ignore_index=True)))
+        # A column in which every cell is one number is written as numbers, and with gaps as 8.0.
+        names = dict.fromkeys(("planted", "write_layers", "writing", "mediating"), str)
+        tables = [pd.read_csv(path, dtype=names).replace(r"^(\d+)\.0$", r"\1", regex=True) for path in options.read]
+        print(summary(pd.concat(tables, ignore_index=True)))
         return
     questions = load_questions(options.world / "questions.jsonl", split="train")
     tables = []
