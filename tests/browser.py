@@ -13,7 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 DIRECT = build_opener(ProxyHandler({}))
-KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " "}
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " ", "ArrowRight": "\ue014", "Escape": "\ue00c"}
 
 
 class Browser:

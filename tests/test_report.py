@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from importlib.resources import files
+import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import get_args
@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import yaml
-from browser import CHROMIUM, DRIVER, Browser, chromium
+from browser import CHROMIUM, DRIVER, chromium
 from pages import Page, numbers
 from PIL import Image
 from report_run import FINGERPRINTS, Draw, edit, write_adapter, write_run, write_search
@@ -57,6 +57,12 @@ def page(html):
     return Page(html)
 
 
+@pytest.fixture
+def without_charts(monkeypatch):
+    """Pages of text and tables alone, for tests that look at nothing else: drawing takes most of the time."""
+    monkeypatch.setattr("interp.views.report.charts.draw_all", lambda found, styles: {})
+
+
 def content(path: Path):
     return json.loads(path.read_text())
 
@@ -77,13 +83,14 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     text = page.texts["verdict"]
     assert "Gate found in layers 1-2" in text
     assert "Layers 1-2 make 91% of the flipped answers." in text
-    assert "layers 1-2, by rule answer, peak 2" in text
-    assert "120 yes/no questions of 77 patients, train split" in text
-    assert re.search(r"31 of 480 \([\d.]+% \[.*?\]\); flip bank: 22", text)
+    known = page.texts["profile"]
+    assert "layers 1-2, by rule answer, peak 2" in known
+    assert "120 yes/no questions of 77 patients, train split" in known
+    assert re.search(r"31 of 480 \([\d.]+% \[.*?\]\); flip bank: 22", known)
     verdict = content(run / "adapter/evaluation.json")["verdicts"]["adapter"]
-    assert html.index("Gate found in") < html.index(verdict["label"].capitalize()) < html.index('id="profile"')
+    assert html.index("Gate found in") < html.index(verdict["label"]) < html.index('id="profile"')
     grounds = verdict["sentence"].partition(":")[2].strip()
-    assert grounds.lower() in " ".join(text.split()).lower()
+    assert grounds.lower() in " ".join(page.texts["before-after"].split()).lower()
     rows = page.table("What it was measured against")
     taken, formality = found["ranges"][0], found["formality"]
     beside = {
@@ -101,6 +108,71 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     assert numbers(rows[4][2]) == shown(formality["random"])
     assert numbers(rows[5][1]) == shown(found["features"][0]["causal"]["recovery"])
     assert len(rows) == 6
+
+
+def test_every_arm_is_one_row_at_the_top_with_what_decided(run, page):
+    found = content(run / "adapter/evaluation.json")
+    verdict = found["verdicts"]["adapter"]
+    whole = {c["measure"]: c for c in found["comparisons"] if c["kind"] == "all"}
+    (row,) = page.table("Adapters and clamps")
+    assert row[0] == "adapter adapter/evaluation.json, 150 questions of 66 patients"
+    assert row[1] == verdict["label"]
+    assert len(row) == 2 + len(verdict["axes"])
+    for cell, axis in zip(row[2:], verdict["axes"], strict=True):
+        entry = whole[axis["measure"]]
+        ends = [round(100 * entry[end]["value"], 1) for end in ("before", "after")]
+        assert numbers(cell) == [*ends, *shown(entry["difference"], 100, 1)]
+        assert cell.endswith(axis["state"])
+
+
+def test_an_adapter_that_was_evaluated_twice_is_told_apart_by_source_and_number(without_charts, tmp_path):
+    write_adapter(tmp_path / "adapter", Draw())
+    shutil.copy(tmp_path / "adapter/evaluation.json", tmp_path / "evaluation.json")
+    edit(tmp_path / "evaluation.json", lambda c: c.update(questions=99, patients=40))
+    page = Page(render(collect(tmp_path)))
+    names = [row[0] for row in page.table("Adapters and clamps")]
+    assert names == [
+        "adapter evaluation.json, 99 questions of 40 patients",
+        "adapter adapter/evaluation.json, 150 questions of 66 patients",
+    ]
+    for section in ("before-after", "quadrants"):
+        assert all(name.removeprefix("adapter ") in page.texts[section] for name in names)
+
+
+def test_one_seed_is_called_one_seed(without_charts, tmp_path):
+    write_run(tmp_path)
+    edit(tmp_path / "ablation/ablation.json", lambda c: c["settings"].update(seeds=[4]))
+    page = Page(render(collect(tmp_path)))
+    assert page.table("3 arms on 140 questions of 60 patients, one seed an arm (4)")
+    assert "and seeds" not in page.texts["ablation"].replace("other patients and seeds", "")
+    assert "over patients alone, as every arm has one seed" in page.texts["ablation"]
+    assert "One training seed each (adapter) (adapter)" in page.texts["limits"]
+    clamped = tmp_path / "adapter/evaluation.json"
+    edit(clamped, lambda c: c["arms"].update(adapter=[{"layer": 1, "feature": 2, "value": 0.0, "where": "final"}]))
+    assert "training seed" not in Page(render(collect(tmp_path))).texts["limits"], "a clamp is not trained"
+
+
+@pytest.mark.parametrize("part", ["layers.json", "adapter/gatescope.json", "ablation/ablation.json"])
+def test_that_the_model_is_synthetic_is_said_first(run, html, without_charts, tmp_path, part):
+    assert "synthetic" not in html
+    write_run(tmp_path)
+    edit(tmp_path / part, lambda c: c["model"].update(synthetic=True))
+    said = render(collect(tmp_path))
+    assert said.index("The model is synthetic.") < said.index("Gate found in")
+
+
+def test_every_section_but_the_verdict_is_closed_with_its_gist(run, page):
+    (verdict, *others) = page.ids("section")
+    closed = [e.section for e in page.elements if e.tag == "details" and "part" in e.attributes.get("class", "")]
+    assert closed == others
+    assert not [e for e in page.elements if e.tag == "details" and e.section == verdict]
+    assert not [e for e in page.elements if "part" in e.attributes.get("class", "") and "open" in e.attributes]
+    flips = next(
+        c for c in content(run / "adapter/evaluation.json")["comparisons"] if c["measure"] == "question_flip_rate"
+    )
+    ends = [f"{100 * flips[end]['value']:.1f}" for end in ("before", "after")]
+    assert f"adapter: question flip rate [%] {ends[0]} → {ends[1]}" in page.texts["before-after"]
+    assert "3 tested, first 1:20 (echo); 3 screened; 17:103818 in detail" in page.texts["features"]
 
 
 def test_every_rule_s_range_stands_beside_what_it_has_to_beat(run, page):
@@ -121,7 +193,7 @@ def test_every_rule_s_range_stands_beside_what_it_has_to_beat(run, page):
     ("holds", "said"),
     [(True, "The register makes the flips:"), (False, "The register is not shown to make the flips:")],
 )
-def test_whether_the_register_makes_the_flips_is_one_sentence(tmp_path, holds, said):
+def test_whether_the_register_makes_the_flips_is_one_sentence(without_charts, tmp_path, holds, said):
     write_search(tmp_path, Draw())
     edit(tmp_path / "layers.json", lambda c: c["formality"].update(holds=holds))
     formality = content(tmp_path / "layers.json")["formality"]
@@ -132,7 +204,7 @@ def test_whether_the_register_makes_the_flips_is_one_sentence(tmp_path, holds, s
     assert numbers(measured) == [*shown(formality["recovery"]), shown(formality["random"])[0]]
 
 
-def test_a_search_before_the_answer_patch_shows_what_it_had(tmp_path):
+def test_a_search_before_the_answer_patch_shows_what_it_had(without_charts, tmp_path):
     write_search(tmp_path, Draw())
 
     def older(c):
@@ -173,7 +245,7 @@ VERDICTS = (
 
 
 @pytest.mark.parametrize(("verdict", "layers", "headline", "limit"), VERDICTS)
-def test_every_verdict_has_a_headline_and_its_limit(tmp_path, verdict, layers, headline, limit):
+def test_every_verdict_has_a_headline_and_its_limit(without_charts, tmp_path, verdict, layers, headline, limit):
     write_search(tmp_path, Draw())
     edit(tmp_path / "layers.json", lambda c: c.update(verdict=verdict, layers=layers))
     page = Page(render(collect(tmp_path)))
@@ -366,14 +438,14 @@ def test_provenance_limits_and_citation(run, page):
         assert source.where in page.texts["cite"]
 
 
-def test_no_gate_is_said_first_and_among_the_limits(tmp_path):
+def test_no_gate_is_said_first_and_among_the_limits(without_charts, tmp_path):
     write_search(tmp_path, Draw(), gate=False)
     page = Page(render(collect(tmp_path)))
     assert "No gate found" in page.texts["verdict"]
     assert "No gate was found" in page.texts["limits"]
 
 
-def test_an_arm_that_says_one_thing_only_is_told_beside_its_verdict(tmp_path):
+def test_an_arm_that_says_one_thing_only_is_told_beside_its_verdict(without_charts, tmp_path):
     write_adapter(tmp_path / "adapter", Draw())
     edit(
         tmp_path / "adapter/evaluation.json", lambda c: c.update(collapsed={"adapter": "Collapsed: adapter says yes."})
@@ -471,14 +543,13 @@ def test_hostile_texts_are_inert(tmp_path):
     write_report(tmp_path, found)
     html = found.read_text()
     page = Page(html)
-    assert [e.tag for e in page.elements if e.tag in ("script", "style", "img", "b", "title")] == [
-        "title",
-        "style",
-        "script",
-    ]
+    inside = [e.tag for e in page.elements if e.tag in ("script", "style", "img", "b")]
+    assert inside == ["style", *["script"] * (len(inside) - 1)]
+    data = [e for e in page.elements if e.attributes.get("type") == "application/json"]
+    assert len(data) == len(inside) - 2, "one script runs, the others are data"
     assert not any(name.startswith("on") for e in page.elements for name in e.attributes)
     assert not [e for e in page.elements if e.attributes.get("href", "").lower().startswith("javascript")]
-    assert html.count("<script>") == html.count("</style>") == 1
+    assert html.count("<script>") == html.count("</style>") == html.count("</head>") == 1
     assert html.count("&lt;script&gt;pwned=1") > 20
     assert "49" not in re.findall(r"`(\d+)\$", html)
     text = "".join(page.texts.values())
@@ -604,152 +675,3 @@ def test_the_command_writes_the_file_and_names_it(tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert result.output.strip() == "report.html"
     assert "Layers trained" in (tmp_path / "report.html").read_text()
-
-
-# ---- how it looks and handles ----
-
-
-def contrast(a: str, b: str) -> float:
-    """WCAG 2.2 contrast ratio of two colours #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("theme", [1, 2])
-def test_contrast_is_aa_in_both_themes(theme):
-    assert contrast("#ffffff", "#000000") == pytest.approx(21)
-    style = (files("interp.views.report") / "style.css").read_text()
-    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
-    colours = {found[0]: found[theme] for found in pairs}
-    for back in ("paper", "raised", "tint", "warn"):
-        for text in ("ink", "soft"):
-            assert contrast(colours[text], colours[back]) >= 4.5, (text, back)
-    assert contrast(colours["accent"], colours["paper"]) >= 4.5
-    assert contrast(colours["muted"], colours["paper"]) >= 3
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium and chromedriver here (apt-get install chromium chromium-driver)")
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def opened(html, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(html)
-    return path
-
-
-def focused(browser: Browser) -> str:
-    return browser.run("return document.activeElement.textContent.trim()")
-
-
-def test_a_browser_loads_it_alone_without_complaint(browser, opened):
-    browser.log("browser"), browser.requested()
-    browser.open(opened)
-    assert browser.log("browser") == []
-    assert browser.requested() == [opened.as_uri()]
-    # The policy holds: what a page without it would run and load, is neither run nor loaded.
-    browser.run(
-        "const s = document.createElement('script'); s.textContent = 'pwned = 1'; document.body.append(s);"
-        "const i = new Image(); i.src = 'https://example.org/x.png'; document.body.append(i);"
-    )
-    assert browser.run("return typeof pwned") == "undefined"
-    assert all("Content Security Policy" in entry["message"] for entry in browser.log("browser"))
-
-
-@pytest.mark.parametrize("width", [390, 768, 1280])
-def test_the_page_is_no_wider_than_the_window(browser, opened, width):
-    browser.open(opened, width=width)
-    assert browser.run("return document.documentElement.scrollWidth") <= width
-    widths = "return [...document.querySelectorAll('{}')].map(e => e.getBoundingClientRect().width)"
-    assert max(browser.run(widths.format(".drawing"))) <= width
-    assert min(w for w in browser.run(widths.format("svg")) if w) > 200
-    if width < 640:
-        # Charts across the page keep their size on a telephone, as their text would be too small, and scroll sideways.
-        assert set(browser.run(widths.format("section > .chart svg"))) == {768}
-    else:
-        assert max(browser.run(widths.format("svg"))) <= width
-
-
-def test_the_keyboard_reaches_skip_link_toggle_and_sorting(browser, opened):
-    browser.open(opened)
-    browser.press("Tab")
-    assert focused(browser) == "Skip to the report"
-    assert browser.run("return document.activeElement.getBoundingClientRect().top") >= 0
-    outline = "return getComputedStyle(document.activeElement).outlineStyle"
-    assert browser.run(outline) != "none"
-    browser.press("Tab")
-    assert focused(browser) == "Dark theme"
-    browser.run("document.querySelector('main').focus()")
-    for _ in range(40):
-        browser.press("Tab")
-        if focused(browser) == "flip AUC":
-            break
-    assert focused(browser) == "flip AUC"
-    column = (
-        "const t = document.activeElement.closest('table'); const h = document.activeElement.closest('th');"
-        "return [h.ariaSort, [...t.tBodies[0].rows].map(r => r.cells[h.cellIndex].textContent.trim())]"
-    )
-    _, before = browser.run(column)
-    browser.press("Enter")
-    order, ascending = browser.run(column)
-    assert order == "ascending"
-    # Rows that look alike when rounded may stand in either order.
-    assert [numbers(cell)[0] for cell in ascending] == sorted(numbers(cell)[0] for cell in before)
-    assert sorted(ascending) == sorted(before)
-    assert ascending != before
-    browser.press("Enter")
-    order, descending = browser.run(column)
-    assert order == "descending"
-    assert descending == ascending[::-1]
-    assert browser.run("return document.querySelectorAll('th[aria-sort]').length") == 1
-
-
-def test_both_themes_follow_the_system_and_the_toggle(browser, opened):
-    colours = (
-        "const of = (s, p) => getComputedStyle(document.querySelector(s))[p];"
-        "return [of('body', 'backgroundColor'), of('body', 'color'), of('#profile svg text', 'fill'),"
-        "document.getElementById('theme').ariaPressed]"
-    )
-    light, dark = ["rgb(255, 255, 255)", "rgb(26, 26, 26)"], ["rgb(21, 24, 28)", "rgb(233, 235, 238)"]
-    browser.open(opened)
-    assert browser.run(colours) == [*light, light[1], "false"]
-    browser.press("Tab", "Tab", "Space")
-    assert browser.run(colours) == [*dark, dark[1], "true"]
-    browser.open(opened, dark=True)
-    assert browser.run(colours) == [*dark, dark[1], "true"]
-    browser.press("Tab", "Tab", "Enter")
-    assert browser.run(colours) == [*light, light[1], "false"]
-
-
-def test_without_script_all_of_it_is_there(browser, opened, page):
-    browser.open(opened, script=False)
-    counted = {tag: sum(e.tag == tag for e in page.elements) for tag in ("table", "svg", "section", "details")}
-    for tag, count in counted.items():
-        nodes = browser.devtools("DOM.getDocument", depth=0)["root"]["nodeId"]
-        found = browser.devtools("DOM.querySelectorAll", nodeId=nodes, selector=tag)["nodeIds"]
-        assert len(found) == count
-    assert "<button" not in re.sub(r"<button id=\"theme\"[^>]* hidden>", "", opened.read_text())
-
-
-def test_it_prints_in_the_light_without_its_controls(browser, opened, tmp_path):
-    browser.open(opened, dark=True)
-    browser.devtools("Emulation.setEmulatedMedia", media="print")
-    shown = (
-        "const of = (s, p) => getComputedStyle(document.querySelector(s))[p];"
-        "return [of('#theme', 'display'), of('nav', 'display'), of('thead button', 'display'), of('body', 'color')]"
-    )
-    assert browser.run(shown) == ["none", "none", "contents", "rgb(26, 26, 26)"]
-    browser.pdf(tmp_path / "report.pdf")
-    pages = (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n")
-    assert 4 <= pages <= 25

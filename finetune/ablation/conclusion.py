@@ -35,12 +35,10 @@ def conclusion(
 
     The comparisons are with the best window, the other windows, the gate's layers, random sets, thirds and all layers.
     `arms` begins with the chosen range, and `good` [1 + DRAWS, arms, seeds] holds their combined scores. The range
-    beats, ties with or loses to the others by the 95% interval of the paired difference.
+    beats, ties with or loses to the others by the 95% interval of the paired difference. No range can beat the best of
+    the windows that it is one of, so of these the first sentence says only whether a better one was found.
     """
-    said = []
-    for cost in costs:
-        if cost.metric == COMBINED:
-            said.append(_sentence("the best window, chosen on other patients", _negated(cost.regret)))
+    said = [_on_best(cost.regret) for cost in costs if cost.metric == COMBINED]
     of_kind: dict[str, list[int]] = {}
     for place, arm in enumerate(arms):
         of_kind.setdefault(arm.kind, []).append(place)
@@ -56,8 +54,16 @@ def conclusion(
     return [*said, *_on_profile(validity)]
 
 
-def _negated(estimate: Estimate) -> Estimate:
-    return Estimate(-estimate.value, -estimate.high, -estimate.low)
+def _on_best(regret: Estimate) -> str:
+    """Whether picking the best window on other patients would have found a better one than the chosen range."""
+    value, low, high = (f"{round(100 * number, 1) + 0.0:+.1f}" for number in regret)
+    measured = value if math.isnan(regret.low) else f"{value} [{low}, {high}]"
+    picked = "the window that is best on other patients differs from the chosen range by"
+    if math.isnan(regret.low) or regret.low <= 0 <= regret.high:
+        found = "No better window is shown"
+    else:
+        found = "A better window is shown" if regret.low > 0 else "No better window was found by picking the best"
+    return f"{found}: {picked} {measured} points of the combined score."
 
 
 def _sentence(what: str, difference: Estimate) -> str:

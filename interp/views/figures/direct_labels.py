@@ -72,3 +72,8 @@ def apart(at: NDArray[Any], heights: NDArray[Any], room: float) -> NDArray[np.fl
     found = np.empty_like(centres)
     found[order] = centres
     return found
+
+
+def one_line(name: str) -> str:
+    """The name of a curve without line breaks, as what reads the series of a figure knows it."""
+    return name.replace("\n", " ")

@@ -70,10 +70,10 @@ def recovery_by_dose(frame: pd.DataFrame, named: str = "", ax: "Axes | None" = N
         axes.axhline(0, color=INK, lw=0.6)
         feature = frame[frame["patch"] == "feature"]
         intervals(axes, feature["dose"], feature, color=QUANTITIES["feature patch"], marker="o", label="the feature")
-        # The controls stand side by side, as they are often equal.
-        for place, (name, (label, marker)) in zip((0.92, 1.0, 1.08), CONTROLS.items(), strict=True):
-            value = frame.loc[frame["patch"] == name, "value"]
-            axes.plot(place * np.ones(len(value)), value, color=INK, marker=marker, mfc="none", ls="none", label=label)
+        for name, (label, marker) in CONTROLS.items():
+            control = frame[frame["patch"] == name]
+            # Hollow, so that equal controls can be seen on one another.
+            axes.plot(control["dose"], control["value"], color=INK, marker=marker, mfc="none", ls="none", label=label)
         axes.set_xlim(0, 1.05 * feature["dose"].max())
         axes.set_xticks([0, *feature["dose"]], ["0", *(f"{dose:g}" for dose in feature["dose"])])
         axes.set_xlabel("multiple of the feature patch")

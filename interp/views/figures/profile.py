@@ -8,7 +8,7 @@ import pandas as pd
 from interp.schemas.layer_list import layers_text, runs_of
 from interp.schemas.layers import Layers, ProfileEntry
 from interp.schemas.record import Interval
-from interp.views.figures.direct_labels import CurveEnd, name_curves
+from interp.views.figures.direct_labels import CurveEnd, name_curves, one_line
 from interp.views.figures.style import (
     ACCENT,
     INK,
@@ -109,13 +109,13 @@ def layer_profile(artifact: Layers, axes: "Sequence[Axes] | None" = None, size: 
         for name, (label, style) in curves.items():
             curve = of[name]
             if "marker" in style and len(curve):
-                intervals(below, curve["layer"], curve, **style)
+                intervals(below, curve["layer"], curve, label=one_line(label), **style)
             elif len(curve):
                 # Lines for contrast: their intervals would hide those of the others, and the tables have them.
-                below.errorbar(curve["layer"], curve["value"], **style)
+                below.errorbar(curve["layer"], curve["value"], label=one_line(label), **style)
             ends += _end(curve, label, style["color"])
         grown, colour = of[bars], BAR["edgecolor"]
-        below.bar(grown["layer"], grown["value"].fillna(0), **BAR)
+        below.bar(grown["layer"], grown["value"].fillna(0), label=one_line(bars_label), **BAR)
         intervals(below, grown["layer"], grown, color=colour, fmt="none", lw=0.8)
         below.axhline(0, color=INK, lw=0.6)
         below.set_ylabel("recovered share\nof the margin shift")
@@ -141,7 +141,7 @@ def profile_title(artifact: Layers) -> str:
 def _draw_auc(ax: "Axes", auc: pd.DataFrame, null: "pd.Series[float]", size: Size, height: float) -> None:
     """The panel of the flip AUC, with chance and with the best layer after the flips were shuffled."""
     colour = QUANTITIES["flip AUC"]
-    intervals(ax, auc["layer"], auc, color=colour, marker="o")
+    intervals(ax, auc["layer"], auc, color=colour, marker="o", label="flip AUC of the chosen features, held out")
     ends = _end(auc, "chosen features,\nheld out", colour)
     if len(null):
         ax.axhline(null.iloc[0], color=MUTED, ls=":")

@@ -37,7 +37,7 @@ def training_curves(frame: pd.DataFrame, size: Size = SCREEN) -> "Figure":
         for name, series, line in zip(shown, SERIES, LINES, strict=False):
             mean = frame[name].rolling(window, min_periods=1).mean()
             every = max(1, len(frame) // 10)
-            parts.plot(step, mean.where(mean > 0), ls=line, markevery=every, **series)
+            parts.plot(step, mean.where(mean > 0), ls=line, markevery=every, label=LOSSES[name], **series)
             names.append(CurveEnd(float(mean.iloc[-1]), LOSSES[name], series["color"]))
         parts.set_yscale("log")
         name_curves(parts, names, size, 0.4 * height)

@@ -13,12 +13,20 @@ from interp.views.numbers import number
 from interp.views.report.collect import Collected, Studied
 from interp.views.report.feature_cards import cards
 from interp.views.report.svg import Styles, inline_svg
+from interp.views.tables.ablation import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, CARD = SIZES["screen"], Size(4.4, 8, 7.5, 150)
 """Sizes of a chart across the page, and of one in a card."""
+
+
+POINTS = (
+    "Each point is a question and one of its paraphrases. Where there are many, hexagons are darker with more pairs, "
+    "and those in which the feature does not change are a density at 0."
+)
+"""How the scatter of pairs is read."""
 
 
 class Chart(NamedTuple):
@@ -92,7 +100,7 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
             lambda size: delta_against_margin(frame, size=size),
             f"Scatter of {len(frame):,} pairs, of which {int(frame['flipped'].sum()):,} flip: change of the answer "
             "margin against change of the activation.",
-            "Each point is a question and one of its paraphrases.",
+            POINTS,
             size=CARD,
         )
     if found.register is not None:
@@ -100,11 +108,12 @@ def _search_charts(found: Collected, search: Layers) -> Iterator[_Planned]:
         yield _Planned(
             "register",
             lambda size: activation_by_register(tagged, size=size),
-            "Distribution of the activation on formal and on casual wordings; the mean is "
+            "Share of the formal and of the casual wordings above every activation; the mean is "
             + ", ".join(
                 f"{number(m)} on {name} ones" for name, m in tagged.groupby("register")["activation"].mean().items()
             ),
-            "If the two differ, the feature discriminates the register of a wording.",
+            "Each curve begins at the share of wordings on which the feature is active. If the two differ, it "
+            "discriminates the register of a wording.",
             size=CARD,
         )
 
@@ -120,10 +129,7 @@ def _profile_words(search: Layers) -> tuple[str, str]:
     if has_answers(search):
         bars = {e.layer: e.answer_growth.value for e in search.profile if e.answer_growth is not None}
         made = "makes the largest share of the answer"
-        below = (
-            "Line with marks: the answer patch, net of random directions. Bars: its growth from layer to layer. Thin "
-            "lines: the residual patch and the register patch. "
-        )
+        below = "The answer patch is net of random directions; bars show its growth from layer to layer. "
     else:
         bars = {e.layer: e.net_write.value for e in search.profile}
         made = "adds the most"
@@ -155,7 +161,7 @@ def _study_charts(place: int, studied: Studied) -> Iterator[_Planned]:
     said = {
         "delta_margin": (
             "Scatter of the pairs: change of the answer margin against change of the activation.",
-            "Each point is a question and one of its paraphrases.",
+            POINTS,
         ),
         "dose": ("Recovery by dose of the feature's patch, beside its controls.", ""),
         "by_group": (
@@ -191,12 +197,12 @@ def _evaluation_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Plan
     said = {
         "evaluation": (
             "Change of each measure against the base, in points with 95% intervals; the table below has all numbers.",
-            "Change against the base, 95% intervals over patients. Flips, calibration error and text-only agreement "
-            "should fall; accuracy and swap sensitivity should rise.",
+            "Change against the base, 95% intervals over patients. Shaded: the side on which the measure is better.",
         ),
         "evaluation_reliability": (
             "Share of correct answers by confidence, one line for each arm, and the diagonal.",
-            "On the diagonal, a model is as often correct as it is confident.",
+            "On the diagonal, a model is as often correct as it is confident. Bars: 95% intervals over patients. "
+            "Below: how many wordings a point stands for.",
         ),
         "evaluation_quadrants": (
             "Share of the questions in each quadrant, by arm; the table below has all numbers.",
@@ -229,9 +235,11 @@ def _grounding_charts(place: int, content: Mapping[str, Any]) -> Iterator[_Plann
 def _ablation_chart(place: int, content: Mapping[str, Any]) -> _Planned:
     from interp.views.figures.ablation import ablation_drawing
 
+    over = over_seeds(content["settings"].get("seeds", []))
     return _Planned(
         f"ablation-{place}",
         ablation_drawing(content).draw,
         "The metrics of every arm, one panel for each metric; the table below has all numbers.",
-        "Star: the chosen range. Line and band: the base. 95% intervals over patients and seeds.",
+        "Star: the chosen range. Line and band: the base. Arrow: the better direction. 95% intervals over patients"
+        f"{over}.",
     )

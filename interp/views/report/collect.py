@@ -1,7 +1,7 @@
 """Finding the artifacts in the folder of a run by their names, and checking them as they are read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from interp.schemas.ablation import Ablation
 from interp.schemas.adapter import AdapterRecord
 from interp.schemas.evaluation import Evaluation
 from interp.schemas.grounding import Grounding
+from interp.schemas.items import ITEMS, TEXT, ItemKind, read_items
 from interp.schemas.layers import Layers, read_layers
 from interp.schemas.read import checked, cleaned, read_shown
 from interp.schemas.study import Study
@@ -28,7 +29,7 @@ HISTORY = dict.fromkeys(COLUMNS, "float64")
 WORDINGS = {"end": "str", "text": "str", "images": "int64", "mean_activation": "float64", "register": "str"}
 """Column of wordings.csv -> its data type."""
 SCREENED = ["layer", "feature", "flip_p"]
-"""Columns of features.parquet that are read."""
+"""Columns that features.parquet must have; the explorer shows those of its others that it knows."""
 FILES = "layers.json, study.json, evaluation.json, gatescope.json, history.csv, ablation.json, grounding.json"
 
 
@@ -75,13 +76,27 @@ class Grounded:
 
 
 @dataclass(frozen=True)
+class KeptItems:
+    """A table of items, which `--keep-items` wrote."""
+
+    title: str
+    """What was measured, and the folder and file that the table lies beside."""
+    kind: ItemKind
+    """Whether a search or an evaluation measured them."""
+    table: pd.DataFrame
+    """The items, columns of `interp.schemas.items.COLUMNS`, with those of TEXT if `texts`."""
+    texts: bool
+    """Whether ids and wordings are there and wanted."""
+
+
+@dataclass(frozen=True)
 class Collected:
     """Everything that a report can show."""
 
     layers: Layers | None
     """layers.json, or None if there is none."""
     screened: pd.DataFrame | None
-    """features.parquet, one row for each feature that is ever active, columns SCREENED, or None if there is none."""
+    """features.parquet, one row for each feature that is ever active, at least SCREENED; None if there is none."""
     delta: pd.DataFrame | None
     """delta_margin.csv of the first feature, one row for each pair, columns DELTA, or None if there is none."""
     register: pd.DataFrame | None
@@ -94,6 +109,8 @@ class Collected:
     """Grounding studies, ordered by the name of their folder."""
     ablated: dict[str, Ablation]
     """Name of the folder -> ablation.json."""
+    items: list[KeptItems] = field(default_factory=list)
+    """What was kept on every single wording: of the search first, then of evaluations by their folder."""
 
     @property
     def evaluations(self) -> list[tuple[str, Evaluation]]:
@@ -108,10 +125,19 @@ class Collected:
     @property
     def texts(self) -> bool:
         """Whether the report shows wordings of the user's questions; those of the embedded world are no secret."""
-        return any(
+        return any(each.texts for each in self.items) or any(
             each.wordings is not None and not (each.study.content and each.study.content.synthetic)
             for each in self.studied
         )
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a model of the run was built by `interp demo`, or a study's questions are of the embedded world."""
+        models = [self.layers.model] if self.layers else []
+        models += [each.record.model for each in self.trained if each.record]
+        models += [each.model for each in self.ablated.values()]
+        of_studies = any(each.study.content is not None and each.study.content.synthetic for each in self.studied)
+        return of_studies or any(model.synthetic for model in models)
 
 
 def collect(run: Path, include_examples: bool = False, include_text: bool = False) -> Collected:
@@ -136,6 +162,7 @@ def collect(run: Path, include_examples: bool = False, include_text: bool = Fals
         ablated={
             name: read_shown(path, Ablation) for name, folder in named if (path := folder / "ablation.json").is_file()
         },
+        items=[each for name, folder in named for each in _items(name, folder, include_text)],
     )
     if found.layers is None and not (found.studied or found.trained or found.grounded or found.ablated):
         raise InputError(f"{run}: nothing to report, neither there nor in a folder inside it: found none of {FILES}.")
@@ -157,13 +184,29 @@ def _screened(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        return pd.read_parquet(path, columns=SCREENED)
+        frame = pd.read_parquet(path)
+        if missing := [name for name in SCREENED if name not in frame]:
+            raise ValueError(f"no column {missing[0]}")
+        return frame
     # pyarrow raises exceptions of several kinds for damaged bytes.
     except Exception as error:
         raise InputError(
             f"{path}: no table with the columns {', '.join(SCREENED)} ({_first_line(error)}). Remove it, or run "
             "`interp find-features` again."
         ) from None
+
+
+def _items(name: str, folder: Path, include_text: bool) -> Iterator[KeptItems]:
+    """The tables of items in a folder, without ids and wordings unless they are wanted."""
+    kinds: list[tuple[ItemKind, list[Path]]] = [("search", [folder / ITEMS]), ("evaluation", [])]
+    kinds[1][1].extend(sorted(folder.glob(f"*_{ITEMS}")))
+    for kind, paths in kinds:
+        for path in (path for path in paths if path.is_file()):
+            table, record = read_items(path, kind)
+            texts = include_text and record.with_text
+            kept = table if texts else table.drop(columns=list(TEXT), errors="ignore")
+            where = f"{name}/{cleaned(path.name)}" if name else cleaned(path.name)
+            yield KeptItems(f"Every wording of the {kind}, {where}", kind, kept, texts)
 
 
 def _studied(name: str, folder: Path, include_text: bool) -> Iterator[Studied]:

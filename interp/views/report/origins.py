@@ -126,9 +126,11 @@ def caveats(found: Collected) -> list[str]:
             if verdict.label == "not judged":
                 said.append(verdict.sentence)
         said += evaluation.collapsed.values()
-        if not evaluation.pools:
+        trained = [arm for arm in evaluation.shown if not evaluation.arms.get(arm) and arm not in evaluation.pools]
+        if trained:
             said.append(
-                f"One training seed{where}: the intervals are over patients, and another seed may give other results."
+                f"One training seed each ({', '.join(trained)}){where}: the intervals are over patients alone, and "
+                "another seed may give other results."
             )
     for grounded in found.grounded:
         fill = grounded.study.settings.get("maps", {}).get("fill", NONE)
@@ -138,7 +140,7 @@ def caveats(found: Collected) -> list[str]:
         )
     for ablation in found.ablated.values():
         if len(ablation.settings.get("seeds", [])) == 1:
-            said.append("The ablation has one seed per arm, so its intervals are over patients only.")
+            said.append("The ablation has one seed an arm, so its intervals are over patients alone.")
     return said
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// The page is complete without this script, which adds the theme switch and the buttons that sort tables.
+// The page is complete without this script, which adds the theme switch, opens the section that a link leads to, and adds
+// the buttons that sort tables.
 (() => {
   const root = document.documentElement;
   const dark = () => root.dataset.theme
@@ -15,6 +16,29 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
+
+  const parts = Array.from(document.querySelectorAll("details.part"));
+  const openTarget = () => {
+    const target = location.hash && document.getElementById(location.hash.slice(1));
+    const part = target && (target.closest("details.part") || target.querySelector("details.part"));
+    if (part) part.open = true;
+    if (target) target.scrollIntoView();
+  };
+  addEventListener("hashchange", openTarget);
+  // A link to where one is already changes no hash.
+  for (const link of document.querySelectorAll("a[href^='#']")) link.addEventListener("click", () => setTimeout(openTarget));
+  openTarget();
+  const every = document.getElementById("every");
+  if (every) {
+    const name = () => { every.textContent = parts.every((part) => part.open) ? "Close all" : "Open all"; };
+    every.hidden = !parts.length;
+    every.addEventListener("click", () => {
+      const open = !parts.every((part) => part.open);
+      for (const part of parts) part.open = open;
+    });
+    for (const part of parts) part.addEventListener("toggle", name);
+    name();
+  }
 
   // Undefined values come last in both directions.
   const compare = (a, b, numeric) => {

@@ -11,9 +11,13 @@ from interp.storage.atomic import refuse_unwritable, refuse_used, write_text
 from interp.views import numbers
 from interp.views.report import charts, evaluation, feature_cards, origins
 from interp.views.report.collect import Collected, collect
+from interp.views.report.feature_explorer import feature_explorer
+from interp.views.report.gists import gists
+from interp.views.report.item_explorer import item_explorers
 from interp.views.report.page import policy, resource, template
 from interp.views.report.svg import Styles
 from interp.views.tables import ablation as ablation_tables
+from interp.views.tables import arms as arm_tables
 from interp.views.tables import claims as claim_tables
 from interp.views.tables import definitions as definition_tables
 from interp.views.tables import detection as detection_tables
@@ -26,6 +30,9 @@ from interp.views.tables import measured as measured_tables
 from interp.views.tables import ranges as range_tables
 from interp.views.tables import search as search_tables
 from interp.views.tables import training as training_tables
+
+ARMS_ON_TOP = 4
+"""Most arms in the table at the top of the page, which shows the verdict within two screens."""
 
 
 def write_report(run: Path, out: Path, include_examples: bool = False, include_text: bool = False) -> None:
@@ -47,13 +54,19 @@ def render(found: Collected) -> str:
     styles = Styles()
     drawn = charts.draw_all(found, styles)
     ids = count(1)
-    script = resource("page.js")
+    script = "\n".join(resource(name) for name in ("page.js", "values.js", "explorer.js"))
+    item_tables, screened = item_explorers(found.items), feature_explorer(found.layers, found.screened)
     # The classes of the charts are known only once they are drawn.
     style = resource("style.css") + styles.css()
     return template("template.html.j2").render(
         found=found,
         charts=drawn,
         contents=_contents(found),
+        gists=gists(found, item_tables),
+        item_tables=item_tables,
+        screened=screened,
+        shows_item_texts=any(each.texts for each in found.items),
+        arms_on_top=ARMS_ON_TOP,
         script=Markup(script),
         style=Markup(style),
         policy=policy(script, style, found.examples),
@@ -64,6 +77,7 @@ def render(found: Collected) -> str:
         evaluations=evaluation,
         origins=origins,
         sentence=numbers.sentence,
+        arm_tables=arm_tables,
         search_tables=search_tables,
         gate_tables=gate_tables,
         claim_tables=claim_tables,
@@ -86,6 +100,7 @@ def _contents(found: Collected) -> dict[str, str]:
     sections = [
         ("profile", "Layer profile", found.layers is not None and bool(found.layers.profile)),
         ("features", "Features", bool(found.studied or (found.layers and found.layers.features))),
+        ("items", "Every wording", bool(found.items)),
         ("training", "Training", any(each.record or each.history is not None for each in trained)),
         ("before-after", "Before and after", bool(evaluations)),
         ("quadrants", "Quadrants", any(evaluation.quadrants for _, evaluation in evaluations)),

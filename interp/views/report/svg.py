@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from interp.views.figures.style import ACCENT, INK, MUTED
+from interp.views.figures.style import ACCENT, GOLD, GREEN, INK, MUTED, ORANGE, PURPLE, SKY
+from interp.views.report.marks import marks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,11 @@ COLOURS = {
     "#000000": "var(--ink)",
     ACCENT: "var(--accent)",
     MUTED: "var(--muted)",
+    ORANGE: "var(--orange)",
+    GREEN: "var(--green)",
+    PURPLE: "var(--purple)",
+    SKY: "var(--sky)",
+    GOLD: "var(--gold)",
     "#ffffff": "var(--paper)",
 }
 """Colour in a figure -> colour on the page."""
@@ -27,6 +33,8 @@ PLACES = ("d", "x", "y", "transform")
 """Attributes with coordinates, which are rounded to a hundredth of a point."""
 PIXELS = 96 / 72
 """CSS pixels in a point."""
+MARK_RADIUS = "5"
+"""Radius of the ring around a value that is pointed at [pt]."""
 _HEX = re.compile(r"#[0-9a-f]{6}")
 _LONG = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 _FAMILY = re.compile(r"font-family: [^;]*")
@@ -53,13 +61,11 @@ def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) ->
     """A figure as an SVG element inside an HTML page; it loads nothing from elsewhere.
 
     Its ids begin with `name`, so that several SVGs can stand on one page; `alternative` is the alternative text; its
-    style attributes become classes in `styles`.
+    style attributes become classes in `styles`. Every value of a series has an invisible ring with the value as its
+    title, which the script of the page shows.
     """
     import matplotlib as mpl
 
-    for points in (collection for axes in figure.axes for collection in axes.collections):
-        # An image inside the SVG would not follow the theme.
-        points.set_rasterized(False)
     file = BytesIO()
     with mpl.rc_context(DRAWN), warnings.catch_warnings():
         # The browser finds letters that a font lacks, and long names are handled elsewhere.
@@ -78,6 +84,10 @@ def inline_svg(figure: "Figure", name: str, alternative: str, styles: Styles) ->
         element.attrib = _attributes(element.attrib, name, styles)
         # Line breaks between elements would be a third of the file.
         element.text, element.tail = (part if part and part.strip() else None for part in (element.text, element.tail))
+    for mark in marks_of(figure):
+        ring = ElementTree.SubElement(root, "circle", {"class": "mark", "r": MARK_RADIUS})
+        ring.attrib |= {"cx": f"{mark.x:g}", "cy": f"{mark.y:g}"}
+        ElementTree.SubElement(ring, "title").text = mark.text
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "width": f"{PIXELS * float(width):.0f}",

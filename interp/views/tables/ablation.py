@@ -1,6 +1,6 @@
 """The tables of an ablation (ablation.json): its arms, the place of the chosen range, and what else could choose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from interp.schemas.ablation import METRICS, Ablation, AblationArm, Rank, Regret, Worth
@@ -31,6 +31,18 @@ def ablation_tables(found: Ablation) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """The seeds of an ablation: "one seed an arm (0)", or "seeds 0, 1, 2"."""
+    if not seeds:
+        return "seeds unknown"
+    return f"one seed an arm ({seeds[0]})" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+
+
+def over_seeds(seeds: Sequence[int]) -> str:
+    """What intervals are over besides patients: with one seed nothing."""
+    return " alone, as every arm has one seed" if len(seeds) == 1 else " and seeds"
+
+
 class _Row(NamedTuple):
     """The base, which has no arm, or one arm."""
 
@@ -51,8 +63,7 @@ def arms_table(found: Ablation) -> Table:
 
     data, seeds = found.data, found.settings.get("seeds", [])
     return tabulate(
-        f"{len(found.arms)} arms on {data.questions:,} questions of {data.patients:,} patients, seeds "
-        f"{', '.join(map(str, seeds)) or 'unknown'}",
+        f"{len(found.arms)} arms on {data.questions:,} questions of {data.patients:,} patients, {seeds_text(seeds)}",
         [
             words("arm", lambda row: row.arm.name if row.arm else "base"),
             Column(
@@ -74,7 +85,7 @@ def arms_table(found: Ablation) -> Table:
             ),
         ],
         [_Row(None, found.base), *(_Row(arm, arm.metrics) for arm in found.arms)],
-        f"Combined score: {found.combined}. Brackets: 95% intervals over patients and seeds.",
+        f"Combined score: {found.combined}. Brackets: 95% intervals over patients{over_seeds(seeds)}.",
         [1],
         "chosen range",
     )
@@ -101,7 +112,8 @@ def regret_table(found: Ablation) -> Table:
                 "regret",
                 lambda cost: estimate(cost.regret, scale_of(cost.metric), sign=True),
                 meaning="how much better than the chosen range are the windows that were best on other patients and "
-                "seeds",
+                "seeds; above zero a better window was there to be found, below zero picking the best led to a worse "
+                "one, which does not show that the chosen range is the best",
             ),
             Column(
                 "place",
