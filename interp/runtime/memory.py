@@ -24,8 +24,10 @@ class Memory(NamedTuple):
 def limit_memory(device: torch.device, max_memory: float) -> None:
     """Limit torch to `max_memory` [GiB] of a GPU, beyond which it raises torch.OutOfMemoryError. No effect on a CPU."""
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max_memory * GIB / total), device)
+        # torch wants the number of the GPU here, and a device named cuda has none.
+        number = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(number).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max_memory * GIB / total), number)
 
 
 def memory_left(device: torch.device, max_memory: float | None = None) -> Memory:
