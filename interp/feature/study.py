@@ -88,7 +88,7 @@ class FeatureStudy(Study):
         exclude=True,
         description="one row per level, frame and finding of the grid: level, frame, finding, prompts, mean_activation",
     )
-    delta: InstanceOf[NDArray[np.float64]] = Field(exclude=True, description="[pairs] f(p) - f(q) [activation units]")
+    delta: InstanceOf[np.ndarray] = Field(exclude=True, description="[pairs] f(p) - f(q) [activation units]")
     flips: InstanceOf[Flips] = Field(exclude=True, description="the pairs of `delta`")
     wordings: InstanceOf[pd.DataFrame] = Field(
         exclude=True,
