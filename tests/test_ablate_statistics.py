@@ -29,7 +29,7 @@ from finetune.ablation.profile_validity import (
     picked_window,
     profile_validity,
 )
-from finetune.ablation.regret import goodness, rank_windows, regrets
+from finetune.ablation.regret import WindowRegret, goodness, rank_windows, regrets
 from finetune.ablation.settings import AblationSettings
 from finetune.evaluation.answers import EvaluationTable, Subset
 from finetune.evaluation.measures import MEASURES
@@ -278,6 +278,25 @@ def test_the_conclusion_says_what_the_range_beats_ties_with_and_loses_to():
     ]
     assert "+20.0 [" in said[0]
     assert "cannot be distinguished from" in conclusion(arms, good, [], [], 4)[0]
+
+
+@pytest.mark.parametrize(
+    ("regret", "said"),
+    [
+        ((-0.05, -0.08, -0.02), "No better window was found by picking the best: "),
+        ((0.01, -0.02, 0.04), "No better window is shown: "),
+        ((0.05, 0.02, 0.08), "A better window is shown: "),
+        ((0.05, np.nan, np.nan), "No better window is shown: "),
+    ],
+)
+def test_no_regret_says_that_the_range_beats_the_best_window(regret, said):
+    arms = plan_arms([0], dict.fromkeys(range(3), 1), AblationSettings(kinds=("window",)))
+    cost = WindowRegret(COMBINED, 1, 0.0, Estimate(*regret), [], Estimate(*regret), np.array([0.5, 0.5]))
+    first, *_ = conclusion(arms, np.full((3, len(arms), 1), 0.5), [cost], [], 50)
+    assert first.startswith(said)
+    assert "beats" not in first
+    assert f"by {100 * regret[0]:+.1f}" in first
+    assert "+nan" not in first
 
 
 def told(score, rho, p):

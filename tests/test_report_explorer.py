@@ -13,6 +13,7 @@ from report_run import FINGERPRINTS, Draw, edit, write_adapter, write_search
 
 from interp.runtime.errors import InputError
 from interp.schemas.items import ITEMS, write_items
+from interp.sharing.scrub import scrub
 from interp.views.report.collect import collect
 from interp.views.report.explorer import LONGEST, shares_of
 from interp.views.report.feature_explorer import FEATURES_SHOWN
@@ -106,6 +107,20 @@ def test_wordings_are_shown_on_demand_and_escaped(kept, tmp_path):
         assert "<script>pwned" not in html
         scripts = [e for e in Page(html).elements if e.tag == "script"]
         assert [e.attributes.get("type") for e in scripts if e.attributes] == ["application/json"] * (len(scripts) - 1)
+
+
+def test_scrub_finds_a_wording_that_the_page_holds_for_its_script(tmp_path):
+    said = 'Is the "left" costophrenic angle blunted & the dome raised?'
+    question = {"id": "a", "image": "a.png", "type": "presence", "question": said}
+    (tmp_path / "q.jsonl").write_text(json.dumps(question | {"paraphrases": []}))
+    write_search(tmp_path / "run", Draw())
+    table = search_items(8).assign(text=said, original="x", id="y")
+    write_items(tmp_path / "run" / ITEMS, table, "search", FINGERPRINTS["search"], include_text=True)
+    for include in (False, True):
+        page = tmp_path / f"page-{include}"
+        page.mkdir()
+        write_report(tmp_path / "run", page / "report.html", include_text=include)
+        assert bool(scrub(page, [tmp_path / "q.jsonl"]).findings) == include
 
 
 def test_text_that_was_not_kept_cannot_be_shown(tmp_path):

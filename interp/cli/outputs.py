@@ -53,8 +53,9 @@ def report_command(
         bool,
         typer.Option(
             "--include-text",
-            help="Include the wordings that `interp test-feature --include-text` kept. The report then shows text of "
-            "the questions; that of the embedded world is always shown.",
+            help="Include the wordings that --include-text kept with `interp find-features`, `finetune evaluate` "
+            "(--keep-items) or `interp test-feature`. The report then shows text of the questions; studies of features "
+            "of the embedded world always do.",
         ),
     ] = False,
     verbose: Verbose = False,
@@ -63,8 +64,9 @@ def report_command(
 
         interp report artifacts/ --out report.html
 
-    The verdict comes first, then whatever the folder holds: layer profile, features, training, before and after,
-    quadrants, grounding, ablation, settings, limits. The file contains no question, image, path or patient.
+    The verdict comes first, then whatever the folder holds, in sections that open: layer profile, features, every
+    wording (with --keep-items), training, before and after, quadrants, grounding, ablation, settings, limits. The file
+    contains no question, image, path or patient.
     """
     from interp.views.report.render import write_report
 

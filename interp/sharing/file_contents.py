@@ -33,6 +33,8 @@ TEXT_ENDINGS = (
     ".py",
     ".tex",
 )
+_DATA_BLOCK = re.compile(r"<script type=\"application/json\">(.*?)</script>", re.DOTALL)
+"""The rows that a report's page keeps for its script; JSON escapes what HTML does not."""
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
 
 
@@ -71,6 +73,13 @@ def contents_of(path: Path) -> Contents:
 def _text(path: Path) -> Contents:
     text = path.read_text(encoding="utf-8")
     return Contents([text, html.unescape(text)], set(), images=_images_in(text))
+
+
+def _html(path: Path) -> Contents:
+    found = _text(path)
+    for block in _DATA_BLOCK.findall(found.texts[0]):
+        found.texts.extend(value for _, value in _strings(parse_json(block)))
+    return found
 
 
 def _json(path: Path) -> Contents:
@@ -182,6 +191,7 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
     ".json": _json,
     ".jsonl": _json,
     ".ipynb": _json,
+    ".html": _html,
     ".csv": _table,
     ".tsv": _table,
     ".parquet": _parquet,
