@@ -14,6 +14,9 @@ from interp.screening.layers import ScreenedLayers
 from interp.statistics import benjamini_hochberg
 from interp.storage.json_files import json_ready, significant
 
+SWEEP = 8
+"""Families that are patched in one sweep, whose edits of a flip are then about as many as those of the layer patches."""
+
 
 def patch_families(screened: ScreenedLayers, bank: PatchTarget, writing: Sequence[int], seed: int) -> list[FamilyEntry]:
     """Patch the family of every layer below the last of `writing` on the held-out flip bank; causes come first.
@@ -25,7 +28,11 @@ def patch_families(screened: ScreenedLayers, bank: PatchTarget, writing: Sequenc
     if not tested or not len(bank.flips.pairs):
         return []
     families = [screened.families[k] for k in tested]
-    tests = patch_vectors(bank, [family.layer for family in families], screened.family_patch[:, tested], seed)
+    tests: list[VectorTest] = []
+    for start in range(0, len(tested), SWEEP):
+        part = tested[start : start + SWEEP]
+        layers = [screened.families[k].layer for k in part]
+        tests += patch_vectors(bank, layers, screened.family_patch[:, part], seed)
     adjusted, adjusted_mediated = (
         benjamini_hochberg(np.array([getattr(test, name) for test in tests])) for name in ("p", "p_mediated")
     )

@@ -34,7 +34,7 @@ from interp.storage.json_files import read_object
 from interp.storage.manifest import read_manifest
 
 PAIRS = "delta_margin.csv"
-COMPARED = ("data", "profile", "ranges", "features", "gate", "formality", "commit_layer")
+COMPARED = ("data", "profile", "ranges", "features", "families", "gate", "formality", "commit_layer")
 """Parts of layers.json whose numbers a repeated search must give."""
 DELTA_TOLERANCE = 0.02
 """Rounding error of a delta in 16 bits, as a share of the largest delta; it is a twentieth of that in float32."""
@@ -223,6 +223,9 @@ def _repeated(saved: SavedRun) -> list[Check]:
         checks = [Check("verdict, layers, ranges", f"those of schema version {version}", changed, True)]
     # Older versions wrote fewer fields; those that they did not write are not compared.
     before = _by_rule(artifact, exclude_unset=True)
+    if "families" not in before and artifact.gate is None:
+        # Searches that tested no families could not name one.
+        before.pop("gate", None)
     now = _shared(_by_rule(found.artifact), before)
     tolerance = CLOSE[artifact.model.dtype]
     return checks + [
