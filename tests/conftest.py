@@ -13,6 +13,14 @@ from PIL import Image
 from interp.paths import WORLD
 
 
+LONGEST = ("second_world", "processes", "notebooks", "plant", "finetune_validation", "trackers", "world")
+"""Test files of half a minute and more. They run first, so that no process waits for the last one of the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     # pytest-xdist's workers share the cores.
