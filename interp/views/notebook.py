@@ -26,6 +26,19 @@ def overview_html(shown: Overview) -> str:
     return "\n".join(["<div>", *conclusion, heading, *facts, *map(table_html, shown.tables), *notes, "</div>"])
 
 
+class Details:
+    """Every table of a result, as a notebook shows it."""
+
+    def __init__(self, shown: Overview) -> None:
+        self._shown = shown
+
+    def _repr_html_(self) -> str:
+        return overview_html(self._shown)
+
+    def __repr__(self) -> str:
+        return f"<Details: {self._shown.heading}>"
+
+
 def table_html(table: Table) -> str:
     """The narrow columns of a table as HTML, with marked rows in bold; all text is escaped."""
     shown = table.narrow()

@@ -50,8 +50,8 @@ ARMS = "window,third,random,all,all-matched"
 SHOWN = ("combined", "question_flip_rate", "margin_difference", "first_token_accuracy")
 POINTS = dict.fromkeys(SHOWN, 100) | {"margin_difference": 1, "text_only_agreement": 100}
 """Metric -> factor from the value in ablation.json to the shown one."""
-ROWS = {"margin_difference": "margin difference [logits]", "combined": "combined score [points]"}
-"""Metric of the figure -> its label."""
+ROWS = {"margin_difference": "margin difference [logits] ↓", "combined": "combined score [points] ↑"}
+"""Metric of the figure -> its label, with an arrow in the better direction."""
 
 
 def planted_in(name: str) -> list[int]:

@@ -19,7 +19,7 @@ def gists(found: Collected, items: list[Explorer]) -> dict[str, str]:
     return {
         "profile": _profile(found.layers) if found.layers else "",
         "features": _features(found),
-        "items": _joined([each.caption.removeprefix("Every wording of the ") for each in items]),
+        "items": _joined([_items(each) for each in items]),
         "training": _joined([layers_text(each.record.layers) for each in found.trained if each.record], "layers "),
         "before-after": _joined([said for _, each in found.evaluations for said in _flips(each)]),
         "quadrants": "consistent or not, relying on the image or not",
@@ -35,6 +35,12 @@ def _joined(parts: list[str], before: str = "") -> str:
     shown = list(dict.fromkeys(part for part in parts if part))
     more = f"; {len(shown) - 2} more" if len(shown) > 2 else ""
     return before + "; ".join(shown[:2]) + more if shown else ""
+
+
+def _items(explorer: Explorer) -> str:
+    """How many wordings of which file there are."""
+    named, _, counted = explorer.caption.removeprefix("Every wording of the ").partition(": ")
+    return f"{counted.partition(' wordings')[0]} of the {named.partition(', ')[0]}"
 
 
 def _profile(search: Layers) -> str:

@@ -6,8 +6,11 @@ from typing import NamedTuple
 from interp.schemas.evaluation import Axis, Comparison, Evaluation
 from interp.schemas.layers import Layers
 from interp.views.labels import label, scale_of
+from interp.views.overview import Overview
 from interp.views.table import Cell, Column, Table, estimate, p_cell, tabulate, words
 from interp.views.tables.claims import claims_table
+from interp.views.tables.evaluation import BRIEF_RELIANCE, evaluation_overview, quadrants_table
+from interp.views.tables.measured import DECIDING, measured_table
 from interp.views.tables.ranges import is_tested
 
 AXES = {"consistency": "consistent", "accuracy": "accurate", "looking": "looks at the image"}
@@ -24,6 +27,14 @@ def search_deciding(found: Layers) -> Table:
     others = "answers that differ because the image does" if is_tested(found) else "shuffled flips"
     note = f"Control: the same with random directions; in the first row, {others}. Brackets: 95% intervals."
     return Table("What decided, on held-out patients", [claim, measured, control], rows, note)
+
+
+def evaluation_brief(found: Evaluation) -> Overview:
+    """The evaluation as a notebook shows it: the verdict, the rows that decided it, and the quadrants."""
+    full = evaluation_overview(found)
+    deciding = evaluation_deciding(found) if found.shown else measured_table(found, DECIDING)
+    tables = [table for table in (deciding, quadrants_table(found, BRIEF_RELIANCE)) if table.rows]
+    return Overview(full.heading, full.conclusion, tables=tables, notes=full.notes)
 
 
 class _Row(NamedTuple):

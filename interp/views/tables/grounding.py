@@ -1,6 +1,6 @@
 """The table of a grounding study (grounding.json), and what filling the lesion does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from interp.schemas.grounding import Grounding, GroundingDifference, GroundingSummary
@@ -13,6 +13,17 @@ LESION_SCORES = ("roi_margin", "roi_flip")
 """Scores that judge the model and not a map: the margin lost, and whether the answer flips, without the lesion."""
 
 
+BRIEF = (
+    ("coverage", "random"),
+    ("rank_agreement", "other image"),
+    ("deletion_margin", "random order"),
+    ("paraphrase_agreement", "other image"),
+    ("roi_margin", "random region"),
+    ("roi_flip", "random region"),
+)
+"""Scores and controls that notebooks show: on the lesion, faithful, alike for a paraphrase; and the lesion itself."""
+
+
 def grounding_overview(found: Grounding) -> Overview:
     """The study as the terminal and notebooks show it."""
     return Overview(
@@ -21,6 +32,12 @@ def grounding_overview(found: Grounding) -> Overview:
         grounding_facts(found),
         [grounding_table(found)],
     )
+
+
+def grounding_brief(found: Grounding) -> Overview:
+    """The study as a notebook shows it: one control of each kind of score, and the lesion itself."""
+    full = grounding_overview(found)
+    return Overview(full.heading, full.conclusion, full.facts, [grounding_table(found, BRIEF)])
 
 
 def grounding_facts(found: Grounding) -> Facts:
@@ -61,9 +78,11 @@ class _Row(NamedTuple):
     change: GroundingDifference | None
 
 
-def grounding_table(found: Grounding) -> Table:
-    """Every score of every map beside each of its controls, the arms side by side."""
-    keys = dict.fromkeys((e.score, e.against, e.map) for e in found.summary)
+def grounding_table(found: Grounding, only: Collection[tuple[str, str]] | None = None) -> Table:
+    """Every score of every map beside each of its controls, the arms side by side; or `only` some (score, control)."""
+    keys = dict.fromkeys(
+        (e.score, e.against, e.map) for e in found.summary if only is None or (e.score, e.against) in only
+    )
     order = list(MAP_SCORE_MEANINGS)
     entries = {(e.score, e.against, e.map, e.arm): e for e in found.summary}
     changes = {(e.score, e.against, e.map): e for e in found.differences}
@@ -94,7 +113,8 @@ def grounding_table(found: Grounding) -> Table:
     shown = {row.score for row in rows}
     meanings = "; ".join(f"{spoken(name)}: {said}" for name, said in MAP_SCORE_MEANINGS.items() if name in shown)
     return tabulate(
-        f"Every score beside its control, {found.questions:,} questions of {found.patients:,} patients",
+        f"{'Every score' if only is None else 'A score'} beside its control, {found.questions:,} questions of "
+        f"{found.patients:,} patients",
         columns,
         rows,
         "Net: score minus control. Brackets: 95% intervals over patients. p: two-sided, signs flipped by patient, not "

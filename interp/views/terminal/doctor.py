@@ -53,8 +53,8 @@ def _lines(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "hub", f"{login}{'; HF_HUB_OFFLINE forbids the network' if machine.offline else ''}"
     for repository in machine.repositories:
         yield "", _repository(repository)
-    told = [f"{each.name} {'lacks ' + ', '.join(each.missing) if each.missing else 'ready'}" for each in machine.extras]
-    yield "extras", "; ".join(told) or "unknown, since gatescope is not installed as a package"
+    told = [f"{each.name} {'missing' if each.missing else 'ready'}" for each in machine.extras]
+    yield "extras", ", ".join(told) or "unknown, since gatescope is not installed as a package"
 
 
 def _repository(repository: HubRepository) -> str:
