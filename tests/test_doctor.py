@@ -64,7 +64,11 @@ def test_the_command_on_a_machine_without_a_gpu(called, no_network, home):
 def test_what_is_printed_fits_one_screen(monkeypatch, capsys, no_network, home, capability):
     if capability:
         with_gpu(monkeypatch, capability)
-    show_machine(examine(), results_console())
+    extras = {"notebooks": ["jupyterlab", "ipywidgets"], "quantized": ["bitsandbytes"], "reality": ["gguf"]}
+    monkeypatch.setattr(doctor, "missing_extras", lambda: extras)
+    states = iter(("open", "closed", "unreachable"))
+    monkeypatch.setattr(doctor, "access", lambda wanted: next(states))
+    show_machine(examine(online=True), results_console())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
@@ -111,7 +115,12 @@ def test_cache_and_login_are_seen(no_network, home):
 
 @pytest.mark.parametrize(
     ("raised", "access"),
-    [(None, "open"), ("GatedRepoError", "closed"), ("RepositoryNotFoundError", "closed"), ("OSError", "unreachable")],
+    [
+        (None, "open"),
+        ("GatedRepoError", "closed"),
+        ("RepositoryNotFoundError", "closed"),
+        ("ConnectError", "unreachable"),
+    ],
 )
 def test_access_is_asked_of_the_hub_only_if_wanted(monkeypatch, home, raised, access):
     import huggingface_hub
@@ -121,8 +130,8 @@ def test_access_is_asked_of_the_hub_only_if_wanted(monkeypatch, home, raised, ac
 
     def auth_check(self, repo, *, repo_type):
         asked.append((repo, repo_type))
-        if raised == "OSError":
-            raise OSError("no network")
+        if raised == "ConnectError":
+            raise type("ConnectError", (Exception,), {})("no network")
         if raised:
             kind = getattr(errors, raised)
             raise kind.__new__(kind)

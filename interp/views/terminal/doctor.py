@@ -16,9 +16,9 @@ PACKAGES = ("gatescope", "python", "torch", "transformers")
 HEADING = 10
 """Columns before each line's text."""
 ACCESS = {
-    "open": "may be downloaded",
-    "closed": "accept its terms on its page",
-    "unreachable": "the hub cannot be reached",
+    "open": "may download",
+    "closed": "terms not accepted",
+    "unreachable": "hub unreachable",
     "not asked": "access: --online",
 }
 """Access to a repository -> what is said of it."""
