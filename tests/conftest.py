@@ -12,7 +12,6 @@ from PIL import Image
 
 from interp.paths import WORLD
 
-
 LONGEST = ("second_world", "processes", "notebooks", "plant", "finetune_validation", "trackers", "world")
 """Test files of half a minute and more. They run first, so that no process waits for the last one of the other."""
 
