@@ -28,6 +28,7 @@ from interp.runtime.errors import InputError
 from interp.runtime.memory import GIB
 
 PEAKS = {
+    "find-features, held to 16 GiB": (searching(34), 10.5),
     "find-features, 300 pairs": (searching(34), 19.1),
     "find-features, 999 images": (searching(34), 25),
     "finetune 15-19, batches of 8": (training(range(15, 20), 16, 8), 13),
@@ -128,6 +129,29 @@ def test_a_job_that_does_not_fit_says_what_would(job, free, offered):
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_model, tmp_path):
     with pytest.raises(InputError, match=r"needs at least 0\.\d GiB of main memory \(.*allowed by --max-memory"):
         load_vlm(tiny_model, "cpu", "float32", max_memory=0.001, job=searching(4))
+
+
+COMMANDS = [
+    ("interp", "find-features"),
+    ("interp", "test-feature"),
+    ("interp", "transfer-check"),
+    ("interp", "verify"),
+    ("finetune",),
+    ("finetune", "evaluate"),
+    ("finetune", "ablate"),
+    ("finetune", "grounding"),
+    ("finetune", "benchmark"),
+    ("finetune", "verify"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_that_loads_a_model_takes_a_limit(called, command):
+    code, shown, _ = called(*command, "--help")
+    assert code == 0
+    assert "--max-memory" in shown
+    # A verification takes the format that the run recorded.
+    assert ("--load-in" in shown) == ("verify" not in command)
 
 
 def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch):
