@@ -1,4 +1,5 @@
 from .comparison.compare import compare as compare
+from .feature.export import export_activations as export_activations
 from .feature.study import FeatureStudy as FeatureStudy
 from .feature.study import study_feature as study_feature
 from .importing.importer import import_questions as import_questions
@@ -12,6 +13,8 @@ from .model.vlm import Vlm as Vlm
 from .paths import WORLD as WORLD
 from .questions.files import load_questions as load_questions
 from .questions.item_texts import with_questions as with_questions
+from .questions.overview import QuestionsOverview as QuestionsOverview
+from .questions.overview import describe_questions as describe_questions
 from .questions.schema import Question as Question
 from .questions.spec import DataSpec as DataSpec
 from .questions.tables import prompt_table as prompt_table

@@ -10,7 +10,7 @@ from interp.runtime.errors import InputError
 from interp.schemas import evaluation as schema
 from interp.schemas.record import Interval
 from interp.views.labels import scale_of, unit_of
-from interp.views.notebook import plotted, shown
+from interp.views.notebook import Details, plotted, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +55,12 @@ class Evaluation(schema.Evaluation):
         """
         return pd.DataFrame([_flat(comparison) for comparison in self.comparisons])
 
+    def details(self) -> Details:
+        """Every table, for a notebook; the evaluation itself shows those that decide."""
+        from interp.views.tables.evaluation import evaluation_overview
+
+        return Details(evaluation_overview(self, full=True))
+
     def plot_changes(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the changes against the base into `ax`, or into a new figure; returns the axes."""
         from interp.views.figures.evaluation import changes_against_base, changes_frame
@@ -80,9 +86,9 @@ class Evaluation(schema.Evaluation):
 
     def _repr_html_(self) -> str:
         from interp.views.notebook import overview_html
-        from interp.views.tables.evaluation import evaluation_overview
+        from interp.views.tables.deciding import evaluation_brief
 
-        return overview_html(evaluation_overview(self))
+        return overview_html(evaluation_brief(self))
 
 
 def _flat(comparison: schema.Comparison) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 from interp.storage.checksums import weights_fingerprint
 from interp.storage.json_files import json_ready
 from interp.storage.provenance import provenance, software
-from interp.views.notebook import shown
+from interp.views.notebook import Details, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +69,12 @@ class GroundingStudy(Grounding):
     )
     asked: list[Question] = Field(exclude=True, description="the questions studied; never written")
 
+    def details(self) -> Details:
+        """Every score beside every control, for a notebook; the study itself shows those that matter most."""
+        from interp.views.tables.grounding import grounding_overview
+
+        return Details(grounding_overview(self))
+
     def plot_nets(self) -> "list[Axes]":
         """Show the scores of every map net of their controls in a new figure, one panel per score."""
         from interp.views.figures.grounding import map_nets, nets_frame
@@ -86,9 +92,9 @@ class GroundingStudy(Grounding):
 
     def _repr_html_(self) -> str:
         from interp.views.notebook import overview_html
-        from interp.views.tables.grounding import grounding_overview
+        from interp.views.tables.grounding import grounding_brief
 
-        return overview_html(grounding_overview(self))
+        return overview_html(grounding_brief(self))
 
 
 def study(

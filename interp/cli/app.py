@@ -8,6 +8,7 @@ from interp.cli.compare import compare_command
 from interp.cli.demo import demo_build_command, demo_plant_command
 from interp.cli.doctor import doctor_command
 from interp.cli.export import export_command
+from interp.cli.export_activations import export_activations_command
 from interp.cli.find_features import find_features_command
 from interp.cli.grouped_help import GroupedCommand
 from interp.cli.guard import HELP, PLAIN, command
@@ -57,6 +58,9 @@ app.command("figures", cls=GroupedCommand, short_help="Draw the figures of a run
     figures_command
 )
 app.command("export", cls=GroupedCommand, short_help="List features under their names on Neuronpedia.")(export_command)
+app.command("export-activations", cls=GroupedCommand, short_help="Write activations for sae-dashboard or delphi.")(
+    export_activations_command
+)
 app.command("scrub", cls=GroupedCommand, short_help="Look for private data before sharing a folder.")(scrub_command)
 app.command("verify", cls=GroupedCommand, short_help="Check a run against its model and questions.")(verify_command)
 app.command("doctor", cls=GroupedCommand, short_help="What this machine has, and what will fit.")(doctor_command)

@@ -108,6 +108,10 @@ def measure(
 ) -> Measurement:
     """Answer margin, first answer token and final-token residuals of the rows of a prompt table.
 
+        >>> measured = interp.measure(vlm, prompts.head(8), layers=[4, 5])
+        >>> measured.margin.shape, measured.residuals.shape
+        (torch.Size([8]), torch.Size([8, 2, 128]))
+
     The table has columns `image`, `text` and `closed`. Residuals of `layers` are returned, written to `into` [n,
     layers, d_model] if it is given. With packed `rows` (`pack_prompts`) only their prompts are measured, in table
     order. Without them, the processes of `vlm.team` divide the table, and each returns the whole. `description` labels

@@ -29,7 +29,7 @@ def load_questions(
 ) -> list[Question]:
     """Read a JSON Lines file of questions, by default the embedded world's, with absolute image paths.
 
-        >>> questions = interp.load_questions(split="train")[:200]
+        >>> questions = interp.load_questions(split="train")[:240]
         >>> questions[0].question
         'Is there fluid in the chest at all?'
 

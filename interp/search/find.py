@@ -43,7 +43,7 @@ def find_features(
 ) -> FindResult:
     """Find the features and the layers that make `vlm` flip its answers to these questions.
 
-        >>> result = interp.find_features(vlm, interp.WORLD / "saes", questions, layers="4-6", split="train")
+        >>> result = interp.find_features(vlm, interp.WORLD / "saes", questions, layers="3-6", split="train")
         >>> result
         <FindResult of planted: ...>
 

@@ -140,7 +140,7 @@ class FindResult(SearchResult):
     """What `find_features` found, and the data of its figures.
 
     >>> result.table()["layer"].tolist()
-    [4, 5, 6]
+    [3, 4, 5, 6]
     >>> flips = result.flip_table(text=True).query("flipped")
     >>> axes = result.plot_profile()
     """

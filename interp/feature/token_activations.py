@@ -1,0 +1,57 @@
+"""The activations of some features at every text token of many wordings."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from interp.images.decode import NO_IMAGE
+from interp.measurement.margins import capture_residuals, load_batches
+from interp.model.decoder import run_packed
+from interp.model.packing import common_prefix, pack
+from interp.model.prompts import prompt_tokens
+from interp.model.vlm import Vlm
+from interp.saes.sae import Sae
+
+
+class TokenActivations(NamedTuple):
+    """Features of one SAE at the text tokens of n wordings, without image tokens and what all prompts begin with."""
+
+    features: list[int]
+    """Their numbers in the SAE, k of them."""
+    tokens: list[NDArray[np.int64]]
+    """[tokens] ids of the text tokens of each wording, with those that the chat template appends."""
+    activations: list[NDArray[np.float32]]
+    """[tokens, k] activations at these tokens."""
+
+    def of(self, place: int) -> NDArray[np.float32]:
+        """[all tokens]: the activations of the feature at `place` of `features`, wording after wording."""
+        return np.concatenate([values[:, place] for values in self.activations])
+
+
+@torch.no_grad()
+def token_activations(
+    vlm: Vlm, sae: Sae, features: Sequence[int], prompts: pd.DataFrame, batch_tokens: int = 16384
+) -> TokenActivations:
+    """The activations of `features` of an SAE at every text token of a prompt table, in one pass over it."""
+    with_image = list(prompts["image"] != NO_IMAGE)
+    ids = prompt_tokens(vlm.processor, list(prompts["text"]), list(prompts["closed"]), vlm.style, with_image)
+    image_token, start = vlm.model.config.image_token_id, common_prefix(ids)
+    # Each wording has a row of its own, so the first index of a place tells its wording.
+    rows = pack(ids, range(len(prompts)), image_token)
+    columns = torch.tensor(list(features), device=vlm.device)
+    tokens: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(prompts)
+    activations: list[NDArray[np.float32]] = [np.empty((0, len(features)), np.float32)] * len(prompts)
+    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, "activations"):
+        wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
+        places = wanted.nonzero()
+        with capture_residuals(vlm, batch, places, [sae.layer]) as captured:
+            run_packed(vlm.model, batch, images)
+        found = sae.encode(captured[sae.layer].float(), columns).cpu().numpy()
+        row_ids, owner = batch.input_ids[wanted].cpu().numpy(), places[:, 0].cpu().numpy()
+        for row, prompt in enumerate(batch.prompts):
+            tokens[prompt], activations[prompt] = row_ids[owner == row], found[owner == row]
+    return TokenActivations(list(features), tokens, activations)
