@@ -16,7 +16,8 @@ from interp.profile.ranges import LayerRange, growth_range
 from interp.profile.verdict import judge
 from interp.schemas.layers import TRAINABLE, FormalityEntry, GateVerdict, Layers, ProfileEntry
 from interp.schemas.record import Interval
-from interp.screening.flips import Flips
+from interp.screening.flips import Flips, Halves, filled_bank
+from interp.search.artifact import register_warnings
 
 UNKNOWN = Interval(value=None, low=None, high=None)
 
@@ -206,6 +207,38 @@ def test_the_growth_of_a_layer_is_significant_beside_that_of_the_others():
     np.testing.assert_allclose([found[k] for k in range(4)], false_discovery_control(alone), atol=0.02)
     assert [found[k] < 0.05 for k in range(4)] == [False, True, False, False]
     assert growth_significance({0: np.zeros(0)}, np.zeros(0), [], seed=0) == {0: 1.0}
+
+
+def half_of(before, after, threshold=0.25):
+    pairs = pd.DataFrame({"patient": [f"p{i}" for i in range(len(before))]}, dtype=object)
+    return Flips.between(pairs, np.array(before, float), np.array(after, float), threshold)
+
+
+def test_few_flips_are_filled_up_with_the_pairs_that_move_most():
+    # The first flips; the third flips by too little; of the others, the last moves most.
+    half = half_of([1, 1, 0.1, 3, 5], [-1, 0.8, -0.1, 2, 1])
+    assert half.banked.tolist() == [True, False, False, False, False]
+    taken = {enough: filled_bank(half, enough).pairs["patient"].tolist() for enough in (0, 1, 2, 3, 9)}
+    assert taken == {
+        0: ["p0"],
+        1: ["p0"],
+        2: ["p0", "p4"],
+        3: ["p0", "p3", "p4"],
+        9: ["p0", "p1", "p2", "p3", "p4"],
+    }
+    assert len(filled_bank(half.take(np.zeros(5, bool)), 4).pairs) == 0
+
+
+@pytest.mark.parametrize(
+    ("tagged", "said"),
+    [(0, []), (1, ["only 1 pair of the selection half has a formal"]), (19, ["only 19 pairs"]), (20, [])],
+)
+def test_too_few_pairs_with_registers_are_reported(tagged, said):
+    half = half_of(np.ones(30), -np.ones(30))
+    registers = ["formal-casual"] * tagged + [None] * (30 - tagged)
+    selection = half._replace(pairs=half.pairs.assign(registers=registers))
+    found = register_warnings(Halves(selection, half))
+    assert [text[: len(start)] for text, start in zip(found, said, strict=True)] == said
 
 
 def entry(layer, growth, p=None):

@@ -108,9 +108,10 @@ def register_warnings(halves: Halves) -> list[str]:
     tagged = np.count_nonzero(register_signs(halves.selection.pairs))
     if not 0 < tagged < FEWEST_PAIRS:
         return []
+    counted = "1 pair of the selection half has" if tagged == 1 else f"{tagged} pairs of the selection half have"
     return [
-        f"only {tagged} pairs of the selection half have a formal and a casual wording, and a register direction takes "
-        f"{FEWEST_PAIRS}, so whether the register makes the flips is unknown"
+        f"only {counted} a formal and a casual wording, and a register direction takes {FEWEST_PAIRS}, so whether the "
+        "register makes the flips is unknown"
     ]
 
 
