@@ -22,6 +22,7 @@ from interp.model.load import load_vlm
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import InputError
+from interp.storage.hub import locate_any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = EvaluationSettings(new_tokens=0)
@@ -102,6 +103,18 @@ def test_a_hub_id_that_is_not_there_says_how_to_get_it(put):
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(given, put):
     with pytest.raises(InputError, match=r"no such folder|no adapter|not in the local cache"):
         locate_adapter(given)
+
+
+def test_a_misspelt_folder_is_no_hub_id(adapter, tmp_path, monkeypatch, put):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(adapter, "artifacts/adapter")
+    for given in ("artifacts/adaptor", "./artifacts/adaptr", str(tmp_path / "artifacts/adapters")):
+        with pytest.raises(InputError, match=r"no such folder.* Did you mean .*artifacts/adapter\?"):
+            locate_adapter(given)
+    put(adapter, "artifacts/other")
+    assert not locate_adapter("artifacts/other").is_model, "a name that is near nothing is looked up"
+    with pytest.raises(InputError, match=r"Did you mean artifacts/adapter\?"):
+        locate_any("artifacts/adaptor")
 
 
 def test_a_folder_with_one_checkpoint_stands_for_it(world, adapter, tmp_path, capsys):

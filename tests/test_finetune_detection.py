@@ -1,6 +1,7 @@
 """Detectors of flips: by hand, by slow loops, by other implementations, and on nulls where nothing is to be found."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,9 @@ from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.sae import Sae
+from interp.schemas.evaluation import FlipDetection, FlipDetector
+from interp.schemas.record import Interval, interval_of
+from interp.views.tables import detection as detection_view
 
 
 def test_wordings_that_a_detector_reads_are_not_among_those_it_foretells():
@@ -111,6 +115,24 @@ def test_the_auc_of_a_detector_is_the_mann_whitney_statistic():
         samples.append(stats.mannwhitneyu(s[e], s[~e]).statistic / (e.sum() * (~e).sum()))
     assert (found.low, found.high) == pytest.approx(np.percentile(samples, [2.5, 97.5]), abs=0.015)
     assert np.isnan(auc_interval(score, event & False, patients, 0).value)
+
+
+@pytest.mark.parametrize(
+    ("flips", "shown"), [(1, "1.00, too few (1 flips)"), (9, "1.00, too few (9 flips)"), (10, "1.00 [")]
+)
+def test_an_auc_of_few_flips_has_no_interval(flips, shown):
+    """One flip that scores highest gives 1.00 in every resampling that has it: an interval without a width."""
+    event = np.arange(40) < flips
+    found = auc_interval(np.where(event, 2.0, 1.0), event, list(range(40)), 0)
+    assert found.value == 1
+    assert np.isnan(found.low) == np.isnan(found.high) == (flips < 10)
+    detector = FlipDetector(name="margin", passes=1, auc=interval_of(found), risk_area=0.0, curve=[])
+    rate = Interval(value=flips / 40, low=None, high=None)
+    flipped = FlipDetection(
+        arm="base", probes=0, questions=40, patients=40, flip_rate=rate, detectors=[detector], abstention=[]
+    )
+    table = detection_view.detection_table(SimpleNamespace(detection=[flipped], detector_features=[]))
+    assert any(cell.text.startswith(shown) for cell in table.rows[0])
 
 
 def test_logistic_regression_is_that_of_statsmodels_and_a_ridge_shrinks_it_as_newton_does():

@@ -50,3 +50,10 @@ def test_questions_that_cannot_flip_are_counted(called, own_data):
     assert code == 2
     assert "Of 12 questions, 12 ask for yes or no and 0 have paraphrases" in error
     assert "`interp paraphrase" in error
+
+
+def test_a_benchmark_takes_its_models_as_arguments_only(called):
+    code, said, _ = called("finetune", "benchmark", "--help")
+    assert code == 0
+    assert not re.search(r"--model\b", said)
+    assert "--tolerance" in said

@@ -10,8 +10,14 @@ import subprocess
 import sys
 import termios
 from fcntl import ioctl
+from pathlib import Path
 
 import pytest
+
+from interp.runtime import progress
+from interp.views.overview import Overview
+from interp.views.table import Table
+from interp.views.terminal.screen import show_screen
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SMALL = ["--limit", "40", "--layers", "4", "--device", "cpu"]
@@ -157,3 +163,20 @@ def test_help_fits_a_terminal_and_shows_an_example(name, command, monkeypatch):
     if name not in ("interp", "interp demo"):
         assert re.search(rf"^ {{4,}}{name}( |$)", text, re.MULTILINE), text
         assert {"-v", "--verbose"} <= {flag for option in command.params for flag in option.opts}
+
+
+def test_work_whose_output_is_redirected_says_how_far_it_is(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.track("abcdef", "prompts", unit=10)) == list("abcdef")
+    said = capsys.readouterr().err.splitlines()
+    # A step takes 20 s and a line comes after 30 s, but none at the end.
+    assert said == ["prompts: 20 of 60, 0.5/s, 00:01:20 left", "prompts: 40 of 60, 0.5/s, 00:00:40 left"]
+
+
+def test_a_result_that_was_not_written_is_not_said_to_be_in_a_file(capsys):
+    shown = Overview("of a model", ["It works."], tables=[])
+    show_screen(shown, Table("What decided", [], []))
+    assert "nothing was written: --out keeps all numbers" in capsys.readouterr().out
+    show_screen(shown, Table("What decided", [], []), [Path("out/evaluation.json")])
+    assert "the files hold all numbers" in capsys.readouterr().out

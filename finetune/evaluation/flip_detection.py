@@ -39,7 +39,7 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """Coverages of the points of a risk-coverage curve."""
 FEWEST_EVENTS = 10
-"""Fewest flips, and fewest questions without, that a regression is fitted on."""
+"""Fewest flips, and fewest questions without, that a regression is fitted on and that an AUC has an interval of."""
 DRAWS = 1000
 """Number of bootstrap draws of the patients behind the interval of an AUC."""
 
@@ -142,9 +142,12 @@ def detectors_of(table: pd.DataFrame, probes: int, activation: FloatArray | None
 
 
 def auc_interval(score: FloatArray, event: Bools, patients: Sequence[object], seed: int) -> Estimate:
-    """AUC of a score [n] for an event, with its bootstrap interval over patients."""
+    """AUC of a score [n] for an event, with its bootstrap interval over patients.
+
+    With fewer than FEWEST_EVENTS events, or rows without, it has no interval: that of one event would have no width.
+    """
     value = float(auc(score, event)[0])
-    if np.isnan(value):
+    if np.isnan(value) or min(event.sum(), (~event).sum()) < FEWEST_EVENTS:
         return Estimate(value, np.nan, np.nan)
     member, drawn = clusters_drawn(patients, DRAWS, seed)
     return percentiles(value, weighted_aucs(score, event, drawn[:, member])[:, 0], len(set(patients)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
-from interp.storage.hub import download
+from interp.storage.hub import download, meant_folder
 
 CONFIG = "adapter_config.json"
 FILES = (CONFIG, "adapter_model.safetensors", "gatescope.json")
@@ -35,11 +35,10 @@ def locate_adapter(given: str | Path) -> Given:
     path = Path(given)
     if path.is_dir():
         return _in_folder(path, str(given))
-    hub = HUB_ID.fullmatch(str(given))
-    if hub is None:
-        raise InputError(
-            f"{given}: no such folder, and not a hub id such as owner/name. Give the folder of an adapter."
-        )
+    hub, meant = HUB_ID.fullmatch(str(given)), meant_folder(given)
+    if hub is None or meant:
+        what = "" if hub else ", and not a hub id such as owner/name. Give the folder of an adapter"
+        raise InputError(f"{given}: no such folder{what}.{meant}")
     repo, inside = hub.group(1), hub.group(2).strip("/")
     # First the small files: a repository may hold the weights of many checkpoints.
     root = download(repo, None, [f"*{CONFIG}", "config.json"])

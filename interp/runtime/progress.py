@@ -11,6 +11,8 @@ from interp.runtime.distributed import is_main
 from interp.runtime.log import log_duration
 
 T = TypeVar("T")
+LINE_EVERY = 30.0
+"""Time between two lines of progress where stderr is no terminal [s]; shorter work is silent."""
 _open: list[str] = []
 """Description of the bar that is shown; empty if there is none."""
 
@@ -64,9 +66,16 @@ def spinner(description: str) -> Iterator[None]:
 
 def _with_bar(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
     console = progress_console()
-    # A dumb terminal cannot rewrite a line that it has printed.
-    if not is_main() or not console.is_interactive or len(items) == 0:
+    if not is_main() or len(items) == 0:
         yield from items
+        return
+    if console.is_jupyter:
+        # Lines would be saved with the notebook.
+        yield from items
+        return
+    # A dumb terminal cannot rewrite a line that it has printed, and a file should not hold a thousand bars.
+    if not console.is_interactive:
+        yield from _with_lines(items, description, unit)
         return
     from rich.progress import (
         BarColumn,
@@ -92,3 +101,15 @@ def _with_bar(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
             progress.advance(task)
             speed = progress.tasks[0].speed
             progress.update(task, rate=f"{speed * unit:{'.0f' if speed * unit >= 10 else '.2g'}}/s" if speed else "")
+
+
+def _with_lines(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
+    """Iterate over `items` with a line of progress every LINE_EVERY seconds, so that a redirected run says it works."""
+    started = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= LINE_EVERY and done < len(items):
+            said, rate = now, done / (now - started)
+            left = time.strftime("%H:%M:%S", time.gmtime((len(items) - done) / rate))
+            notify(f"{description}: {done * unit:,} of {len(items) * unit:,}, {rate * unit:.2g}/s, {left} left")

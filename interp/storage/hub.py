@@ -23,6 +23,22 @@ class Source(NamedTuple):
     """Commit of the hub repository; None for a local folder."""
 
 
+def meant_folder(given: str | Path) -> str:
+    """What a path that is no folder probably meant, as a sentence with a blank before it; empty if nothing is near.
+
+    Only names beside it are near: `artifacts/adaptor` where artifacts/adapter exists.
+    """
+    from difflib import get_close_matches
+
+    path = Path(given)
+    try:
+        beside = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    except OSError:
+        beside = []
+    close = get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f" Did you mean {path.parent / close[0]}?" if close else ""
+
+
 def locate(model: str | Path, revision: str | None = None) -> Source:
     """Find the folder of `model`, a Gemma 3 model with images in a local folder or on the hub.
 
@@ -43,7 +59,13 @@ def locate_any(model: str | Path, revision: str | None = None) -> Source:
     if path.is_dir():
         return Source(path, path.resolve().name, None)
     if path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
-        raise InputError(f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.")
+        raise InputError(
+            f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.{meant_folder(model)}"
+        )
+    if meant := meant_folder(model):
+        raise InputError(
+            f"{model}: no such folder.{meant} It is not looked up on the hub, since one beside it is near."
+        )
     folder = download(str(model), revision, MODEL_FILES)
     return Source(folder, str(model), folder.name)
 

@@ -36,15 +36,25 @@ def detection_table(found: Evaluation) -> Table:
             Column("paraphrases read", lambda row: count(row.flips.probes)),
             Column("questions", lambda row: count(row.flips.questions)),
             Column("flips [%]", lambda row: estimate(row.flips.flip_rate, PERCENT)),
-            Column("AUC", lambda row: estimate(row.detector.auc)),
+            Column("AUC", _auc),
             Column("flips of the surest 90% [%]", left),
         ],
         rows,
         "Flips are those of the paraphrases that are not read. Margin: |margin| of the original wording, and mean "
         "margin: |mean| over the wordings read, small where flips are expected. Dispersion: standard deviation over "
         "the wordings read. Scores of features are fitted on other patients. An AUC of .5 is chance. Brackets: 95% "
-        f"intervals over patients.{said}",
+        f"intervals over patients; too few flips or patients have none.{said}",
     )
+
+
+def _auc(row: _Detected) -> Cell:
+    """The AUC; without an interval, why it has none."""
+    found = row.detector.auc
+    if found.value is None or found.low is not None or (rate := row.flips.flip_rate.value) is None:
+        return estimate(found)
+    flips = round(rate * row.flips.questions)
+    few = min((flips, "flips"), (row.flips.questions - flips, "without a flip"))
+    return Cell(f"{number(found.value)}, too few ({few[0]} {few[1]})", found.value)
 
 
 class _Withheld(NamedTuple):

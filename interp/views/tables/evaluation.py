@@ -165,7 +165,7 @@ def groups_table(found: Evaluation) -> Table:
         "By group of questions [%]",
         columns,
         groups,
-        "Without intervals; evaluation.json has them. Small groups say little.",
+        "Without intervals; the JSON (--out, --json) has them. Small groups say little.",
     )
 
 

@@ -35,7 +35,8 @@ def show_screen(
     if files:
         console.print(f"\nfiles: {_listed(files)}", soft_wrap=True, markup=False)
     if not full:
-        console.print("more: --full prints every table; the files hold all numbers", soft_wrap=True, markup=False)
+        kept = "the files hold all numbers" if files else "nothing was written: --out keeps all numbers"
+        console.print(f"more: --full prints every table; {kept}", soft_wrap=True, markup=False)
     if following:
         console.print(f"next: {bold(following)}", soft_wrap=True)
 
