@@ -126,7 +126,7 @@ def capped(options: argparse.Namespace, cap: float | None) -> None:
 def quantization(options: argparse.Namespace) -> None:
     """Margins and flips of every format of weights against bfloat16 on a GPU, or float32 on a CPU."""
     model = options.model or inputs(options.shape, options.folder)[0]
-    questions = load_questions(options.data, split=None if options.model else "train")
+    questions = load_questions(options.data, split="test" if options.model else "train")
     prompts = prompt_table([q for q in questions if q.closed][: options.questions])
     pairs = pair_table(prompts)
     columns = (
