@@ -3,7 +3,7 @@
 import pytest
 
 from interp.profile.places import place_of, writing_layers
-from interp.schemas.layers import CausalEntry
+from interp.schemas.layers import FAMILY_MEDIATED, CausalEntry
 from interp.schemas.record import Interval
 from interp.search.gate import gate_span
 
@@ -50,6 +50,12 @@ def test_causes_lie_below_the_layers_that_write_and_work_through_them(layer, net
 def test_nothing_is_a_cause_where_no_layer_writes_or_chance_explains_it():
     assert place_of(2, causal(0.8, 0.7), writing=[]) == "echo"
     assert place_of(2, causal(0.8, 0.7, p=0.5), writing=[4]) == "bystander"
+
+
+def test_a_family_needs_more_than_a_single_feature():
+    assert place_of(2, causal(0.5, 0.45), writing=[4, 5]) == "cause"
+    assert place_of(2, causal(0.5, 0.45), [4, 5], FAMILY_MEDIATED) == "contributor"
+    assert place_of(2, causal(0.6, 0.5), [4, 5], FAMILY_MEDIATED) == "cause"
 
 
 def test_the_span_of_a_gate_has_both_ends_where_it_is_too_wide():

@@ -47,7 +47,7 @@ from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
-from interp.schemas.layers import DOSES, Place, PromptEntry
+from interp.schemas.layers import DOSES, FAMILY_MEDIATED, Place, PromptEntry
 from interp.schemas.study import (
     FeatureTestEntry,
     GroupRecovery,
@@ -349,5 +349,5 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
             **dict(zip(PARTS, parts, strict=True)), error_share=significant(error / whole) if whole else None
         ),
         family_patch=together if relatives else None,
-        family_place=place_of(sae.layer, together, writing) if relatives else None,
+        family_place=place_of(sae.layer, together, writing, FAMILY_MEDIATED) if relatives else None,
     )

@@ -68,16 +68,16 @@ def layers_that_mediate(falls: Sequence[LayerFall]) -> list[int]:
     return [fall.layer for fall in falls if fall.p < SIGNIFICANT and fall.net_fall.value >= least]
 
 
-def place_of(layer: int, patched: Patched, writing: Sequence[int]) -> Place:
+def place_of(layer: int, patched: Patched, writing: Sequence[int], least: float = MEDIATED) -> Place:
     """The place of what was patched at `layer`, when the layers `writing` write the answer.
 
-    The threshold holds for families as it does for single features: see `interp.schemas.layers.MEDIATED`.
+    `least` is the net mediated recovery that a cause needs: FAMILY_MEDIATED for a family.
     """
     net, mediated = patched.net, patched.net_mediated
     moves = (net.low or 0) > 0 and (patched.p or 0) < SIGNIFICANT
     mediates = mediated is not None and (mediated.low or 0) > 0 and (patched.p_mediated or 0) < SIGNIFICANT
     if mediates and mediated is not None and writing and layer < writing[-1]:
-        if (mediated.value or 0) >= MEDIATED:
+        if (mediated.value or 0) >= least:
             return "cause" if layer < writing[0] else "mediator"
         if moves and patched.direct is not None and (mediated.value or 0) > (patched.direct.value or 0):
             return "contributor"

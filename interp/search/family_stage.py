@@ -7,7 +7,7 @@ import numpy as np
 from interp.causal.layer_patching import PatchTarget
 from interp.causal.vector_patching import VectorTest, patch_vectors
 from interp.profile.places import ORDER, place_of
-from interp.schemas.layers import FamilyEntry
+from interp.schemas.layers import FAMILY_MEDIATED, FamilyEntry
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.screening.families import Family
 from interp.screening.layers import ScreenedLayers
@@ -15,7 +15,7 @@ from interp.statistics import benjamini_hochberg
 from interp.storage.json_files import json_ready, significant
 
 SWEEP = 8
-"""Families that are patched in one sweep, whose edits of a flip are then about as many as those of the layer patches."""
+"""Families in one sweep, whose edits of a flip are then about as many as those of the layer patches."""
 
 
 def patch_families(screened: ScreenedLayers, bank: PatchTarget, writing: Sequence[int], seed: int) -> list[FamilyEntry]:
@@ -50,5 +50,5 @@ def _entry(family: Family, test: VectorTest, writing: Sequence[int]) -> FamilyEn
         layer=family.layer,
         features=list(family.features),
         path_attribution=significant(family.path_attribution),
-        place=place_of(family.layer, patched, writing),
+        place=place_of(family.layer, patched, writing, FAMILY_MEDIATED),
     )

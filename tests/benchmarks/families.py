@@ -4,9 +4,9 @@
     python tests/benchmarks/families.py decoy/
     python tests/benchmarks/families.py interp/demo/world/planted
 
-The place of a family follows the rule of single features (`interp.profile.places.place_of`), whose threshold must
-therefore hold for families as well. Of every layer, the twelve features that change most on flips are patched, alone
-and with their families; the table shows those with the largest net mediated recovery. A model takes about a minute.
+The place of a family follows the rule of single features (`interp.profile.places.place_of`) with a threshold of its
+own. Of every layer, the twelve features that change most on flips are patched, alone and with their families; the table
+shows those with the largest net mediated recovery. A model takes about a minute.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.schemas.layers import MEDIATED
+from interp.schemas.layers import FAMILY_MEDIATED, MEDIATED
 from interp.screening.families import find_relatives
 from interp.screening.feature_stats import joint_feature_patch
 from interp.screening.flips import find_flips, questions_that_can_flip, sides
@@ -63,8 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     table = patched_families(options.model, options.world, options.questions)
     print(table.sort_values("with family", ascending=False).head(10).round(2).to_string(index=False))
-    for name in ("alone", "with family"):
-        print(f"{name}: at most {table[name].max():.2f}; at least {MEDIATED:g} in {(table[name] >= MEDIATED).sum()}")
+    for name, least in (("alone", MEDIATED), ("with family", FAMILY_MEDIATED)):
+        print(f"{name}: at most {table[name].max():.2f}; at least {least:g} in {(table[name] >= least).sum()}")
 
 
 if __name__ == "__main__":
