@@ -170,6 +170,9 @@ def test_features_link_to_their_own_page_or_to_the_nearest_and_say_which(kept, t
     assert links["2:7"] == ["≈ 1:9 (0.81)", f"{SITE}/gemma-3-4b-it/1-gemmascope-2-res-16k/9"]
     assert links["3:500"] is None
     assert "javascript:" not in html
+    cards = " ".join(Page(html).texts["features"].split())
+    assert f"Neuronpedia {SITE}/gemma-3-4b-it/1-gemmascope-2-res-16k/20" in cards
+    assert f"Neuronpedia, approximate {SITE}/gemma-3-4b-it/1-gemmascope-2-res-16k/9 1:9 (0.81), by decoder" in cards
     layers = [name.split(":")[0] for name in links.index]
     assert all((link is not None) == (layer == "1") for layer, link in zip(layers[3:], links[3:], strict=True))
 

@@ -9,6 +9,7 @@ from interp.schemas.layers import FeatureEntry, GateVerdict, Layers, Place
 from interp.schemas.record import Interval
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
+from interp.views.report.feature_explorer import SIMILAR, page_of
 from interp.views.tables.feature import causal_facts
 from interp.views.tables.gate import gate_name
 
@@ -70,7 +71,7 @@ def cards(found: Layers) -> list[Card]:
             f"{entry.layer}:{entry.feature}",
             f"dose-{entry.layer}-{entry.feature}",
             _says(entry),
-            _card_facts(entry),
+            [*_card_facts(entry), *_page_facts(found, entry)],
         )
         for entry in [entry for entry in found.features if entry.causal][:CARDS]
     ]
@@ -92,6 +93,17 @@ def _card_facts(entry: FeatureEntry) -> Facts:
         ),
     ]
     return known + causal_facts(entry.causal) if entry.causal else known
+
+
+def _page_facts(found: Layers, entry: FeatureEntry) -> Facts:
+    """The feature's page on Neuronpedia, or that of the most similar feature; empty without one."""
+    page = page_of(found, entry.layer, entry.feature)
+    if page is None:
+        return []
+    text, address = page
+    if not text.startswith(SIMILAR):
+        return [("Neuronpedia", address)]
+    return [("Neuronpedia, approximate", f"{address} {text.removeprefix(SIMILAR)}, by decoder cosine")]
 
 
 def _register(auc: float | None) -> str:

@@ -10,6 +10,8 @@ from interp.views.report.explorer import Explorer, Field, bounded
 
 FEATURES_SHOWN = 1000
 """Most features on a page."""
+SIMILAR = "≈"
+"""Marks the page of another feature."""
 FIELDS = [
     Field("name", "feature", meaning="layer, and index in the SAE"),
     Field("layer_name", "layer", "choice", shown=False),
@@ -59,7 +61,7 @@ def feature_explorer(search: Layers | None, screened: pd.DataFrame | None) -> Ex
 def page_of(search: Layers, layer: int, feature: int) -> tuple[str, str] | None:
     """The text and address of a feature's page on Neuronpedia; None if there is none.
 
-    The address is that of its own page, or else that of the most similar feature, whose text begins with ≈.
+    The address is that of its own page, or else that of the most similar feature, whose text begins with SIMILAR.
     """
     own = next((entry.neuronpedia for entry in search.sae_sources if entry.layer == layer), None)
     if own is not None:
@@ -69,4 +71,4 @@ def page_of(search: Layers, layer: int, feature: int) -> tuple[str, str] | None:
     # Only pages of that site are linked, whatever a file says.
     if near is None or not near.address.startswith(f"{SITE}/"):
         return None
-    return f"≈ {near.layer}:{near.feature} ({number(near.cosine)})", near.address
+    return f"{SIMILAR} {near.layer}:{near.feature} ({number(near.cosine)})", near.address
