@@ -149,9 +149,9 @@ def test_a_study_shows_its_conclusion_first_and_its_tables(study):
 @pytest.mark.parametrize(
     ("of", "name", "label"),
     [
-        ("result", "plot_margin", "answer margin [logits],\nparaphrase − original"),
-        ("result", "plot_register", "share of wordings"),
-        ("study", "plot_margin", "answer margin [logits],\nparaphrase − original"),
+        ("result", "plot_margin", "change of answer margin [logits],\nparaphrase − original"),
+        ("result", "plot_register", "share of wordings\nwith a higher one"),
+        ("study", "plot_margin", "change of answer margin [logits],\nparaphrase − original"),
         ("study", "plot_dose", "recovered share\nof the margin shift"),
         ("study", "plot_groups", ""),
         ("study", "plot_grid", "activation\nat the final token"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from interp.questions.files import given_questions
@@ -65,6 +66,9 @@ class QuestionsOverview:
 
     def __repr__(self) -> str:
         return "\n".join(self.sentences())
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(sentence)}</p>" for sentence in self.sentences())
 
 
 def describe_questions(questions: Sequence[Question] | str | Path) -> QuestionsOverview:
