@@ -105,9 +105,11 @@ def test_a_family_is_the_cause_where_no_single_feature_is(result, planted, world
     # Its recovery, by undoing the features' changes one after the other in plain activations.
     banked = result.flips.take(result.flips.banked & ~selection_rows(result.flips, seed=0))
     sae = load_sae(locate_saes(WORLD / "saes")[first.layer], first.layer, planted.d_model)
-    residuals = measure(planted, result.prompts, [first.layer]).residuals[:, 0]
-    f = sae.encode(residuals)
-    delta = f[banked.pairs["paraphrase"].tolist()] - f[banked.pairs["original"].tolist()]
+    before, after = (
+        sae.encode(measure(planted, result.prompts.iloc[rows].reset_index(drop=True), [first.layer]).residuals[:, 0])
+        for rows in (banked.pairs["original"], banked.pairs["paraphrase"])
+    )
+    delta = after - before
     vectors = -sum(delta[:, [i]] * sae.w_dec[i] for i in first.features)
     rerun = rerun_paraphrases(planted, result.prompts, banked)
     effect = PatchTarget(banked, rerun).effect([first.layer], vectors[:, None], "by hand")[:, 0]
