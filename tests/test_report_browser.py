@@ -10,8 +10,10 @@ from pages import Page, numbers
 from report_items import write_items_of, write_screened
 from report_run import write_run
 
+from interp.views.figures.style import QUANTITIES, SERIES
 from interp.views.report.collect import collect
 from interp.views.report.render import render
+from interp.views.report.svg import COLOURS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,14 @@ def test_contrast_is_aa_in_both_themes(theme):
         for text in ("ink", "soft"):
             assert contrast(colours[text], colours[back]) >= 4.5, (text, back)
     assert contrast(colours["accent"], colours["paper"]) >= 4.5
-    assert contrast(colours["muted"], colours["paper"]) >= 3
+    for mark in ("muted", "orange", "green", "purple", "sky", "gold"):
+        assert contrast(colours[mark], colours["paper"]) >= 3, mark
+
+
+def test_the_colours_of_the_figures_stand_out_on_paper_and_have_their_theme():
+    known = {*QUANTITIES.values(), *(series["color"] for series in SERIES)}
+    assert all(contrast(colour, "#ffffff") >= 3 for colour in known)
+    assert known <= set(COLOURS), "a colour without a theme would stay dark in the dark"
 
 
 @pytest.fixture(scope="module")
