@@ -53,9 +53,9 @@ def test_nothing_is_a_cause_where_no_layer_writes_or_chance_explains_it():
 
 
 def test_a_family_needs_more_than_a_single_feature():
-    assert place_of(2, causal(0.5, 0.45), writing=[4, 5]) == "cause"
-    assert place_of(2, causal(0.5, 0.45), [4, 5], FAMILY_MEDIATED) == "contributor"
-    assert place_of(2, causal(0.6, 0.5), [4, 5], FAMILY_MEDIATED) == "cause"
+    assert place_of(2, causal(0.6, 0.55), writing=[4, 5]) == "cause"
+    assert place_of(2, causal(0.6, 0.55), [4, 5], FAMILY_MEDIATED) == "contributor"
+    assert place_of(2, causal(0.7, 0.65), [4, 5], FAMILY_MEDIATED) == "cause"
 
 
 def test_the_span_of_a_gate_has_both_ends_where_it_is_too_wide():
