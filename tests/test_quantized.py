@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from finetune_world import awaken, plain_logits, items_of, losses_of, make_world, plain_margin
+from finetune_world import awaken, items_of, losses_of, make_world, plain_logits, plain_margin
 
 from finetune.lora.modules import add_lora
 from interp.measurement.margins import measure
