@@ -14,6 +14,12 @@ SECRET = "Is there something on the film?"
 BANNER = "This page shows wordings of your questions"
 
 
+@pytest.fixture(autouse=True)
+def without_charts(monkeypatch):
+    """Pages without charts, which these tests do not look at and which take most of the time."""
+    monkeypatch.setattr("interp.views.report.charts.draw_all", lambda found, styles: {})
+
+
 @pytest.fixture
 def run(tmp_path):
     folder = study_folder(tmp_path / "run" / "feature")
