@@ -135,7 +135,7 @@ def test_every_verdict_that_names_layers_is_trained_on_and_said(tmp_path, verdic
     found = read_choice(None, path)
     assert verdict_line(found) == f"layers.json: {verdict}; {says}."
     choice = choose_layers(SimpleNamespace(name="other", n_layers=6, d_model=32), found)
-    assert choice == ([1, 3, 4], f"layers.json, {verdict}, rule answer, questions ab (test split)")
+    assert choice == ([1, 3, 4], f"layers.json, {verdict}, rule answer, questions ab (test split)", None)
 
 
 def test_every_verdict_that_names_layers_has_a_meaning():
