@@ -98,7 +98,7 @@ def test_a_line_of_the_readme_answers_a_question(question, session, monkeypatch)
     monkeypatch.chdir(session.folder)
     if not Path("run-2").exists():
         interp.save_result(session.space["result"], "run-2", interp.ItemsKept(keep=True))
-    space = session.space | {"saes": interp.WORLD / "saes", "data": interp.DataSpec(limit=8)}
+    space = session.space | {"saes": interp.WORLD / "saes", "data": interp.DataSpec(limit=3)}
     assert FACTS[question](eval(ANSWERS[question], space))
 
 

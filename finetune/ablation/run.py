@@ -91,7 +91,7 @@ def ablate_saved(
 ) -> Ablation | None:
     """Train the range of `layers_from` and others, and compare them; finished arms in the folder `out` are kept.
 
-        >>> small = finetune.AblationSettings(finetune.TrainSettings(epochs=1), seeds=(0,), kinds=("window",), stride=8)
+        >>> small = finetune.AblationSettings(finetune.TrainSettings(epochs=1), seeds=(0,), kinds=("all",))
         >>> ablation = finetune.ablate_saved(interp.ModelSpec(), interp.DataSpec(limit=8), "ablation", result, small)
         >>> ablation
         <Ablation of planted: ...>

@@ -47,12 +47,9 @@ def evaluate_saved(
     """Compare saved adapters, and `clamps` of features of the SAEs `sae_of` (layer -> folder), with their base model.
 
         >>> settings = finetune.EvaluationSettings(new_tokens=0)
-        >>> saes = interp.WORLD / "saes"
-        >>> evaluation = finetune.evaluate_saved(
-        ...     "adapter", interp.DataSpec(limit=16), settings=settings, clamps=["5:466"], sae_of=saes
-        ... )
+        >>> evaluation = finetune.evaluate_saved("adapter", interp.DataSpec(limit=16), settings=settings)
         >>> list(evaluation.arms)
-        ['base', 'adapter', 'clamp 5:466']
+        ['base', 'adapter']
 
     Each adapter is an arm, and each set of clamps, as "17:3818=0" or parsed, in the base, in each adapter, or in both,
     as `clamp_in` says. `adapters` are one or several; each is a folder, a folder that holds a single one, or a hub id

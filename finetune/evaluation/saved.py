@@ -32,7 +32,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     """Read the file that `finetune evaluate --out` wrote, or evaluation.json in a folder, with its items if kept.
 
         >>> finetune.load_evaluation("evaluation.json").items()["arm"].unique().tolist()
-        ['adapter', 'clamp 5:466']
+        ['adapter']
 
     Raises InputError if there is none, or if it is damaged or of a newer schema.
     """

@@ -42,7 +42,7 @@ def export_activations(
 ) -> list[Path]:
     """Write the activations of `features`, as LAYER:FEATURE, at every text token of all wordings to a new folder.
 
-        >>> interp.export_activations(vlm, interp.WORLD / "saes", questions[:20], ["6:156"], "dashboard")
+        >>> interp.export_activations(vlm, interp.WORLD / "saes", questions[:5], ["6:156"], "dashboard")
         [PosixPath('dashboard/layer_6.json')]
 
     `saes` is a source of SAEs as for `find_features`. Both forms hold the wordings as token ids, which are the text of
