@@ -51,8 +51,8 @@ class QuestionsOverview:
         """What there is, and what is missing with what follows from that, without any question."""
         said = [
             f"{self.questions:,} questions of {self.patients:,} patients: {self.closed:,} ask for yes or no, "
-            f"{self.reworded:,} of these have another wording, {self.answered:,} have a true answer, and {self.boxed:,} "
-            "a lesion box."
+            f"{self.reworded:,} of these have another wording, {self.answered:,} have a true answer, and "
+            f"{self.boxed:,} a lesion box."
         ]
         if not self.can_flip:
             said.append("No yes/no question has another wording, so none can flip. `interp paraphrase` adds wordings.")
