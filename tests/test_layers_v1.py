@@ -15,7 +15,7 @@ from interp.schemas.layers_v1 import upgraded
 
 OLD = Path(__file__).with_name("layers_v1.json")
 ADDED = {"answer", "random_answer", "answer_growth", "growth_p", "register_patch", "random_register"}
-"""Fields of the profile that version 3 added."""
+"""Fields of the profile that versions 3 and 4 added."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_damage_is_named_as_in_a_new_file(old, tmp_path, field, value):
 
 
 def test_a_file_of_version_2_is_read_as_it_is(tmp_path):
-    """Version 3 added fields, verdicts and a rule."""
+    """Versions 3 and 4 added fields, verdicts and a rule."""
     older = layers_document("m", 3, 8)
     assert older["schema_version"] == 2
     path = tmp_path / "layers.json"
@@ -92,7 +92,7 @@ def test_a_file_of_version_2_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("verdict", TRAINABLE)
-def test_every_verdict_of_version_3_is_read(tmp_path, verdict):
+def test_every_verdict_is_read(tmp_path, verdict):
     content = layers_document("m", 3, 8) | {"schema_version": SCHEMA_VERSION, "verdict": verdict, "rule": "answer"}
     path = tmp_path / "layers.json"
     path.write_text(json.dumps(content))

@@ -103,7 +103,10 @@ class RangeScores(NamedTuple):
     flip_auc: NDArray[np.float64]
     """[layers]: flip AUC of the features that the selection half chose, held-out half, as published."""
     blind: int
-    """Number of the first layers at whose final token no image has arrived (`interp.profile.profile.blind_layers`)."""
+    """Number of the first layers at whose final token no image has arrived (`interp.profile.profile.blind_layers`).
+
+    It is measured by exchanging images of patients of the held-out half under the same words, so no flip enters it.
+    """
 
 
 def ranges_of(layers: Sequence[int], scores: RangeScores, max_layers: int) -> dict[Rule, LayerRange]:

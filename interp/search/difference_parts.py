@@ -29,7 +29,7 @@ class DifferenceParts(NamedTuple):
     directions: list[list[AnswerDirections]]
     """[layers, 1 + TURNS]: the answer directions of every layer and their controls."""
     selected: Flips
-    """s pairs of the selection half: its flip bank, of fewer than ENOUGH flips with pairs that nearly flip."""
+    """s pairs of the selection half: its flip bank, of fewer than ENOUGH flips with other pairs of the largest margin shifts."""
     residual_selected: Tensor
     """float32 [s, layers, d_model]: the whole difference after the layer."""
     below_selected: Tensor
