@@ -108,8 +108,8 @@ def layer_profile(
 def blind_layers(answers_by_image: AnswerPatches, by_image: Flips) -> int:
     """Number of the first profiled layers at whose final token no image has arrived.
 
-    There, exchanging the difference between two images (`by_image`, whose answers differ) recovers less than BLIND. The
-    number is 0 where this recovers so little at every layer, or was not measured: then nothing tells where images arrive.
+    There, exchanging the difference between two images (`by_image`, whose answers differ) recovers less than BLIND.
+    The number is 0 where it does so at every layer, or was not measured: then nothing tells where images arrive.
     """
     net = (answers_by_image.answer - answers_by_image.random).sum(0)
     reached = net >= BLIND * np.abs(by_image.margin_before - by_image.margin_after).sum()

@@ -29,7 +29,7 @@ class DifferenceParts(NamedTuple):
     directions: list[list[AnswerDirections]]
     """[layers, 1 + TURNS]: the answer directions of every layer and their controls."""
     selected: Flips
-    """s pairs of the selection half: its flip bank, of fewer than ENOUGH flips with other pairs of the largest margin shifts."""
+    """s pairs of the selection half: its flip bank; if of fewer than ENOUGH, with the pairs of largest margin shift."""
     residual_selected: Tensor
     """float32 [s, layers, d_model]: the whole difference after the layer."""
     below_selected: Tensor
