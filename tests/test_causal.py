@@ -19,7 +19,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.schemas.layers import DOSES
+from interp.schemas.tested_features import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer

@@ -26,7 +26,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.saes.sae import Sae, save_sae
 from interp.saes.source import sae_source
-from interp.schemas.layers import FeatureEntry
+from interp.schemas.tested_features import FeatureEntry
 from interp.search.page_links import with_pages
 from interp.views.tables.feature_content import content_line
 

@@ -2,7 +2,8 @@
 
 from layers_table import README, table, updated
 
-from interp.schemas.layers import CausalEntry, FeatureEntry, Layers, ProfileEntry
+from interp.schemas.layers import Layers, ProfileEntry
+from interp.schemas.tested_features import CausalEntry, FeatureEntry
 
 
 def test_the_readme_lists_every_field_as_the_schema_describes_it():

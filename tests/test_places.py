@@ -3,8 +3,8 @@
 import pytest
 
 from interp.profile.places import place_of, writing_layers
-from interp.schemas.layers import FAMILY_MEDIATED, CausalEntry
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FAMILY_MEDIATED, CausalEntry
 from interp.search.gate import gate_span
 
 

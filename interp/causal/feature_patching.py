@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.causal.layer_patching import PatchTarget, random_directions
 from interp.runtime.distributed import Team
-from interp.schemas.layers import DOSES
+from interp.schemas.tested_features import DOSES
 from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import feature_delta
 from interp.screening.flips import Flips

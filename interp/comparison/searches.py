@@ -14,8 +14,9 @@ from interp.comparison.paired_items import (
 )
 from interp.schemas.comparison import Change, Comparison, Fact, FeatureChange, LayerChange, Moves
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FeatureEntry, Layers, SaeEntry
+from interp.schemas.layers import Layers, SaeEntry
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FeatureEntry
 from interp.storage.json_files import significant
 from interp.storage.provenance import software
 from interp.views.tables.gate import gate_name

@@ -47,7 +47,7 @@ from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
-from interp.schemas.layers import DOSES, FAMILY_MEDIATED, Place, PromptEntry
+from interp.schemas.layers import PromptEntry
 from interp.schemas.study import (
     FeatureTestEntry,
     GroupRecovery,
@@ -58,6 +58,7 @@ from interp.schemas.study import (
     ResidualParts,
     Study,
 )
+from interp.schemas.tested_features import DOSES, FAMILY_MEDIATED, Place
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.screening.families import find_relatives
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from interp.causal.mediation import LayerFall
-from interp.schemas.layers import MEDIATED, Place
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import MEDIATED, Place
 
 WRITES = 0.25
 """Least direct effect of a writing layer, as a share of the largest."""

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 
 from interp.runtime.errors import InputError
 from interp.saes.suites import pages_of
-from interp.schemas.layers import FeatureEntry, Layers
+from interp.schemas.layers import Layers
 from interp.schemas.neuronpedia import SITE
+from interp.schemas.tested_features import FeatureEntry
 
 MAX_FEATURES = 100
 """Most features that the API takes at once."""

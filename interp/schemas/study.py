@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from interp.schemas.feature_content import FeatureContent
-from interp.schemas.layers import CausalEntry, Place, PromptEntry
+from interp.schemas.layers import PromptEntry
 from interp.schemas.record import Interval, Record
+from interp.schemas.tested_features import CausalEntry, Place
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.storage.provenance import Provenance
 

@@ -15,17 +15,9 @@ from interp.questions.schema import Question
 from interp.questions.tables import fingerprint
 from interp.saes.reconstruction import R2_NEEDED
 from interp.saes.source import sae_source
-from interp.schemas.layers import (
-    DataEntry,
-    FamilyEntry,
-    FeatureEntry,
-    GateEntry,
-    Layers,
-    ProfileEntry,
-    PromptEntry,
-    RangeEntry,
-)
+from interp.schemas.layers import DataEntry, GateEntry, Layers, ProfileEntry, PromptEntry, RangeEntry
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FamilyEntry, FeatureEntry
 from interp.screening.flips import Flips, Halves
 from interp.search.layer_stage import Judgement
 from interp.search.page_links import with_pages

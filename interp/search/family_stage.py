@@ -7,7 +7,7 @@ import numpy as np
 from interp.causal.layer_patching import PatchTarget
 from interp.causal.vector_patching import VectorTest, patch_vectors
 from interp.profile.places import ORDER, place_of
-from interp.schemas.layers import FAMILY_MEDIATED, FamilyEntry
+from interp.schemas.tested_features import FAMILY_MEDIATED, FamilyEntry
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.screening.families import Family
 from interp.screening.layers import ScreenedLayers

@@ -7,8 +7,8 @@ import pandas as pd
 
 from interp.causal.feature_patching import FeatureTest
 from interp.profile.places import ORDER, place_of
-from interp.schemas.layers import CausalEntry, FeatureEntry
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import CausalEntry, FeatureEntry
 from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import SCREEN_COLUMNS
 from interp.statistics import benjamini_hochberg

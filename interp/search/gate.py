@@ -7,7 +7,8 @@ from torch import Tensor
 from interp.causal.layer_patching import PatchTarget
 from interp.causal.mediation import falls_by_layer
 from interp.profile.places import layers_that_mediate
-from interp.schemas.layers import FamilyEntry, GateEntry, GateVerdict
+from interp.schemas.layers import GateEntry, GateVerdict
+from interp.schemas.tested_features import FamilyEntry
 from interp.screening.layers import ScreenedLayers
 from interp.search.settings import FindSettings
 from interp.search.stages import TestedFeatures

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from interp.saes.decoder_similarity import most_similar
 from interp.saes.sae import load_sae
-from interp.schemas.layers import FeatureEntry, SaeEntry
+from interp.schemas.layers import SaeEntry
 from interp.schemas.neuronpedia import SITE, NearestPage
+from interp.schemas.tested_features import FeatureEntry
 from interp.storage.json_files import significant
 
 

@@ -19,7 +19,7 @@ from interp.questions.tables import pair_table
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.saes.sae import Sae, encode_features, load_sae
-from interp.schemas.layers import FeatureEntry
+from interp.schemas.tested_features import FeatureEntry
 from interp.screening.attribution import margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates, held_out_aucs
 from interp.screening.feature_stats import adjust

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp.causal.layer_patching import PatchTarget
-from interp.schemas.layers import FeatureEntry
+from interp.schemas.tested_features import FeatureEntry
 from interp.screening.flips import Flips
 from interp.screening.sae_inputs import SaeInputs
 from interp.search.task import Task

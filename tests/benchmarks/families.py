@@ -24,7 +24,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.schemas.layers import FAMILY_MEDIATED, MEDIATED
+from interp.schemas.tested_features import FAMILY_MEDIATED, MEDIATED
 from interp.screening.families import find_relatives
 from interp.screening.feature_stats import joint_feature_patch
 from interp.screening.flips import find_flips, questions_that_can_flip, sides

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from markupsafe import Markup
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import DOSES, FeatureEntry, Layers
+from interp.schemas.layers import Layers
+from interp.schemas.tested_features import DOSES, FeatureEntry
 from interp.views.figures.style import SIZES, Size
 from interp.views.numbers import number
 from interp.views.report.collect import Collected, Studied

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FeatureEntry, GateVerdict, Layers, Place
+from interp.schemas.layers import GateVerdict, Layers
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FeatureEntry, Place
 from interp.views.numbers import PERCENT, number
 from interp.views.overview import Facts
 from interp.views.report.feature_explorer import SIMILAR, page_of

@@ -1,8 +1,8 @@
 """The tables and numbers of a feature study (study.json)."""
 
-from interp.schemas.layers import CausalEntry
 from interp.schemas.published import published_on
 from interp.schemas.study import Study
+from interp.schemas.tested_features import CausalEntry
 from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spoken
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, count, estimate, tabulate, value, words

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import MEDIATED, Place
 from interp.schemas.record import Interval
 from interp.schemas.study import LayerFallEntry, Study
+from interp.schemas.tested_features import MEDIATED, Place
 from interp.views.numbers import interval, p_phrase
 from interp.views.table import Cell, Column, Table, estimate, p_cell, tabulate
 

@@ -1,8 +1,9 @@
 """The gate of a search: what it reads, a feature or a family of them, which layers read it, and which write."""
 
 from interp.schemas.layer_list import layers_text
-from interp.schemas.layers import FamilyEntry, FeatureEntry, GateEntry, Layers, Place
+from interp.schemas.layers import GateEntry, Layers
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FamilyEntry, FeatureEntry, Place
 from interp.views.numbers import NONE, interval
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value, words
 

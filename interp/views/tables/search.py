@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from interp.schemas.layers import CausalEntry, FeatureEntry, Layers
+from interp.schemas.layers import Layers
+from interp.schemas.tested_features import CausalEntry, FeatureEntry
 from interp.views.numbers import NONE, PERCENT, interval
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, blank, count, estimate, p_cell, tabulate, value
