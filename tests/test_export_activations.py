@@ -151,6 +151,21 @@ def test_a_feature_that_is_not_there_is_named(vlm, questions, features, says, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("reader", "include_text", "flagged"),
+    [
+        ("sae-dashboard", True, "layer_6.json"),
+        ("delphi", True, "latents/layers.6/0_511.safetensors"),
+        ("sae-dashboard", False, None),
+    ],
+)
+def test_scrub_finds_the_text_that_token_ids_are(vlm, questions, called, reader, include_text, flagged, tmp_path):
+    export_activations(vlm, interp.WORLD / "saes", questions, ["6:156"], tmp_path / "out", reader, include_text)
+    code, said, _ = called("interp", "scrub", tmp_path / "out", "--json")
+    found = [(each["file"], each["what"].split(",")[0]) for each in json.loads(said)["found"]]
+    assert (code, found) == ((4, [(flagged, "token ids")]) if include_text else (0, []))
+
+
 def test_the_command_writes_the_same_files(called, vlm, tmp_path):
     asked = ["6:156", "--include-text", "--limit", "3"]
     code, said, _ = called("interp", "export-activations", *asked, "--out", tmp_path / "command")

@@ -35,6 +35,10 @@ TEXT_ENDINGS = (
 )
 _DATA_BLOCK = re.compile(r"<script type=\"application/json\">(.*?)</script>", re.DOTALL)
 """The rows that a report's page keeps for its script; JSON escapes what HTML does not."""
+TOKEN_IDS = frozenset({"token_ids", "input_ids"})
+"""Keys and columns whose numbers are tokens of a text, as `interp export-activations --include-text` writes them."""
+CACHE_OF_LATENTS = frozenset({"locations", "activations", "tokens"})
+"""Tensors of delphi's cache of latents, whose `tokens` are those of the wordings."""
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
 
 
@@ -49,6 +53,8 @@ class Contents(NamedTuple):
     """Number of images, the file itself or inside it; figures drawn by matplotlib do not count."""
     tokens: bool = False
     """Whether the file holds the tokens of an image, as `--image-cache` stores them."""
+    token_ids: bool = False
+    """Whether the file holds a text as numbers of tokens, which the model's tokenizer turns back into the text."""
     opaque: bool = False
     """Whether the file is damaged or of a kind that cannot be read."""
 
@@ -88,7 +94,9 @@ def _json(path: Path) -> Contents:
     found = Contents([], set())
     for line in lines:
         if line.strip():
-            for key, value in _strings(parse_json(line)):
+            content = parse_json(line)
+            found = found._replace(token_ids=found.token_ids or _has_token_ids(content))
+            for key, value in _strings(content):
                 found.texts.append(value)
                 found.fields.add(key.lower())
                 # A notebook stores output images as base64 under their media type.
@@ -108,6 +116,18 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         for name, inside in value.items():
             yield "", name
             yield from _strings(inside, name)
+
+
+def _has_token_ids(value: Any) -> bool:
+    """Whether a JSON document has a list of numbers that is not empty under a key of TOKEN_IDS."""
+    if isinstance(value, dict):
+        return any((name in TOKEN_IDS and _is_ids(inside)) or _has_token_ids(inside) for name, inside in value.items())
+    return isinstance(value, list) and any(map(_has_token_ids, value))
+
+
+def _is_ids(value: Any) -> bool:
+    """Whether a value is a list of integers, or of such lists, that is not empty."""
+    return isinstance(value, list) and bool(value) and (isinstance(value[0], int) or _is_ids(value[0]))
 
 
 def _table(path: Path) -> Contents:
@@ -156,7 +176,12 @@ def _safetensors(path: Path) -> Contents:
             raise ValueError("a header longer than the file")
         header = parse_json(file.read(length).decode("utf-8"))
     texts = [text for _, text in _strings(header)]
-    return Contents(texts, set(), tokens={"tokens", "digest"} <= set(header))
+    return Contents(
+        texts,
+        set(),
+        tokens={"tokens", "digest"} <= set(header),
+        token_ids=set(header) >= CACHE_OF_LATENTS or not TOKEN_IDS.isdisjoint(header),
+    )
 
 
 def _png(content: bytes) -> Contents:

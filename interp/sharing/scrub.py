@@ -159,6 +159,8 @@ def _kinds(name: str, held: Contents) -> list[str]:
         reasons.append("radiographs, drawn with --include-examples")
     if held.tokens:
         reasons.append("image tokens, which reveal what an image shows")
+    if held.token_ids:
+        reasons.append("token ids, which are the text of the wordings for anyone who has the tokenizer")
     if held.opaque:
         reasons.append("content that cannot be read: an unknown kind of file, or a damaged one")
     if private := sorted(held.fields & PRIVATE_FIELDS):
