@@ -131,6 +131,16 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_m
         load_vlm(tiny_model, "cpu", "float32", max_memory=0.001, job=searching(4))
 
 
+def test_other_formats_and_limits_are_named(tiny_model):
+    for wrong, says in (
+        ({"load_in": "3bit"}, "load_in is '3bit', expected one of 4bit, 8bit, or None"),
+        ({"max_memory": -1}, "max_memory is -1, expected a number of GiB above 0"),
+        ({"max_memory": float("nan")}, "max_memory is nan"),
+    ):
+        with pytest.raises(InputError, match=says):
+            load_vlm(tiny_model, "cpu", **wrong)
+
+
 COMMANDS = [
     ("interp", "find-features"),
     ("interp", "test-feature"),

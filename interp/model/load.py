@@ -59,8 +59,9 @@ def load_vlm(
 
     Raises InputError for a model that cannot be found or is not a Gemma 3 (see `interp.storage.hub.locate`), whose
     files lack weights or hold others (`interp.model.weights_check`), or whose template, tokenizer and processor do not
-    fit it (`interp.model.input_check`); for a device, dtype or quantization that this machine lacks; for an
-    `image_cache` that cannot be a folder; and if the job does not fit into memory (`interp.model.memory_check`).
+    fit it (`interp.model.input_check`); for a device, dtype or quantization that this machine lacks; for a
+    `max_memory` that is not above 0; for an `image_cache` that cannot be a folder; and if the job does not fit
+    into memory (`interp.model.memory_check`).
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -85,7 +86,7 @@ def load_vlm(
     if max_memory is not None:
         limit_memory(torch.device(device), max_memory)
     if not split:
-        _check_memory(source, Format(kind, load_in or saved), job or loading(), torch.device(device), max_memory)
+        check_memory(source, Format(kind, load_in or saved), job or loading(), torch.device(device), max_memory)
     cache = None if image_cache is None else cache_folder(Path(image_cache))
     try:
         with spinner("loading the model"), quiet_loading():
@@ -161,7 +162,7 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     return dtype
 
 
-def _check_memory(source: Source, format: Format, job: Job, device: torch.device, max_memory: float | None) -> None:
+def check_memory(source: Source, format: Format, job: Job, device: torch.device, max_memory: float | None) -> None:
     """Raise InputError if a job with the model in `source` does not fit; an unreadable config is passed over."""
     try:
         shape = shape_of_folder(source.folder)

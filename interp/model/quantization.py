@@ -6,7 +6,7 @@ tokens then do not depend on the quantization, and margins are read from unquant
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -22,10 +22,13 @@ LIBRARY = "bitsandbytes"
 def quantization_config(load_in: LoadIn, dtype: torch.dtype) -> Any:
     """The `BitsAndBytesConfig` of transformers: NF4 with double quantization, or LLM.int8 with its usual threshold.
 
-    Matrix products of 4-bit weights are computed in `dtype`. Raises InputError if bitsandbytes is not installed.
+    Matrix products of 4-bit weights are computed in `dtype`. Raises InputError for another format, and if bitsandbytes
+    is not installed.
     """
     from transformers import BitsAndBytesConfig
 
+    if load_in not in get_args(LoadIn):
+        raise InputError(f"load_in is {load_in!r}, expected one of {', '.join(get_args(LoadIn))}, or None.")
     if find_spec(LIBRARY) is None:
         raise InputError(
             f"--load-in {load_in}: {LIBRARY} is not installed. Install it with `pip install gatescope[quantized]`, or "

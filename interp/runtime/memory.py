@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from interp.runtime.distributed import local_process_count
+from interp.runtime.errors import InputError
 
 DEFAULT_SHARE = 0.8
 """Share of the free memory that a run uses if no limit is given; the rest is for other programs and small tensors."""
@@ -22,7 +23,13 @@ class Memory(NamedTuple):
 
 
 def limit_memory(device: torch.device, max_memory: float) -> None:
-    """Limit torch to `max_memory` [GiB] of a GPU, beyond which it raises torch.OutOfMemoryError. No effect on a CPU."""
+    """Limit torch to `max_memory` [GiB] of a GPU, beyond which it raises torch.OutOfMemoryError. No effect on a CPU.
+
+    Raises InputError unless the limit is a number above 0.
+    """
+    # Written so that nan is refused too.
+    if not isinstance(max_memory, int | float) or not max_memory > 0:
+        raise InputError(f"max_memory is {max_memory!r}, expected a number of GiB above 0, or None for no limit.")
     if device.type == "cuda":
         # torch wants the number of the GPU here, and a device named cuda has none.
         number = torch.cuda.current_device() if device.index is None else device.index
