@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,13 @@ def shapes(world):
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / f"{k}.png")
         asked.append(question.model_copy(update={"image": str(folder / f"{k}.png")}))
     return asked
+
+
+def test_a_gemma_that_does_not_fit_is_refused_and_other_families_are_not_counted(world, folders):
+    little = replace(CPU, max_memory=0.001)
+    with pytest.raises(InputError, match=r"needs at least 0\.\d GiB of main memory \(.*allowed by --max-memory"):
+        load_plain_engine(world.model, little, batch_size=3)
+    load_plain_engine(folders["llava"], little, batch_size=3)
 
 
 FAMILIES = ["llava", "llava_next", "qwen2_vl"]

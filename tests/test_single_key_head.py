@@ -4,11 +4,13 @@ import pytest
 import torch
 from test_engine import plain_run
 
+from finetune.evaluation.plain_engine import load_plain_engine
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
 from interp.model.load import load_vlm
 from interp.model.prompts import answer_margin
 from interp.model.single_key_head import IMPLEMENTATION, attend
+from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 
@@ -62,6 +64,15 @@ def test_other_models_keep_transformers_own_attention(tiny_model, folder):
         load_vlm(path, "cpu").model.model.language_model.config._attn_implementation for path in (tiny_model, folder)
     ]
     assert attention == ["sdpa", IMPLEMENTATION]
+
+
+def test_plain_generation_gets_copies_too(folder, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:5]
+    engine = load_plain_engine(folder, ModelSpec(device="cpu", dtype="float32"), batch_size=3)
+    assert engine.model.model.language_model.config._attn_implementation == IMPLEMENTATION
+    found = engine.first_tokens(prompts, "prompts").margin
+    engine.model.model.language_model.set_attn_implementation("eager")
+    assert found == pytest.approx(engine.first_tokens(prompts, "prompts").margin, abs=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -18,15 +18,19 @@ from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.generate import end_tokens
 from interp.measurement.margins import check_finite
 from interp.model.blank_images import ALL_BLANKS, BLANKS, GAUSSIAN, gaussian_image
-from interp.model.load import DTYPES, adopt_template, choose_device, choose_dtype, quiet_loading
+from interp.model.load import DTYPES, adopt_template, check_memory, choose_device, choose_dtype, quiet_loading
+from interp.model.memory_jobs import loading
+from interp.model.memory_model import Format
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, chat_messages
 from interp.model.quantization import quantization_config
+from interp.model.single_key_head import copy_single_key_head
 from interp.model.spec import ModelSpec
 from interp.model.weights_check import check_weights, refuse_two_models
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.memory import limit_memory
 from interp.runtime.progress import spinner, track
 from interp.storage.hub import Source, locate_any
+from interp.storage.json_files import read_object
 
 
 class PlainEngine:
@@ -158,13 +162,15 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
     """Load any model that `AutoModelForImageTextToText` knows, to be asked in the style of `spec`.
 
     `spec` also gives device, dtype and revision; its model is not used. Raises InputError for a model that cannot be
-    found or loaded, that lacks weights, or whose template leaves out the question.
+    found or loaded, that lacks weights, or whose template leaves out the question, and for a Gemma 3 whose weights do
+    not fit into memory; those of other families, or saved quantized, are not counted.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     split = spec.device == "split"
     device = choose_device("auto" if split else spec.device)
-    dtype = DTYPES[choose_dtype(spec.dtype, torch.device(device))]
+    kind = choose_dtype(spec.dtype, torch.device(device))
+    dtype = DTYPES[kind]
     places: dict[str, Any] = {"device_map": "auto"} if split else {}
     if spec.load_in is not None:
         places = {"device_map": {"": device}, **places, "quantization_config": quantization_config(spec.load_in, dtype)}
@@ -172,6 +178,8 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
         limit_memory(torch.device(device), spec.max_memory)
     source = locate_any(model, spec.revision)
     refuse_two_models(source.folder)
+    if not split and not _saved_quantized(source.folder):
+        check_memory(source, Format(kind, spec.load_in), loading(), torch.device(device), spec.max_memory)
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
@@ -188,6 +196,8 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
             loaded, report = found
             # Many families publish weights that their class does not use.
             check_weights(source.folder, {**report, "unexpected_keys": ()})
+            if loaded.config.model_type == "gemma3":
+                copy_single_key_head(loaded)
             loaded = (loaded if places else loaded.to(device)).eval().requires_grad_(False)
             engine = PlainEngine(loaded, processor, source, spec.prompt_style(), batch_size)
     except InputError as error:
@@ -198,6 +208,12 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
         raise InputError(f"{source.folder}: could not be loaded ({first_line(error)}).") from None
     check_template(engine)
     return engine
+
+
+def _saved_quantized(folder: Path) -> bool:
+    """Whether the weights in a model folder are quantized, in any format, so that their size is not counted."""
+    path = folder / "config.json"
+    return path.is_file() and "quantization_config" in read_object(path)
 
 
 def check_template(engine: PlainEngine) -> None:
