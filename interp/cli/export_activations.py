@@ -36,7 +36,10 @@ def export_activations_command(
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the activations of features at every token, as sae-dashboard or delphi reads them.
+    """Write the activations of features at the tokens of every wording, as sae-dashboard or delphi reads them.
+
+    Image tokens are left out, and so are the tokens with which all prompts begin: the
+    template's, and first words that all wordings share.
 
     A page of sae-dashboard for two features of the embedded world:
 
@@ -49,6 +52,7 @@ def export_activations_command(
     interp/saes/README.md has the lines that read them.
     """
     from interp.feature.export import check_reader, export_activations
+    from interp.model.memory_jobs import measuring
     from interp.saes.feature_id import parse_feature
     from interp.storage.atomic import refuse_used
 
@@ -56,5 +60,6 @@ def export_activations_command(
     refuse_used(out)
     layers = {parse_feature(text)[0] for text in features}
     questions, located = data.load(), saes.locate(layers)
-    for path in export_activations(model.load(), located, questions, features, out, reader, include_text):
+    vlm = model.load(job=measuring())
+    for path in export_activations(vlm, located, questions, features, out, reader, include_text):
         typer.echo(path)

@@ -40,10 +40,13 @@ def export_activations(
     reader: Reader = "sae-dashboard",
     include_text: bool = False,
 ) -> list[Path]:
-    """Write the activations of `features`, as LAYER:FEATURE, at every text token of all wordings to a new folder.
+    """Write the activations of `features`, as LAYER:FEATURE, at the text tokens of all wordings to a new folder.
 
         >>> interp.export_activations(vlm, interp.WORLD / "saes", questions[:5], ["6:156"], "dashboard")
         [PosixPath('dashboard/layer_6.json')]
+
+    Image tokens are left out, and so are the tokens with which all prompts begin: the template's, and first words that
+    all wordings share.
 
     `saes` is a source of SAEs as for `find_features`. Both forms hold the wordings as token ids, which are the text of
     your questions: sae-dashboard's is written without them unless `include_text` says otherwise, and delphi's is

@@ -1,4 +1,4 @@
-"""The activations of some features at every text token of many wordings."""
+"""The activations of some features at the text tokens of many wordings."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,7 +36,10 @@ class TokenActivations(NamedTuple):
 def token_activations(
     vlm: Vlm, sae: Sae, features: Sequence[int], prompts: pd.DataFrame, batch_tokens: int = 16384
 ) -> TokenActivations:
-    """The activations of `features` of an SAE at every text token of a prompt table, in one pass over it."""
+    """The activations of `features` of an SAE at the text tokens of a prompt table, in one pass over it.
+
+    The tokens with which all of its prompts begin are left out.
+    """
     with_image = list(prompts["image"] != NO_IMAGE)
     ids = prompt_tokens(vlm.processor, list(prompts["text"]), list(prompts["closed"]), vlm.style, with_image)
     image_token, start = vlm.model.config.image_token_id, common_prefix(ids)
