@@ -2,10 +2,13 @@
 
 import random
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import finetune
 import interp
 from interp.questions.files import load_questions
 from interp.schemas.layers import ProfileEntry
@@ -58,6 +61,37 @@ def test_swapped_and_foreign_arguments_are_named(planted: interp.Vlm, asked: lis
     for call, says in calls:
         with pytest.raises(interp.InputError, match=says):
             call()
+
+
+def test_functions_that_take_many_types_name_those_that_they_do_not(
+    planted: interp.Vlm, asked: list[interp.Question], tmp_path: Path
+):
+    data, saes, fit = interp.DataSpec(limit=4), interp.WORLD / "saes", interp.transfer_check
+    train: Any = partial(finetune.train_and_evaluate, interp.ModelSpec(), data, tmp_path / "out")
+    kinds: list[tuple[Any, str]] = [
+        (asked, "kinds is of type list, expected a dict of names to questions"),
+        ({}, "kinds is empty"),
+        ({"mine": 3}, r"kinds\['mine'\] is of type int, expected a list of Question"),
+        ({"mine": [3, 4]}, r"kinds\['mine'\]\[0\] is of type int"),
+        ({"mine": interp.prompt_table(asked)[["text", "image"]]}, r"kinds\['mine'\] has no column 'closed'"),
+    ]
+    calls: list[tuple[Any, str]] = [
+        *((partial(fit, planted, saes, each), says) for each, says in kinds),
+        (lambda: fit(planted, saes, {"mine": asked}, reference="m"), "reference is of type str"),  # type: ignore[arg-type]
+        (lambda: interp.compare(None, "run"), "a is None, expected a folder of a search"),  # type: ignore[arg-type]
+        (lambda: interp.compare(tmp_path, asked), "b is of type list"),  # type: ignore[arg-type]
+        (lambda: train(layers_from=3), "layers_from is of type int, expected a layers.json"),
+        (lambda: finetune.evaluate_saved(None, data), "adapters is None"),  # type: ignore[arg-type]
+        # A single set of clamps needs no list; without SAEs it is named as a whole.
+        (
+            lambda: finetune.evaluate_saved([], data, clamps="5:466"),
+            "layer 5 has no SAE",
+        ),
+    ]
+    for call, says in calls:
+        with pytest.raises(interp.InputError, match=says):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_split_is_checked_and_the_truth_is_recorded(planted: interp.Vlm, asked: list[interp.Question]):

@@ -26,6 +26,7 @@ from interp.model.memory_jobs import measuring
 from interp.model.spec import ModelSpec, given_model
 from interp.questions.schema import Question
 from interp.questions.spec import DataSpec, given_data
+from interp.runtime.arguments import expect_one_of
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.saes.locate import given_saes
@@ -38,7 +39,7 @@ def evaluate_saved(
     model: ModelSpec | str | Path = ModelSpec(),
     settings: EvaluationSettings = EvaluationSettings(),
     *,
-    clamps: Sequence[str | Sequence[ClampSpec]] = (),
+    clamps: str | Sequence[str | Sequence[ClampSpec]] = (),
     sae_of: Mapping[int, Path] | str | Path = MappingProxyType({}),
     clamp_at: Where = "final",
     clamp_in: ClampIn = "base",
@@ -51,17 +52,19 @@ def evaluate_saved(
         >>> list(evaluation.arms)
         ['base', 'adapter']
 
-    Each adapter is an arm, and each set of clamps, as "17:3818=0" or parsed, in the base, in each adapter, or in both,
-    as `clamp_in` says. `adapters` are one or several; each is a folder, a folder that holds a single one, or a hub id
-    with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an arm too. The questions are
-    those of the test split of `data`: a JSON Lines file, a DataSpec, or loaded questions. `sae_of` may be a source of
-    SAEs, too (`interp.locate_saes`). Unless `model` says otherwise, the base is the one that the adapters name, without
-    an adapter the embedded world's model, and the prompt style is that of the training. The activations of `features`,
-    (layer, feature) of the same SAEs, are tried as detectors of flips. Raises InputError for bad input, for adapters
-    that do not fit the model or each other, and if there is nothing to compare.
+    Each adapter is an arm, and each set of `clamps`, one or several, as "17:3818=0" or parsed, in the base, in each
+    adapter, or in both, as `clamp_in` says. `adapters` are one or several; each is a folder, a folder that holds a
+    single one, or a hub id with or without a folder in it (`finetune.lora.locate`); a whole model in its place is an
+    arm too. The questions are those of the test split of `data`: a JSON Lines file, a DataSpec, or loaded questions.
+    `sae_of` may be a source of SAEs, too (`interp.locate_saes`). Unless `model` says otherwise, the base is the one
+    that the adapters name, without an adapter the embedded world's model, and the prompt style is that of the training.
+    The activations of `features`, (layer, feature) of the same SAEs, are tried as detectors of flips. Raises InputError
+    for bad input, for adapters that do not fit the model or each other, and if there is nothing to compare.
     """
     data, model = given_data(data), given_model(model)
     adapters = [adapters] if isinstance(adapters, str | Path) else adapters
+    expect_one_of("adapters", adapters, Sequence, "one or several folders or hub ids of adapters")
+    clamps = [clamps] if isinstance(clamps, str) else clamps
     parsed = [parse_clamps(each) if isinstance(each, str) else each for each in clamps]
     sae_of = given_saes(sae_of, {spec.layer for specs in parsed for spec in specs} | {layer for layer, _ in features})
     located = [locate_adapter(given) for given in adapters]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from interp.model.memory_jobs import Job, training
 from interp.model.vlm import Vlm
+from interp.runtime.arguments import expect_one_of
 from interp.runtime.errors import InputError
 from interp.schemas.layer_list import given_layers, layers_text, listed_layers, parse_layers
 from interp.schemas.layers import TRAINABLE, GateEntry, GateVerdict, Layers, read_layers
@@ -41,13 +42,14 @@ def read_choice(layers: str | Iterable[int] | None, source: LayersSource | None)
     """The layers as given by hand, or the content of a layers.json that names some. Exactly one must be given.
 
     `source` is the file, its folder, or a search in memory. Needs no model, so that mistakes show before one is loaded.
-    Raises InputError if both or neither are given, and for a layers.json that is missing, damaged or different from
-    what its manifest says, or whose verdict is not TRAINABLE.
+    Raises InputError if both or neither are given, for a source of another type, and for a layers.json that is
+    missing, damaged or different from what its manifest says, or whose verdict is not TRAINABLE.
     """
     if (layers is None) == (source is None):
         raise InputError("Give exactly one of --layers (15-19, or 9,17, or all) and --layers-from layers.json.")
     if layers is not None:
         return layers if isinstance(layers, str) else layers_text(given_layers(layers) or [])
+    expect_one_of("layers_from", source, LayersSource, "a layers.json, its folder, or a search in memory")
     path = Path(LAYERS)
     if isinstance(source, SearchResult | Layers):
         found = source if isinstance(source, Layers) else source.artifact

@@ -7,6 +7,7 @@ import pandas as pd
 
 from interp.comparison.evaluations import compare_evaluations
 from interp.comparison.searches import compare_searches
+from interp.runtime.arguments import expect_one_of
 from interp.runtime.errors import InputError
 from interp.schemas.comparison import Comparison
 from interp.schemas.evaluation import Evaluation
@@ -59,8 +60,13 @@ def compare(a: Compared, b: Compared, seed: int = 0) -> ComparisonResult:
     On disk they are folders of `interp find-features` and files of `finetune evaluate --out`; a folder with
     evaluation.json and without layers.json is an evaluation too. Differences are paired, with intervals
     over patients, if both were measured on the same questions and kept their items (`--keep-items`). Raises InputError
-    if there is nothing to compare, if one is a search and the other an evaluation, and for damaged files.
+    for anything else, if there is nothing to compare, if one is a search and the other an evaluation, and for damaged
+    files.
     """
+    for name, given in (("a", a), ("b", b)):
+        expect_one_of(
+            name, given, Compared, "a folder of a search, a file of an evaluation, or the result of either in memory"
+        )
     sides = [_side(given) for given in (a, b)]
     names = _names(*(side.path for side in sides))
     first, second = (side.artifact for side in sides)

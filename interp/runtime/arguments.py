@@ -19,6 +19,15 @@ def expect(name: str, value: Any, kind: type) -> None:
         raise InputError(f"{name} is {_type_of(value)}, expected a {kind.__name__}. {ADVICE[kind.__name__]}")
 
 
+def expect_one_of(name: str, value: Any, kinds: Any, expected: str) -> None:
+    """Raise InputError, which names the parameter, unless `value` is of one of `kinds`, a type or a union of types.
+
+    `expected` says what they are and where to get one, without a full stop.
+    """
+    if not isinstance(value, kinds):
+        raise InputError(f"{name} is {_type_of(value)}, expected {expected}.")
+
+
 def expect_each(name: str, values: Any, kind: type) -> None:
     """Raise InputError, which names the parameter, unless `values` is a sequence of `kind` that is not empty."""
     expected = f"expected a list of {kind.__name__}. {ADVICE[kind.__name__]}"

@@ -11,7 +11,7 @@ from interp.images.decode import NO_IMAGE
 from interp.measurement.margins import text_residuals
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
-from interp.runtime.arguments import expect
+from interp.runtime.arguments import expect, expect_each, expect_one_of
 from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.saes.locate import given_saes
@@ -24,6 +24,8 @@ from interp.storage.provenance import provenance, software
 
 LIMIT = 100
 """Number of prompts that are taken from questions and text files, unless another is given."""
+COLUMNS = ("image", "text", "closed", "patient")
+"""Columns of a prompt table that are used."""
 
 
 class TransferResult(Transfer):
@@ -84,14 +86,20 @@ def transfer_check(
     to a prompt table, whose column `patient` names what prompts may have in common: tests and intervals count patients.
     Of questions and text files, the first LIMIT prompts are taken. `shift` is measured from the kind named `general`,
     and `drift` from `reference`, the model that the SAEs were trained on. Raises InputError if an SAE does not fit the
-    model, or if `reference` is of another size.
+    model, if `reference` is of another size, and for `kinds` that are empty or hold anything else.
     """
     expect("vlm", vlm, Vlm)
+    if reference is not None:
+        expect("reference", reference, Vlm)
+    named = "a dict of names to questions, text files or prompt tables, as {'questions': questions}"
+    expect_one_of("kinds", kinds, Mapping, named)
+    if not kinds:
+        raise InputError(f"kinds is empty, expected {named}.")
     listed = given_layers(layers)
     sae_of = given_saes(saes, listed)
     chosen = sorted(sae_of) if listed is None else listed
     check_layers(chosen, list(sae_of), vlm.n_layers)
-    tables = {name: _given_prompts(prompts) for name, prompts in kinds.items()}
+    tables = {name: _given_prompts(name, prompts) for name, prompts in kinds.items()}
     if reference is not None and (reference.n_layers, reference.d_model) != (vlm.n_layers, vlm.d_model):
         raise InputError(
             f"--reference {reference.name}: has {reference.n_layers} layers of width {reference.d_model}, but "
@@ -122,10 +130,15 @@ def transfer_check(
     )
 
 
-def _given_prompts(prompts: pd.DataFrame | Sequence[Question] | str | Path) -> pd.DataFrame:
+def _given_prompts(name: str, prompts: pd.DataFrame | Sequence[Question] | str | Path) -> pd.DataFrame:
     if isinstance(prompts, str | Path):
         return text_prompts(Path(prompts), LIMIT)
-    return prompts if isinstance(prompts, pd.DataFrame) else question_prompts(prompts, LIMIT)
+    if not isinstance(prompts, pd.DataFrame):
+        expect_each(f"kinds[{name!r}]", prompts, Question)
+        return question_prompts(prompts, LIMIT)
+    if absent := [column for column in COLUMNS if column not in prompts]:
+        raise InputError(f"kinds[{name!r}] has no column {absent[0]!r}, expected {', '.join(COLUMNS)}.")
+    return prompts
 
 
 def _row(
