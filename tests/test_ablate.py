@@ -90,9 +90,41 @@ def test_the_gate_of_layers_json_is_compared_from_both_ends():
     assert of_kind(arms, "writers") == []
     arms = plan_arms((3,), dict(enumerate(width)), AblationSettings(), GateEntry(**about, span=[2, 4, 5]))
     assert [(arm.layers, arm.training.rank) for arm in of_kind(arms, "writers")] == [((4, 5), 8)]
-    # Files of before have no span.
-    kinds = {arm.kind for arm in plan_arms(chosen, dict(enumerate(width)), AblationSettings(), GateEntry(**about))}
-    assert not kinds & {"feature-to-writer", "writers"}
+    assert [arm.name for arm in of_kind(arms, "feature-to-writer")] == ["both ends 2, 4-5"]
+
+
+def test_layers_of_the_gate_that_another_arm_trains_are_trained_once_under_both_names():
+    about = {"feature": 7, "read_layer": 5}
+    per_rank = dict(enumerate(TINY))
+    gate = GateEntry(**about, write_layers=[5, 6], span=[5, 6])
+    arms = plan_arms((4, 5), per_rank, AblationSettings(), gate)
+    assert [(a.name, a.kind, a.also) for a in arms if a.layers == (5, 6)] == [
+        ("window 5-6, feature-to-writer, writers", "window", ("feature-to-writer", "writers"))
+    ]
+    arms = plan_arms((4, 5), per_rank, AblationSettings(kinds=("writers",)), gate)
+    assert [arm.name for arm in arms] == ["chosen 4-5", "writers 5-6"]
+    arms = plan_arms((5, 6), per_rank, AblationSettings(kinds=("writers",)), gate)
+    assert [arm.name for arm in arms] == ["chosen 5-6, writers"]
+    # At another rank the same layers are another arm: 3 layers of 100 against 2 of 100 and 1 of 200.
+    uneven = dict(enumerate([100, 100, 200, 100]))
+    arms = plan_arms((0, 1), uneven, AblationSettings(), GateEntry(**about, write_layers=[1, 2], span=[1, 2]))
+    assert [(a.name, a.training.rank) for a in arms if a.layers == (1, 2)] == [
+        ("window 1-2", 16),
+        ("feature-to-writer 1-2, writers", 11),
+    ]
+    # Of three layers one set of two is no window, and here it is the span.
+    arms = plan_arms((0, 1), {0: 9, 1: 9, 2: 9}, AblationSettings(), GateEntry(**about, write_layers=[2], span=[0, 2]))
+    assert of_kind(arms, "random") == []
+
+
+def test_arms_of_a_gate_that_layers_json_does_not_name_are_refused_if_asked_for_by_name():
+    old = GateEntry(feature=7, read_layer=2, write_layers=[4, 5])
+    for gate, lacks in ((None, "names no gate"), (old, "no `span`.*find-features")):
+        kinds = {arm.kind for arm in plan_arms((4, 5), dict(enumerate(TINY)), AblationSettings(), gate)}
+        assert not kinds & {"feature-to-writer", "writers"}
+        with pytest.raises(InputError, match=f"--arms feature-to-writer,writers: layers.json .*{lacks}"):
+            plan_arms((4, 5), {}, AblationSettings(kinds=("writers", "feature-to-writer")), gate)
+        assert len(plan_arms((4, 5), dict(enumerate(TINY)), AblationSettings(kinds=("all",)), gate)) == 2
 
 
 def test_random_sets_have_the_same_size_and_repeat_no_other_arm():

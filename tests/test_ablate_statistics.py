@@ -36,7 +36,7 @@ from finetune.evaluation.measures import MEASURES
 from finetune.training.sensitivity import Sensitivity
 from interp.questions.schema import Question
 from interp.runtime.errors import InputError
-from interp.schemas.layers import ProfileEntry
+from interp.schemas.layers import GateEntry, ProfileEntry
 from interp.statistics import Estimate, pooled_over_seeds
 
 
@@ -278,6 +278,29 @@ def test_the_conclusion_says_what_the_range_beats_ties_with_and_loses_to():
     ]
     assert "+20.0 [" in said[0]
     assert "cannot be distinguished from" in conclusion(arms, good, [], [], 4)[0]
+
+
+@pytest.mark.parametrize(
+    ("writers", "span", "said"),
+    [
+        ([4, 5], [2, 3, 4, 5], ["the layers from the gate's feature to the last", "the layers that write"]),
+        ([4, 5], [2, 4, 5], ["both ends of the gate, the layer of its feature", "the layers that write"]),
+        # The window 3-4 is an arm of the gate too, and so is the chosen range, which has nothing to be compared with.
+        ([3, 4], [3, 4], ["the mean of the 4 other", "the layers from the gate's feature", "the layers that write"]),
+        ([0, 1], [0, 1], ["the mean of the 4 other"]),
+    ],
+)
+def test_the_conclusion_names_the_layers_of_the_gate_as_they_are(writers, span, said):
+    gate = GateEntry(feature=7, read_layer=span[0], write_layers=writers, span=span)
+    kinds = ("writers", "feature-to-writer") + (("window",) if "mean" in said[0] else ())
+    arms = plan_arms([0, 1], dict.fromkeys(range(6), 1), AblationSettings(kinds=kinds), gate)
+    good = np.full((3, len(arms), 1), 0.5)
+    good[:, [place for place, arm in enumerate(arms) if "writers" in (arm.kind, *arm.also)]] = 0.4
+    found = [sentence.removeprefix("The chosen range ") for sentence in conclusion(arms, good, [], [], 50)[:-1]]
+    assert len(found) == len(said)
+    for sentence, name in zip(found, said, strict=True):
+        assert f" {name}" in sentence
+        assert sentence.startswith("beats") or name != "the layers that write"
 
 
 @pytest.mark.parametrize(

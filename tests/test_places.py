@@ -62,3 +62,4 @@ def test_the_span_of_a_gate_has_both_ends_where_it_is_too_wide():
     assert gate_span(2, [4, 5], 5) == [2, 3, 4, 5]
     assert gate_span(2, [4, 5], 3) == [2, 4, 5]
     assert gate_span(4, [5], 1) == [4, 5]
+    assert gate_span(0, [3, 4, 5, 6, 7, 8], 5) == [0, 3, 4, 5, 6, 7, 8], "the ends alone exceed it too"

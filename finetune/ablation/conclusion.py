@@ -14,14 +14,19 @@ LEVEL = 0.05
 
 COMPARISONS = {
     "window": "the mean of the {n} other windows",
-    "feature-to-writer": "the layers from the gate's feature to the last that writes, as many parameters",
+    "feature-to-writer": "{span}, as many parameters",
     "writers": "the layers that write, as many parameters",
     "random": "the mean of {n} random sets of as many layers",
     "third": "the mean of the {n} thirds",
     "all": "all layers at the same rank",
     "all-matched": "all layers with as many parameters",
 }
-"""Kind of arm -> how a sentence names the arms of that kind; `n` is their number."""
+"""Kind of arm -> how a sentence names the arms of that kind; `n` is their number, `span` what SPANS says."""
+SPANS = {
+    True: "the layers from the gate's feature to the last that writes",
+    False: "both ends of the gate, the layer of its feature and those that write",
+}
+"""Whether the layers of `feature-to-writer` are consecutive -> what they are (`interp.search.gate.gate_span`)."""
 
 
 def conclusion(
@@ -41,14 +46,17 @@ def conclusion(
     said = [_on_best(cost.regret) for cost in costs if cost.metric == COMBINED]
     of_kind: dict[str, list[int]] = {}
     for place, arm in enumerate(arms):
-        of_kind.setdefault(arm.kind, []).append(place)
+        for kind in (arm.kind, *arm.also):
+            of_kind.setdefault(kind, []).append(place)
     for kind, what in COMPARISONS.items():
-        places = of_kind.get(kind, [])
+        # The chosen range may be an arm of the gate too, and is not compared with itself.
+        places = [place for place in of_kind.get(kind, []) if place > 0]
         if places:
             difference = mean_over_seeds(good[:, 0] - good[:, places].mean(1), patients)
             times = sum(arms[place].parameters for place in places) / len(places) / arms[0].parameters
+            name = what.format(n=len(places), span=SPANS[arms[places[0]].contiguous])
             more = f", {times:.2g} x its parameters" if kind == "all" else ""
-            said.append(_sentence(what.format(n=len(places)) + more, difference))
+            said.append(_sentence(name + more, difference))
     if good.shape[2] == 1:
         said.append("Every arm has one seed: the intervals are over patients alone, and another seed may differ.")
     return [*said, *_on_profile(validity)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.ablation.arm_files import file_name, read_answers, write_answers
 from finetune.ablation.metrics import HeldOutQuestions, held_out_questions, measure_value
-from finetune.ablation.plan import PlannedArm, plan_arms
+from finetune.ablation.plan import PlannedArm, check_gate_arms, plan_arms
 from finetune.ablation.result import Ablation, Trained, summarize
 from finetune.ablation.settings import DEFAULT_SETTINGS, AblationSettings
 from finetune.evaluation.answers import Answers
@@ -106,6 +106,7 @@ def ablate_saved(
         refuse_used(out)
     wanted = read_choice(None, layers_from)
     assert isinstance(wanted, Layers)
+    check_gate_arms(wanted.gate, settings)
     taught, asked = data.load_splits()
     # The processes communicate on the CPU: arms take hours, and a GPU that waits in a collective does no other work.
     team = team_on("cpu")

@@ -22,7 +22,8 @@ ArmKind = Literal[
 """Why an arm is trained.
 
 `chosen`: the range itself. `window`: another run of the same number of layers. `feature-to-writer`, `writers`: what
-layers.json says of the gate, the layers from its feature's to the last that writes, or those that write, with as many
+layers.json says of the gate, the layers from its feature's to the last that writes (both ends alone, the layer of the
+feature and those that write, where that is more than the search's --max-layers), or those that write, with as many
 parameters as the range. `third`: the early, middle or late third of all layers. `random`: the same number of layers,
 drawn at random. `all`, `all-matched`: every layer, at the same rank or with the same number of parameters.
 `no-consistency`, `consistency-only`: the chosen range with one half of the loss.

@@ -152,7 +152,7 @@ class GateEntry(LayersPart):
     span: list[int] = Field(
         default_factory=list,
         description="layers from the feature's to the last that writes, where a LoRA can act on the gate; only the two "
-        "ends, the feature's layer and those that write, where that is more than --max-layers",
+        "ends, the feature's layer and all that write, where that is more than --max-layers, which the ends can exceed",
     )
 
 

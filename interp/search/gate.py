@@ -47,7 +47,10 @@ def name_gate(
 
 
 def gate_span(read_layer: int, writing: Sequence[int], max_layers: int) -> list[int]:
-    """The layers from `read_layer` to the last of `writing`, or these ends alone if that is more than `max_layers`."""
+    """The layers from `read_layer` to the last of `writing`, or its two ends alone if that is more than `max_layers`.
+
+    The two ends are `read_layer` and all of `writing`, which can themselves be more than `max_layers`.
+    """
     whole = list(range(read_layer, max(writing) + 1))
     return whole if len(whole) <= max_layers else sorted({read_layer, *writing})
 
