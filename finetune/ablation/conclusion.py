@@ -48,14 +48,14 @@ def conclusion(
     for place, arm in enumerate(arms):
         for kind in (arm.kind, *arm.also):
             of_kind.setdefault(kind, []).append(place)
-    for kind, what in COMPARISONS.items():
+    for compared, what in COMPARISONS.items():
         # The chosen range may be an arm of the gate too, and is not compared with itself.
-        places = [place for place in of_kind.get(kind, []) if place > 0]
+        places = [place for place in of_kind.get(compared, []) if place > 0]
         if places:
             difference = mean_over_seeds(good[:, 0] - good[:, places].mean(1), patients)
             times = sum(arms[place].parameters for place in places) / len(places) / arms[0].parameters
             name = what.format(n=len(places), span=SPANS[arms[places[0]].contiguous])
-            more = f", {times:.2g} x its parameters" if kind == "all" else ""
+            more = f", {times:.2g} x its parameters" if compared == "all" else ""
             said.append(_sentence(name + more, difference))
     if good.shape[2] == 1:
         said.append("Every arm has one seed: the intervals are over patients alone, and another seed may differ.")
