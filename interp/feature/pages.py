@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from interp.runtime.errors import InputError
-from interp.saes.decoder_similarity import most_similar
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae
+from interp.saes.similar_page import most_similar_page
 from interp.saes.suites import ALL_LAYERS, PAGED_L0, SOME_LAYERS, pages_of, suite_path
 from interp.schemas.layers import SaeEntry
-from interp.schemas.neuronpedia import SITE, NearestPage
-from interp.storage.json_files import significant
+from interp.schemas.neuronpedia import NearestPage
 
 WIDTH = "16k"
 """Width of the SAEs whose pages are searched: the smallest, so that 0.3 GB are read."""
@@ -32,10 +31,7 @@ def nearest_page(sae: Sae, feature: int, source: SaeEntry, folder: Path) -> Near
         other = load_sae(_beside(folder, path, release, layer), layer, len(sae.b_dec), sae.w_dec.device)
     except InputError:
         return None
-    index, cosine = most_similar(sae, feature, other)
-    return NearestPage(
-        address=f"{SITE}/{page}/{index}", layer=layer, feature=index, sae=path, cosine=significant(cosine)
-    )
+    return most_similar_page(sae, feature, other, page, path)
 
 
 def _is_paged(path: str) -> bool:

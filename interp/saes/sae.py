@@ -96,9 +96,9 @@ def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 
     return torch.cat([sae.encode(part.to(device), columns).cpu() for part in residuals.split(chunk)])
 
 
-def decoder_cosines(sae: Sae, feature: int) -> Tensor:
-    """Cosine of every feature's decoder row with that of `feature`: float32 [d_sae] on the CPU."""
-    own = torch.nn.functional.normalize(sae.w_dec[feature].float(), dim=0)
+def decoder_cosines(sae: Sae, direction: Tensor) -> Tensor:
+    """Cosine of every feature's decoder row with `direction` [d_model]: float32 [d_sae] on the CPU."""
+    own = torch.nn.functional.normalize(direction.float(), dim=0)
     # In parts, because a float copy of the widest SAEs would take gigabytes.
     parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
     return torch.cat(parts).cpu()

@@ -98,7 +98,7 @@ def best_family(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, attribution: "
 
 def _relatives(sae: Sae, deltas: _Deltas, feature: int) -> list[Relative]:
     r, overlap = _coactivation(deltas, feature)
-    cosine = decoder_cosines(sae, feature)
+    cosine = decoder_cosines(sae, sae.w_dec[feature])
     related = (cosine >= LEAST_COSINE) | (r.abs() >= LEAST_R)
     # A feature that is never active has no part in any change.
     related &= r != 0

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from interp.saes.decoder_similarity import most_similar
 from interp.saes.sae import load_sae
+from interp.saes.similar_page import most_similar_page
 from interp.schemas.layers import SaeEntry
-from interp.schemas.neuronpedia import SITE, NearestPage
 from interp.schemas.tested_features import FeatureEntry
-from interp.storage.json_files import significant
 
 
 def with_pages(
@@ -19,20 +17,13 @@ def with_pages(
     `sources` are the SAEs of the search, and `folders` maps their layers to their folders. Only these are read, so a
     search whose SAEs have no pages at all leaves the features as they are.
     """
-    paged = {entry.layer: entry for entry in sources if entry.neuronpedia is not None}
+    paged = {entry.layer: (entry.neuronpedia, entry.folder) for entry in sources if entry.neuronpedia is not None}
     found = list(features)
     for layer in sorted({entry.layer for entry in features if paged} - set(paged)):
         nearest = min(paged, key=lambda each: (abs(each - layer), -each))
         own, other = (load_sae(folders[each], each, d_model) for each in (layer, nearest))
         for place, entry in enumerate(found):
             if entry.layer == layer:
-                index, cosine = most_similar(own, entry.feature, other)
-                page = NearestPage(
-                    address=f"{SITE}/{paged[nearest].neuronpedia}/{index}",
-                    layer=nearest,
-                    feature=index,
-                    sae=paged[nearest].folder,
-                    cosine=significant(cosine),
-                )
+                page = most_similar_page(own, entry.feature, other, *paged[nearest])
                 found[place] = entry.model_copy(update={"nearest_page": page})
     return found
