@@ -149,6 +149,7 @@ def test_tested_features_come_first_then_those_that_discriminate_best(kept, html
     assert found["feature"][3:].tolist() == [f"{row.layer}:{row.feature}" for row in best.itertuples()]
     assert found["density [%]"][3:].tolist() == pytest.approx((100 * best["density"]).tolist(), abs=0.06)
     assert "Neuronpedia" not in found, "no SAE has pages"
+    assert "Find one: search 1:20." in html
 
 
 def test_features_link_to_their_own_page_or_to_the_nearest_and_say_which(kept, tmp_path):

@@ -66,8 +66,6 @@ class Explorer:
     """The rows, at least the columns of `fields`."""
     note: str = ""
     """How to read the table."""
-    sorted_by: str = ""
-    """How the rows are ordered at first."""
     hints: list[str] = field(default_factory=list)
     """Questions that the table answers, with what to choose."""
 

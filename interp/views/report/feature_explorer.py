@@ -48,13 +48,14 @@ def feature_explorer(search: Layers | None, screened: pd.DataFrame | None) -> Ex
     )
     shown = [f for f in FIELDS if frame[f.name].notna().any()]
     cut = f"{len(frame):,} of {len(screened):,} features" if len(frame) < len(screened) else f"{len(frame):,} features"
+    one = [f"Find one: search {entry.layer}:{entry.feature}." for entry in search.features[:1]]
     return Explorer(
         "features-screened",
         f"Screened features: {cut}, tested ones first",
         shown,
         frame,
         "Features that are never active are left out; features.parquet has all others.",
-        hints=["Which features flip with a change of register? Sort by register AUC.", "Find one: search 4:59."],
+        hints=["Which features flip with a change of register? Sort by register AUC.", *one],
     )
 
 
