@@ -46,6 +46,23 @@ def test_what_decided_is_the_test_of_the_chosen_rule_s_range(found):
     assert all("layers 0-2" in row[0].text for row in rows[:4])
 
 
+def test_the_family_that_is_the_gate_stands_beside_the_single_feature(found):
+    family = found.families[0]
+    family.recovery = Interval(value=0.83, low=0.7, high=0.9)
+    family.net = Interval(value=0.8, low=0.6, high=0.9)
+    family.net_mediated = Interval(value=0.69, low=0.61, high=0.77)
+    single = found.model_copy(update={"gate": GateEntry(feature=20, read_layer=1, write_layers=[3])})
+    gate = GateEntry(feature=4, family=[9, 3], read_layer=0, write_layers=[2, 3])
+    rows = search_deciding(found.model_copy(update={"gate": gate})).rows
+    assert [row[0].text for row in rows[:-1]] == [row[0].text for row in search_deciding(single).rows]
+    assert "family 0:4 + 2, net mediated" in rows[-1][0].text
+    assert numbers(rows[-1][0].text)[-3:] == shown(family.net_mediated)
+    assert [numbers(cell.text) for cell in rows[-1][1:]] == [shown(family.recovery), [0.03]]
+    text = printed(found.model_copy(update={"gate": gate}))
+    assert ".83 [" in text
+    assert all(len(line) <= 80 for line in text.split("\nnote")[0].splitlines())
+
+
 def test_one_screen_of_80_columns_shows_verdict_evidence_and_register(found):
     text = printed(found)
     assert all(len(line) <= 80 for line in text.split("\nnote")[0].splitlines())

@@ -5,7 +5,10 @@ from typing import NamedTuple
 from interp.schemas.layer_list import layers_text
 from interp.schemas.layers import Layers, ProfileEntry, RangeEntry
 from interp.schemas.record import Interval
+from interp.schemas.tested_features import FamilyEntry
+from interp.views.numbers import interval
 from interp.views.table import Cell, Column, Table, blank, estimate, tabulate, value, words
+from interp.views.tables.gate import family_name, gate_family
 from interp.views.tables.ranges import chosen_range, is_tested
 
 RANDOM = "random directions of the same norm"
@@ -36,6 +39,8 @@ def claims_table(found: Layers) -> Table:
         for entry in found.features[:1]
         if entry.causal is not None
     ]
+    if (family := gate_family(found)) is not None:
+        claims.append(_of_family(family))
     return tabulate(
         "What it was measured against",
         [
@@ -90,6 +95,19 @@ def _of_range(found: Layers, taken: RangeEntry) -> list[_Claim]:
         claim = "the register alone makes the flip (register patch)"
         claims.append(_Claim(claim, where, formality.recovery, estimate(formality.random), RANDOM))
     return claims
+
+
+def _of_family(family: FamilyEntry) -> _Claim:
+    """The claim on the family that the gate reads; what decides is the part that later layers make of its change."""
+    whole, net = family.recovery.value, family.net.value
+    random = whole - net if whole is not None and net is not None else None
+    return _Claim(
+        "undoing the changes of a family of features changes the answer (joint patch)",
+        f"family {family_name(family)}, net mediated {interval(family.net_mediated)}",
+        family.recovery,
+        value(random),
+        RANDOM,
+    )
 
 
 def _of_layers(found: Layers) -> list[_Claim]:

@@ -49,9 +49,8 @@ def _mediated(found: Layers, gate: GateEntry) -> str:
     for feature in found.features:
         if not gate.family and (feature.layer, feature.feature) == (gate.read_layer, gate.feature) and feature.causal:
             measured += [feature.causal.mediated] if feature.causal.mediated else []
-    for family in found.families:
-        if gate.family and (family.layer, family.features) == (gate.read_layer, [gate.feature, *gate.family]):
-            measured.append(family.net_mediated)
+    if (family := gate_family(found)) is not None:
+        measured.append(family.net_mediated)
     kind = "net mediated" if gate.family else "mediated"
     return f", {kind} recovery {interval(measured[0])}" if measured else ""
 
@@ -68,6 +67,15 @@ def _s(layers: list[int]) -> str:
 def family_name(entry: FamilyEntry) -> str:
     """LAYER:FEATURE of the feature whose family it is, and the number of its relatives."""
     return f"{entry.layer}:{entry.features[0]} + {len(entry.features) - 1}"
+
+
+def gate_family(found: Layers) -> FamilyEntry | None:
+    """The family that the gate reads, as it was patched; None where the gate is a single feature, or there is none."""
+    gate = found.gate
+    if gate is None or not gate.family:
+        return None
+    read = (gate.read_layer, [gate.feature, *gate.family])
+    return next((family for family in found.families if (family.layer, family.features) == read), None)
 
 
 def families_table(found: Layers) -> Table:
