@@ -1,12 +1,15 @@
 """Searches with hardly any data: one image, one patient in each half, no registers, one layer. None of them crashes."""
 
+import pandas as pd
 import pytest
+import torch
 
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.saes.locate import locate_saes
 from interp.schemas.layers import read_layers
+from interp.search.artifact import collapse_warnings
 from interp.search.find import find_features
 from interp.search.run_folder import save_result
 from interp.search.settings import FindSettings
@@ -76,3 +79,18 @@ def test_one_layer_is_profiled_but_not_called_a_gate(planted, questions, tmp_pat
     assert (found.verdict, found.layers) == ("no gate found", [])
     assert "only layer 5 is profiled" in found.reason
     assert {(entry.first, entry.last) for entry in found.ranges} == {(5, 5)}
+
+
+@pytest.mark.parametrize(
+    ("margins", "answers", "said"),
+    [
+        ([-1.0] * 20, ["yes"] * 10 + ["no"] * 10, "the model answers no to all 20 wordings"),
+        ([2.0] * 25, [None] * 25, "the model answers yes to all 25 wordings"),
+        ([-1.0] * 19 + [1.0], ["yes"] * 10 + ["no"] * 10, ""),
+        ([-1.0] * 20, ["no"] * 20, ""),
+        ([-1.0] * 19, ["yes"] * 10 + ["no"] * 9, ""),
+    ],
+)
+def test_one_answer_to_everything_is_said(margins, answers, said):
+    found = collapse_warnings(pd.DataFrame({"answer": answers}), torch.tensor(margins))
+    assert [line[: len(said)] for line in found] == ([said] if said else [])

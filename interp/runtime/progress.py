@@ -12,9 +12,11 @@ from interp.runtime.log import log_duration
 
 T = TypeVar("T")
 LINE_EVERY = 30.0
-"""Time between two lines of progress where stderr is no terminal [s]; shorter work is silent."""
+"""Time between two lines of progress where stderr is no terminal [s], whatever stages they are of."""
 _open: list[str] = []
 """Description of the bar that is shown; empty if there is none."""
+_said: list[float] = [time.monotonic()]
+"""When the last line of progress was printed, or this module loaded [s of `time.monotonic`]; one number."""
 
 
 def notify(line: str) -> None:
@@ -105,11 +107,11 @@ def _with_bar(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
 
 def _with_lines(items: Sequence[T], description: str, unit: int) -> Iterator[T]:
     """Iterate over `items` with a line of progress every LINE_EVERY seconds, so that a redirected run says it works."""
-    started = said = time.monotonic()
+    started = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - said >= LINE_EVERY and done < len(items):
-            said, rate = now, done / (now - started)
+        if now - _said[0] >= LINE_EVERY and done < len(items):
+            _said[0], rate = now, done / (now - started)
             left = time.strftime("%H:%M:%S", time.gmtime((len(items) - done) / rate))
             notify(f"{description}: {done * unit:,} of {len(items) * unit:,}, {rate * unit:.2g}/s, {left} left")

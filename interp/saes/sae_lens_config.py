@@ -60,10 +60,14 @@ def read_lens_config(folder: Path) -> LensConfig:
             f"{path}: found activation function {function!r}, expected 'relu'. Use an SAE trained with it."
         )
     if read.normalize_activations != "none":
-        raise InputError(
-            f"{path}: found normalize_activations {read.normalize_activations!r}, expected 'none'. Fold the "
-            "normalization with sae-lens's fold_activation_norm_scaling_factor and save the SAE again."
+        constant = read.normalize_activations == "expected_average_only_in"
+        advice = (
+            "Fold the normalization with sae-lens's fold_activation_norm_scaling_factor and save the SAE again."
+            if constant
+            else "It depends on each activation, so it cannot be folded into the weights: use another SAE."
         )
+        named = repr(read.normalize_activations)
+        raise InputError(f"{path}: found normalize_activations {named}, expected 'none'. {advice}")
     if not isinstance(read.apply_b_dec_to_input, bool):
         raise InputError(f"{path}: found apply_b_dec_to_input {read.apply_b_dec_to_input!r}, expected true or false.")
     return LensConfig(architecture, _layer_of(path, read, stored), read.d_in, read.d_sae, read.apply_b_dec_to_input)

@@ -25,6 +25,9 @@ from interp.search.task import Task
 from interp.statistics import mean_interval
 from interp.storage.provenance import provenance, software
 
+FEWEST_EQUAL = 20
+"""Fewest equal answers that are worth a warning; at even odds, so many are equal once in half a million times."""
+
 
 def layers_artifact(
     task: Task,
@@ -35,8 +38,9 @@ def layers_artifact(
     families: list[FamilyEntry],
     gate: GateEntry | None,
     saes: dict[int, str],
+    margin: Tensor,
 ) -> Layers:
-    """The content of layers.json."""
+    """The content of layers.json; `margin` float32 [n] are those of the task's prompts [logits]."""
     settings, concluded = task.settings, judged.verdict
     taken = judged.ranges[settings.rule]
     sources = [sae_source(layer, task.search.saes[layer]) for layer in sorted(saes)]
@@ -61,7 +65,11 @@ def layers_artifact(
         families=families,
         gate=gate,
         formality=judged.formality,
-        warnings=warnings_of(task.questions, judged.profile) + register_warnings(halves),
+        warnings=[
+            *collapse_warnings(task.prompts, margin),
+            *warnings_of(task.questions, judged.profile),
+            *register_warnings(halves),
+        ],
         settings=settings.__dict__ | {"layers": task.layers},
         seed=settings.seed,
         software=software(),
@@ -93,6 +101,16 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
         pairwise_flip_rate=share(pd.Series(flips.flipped), flips.pairs["patient"]),
         accuracy=share(pd.Series(right), prompts["patient"][answered]),
     )
+
+
+def collapse_warnings(prompts: pd.DataFrame, margin: Tensor) -> list[str]:
+    """A sentence if the model gives one answer to all wordings [n], of at least FEWEST_EQUAL, and both are not true."""
+    said = margin.numpy() > 0
+    truth = prompts["answer"].dropna().unique().tolist()
+    if len(said) < FEWEST_EQUAL or len(set(said)) > 1 or len(truth) == 1:
+        return []
+    answer = "yes" if said[0] else "no"
+    return [f"the model answers {answer} to all {len(said)} wordings, so that nothing flips says nothing about it"]
 
 
 def register_warnings(halves: Halves) -> list[str]:

@@ -89,8 +89,9 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     tested = patch_candidates(task, halves, inputs, screened, bank, measured.device_bytes, writing)
     families = patch_families(screened, bank, writing, task.settings.seed)
     gate = name_gate(judged.verdict.verdict, tested, families, screened, bank, writing, task.settings)
-    data = describe_data(task, flips, measured.margin)
-    artifact = layers_artifact(task, data, halves, judged, tested.entries, families, gate, screened.saes)
+    margin, saes = measured.margin, screened.saes
+    data = describe_data(task, flips, margin)
+    artifact = layers_artifact(task, data, halves, judged, tested.entries, families, gate, saes, margin)
     activations = top_activations(task, inputs, tested.entries)
     recovery = recovery_by_pair(task, inputs, tested.entries, activations, flips, bank)
     return FindResult(artifact, tested.screen, flips, activations, task.prompts, recovery)

@@ -27,12 +27,19 @@ class LoadedRun(SearchResult):
     folder: Path
     """The folder."""
 
-    def flip_table(self) -> pd.DataFrame:
+    def flip_table(self, text: bool = False) -> pd.DataFrame:
         """Every pair of wordings, with the columns of `interp.schemas.items.SEARCH_ITEMS`.
 
-        `interp.with_questions` adds ids and wordings. Raises InputError if the run did not keep its items.
+        `text` keeps the two wordings, and `interp.with_questions` adds ids. Raises InputError if the run did not keep
+        its items, or with `text` if it kept no wordings.
         """
-        return read_items(self.folder / ITEMS, "search")[0]
+        table, _ = read_items(self.folder / ITEMS, "search")
+        if text and "text" not in table:
+            raise InputError(
+                f"{self.folder / ITEMS}: holds no wordings. Search again with --keep-items --include-text, or add them "
+                "with interp.with_questions."
+            )
+        return table if text else table.drop(columns=["original", "text"], errors="ignore")
 
     def top_delta(self) -> pd.DataFrame:
         """The top feature's delta and the margin shift of every pair (`interp.views.figures.margin.delta_frame`).

@@ -18,11 +18,13 @@ AXES = {"consistency": "consistent", "accuracy": "accurate", "looking": "looks a
 
 
 def search_deciding(found: Layers) -> Table:
-    """The claims of a search's verdict beside their controls, each in one cell of text."""
+    """The claims of a search's verdict beside their controls, each in one cell of text; no row if too few flips."""
     whole = claims_table(found)
     claim, measured, control, *_ = whole.columns
     rows = [
-        [Cell(f"{row[0].text}, {row[0].note}" if row[0].note else row[0].text), row[1], row[2]] for row in whole.rows
+        [Cell(f"{row[0].text}, {row[0].note}" if row[0].note else row[0].text), row[1], row[2]]
+        for row in whole.rows
+        if found.verdict != "too few flips"
     ]
     others = "answers that differ because the image does" if is_tested(found) else "shuffled flips"
     note = f"Control: the same with random directions; in the first row, {others}. Brackets: 95% intervals."

@@ -30,6 +30,8 @@ def gate_name(gate: GateEntry) -> str:
 
 
 def _reason(found: Layers) -> str:
+    if found.verdict == "too few flips":
+        return "too few flips tell nothing"
     if found.verdict != "gate found":
         return "there is no gate"
     families = " and no family" if found.families else ""

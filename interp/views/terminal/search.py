@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from interp.schemas.layers import Layers
+from interp.storage.manifest import MANIFEST, read_manifest
 from interp.views.tables.deciding import search_deciding
 from interp.views.tables.search import search_overview
 from interp.views.terminal.screen import show_screen
@@ -26,10 +27,11 @@ def show_search(
 ) -> None:
     """Print the search on one screen, or with all its tables if `full`.
 
-    `file` is its layers.json, whose folder is listed and from which the next command trains. `given` are the options
-    that named the model and the questions, by their names: the next command needs them too.
+    `file` is its layers.json, from which the next command trains; the manifest beside it lists what was written. `given`
+    are the options that named the model and the questions, by their names: the next command needs them too.
     """
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     following = shlex.join(["finetune", "--layers-from", str(file), *options]) if found.layers else ""
-    files = sorted(file.parent.iterdir()) if file.parent.is_dir() else []
+    manifest = read_manifest(file.parent)
+    files = [] if manifest is None else [file.parent / name for name in sorted({*manifest.files, MANIFEST})]
     show_screen(search_overview(found), search_deciding(found), files, following, full, console)
