@@ -27,8 +27,8 @@ def show_search(
 ) -> None:
     """Print the search on one screen, or with all its tables if `full`.
 
-    `file` is its layers.json, from which the next command trains; the manifest beside it lists what was written. `given`
-    are the options that named the model and the questions, by their names: the next command needs them too.
+    `file` is its layers.json, from which the next command trains; the manifest beside it lists what was written.
+    `given` are the options that named the model and the questions, by their names: the next command needs them too.
     """
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     following = shlex.join(["finetune", "--layers-from", str(file), *options]) if found.layers else ""
