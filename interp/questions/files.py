@@ -23,6 +23,9 @@ from interp.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
 
+EXPECTED = {"string_type": 'expected text, as "q1"', "model_type": 'expected an object, as {"text": "Any fluid?"}'}
+"""Kind of a pydantic error -> what to say of it in place of pydantic's words."""
+
 
 def load_questions(
     path: str | Path = WORLD / "questions.jsonl", images: str | Path | None = None, split: Split = "all"
@@ -109,7 +112,11 @@ def _parse(line: str, where: str) -> Question:
     try:
         return Question.model_validate(parse_json(line))
     except ValidationError as error:
-        problems = "; ".join(f"field {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()[:3])
+        problems = "; ".join(
+            f"field {'.'.join(map(str, e['loc'])) or 'row'}: "
+            + EXPECTED.get(e["type"], e["msg"].removeprefix("Value error, "))
+            for e in error.errors()[:3]
+        )
         raise InputError(f"{where}: {problems}. Correct or remove the row.") from None
     except ValueError as error:
         raise InputError(f"{where}: not a JSON object ({error}). Write one question per line.") from None
