@@ -11,7 +11,7 @@ from finetune_world import make_world
 
 from finetune.lora.layers import MEANINGS, choose_layers, read_choice, verdict_line
 from interp.saes.sae import Sae, save_sae
-from interp.schemas.layers import TRAINABLE
+from interp.schemas.layers import SCHEMA_VERSION, TRAINABLE
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ OTHER = {"id": "other", "revision": None, "n_layers": 3, "d_model": 32, "dtype":
         (layers_json(model=OTHER), "made on other (3 layers of width 32)"),
         (layers_json(model=OTHER | {"id": "model", "n_layers": 9}), "9 layers of width 32"),
         (layers_json(model=OTHER | {"id": "model", "d_model": 64}), "3 layers of width 64"),
-        (layers_json(schema_version=4), "schema version 4"),
+        (layers_json(schema_version=SCHEMA_VERSION + 1), f"schema version {SCHEMA_VERSION + 1}"),
         (layers_json(verdict="no gate found", layers=[]), "name layers yourself with --layers"),
         (layers_json(verdict="too few flips", layers=[]), "'too few flips' (Layer 1 beats its controls), so"),
         (layers_json(seed="x"), "field seed"),

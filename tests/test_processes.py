@@ -46,7 +46,7 @@ import finetune.ablation.run as run
 from interp.search import stages
 from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
-from interp.runtime.distributed import is_first_to_report, team_on
+from interp.runtime.distributed import is_first_to_report, shut_down, team_on
 from test_processes import ablate, found_in, one_layer, pictures, said_by, search
 
 what, folder = sys.argv[1], Path(sys.argv[2])
@@ -90,6 +90,8 @@ if what == "whole":
     vlm.team = team
     said_by(vlm, folder / f"said-{{rank}}.safetensors")
 ablate(folder, folder / what)
+# As the commands do. A process that leaves with open connections may abort: gloo's threads are still running.
+shut_down()
 """
 
 

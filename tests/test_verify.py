@@ -14,7 +14,7 @@ from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
-from interp.schemas.layers import read_layers
+from interp.schemas.layers import SCHEMA_VERSION, read_layers
 from interp.search.run_folder import find_into
 from interp.search.settings import FindSettings
 from interp.search.task import Search
@@ -120,7 +120,7 @@ def test_of_an_older_run_only_what_it_says_is_compared(copied, planted, question
     (copied / "manifest.json").unlink()
     run = SavedRun(copied, read_layers(path), planted, SAES, questions)
     checks = {check.what: check for check in verify_run(run, full=True)}
-    assert "version 3 defines them otherwise" in checks["verdict, layers, ranges"].found
+    assert f"version {SCHEMA_VERSION} defines them otherwise" in checks["verdict, layers, ranges"].found
     assert not {"verdict", "layers", "layers.json, ranges"} & set(checks)
     assert all(check.holds for check in checks.values())
     content["profile"][1]["recovery"]["value"] += 0.2
