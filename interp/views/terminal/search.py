@@ -33,5 +33,8 @@ def show_search(
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     following = shlex.join(["finetune", "--layers-from", str(file), *options]) if found.layers else ""
     manifest = read_manifest(file.parent)
-    files = [] if manifest is None else [file.parent / name for name in sorted({*manifest.files, MANIFEST})]
+    names = set() if manifest is None else {*manifest.files, MANIFEST}
+    # The manifest lists the numbers of a figure, and not its drawings.
+    drawn = {path.name for path in file.parent.glob("*.png") if f"{path.stem}.csv" in names}
+    files = [file.parent / name for name in sorted(names | drawn)]
     show_screen(search_overview(found), search_deciding(found), files, following, full, console)
