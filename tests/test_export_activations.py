@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from test_engine import plain_inputs
 
 import interp
 from interp.feature.export import export_activations
@@ -34,14 +35,7 @@ def plain(vlm, questions):
     found, caught = [], {}
     hook = vlm.layers[LAYER].register_forward_hook(lambda module, inputs, output: caught.update(x=output[0]))
     for row in interp.prompt_table(questions).itertuples():
-        content = [{"type": "image", "image": open_image(row.image)}, {"type": "text", "text": row.text}]
-        inputs = vlm.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
+        inputs = plain_inputs(vlm, open_image(row.image), row.text)
         with torch.no_grad():
             vlm.model(**inputs)
         z = caught["x"] @ sae.w_enc[:, FEATURES] + sae.b_enc[FEATURES]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
+from test_engine import plain_inputs
 
 from interp.causal.layer_patching import PatchTarget, patch_layers, rerun_paraphrases
 from interp.images.decode import open_image
@@ -169,14 +170,7 @@ def plain_margin(vlm, row, layer=None, residual=None):
 
     If `layer` is given, its output there is replaced by `residual`.
     """
-    content = [{"type": "image", "image": open_image(row["image"])}, {"type": "text", "text": row["text"]}]
-    inputs = vlm.processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
+    inputs = plain_inputs(vlm, open_image(row["image"]), row["text"])
     seen = {}
 
     def hook(i):

@@ -19,6 +19,7 @@ from finetune.evaluation.reliability import reliability
 from finetune.evaluation.result import Evaluation
 from finetune.evaluation.verdict import ArmVerdict, verdict
 from interp.measurement.clamp_spec import Clamp
+from interp.questions.answers import single_answer
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
 from interp.questions.wording_similarity import WordingSimilarity
@@ -30,8 +31,6 @@ from interp.statistics import FloatArray, clusters_drawn, percentiles
 from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software
 
-FEWEST = 20
-"""Fewest equal answers that count as a collapse; at even odds, so many are equal once in half a million times."""
 DRAWS = 2000
 """Number of bootstrap draws of the patients behind the interval of a measure."""
 
@@ -182,13 +181,14 @@ def verdict_record(found: ArmVerdict, warnings: Sequence[str] = ()) -> schema.Ve
 def collapse(prompts: pd.DataFrame, answers: Answers, arm: str) -> str | None:
     """A sentence on an arm that gives one answer to all wordings of closed questions, though both answers occur.
 
-    None if the arm does not, or if there are fewer than FEWEST wordings.
+    None if the arm does not, or if there are too few wordings to tell (`interp.questions.answers.single_answer`).
     """
     rows = gradable(prompts)
     said, truth = says_yes(answers.margin[rows]), truly_yes(prompts)[rows]
-    if len(said) < FEWEST or len(set(truth)) < 2 or len(set(said)) > 1:
+    answer = single_answer(said)
+    if answer is None or len(set(truth)) < 2:
         return None
-    answer, wrong = ("yes", ~truth) if said[0] else ("no", truth)
+    wrong = ~truth if answer == "yes" else truth
     return (
         f"Collapsed: {arm} answers {answer} to all {len(said)} wordings of closed questions, though that is wrong "
         f"for {wrong.sum()}; the absence of flips means nothing."

@@ -8,10 +8,15 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from interp.questions.polarity import operators_of
 from interp.questions.yes_no_form import question_form, without_accents
 
 CLOSED_ANSWERS = frozenset({"yes", "no"})
+FEWEST_EQUAL = 20
+"""Fewest equal answers that count as a collapse; at even odds, so many are equal once in half a million times."""
 
 ANSWER_SETS: dict[str, frozenset[str] | None] = {
     "presence": CLOSED_ANSWERS,
@@ -66,6 +71,13 @@ _VIEWS = {
     "ap": r"a\.?p\.?|antero-?\s?posterior|anterior-?\s?posterior",
     "lateral": r"lat|(left |right )?lateral",
 }
+
+
+def single_answer(says_yes: NDArray[np.bool_]) -> str | None:
+    """The answer that a model gives to all of at least FEWEST_EQUAL wordings, bool [n]; None if it does not."""
+    if len(says_yes) < FEWEST_EQUAL or len(set(says_yes.tolist())) > 1:
+        return None
+    return "yes" if says_yes[0] else "no"
 
 
 def answer_text(value: Any) -> Any:

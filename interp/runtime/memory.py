@@ -45,10 +45,8 @@ def memory_left(device: torch.device, max_memory: float | None = None) -> Memory
     """
     import psutil
 
-    available = psutil.virtual_memory().available
-    group = free_in_group(control_group())
     # The other processes of the run on this machine need as much.
-    host = int(DEFAULT_SHARE * (available if group is None else min(available, group)) / local_process_count())
+    host = int(DEFAULT_SHARE * main_memory() / local_process_count())
     if max_memory is not None:
         host = min(host, int(max_memory * GIB) - psutil.Process().memory_info().rss)
     if device.type != "cuda":
@@ -71,14 +69,19 @@ def total_left(device: torch.device, max_memory: float | None = None) -> int:
 
     Unlike `memory_left` it leaves nothing for other programs: what does not fit into it cannot run.
     """
-    import psutil
-
     if device.type == "cuda":
         return gpu_memory(device, max_memory)
-    group = free_in_group(control_group())
-    available = psutil.virtual_memory().available
-    left = available if group is None else min(available, group)
+    left = main_memory()
     return left if max_memory is None else min(left, int(max_memory * GIB))
+
+
+def main_memory() -> int:
+    """All main memory that this process may still allocate [bytes], with the limit of its control group."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    group = free_in_group(control_group())
+    return available if group is None else min(available, group)
 
 
 def control_group() -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 from interp.causal.register_patching import FEWEST_PAIRS, register_signs
 from interp.model.model_entry import model_entry
 from interp.profile.profile import DRAWS, commit_layer
+from interp.questions.answers import single_answer
 from interp.questions.files import common_split
 from interp.questions.polarity import inverting_operator
 from interp.questions.schema import Question
@@ -24,9 +25,6 @@ from interp.search.page_links import with_pages
 from interp.search.task import Task
 from interp.statistics import mean_interval
 from interp.storage.provenance import provenance, software
-
-FEWEST_EQUAL = 20
-"""Fewest equal answers that are worth a warning; at even odds, so many are equal once in half a million times."""
 
 
 def layers_artifact(
@@ -104,13 +102,11 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
 
 
 def collapse_warnings(prompts: pd.DataFrame, margin: Tensor) -> list[str]:
-    """A sentence if the model gives one answer to all wordings [n], of at least FEWEST_EQUAL, and both are not true."""
-    said = margin.numpy() > 0
-    truth = prompts["answer"].dropna().unique().tolist()
-    if len(said) < FEWEST_EQUAL or len(set(said)) > 1 or len(truth) == 1:
+    """A sentence if the model gives one answer to all wordings [n], unless all known answers are the same."""
+    answer = single_answer(margin.numpy() > 0)
+    if answer is None or prompts["answer"].nunique() == 1:
         return []
-    answer = "yes" if said[0] else "no"
-    return [f"the model answers {answer} to all {len(said)} wordings, so that nothing flips says nothing about it"]
+    return [f"the model answers {answer} to all {len(margin)} wordings, so that nothing flips says nothing about it"]
 
 
 def register_warnings(halves: Halves) -> list[str]:
