@@ -19,6 +19,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
+from interp.saes.sparse_codes import encode_sparse
 from interp.schemas.tested_features import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
@@ -63,7 +64,10 @@ def saes():
 
 @pytest.fixture(scope="module")
 def screen(saes, measured, prompts, flips):
-    tables = [screen_layer(saes[layer], measured.residuals[:, k], prompts, flips) for k, layer in enumerate(LAYERS)]
+    tables = [
+        screen_layer(layer, encode_sparse(saes[layer], measured.residuals[:, k]), prompts, flips)
+        for k, layer in enumerate(LAYERS)
+    ]
     return adjust(pd.concat(tables, ignore_index=True))
 
 

@@ -22,6 +22,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
+from interp.saes.sparse_codes import encode_sparse
 from interp.schemas.published import published_on
 from interp.schemas.record import Interval
 from interp.screening.families import SEEDS, best_family, find_relatives
@@ -157,7 +158,7 @@ def test_the_family_by_numpy(sae, measured, flips):
     expected = [i for i in np.argsort(-np.abs(r)) if i != FEATURE and r[i] and (abs(r[i]) >= 0.7 or cosine[i] >= 0.5)][
         :9
     ]
-    found = find_relatives(sae, measured.residuals[:, 0], pairs, FEATURE)
+    found = find_relatives(sae, encode_sparse(sae, measured.residuals[:, 0]), pairs, FEATURE)
     assert [each.feature for each in found] == expected
     assert {315, 208} <= set(expected)
     for each in found:
@@ -174,25 +175,24 @@ def test_a_duplicate_and_a_split_are_told_apart(sae, measured, flips):
         w_enc[:, i], b_enc[i], threshold[i] = sae.w_enc[:, source], sae.b_enc[source], sae.threshold[source]
         w_dec[i] = sae.w_dec[FEATURE]
     made = sae._replace(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc, threshold=threshold)
-    found = {
-        each.feature: each.kinship for each in find_relatives(made, measured.residuals[:, 0], flips.pairs, FEATURE)
-    }
+    codes = encode_sparse(made, measured.residuals[:, 0])
+    found = {each.feature: each.kinship for each in find_relatives(made, codes, flips.pairs, FEATURE)}
     assert (found[0], found[1], found[315]) == ("duplicate", "split", "opposite")
 
 
 def test_the_best_family_is_that_of_the_largest_sum_of_attributions(sae, measured, flips):
-    residuals, pairs = measured.residuals[:, 0], flips.pairs
+    codes, pairs = encode_sparse(sae, measured.residuals[:, 0]), flips.pairs
     generator = np.random.default_rng(3)
     attribution = pd.Series(generator.normal(size=30), index=generator.choice(512, 30, replace=False))
     sums = {}
     for seed in attribution.nlargest(SEEDS).index:
-        members = (int(seed), *(each.feature for each in find_relatives(sae, residuals, pairs, int(seed))))
+        members = (int(seed), *(each.feature for each in find_relatives(sae, codes, pairs, int(seed))))
         sums[members] = sum(attribution.get(i, 0.0) for i in members)
-    found = best_family(sae, residuals, pairs, attribution)
+    found = best_family(sae, codes, pairs, attribution)
     assert found.features == max(sums, key=sums.get)
     assert found.path_attribution == pytest.approx(max(sums.values()))
     assert found.layer == LAYER
-    assert best_family(sae, residuals, pairs, attribution[:0]).features == ()
+    assert best_family(sae, codes, pairs, attribution[:0]).features == ()
 
 
 def test_the_clamp_by_plain_hooks(vlm, sae, prompts, measured):

@@ -49,10 +49,10 @@ class AnswerDirections(NamedTuple):
         basis, gain = self.basis.to(delta.device), self.gain.to(delta.device)
         return (delta @ basis.T * gain) @ basis
 
-    def turned(self, generator: torch.Generator) -> "AnswerDirections":
-        """The control: as many random orthonormal directions with the same gains."""
+    def turned(self, generator: torch.Generator, device: torch.device | str = "cpu") -> "AnswerDirections":
+        """The control: as many random orthonormal directions with the same gains; `device` makes them orthonormal."""
         drawn = torch.randn(self.basis.shape[1], len(self.gain), generator=generator)
-        return AnswerDirections(torch.linalg.qr(drawn)[0].T.contiguous(), self.gain)
+        return AnswerDirections(torch.linalg.qr(drawn.to(device))[0].T.contiguous().cpu(), self.gain)
 
 
 def answer_directions(by_image: Tensor, by_wording: Tensor, device: torch.device | str = "cpu") -> AnswerDirections:
@@ -102,10 +102,12 @@ class AnswerEdits(NamedTuple):
         return {"delta": self.delta, **made}
 
 
-def with_controls(directions: AnswerDirections, seed: int) -> list[AnswerDirections]:
-    """The directions of a layer and TURNS sets of random ones."""
+def with_controls(
+    directions: AnswerDirections, seed: int, device: torch.device | str = "cpu"
+) -> list[AnswerDirections]:
+    """The directions of a layer and TURNS sets of random ones, which are made on `device`."""
     generator = torch.Generator().manual_seed(seed)
-    return [directions, *(directions.turned(generator) for _ in range(TURNS))]
+    return [directions, *(directions.turned(generator, device) for _ in range(TURNS))]
 
 
 def patch_answers(

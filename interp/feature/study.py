@@ -47,6 +47,7 @@ from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
+from interp.saes.sparse_codes import encode_sparse
 from interp.schemas.layers import PromptEntry
 from interp.schemas.study import (
     FeatureTestEntry,
@@ -202,7 +203,7 @@ def study_feature(
     observed = _observe(vlm, sae, feature, prompt_table(asked))
     prompts, flips, delta = observed.prompts, observed.flips, observed.delta
     here, last = observed.residuals.after(sae.layer), observed.residuals.after(vlm.n_layers - 1)
-    relatives = find_relatives(sae, here, flips.pairs, feature)
+    relatives = find_relatives(sae, encode_sparse(sae, here), flips.pairs, feature)
     patched = _patch(vlm, sae, feature, observed, relatives, seed)
     activation = encode_features(sae, here, torch.tensor([feature]))
     wordings = [q.question for q in asked]
@@ -318,7 +319,7 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     if not len(banked.pairs):
         return _Patched()
     here = residuals.after(sae.layer)
-    screen = adjust(screen_layer(sae, here, prompts, flips))
+    screen = adjust(screen_layer(sae.layer, encode_sparse(sae, here), prompts, flips))
     stable = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
     bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
     inputs = SaeInputs(lambda _: sae, residuals)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes.sae import Sae
+from interp.saes.sparse_codes import Codes
 from interp.schemas.layers import TransferVerdict
 from interp.statistics import Estimate, ratio_t_test
 
@@ -55,18 +56,21 @@ class Transfer(NamedTuple):
     """pass if the interval lies above R2_NEEDED, fail if below it, else unclear."""
 
 
-def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024) -> Reconstruction:
-    """Encode and decode residuals [n, d_model], with at most `chunk` of them on the SAE's device at once."""
+def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024, codes: Codes | None = None) -> Reconstruction:
+    """Encode and decode residuals [n, d_model], at most `chunk` of them at once.
+
+    `codes` are the activations of these residuals, if they are known already.
+    """
     device = sae.w_enc.device
     centre = torch.zeros(residuals.shape[1], device=device)
     for part in residuals.split(chunk):
         centre += part.to(device).float().sum(0) / len(residuals)
     mean = torch.zeros(sae.d_sae, device=device)
     errors, totals, active = [], [], []
-    for part in residuals.split(chunk):
+    for start in range(0, len(residuals), chunk):
         # Converted to float32 on the device: on a CPU this would take longer than everything else.
-        x = part.to(device).float()
-        f = sae.encode(x)
+        x = residuals[start : start + chunk].to(device).float()
+        f = sae.encode(x) if codes is None else codes.dense(start, start + len(x))
         errors.append((x - sae.decode(f)).pow(2).sum(1))
         totals.append((x - centre).pow(2).sum(1))
         active.append((f > 0).sum(1))

@@ -36,6 +36,13 @@ class Codes(NamedTuple):
         wanted = kept[self.row]
         return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
 
+    def dense(self, start: int, stop: int) -> Tensor:
+        """The rows from `start` to before `stop` with their zeros: float32 [stop - start, d_sae]."""
+        here = (self.row >= start) & (self.row < stop)
+        found = self.value.new_zeros(stop - start, self.d_sae)
+        found[self.row[here] - start, self.feature[here]] = self.value[here]
+        return found
+
     def sums(self, values: Tensor) -> Tensor:
         """Sum of `values` [entries] over the entries of every feature, in a fixed order: float64 [d_sae]."""
         counts = torch.bincount(self.feature, minlength=self.d_sae)

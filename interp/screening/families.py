@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.saes.sae import Sae, decoder_cosines
-from interp.saes.sparse_codes import Codes, differences, encode_sparse
+from interp.saes.sparse_codes import Codes, differences
 from interp.schemas.study import Kinship, Relative
 from interp.screening.flips import sides
 from interp.storage.json_files import significant
@@ -53,13 +53,22 @@ class _Deltas(NamedTuple):
 
     codes: Codes
     """[n, d_sae]."""
+    active: Tensor
+    """float64 [d_sae]: number of prompts on which a feature is active."""
     delta: Codes
     """[pairs, d_sae]: f(p) - f(q)."""
+    mean: Tensor
+    """float64 [d_sae]: mean delta."""
+    variance: Tensor
+    """float64 [d_sae]: variance of the delta."""
 
     @classmethod
-    def of(cls, sae: Sae, residuals: Tensor, pairs: pd.DataFrame) -> "_Deltas":
-        codes = encode_sparse(sae, residuals)
-        return cls(codes, differences(codes, *sides(pairs)))
+    def of(cls, codes: Codes, pairs: pd.DataFrame) -> "_Deltas":
+        delta = differences(codes, *sides(pairs))
+        n = max(1, delta.n)
+        mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
+        active = codes.sums(torch.ones_like(codes.value))
+        return cls(codes, active, delta, mean, (square - mean**2).clamp(min=0))
 
 
 class _Coactivation(NamedTuple):
@@ -71,24 +80,25 @@ class _Coactivation(NamedTuple):
     """[d_sae]: wordings on which both are active, as a share of those on which either is; 0 where there are none."""
 
 
-def find_relatives(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, feature: int) -> list[Relative]:
+def find_relatives(sae: Sae, codes: Codes, pairs: pd.DataFrame, feature: int) -> list[Relative]:
     """The relatives of a feature, at most RELATIVES, those whose deltas go with its own most first.
 
-    `residuals` [n prompts, d_model] are those of the SAE's layer, `pairs` all pairs of an original and a paraphrase.
+    `codes` [n prompts, d_sae] are the SAE's activations, `pairs` all pairs of an original and a paraphrase.
     """
-    return _relatives(sae, _Deltas.of(sae, residuals, pairs), feature)
+    return _relatives(sae, _Deltas.of(codes, pairs), feature)
 
 
-def best_family(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, attribution: "pd.Series[float]") -> Family:
+def best_family(sae: Sae, codes: Codes, pairs: pd.DataFrame, attribution: "pd.Series[float]") -> Family:
     """The family of a layer for which attribution predicts most; empty if no feature of the layer is ever active.
 
-    `attribution` is feature -> path attribution on the selection half, whose pairs are `pairs`. Only the families of
+    `codes` [n prompts, d_sae] are the SAE's activations, and `attribution` is feature -> path attribution on the
+    selection half, whose pairs are `pairs`. Only the families of
     the SEEDS best features are considered. A feature without relatives is a family of its own.
     """
     best = attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]
     if not len(best):
         return Family(sae.layer, (), 0.0)
-    deltas = _Deltas.of(sae, residuals, pairs)
+    deltas = _Deltas.of(codes, pairs)
     families = []
     for seed in map(int, best):
         members = (seed, *(relative.feature for relative in _relatives(sae, deltas, seed)))
@@ -123,18 +133,16 @@ def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
 
 
 def _coactivation(deltas: _Deltas, feature: int) -> _Coactivation:
-    codes, delta = deltas
+    codes, active, delta, mean, variance = deltas
     n = max(1, delta.n)
     own = torch.zeros(n, dtype=torch.double, device=delta.value.device)
     mine = delta.feature == feature
     own[delta.row[mine]] = delta.value[mine].double()
-    mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
     product = delta.sums(delta.value * own[delta.row]) / n
-    variance = (square - mean**2).clamp(min=0)
     spread = (variance * variance[feature]).sqrt()
     r = torch.where(spread > 0, (product - mean * mean[feature]) / spread.clamp_min(1e-30), 0.0)
     on = torch.zeros(codes.n, dtype=torch.bool, device=codes.row.device)
     on[codes.row[codes.feature == feature]] = True
-    active, both = codes.sums(torch.ones_like(codes.value)), codes.sums(on[codes.row])
+    both = codes.sums(on[codes.row])
     either = active + int(on.sum()) - both
     return _Coactivation(r.float().cpu(), (both / either.clamp_min(1)).float().cpu())

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes.sae import Sae, encode_features
-from interp.saes.sparse_codes import design_effects, differences, encode_sparse, sparse_auc
+from interp.saes.sparse_codes import Codes, design_effects, differences, sparse_auc
 from interp.screening.flips import Flips, sides
 from interp.statistics import auc_p_value, benjamini_hochberg, cluster_of, intraclass_correlation
 
@@ -28,13 +28,13 @@ SCREEN_COLUMNS = {
 """Column of a screen -> its meaning. delta is the activation on the paraphrase minus that on the original."""
 
 
-def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
+def screen_layer(layer: int, codes: Codes, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
     """Screen every feature of one SAE on the given pairs: SCREEN_COLUMNS without the attributions; p is not adjusted.
 
-    `residuals` [n prompts, d_model] are those at the final token of every row of `prompts`. Features that are active on
-    none of the prompts of these pairs are left out.
+    `codes` [n prompts, d_sae] are the activations of the SAE of `layer` at the final token of every row of `prompts`
+    (`interp.saes.sparse_codes.encode_sparse`). Features that are active on none of the prompts of these pairs are left
+    out.
     """
-    codes = encode_sparse(sae, residuals)
     device = codes.value.device
     original, paraphrase = sides(flips.pairs)
     used = torch.zeros(len(prompts), dtype=torch.bool)
@@ -50,7 +50,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
     patients = list(flips.pairs["patient"])
     alike = intraclass_correlation(flips.flipped.astype(float), patients)
     # The pairs of one patient are not independent.
-    inflation = design_effects(delta, torch.from_numpy(cluster_of(patients)), alike) if n else torch.ones(sae.d_sae)
+    inflation = design_effects(delta, torch.from_numpy(cluster_of(patients)), alike) if n else torch.ones(codes.d_sae)
     register = prompts["register"].to_numpy()
     tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
     register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
@@ -66,7 +66,7 @@ def screen_layer(sae: Sae, residuals: Tensor, prompts: pd.DataFrame, flips: Flip
         r = of(delta.sums(delta.value * centred[delta.row])) / (of(spread) * shift.std() * n)
     return pd.DataFrame(
         {
-            "layer": sae.layer,
+            "layer": layer,
             "feature": features,
             "flip_auc": of(flip_auc),
             "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips, of(inflation)),

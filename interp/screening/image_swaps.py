@@ -27,7 +27,8 @@ def swap_images(
     images = prompts.loc[asked, ["image", "patient"]].drop_duplicates("image").sample(frac=1, random_state=rng)
     others = other_patients_images(images["image"].tolist(), images["patient"].tolist(), rng)[:, 0]
     other_of = {image: BLANK_IMAGE if o is None else o for image, o in zip(images["image"], others, strict=True)}
-    rows_of = {image: np.flatnonzero(asked & (prompts["image"] == image).to_numpy()) for image in other_of}
+    rows_of = prompts.assign(row=np.arange(len(prompts)))[asked].groupby("image")["row"]
+    rows_of = {image: rows.to_numpy() for image, rows in rows_of}
     rows = list[int]()
     for image in other_of:
         if len(rows) >= count:

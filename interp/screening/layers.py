@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.runtime.distributed import Team
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
+from interp.saes.sparse_codes import encode_sparse
 from interp.screening.attribution import attribute
 from interp.screening.families import Family, best_family
 from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_feature_patch, screen_layer
@@ -24,6 +25,8 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
 PATCHES = ("feature_patch", "family_patch")
 """The patches of a screened layer that are kept with it."""
+COPIED = 2**28
+"""Largest residuals of a layer that are copied to the SAE's device as a whole [bytes], rather than for every use."""
 
 
 class ScreenedLayers(NamedTuple):
@@ -72,7 +75,10 @@ def screen_layers(
 
     def screen(layer: int, slopes: Tensor, means: Tensor) -> dict[str, Tensor]:
         sae, residuals = inputs.at(layer)
-        table = screen_layer(sae, residuals, prompts, halves.selection)
+        if residuals.numel() * residuals.element_size() <= COPIED:
+            residuals = residuals.to(sae.w_enc.device)
+        codes = encode_sparse(sae, residuals)
+        table = screen_layer(layer, codes, prompts, halves.selection)
         own = table["feature"].to_numpy(np.int64)
         table["attribution"] = attribute(sae, residuals, selection_bank, slopes)[own]
         table["path_attribution"] = attribute(sae, residuals, selection_bank, means)[own]
@@ -80,9 +86,9 @@ def screen_layers(
         held_out = halves.held_out
         score = flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
         attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
-        rebuilt = reconstruct(sae, residuals)
+        rebuilt = reconstruct(sae, residuals, codes=codes)
         transfer = judge_transfer(rebuilt, prompts["patient"].tolist())
-        family = best_family(sae, residuals, halves.selection.pairs, table.set_index("feature")["path_attribution"])
+        family = best_family(sae, codes, halves.selection.pairs, table.set_index("feature")["path_attribution"])
         patch, together = (
             joint_feature_patch(sae, residuals, bank.pairs, each) for each in (attributed, list(family.features))
         )

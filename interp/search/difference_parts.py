@@ -84,7 +84,10 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     whole = _gathered(task, made)
     return DifferenceParts(
         # The controls of a layer are the same however the layers are divided among processes.
-        [with_controls(found, 1000 * seed + layer) for layer, found in _gathered_directions(task, own_directions)],
+        [
+            with_controls(found, 1000 * seed + layer, search.vlm.device)
+            for layer, found in _gathered_directions(task, own_directions)
+        ],
         chosen,
         whole["residual"],
         whole["below"],

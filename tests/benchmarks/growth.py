@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from ready import ready
 from shape import PIXELS, SHAPES, Counts, Shape, build, machine, medgemma_config, questions, report, synchronize
+from stopwatch import forget_peak, resident
 
 from interp.paths import WORLD
 from interp.saes.locate import locate_saes
@@ -60,12 +61,6 @@ def every(sae_of: dict[int, Path], n_layers: int | None) -> dict[int, Path]:
     return {layer: sae_of[layer] for layer in kept}
 
 
-def resident(entry: str) -> float:
-    """Memory of this process from Linux [GiB]: VmRSS now, VmHWM at its peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
-    return int(line.split()[1]) / 2**20
-
-
 def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_memory: float | None) -> None:
     """Run one search `repeats` times and print its numbers as a line of JSON."""
     vlm = build(shape)[0]
@@ -78,8 +73,7 @@ def one(shape: Shape, asked: int, sae_of: dict[int, Path], repeats: int, max_mem
         find_features(vlm, sae_of, few, settings=settings, max_memory=max_memory)
         gc.collect()
         before = resident("VmRSS")
-        # Resets the peak of resident memory; that of getrusage starts at the parent's.
-        Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

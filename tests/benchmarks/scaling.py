@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,26 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from shape import MIMIC, PIXELS, SHAPES, build, counts_of, machine, questions, report, synchronize
+from shape import (
+    MIMIC,
+    PIXELS,
+    SHAPES,
+    build,
+    counts_of,
+    machine,
+    matmul_rate,
+    operations,
+    questions,
+    report,
+    synchronize,
+)
+from stopwatch import Stopwatch, forget_peak, resident
 
-import interp.search.find
 from finetune.lora.modules import add_lora
 from finetune.lora.settings import TrainSettings
 from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
+from interp.causal.mediation import falls_by_layer
 from interp.measurement.sharded import measure_together
 from interp.model.fused import fuse
 from interp.model.image_token_file import encode_into_file
@@ -47,13 +60,14 @@ from interp.questions.tables import prompt_table
 from interp.runtime.distributed import Team, is_main, team_on
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, save_sae
+from interp.search.family_stage import patch_families
 from interp.search.find import find_features
 from interp.search.settings import FindSettings
 
 TRAINED = {"tiny": range(4, 6), "medgemma-4b": range(15, 20), "gemma-27b": range(28, 37)}
 """Shape -> the layers that are trained."""
-STEPS = ("measure_prompts", "screen", "patch_whole_layers", "patch_candidates", "judge_layers")
-"""Functions in `interp.search.find` that are timed, if this version has them."""
+WARMING = 24
+"""Number of questions of a small search that comes before the timed one."""
 
 
 def say(line: str) -> None:
@@ -105,39 +119,41 @@ def screening(
 
 
 def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team, into: Path) -> dict[str, Any]:
-    """Durations of find-features and of its parts [s]; the main process writes the results to `into`."""
-    parts: dict[str, float] = {}
+    """Durations of find-features and of its stages [s]; the main process writes the results to `into`.
 
-    def timed(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*given: Any, **named: Any) -> Any:
-            synchronize()
-            started = time.perf_counter()
-            result = step(*given, **named)
-            synchronize()
-            parts[name] = parts.get(name, 0.0) + time.perf_counter() - started
-            return result
-
-        return run
-
-    steps = {name: getattr(interp.search.find, name) for name in STEPS if hasattr(interp.search.find, name)}
-    vlm.image_tokens.clear()
-    random = vlm.name == "random"
-    settings = FindSettings(bank_margin=0.0) if random else FindSettings()
+    A model of random weights may have no gate and no layers that write the answer, so what naming a gate at layer 0
+    takes is timed after it, and what patching the families of all layers takes.
+    """
+    settings = FindSettings(bank_margin=0.0) if vlm.name == "random" else FindSettings()
+    rates = [matmul_rate(vlm.device, dtype) for dtype in (vlm.model.dtype, torch.float32)]
+    watch = Stopwatch(operations(vlm), vlm.n_layers)
     started = clock(team)
-    try:
-        for name, step in steps.items():
-            setattr(interp.search.find, name, timed(name, step))
+    find_features(vlm, folders, asked[:WARMING], settings=settings)
+    say(f"  a first search of {WARMING} questions: {clock(team) - started:.2f} s")
+    vlm.image_tokens.clear()
+    forget_peak()
+    peaks(team)
+    started = clock(team)
+    with watch.running():
         found = find_features(vlm, folders, asked, settings=settings)
-    finally:
-        for name, step in steps.items():
-            setattr(interp.search.find, name, step)
     seconds = clock(team) - started
-    say(f"  find-features: {seconds:.2f} s " + ", ".join(f"{name} {took:.2f}" for name, took in parts.items()))
+    table = watch.table(*rates)
+    say(f"  find-features: {seconds:.2f} s, {found.verdict}\n{table.to_string(float_format='{:.3f}'.format)}")
+    told = {"flip_bank": found.artifact.data.flip_bank, "families": len(found.artifact.families or [])}
+    told |= {"whole_s": seconds, "whole_peak_gib": team.gather_values(float(table["gpu_peak_gib"].max()))}
+    told |= {"resident_peak_gib": resident("VmHWM")}
+    bank, screened = watch.results["patch_whole_layers"].target, watch.results["screen"]
+    started = clock(team)
+    falls_by_layer(bank, 0, screened.residual_patch[:, 0], settings.seed)
+    told["naming_a_gate_s"] = clock(team) - started
+    started = clock(team)
+    patch_families(screened, bank, [vlm.n_layers - 1], settings.seed)
+    told["all_families_s"] = clock(team) - started
     if is_main():
         (into.with_suffix(".artifact.json")).write_text(found.artifact.model_dump_json())
         found.features.to_parquet(into.with_suffix(".parquet"))
-    bank = {"flip_bank": found.artifact.data.flip_bank}
-    return bank | {"whole_s": seconds} | {f"whole.{name}_s": took for name, took in parts.items()}
+        table.to_csv(into.with_suffix(".stages.csv"))
+    return told | {f"whole.{name}_s": took for name, took in table["seconds"].items()}
 
 
 def training(
@@ -189,7 +205,7 @@ def worker(options: argparse.Namespace) -> None:
 
     def note(more: dict[str, Any], found: dict[str, torch.Tensor], name: str) -> None:
         told.update(more)
-        told[f"{name}_peak_gib"] = peaks(team)
+        told.setdefault(f"{name}_peak_gib", peaks(team))
         tensors.update(found)
         if is_main():
             save_file({n: t.contiguous() for n, t in tensors.items()}, into.with_suffix(".safetensors"))
@@ -215,9 +231,9 @@ def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dic
     if options.shape == "tiny":
         return locate_saes(WORLD / "saes")
     folder = Path(options.folder) / "saes" / "resid_post_all"
-    for sae in team.share(saes):
-        if not (folder / sae.id).is_dir():
-            save_sae(sae, folder / sae.id, "random")
+    missing = [sae for sae in team.share(saes) if not (folder / sae.id).is_dir()]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda sae: save_sae(sae, folder / sae.id, "random"), missing))
     team.barrier()
     return {sae.layer: folder / sae.id for sae in saes}
 

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -33,6 +34,7 @@ from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.schema import Question
 from interp.questions.tables import prompt_table
+from interp.runtime.machine import cores
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae
 
@@ -152,15 +154,18 @@ def questions(counts: Counts, folder: Path, side: int) -> list[Question]:
     pool = [q for q in load_questions(WORLD / "questions.jsonl") if q.closed]
     made: list[Question] = []
     paths: list[str] = []
+    copies: list[tuple[str, str, int, float]] = []
     for k in range(counts.questions):
         known = pool[k % len(pool)]
         place = k * counts.images // counts.questions
         if place == len(paths):
             paths.append(str(folder / f"{place}.jpg"))
-            _copy(known.image, paths[-1], side, 1 - 0.1 * (k // len(pool) % 5))
+            copies.append((known.image, paths[-1], side, 1 - 0.1 * (k // len(pool) % 5)))
         first, last = (j * counts.paraphrases // counts.questions for j in (k, k + 1))
         changed = {"id": str(k), "image": paths[place], "patient": str(place), "boxes": [], "split": None}
         made.append(known.model_copy(update=changed | {"paraphrases": known.paraphrases[: last - first]}))
+    with ThreadPoolExecutor(cores()) as threads:
+        list(threads.map(lambda copy: _copy(*copy), copies))
     return made
 
 
