@@ -70,6 +70,20 @@ def test_a_recorded_pass_is_the_pass(world, dtype, unlike, larger):
         assert float(gradient.norm() / expected.norm()) == pytest.approx(1, abs=larger)
 
 
+def test_passes_are_recorded_again_after_memory_has_run_out(world):
+    """As in `finetune.training.loop._accumulate`, which drops all recorded passes and continues."""
+    parameters, run, batches = prepared(world, 0.0)
+    passes = GraphedPasses(run)
+    before = stepped(parameters, passes, batches)
+    count = len(passes._recorded)
+    passes.forget()
+    torch.cuda.empty_cache()
+    after = stepped(parameters, passes, batches)
+    assert len(passes._recorded) == count
+    for (_, gradient), (_, expected) in zip(after, before, strict=True):
+        assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_of_passes_add_up(world):
     parameters, run, batches = prepared(world, 0.0)
     passes = GraphedPasses(run)

@@ -66,6 +66,8 @@ class GraphedPasses:
     def forget(self) -> None:
         """Drop all recorded passes and free their memory."""
         self._recorded.clear()
+        # torch frees the pool with its last graph, and refuses to record into it again.
+        self._memory = torch.cuda.graph_pool_handle()
 
     def _record(self, questions: TrainingBatch) -> RecordedPass:
         batch, hidden = questions.parts[0]
