@@ -55,6 +55,7 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.schemas.layer_list import parse_layers
+from interp.schemas.layers import Layers
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.search.find import find_features
 from interp.storage.atomic import atomic_folder
@@ -292,6 +293,19 @@ def undone_by(vlm: Vlm, clean: Vlm, prompts: pd.DataFrame, runs: list[list[int]]
     return shares
 
 
+def named_features(found: Layers) -> dict[str, Any]:
+    """What a search says about features: how many are causes, alone and as families, and what it names as the gate."""
+    gate = found.gate
+    alone = [e.causal.net_mediated.value or 0.0 for e in found.features if e.causal and e.causal.net_mediated]
+    return {
+        "causes": sum(each.place == "cause" for each in found.features),
+        "most mediated": max(alone, default=np.nan),
+        "family causes": sum(each.place == "cause" for each in found.families),
+        "family most mediated": max((each.net_mediated.value or 0.0 for each in found.families), default=np.nan),
+        "gate named": "none" if gate is None else f"{gate.read_layer}:{gate.feature}" + " family" * bool(gate.family),
+    }
+
+
 def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
     """Search one world as a user would; returns one row per rule."""
     truth = Truth(**json.loads((folder / "truth.json").read_text()))
@@ -304,6 +318,7 @@ def search_world(folder: Path, base: Path) -> list[dict[str, Any]]:
     about = {"world": folder.name, "kind": truth.kind, "seed": truth.seed, "gate": truth.gate}
     about |= {"truth": " ".join(map(str, truth.window)) or "none", "flips": truth.question_flip_rate}
     about |= {"verdict": found.verdict, "chosen": " ".join(map(str, found.layers))}
+    about |= named_features(found)
     about |= {"chosen iou": overlap(found.layers, truth.window), "seconds": round(time.monotonic() - started, 1)}
     if found.layers:
         width = len(found.layers)
@@ -326,6 +341,9 @@ def summary(table: pd.DataFrame) -> str:
     gated, free = worlds[worlds["truth"] != "none"], worlds[worlds["truth"] == "none"]
     if len(free):
         parts.append(f"gate found without a gate: {_share(free['found'])}")
+        parts.append(f"a single cause without a gate: {_share(free['causes'] > 0)}")
+        parts.append(f"a family called a cause without a gate: {_share(free['family causes'] > 0)}")
+        parts.append(f"a gate named without a gate: {_share(free['gate named'] != 'none')}")
     if len(gated):
         parts.append(f"gate found, and IoU >= .5, with a gate: {_share(gated['found'] & (gated['chosen iou'] >= 0.5))}")
         ranges = table[table["truth"] != "none"].assign(fits=lambda t: t["iou"] >= 0.5)
