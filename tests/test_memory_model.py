@@ -5,9 +5,11 @@ import re
 import pandas as pd
 import pytest
 import torch
-from medgemma import meta_medgemma
+from medgemma import medgemma_config, meta_medgemma
 
+from finetune.evaluation.collect import largest_tables
 from finetune.lora.modules import add_lora, trainable_parameters
+from interp.measurement.margins import pack_prompts
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import choose_dtype, load_vlm
 from interp.model.memory_check import check_fits
@@ -20,10 +22,13 @@ from interp.model.memory_model import (
     rerun_bytes,
     rerun_tokens,
 )
+from interp.model.prompt_bound import prompt_bound
+from interp.model.prompts import PromptStyle
 from interp.model.shape import MEDGEMMA_4B, ModelShape
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 from interp.runtime.memory import GIB
 
@@ -124,6 +129,38 @@ def test_a_job_that_does_not_fit_says_what_would(job, free, offered):
     assert all(size <= free + 0.05 for size in sizes)
     assert len(sizes) == len(offered)
     check_fits(MEDGEMMA_4B, Format(), job, 80 * GIB, on_gpu=True, limited=False)
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(image_first=False, system="Be brief.", normalize=True)])
+@pytest.mark.parametrize("model", ["tiny", "planted"])
+def test_the_bound_of_prompts_holds(tiny_model, style, model):
+    vlm = load_vlm(tiny_model if model == "tiny" else WORLD / "planted", "cpu", "float32", style=style)
+    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed]
+    for count in (1, 3, 40):
+        prompts = prompt_table(questions[:count])
+        rows = pack_prompts(vlm, prompts)
+        padded = len(rows) * max(row.length for row in rows)
+        assert padded <= prompt_bound(prompts, style).tokens(vlm.shape) < 12 * padded
+
+
+def test_few_questions_need_less_than_a_whole_batch():
+    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="test") if q.closed]
+    few, many = (measuring(asked=largest_tables(questions[:n], PromptStyle(), 8)) for n in (10, 150))
+    check_fits(MEDGEMMA_4B, Format(), few, 10 * GIB, on_gpu=True, limited=False)
+    with pytest.raises(InputError, match="a batch of 16384 tokens"):
+        check_fits(MEDGEMMA_4B, Format(), many, 10 * GIB, on_gpu=True, limited=False)
+
+
+def test_a_model_over_two_gpus_needs_on_each_what_was_measured():
+    """Screening at the shape of Gemma 3 27B took 39 and 28 GiB (tests/benchmarks/README.md)."""
+    shape = ModelShape.of(medgemma_config(large=True))
+    need = measuring().needs(shape, Format()).on_each(2)
+    assert need.least < 39 * GIB < 1.25 * need.wanted
+    check_fits(shape, Format(), measuring(), 48 * GIB, on_gpu=True, limited=False, gpus=2)
+    with pytest.raises(InputError, match=r"memory on each of 2 GPUs \(.*What fits: --load-in 8bit"):
+        check_fits(shape, Format(), measuring(), 24 * GIB, on_gpu=True, limited=False, gpus=2)
+    with pytest.raises(InputError, match="use more GPUs"):
+        check_fits(shape, Format(), measuring(), 8 * GIB, on_gpu=True, limited=False, gpus=2)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_model, tmp_path):

@@ -179,7 +179,7 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
     source = locate_any(model, spec.revision)
     refuse_two_models(source.folder)
     if not split and not _saved_quantized(source.folder):
-        check_memory(source, Format(kind, spec.load_in), loading(), torch.device(device), spec.max_memory)
+        check_memory(source, Format(kind, spec.load_in), loading(), [torch.device(device)], spec.max_memory)
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)

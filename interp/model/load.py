@@ -83,10 +83,11 @@ def load_vlm(
     if load_in is not None or saved is not None:
         # Quantized weights are made where they stay.
         places.setdefault("device_map", {"": device})
+    devices = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if split else [torch.device(device)]
     if max_memory is not None:
-        limit_memory(torch.device(device), max_memory)
-    if not split:
-        check_memory(source, Format(kind, load_in or saved), job or loading(), torch.device(device), max_memory)
+        for each in devices:
+            limit_memory(each, max_memory)
+    check_memory(source, Format(kind, load_in or saved), job or loading(), devices, max_memory)
     cache = None if image_cache is None else cache_folder(Path(image_cache))
     try:
         with spinner("loading the model"), quiet_loading():
@@ -162,15 +163,20 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     return dtype
 
 
-def check_memory(source: Source, format: Format, job: Job, device: torch.device, max_memory: float | None) -> None:
-    """Raise InputError if a job with the model in `source` does not fit; an unreadable config is passed over."""
+def check_memory(
+    source: Source, format: Format, job: Job, devices: Sequence[torch.device], max_memory: float | None
+) -> None:
+    """Raise InputError if a job with the model in `source` does not fit; an unreadable config is passed over.
+
+    The layers are divided over `devices`, if there are several.
+    """
     try:
         shape = shape_of_folder(source.folder)
     # It is read again below, where any kind of error is reported.
     except Exception:
         return
-    free = total_left(device, max_memory)
-    check_fits(shape, format, job, free, device.type == "cuda", max_memory is not None)
+    free = min(total_left(device, max_memory) for device in devices)
+    check_fits(shape, format, job, free, devices[0].type == "cuda", max_memory is not None, len(devices))
 
 
 def adopt_template(processor: Any) -> None:

@@ -19,6 +19,7 @@ from interp.model.memory_model import (
     tower_pass,
     weights,
 )
+from interp.model.prompt_bound import PromptBound
 from interp.model.shape import ITEM, ModelShape
 
 Needs = Callable[[ModelShape, Format], Need]
@@ -43,14 +44,16 @@ def loading() -> Job:
     return Job(lambda shape, format: Need([weights(shape, format)], [tower_pass(shape, format, 1)]))
 
 
-def measuring(batch_tokens: int = BATCH_TOKENS) -> Job:
-    """Running prompts once: `finetune evaluate`, `interp transfer-check`, `interp verify`, `interp test-feature`.
+def measuring(batch_tokens: int = BATCH_TOKENS, asked: Sequence[PromptBound] = ()) -> Job:
+    """Running prompts once: `finetune evaluate`, `interp transfer-check`, `interp verify`, `interp export-activations`.
 
-    Generated answers keep the keys and values of their batch.
+    Generated answers keep the keys and values of their batch. `asked` are all tables of prompts that will be run, which
+    may be less than a batch; without them there are more.
     """
 
     def needs(shape: ModelShape, format: Format) -> Need:
-        return Need([weights(shape, format)], [tower_pass(shape, format), batch(shape, format, batch_tokens)])
+        tokens = min(batch_tokens, max((bound.tokens(shape) for bound in asked), default=batch_tokens))
+        return Need([weights(shape, format)], [tower_pass(shape, format), batch(shape, format, tokens)])
 
     return Job(needs)
 

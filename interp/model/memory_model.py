@@ -38,7 +38,7 @@ class Need(NamedTuple):
     """What a job needs on the device: parts that stay, and phases of which one runs at a time."""
 
     held: list[Part]
-    """Parts that are there from the beginning to the end."""
+    """Parts that are there from the beginning to the end, the weights first."""
     phases: list[Part]
     """Working memory of each phase."""
 
@@ -51,6 +51,14 @@ class Need(NamedTuple):
     def wanted(self) -> int:
         """Memory that the job takes where there is enough [bytes]."""
         return sum(part.wanted for part in self.held) + max(part.wanted for part in self.phases)
+
+    def on_each(self, gpus: int) -> "Need":
+        """What each of several GPUs needs that share the layers: its part of the weights, and all of the rest.
+
+        The rest is needed where the layer is that runs, and on the first GPU.
+        """
+        first, *held = self.held
+        return Need([first._replace(least=first.least // gpus, wanted=first.wanted // gpus), *held], self.phases)
 
     @property
     def largest_phase(self) -> Part:
