@@ -145,7 +145,7 @@ def test_the_bound_of_prompts_holds(tiny_model, style, model):
 
 def test_few_questions_need_less_than_a_whole_batch():
     questions = [q for q in load_questions(WORLD / "questions.jsonl", split="test") if q.closed]
-    few, many = (measuring(asked=largest_tables(questions[:n], PromptStyle(), 8)) for n in (10, 150))
+    few, many = (measuring(asked=largest_tables(questions[:n], PromptStyle(), 16)) for n in (10, 150))
     check_fits(MEDGEMMA_4B, Format(), few, 10 * GIB, on_gpu=True, limited=False)
     with pytest.raises(InputError, match="a batch of 16384 tokens"):
         check_fits(MEDGEMMA_4B, Format(), many, 10 * GIB, on_gpu=True, limited=False)

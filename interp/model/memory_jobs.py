@@ -52,15 +52,21 @@ def measuring(batch_tokens: int = BATCH_TOKENS, asked: Sequence[PromptBound] = (
     """
 
     def needs(shape: ModelShape, format: Format) -> Need:
-        tokens = min(batch_tokens, max((bound.tokens(shape) for bound in asked), default=batch_tokens))
-        return Need([weights(shape, format)], [tower_pass(shape, format), batch(shape, format, tokens)])
+        whole = batch(shape, format, batch_tokens)
+        parts = [batch(shape, format, bound.tokens(shape), bound.generated) for bound in asked]
+        largest = min(whole, max(parts, key=_least, default=whole), key=_least)
+        return Need([weights(shape, format)], [tower_pass(shape, format), largest])
 
     return Job(needs)
 
 
-def batch(shape: ModelShape, format: Format, tokens: int) -> Part:
-    """A forward pass with the keys and values of its tokens."""
-    size = forward_bytes(shape, format, tokens) + shape.kv_bytes(tokens, format.dtype)
+def _least(part: Part) -> int:
+    return part.least
+
+
+def batch(shape: ModelShape, format: Format, tokens: int, generated: int = 0) -> Part:
+    """A forward pass with the keys and values of its tokens, and of those that are `generated` after them."""
+    size = forward_bytes(shape, format, tokens) + shape.kv_bytes(tokens + generated, format.dtype)
     return Part(f"a batch of {tokens} tokens", size, size)
 
 

@@ -26,9 +26,11 @@ class PromptBound(NamedTuple):
     lengths: tuple[int, ...]
     """Most tokens of the prompts that are packed together, those of their image not counted: all prompts about an
     image, or a prompt alone where prompts about an image share no beginning."""
+    generated: int = 0
+    """Most tokens that are generated in the batch, over all prompts."""
 
     def tokens(self, shape: ModelShape) -> int:
-        """Most positions of the batch for a model of this shape."""
+        """Most positions of the batch for a model of this shape, generated tokens not counted."""
         row = max(ROW, 3 * shape.image_tokens)
         rows = sum(1 + length // row for length in self.lengths)
         return rows * (shape.image_tokens + max(self.lengths, default=0))
@@ -40,8 +42,8 @@ def prompt_bound(prompts: pd.DataFrame, style: PromptStyle, new_tokens: int = 0)
     The table has columns `image` and `text`.
     """
     always = "".join(text or "" for text in (style.system, style.answer_instruction))
-    added = TEMPLATE + new_tokens + (NORMAL_FORM if style.normalize else 0)
+    added = TEMPLATE + (NORMAL_FORM if style.normalize else 0)
     length = prompts["text"].map(lambda text: -(-len((text + always).encode()) // BYTES) + added)
     packed = style.image_first & (prompts["image"] != NO_IMAGE).to_numpy()
     together = length[packed].groupby(prompts["image"][packed]).sum()
-    return PromptBound((*map(int, length[~packed]), *map(int, together)))
+    return PromptBound((*map(int, length[~packed]), *map(int, together)), new_tokens * len(prompts))
