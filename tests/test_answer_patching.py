@@ -19,7 +19,7 @@ from interp.causal.answer_patching import (
 )
 from interp.causal.layer_patching import PatchTarget, patch_layers, rerun_paraphrases
 from interp.causal.register_patching import patch_register, register_direction, register_signs
-from interp.causal.window_patching import patch_window
+from interp.causal.window_patching import patch_windows
 from interp.images.decode import BLANK_IMAGE
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
@@ -152,7 +152,7 @@ def window_of(given, first, last):
 
 
 def test_the_window_patch_by_plain_hooks_in_both_directions(planted, given, plain):
-    found = patch_window(given.target, given.originals, window_of(given, *WINDOW), WINDOW[1], seed=0)
+    (found,) = patch_windows(given.target, given.originals, window_of(given, *WINDOW)[:, None], WINDOW[1:], seed=0)
     for i, pair in enumerate(plain):
         added = difference(pair, WINDOW[1]) - difference(pair, WINDOW[0] - 1)
         assert found.restored[i] == pytest.approx(recovered(planted, pair, WINDOW[1], added), abs=1e-3)
@@ -170,9 +170,10 @@ def test_windows_from_the_first_layer_are_residual_patches_and_read_at_the_end_d
     after, below = (given.own.shift([layer + off for layer in LAYERS], *sides(given.two.pairs)) for off in (0, -1))
     layers = patch_layers(given.target, after, below, LAYERS, seed=0)
     for k, layer in enumerate(LAYERS):
-        whole = patch_window(given.target, given.originals, after[:, k], layer, seed=0)
+        (whole,) = patch_windows(given.target, given.originals, after[:, k : k + 1], [layer], seed=0)
         np.testing.assert_allclose(whole.restored, layers.along_shift(layers.residual)[:, k], atol=1e-4)
-        at_end = patch_window(given.target, given.originals, after[:, k] - below[:, k], 9, seed=0)
+        written = (after[:, k] - below[:, k])[:, None]
+        (at_end,) = patch_windows(given.target, given.originals, written, [9], seed=0)
         np.testing.assert_allclose(at_end.restored, layers.along_shift(layers.write)[:, k], atol=1e-4)
     # The whole difference at the last layer turns either wording into the other.
     np.testing.assert_allclose(whole.restored, np.abs(given.target.shift), atol=1e-3)

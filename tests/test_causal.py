@@ -7,7 +7,7 @@ import torch
 from scipy.stats import kstest, spearmanr
 from test_find_features import plain_margin
 
-from interp.causal.feature_patching import apply_feature_patch, feature_patches, joint_effects, matched_features
+from interp.causal.feature_patching import apply_feature_patches, feature_patches, joint_effects, matched_features
 from interp.causal.layer_patching import PatchTarget, patch_effect, random_directions, rerun_paraphrases
 from interp.feature.pair_effects import one_sample_d, pair_effects
 from interp.measurement.margins import measure
@@ -87,7 +87,7 @@ def tests(planted, prompts, flips, banked, measured, saes, screen, rerun):
     inputs = SaeInputs(saes.get, residuals_of(measured, LAYERS))
     bank, other = PatchTarget(banked, rerun), target_of(planted, prompts, unflipped)
     patches = feature_patches(candidates, banked, unflipped, inputs, screen)
-    return [apply_feature_patch(patch, bank, other, seed=0) for patch in patches]
+    return apply_feature_patches(patches, bank, other, seed=0)
 
 
 def target_of(planted, prompts, flips):
@@ -118,7 +118,8 @@ def test_the_feature_patch_and_its_doses_by_plain_hooks(tests, planted, prompts,
         empty = pd.DataFrame({"layer": [], "feature": [], "flip_auc": [], "delta_on_flips": [], "delta_otherwise": []})
         none = first(few, 0)
         (patch,) = feature_patches([(test.layer, test.feature)], few, none, inputs, empty)
-        mine = apply_feature_patch(patch, target_of(planted, prompts, few), target_of(planted, prompts, none), seed=0)
+        targets = target_of(planted, prompts, few), target_of(planted, prompts, none)
+        (mine,) = apply_feature_patches([patch], *targets, seed=0)
         np.testing.assert_allclose(mine.dose, recovered / np.abs(few.margin_before - few.margin_after).sum(), atol=1e-4)
         assert mine.recovery.value == mine.dose[DOSES.index(1.0)]
         size = np.abs(few.margin_before - few.margin_after).sum()
@@ -276,7 +277,7 @@ def test_path_gradients_add_up_to_the_whole_shift(rerun, banked, measured):
     x = measured.residuals[:, 1]
     original, paraphrase = (torch.from_numpy(banked.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
     path = x[original] - x[paraphrase]
-    gradients = path_gradients(rerun, path, 7, steps=16)
+    gradients = path_gradients(rerun, path[:, None], [7], steps=16)[:, 0]
     whole = patch_effect(rerun, banked, [7], path[:, None], "whole")[:, 0]
     np.testing.assert_allclose((gradients * path).sum(1).numpy(), whole, rtol=0.05, atol=0.1)
 
@@ -284,4 +285,4 @@ def test_path_gradients_add_up_to_the_whole_shift(rerun, banked, measured):
 def test_one_step_on_an_empty_path_is_the_plain_gradient(planted, prompts, banked):
     few = rerun_paraphrases(planted, prompts, first(banked, 4))
     flat = torch.zeros(4, 128)
-    torch.testing.assert_close(path_gradients(few, flat, 7, steps=1), margin_gradients(few, [7])[:, 0])
+    torch.testing.assert_close(path_gradients(few, flat[:, None], [7], steps=1), margin_gradients(few, [7]))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp.causal.layer_patching import PatchTarget, random_directions
 from interp.runtime.distributed import Team
+from interp.runtime.progress import track
 from interp.schemas.tested_features import DOSES
 from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import feature_delta
@@ -33,6 +34,8 @@ RANDOMS = 24
 """Random directions per pair and feature."""
 MATCHED = 3
 """Matched features per feature."""
+EDIT_BYTES = 2**28
+"""Most memory of the edits of one sweep [bytes]."""
 
 
 class FeatureTest(NamedTuple):
@@ -143,9 +146,37 @@ def gather_patches(own: Sequence[FeaturePatch], candidates: Sequence[Candidate],
     ]
 
 
-def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: PatchTarget, seed: int) -> FeatureTest:
-    """Patch one feature on the flips of `target`, with its controls, and on `unflipped` pairs."""
-    n, matched = len(target.flips.pairs), len(patch.directions) - 1
+def apply_feature_patches(
+    patches: Sequence[FeaturePatch], target: PatchTarget, unflipped: PatchTarget, seed: int
+) -> list[FeatureTest]:
+    """Patch features one at a time on the flips of `target`, with their controls, and on `unflipped` pairs."""
+    tests: list[FeatureTest] = []
+    size = len(target.flips.pairs) * target.rerun.vlm.d_model * 4
+    # The more features share a sweep, the fewer launches of kernels.
+    together = max(1, EDIT_BYTES // max(1, size * (len(DOSES) + 2 + MATCHED + 2 * RANDOMS)))
+    for start in track(range(0, len(patches), together), "patching features", unit=together):
+        part = patches[start : start + together]
+        edits = [_feature_edits(patch, target, seed) for patch in part]
+        places = [layer for edit in edits for layer in edit.layers]
+        effects = target.effect(places, torch.cat([edit.delta for edit in edits], 1), "patches of features")
+        ends = np.cumsum([len(edit.layers) for edit in edits])[:-1]
+        changed = _changed(part, unflipped)
+        for patch, every, share in zip(part, np.split(effects, ends, axis=1), changed, strict=True):
+            tests.append(_feature_test(patch, target, every, share, seed))
+    return tests
+
+
+class FeatureEdits(NamedTuple):
+    """The k edits of one feature's test."""
+
+    layers: list[int]
+    """[k]: the layer that each edit follows."""
+    delta: Tensor
+    """float32 [n, k, d_model]: first the feature at DOSES, its swapped deltas, its matched features and RANDOMS random
+    directions at the feature's layer, then the feature and the random directions at the last layer."""
+
+
+def _feature_edits(patch: FeaturePatch, target: PatchTarget, seed: int) -> FeatureEdits:
     own = patch.vector[:, None]
     generator = torch.Generator().manual_seed(seed)
     deltas = [
@@ -154,13 +185,19 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
         -patch.delta[:, 1:, None] * patch.directions[1:],
         random_directions(own.expand(-1, RANDOMS, -1), generator),
     ]
-    flips, shift = target.flips, target.shift
     here = sum(each.shape[1] for each in deltas)
     read_directly = [own, deltas[-1]]
-    delta = torch.cat([*deltas, *read_directly], dim=1)
     last = target.rerun.vlm.n_layers - 1
-    places = [patch.layer] * here + [last] * (delta.shape[1] - here)
-    every = target.effect(places, delta, f"{patch.layer}:{patch.feature}")
+    return FeatureEdits([patch.layer] * here + [last] * (1 + RANDOMS), torch.cat([*deltas, *read_directly], dim=1))
+
+
+def _feature_test(
+    patch: FeaturePatch, target: PatchTarget, every: NDArray[np.float64], unflipped_changed: float, seed: int
+) -> FeatureTest:
+    """The test of one feature from the effects [n, k] of its `FeatureEdits`."""
+    n, matched = len(target.flips.pairs), len(patch.directions) - 1
+    flips, shift = target.flips, target.shift
+    here = every.shape[1] - 1 - RANDOMS
     size, along = np.abs(shift), every * np.sign(shift)[:, None]
     effect, towards, direct = every[:, :here], along[:, :here], along[:, here:]
     share = towards.sum(0) / size.sum()
@@ -172,7 +209,7 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
     net_share, p = ratio_sign_flips(towards[:, one] - towards[:, noise].mean(1), size, target.patients, seed)
     net_mediated, p_mediated = ratio_sign_flips(mediated - random_mediated, size, target.patients, seed)
     # The empty patch of a feature that never moves has only rounding errors for effects.
-    moves = bool(own.any())
+    moves = bool(patch.vector.any())
     return FeatureTest(
         layer=patch.layer,
         feature=patch.feature,
@@ -191,7 +228,7 @@ def apply_feature_patch(patch: FeaturePatch, target: PatchTarget, unflipped: Pat
         p_random=float((1 + (share[noise] >= share[one]).sum()) / (RANDOMS + 1)),
         reversals=int(restored[:, one].sum()),
         random_reversals=float(restored[:, noise].sum(0).mean()),
-        unflipped_changed=_changed(patch, unflipped),
+        unflipped_changed=unflipped_changed,
         dose=tuple(float(v) for v in share[: len(DOSES)]),
     )
 
@@ -204,14 +241,15 @@ def _swapped(delta: Tensor, generator: torch.Generator) -> Tensor:
     return swapped
 
 
-def _changed(patch: FeaturePatch, unflipped: PatchTarget) -> float:
-    """Share of unflipped pairs whose paraphrase is answered otherwise under the feature's patch."""
+def _changed(patches: Sequence[FeaturePatch], unflipped: PatchTarget) -> NDArray[np.float64]:
+    """Share of unflipped pairs whose paraphrase is answered otherwise under each feature's patch: [patches]."""
     flips = unflipped.flips
     if not len(flips.pairs):
-        return float("nan")
-    delta = -patch.unflipped[:, None, None] * patch.directions[0]
-    effect = unflipped.effect([patch.layer], delta, "unflipped pairs")[:, 0]
-    return float((((flips.margin_after + effect) > 0) != (flips.margin_after > 0)).mean())
+        return np.full(len(patches), np.nan)
+    delta = torch.stack([-patch.unflipped[:, None] * patch.directions[0] for patch in patches], 1)
+    effect = unflipped.effect([patch.layer for patch in patches], delta, "unflipped pairs")
+    before = flips.margin_after[:, None]
+    return (((before + effect) > 0) != (before > 0)).mean(0)
 
 
 def joint_effects(target: PatchTarget, patch: Tensor, layers: Sequence[int], seed: int) -> NDArray[np.float64]:

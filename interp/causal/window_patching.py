@@ -7,6 +7,7 @@ from the original's residual, the same vector *breaks* its answer if nothing out
 (necessity). The window of layers 0..b is the residual patch of layer b.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,18 +35,26 @@ class WindowEffect(NamedTuple):
     """[n]: the same as `broken` by random directions of the same norm, mean over RANDOMS."""
 
 
-def patch_window(target: PatchTarget, originals: SuffixRerun, added: Tensor, last: int, seed: int) -> WindowEffect:
-    """Patch one window of every pair in both directions.
+def patch_windows(
+    target: PatchTarget, originals: SuffixRerun, added: Tensor, last: Sequence[int], seed: int
+) -> list[WindowEffect]:
+    """Patch w windows of every pair in both directions, one at a time.
 
-    `originals` are the runs of the pairs' original wordings. `added` float32 [n, d_model] is D(b) - D(a-1), and `last`
-    is layer b.
+    `originals` are the runs of the pairs' original wordings. `added` float32 [n, w, d_model] is D(b) - D(a-1), and
+    `last` [w] is layer b.
     """
-    generator = torch.Generator().manual_seed(seed)
-    random = random_directions(added[:, None].expand(-1, RANDOMS, -1), generator)
-    edits = torch.cat([added[:, None], random], dim=1)
-    layers = [last] * edits.shape[1]
+    generators = (torch.Generator().manual_seed(seed) for _ in last)
+    parts = zip(added.split(1, dim=1), generators, strict=True)
+    edits = torch.cat(
+        [torch.cat([own, random_directions(own.expand(-1, RANDOMS, -1), generator)], 1) for own, generator in parts], 1
+    )
+    layers = [layer for layer in last for _ in range(1 + RANDOMS)]
     sign = np.sign(target.shift)[:, None]
     restored = target.effect(layers, edits, "window patches") * sign
     margin = originals.margins(layers, -edits, "window patches, reversed").double().numpy()
     broken = (target.flips.margin_before[:, None] - margin) * sign
-    return WindowEffect(restored[:, 0], broken[:, 0], restored[:, 1:].mean(1), broken[:, 1:].mean(1))
+    by_window = (np.split(effect, len(last), axis=1) for effect in (restored, broken))
+    return [
+        WindowEffect(there[:, 0], back[:, 0], there[:, 1:].mean(1), back[:, 1:].mean(1))
+        for there, back in zip(*by_window, strict=True)
+    ]

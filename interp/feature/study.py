@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 from torch import Tensor
 
-from interp.causal.feature_patching import apply_feature_patch, feature_patches
+from interp.causal.feature_patching import apply_feature_patches, feature_patches
 from interp.causal.layer_patching import PatchTarget, rerun_paraphrases
 from interp.causal.mediation import falls_by_layer
 from interp.causal.sae_error import PARTS, split_shift
@@ -324,7 +324,7 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
     inputs = SaeInputs(lambda _: sae, residuals)
     (patch,) = feature_patches([(sae.layer, feature)], banked, stable, inputs, screen)
-    test = FeatureTestEntry.model_validate(json_ready(apply_feature_patch(patch, bank, unflipped, seed)))
+    test = FeatureTestEntry.model_validate(json_ready(apply_feature_patches([patch], bank, unflipped, seed)[0]))
     own = -torch.from_numpy(delta[flips.banked]).float()[:, None, None] * sae.w_dec[feature].float().cpu()
     effect = bank.effect([sae.layer], own, "feature patch, pair by pair")[:, 0]
     writes = layer_writes(vlm, prompts, bank, seed)

@@ -7,6 +7,7 @@ layer L join the batch once the earlier ones have passed layer L.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
@@ -19,6 +20,7 @@ from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, ru
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
 from interp.model.packing import Batch, Row
 from interp.model.vlm import Vlm
+from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
@@ -90,17 +92,17 @@ class SuffixRerun:
 
         `delta` float32 [n, k, d_model] is added to the final token's residual; edit k follows layer `layers`[k].
         """
-        device = self.vlm.device
+
+        def launched() -> Iterator[tuple[tuple[Tensor, Tensor], list[Tensor]]]:
+            for cached, index, part in self._edit_groups(layers, self.batch_tokens, description):
+                edits = edits_of(delta, index[:, 0], part, self.vlm.device)
+                yield (index, part), [rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)]
 
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
             with torch.no_grad():
-                for cached, index, part in self._edit_groups(layers, self.batch_tokens, description):
-                    if isinstance(delta, Tensor):
-                        edits = delta[index, part].to(device)
-                    else:
-                        edits = delta.of(index[:, 0], part, device)
-                    found[index, part] = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits).cpu()
+                for place, (margins,) in pipeline_to_host(launched()):
+                    found[place] = margins
             return found
 
         return self._once("margins", layers, delta, delta.shape[:2], sweep)
@@ -111,7 +113,7 @@ class SuffixRerun:
         def sweep() -> Tensor:
             found = torch.zeros_like(delta)
             for cached, index, part in self._edit_groups(layers, self.batch_tokens // GRADIENT_SHARE, description):
-                edits = delta[index, part].to(self.vlm.device).requires_grad_()
+                edits = edits_of(delta, index[:, 0], part, self.vlm.device).requires_grad_()
                 with torch.enable_grad():
                     margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
                     (gradient,) = torch.autograd.grad(margins.sum(), edits)
@@ -164,6 +166,21 @@ class SuffixRerun:
         self._rows = [row for row in self._rows if row.prompts[0] not in prompts]
 
 
+def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
+    """The edits int64 [k'] of the prompts int64 [m], on a device: float32 [m, k', d_model]."""
+    if not isinstance(delta, Tensor):
+        return delta.of(rows, edits, device)
+    if device.type == "cpu":
+        return delta[rows[:, None], edits]
+    first, last = int(edits[0]), int(edits[-1]) + 1
+    chosen = slice(first, last) if torch.equal(edits, torch.arange(first, last)) else edits
+    found = torch.empty(len(rows), len(edits), delta.shape[2], device=device)
+    # Collecting all of them in main memory first would take longer than copying them.
+    for place, row in zip(found, rows.tolist(), strict=True):
+        place.copy_(delta[row, chosen], non_blocking=True)
+    return found
+
+
 def sweep_bytes(vlm: Vlm, free: int) -> int:
     """Working memory of a sweep in batches of the size that `free` bytes of memory suggest [bytes]."""
     shape, format = vlm.shape, Format(vlm.arithmetic)
@@ -195,17 +212,19 @@ def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor
     row, column = cached.batch.final.unbind(1)
     slot = cached.batch.segment[row, column] - 1
     ids, position, segment = _suffix_columns(cached, len(layers))
+    columns = slot + cached.slots * torch.arange(len(layers), device=slot.device)[:, None]
+    places = torch.stack([row.expand_as(columns), columns], 2)
     masks = _suffix_masks(cached.batch, position, segment, vlm.model.config.text_config.sliding_window)
     cache = PrefixCache(cached)
     hidden = cached.final.new_empty(len(cached.batch.input_ids), 0, vlm.d_model)
-    for layer in dict.fromkeys(layers):
-        new = [k for k, edited in enumerate(layers) if edited == layer]
-        joining = cached.final.new_zeros(len(hidden), len(new), cached.slots, vlm.d_model)
+    for layer, of_layer in groupby(range(len(layers)), key=layers.__getitem__):
+        joined = list(of_layer)
+        new = slice(joined[0], joined[-1] + 1)
+        joining = cached.final.new_zeros(len(hidden), len(joined), cached.slots, vlm.d_model)
         joining[row, :, slot] = (cached.final[:, layer, None].float() + edits[:, new]).to(joining.dtype)
         hidden = torch.cat([hidden, joining.flatten(1, 2)], 1)
         width = hidden.shape[1]
-        present = segment[:, :width]
-        step = Batch(ids[:, :width], position[:, :width], present, (present > 0).nonzero(), [])
+        step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: new.stop].flatten(0, 1), [])
         visible = {
             kind: torch.cat([past[:, :, :width], own[:, :, :width, :width]], 3) for kind, (past, own) in masks.items()
         }

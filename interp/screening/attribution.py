@@ -20,6 +20,8 @@ from interp.screening.flips import Flips, sides
 
 PATH_STEPS = 8
 """Points on a path at which the gradient is taken."""
+PATH_BYTES = 2**28
+"""Most memory of the points of one sweep [bytes]."""
 
 
 def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
@@ -28,14 +30,21 @@ def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
     return rerun.gradients(layers, no_change)
 
 
-def path_gradients(rerun: SuffixRerun, path: Tensor, layer: int, steps: int = PATH_STEPS) -> Tensor:
-    """dm/dx after one layer, averaged over `steps` points on a straight path: float32 [n, d_model].
+def path_gradients(rerun: SuffixRerun, path: Tensor, layers: Sequence[int], steps: int = PATH_STEPS) -> Tensor:
+    """dm/dx after each layer, averaged over `steps` points on a straight path: float32 [n, layers, d_model].
 
-    `path` [n, d_model] leads from each prompt's residual: the original's residual minus the paraphrase's. The points
-    are the midpoints of equal parts of it.
+    `path` [n, layers, d_model] leads from each prompt's residual after a layer: the original's residual minus the
+    paraphrase's. The points are the midpoints of equal parts of it.
     """
     points = (torch.arange(steps) + 0.5) / steps
-    return rerun.gradients([layer] * steps, path[:, None] * points[None, :, None]).mean(1)
+    # The more layers share a sweep, the fewer launches of kernels; their points take `steps` times their memory.
+    together = max(1, PATH_BYTES // max(1, 4 * steps * path[:, 0].numel()))
+    found = []
+    for part in torch.arange(len(layers)).split(together):
+        moved = path[:, part, None] * points[:, None]
+        places = [layers[k] for k in part for _ in range(steps)]
+        found.append(rerun.gradients(places, moved.flatten(1, 2)).view(moved.shape).mean(2))
+    return torch.cat(found, dim=1) if found else path
 
 
 def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> NDArray[np.float64]:

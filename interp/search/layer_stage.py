@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from interp.causal.answer_patching import patch_answers
 from interp.causal.feature_patching import joint_effects
 from interp.causal.layer_patching import PatchTarget, patch_layers
 from interp.causal.register_patching import patch_register
-from interp.causal.window_patching import WindowEffect, patch_window
+from interp.causal.window_patching import patch_windows
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.profile.formality import formality
 from interp.profile.profile import LayerEffects, blind_layers, layer_profile
@@ -107,13 +108,15 @@ def test_ranges(
     bank, seed, layers = halves.held_out_bank, task.settings.seed, task.layers
     originals = task.prompts.iloc[bank.pairs["original"].to_numpy(np.int64)]
     rerun = SuffixRerun(task.search.vlm, originals, team=task.team, checkpoint=task.checkpoint)
-    effects: dict[LayerRange, WindowEffect] = {}
-    for taken in dict.fromkeys(ranges.values()):
+    windows, added = list(dict.fromkeys(ranges.values())), []
+    for taken in windows:
         first, last = layers.index(taken.first), layers.index(taken.last)
         # Where layers below the range are not profiled, the window begins above the last one that is.
         below = screened.residual_patch[:, first - 1] if first else screened.residual_patch_below[:, 0]
-        added = screened.residual_patch[:, last] - below
-        effects[taken] = patch_window(patched.target, rerun, added, taken.last, seed)
+        added.append(screened.residual_patch[:, last] - below)
+    ends = [taken.last for taken in windows]
+    found = patch_windows(patched.target, rerun, torch.stack(added, 1), ends, seed)
+    effects = dict(zip(windows, found, strict=True))
     return {
         rule: range_test(taken, effects[taken], patched.effects, layers, bank, seed) for rule, taken in ranges.items()
     }

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.causal.feature_patching import apply_feature_patch, feature_patches, gather_patches
+from interp.causal.feature_patching import apply_feature_patches, feature_patches, gather_patches
 from interp.causal.layer_patching import PatchTarget
 from interp.measurement.residual_store import Residuals
 from interp.measurement.sharded import measure_together
 from interp.measurement.suffix_rerun import SuffixRerun, sweep_bytes
 from interp.questions.tables import pair_table
 from interp.runtime.memory import memory_left
-from interp.runtime.progress import track
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.schemas.tested_features import FeatureEntry
 from interp.screening.attribution import margin_gradients, path_gradients
@@ -108,7 +107,7 @@ def _path_gradients(task: Task, bank: Flips, rerun: SuffixRerun, inputs: SaeInpu
     shift = torch.cat([part["shift"] for part in parts], dim=1)
     if not len(bank.pairs):
         return shift
-    return torch.stack([path_gradients(rerun, shift[:, k], layer) for k, layer in enumerate(task.layers)], dim=1)
+    return path_gradients(rerun, shift, task.layers)
 
 
 def patch_candidates(
@@ -131,8 +130,7 @@ def patch_candidates(
     unflipped = task.patch_target(stable, device_bytes // 8)
     made = feature_patches(own, bank.flips, stable, inputs, screened.features)
     patches = gather_patches(made, candidates, task.team)
-    shown = track(patches if len(bank.flips.pairs) else [], "patching features")
-    tests = [apply_feature_patch(patch, bank, unflipped, seed) for patch in shown]
+    tests = apply_feature_patches(patches if len(bank.flips.pairs) else [], bank, unflipped, seed)
     aucs = task.team.gather_values(list(held_out_aucs(own, inputs, held_out).items()))
     held_out_auc = {(layer, feature): auc for part in aucs for (layer, feature), auc in part}
     table = with_tests(screened.features, candidates, tests, held_out_auc, writing)

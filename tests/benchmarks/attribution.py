@@ -61,7 +61,7 @@ def main() -> None:
     for layer, folder in sorted(locate_saes(WORLD / "saes").items()):
         sae, x = load_sae(folder, layer, vlm.d_model, vlm.device), measured.residuals[:, layer]
         started = time.monotonic()
-        path = path_gradients(replay, x[original] - x[paraphrase], layer, STEPS)
+        path = path_gradients(replay, (x[original] - x[paraphrase])[:, None], [layer], STEPS)[:, 0]
         seconds["path"] += time.monotonic() - started
         started = time.monotonic()
         truth = exact(replay, flips, x, sae)

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from statsmodels.stats.proportion import proportion_confint
 
-from interp.causal.feature_patching import apply_feature_patch, feature_patches
+from interp.causal.feature_patching import apply_feature_patches, feature_patches
 from interp.causal.layer_patching import PatchTarget
 from interp.demo.plants import Gate, Plant, plant_decoys, plant_gates
 from interp.measurement.margins import measure
@@ -188,8 +188,9 @@ def exact_patches(
     unflipped = task.patch_target(stable, room // 8)
     candidates = list(zip(shown["layer"].astype(int), shown["feature"].astype(int), strict=True))
     rows: list[dict[str, Any]] = []
-    for patch in feature_patches(candidates, bank.flips, stable, inputs, screen):
-        test = apply_feature_patch(patch, bank, unflipped, seed)._asdict()
+    patches = feature_patches(candidates, bank.flips, stable, inputs, screen)
+    for tested in apply_feature_patches(patches, bank, unflipped, seed):
+        test = tested._asdict()
         rows.append({k: v for k, v in test.items() if not isinstance(v, tuple)})
         for name in ("recovery", "net", "direct", "mediated", "net_mediated"):
             value, low, high = test[name]
