@@ -18,12 +18,12 @@ from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.generate import end_tokens
 from interp.measurement.margins import check_finite
 from interp.model.blank_images import ALL_BLANKS, BLANKS, GAUSSIAN, gaussian_image
+from interp.model.key_heads import share_key_heads
 from interp.model.load import DTYPES, adopt_template, check_memory, choose_device, choose_dtype, quiet_loading
 from interp.model.memory_jobs import loading
 from interp.model.memory_model import Format
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, chat_messages
 from interp.model.quantization import quantization_config
-from interp.model.single_key_head import copy_single_key_head
 from interp.model.spec import ModelSpec
 from interp.model.weights_check import check_weights, refuse_two_models
 from interp.runtime.errors import InputError, first_line
@@ -197,7 +197,7 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
             # Many families publish weights that their class does not use.
             check_weights(source.folder, {**report, "unexpected_keys": ()})
             if loaded.config.model_type == "gemma3":
-                copy_single_key_head(loaded)
+                share_key_heads(loaded)
             loaded = (loaded if places else loaded.to(device)).eval().requires_grad_(False)
             engine = PlainEngine(loaded, processor, source, spec.prompt_style(), batch_size)
     except InputError as error:

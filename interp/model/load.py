@@ -12,13 +12,13 @@ from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
 from interp.model.input_check import check_inputs
+from interp.model.key_heads import share_key_heads
 from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import Job, loading
 from interp.model.memory_model import Format
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.quantization import keep_layout, quantization_config, quantized_as, saved_as
 from interp.model.shape import LoadIn, shape_of_folder
-from interp.model.single_key_head import copy_single_key_head
 from interp.model.vlm import Vlm
 from interp.model.weights_check import check_files, check_weights, refuse_two_models
 from interp.paths import WORLD
@@ -124,7 +124,7 @@ def load_vlm(
     loaded.name_or_path = str(model)
     make_contiguous(loaded)
     fuse(loaded)
-    copy_single_key_head(loaded)
+    share_key_heads(loaded)
     vlm = Vlm(
         model=(loaded if places else loaded.to(device)).eval().requires_grad_(False),
         processor=processor,

@@ -3,7 +3,7 @@
     python tests/benchmarks/key_heads.py [--most 320]
 
 Attention of four query heads of width 256 over one key head, as in Gemma 3 270M, on random numbers with a causal mask:
-transformers' own sdpa attention, which repeats the key head as a view, and `interp.model.single_key_head.attend`, which
+transformers' own sdpa attention, which repeats the key head as a view, and `interp.model.key_heads.attend`, which
 copies it, each against double precision. A number of keys is wrong if an output is off by more than .05.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from interp.model.single_key_head import attend
+from interp.model.key_heads import attend
 
 
 def wrong_lengths(attention: Any, dtype: torch.dtype, batch: int, most: int) -> list[int]:

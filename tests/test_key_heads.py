@@ -1,4 +1,4 @@
-"""Models whose query heads share one key head: kernels get copies of it, and nothing else changes."""
+"""Models whose query heads share key heads: a single key head reaches kernels as copies, and nothing else changes."""
 
 import pytest
 import torch
@@ -7,26 +7,24 @@ from test_engine import plain_run
 from finetune.evaluation.plain_engine import load_plain_engine
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
+from interp.model.key_heads import IMPLEMENTATION, attend
 from interp.model.load import load_vlm
 from interp.model.prompts import answer_margin
-from interp.model.single_key_head import IMPLEMENTATION, attend
 from interp.model.spec import ModelSpec
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model with four query heads and one key head."""
+def random_model(folder, key_heads):
+    """A random model with four query heads."""
     from interp.demo.model import build_model, build_processor, train_tokenizer
     from interp.demo.phrasings import all_texts
     from interp.demo.sample_cases import ANSWERS
 
-    folder = tmp_path_factory.mktemp("single") / "model"
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     model = build_model(tokenizer, 64, layers=3, width=32, seed=0)
     kind, config = type(model), model.config
-    config.text_config.num_attention_heads, config.text_config.num_key_value_heads = 4, 1
+    config.text_config.num_attention_heads, config.text_config.num_key_value_heads = 4, key_heads
     torch.manual_seed(0)
     model = kind(config)
     for name, parameter in model.named_parameters():
@@ -35,6 +33,12 @@ def folder(tmp_path_factory):
     model.save_pretrained(folder)
     build_processor(tokenizer, 64).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model with four query heads and one key head."""
+    return random_model(tmp_path_factory.mktemp("single") / "model", 1)
 
 
 def test_margins_equal_transformers_own_attention(folder, own_data, monkeypatch):
@@ -59,11 +63,13 @@ def test_margins_equal_transformers_own_attention(folder, own_data, monkeypatch)
         assert measured.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-5)
 
 
-def test_other_models_keep_transformers_own_attention(tiny_model, folder):
+def test_only_models_that_share_key_heads_attend_differently(tmp_path, tiny_model, folder):
+    each_its_own = random_model(tmp_path / "model", 4)
     attention = [
-        load_vlm(path, "cpu").model.model.language_model.config._attn_implementation for path in (tiny_model, folder)
+        load_vlm(path, "cpu").model.model.language_model.config._attn_implementation
+        for path in (each_its_own, tiny_model, folder)
     ]
-    assert attention == ["sdpa", IMPLEMENTATION]
+    assert attention == ["sdpa", IMPLEMENTATION, IMPLEMENTATION]
 
 
 def test_plain_generation_gets_copies_too(folder, own_data):
@@ -77,16 +83,19 @@ def test_plain_generation_gets_copies_too(folder, own_data):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("keys", [33, 97, 129, 130])
+@pytest.mark.parametrize("key_heads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gpu_reads_every_number_of_keys_right(keys, dtype):
+def test_a_gpu_reads_every_number_of_keys_right(keys, key_heads, dtype):
     generator = torch.Generator("cuda").manual_seed(0)
     query, key, value = (
-        torch.randn(1, heads, keys, 256, generator=generator, device="cuda").to(dtype) for heads in (4, 1, 1)
+        torch.randn(1, heads, keys, 256, generator=generator, device="cuda").to(dtype)
+        for heads in (4, key_heads, key_heads)
     )
     mask = torch.ones(keys, keys, dtype=torch.bool, device="cuda").tril()[None, None]
     module = torch.nn.Module()
-    module.is_causal = True
+    module.is_causal, module.num_key_value_groups = True, 4 // key_heads
     found, _ = attend(module, query, key, value, mask, scaling=1.0)
+    key, value = (each.repeat_interleave(4 // key_heads, 1) for each in (key, value))
     weights = (query.double() @ key.double().transpose(2, 3)).masked_fill(~mask, float("-inf")).softmax(-1)
     expected = (weights @ value.double()).transpose(1, 2)
     assert (found.double() - expected).abs().max() < (1e-4 if dtype == torch.float32 else 5e-2)

@@ -1,0 +1,64 @@
+"""Attention of language models whose query heads share key heads, as in all of Gemma 3: fast and safe on a GPU.
+
+transformers repeats the key heads whenever there is a mask. cuDNN's kernel reads shared heads as they are, which saves
+copies of all keys and values. A single key head (Gemma 3 270M and 1B) is repeated as a view with stride 0, and the
+memory-efficient kernel of PyTorch up to 2.13 misreads such keys and values when their number is 1 more than a multiple
+of 32: the output is wrong without an error (PyTorch issue 191937). Copies are read correctly, so that head is copied.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IMPLEMENTATION = "sdpa_shared_key_heads"
+"""Name under which `attend` is registered with transformers."""
+HOPPER = 9
+"""Compute capability from which PyTorch prefers cuDNN's attention; on older GPUs other kernels are faster."""
+
+
+def share_key_heads(model: Any) -> None:
+    """Make the decoder of a loaded model attend with `attend`, in place, if its query heads share key heads."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    decoder = model.model.language_model
+    if decoder.config.num_key_value_heads == decoder.config.num_attention_heads:
+        return
+    AttentionInterface.register(IMPLEMENTATION, attend)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    decoder.set_attn_implementation(IMPLEMENTATION)
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' sdpa attention of `query` [B, heads, q, d] over `key` and `value` [B, key heads, k, d].
+
+    `options` are those of transformers. Returns the heads' outputs [B, q, heads, d], as its attention functions do.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is not None and _reads_shared_heads(query, key, value, attention_mask):
+        found = F.scaled_dot_product_attention(
+            query, key, value, attention_mask, options.get("dropout", 0.0), scale=options["scaling"], enable_gqa=True
+        )
+        return found.transpose(1, 2).contiguous(), None
+    if key.shape[1] == 1 < query.shape[1]:
+        shape = (-1, query.shape[1], -1, -1)
+        key, value = key.expand(shape).contiguous(), value.expand(shape).contiguous()
+        # Without `num_key_value_groups`, transformers takes the heads as they are.
+        module = SimpleNamespace(is_causal=module.is_causal)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def _reads_shared_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool:
+    """Whether cuDNN's kernel is allowed, preferred and able to attend without repeated key heads."""
+    if not query.is_cuda or torch.cuda.get_device_capability(query.device)[0] < HOPPER:
+        return False
+    if not torch.backends.cuda.cudnn_sdp_enabled():
+        return False
+    asked = torch.backends.cuda.SDPAParams(query, key, value, mask, 0.0, False, True)
+    return torch.backends.cuda.can_use_cudnn_attention(asked)
