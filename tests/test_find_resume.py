@@ -34,7 +34,7 @@ def search():
     vlm = load_vlm(WORLD / "planted", "cpu", "float32")
     questions = load_questions(WORLD / "questions.jsonl", split="train")[:110]
     saes = locate_saes(WORLD / "saes", layers=[4, 5])
-    return Search(vlm, saes, questions, [4, 5], FindSettings(min_flips=1), "train", 3000, None)
+    return Search(vlm, saes, questions, [4, 5], FindSettings(min_flips=1), "train", 2000, None)
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +102,12 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
         measured = len(list(work.glob("other-images-*/rounds-*.safetensors")))
         other_images.add(measured)
-        # The prompts with other images come after the screening of both layers, in three parts.
-        after = 1 if measured < 3 and len(list(work.glob("layer-*.safetensors"))) == 2 else KILLED
+        # The prompts with other images come after the screening of both layers, in four parts.
+        after = 1 if measured < 4 and len(list(work.glob("layer-*.safetensors"))) == 2 else KILLED
     assert kinds == {"rounds", "gradients", "layer", "margins"}
     # Kills left some of these parts, and the next run went on after them.
-    assert other_images & {1, 2}
-    assert max(other_images) == 3
+    assert other_images & {1, 2, 3}
+    assert max(other_images) == 4
     assert kills > 10
     same(out, whole)
     assert not work.exists()
@@ -151,7 +151,7 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
         (search._replace(questions=search.questions[:100]), "was made with questions"),
         (search._replace(saes={4: search.saes[4], 5: tmp_path / "sae"}), "was made with saes"),
         (search._replace(questions=[copied, *search.questions[1:]]), "was made with image contents"),
-        (search._replace(batch_tokens=4000), "was made with batch tokens 3000, but now it is 4000"),
+        (search._replace(batch_tokens=4000), "was made with batch tokens 2000, but now it is 4000"),
     ):
         with pytest.raises(InputError) as refused:
             find_into(out, lambda other=other: other, resume=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from interp.statistics import (
     Estimate,
@@ -14,6 +15,7 @@ from interp.statistics import (
     intraclass_correlation,
     mean_interval,
     mean_of_totals,
+    midranks,
     needed_units,
     paired_statistic,
     pooled_over_seeds,
@@ -69,6 +71,15 @@ def test_auc_p_value_is_mann_whitneys():
 def test_benjamini_hochberg_by_hand():
     # Sorted .01 .02 .03 .5 -> x 4/1, 4/2, 4/3, 4/4 = .04 .04 .04 .5 after the step-up minimum
     assert benjamini_hochberg(np.array([0.5, 0.01, 0.03, 0.02])) == pytest.approx([0.5, 0.04, 0.04, 0.04])
+
+
+def test_benjamini_hochberg_is_statsmodels_and_midranks_are_scipys():
+    rng = np.random.default_rng(0)
+    p_values = np.round(rng.random(200) ** 3, 2)
+    assert benjamini_hochberg(p_values).tolist() == multipletests(p_values, method="fdr_bh")[1].tolist()
+    values = np.round(rng.normal(size=(50, 4)), 1)
+    assert midranks(values).tolist() == stats.rankdata(values, axis=0).tolist()
+    assert midranks(values[:, 0]).tolist() == stats.rankdata(values[:, 0]).tolist()
 
 
 def paired_shares(before, after, patients, seed=0):

@@ -25,7 +25,7 @@ from finetune.evaluation.published_measures import PUBLISHED
 from finetune.evaluation.quadrants import QUADRANTS, originals_with_pairs, quadrant_of
 from finetune.evaluation.reliability import ECE_BINS, confidence, confidence_bin
 from interp.model.blank_images import BLANKS
-from interp.statistics import FloatArray
+from interp.statistics import FloatArray, midranks
 
 SCORE_BINS = 512
 """Number of ranks that an AUC distinguishes. It is exact for up to as many wordings, else accurate to 1e-3."""
@@ -91,12 +91,10 @@ def _balanced(totals: FloatArray) -> FloatArray:
 
 def _by_rank(table: EvaluationTable, answers: Answers) -> SamplingUnits:
     """For each gradable wording, its margin's rank bin, one-hot: first the bins of true yes, then those of true no."""
-    from scipy.stats import rankdata
-
     rows = gradable(table.prompts) & table.subset.prompts
     yes, n = truly_yes(table.prompts)[rows], int(rows.sum())
     bins = min(n, SCORE_BINS)
-    place = ((rankdata(answers.margin[rows]) - 0.5) * bins / max(n, 1)).astype(int)
+    place = ((midranks(answers.margin[rows]) - 0.5) * bins / max(n, 1)).astype(int)
     columns = np.zeros((n, 2 * bins))
     columns[np.arange(n), place + np.where(yes, 0, bins)] = 1
     return SamplingUnits(columns, list(table.prompts["patient"].to_numpy(object)[rows]))

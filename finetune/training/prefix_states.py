@@ -123,7 +123,7 @@ class PrefixStates:
         """Yield, per batch, rows of the table, int64 [k], and their states [k, d_model] on the model's device."""
         for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
             part = chosen[start : start + PROMPTS]
-            for rows in batches(self.pack(part), BATCH_TOKENS):
+            for rows in batches(self.pack(part), BATCH_TOKENS, self.vlm.device):
                 batch = self.collate(rows).to(self.vlm.device)
                 hidden = self._run(part, rows, batch).flatten(0, 1)
                 positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])

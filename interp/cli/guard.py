@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interp.runtime import log as detail
+from interp.runtime.collector import collect_seldom
 from interp.runtime.distributed import check_launcher_variables, is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError, first_line
 
@@ -24,6 +25,7 @@ def command() -> Iterator[None]:
     try:
         check_launcher_variables()
         detail.silence_libraries()
+        collect_seldom()
         yield
     except SystemExit:
         # typer ends a command this way. A process that is still connected to the others may abort when it exits.

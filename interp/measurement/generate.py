@@ -36,7 +36,7 @@ def generate(
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
     room = int(batch_tokens / growth)
-    own = deal_rows(rows, room, vlm.team)[vlm.team.rank]
+    own = deal_rows(rows, room, vlm.device, vlm.team)[vlm.team.rank]
     for batch, images in load_batches(vlm, own, prompts, room, description):
         tokens = _decode(vlm, batch, images, max_new_tokens)
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -43,12 +43,12 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
-def deal_rows(rows: Sequence[Row], batch_tokens: int, team: Team) -> list[list[Row]]:
-    """The rows that each process runs, by rank.
+def deal_rows(rows: Sequence[Row], batch_tokens: int, device: torch.device, team: Team) -> list[list[Row]]:
+    """The rows that each process runs on its `device`, by rank.
 
     Whole batches are dealt, so that they are the same as in one process.
     """
-    chunks = list(batches(rows, batch_tokens))
+    chunks = list(batches(rows, batch_tokens, device))
     return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
 
 
@@ -63,7 +63,7 @@ def load_batches(
     image_of = prompts["image"].to_numpy()
     unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
-    for block in _blocks(list(batches(rows, batch_tokens)), vlm.max_images):
+    for block in _blocks(list(batches(rows, batch_tokens, vlm.device)), vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
         new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)
@@ -120,7 +120,7 @@ def measure(
     if rows is None:
         rows = pack_prompts(vlm, prompts)
         if vlm.team.size > 1:
-            own = deal_rows(rows, batch_tokens, vlm.team)[vlm.team.rank]
+            own = deal_rows(rows, batch_tokens, vlm.device, vlm.team)[vlm.team.rank]
             part = measure(vlm, prompts, layers, batch_tokens, description, rows=own)
             return _merge(part, own, len(prompts), vlm.team, into)
     asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)

@@ -112,7 +112,7 @@ def variant_batches(vlm: Vlm, rows: Sequence[Row], tokens: Tensor, batch_tokens:
     """
     count = sum(len(row.prompts) for row in rows)
     every = [row._replace(prompts=[v * count + k for k in row.prompts]) for v in range(len(tokens)) for row in rows]
-    for chunk in batches(every, batch_tokens):
+    for chunk in batches(every, batch_tokens, vlm.device):
         batch = collate(chunk, vlm.model.config.text_config.pad_token_id or 0).to(vlm.device)
         yield batch, tokens[[row.prompts[0] // count for row in chunk]]
 

@@ -41,7 +41,7 @@ def measure_together(
     `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.checkpoint.Checkpoint.read` do.
     """
-    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens))
+    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt

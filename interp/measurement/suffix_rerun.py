@@ -18,7 +18,7 @@ from torch.nn.attention import sdpa_kernel
 from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row
+from interp.model.packing import Batch, Row, at_once
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
@@ -145,7 +145,7 @@ class SuffixRerun:
         """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k]."""
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for cached in self._batches(description):
-            size = max(1, tokens // (len(cached.batch.input_ids) * cached.slots))
+            size = max(1, at_once(tokens, self.vlm.device) // (len(cached.batch.input_ids) * cached.slots))
             for part in order.split(size):
                 yield cached, torch.tensor(cached.batch.prompts)[:, None], part
 
@@ -153,7 +153,8 @@ class SuffixRerun:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
         if self._rows is None:
-            self._rows = deal_rows(pack_prompts(self.vlm, self.prompts), self.batch_tokens, self.team)[self.team.rank]
+            rows = pack_prompts(self.vlm, self.prompts)
+            self._rows = deal_rows(rows, self.batch_tokens, self.vlm.device, self.team)[self.team.rank]
         staying: list[CachedBatch] = []
         for batch, images in load_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
             cached = _cache_batch(self.vlm, batch, images)

@@ -53,6 +53,9 @@ def run_layers(
     held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
     kinds = text.config.layer_types[start:stop]
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
+    if home.type == "cpu":
+        # Otherwise PyTorch does this anew in every layer.
+        masks = {kind: torch.where(masks[kind], 0.0, -torch.inf).to(hidden.dtype) for kind in places}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
         hidden = layer(
             hidden,

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from interp.runtime.async_copies import to_device_async
 
+CPU_POSITIONS = 2048
+"""Most positions that a CPU runs at once; with more, the activations of a layer leave the caches of the cores."""
+
 
 class Row(NamedTuple):
     """Prompts that share one image and one prefix, packed into one sequence."""
@@ -100,8 +103,17 @@ def common_prefix(tokens: list[list[int]]) -> int:
     return next((place for place in range(limit) if first[place] != last[place]), limit)
 
 
-def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions."""
+def at_once(positions: int, device: torch.device) -> int:
+    """How many of the allowed `positions` to run at once on a device: on a CPU at most CPU_POSITIONS."""
+    return min(positions, CPU_POSITIONS) if device.type == "cpu" else positions
+
+
+def batches(rows: Sequence[Row], batch_tokens: int, device: torch.device) -> Iterator[list[Row]]:
+    """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions.
+
+    On a CPU, `device`, it has fewer (`at_once`).
+    """
+    batch_tokens = at_once(batch_tokens, device)
     batch: list[Row] = []
     for row in sorted(rows, key=lambda r: r.length, reverse=True):
         if batch and (len(batch) + 1) * batch[0].length > batch_tokens:

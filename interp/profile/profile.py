@@ -19,6 +19,7 @@ from interp.statistics import (
     auc,
     benjamini_hochberg,
     clusters_drawn,
+    midranks,
     ratio_interval,
     ratio_sign_flips,
     weighted_aucs,
@@ -157,13 +158,11 @@ def shuffled_auc(scores: NDArray[np.float64], flips: Flips, seed: int, draws: in
     Flips are clustered: a hard question flips on several paraphrases. To keep the clusters, the labels are rotated by a
     random offset in the order of the patients.
     """
-    from scipy.stats import rankdata
-
     n = len(flips.flipped)
     if flips.flipped.sum() in (0, n):
         return None
     order = np.argsort(flips.pairs["patient"].to_numpy(), kind="stable")
-    labels, ranks = flips.flipped[order], rankdata(scores[order], axis=0)
+    labels, ranks = flips.flipped[order], midranks(scores[order])
     offsets = np.random.default_rng([seed, 11]).integers(1, n, draws)
     positive = int(labels.sum())
     # Shuffled labels leave the ranks as they are, so the ranks are computed once (compare `interp.statistics.auc`).

@@ -24,6 +24,7 @@ from interp.statistics.paired import mean_of_totals as mean_of_totals
 from interp.statistics.paired import over_patients_and_seeds as over_patients_and_seeds
 from interp.statistics.paired import paired_statistic as paired_statistic
 from interp.statistics.paired import pooled_over_seeds as pooled_over_seeds
+from interp.statistics.ranks import midranks as midranks
 from interp.statistics.ratio_t_test import ratio_t_test as ratio_t_test
 from interp.statistics.roc import auc as auc
 from interp.statistics.roc import auc_p_value as auc_p_value

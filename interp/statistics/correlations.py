@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.statistics.estimate import FloatArray
+from interp.statistics.ranks import midranks
 
 ROUNDING = 1e-4
 """Standard deviation below which a series counts as constant: the last digits depend on what shares a batch."""
@@ -27,7 +28,5 @@ def spearman(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _centred_ranks(values: FloatArray) -> FloatArray:
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values, axis=-1)
+    ranks = np.moveaxis(midranks(np.moveaxis(values, -1, 0)), 0, -1)
     return ranks - ranks.mean(-1, keepdims=True)

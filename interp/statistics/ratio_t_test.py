@@ -27,8 +27,8 @@ def ratio_t_test(top: FloatArray, bottom: FloatArray, clusters: Sequence[object]
     interval estimation, 1954), so it lies above `null` exactly where `above` < .025. The interval is NaN for too few
     clusters, and where no finite one exists.
     """
-    from scipy.stats import t as student
-    from scipy.stats import ttest_1samp
+    # Not from scipy.stats, which takes .2 s to import.
+    from scipy.special import stdtr, stdtrit
 
     member = cluster_of(clusters)
     over, under = (np.bincount(member, np.asarray(values, float)) for values in (top, bottom))
@@ -38,8 +38,9 @@ def ratio_t_test(top: FloatArray, bottom: FloatArray, clusters: Sequence[object]
         if count < 2:
             return RatioTest(Estimate(value, np.nan, np.nan), np.nan, np.nan)
         difference = over - null * under
-        above, below = (float(ttest_1samp(difference, 0, alternative=side).pvalue) for side in ("greater", "less"))
-    (yy, xy), (_, xx) = np.cov(over, under) * student.ppf(0.975, count - 1) ** 2 / count
+        t = difference.mean() / np.sqrt(difference.var(ddof=1) / count)
+        above, below = (float(stdtr(count - 1, side)) for side in (-t, t))
+    (yy, xy), (_, xx) = np.cov(over, under) * stdtrit(count - 1, 0.975) ** 2 / count
     x, y = under.mean(), over.mean()
     square, half, rest = x * x - xx, x * y - xy, y * y - yy
     if square <= 0:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.statistics.estimate import FloatArray
+from interp.statistics.ranks import midranks
 
 
 def auc(scores: FloatArray, positive: NDArray[np.bool_]) -> FloatArray:
@@ -11,14 +12,12 @@ def auc(scores: FloatArray, positive: NDArray[np.bool_]) -> FloatArray:
 
     It is the Mann-Whitney statistic divided by the number of pairs, in which ties count half. NaN if a class is empty.
     """
-    from scipy.stats import rankdata
-
     scores = np.asarray(scores, float)
     scores = scores[:, None] if scores.ndim == 1 else scores
     n_positive, n = int(positive.sum()), len(positive)
     if n_positive in (0, n):
         return np.full(scores.shape[1], np.nan)
-    ranks = rankdata(scores, axis=0)
+    ranks = midranks(scores)
     u = ranks[positive].sum(0) - n_positive * (n_positive + 1) / 2
     return u / (n_positive * (n - n_positive))
 
@@ -52,7 +51,7 @@ def auc_p_value(
     `design_effect` [k] is the factor by which clusters raise the variance. It ignores ties, which makes it
     conservative for features that are active on few rows.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     spread = np.sqrt(design_effect * (n_positive + n_negative + 1) / (12 * max(1, n_positive * n_negative)))
-    return 2 * norm.sf(np.abs(np.asarray(values) - 0.5) / spread)
+    return 2 * ndtr(-np.abs(np.asarray(values) - 0.5) / spread)

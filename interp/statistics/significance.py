@@ -12,10 +12,13 @@ from interp.statistics.sign_flips import drawn_flips
 
 def benjamini_hochberg(p_values: FloatArray) -> FloatArray:
     """p values [n] adjusted for the false discovery rate (Benjamini and Hochberg 1995)."""
-    from statsmodels.stats.multitest import multipletests
-
+    # statsmodels' multipletests gives the same numbers, but importing it takes .4 s, with scipy.stats.
     p_values = np.asarray(p_values, float)
-    return multipletests(p_values, method="fdr_bh")[1] if len(p_values) else p_values
+    order = np.argsort(p_values)
+    share = np.arange(1, len(p_values) + 1) / len(p_values)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum.accumulate((p_values[order] / share)[::-1])[::-1].clip(max=1)
+    return adjusted
 
 
 def two_proportions_p(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:

@@ -1,0 +1,16 @@
+"""Ranks of values among others."""
+
+import numpy as np
+import pandas as pd
+
+from interp.statistics.estimate import FloatArray
+
+
+def midranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1 along the first axis of `values` [n, ...], where ties share their mean rank: [n, ...].
+
+    They are those of `scipy.stats.rankdata`, whose module takes .2 s to import. NaN where a value is.
+    """
+    values = np.asarray(values)
+    ranks = pd.DataFrame(values.reshape(len(values), -1)).rank().to_numpy()
+    return ranks.reshape(values.shape)
