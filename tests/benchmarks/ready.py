@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from interp.model.fused import fuse
 from interp.model.image_tokens import make_contiguous
+from interp.model.key_heads import share_key_heads
 from interp.model.vlm import Vlm
 
 
@@ -13,9 +14,13 @@ def ready(vlm: Vlm) -> Iterator[None]:
     """While open, run a model that was built in memory like one from `load_vlm`."""
     handle = make_contiguous(vlm.model)
     fuse(vlm.model)
+    decoder = vlm.model.model.language_model
+    attention = decoder.config._attn_implementation
+    share_key_heads(vlm.model)
     try:
         yield
     finally:
         handle.remove()
+        decoder.set_attn_implementation(attention)
         for module in vlm.model.modules():
             module.__dict__.pop("forward", None)
