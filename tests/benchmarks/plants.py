@@ -69,22 +69,31 @@ WAYS = {"gradient + AUC": ("attribution", CANDIDATES // 2), "path": ("path_attri
 flip AUC first."""
 
 
-def draw_plant(world: Path, questions: list[Question], seed: int, kind: str = "any") -> tuple[Vlm, Plant]:
-    """A planted model and what was planted; a decoy for every fourth seed. See `draw_gate` for what is raised."""
+def draw_plant(
+    world: Path, questions: list[Question], seed: int, kind: str = "any", reach: int | None = None
+) -> tuple[Vlm, Plant]:
+    """A planted model and what was planted; a decoy for every fourth seed. See `draw_gate` for `reach` and errors."""
     rng = np.random.default_rng([seed, 5])
     strength = float(rng.uniform(*(WEAK if kind == "weak" else (0.1, 0.2))))
     if seed % DECOYS == DECOYS - 1:
         vlm = load_vlm(world / "base", "auto", "float32")
         return vlm, plant_decoys(vlm, questions, strength, seed)
-    return draw_gate(world, questions, strength, rng, seed, kind)
+    return draw_gate(world, questions, strength, rng, seed, kind, reach)
 
 
 def draw_gate(
-    world: Path, questions: list[Question], strength: float, rng: np.random.Generator, seed: int, kind: str = "any"
+    world: Path,
+    questions: list[Question],
+    strength: float,
+    rng: np.random.Generator,
+    seed: int,
+    kind: str = "any",
+    reach: int | None = None,
 ) -> tuple[Vlm, Plant]:
     """Plant gates of a kind (`KINDS`) that read random features that differ between registers, in random later layers.
 
-    Raises InputError if no draw can be planted.
+    The layer that writes is at most `reach` layers above the one that it reads from. Raises InputError if no draw can
+    be planted.
     """
     vlm = load_vlm(world / "base", "auto", "float32")
     saes, prompts = locate_saes(world / "saes"), prompt_table(questions_that_can_flip(questions))
@@ -95,7 +104,8 @@ def draw_gate(
         relay = kind in ("relay", "question")
         layer = int(rng.integers(0, EARLY if kind == "early" else vlm.n_layers - 1 - relay))
         relay_layer = int(rng.integers(layer + 1, vlm.n_layers - 1)) if relay else None
-        write_layer = int(rng.integers((relay_layer or layer) + 1, vlm.n_layers))
+        above = (relay_layer or layer) + 1
+        write_layer = int(rng.integers(above, min(vlm.n_layers, above + (reach or vlm.n_layers))))
         sae = load_sae(saes[layer], layer, vlm.d_model, vlm.device)
         on = (sae.encode(residuals[:, layer].to(vlm.device)) > 0).float().cpu()
         formal, casual = (on[rows].mean(0) for rows in registers)
@@ -271,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--kinds", nargs="*", default=["any"], choices=KINDS)
     parser.add_argument("--world", type=Path, default=WORLD)
+    parser.add_argument("--reach", type=int, help="most layers from what is read to the layer that writes")
     parser.add_argument("--out", type=Path, default=Path("plants.csv"))
     parser.add_argument("--read", type=Path, nargs="+", help="only print the counts of these tables")
     options = parser.parse_args()
@@ -284,7 +295,7 @@ def main() -> None:
     tables = []
     for kind, seed in product(options.kinds, range(options.seed, options.seed + options.plants)):
         try:
-            vlm, plant = draw_plant(options.world, questions, seed, kind)
+            vlm, plant = draw_plant(options.world, questions, seed, kind, options.reach)
         except InputError as reason:
             print(f"{kind}, seed {seed}: {reason}", file=sys.stderr, flush=True)
             continue
