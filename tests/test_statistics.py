@@ -80,6 +80,8 @@ def test_benjamini_hochberg_is_statsmodels_and_midranks_are_scipys():
     values = np.round(rng.normal(size=(50, 4)), 1)
     assert midranks(values).tolist() == stats.rankdata(values, axis=0).tolist()
     assert midranks(values[:, 0]).tolist() == stats.rankdata(values[:, 0]).tolist()
+    assert midranks(values[:0]).shape == values[:0].shape
+    assert midranks(values[:0, 0]).tolist() == []
 
 
 def paired_shares(before, after, patients, seed=0):

@@ -1,5 +1,7 @@
 """Ranks of values among others."""
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -12,5 +14,5 @@ def midranks(values: FloatArray) -> FloatArray:
     They are those of `scipy.stats.rankdata`, whose module takes .2 s to import. NaN where a value is.
     """
     values = np.asarray(values)
-    ranks = pd.DataFrame(values.reshape(len(values), -1)).rank().to_numpy()
+    ranks = pd.DataFrame(values.reshape(len(values), math.prod(values.shape[1:]))).rank().to_numpy()
     return ranks.reshape(values.shape)
