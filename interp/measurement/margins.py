@@ -43,19 +43,23 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
-def deal_rows(rows: Sequence[Row], batch_tokens: int, device: torch.device, team: Team) -> list[list[Row]]:
-    """The rows that each process runs on its `device`, by rank.
+def deal_rows(
+    rows: Sequence[Row], batch_tokens: int, device: torch.device, team: Team, alike: bool = False
+) -> list[list[Row]]:
+    """The rows that each process runs on its `device`, by rank; `alike` is that of `interp.model.packing.batches`.
 
     Whole batches are dealt, so that they are the same as in one process.
     """
-    chunks = list(batches(rows, batch_tokens, device))
+    chunks = list(batches(rows, batch_tokens, device, alike))
     return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
 
 
 def load_batches(
-    vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str
+    vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str, alike: bool = False
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with a bar.
+
+    `alike` is that of `interp.model.packing.batches`.
 
     Images without tokens are encoded first, all at once or `vlm.max_images` at a time; the tokens of each such block
     are then dropped. Raises InputError for an unreadable image.
@@ -63,7 +67,7 @@ def load_batches(
     image_of = prompts["image"].to_numpy()
     unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
-    for block in _blocks(list(batches(rows, batch_tokens, vlm.device)), vlm.max_images):
+    for block in _blocks(list(batches(rows, batch_tokens, vlm.device, alike)), vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
         new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)

@@ -26,6 +26,9 @@ from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
+EDITED = 256
+"""Most edited tokens of a row, unless the row is half as long: they are masked from each other, but at a cost."""
+
 
 class CachedBatch(NamedTuple):
     """What rerunning the final tokens of a packed batch of n prompts needs: KV cache and residuals."""
@@ -83,6 +86,9 @@ class SuffixRerun:
         self.vlm, self.prompts = vlm, prompts
         self.team, self.checkpoint = team, checkpoint
         self.batch_tokens = _batch_tokens(vlm, team) if batch_tokens is None else batch_tokens
+        # All rows of a batch have columns for as many prompts as the row with the most. A GPU has time for that, and
+        # launches fewer kernels.
+        self._alike = vlm.device.type == "cpu"
         self._free = max_bytes
         self._cached: list[CachedBatch] = []
         self._rows: list[Row] | None = None
@@ -145,7 +151,9 @@ class SuffixRerun:
         """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k]."""
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for cached in self._batches(description):
-            size = max(1, at_once(tokens, self.vlm.device) // (len(cached.batch.input_ids) * cached.slots))
+            rows, columns = cached.batch.input_ids.shape
+            width = min(at_once(tokens, self.vlm.device) // rows, max(EDITED, 2 * columns))
+            size = max(1, width // cached.slots)
             for part in order.split(size):
                 yield cached, torch.tensor(cached.batch.prompts)[:, None], part
 
@@ -154,9 +162,11 @@ class SuffixRerun:
         yield from track(self._cached, description)
         if self._rows is None:
             rows = pack_prompts(self.vlm, self.prompts)
-            self._rows = deal_rows(rows, self.batch_tokens, self.vlm.device, self.team)[self.team.rank]
+            self._rows = deal_rows(rows, self.batch_tokens, self.vlm.device, self.team, self._alike)[self.team.rank]
         staying: list[CachedBatch] = []
-        for batch, images in load_batches(self.vlm, self._rows, self.prompts, self.batch_tokens, description):
+        for batch, images in load_batches(
+            self.vlm, self._rows, self.prompts, self.batch_tokens, description, self._alike
+        ):
             cached = _cache_batch(self.vlm, batch, images)
             if cached.bytes <= self._free:
                 self._free -= cached.bytes
