@@ -102,7 +102,9 @@ def best_family(sae: Sae, codes: Codes, pairs: pd.DataFrame, attribution: "pd.Se
     families = []
     for seed in map(int, best):
         members = (seed, *(relative.feature for relative in _relatives(sae, deltas, seed)))
-        families.append(Family(sae.layer, members, float(attribution.reindex(members).fillna(0.0).sum())))
+        # In one order, so that seeds with the same family have the same sum, and the best seed stands first.
+        total = float(attribution.reindex(sorted(members)).fillna(0.0).sum())
+        families.append(Family(sae.layer, members, total))
     return max(families, key=lambda family: family.path_attribution)
 
 
