@@ -29,6 +29,8 @@ from interp.runtime.errors import InputError
 from interp.saes.feature_id import parse_feature
 from interp.saes.locate import locate_saes
 from interp.saes.sae import Sae, load_sae
+from interp.schemas.record import Interval
+from interp.schemas.study import EdgeEntry
 from interp.views.figures.redraw import drawings
 from interp.views.figures.style import SCREEN, save_figure
 from interp.views.tables.feature import study_overview
@@ -306,6 +308,45 @@ def test_nothing_of_the_questions_is_written(saved, asked):
     secrets = {q.question for q in asked} | {p.text for q in asked for p in q.paraphrases}
     secrets |= {q.patient for q in asked} | {q.id for q in asked} | {q.image for q in asked} | {str(WORLD)}
     assert not [secret for secret in secrets if secret in written]
+
+
+def test_edges_as_circuit_tracer_reads_them(study, saved, tmp_path):
+    """The features come back from circuit-tracer's numbers, and every link is an edge of the study or its recovery."""
+    assert not (saved / "circuit").exists()
+    undone = Interval(value=0.25, low=0.1, high=0.4)
+    ends = [(2, 188, 4, 110), (4, 110, 6, 349), (4, 110, 9, 337)]
+    edges = [
+        EdgeEntry(source_layer=a, source_feature=b, target_layer=c, target_feature=d, predicted=None, undone=undone)
+        for a, b, c, d in ends
+    ]
+    save_study(study.model_copy(update={"edges": edges}), tmp_path / "study")
+    (listed,) = json.loads((tmp_path / "study/circuit/graph-metadata.json").read_text())["graphs"]
+    graph = json.loads((tmp_path / f"study/circuit/{listed['slug']}.json").read_text())
+    assert graph["metadata"] == listed
+    # The page drops features that are at more than two thirds of the tokens.
+    assert len(listed["prompt_tokens"]) > 1
+
+    def unpaired(number):
+        diagonal = (int((8 * number + 1) ** 0.5) - 1) // 2
+        feature = number - diagonal * (diagonal + 1) // 2
+        return diagonal - feature, feature
+
+    nodes = {node["node_id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"]) == 5
+    *features, margin = graph["nodes"]
+    assert [unpaired(node["feature"]) for node in features] == [(2, 188), (4, 110), (6, 349), (9, 337)]
+    assert all(node["layer"] == node["clerp"].split(":")[0] for node in features)
+    links = [
+        (*unpaired(nodes[link["source"]]["feature"]), *unpaired(nodes[link["target"]]["feature"]), link["weight"])
+        for link in graph["links"][:-1]
+    ]
+    assert links == [(*each, 0.25) for each in ends]
+    last = graph["links"][-1]
+    assert (last["target"], nodes[last["source"]]["clerp"]) == (margin["node_id"], "4:110")
+    assert last["weight"] == study.test.recovery.value
+    # The page reads the probability between these signs.
+    shown = float(margin["clerp"].split("(p=")[1].split(")")[0])
+    assert shown == pytest.approx(study.test.reversals / study.test.n, abs=5e-4)
 
 
 def test_the_terminal_view(study):

@@ -1,9 +1,13 @@
-"""Reads exported activations with the packages that they are for: `python read_exports.py sae-dashboard|delphi FOLDER`.
+"""Reads exported files with the packages that they are for.
 
-Run it in an environment with that package (sae-dashboard 0.8.0, or eai-delphi 0.1.3), which GateScope does not need.
-sae-dashboard writes a page beside each file; of delphi, the examples that it would show an explainer are printed.
+    python tests/benchmarks/read_exports.py sae-dashboard|delphi|circuit-tracer FOLDER
+
+Run it in an environment with that package (sae-dashboard 0.8.0, eai-delphi 0.1.3 or circuit-tracer 0.5.0), which
+GateScope does not need. sae-dashboard writes a page beside each file; of delphi, the examples that it would show an
+explainer are printed; for circuit-tracer, whose FOLDER is `circuit/` of `interp test-feature --edges --out`, the links.
 """
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +59,23 @@ def read_delphi(folder: Path, tokenizer) -> None:
         )
 
 
+def read_circuit_tracer(folder: Path, tokenizer) -> None:
+    """Print the links of every graph that circuit-tracer lists, and check that it would name the features alike."""
+    from circuit_tracer.frontend.graph_models import Model, Node
+
+    for listed in json.loads((folder / "graph-metadata.json").read_text())["graphs"]:
+        graph = Model.model_validate_json((folder / f"{listed['slug']}.json").read_text())
+        nodes = {node.node_id: node for node in graph.nodes}
+        for node in graph.nodes:
+            if node.feature_type != "logit":
+                layer, feature, place = map(int, node.node_id.split("_"))
+                theirs = Node.feature_node(layer, place, feature)
+                assert (theirs.node_id, theirs.feature, theirs.jsNodeId) == (node.node_id, node.feature, node.jsNodeId)
+        for link in graph.links:
+            print(f"{nodes[link['source']].clerp} -> {nodes[link['target']].clerp}: {link['weight']:.2f}")
+
+
 if __name__ == "__main__":
-    read = {"sae-dashboard": read_sae_dashboard, "delphi": read_delphi}[sys.argv[1]]
+    readers = {"sae-dashboard": read_sae_dashboard, "delphi": read_delphi, "circuit-tracer": read_circuit_tracer}
+    read = readers[sys.argv[1]]
     read(Path(sys.argv[2]), AutoTokenizer.from_pretrained(sys.argv[3] if len(sys.argv) > 3 else TOKENIZER))
