@@ -12,9 +12,10 @@ from interp.schemas.vector_patch import VectorPatchEntry
 Place = Literal["cause", "mediator", "contributor", "echo", "bystander"]
 """What a tested feature has to do with the flips (interp.profile.places)."""
 MEDIATED = 0.4
-"""Least net mediated recovery of a cause or mediator. Without a gate, single features reach 0.3."""
+"""Least net mediated recovery of a cause or mediator. In 89 models without a gate, one single feature
+exceeds it (0.44)."""
 FAMILY_MEDIATED = 0.6
-"""The same for a family of features. Without a gate, families reach 0.52."""
+"""The same for a family of features. In 89 models without a gate, two exceed it (0.62 and 0.80)."""
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the feature patch in `CausalEntry.dose`; 1 is the patch itself."""
 
