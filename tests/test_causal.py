@@ -12,7 +12,7 @@ from interp.causal.layer_patching import PatchTarget, patch_effect, random_direc
 from interp.feature.pair_effects import one_sample_d, pair_effects
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
-from interp.measurement.suffix_rerun import SuffixRerun
+from interp.measurement.suffix_rerun import SuffixRerun, edits_of
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
@@ -241,6 +241,23 @@ def test_candidates_have_the_highest_path_attribution_whatever_their_flip_auc():
     )
     assert choose_candidates(screen, 9) == [(2, 7), (2, 9), (1, 7), (1, 8)]
     assert choose_candidates(screen, 2) == [(2, 7), (2, 9)]
+
+
+@pytest.mark.parametrize("edits", [[2, 3, 4], [4], [5, 0, 3], [1, 0], []])
+def test_the_edits_of_some_prompts_in_any_order(edits):
+    delta = torch.arange(4 * 6 * 2.0).view(4, 6, 2)
+    found = edits_of(delta, torch.tensor([3, 1]), torch.tensor(edits, dtype=torch.long), torch.device("cpu"))
+    assert found.tolist() == [[delta[row, k].tolist() for k in edits] for row in (3, 1)]
+
+
+def test_a_sweep_takes_its_layers_in_any_order(rerun, banked, measured):
+    path = measured.residuals[:, 1][torch.from_numpy(banked.pairs["original"].to_numpy(copy=True))][:, None]
+    layers = [7, 2, 9, 2, 4]
+    delta = torch.cat([path * size for size in (0.1, 0.3, -0.2, 0.05, -0.4)], dim=1)
+    found = rerun.margins(layers, delta)
+    for k, layer in enumerate(layers):
+        alone = rerun.margins([layer], delta[:, [k]])
+        torch.testing.assert_close(found[:, [k]], alone, atol=1e-4, rtol=0)
 
 
 def test_gradients_are_differences(planted, prompts, banked):

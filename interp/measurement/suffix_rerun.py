@@ -181,12 +181,10 @@ def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.d
     """The edits int64 [k'] of the prompts int64 [m], on a device: float32 [m, k', d_model]."""
     if not isinstance(delta, Tensor):
         return delta.of(rows, edits, device)
-    if device.type == "cpu":
-        return delta[rows[:, None], edits]
-    first, last = int(edits[0]), int(edits[-1]) + 1
-    chosen = slice(first, last) if torch.equal(edits, torch.arange(first, last)) else edits
+    in_a_row = len(edits) > 0 and torch.equal(edits, edits[0] + torch.arange(len(edits)))
+    chosen = slice(int(edits[0]), int(edits[-1]) + 1) if in_a_row else edits
     found = torch.empty(len(rows), len(edits), delta.shape[2], device=device)
-    # Collecting all of them in main memory first would take longer than copying them.
+    # Collecting the edits of all prompts in main memory first would take longer than copying them.
     for place, row in zip(found, rows.tolist(), strict=True):
         place.copy_(delta[row, chosen], non_blocking=True)
     return found
