@@ -1,6 +1,7 @@
 """The memory model against real tensors and published numbers, and what a run says that does not fit."""
 
 import re
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -11,9 +12,9 @@ from finetune.evaluation.collect import largest_tables
 from finetune.lora.modules import add_lora, trainable_parameters
 from interp.measurement.margins import pack_prompts
 from interp.measurement.suffix_rerun import SuffixRerun
-from interp.model.load import choose_dtype, load_vlm
+from interp.model.load import check_memory, choose_dtype, load_vlm
 from interp.model.memory_check import check_fits
-from interp.model.memory_jobs import grounding, measuring, searching, training
+from interp.model.memory_jobs import grounding, loading, measuring, searching, training
 from interp.model.memory_model import (
     BATCH_TOKENS,
     FEWEST_TOKENS,
@@ -24,13 +25,14 @@ from interp.model.memory_model import (
 )
 from interp.model.prompt_bound import prompt_bound
 from interp.model.prompts import PromptStyle
-from interp.model.shape import MEDGEMMA_4B, ModelShape
+from interp.model.shape import MEDGEMMA_4B, ModelShape, shape_of_folder
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 from interp.runtime.memory import GIB
+from interp.storage.hub import Source
 
 PEAKS = {
     "find-features, held to 16 GiB": (searching(34), None, 10.5),
@@ -165,6 +167,16 @@ def test_a_model_over_two_gpus_needs_on_each_what_was_measured():
         check_fits(shape, Format(), measuring(), 24 * GIB, on_gpu=True, limited=False, gpus=2)
     with pytest.raises(InputError, match="use more GPUs"):
         check_fits(shape, Format(), measuring(), 8 * GIB, on_gpu=True, limited=False, gpus=2)
+
+
+def test_the_fullest_of_several_gpus_decides(tiny_model, monkeypatch):
+    """Two GPUs, of which other programs have taken different parts."""
+    devices, shape = [torch.device("cuda", number) for number in (0, 1)], shape_of_folder(tiny_model)
+    need = loading().needs(shape, Format()).on_each(2).least
+    for free, fits in (({0: 2 * need, 1: need}, True), ({0: 2 * need, 1: need - 1}, False)):
+        monkeypatch.setattr("interp.model.load.total_left", lambda device, _, free=free: free[device.index])
+        with nullcontext() if fits else pytest.raises(InputError, match="memory on each of 2 GPUs"):
+            check_memory(Source(tiny_model, "tiny", None), Format(), loading(), devices, None)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tiny_model, tmp_path):
