@@ -4,7 +4,8 @@
     python tests/benchmarks/worlds.py search --out worlds --seeds 50-99 --table worlds.csv
     python tests/benchmarks/worlds.py make search --out worlds --kinds decoys --seeds 50-64 --table decoys.csv
 
-**Seeds 0 to 49 are for tuning a rule, seeds from 50 on for judging it.** Never tune on a world that judges.
+**Seeds 0 to 49 are for tuning a rule, seeds from 50 on for judging it.** Never tune on a world that judges, and judge a
+rule that has changed on seeds that have not judged before: 50 to 82 and 100 to 123 have.
 
 `make` writes worlds/KIND-SEED with the model `planted/`, its own patients (`questions.jsonl`, `images/`) and
 `truth.json`; worlds that exist are kept. All start from the base model of the shipped world, whose SAEs serve all.
