@@ -5,10 +5,10 @@
     python tests/benchmarks/plants.py --read plants.csv kinds.csv
 
 A plant draws a layer, one of its features that differ between registers, a later layer that writes, and a strength;
-every fourth model is a decoy without a gate. The seeds 100 to 1381, 1600 to 1607, 3000 to 3440 and 4000 to 4407 have
-been used: judge a rule that has changed on others. The search knows none of this. The table has a row for every feature that
-today's or the former way of choosing candidates proposes, with its exact patch, and what the search calls it. A plant
-takes 3 to 5 minutes on one CPU core. `--read` prints the counts of earlier runs, with exact 95% intervals.
+every fourth model is a decoy without a gate. The search knows none of this. The seeds 100 to 1381, 1600 to 1607, 3000
+to 3440 and 4000 to 4407 have been used: judge a rule that has changed on others. The table has a row for every feature
+that today's or the former way of choosing candidates proposes, with its exact patch, and what the search calls it. A
+plant takes 3 to 5 minutes on one CPU core. `--read` prints the counts of earlier runs, with exact 95% intervals.
 """
 
 import argparse
