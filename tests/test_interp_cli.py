@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from conftest import read_rows, write_rows
@@ -203,6 +204,33 @@ def test_import_and_help_are_light():
     assert shown.returncode == 0
     assert "--questions" in shown.stdout
     assert json.dumps(str(WORLD)) not in shown.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="pins threads as Linux does")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="OpenMP knows that a single core is single")
+def test_threads_that_must_share_a_core_do_not_wait_busily():
+    """Two that spun on one core took a thousand times as long."""
+    code = """
+import os, time
+from interp.cli.guard import command
+with command():
+    import torch
+    a, took = torch.randn(300, 300), []
+    torch.set_num_threads(2)
+    a.relu()
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+    for threads in (1, 2, 1, 2):
+        torch.set_num_threads(threads)
+        started = time.process_time()
+        for _ in range(100):
+            a.add(1).relu()
+        took.append(time.process_time() - started)
+    print(min(took[1::2]) / min(took[::2]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30
 
 
 def test_an_interruption_while_the_model_is_loaded_is_no_fault_of_the_model(run, tmp_path, monkeypatch):
