@@ -23,6 +23,7 @@ from interp.statistics import (
     ratio_sign_flips,
     ratio_t_test,
     same_marginals_p,
+    share_interval,
     spearman,
     two_proportions_p,
     weighted_aucs,
@@ -82,6 +83,45 @@ def test_benjamini_hochberg_is_statsmodels_and_midranks_are_scipys():
     assert midranks(values[:, 0]).tolist() == stats.rankdata(values[:, 0]).tolist()
     assert midranks(values[:0]).shape == values[:0].shape
     assert midranks(values[:0, 0]).tolist() == []
+
+
+@pytest.mark.parametrize("patients", [5, 12, 200])
+def test_a_share_of_no_or_all_patients_has_clopper_and_pearsons_interval(patients):
+    # Three rows a patient, which depend: they count once.
+    clusters = [k % patients for k in range(3 * patients)]
+    for value in (0, 1):
+        found = share_interval(np.full(len(clusters), value), clusters, seed=0)
+        exact = stats.binomtest(value * patients, patients).proportion_ci(method="exact")
+        assert found == pytest.approx((value, exact.low, exact.high))
+    assert np.isnan(share_interval(np.zeros(8), [0, 0, 1, 1, 2, 2, 3, 3], seed=0)[1:]).all()
+
+
+def test_unequal_patients_count_as_fewer_in_an_exact_interval():
+    # Patients of 1, 1, 1, 1 and 6 rows: (1 + 1 + 1 + 1 + 6)^2 / (1 + 1 + 1 + 1 + 36) = 2.5.
+    found = share_interval(np.zeros(10), [0, 1, 2, 3, 4, 4, 4, 4, 4, 4], seed=0)
+    assert found == pytest.approx((0, 0, 1 - 0.025 ** (1 / 2.5)))
+
+
+def test_an_exact_interval_covers_a_rare_event():
+    """Events of a patient come together; samples without any had an interval of zero width."""
+    rng = np.random.default_rng(0)
+    clusters, held = np.repeat(np.arange(40), 4), 0
+    for _ in range(300):
+        found = share_interval(np.repeat(rng.random(40) < 0.02, 4), clusters, seed=0, draws=500)
+        held += found.low <= 0.02 <= found.high
+    assert held >= 0.95 * 300
+
+
+def test_shares_of_both_samples_are_exact_at_the_ends():
+    none, some = np.zeros(30), np.tile([0.0, 1.0, 0.0], 10)
+    patients = [str(k // 2) for k in range(30)]
+    columns = [np.stack([each, np.ones(30)], axis=1) for each in (none, some)]
+    found = paired_statistic(mean_of_totals, *columns, (patients, patients), 0, share=True)
+    assert found.before == pytest.approx((0, 0, 1 - 0.025 ** (1 / 15)))
+    plain = paired_statistic(mean_of_totals, *columns, (patients, patients), 0)
+    assert (found.after, found.difference, found.p) == (plain.after, plain.difference, plain.p)
+    pooled = pooled_over_seeds(mean_of_totals, columns[1], [columns[0]] * 2, [patients] * 3, 0, share=True)
+    assert pooled.after == found.before
 
 
 def paired_shares(before, after, patients, seed=0):

@@ -27,7 +27,7 @@ from interp.runtime.errors import InputError
 from interp.schemas import evaluation as schema
 from interp.schemas.evaluation import ClampControl
 from interp.schemas.record import interval_of
-from interp.statistics import FloatArray, clusters_drawn, percentiles
+from interp.statistics import FloatArray, at_the_ends, clusters_drawn, percentiles
 from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software
 
@@ -151,6 +151,9 @@ def measured_values(table: EvaluationTable, answers: Answers, arm: str, seed: in
         totals = np.zeros((int(member.max()) + 1, units.columns.shape[1]))
         np.add.at(totals, member, units.columns)
         value, samples = float(measure.statistic(totals.sum(0))), measure.statistic(drawn.astype(float) @ totals)
+        estimate = percentiles(value, samples, len(totals))
+        if measure.unit == "%":
+            estimate = at_the_ends(estimate, np.bincount(member).astype(float))
         found.append(
             schema.Measured(
                 arm=arm,
@@ -159,7 +162,7 @@ def measured_values(table: EvaluationTable, answers: Answers, arm: str, seed: in
                 measure=name,
                 n=len(units.columns),
                 patients=len(totals),
-                value=interval_of(percentiles(value, samples, len(totals))),
+                value=interval_of(estimate),
             )
         )
     return found

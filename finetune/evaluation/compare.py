@@ -124,13 +124,11 @@ def _comparison(
     columns, patients = [each.columns for each in after], [each.patients for each in (before, *after)]
     share, p_unpaired = measure.unit == "%", float("nan")
     if members:
-        found = pooled_over_seeds(measure.statistic, before.columns, columns, patients, seed)
+        found = pooled_over_seeds(measure.statistic, before.columns, columns, patients, seed, share=share)
         test = "t"
-        if share:
-            # Student's interval can leave the range of a share.
-            found = found._replace(after=Estimate(*np.clip(found.after, 0, 1).tolist()))
     else:
-        found = paired_statistic(measure.statistic, before.columns, columns[0], (patients[0], patients[1]), seed)
+        both = (patients[0], patients[1])
+        found = paired_statistic(measure.statistic, before.columns, columns[0], both, seed, share=share)
         test = "permutation"
         if measure.binary:
             p_unpaired = two_proportions_p(before.columns[:, 0] > 0, columns[0][:, 0] > 0)

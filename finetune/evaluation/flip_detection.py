@@ -23,9 +23,8 @@ from interp.statistics import (
     auc,
     cluster_of,
     clusters_drawn,
-    mean_interval,
     percentiles,
-    ratio_interval,
+    share_interval,
     weighted_aucs,
 )
 from interp.storage.json_files import significant
@@ -207,18 +206,18 @@ def abstentions(table: pd.DataFrame, seed: int) -> list[Abstention]:
         least = np.array([_threshold(size[folds != fold], aim) for fold in range(FOLDS)])[folds]
         answered = (size >= least).astype(float)
 
-        def share(top: FloatArray, bottom: FloatArray) -> Interval:
-            return interval_of(ratio_interval(top, bottom, patients, seed))
+        def share(events: FloatArray, among: FloatArray) -> Interval:
+            return interval_of(share_interval(events, patients, seed, among))
 
         found.append(
             Abstention(
                 aim=aim,
                 threshold=significant(_threshold(size, aim)),
-                answered=interval_of(mean_interval(answered, patients, seed)),
-                flip_rate=share(flips * answered, answered),
-                accuracy=share((1 - wrong) * known * answered, known * answered),
-                flips_withheld=share(flips * (1 - answered), flips),
-                errors_withheld=share(wrong * (1 - answered), wrong),
+                answered=interval_of(share_interval(answered, patients, seed)),
+                flip_rate=share(flips, answered),
+                accuracy=share(1 - wrong, known * answered),
+                flips_withheld=share(1 - answered, flips),
+                errors_withheld=share(1 - answered, wrong),
             )
         )
     return found
@@ -254,7 +253,7 @@ def flip_detection(
                 probes=probes,
                 questions=len(table),
                 patients=len(set(patients)),
-                flip_rate=interval_of(mean_interval(flips.astype(float), patients, seed)),
+                flip_rate=interval_of(share_interval(flips, patients, seed)),
                 detectors=[
                     _measured(each, flips, table["right"].to_numpy(), patients, seed)
                     for each in detectors_of(table, probes, activation, seed)

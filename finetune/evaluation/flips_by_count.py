@@ -6,7 +6,7 @@ import pandas as pd
 from finetune.evaluation.answers import flipped
 from interp.schemas.evaluation import FlipsByCount
 from interp.schemas.record import interval_of
-from interp.statistics import FloatArray, mean_interval
+from interp.statistics import FloatArray, share_interval
 
 
 def flips_by_count(pairs: pd.DataFrame, margin: FloatArray, arm: str, seed: int) -> list[FlipsByCount]:
@@ -28,11 +28,9 @@ def flips_by_count(pairs: pd.DataFrame, margin: FloatArray, arm: str, seed: int)
                 arm=arm,
                 paraphrases=k,
                 questions=len(exact),
-                flip_rate=interval_of(
-                    mean_interval((exact["flips"] > 0).to_numpy(float), exact["patient"].tolist(), seed)
-                ),
+                flip_rate=interval_of(share_interval((exact["flips"] > 0).to_numpy(), exact["patient"].tolist(), seed)),
                 at_least=len(enough),
-                drawn_flip_rate=interval_of(mean_interval(chance, enough["patient"].tolist(), seed)),
+                drawn_flip_rate=interval_of(share_interval(chance, enough["patient"].tolist(), seed)),
             )
         )
     return rows

@@ -24,7 +24,7 @@ from finetune.evaluation.answers import (
 from interp.model.blank_images import BLANKS
 from interp.schemas.evaluation import QuadrantMeans, Quadrants
 from interp.schemas.record import interval_of
-from interp.statistics import FloatArray, mean_interval, same_marginals_p
+from interp.statistics import FloatArray, mean_interval, same_marginals_p, share_interval
 from interp.storage.json_files import significant
 
 QUADRANTS = ("ideal", "fragile", "dangerous", "worst")
@@ -77,7 +77,7 @@ def quadrants(
     patients = prompts["patient"][rows].tolist()
     moves = np.zeros((4, 4), dtype=int)
     np.add.at(moves, (before, after), 1)
-    shares = {quadrant: mean_interval(after == i, patients, seed) for i, quadrant in enumerate(QUADRANTS)}
+    shares = {quadrant: share_interval(after == i, patients, seed) for i, quadrant in enumerate(QUADRANTS)}
     asked = original_answers(prompts[rows], arm.margin[rows])
     return Quadrants(
         arm=name,
@@ -118,9 +118,12 @@ def answer_entropy(margin: FloatArray) -> FloatArray:
 
 def quadrant_means(asked: pd.DataFrame, seed: int) -> QuadrantMeans:
     """Means over the questions of one quadrant, rows of `original_answers`, with intervals over patients."""
-    known = asked[asked["right"].notna()]
-    accuracy, size, entropy = (
-        interval_of(mean_interval(rows[name].to_numpy(float), rows["patient"].tolist(), seed))
-        for rows, name in ((known, "right"), (asked, "size"), (asked, "entropy"))
+    known, patients = asked[asked["right"].notna()], asked["patient"].tolist()
+    accuracy = share_interval(known["right"].to_numpy(), known["patient"].tolist(), seed)
+    size, entropy = (mean_interval(asked[name].to_numpy(), patients, seed) for name in ("size", "entropy"))
+    return QuadrantMeans(
+        questions=len(asked),
+        accuracy=interval_of(accuracy),
+        margin=interval_of(size),
+        entropy=interval_of(entropy),
     )
-    return QuadrantMeans(questions=len(asked), accuracy=accuracy, margin=size, entropy=entropy)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from finetune.evaluation.answers import Answers, correct_by_margin, gradable
 from interp.schemas.evaluation import ReliabilityBin
 from interp.schemas.record import Interval
-from interp.statistics import FloatArray, mean_interval
+from interp.statistics import FloatArray, share_interval
 from interp.storage.json_files import significant
 
 ECE_BINS = 15
@@ -40,7 +40,7 @@ def reliability(prompts: pd.DataFrame, answers: Answers, arm: str, seed: int = 0
             n=int(inside.sum()),
             confidence=significant(float(sure[inside].mean())),
             accuracy=significant(float(correct[inside].mean())),
-            interval=Interval.of(mean_interval(correct[inside].astype(float), list(patients[inside]), seed)),
+            interval=Interval.of(share_interval(correct[inside], list(patients[inside]), seed)),
         )
         for i in range(ECE_BINS)
         if (inside := place == i).any()

@@ -58,7 +58,7 @@ def mean_units(values: "pd.Series[float]", patients: "pd.Series[str]") -> Units:
 
 def paired_change(of: str, measure: str, unit: Unit, a: Units, b: Units, seed: int) -> Change:
     """One measure of two runs on the same patients, with the interval and the p of the paired difference."""
-    found = paired_statistic(mean_of_totals, a.columns, b.columns, (a.patients, b.patients), seed)
+    found = paired_statistic(mean_of_totals, a.columns, b.columns, (a.patients, b.patients), seed, share=unit == "%")
     return Change(
         of=of,
         measure=measure,

@@ -13,7 +13,7 @@ from interp.questions.tables import pair_table
 from interp.saes.sae import Sae
 from interp.schemas.record import interval_of
 from interp.schemas.study import Clamped
-from interp.statistics import UNDEFINED, mean_interval
+from interp.statistics import UNDEFINED, mean_interval, share_interval
 
 
 def clamp_feature(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame, margin: Tensor, seed: int) -> Clamped:
@@ -29,8 +29,8 @@ def clamp_feature(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame, margi
     known = prompts["patient"][answered].tolist()
     change = mean_interval(right_after - right_before, known, seed) if known else UNDEFINED
     return Clamped(
-        flip_rate_before=interval_of(mean_interval(before, patients, seed)),
-        flip_rate_after=interval_of(mean_interval(after, patients, seed)),
+        flip_rate_before=interval_of(share_interval(before, patients, seed)),
+        flip_rate_after=interval_of(share_interval(after, patients, seed)),
         flip_rate_change=interval_of(mean_interval(after - before, patients, seed)),
         accuracy_change=interval_of(change),
     )

@@ -18,7 +18,7 @@ from interp.saes.sae import Sae, encode_features
 from interp.schemas.feature_content import FeatureContent, Firing, Grouping, TokenEffect
 from interp.schemas.layers import SaeEntry
 from interp.schemas.record import interval_of
-from interp.statistics import FloatArray, mean_interval
+from interp.statistics import FloatArray, mean_interval, share_interval
 from interp.storage.json_files import significant
 
 TOKENS = 10
@@ -136,7 +136,7 @@ def _firing(grouping: Grouping, group: str, values: FloatArray, patients: NDArra
         group=group,
         wordings=len(values),
         patients=len(set(known)),
-        active=interval_of(mean_interval((values > 0).astype(float), known, seed)),
+        active=interval_of(share_interval(values > 0, known, seed)),
         mean=interval_of(mean_interval(values, known, seed)),
     )
 

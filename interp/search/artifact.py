@@ -23,7 +23,7 @@ from interp.screening.flips import Flips, Halves
 from interp.search.layer_stage import Judgement
 from interp.search.page_links import with_pages
 from interp.search.task import Task
-from interp.statistics import mean_interval
+from interp.statistics import share_interval
 from interp.storage.provenance import provenance, software
 
 
@@ -85,7 +85,7 @@ def describe_data(task: Task, flips: Flips, margin: Tensor) -> DataEntry:
     right = ((margin.numpy() > 0) == (prompts["answer"] == "yes").to_numpy())[answered].astype(float)
 
     def share(values: "pd.Series[bool]", patients: "pd.Series[str]") -> Interval:
-        return Interval.of(mean_interval(values.to_numpy(float), patients.tolist(), seed, DRAWS))
+        return Interval.of(share_interval(values.to_numpy(float), patients.tolist(), seed, draws=DRAWS))
 
     return DataEntry(
         fingerprint=fingerprint(task.questions),

@@ -1,6 +1,7 @@
 """Intervals and tests, thin over numpy, scipy and statsmodels. All of them count patients, not rows."""
 
 from interp.statistics.bootstrap import INTERVAL as INTERVAL
+from interp.statistics.bootstrap import at_the_ends as at_the_ends
 from interp.statistics.bootstrap import cluster_of as cluster_of
 from interp.statistics.bootstrap import clusters_drawn as clusters_drawn
 from interp.statistics.bootstrap import guarded as guarded
@@ -8,6 +9,7 @@ from interp.statistics.bootstrap import mean_interval as mean_interval
 from interp.statistics.bootstrap import percentiles as percentiles
 from interp.statistics.bootstrap import ratio_interval as ratio_interval
 from interp.statistics.bootstrap import resampled as resampled
+from interp.statistics.bootstrap import share_interval as share_interval
 from interp.statistics.correlations import correlation as correlation
 from interp.statistics.correlations import spearman as spearman
 from interp.statistics.effect_size import cohens_h as cohens_h

@@ -55,6 +55,37 @@ def mean_interval(values: FloatArray, clusters: Sequence[object], seed: int, dra
     return ratio_interval(values, np.ones(len(values)), clusters, seed, draws)
 
 
+def share_interval(
+    events: NDArray[np.floating | np.bool_],
+    clusters: Sequence[object],
+    seed: int,
+    among: FloatArray | None = None,
+    draws: int = 2000,
+) -> Estimate:
+    """The share of rows with an event: `events` [n] are 0 or 1, `among` [n] says which rows count, by default all.
+
+    The interval is that of `ratio_interval`, or that of `at_the_ends` where no or every row has the event.
+    """
+    among = np.ones(len(events)) if among is None else np.asarray(among, float)
+    found = ratio_interval(np.asarray(events, float) * among, among, clusters, seed, draws)
+    return at_the_ends(found, np.bincount(cluster_of(clusters), among).astype(float))
+
+
+def at_the_ends(share: Estimate, sizes: FloatArray) -> Estimate:
+    """A share whose interval is exact if it is 0 or 1, where all bootstrap samples are the same; otherwise as it is.
+
+    If none of n independent trials has an event, the 95% interval of Clopper and Pearson (Biometrika 1934) ends at
+    1 - .025^(1/n). The rows of a cluster may depend, so n is a number of clusters: the effective one, which is smaller
+    than theirs if their `sizes` [k] differ, (sum of sizes)^2 / sum of sizes^2 (Kish, Survey Sampling, 1965; so do Korn
+    and Graubard, Survey Methodology 1998, with few events).
+    """
+    sizes = np.asarray(sizes, float)
+    if share.value not in (0.0, 1.0) or np.isnan(share.low):
+        return share
+    reach = float(0.025 ** (np.square(sizes).sum() / sizes.sum() ** 2))
+    return Estimate(0.0, 0.0, 1 - reach) if share.value == 0 else Estimate(1.0, reach, 1.0)
+
+
 def resampled(
     statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[object], seed: int, draws: int = 1000
 ) -> Estimate:

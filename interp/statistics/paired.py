@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.statistics.bootstrap import clusters_drawn, percentiles
+from interp.statistics.bootstrap import at_the_ends, clusters_drawn, percentiles
 from interp.statistics.estimate import MIN_PATIENTS, Estimate, FloatArray
 from interp.statistics.sign_flips import sign_flip_test
 
@@ -41,6 +41,7 @@ def paired_statistic(
     seed: int,
     draws: int = 2000,
     shuffles: int = 5000,
+    share: bool = False,
 ) -> Paired:
     """A statistic of totals in two samples, with cluster-bootstrap intervals and a paired permutation test.
 
@@ -49,7 +50,8 @@ def paired_statistic(
     test over patients (`interp.statistics.sign_flips`), so they cannot disagree; other statistics than means enter it
     by the influence of each patient, as leaving it out shows (jackknife; Efron, The Jackknife, the Bootstrap and Other
     Resampling Plans, 1982, section 6). Intervals are NaN for fewer than MIN_PATIENTS patients, that of the difference
-    for fewer than MIN_PAIRED_PATIENTS.
+    for fewer than MIN_PAIRED_PATIENTS. The interval of a `share` of units that is 0 or 1 is that of
+    `interp.statistics.bootstrap.at_the_ends`.
     """
     sums = _cluster_sums([before, after], clusters)
     units = [table[:, 0] for table in _cluster_sums([np.ones((len(each), 1)) for each in (before, after)], clusters)]
@@ -57,6 +59,8 @@ def paired_statistic(
     drawn = _drawn(len(sums[0]), draws, seed)
     samples = [statistic(drawn @ table) for table in sums]
     estimates = [percentiles(v, s, len(sums[0])) for v, s in zip(value, samples, strict=True)]
+    if share:
+        estimates = [at_the_ends(each, sizes) for each, sizes in zip(estimates, units, strict=True)]
     weight = [count / max(1.0, count.sum()) for count in units]
     moved = [_influence(statistic, table, share) for table, share in zip(sums, weight, strict=True)]
     difference, p = sign_flip_test(
@@ -75,6 +79,7 @@ def pooled_over_seeds(
     clusters: Sequence[Sequence[object]],
     seed: int,
     draws: int = 2000,
+    share: bool = False,
 ) -> Paired:
     """Compare a statistic of one sample with its mean over the samples of several training seeds.
 
@@ -82,7 +87,7 @@ def pooled_over_seeds(
     Patients and seeds are both random: SE² = bootstrap variance over patients of the mean over seeds + variance between
     seeds / number of seeds. Interval and p use Student's t with Welch-Satterthwaite degrees of freedom (patients - 1
     and seeds - 1). The variance between seeds contains part of that over patients, so the interval errs on the wide
-    side.
+    side. The intervals of a `share` are as in `paired_statistic`, and stay between 0 and 1.
     """
     sums = _cluster_sums([before, *after], clusters)
     count = len(sums[0])
@@ -92,6 +97,12 @@ def pooled_over_seeds(
     first = percentiles(value[0], samples[0], count)
     second, _ = over_patients_and_seeds(value[1:], samples[1:].mean(0), count)
     difference, p = over_patients_and_seeds(value[1:] - value[0], (samples[1:] - samples[0]).mean(0), count)
+    if share:
+        # Every seed had the same patients; with no event in any of them, they are no more than one sample.
+        sizes = _cluster_sums([np.ones((len(each), 1)) for each in (before, *after)], clusters)
+        first, second = at_the_ends(first, sizes[0][:, 0]), at_the_ends(second, sizes[1][:, 0])
+        # Student's interval can leave the range of a share.
+        second = Estimate(*np.clip(second, 0, 1).tolist())
     return Paired(first, second, difference, p)
 
 
