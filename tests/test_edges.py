@@ -94,3 +94,8 @@ def test_the_gradient_proposes_features_that_matter(edges):
 def test_a_feature_of_the_last_layer_has_no_later_ones(vlm, prompts, flips, saes):
     found = feature_edges(vlm, prompts, flips, saes.__getitem__, [3, 5], saes[5], 466, seed=0)
     assert {edge.target for edge in found} == {(5, 466)}
+
+
+def test_a_feature_that_does_not_move_has_no_edges(vlm, prompts, flips, saes):
+    """2:2 is active on no wording, so its edges would lead to features in the order of their indices."""
+    assert feature_edges(vlm, prompts, flips, saes.__getitem__, LAYERS, saes[2], 2, seed=0) == []

@@ -97,7 +97,8 @@ def feature_edges(
 ) -> list[Edge]:
     """The edges to and from one feature of `sae` on the pairs of `flips`, strongest first; earlier features first.
 
-    `layers` are those with an SAE, ascending, which `saes` gives; `prompts` is the whole prompt table.
+    A feature whose activation is the same in both wordings of every pair has none. `layers` are those with an SAE,
+    ascending, which `saes` gives; `prompts` is the whole prompt table.
     """
     known = list(layers)
     original, paraphrase = (prompts.iloc[rows.numpy()].reset_index(drop=True) for rows in sides(flips.pairs))
@@ -109,11 +110,11 @@ def feature_edges(
 
 def _later(middle: _Middle) -> list[Edge]:
     """The features of every later layer that go back most when the feature's change is undone."""
-    sae, layers = middle.sae, middle.layers
+    sae, layers, own = middle.sae, middle.layers, middle.own
     later = [k for k, layer in enumerate(layers) if layer > sae.layer]
-    if not later:
+    if not later or not own.any():
         return []
-    edit = middle.own[:, None] * sae.w_dec[middle.feature].float().cpu()
+    edit = own[:, None] * sae.w_dec[middle.feature].float().cpu()
     patched = edited_residuals(middle.vlm, middle.paraphrases, sae.layer, edit, [layers[k] for k in later])
     edges = []
     for i, k in enumerate(later):
@@ -123,7 +124,8 @@ def _later(middle: _Middle) -> list[Edge]:
         towards, size = (moved - p) * (q - p).sign(), (q - p).abs()
         # By what goes back in the residual, so that a tiny feature with a large share does not come first.
         effect = towards.sum(0) * there.w_dec.float().norm(dim=1).cpu()
-        for target in effect.topk(LATER).indices.tolist():
+        # What does not change has no share that could go back.
+        for target in (i for i in effect.topk(LATER).indices.tolist() if size[:, i].any()):
             share = middle.share(towards[:, target], size[:, target])
             edges.append(Edge((sae.layer, middle.feature), (layers[k], target), float("nan"), share))
     return edges
