@@ -496,6 +496,13 @@ def test_bad_input_is_one_paragraph_and_writes_nothing(monkeypatch, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("beside", [[], [12]], ids=["its own layer alone", "and one that the model lacks"])
+def test_edges_without_saes_of_other_layers_are_refused(tiny, beside, tmp_path):
+    vlm, sae, questions = tiny
+    with pytest.raises(InputError, match="--edges: found SAEs of no layer of model but 1, expected those of others too"):
+        study_feature(vlm, sae, questions, 0, sae_of=dict.fromkeys([1, *beside], tmp_path))
+
+
 def test_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.csv").write_text('level,frame\n0,Is there radiographic evidence of {x}?\n4,"So, got {x}?"\n')

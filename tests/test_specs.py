@@ -32,6 +32,14 @@ def test_the_normal_form_is_a_way_to_normalize():
         ModelSpec(normal_form="psf-med", normalize=False).prompt_style()
 
 
+@pytest.mark.parametrize(("field", "option"), [("system", "--system"), ("answer_instruction", "--answer-instruction")])
+def test_texts_of_a_prompt_that_are_not_utf8_are_refused(field, option):
+    read = b"Answer yes or no\xff".decode("utf-8", "surrogateescape")  # as Python reads arguments
+    with pytest.raises(InputError, match=f"^{option}: found bytes that are not UTF-8 after 16 characters"):
+        ModelSpec(**{field: read}).prompt_style()
+    assert getattr(ModelSpec(**{field: "Responda sí o no."}).prompt_style(), field) == "Responda sí o no."
+
+
 def test_a_model_is_loaded_as_specified(tiny_model, tmp_path):
     vlm = ModelSpec(tiny_model, device="cpu", dtype="bfloat16", image_cache=tmp_path, system="Be brief.").load()
     assert (vlm.name, vlm.arithmetic, vlm.image_cache) == (tiny_model.name, "bfloat16", tmp_path)

@@ -183,8 +183,8 @@ def study_feature(
     `sae_of`, layer -> SAE folder, the features of other layers before and after it are sought. Numbers that cannot be
     computed are None, and `notes` says why.
 
-    Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, or if no
-    question can flip.
+    Raises InputError for an argument of a wrong type, if the SAE has no such feature, the model no such layer, if
+    `sae_of` has no other layer of the model, or if no question can flip.
     """
     expect("vlm", vlm, Vlm)
     if isinstance(sae, Mapping | str | Path):
@@ -199,6 +199,8 @@ def study_feature(
         raise InputError(f"feature is {feature!r}, expected the number of a feature of `sae`, as 110.")
     feature = int(feature)
     _check_feature(vlm, sae, feature)
+    if sae_of is not None:
+        _check_other_layers(vlm, sae, sae_of)
     asked = questions_that_can_flip(questions)
     observed = _observe(vlm, sae, feature, prompt_table(asked))
     prompts, flips, delta = observed.prompts, observed.flips, observed.delta
@@ -301,6 +303,14 @@ def _check_feature(vlm: Vlm, sae: Sae, feature: int) -> None:
         )
     if sae.layer >= vlm.n_layers:
         raise InputError(f"{sae.layer}:{feature}: the model {vlm.name} has the layers 0 to {vlm.n_layers - 1}.")
+
+
+def _check_other_layers(vlm: Vlm, sae: Sae, sae_of: Mapping[int, Path]) -> None:
+    if set(sae_of) & set(range(vlm.n_layers)) <= {sae.layer}:
+        raise InputError(
+            f"--edges: found SAEs of no layer of {vlm.name} but {sae.layer}, expected those of others too, to whose "
+            "features edges lead. Give --saes a source that has them, or leave --edges out."
+        )
 
 
 def _observe(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame) -> _Observed:

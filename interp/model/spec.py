@@ -85,13 +85,16 @@ class ModelSpec:
     def prompt_style(self, style: "PromptStyle | None" = None) -> "PromptStyle":
         """`style`, by default the usual one, with the changes that this specification makes.
 
-        Raises InputError if it names a normal form for wordings that are to be asked as they are.
+        Raises InputError if it names a normal form for wordings that are to be asked as they are, and for a text that
+        is not UTF-8.
         """
         # Here, because the command line reads the fields above and must start without torch.
         from interp.model.prompts import DEFAULT_STYLE
 
         style = DEFAULT_STYLE if style is None else style
         changes = {name: getattr(self, name) for name in style._fields}
+        _check_utf8("--system", self.system)
+        _check_utf8("--answer-instruction", self.answer_instruction)
         if self.normal_form is not None:
             if self.normalize is False:
                 raise InputError(f"--normal-form {self.normal_form} rewrites wordings, but --as-asked keeps them.")
@@ -117,6 +120,17 @@ class ModelSpec:
             self.max_memory,
             job,
         )
+
+
+def _check_utf8(option: str, text: str | None) -> None:
+    """Raise InputError for a text with bytes that Python could not read, which it keeps as surrogates."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{option}: found bytes that are not UTF-8 after {error.start} characters, expected text. "
+            "Type it again in a terminal that is set to UTF-8."
+        ) from None
 
 
 def given_model(model: "ModelSpec | str | Path") -> ModelSpec:
