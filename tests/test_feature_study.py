@@ -499,7 +499,7 @@ def test_bad_input_is_one_paragraph_and_writes_nothing(monkeypatch, capsys, tmp_
 @pytest.mark.parametrize("beside", [[], [12]], ids=["its own layer alone", "and one that the model lacks"])
 def test_edges_without_saes_of_other_layers_are_refused(tiny, beside, tmp_path):
     vlm, sae, questions = tiny
-    with pytest.raises(InputError, match="--edges: found SAEs of no layer of model but 1, expected those of others too"):
+    with pytest.raises(InputError, match="--edges: found SAEs of no layer of model but 1, expected those of others"):
         study_feature(vlm, sae, questions, 0, sae_of=dict.fromkeys([1, *beside], tmp_path))
 
 
