@@ -128,11 +128,6 @@ class Stopwatch:
             for owner, name, function in reversed(replaced):
                 setattr(owner, name, function)
 
-    def measured(self, name: str, run: Callable[[], Any]) -> None:
-        """Run something as a stage of its own while `running` is open."""
-        with self._in(name):
-            run()
-
     def table(self, rate: float, sae_rate: float) -> pd.DataFrame:
         """One row per stage, longest first, and the sum.
 
