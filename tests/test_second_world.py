@@ -5,7 +5,6 @@ import shlex
 import sys
 
 import pytest
-import torch
 from planted import plant_world
 
 from finetune.cli import app as finetune_cli
@@ -21,7 +20,6 @@ WINDOW = [6, 7]
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
-    torch.set_num_threads(2)
     folder = plant_world(tmp_path_factory.mktemp("second"), WORLD, WINDOW, strength=0.7, seed=77)
     # As a user may keep them: questions and images in different folders, and no splits.
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
