@@ -516,6 +516,17 @@ def test_a_paraphrase_that_is_a_question_with_another_answer_is_dropped(images, 
     assert report.dropped_paraphrases == {"paraphrase that is a question with another answer": 1}
 
 
+def test_wordings_that_differ_in_spaces_alone_are_one(images, tmp_path, capsys):
+    texts = ["Is  it?", "Is it", "Any fluid?", "Is it", " Any fluid? "]
+    row = {"id": "1", "image": "a/0.png", "type": "presence", "question": "Is it?", "answer": "yes"}
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(row | {"paraphrases": [{"text": text} for text in texts]}))
+    (question,) = load_questions(path, images)
+    assert [p.text for p in question.paraphrases] == ["Is it", "Any fluid?"]
+    said = "3 paraphrases repeat another wording of their question, the first in row 1. They are left out."
+    assert said in capsys.readouterr().err
+
+
 def test_contradictions_in_a_file_of_questions_are_left_out_and_said(images, tmp_path, capsys):
     rows = [
         {"id": str(i), "type": "presence", **row, "paraphrases": [], "image": "a/0.png", "answer": answer}

@@ -12,6 +12,8 @@ MAX_PIXELS = 2**25
 """Largest image that is decoded [pixels], twice the largest radiographs; scaling its grey values takes 400 MB."""
 LEAST_CONTRAST = 1.0
 """Least standard deviation of a channel of an image that shows something [of 255 levels]; radiographs have about 60."""
+MOST_OF_ONE_GREY = 0.999
+"""Share of the pixels that may have the same grey: one damaged value of 1e30 makes all others black."""
 TOO_LARGE = f"an image of more than {MAX_PIXELS / 10**6:.0f} million pixels"
 
 
@@ -44,7 +46,9 @@ def grey_picture(values: NDArray, low: float | None = None, high: float | None =
 
 
 def lacks_contrast(picture: "Image") -> bool:
-    """Whether an RGB picture shows nothing: its pixels have one colour, or nearly so (LEAST_CONTRAST)."""
+    """Whether an RGB picture shows nothing: its pixels have one colour, or nearly so, or nearly all of them have."""
     from PIL import ImageStat
 
-    return max(ImageStat.Stat(picture).var) < LEAST_CONTRAST**2
+    if max(ImageStat.Stat(picture).var) < LEAST_CONTRAST**2:
+        return True
+    return max(picture.convert("L").histogram()) > MOST_OF_ONE_GREY * picture.width * picture.height

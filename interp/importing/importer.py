@@ -94,7 +94,9 @@ def _converted(kept: Sequence[tuple[SourceQuestion, str]], name: str, report: Im
     questions = with_unique_ids(share_patients(consistent.questions), report)
     refuse_shared_patients(questions, name)
     if not questions:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in report.dropped.items())
+        reasons = "; ".join(
+            f"{reason}: {count}, the first {report.dropped_rows[reason][0]}" for reason, count in report.dropped.items()
+        )
         raise InputError(f"{name}: no question is left. Left out: {reasons}.")
     return questions
 

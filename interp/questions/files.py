@@ -36,8 +36,9 @@ def load_questions(
         >>> questions[0].question
         'Is there fluid in the chest at all?'
 
-    Questions whose words have two true answers about one image are left out, and stderr says how many. It also says
-    whether all yes/no questions have the same true answer. Where a row names no patient, `patient` becomes its image
+    Questions whose words have two true answers about one image are left out, and paraphrases that repeat another
+    wording of their question but for spaces; stderr says how many. It also says whether all yes/no questions have the
+    same true answer. Where a row names no patient, `patient` becomes its image
     path as written in the file, so that splits and intervals do not depend on where the images are stored.
     Raises InputError, which names the row, for anything that violates the format, and if the split is empty. To protect
     privacy, messages quote nothing from a row except its type.
@@ -67,7 +68,7 @@ def load_questions(
             ) from None
     if not questions:
         raise InputError(f"{path}: holds no questions. Write one per line.")
-    questions = _consistent(questions, path, row_of)
+    questions = _without_repeats(_consistent(questions, path, row_of), path, row_of)
     _check_splits(questions, path, row_of)
     chosen = [q for q in questions if split == "all" or split_of(q) == split]
     if not chosen:
@@ -150,6 +151,30 @@ def _consistent(questions: Sequence[Question], path: Path, row_of: Mapping[str, 
         if is_main():
             notify(f"warning: {path}: {said}. They are left out.")
     return found.questions
+
+
+def _without_repeats(questions: Sequence[Question], path: Path, row_of: Mapping[str, int]) -> list[Question]:
+    """The questions with every wording once, whatever its spaces; says on stderr how many paraphrases are left out."""
+    kept, repeats, first = [], 0, 0
+    for question in questions:
+        seen = {" ".join(question.question.split())}
+        wordings = []
+        for paraphrase in question.paraphrases:
+            words = " ".join(paraphrase.text.split())
+            if words not in seen:
+                wordings.append(paraphrase)
+            seen.add(words)
+        if len(wordings) < len(question.paraphrases):
+            repeats += len(question.paraphrases) - len(wordings)
+            first = first or row_of[question.id]
+            question = question.model_copy(update={"paraphrases": wordings})
+        kept.append(question)
+    if repeats and is_main():
+        notify(
+            f"warning: {path}: {repeats} paraphrases repeat another wording of their question, the first in row "
+            f"{first}. They are left out."
+        )
+    return kept
 
 
 def _check_splits(questions: Iterable[Question], path: Path, row_of: Mapping[str, int]) -> None:
