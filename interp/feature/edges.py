@@ -1,4 +1,4 @@
-"""The edges of the studied feature, with the SAEs of other layers loaded one at a time."""
+"""The edges of the studied feature: from tokens, and to features, with the SAEs of other layers loaded in turn."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from interp.causal.edges import feature_edges
+from interp.causal.token_edges import token_edges
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae, load_sae
 from interp.schemas.record import interval_of
-from interp.schemas.study import EdgeEntry
+from interp.schemas.study import EdgeEntry, TokenEdgeEntry
 from interp.screening.flips import Flips
 
 
@@ -41,4 +42,16 @@ def find_edges(
             undone=interval_of(edge.undone),
         )
         for edge in found
+    ]
+
+
+def find_token_edges(
+    vlm: Vlm, prompts: pd.DataFrame, flips: Flips, sae: Sae, feature: int, seed: int
+) -> list[TokenEdgeEntry]:
+    """The edges from earlier tokens to a feature on some pairs; none without pairs."""
+    if not len(flips.pairs):
+        return []
+    return [
+        TokenEdgeEntry(layer=edge.layer, tokens=edge.tokens, undone=interval_of(edge.undone))
+        for edge in token_edges(vlm, prompts, flips, sae, feature, seed)
     ]

@@ -24,7 +24,7 @@ from interp.causal.sae_error import PARTS, split_shift
 from interp.causal.vector_patching import patch_vectors
 from interp.feature.clamping import clamp_feature
 from interp.feature.content import activating_wordings, feature_content
-from interp.feature.edges import find_edges
+from interp.feature.edges import find_edges, find_token_edges
 from interp.feature.groups import recovery_by_group
 from interp.feature.notes import missing_numbers
 from interp.feature.pages import nearest_page
@@ -207,6 +207,7 @@ def study_feature(
     here, last = observed.residuals.after(sae.layer), observed.residuals.after(vlm.n_layers - 1)
     relatives = find_relatives(sae, encode_sparse(sae, here), flips.pairs, feature)
     patched = _patch(vlm, sae, feature, observed, relatives, seed)
+    banked = flips.take(flips.banked)
     activation = encode_features(sae, here, torch.tensor([feature]))
     wordings = [q.question for q in asked]
     grid_table = grid_prompts(read_grid() if grid is None else grid, grid_findings(wordings), prompts, seed)
@@ -232,7 +233,8 @@ def study_feature(
         tracking=track_margin(sae, here, feature, flips, delta, seed),
         **patched._asdict(),
         family=relatives,
-        edges=[] if sae_of is None else find_edges(vlm, prompts, flips.take(flips.banked), sae_of, sae, feature, seed),
+        edges=[] if sae_of is None else find_edges(vlm, prompts, banked, sae_of, sae, feature, seed),
+        token_edges=[] if sae_of is None else find_token_edges(vlm, prompts, banked, sae, feature, seed),
         clamp=clamp_feature(vlm, sae, feature, prompts, observed.margin, seed),
         doses=list(DOSES),
         grid=grid_found,

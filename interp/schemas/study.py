@@ -87,6 +87,20 @@ class EdgeEntry(Record):
     undone: Interval = Field(description="share of the target's change that goes back with the source's")
 
 
+TokenKind = Literal["image", "wording", "template"]
+"""image: the image's tokens. wording: those in which wordings differ. template: all others."""
+
+
+class TokenEdgeEntry(Record):
+    """What attention brings to the final token from one kind of tokens, as a source of the feature's change."""
+
+    layer: int = Field(description="the layer whose attention brings it")
+    tokens: TokenKind = Field(
+        description="the tokens it comes from: image, wording or template (interp.causal.token_edges)"
+    )
+    undone: Interval = Field(description="share of the feature's change that goes back when it is exchanged")
+
+
 class Clamped(Record):
     """What holding the feature at zero at the final token of every prompt does."""
 
@@ -209,6 +223,9 @@ class Study(Record):
     )
     edges: list[EdgeEntry] = Field(
         default_factory=list, description="features before and after it; empty unless asked for with --edges"
+    )
+    token_edges: list[TokenEdgeEntry] = Field(
+        default_factory=list, description="earlier tokens from which its change comes; empty as `edges` is"
     )
     clamp: Clamped | None = Field(
         default=None, description="what holding it at zero does; null in files of older versions"

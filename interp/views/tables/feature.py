@@ -7,7 +7,7 @@ from interp.views.numbers import PERCENT, Scale, interval, number, p_phrase, spo
 from interp.views.overview import Facts, Overview
 from interp.views.table import Cell, Column, Table, count, estimate, tabulate, value, words
 from interp.views.tables.feature_content import content_facts, content_line, firing_table, tokens_table
-from interp.views.tables.feature_parts import edges_table, family_table, parts_table
+from interp.views.tables.feature_parts import edges_table, family_table, parts_table, token_edges_table
 from interp.views.tables.feature_place import mediation_table, place_lines
 from interp.views.tables.published import published_table
 
@@ -41,6 +41,7 @@ def study_tables(study: Study) -> list[Table]:
         *([parts_table(study)] if study.parts else []),
         *([family_table(study)] if study.family else []),
         *([edges_table(study)] if study.edges else []),
+        *([token_edges_table(study)] if study.token_edges else []),
         *([groups_table(study)] if study.groups else []),
         *([tokens_table(study.content, study.name)] if study.content else []),
         *([firing_table(study.content, study.name)] if study.content else []),

@@ -71,3 +71,19 @@ def edges_table(study: Study) -> Table:
         f"share of its change that goes back when that of {study.name} is undone. Predicted: the same by the gradient. "
         "Brackets: 95% intervals over patients.",
     )
+
+
+def token_edges_table(study: Study) -> Table:
+    """The earlier tokens from which the feature's change comes."""
+    return tabulate(
+        f"Tokens from which the change of {study.name} comes",
+        [
+            words("tokens", lambda edge: edge.tokens),
+            Column("layer", lambda edge: count(edge.layer)),
+            Column("goes back", lambda edge: estimate(edge.undone)),
+        ],
+        study.token_edges,
+        f"Share of the change of {study.name} that goes back when what attention brings from these tokens to the final "
+        "token is exchanged between the wordings, at one layer. Wording: the tokens in which wordings differ. "
+        "Brackets: 95% intervals over patients.",
+    )
