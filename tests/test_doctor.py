@@ -11,6 +11,7 @@ from interp.model.doctor import examine, missing_extras
 from interp.model.memory_model import Format
 from interp.model.shape import MEDGEMMA_4B
 from interp.runtime.console import results_console
+from interp.runtime.errors import InputError
 from interp.runtime.machine import GpuFacts, driver_version, free_space, from_home
 from interp.runtime.memory import GIB
 from interp.storage import hub_access
@@ -101,6 +102,64 @@ def test_the_shape_of_a_folder_is_used(tiny_model, no_network, home):
     (found,) = (fit for fit in told.fits if fit.command == "finetune evaluate" and fit.load_in == "4bit")
     least = doctor.jobs(shape)["finetune evaluate"].needs(shape, Format("float32", "4bit")).least
     assert found.least_gib == round(least / GIB, 1)
+
+
+def asked_of_the_hub(monkeypatch, folder):
+    """The patterns of files for which the hub's library will be asked; `folder` is what it then finds."""
+    asked = []
+
+    def snapshot_download(repo, *, allow_patterns, local_files_only, **_):
+        asked.append((repo, allow_patterns, local_files_only))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("online", [False, True])
+def test_medgemma_is_known_and_nothing_of_it_is_asked_for(monkeypatch, no_network, home, online, offline):
+    asked = asked_of_the_hub(monkeypatch, home)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(doctor, "access", lambda wanted: "open")
+    told = examine("google/medgemma-4b-it", online, gpu_memory=16)
+    assert told.shape == "google/medgemma-4b-it"
+    assert told.fits == examine(gpu_memory=16).fits
+    assert asked == []
+
+
+def test_no_weights_of_a_hub_model_are_asked_for(monkeypatch, called, no_network, home, tiny_model):
+    from interp.model.shape import shape_of_folder
+
+    (home / "abc").mkdir()
+    (home / "abc" / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    asked = asked_of_the_hub(monkeypatch, home / "abc")
+    monkeypatch.setattr(doctor, "access", lambda wanted: "open")
+    code, _, err = called("interp", "doctor", "--model", "me/tuned")
+    assert (code, asked) == (2, [])
+    assert "me/tuned: its config.json is not in the local cache. Add --online" in " ".join(err.split())
+    told = examine("me/tuned", online=True, gpu_memory=16)
+    assert asked == [("me/tuned", ["config.json"], False)]
+    assert told.shape == "me/tuned"
+    shape = shape_of_folder(tiny_model)
+    least = doctor.jobs(shape)["finetune evaluate"].needs(shape, Format("bfloat16")).least
+    assert round(least / GIB, 1) in {fit.least_gib for fit in told.fits if fit.command == "finetune evaluate"}
+
+
+def test_a_cached_config_is_enough_without_a_network(monkeypatch, no_network, home, tiny_model):
+    root = home / "hub/models--me--tuned"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs/main").write_text("abc")
+    (root / "snapshots/abc").mkdir(parents=True)
+    (root / "snapshots/abc/config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    asked = asked_of_the_hub(monkeypatch, root)
+    assert examine("me/tuned", gpu_memory=16).fits == examine(tiny_model, gpu_memory=16).fits
+    assert asked == []
+    with pytest.raises(InputError, match="my tuned/model: no such folder, and not a hub id"):
+        examine("my tuned/model")
+    (root / "snapshots/abc/config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match="found a model of type 'llama', expected 'gemma3'"):
+        examine("me/tuned")
 
 
 def test_cache_and_login_are_seen(no_network, home):

@@ -21,7 +21,11 @@ def doctor_command(
         ),
     ] = None,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask the hub which repositories this login may download.")
+        bool,
+        typer.Option(
+            "--online",
+            help="Also ask the hub which repositories this login may download, and for a --model's config.json.",
+        ),
     ] = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -30,7 +34,7 @@ def doctor_command(
 
         interp doctor
 
-    Nothing is loaded or downloaded, and without --online no network is used. Before you rent a card, ask what would
+    No model is loaded or downloaded, and without --online no network is used. Before you rent a card, ask what would
     fit on it:
 
         interp doctor --gpu-memory 22

@@ -16,7 +16,7 @@ from interp.runtime.errors import InputError, first_line
 from interp.runtime.machine import cores, driver_version, free_space, from_home, gpus
 from interp.runtime.memory import GIB, total_left
 from interp.schemas.machine import Disk, Extra, Fit, Gpu, HubRepository, Machine
-from interp.storage.hub import locate
+from interp.storage.hub import CONFIG, locate_config
 from interp.storage.hub_access import WANTED, access, cache_folder, has_login, is_cached, is_offline
 from interp.storage.provenance import software
 
@@ -24,6 +24,8 @@ FORMATS: tuple[LoadIn | None, ...] = (None, "8bit", "4bit")
 """The formats of weights that are compared."""
 PUBLISHED = range(15, 20)
 """The layers that the published targeted LoRA trains."""
+SHAPES = dict.fromkeys(("google/medgemma-4b-it", "google/gemma-3-4b-it"), MEDGEMMA_4B)
+"""Hub id -> shape, of models whose shape is known without their files."""
 TESTING_EXTRA = "test"
 """The extra that only developers need."""
 
@@ -42,13 +44,13 @@ def jobs(shape: ModelShape) -> dict[str, Job]:
 
 
 def examine(model: str | Path | None = None, online: bool = False, gpu_memory: float | None = None) -> Machine:
-    """Look at this machine; nothing is loaded, and without `online` no network is used.
+    """Look at this machine; no weight is loaded or downloaded, and without `online` no network is used.
 
     The fits are those of a model of the shape of `model`, a folder or a hub id, by default of MedGemma 4B, in the
-    memory of this machine, or of a GPU with bfloat16 and `gpu_memory` [GiB]. Raises InputError for a `model` that
-    cannot be found or read.
+    memory of this machine, or of a GPU with bfloat16 and `gpu_memory` [GiB]. With `online`, the config.json of a
+    `model` that is not here is downloaded. Raises InputError for a `model` that cannot be found or read.
     """
-    shape, name = (MEDGEMMA_4B, "MedGemma 4B") if model is None else _shape_of(model)
+    shape, name = (MEDGEMMA_4B, "MedGemma 4B") if model is None else _shape_of(model, online)
     found = gpus()
     device = torch.device("cuda" if found else "cpu")
     dtype = "bfloat16" if gpu_memory else choose_dtype("auto", device)
@@ -124,13 +126,22 @@ def _fits(name: str, job: Job, shape: ModelShape, dtype: str, free: int) -> list
     ]
 
 
-def _shape_of(model: str | Path) -> tuple[ModelShape, str]:
-    source = locate(model)
+def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str]:
+    """The shape and the name of a model, from its config.json here or, if `online`, on the hub, or as it is known."""
+    known = SHAPES.get(str(model))
+    source = locate_config(model, fetch=online and known is None)
+    if source is None and known is not None:
+        return known, str(model)
+    if source is None:
+        raise InputError(
+            f"{model}: its {CONFIG} is not in the local cache. Add --online, which downloads this file alone, or give "
+            "a local folder."
+        )
     try:
         return shape_of_folder(source.folder), source.name
     # transformers does not validate configurations, and a wrong one may raise any kind of error.
     except Exception as error:
-        raise InputError(f"{source.folder / 'config.json'}: could not be read ({first_line(error)}).") from None
+        raise InputError(f"{source.folder / CONFIG}: could not be read ({first_line(error)}).") from None
 
 
 def _gib(size: int) -> float:

@@ -8,6 +8,8 @@ from interp.storage.json_files import read_object
 
 LONGEST_NAME = 200
 """Most characters in a file name; operating systems refuse much longer ones."""
+CONFIG = "config.json"
+"""The file with a model's kind and shape."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 """Patterns of the files of a hub repository that a model needs."""
 
@@ -49,12 +51,47 @@ def locate(model: str | Path, revision: str | None = None) -> Source:
     return source
 
 
+def locate_config(model: str | Path, fetch: bool) -> Source | None:
+    """Find a folder with the config.json of `model`, for its shape: no weight is asked for, and none needs to be there.
+
+    If the hub's cache lacks config.json, that file alone is downloaded with `fetch`, and without it the result is None.
+    Raises InputError as `locate` for a folder, and as `locate_any` for a hub repository.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if (source := _in_folder(model)) is not None:
+        _check_whole(source)
+        return source
+    try:
+        cached = try_to_load_from_cache(str(model), CONFIG)
+    except HFValidationError as error:
+        raise InputError(f"{model}: no such folder, and not a hub id ({first_line(error)}).") from None
+    if isinstance(cached, str):
+        folder = Path(cached).parent
+    elif fetch:
+        folder = download(str(model), None, [CONFIG], command=f"hf download {model} {CONFIG}")
+    else:
+        return None
+    source = Source(folder, str(model), folder.name)
+    _check_kind(source)
+    return source
+
+
 def locate_any(model: str | Path, revision: str | None = None) -> Source:
     """Find the folder of `model`, of any kind, and download it from the hub if its cache lacks it.
 
     HF_HUB_OFFLINE=1 forbids the download. Raises InputError if `model` is neither a folder nor a hub repository that
     can be reached, or if its terms are not accepted.
     """
+    if (source := _in_folder(model)) is not None:
+        return source
+    folder = download(str(model), revision, MODEL_FILES)
+    return Source(folder, str(model), folder.name)
+
+
+def _in_folder(model: str | Path) -> Source | None:
+    """The model in a local folder; None for a hub id. Raises InputError for what is neither."""
     path = Path(model)
     if path.is_dir():
         return Source(path, path.resolve().name, None)
@@ -66,8 +103,7 @@ def locate_any(model: str | Path, revision: str | None = None) -> Source:
         raise InputError(
             f"{model}: no such folder.{meant} It is not looked up on the hub, since one beside it is near."
         )
-    folder = download(str(model), revision, MODEL_FILES)
-    return Source(folder, str(model), folder.name)
+    return None
 
 
 def download(
@@ -149,7 +185,7 @@ def _check_whole(source: Source) -> None:
         else "Give --model a folder to which save_pretrained wrote both model and processor."
     )
     index = source.folder / "model.safetensors.index.json"
-    needed = ["config.json", "tokenizer_config.json"]
+    needed = [CONFIG, "tokenizer_config.json"]
     needed += ["model.safetensors"] if not index.is_file() else _parts(index)
     missing = [name for name in needed if not (source.folder / name).is_file()]
     if not any((source.folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
@@ -157,7 +193,12 @@ def _check_whole(source: Source) -> None:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"{source.folder}: no {', '.join(missing[:3])}{more}. {again}")
-    kind = read_object(source.folder / "config.json").get("model_type")
+    _check_kind(source)
+
+
+def _check_kind(source: Source) -> None:
+    """Raise InputError unless config.json is that of a Gemma 3 model with images."""
+    kind = read_object(source.folder / CONFIG).get("model_type")
     if kind != "gemma3":
         raise InputError(f"{source.folder}: found a model of type {kind!r}, expected 'gemma3' with images.")
 
