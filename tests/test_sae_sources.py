@@ -1,6 +1,7 @@
 """Finding SAEs by folder, sae-lens folder, sae-lens release and hub repository, offline in a prepared cache."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -215,10 +216,33 @@ def test_the_preset_downloads_the_wanted_layers_only_and_never_the_examples(scop
     assert list(filter_repo_objects([*there, *others], allow_patterns=asked)) == files
 
 
-def test_what_is_not_in_the_cache_is_named_without_the_examples(cache):  # noqa: F811
-    with pytest.raises(InputError, match=r"--include 'resid_post_all/layer_\*_width_16k_l0_small/\*' ") as failed:
-        locate_saes("gemma-scope-2")
-    assert "--exclude '*/examples.safetensors'" in str(failed.value)
+@pytest.mark.parametrize("layers", [None, range(13, 20), [3, 17, 22, 23]])
+def test_the_download_that_an_error_names_is_of_the_wanted_layers_without_the_examples(cache, layers):  # noqa: F811
+    from huggingface_hub.utils import filter_repo_objects
+
+    with pytest.raises(InputError, match="Run `hf download google/gemma-scope-2-4b-it --include") as failed:
+        locate_saes("gemma-scope-2", layers=layers)
+    command = shlex.split(re.search("`(.*)`", str(failed.value))[1])
+    assert len(command) < 20
+    where = command.index("--exclude")
+    included, excluded = command[command.index("--include") + 1 : where], command[where + 1 :]
+    files = ("params.safetensors", "config.json", "examples.safetensors")
+    kinds = {"resid_post_all": "16k_l0_small 16k_l0_big 65k_l0_small", "resid_post": "16k_l0_small 16k_l0_medium"}
+    there = [
+        f"{suite}/layer_{layer}_width_{kind}/{file}"
+        for suite, those in kinds.items()
+        for layer in (range(34) if suite == "resid_post_all" else PAGED)
+        for kind in those.split()
+        for file in files
+    ]
+    wanted = [
+        f"{suite}/layer_{layer}_{kind}/{file}"
+        for layer, (suite, kind) in {layer: place.split("/") for layer, place in (EVERY | PAGED).items()}.items()
+        if layers is None or layer in layers
+        for file in files[:2]
+    ]
+    fetched = list(filter_repo_objects(there, allow_patterns=included, ignore_patterns=excluded))
+    assert sorted(fetched) == sorted(wanted)
 
 
 @pytest.mark.parametrize(

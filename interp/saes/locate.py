@@ -98,10 +98,20 @@ def _downloaded(repo: str, chosen: Mapping[int, str]) -> dict[int, Path]:
 
 def _download(repo: str, folders: Sequence[str]) -> Path:
     """The cached snapshot of a repository, after downloading the files that are read of some SAE folders."""
-    # A name for many folders: layer_0_width_16k_l0_small and so on.
-    names = " ".join(dict.fromkeys(f"'{re.sub('layer_[0-9]+_', 'layer_*_', folder)}/*'" for folder in folders))
+    names = " ".join(f"'{pattern}/*'" for pattern in _patterns(folders))
     how = f"hf download {repo} --include {names} --exclude '*/examples.safetensors'"
     return download(repo, None, [f"{folder}/{file}" for folder in folders for file in SAE_FILES], command=how)
+
+
+def _patterns(folders: Iterable[str]) -> list[str]:
+    """Few patterns that match these folders and no other: layer_1[34]_width_16k for layers 13 and 14."""
+    # Folders whose layers differ in the last digit alone share a pattern.
+    last_digits: dict[tuple[str, str], str] = {}
+    for folder in folders:
+        match = re.fullmatch(r"(.*layer_\d*)(\d)(_.*)", folder)
+        start, digit, end = match.groups() if match else (folder, "", "")
+        last_digits[start, end] = last_digits.get((start, end), "") + digit
+    return [f"{start}{f'[{digits}]' if digits[1:] else digits}{end}" for (start, end), digits in last_digits.items()]
 
 
 def given_saes(saes: Any, layers: Collection[int] | None = None) -> dict[int, Path]:
