@@ -20,7 +20,10 @@ def study_feature_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="New folder for study.json, by_group.csv, grid.csv and figures.", show_default="none"),
+        typer.Option(
+            help="New folder for study.json, by_group.csv, grid.csv and figures; with --edges also circuit/.",
+            show_default="none",
+        ),
     ] = None,
     *,
     saes: SaeSpec,
@@ -38,7 +41,11 @@ def study_feature_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the controls, the grid images and the intervals.")] = 0,
     edges: Annotated[
         bool,
-        typer.Option("--edges", help="Seek the features of other layers before and after it; needs their SAEs too."),
+        typer.Option(
+            "--edges",
+            help="Seek the features of other layers before and after it, which needs their SAEs too, and the tokens "
+            "that its change comes from. With --out, also FOLDER/circuit for circuit-tracer's page.",
+        ),
     ] = False,
     include_text: Annotated[
         bool,
