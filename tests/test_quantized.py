@@ -55,7 +55,7 @@ def dequantized(world, load_in):
 
 def test_without_the_library_it_says_what_to_install(world, monkeypatch):
     monkeypatch.setattr("interp.model.quantization.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"--load-in 4bit: bitsandbytes is not installed.*gatescope\[quantized\]"):
+    with pytest.raises(InputError, match=r"--load-in 4bit: bitsandbytes is not installed.*pip install bitsandbytes"):
         load_vlm(world.model, "cpu", load_in="4bit")
 
 

@@ -217,15 +217,17 @@ def test_the_preset_downloads_the_wanted_layers_only_and_never_the_examples(scop
 
 
 @pytest.mark.parametrize("layers", [None, range(13, 20), [3, 17, 22, 23]])
-def test_the_download_that_an_error_names_is_of_the_wanted_layers_without_the_examples(cache, layers):  # noqa: F811
+def test_the_download_that_an_error_names_is_of_the_wanted_layers_without_the_examples(cache, monkeypatch, layers):  # noqa: F811
+    from huggingface_hub.cli.hf import app as hf
     from huggingface_hub.utils import filter_repo_objects
 
     with pytest.raises(InputError, match="Run `hf download google/gemma-scope-2-4b-it --include") as failed:
         locate_saes("gemma-scope-2", layers=layers)
-    command = shlex.split(re.search("`(.*)`", str(failed.value))[1])
-    assert len(command) < 20
-    where = command.index("--exclude")
-    included, excluded = command[command.index("--include") + 1 : where], command[where + 1 :]
+    _, *command = shlex.split(re.search("`(.*)`", str(failed.value))[1])
+    assert len(command) < 25
+    asked = {}
+    monkeypatch.setattr("huggingface_hub.cli.download.snapshot_download", lambda **given: asked.update(given) or "")
+    hf(command, standalone_mode=False)
     files = ("params.safetensors", "config.json", "examples.safetensors")
     kinds = {"resid_post_all": "16k_l0_small 16k_l0_big 65k_l0_small", "resid_post": "16k_l0_small 16k_l0_medium"}
     there = [
@@ -241,7 +243,8 @@ def test_the_download_that_an_error_names_is_of_the_wanted_layers_without_the_ex
         if layers is None or layer in layers
         for file in files[:2]
     ]
-    fetched = list(filter_repo_objects(there, allow_patterns=included, ignore_patterns=excluded))
+    patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
+    fetched = list(filter_repo_objects(there, **patterns))
     assert sorted(fetched) == sorted(wanted)
 
 

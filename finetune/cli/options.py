@@ -23,5 +23,6 @@ RECORDED_STYLE = {
 TRAINING_DEVICE = option("auto", "auto (a GPU if there is one), cpu or cuda.")
 BASE_DTYPE = option(
     "auto",
-    "Number format of the frozen base; auto is bfloat16 on a GPU and float32 on a CPU. The adapter is always float32.",
+    "Number format of the frozen base; auto is bfloat16 on a GPU that has it, and else float32. The adapter is always "
+    "float32.",
 )

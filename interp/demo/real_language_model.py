@@ -50,7 +50,7 @@ def read_language_model(source: Path) -> LanguageModel:
     if not (source.is_file() if is_file else (source / "config.json").is_file()):
         raise InputError(f"--language-model {source}: expected a folder with config.json, or a .gguf file.")
     if is_file and find_spec("gguf") is None:
-        raise InputError(f"{source}: reading it needs the package gguf. Run `pip install 'gatescope[reality]'`.")
+        raise InputError(f"{source}: reading it needs the package gguf. Run `pip install gguf`.")
     folder = source.parent if is_file else source
     options: dict[str, Any] = {"gguf_file": source.name} if is_file else {}
     try:

@@ -31,8 +31,8 @@ def quantization_config(load_in: LoadIn, dtype: torch.dtype) -> Any:
         raise InputError(f"load_in is {load_in!r}, expected one of {', '.join(get_args(LoadIn))}, or None.")
     if find_spec(LIBRARY) is None:
         raise InputError(
-            f"--load-in {load_in}: {LIBRARY} is not installed. Install it with `pip install gatescope[quantized]`, or "
-            "give a folder that was saved quantized to a machine that has it."
+            f"--load-in {load_in}: {LIBRARY} is not installed. Install it with `pip install {LIBRARY}`, or give a "
+            "folder that was saved quantized to a machine that has it."
         )
     if load_in == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(KEPT))
@@ -71,7 +71,7 @@ def saved_as(folder: Path) -> LoadIn | None:
         )
     if find_spec(LIBRARY) is None:
         raise InputError(
-            f"{folder}: quantized weights, but {LIBRARY} is not installed. `pip install gatescope[quantized]`."
+            f"{folder}: quantized weights, but {LIBRARY} is not installed. Install it with `pip install {LIBRARY}`."
         )
     return "4bit" if config.get("load_in_4bit") else "8bit"
 

@@ -37,7 +37,7 @@ class ModelSpec:
     load_in: LoadIn | None = option(
         None,
         "Quantize the decoder's projections to 4 or 8 bits while they are loaded: less memory, other margins. Needs "
-        "bitsandbytes (pip install gatescope[quantized]).",
+        "bitsandbytes (pip install bitsandbytes).",
         shown="as saved",
     )
     max_memory: float | None = option(

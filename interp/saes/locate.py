@@ -98,8 +98,8 @@ def _downloaded(repo: str, chosen: Mapping[int, str]) -> dict[int, Path]:
 
 def _download(repo: str, folders: Sequence[str]) -> Path:
     """The cached snapshot of a repository, after downloading the files that are read of some SAE folders."""
-    names = " ".join(f"'{pattern}/*'" for pattern in _patterns(folders))
-    how = f"hf download {repo} --include {names} --exclude '*/examples.safetensors'"
+    names = " ".join(f"--include '{pattern}/*'" for pattern in _patterns(folders))
+    how = f"hf download {repo} {names} --exclude '*/examples.safetensors'"
     return download(repo, None, [f"{folder}/{file}" for folder in folders for file in SAE_FILES], command=how)
 
 

@@ -40,7 +40,7 @@ class HubRepository(Record):
 
 
 class Extra(Record):
-    """An optional part of the installation, as in `pip install gatescope[quantized]`."""
+    """An optional part of the installation, as in `pip install ".[quantized]"` in a checkout."""
 
     name: str = Field(description="name of the extra")
     missing: list[str] = Field(description="its packages that are not installed")
