@@ -55,11 +55,18 @@ def deal_rows(
 
 
 def load_batches(
-    vlm: Vlm, rows: Sequence[Row], prompts: pd.DataFrame, batch_tokens: int, description: str, alike: bool = False
+    vlm: Vlm,
+    rows: Sequence[Row],
+    prompts: pd.DataFrame,
+    batch_tokens: int,
+    description: str,
+    alike: bool = False,
+    full: bool = False,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with a bar.
 
-    `alike` is that of `interp.model.packing.batches`.
+    `alike` is that of `interp.model.packing.batches`. `full` batches have as many positions on a CPU as on a GPU, for
+    what is sampled from each batch.
 
     Images without tokens are encoded first, all at once or `vlm.max_images` at a time; the tokens of each such block
     are then dropped. Raises InputError for an unreadable image.
@@ -67,7 +74,7 @@ def load_batches(
     image_of = prompts["image"].to_numpy()
     unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
-    for block in _blocks(list(batches(rows, batch_tokens, vlm.device, alike)), vlm.max_images):
+    for block in _blocks(list(batches(rows, batch_tokens, None if full else vlm.device, alike)), vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
         new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)

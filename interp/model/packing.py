@@ -108,12 +108,16 @@ def at_once(positions: int, device: torch.device) -> int:
     return min(positions, CPU_POSITIONS) if device.type == "cpu" else positions
 
 
-def batches(rows: Sequence[Row], batch_tokens: int, device: torch.device, alike: bool = False) -> Iterator[list[Row]]:
+def batches(
+    rows: Sequence[Row], batch_tokens: int, device: torch.device | None, alike: bool = False
+) -> Iterator[list[Row]]:
     """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions.
 
-    On a CPU, `device`, it has fewer (`at_once`). The rows of one batch that is `alike` hold equally many prompts.
+    On a CPU it has fewer (`at_once`), unless no `device` is given. The rows of a batch that is `alike` hold equally many
+    prompts.
     """
-    batch_tokens = at_once(batch_tokens, device)
+    if device is not None:
+        batch_tokens = at_once(batch_tokens, device)
     batch: list[Row] = []
     for row in sorted(rows, key=lambda r: (len(r.prompts) if alike else 0, r.length), reverse=True):
         unlike = alike and bool(batch) and len(row.prompts) != len(batch[0].prompts)

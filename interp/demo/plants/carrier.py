@@ -109,7 +109,7 @@ def _run(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layer: int, re
     vlm.output_hooks = kept | {sae.layer: change}
     try:
         with watched(attention.v_proj) as values, watched(attention.o_proj) as output:
-            for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting"):
+            for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting", full=True):
                 with capture_residuals(vlm, batch, batch.final):
                     run_packed(vlm.model, batch, images)
                 f, (row, place) = active.pop(), batch.final.unbind(1)

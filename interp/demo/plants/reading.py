@@ -72,7 +72,7 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
     generator = torch.Generator().manual_seed(seed)
     editing = nullcontext() if edit is None else final_token_edit(vlm, edited, edit)
     with editing, watched(vlm.layers[layer].mlp) as seen:
-        for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting"):
+        for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting", full=True):
             with capture_residuals(vlm, batch, batch.final):
                 run_packed(vlm.model, batch, images)
             row, column = batch.final.unbind(1)
