@@ -1,7 +1,9 @@
 """`interp doctor` on machines with and without a GPU, a login and a network: one screen, and no network unasked."""
 
 import json
+import re
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +77,26 @@ def test_what_is_printed_fits_one_screen(monkeypatch, capsys, no_network, home, 
     assert max(map(len, lines)) <= 80
     assert any("run in float32; in float16 Gemma 3 overflows" in line for line in lines) == (capability == (7, 5))
     assert any("needs no GPU" in line for line in lines) == (capability is None)
+
+
+def test_the_page_shows_what_is_counted():
+    page = (Path(doctor.__file__).parents[1] / "runtime/README.md").read_text()
+    rows = page.split("| command | bfloat16 |")[1].split("\n\n")[0].splitlines()[2:]
+    shown = {}
+    for row in rows:
+        name, *numbers = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        shown[name.replace("`", "")] = [float(number) for number in numbers]
+    counted = {}
+    for name, job in doctor.jobs(MEDGEMMA_4B).items():
+        brain, single = (
+            [job.needs(MEDGEMMA_4B, Format(dtype, load_in)) for load_in in doctor.FORMATS]
+            for dtype in ("bfloat16", "float32")
+        )
+        sizes = [*(need.least for need in brain), brain[0].wanted, *(need.least for need in single)]
+        # "finetune, layers 15-19, batch 8" and "finetune, all layers, batch 8" are shown as --layers 15-19 and all.
+        name = re.sub("finetune, (layers )?([^ ]+)( layers)?, batch 8", r"finetune --layers \2", name)
+        counted[name] = [round(size / GIB, 1) for size in sizes]
+    assert shown == counted
 
 
 def test_a_card_decides_what_fits(monkeypatch, no_network, home):

@@ -50,7 +50,9 @@ def benchmark_command(
 
     A tuned model beside its base:
 
-        finetune benchmark Qwen/Qwen2-VL-2B-Instruct tuned-model --questions mine.jsonl --out benchmark.json
+    \b
+        finetune benchmark Qwen/Qwen2-VL-2B-Instruct tuned-model \\
+            --questions mine.jsonl --images images/ --out benchmark.json
     """
     from interp.storage.atomic import refuse_used, write_text
     from interp.views.tables.deciding import evaluation_deciding

@@ -113,7 +113,7 @@ def evaluate_command(
 
     \b
         finetune evaluate --clamp 17:3818 --model google/medgemma-4b-it \\
-            --saes gemma-scope-2 --questions mine.jsonl
+            --saes gemma-scope-2 --questions mine.jsonl --images images/
 
     Exits with 0; with 4 if --fail-on applies; with 2 on bad input.
     """

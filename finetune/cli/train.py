@@ -62,7 +62,7 @@ def train_command(
 
     \b
         finetune --layers 15-19 --model google/medgemma-4b-it \\
-            --questions mine.jsonl
+            --questions mine.jsonl --images images/
     """
     if context.invoked_subcommand is not None:
         _refuse_options_before(context)

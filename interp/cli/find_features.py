@@ -46,9 +46,10 @@ def find_features_command(
 
     \b
         interp find-features --model google/medgemma-4b-it \\
-            --saes gemma-scope-2 --questions mine.jsonl
+            --saes gemma-scope-2 --questions mine.jsonl --images images/
 
-    Exits with 0 if layers were found, 3 if not or if the flips are too few (layers.json says why), 2 on bad input.
+    Exits with 0 if layers were found, 3 if not or if the flips are too few (layers.json says why; with --limit, raise
+    it), 2 on bad input.
     """
     from interp.model.memory_jobs import searching
     from interp.schemas.layer_list import listed_layers, parse_layers

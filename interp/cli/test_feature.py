@@ -68,7 +68,7 @@ def study_feature_command(
 
     \b
         interp test-feature 17:3818 --model google/medgemma-4b-it \\
-            --saes gemma-scope-2 --questions mine.jsonl
+            --saes gemma-scope-2 --questions mine.jsonl --images images/
 
     A feature that was picked by its score on these questions looks better than it is: pick it on other patients.
     """

@@ -67,7 +67,8 @@ def transfer_check_command(
     \b
         interp transfer-check --model google/medgemma-4b-it \\
             --reference google/gemma-3-4b-it \\
-            --saes gemma-scope-2-4b-it-res-all --questions mine.jsonl
+            --saes gemma-scope-2-4b-it-res-all \\
+            --questions mine.jsonl --images images/
     """
     from interp.model.load import DTYPES
     from interp.model.memory_jobs import measuring
