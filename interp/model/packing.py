@@ -113,8 +113,8 @@ def batches(
 ) -> Iterator[list[Row]]:
     """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions.
 
-    On a CPU it has fewer (`at_once`), unless no `device` is given. The rows of a batch that is `alike` hold equally many
-    prompts.
+    On a CPU it has fewer (`at_once`), unless no `device` is given. The rows of a batch that is `alike` hold equally
+    many prompts.
     """
     if device is not None:
         batch_tokens = at_once(batch_tokens, device)
