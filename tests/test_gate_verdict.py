@@ -279,6 +279,26 @@ def judged(
     return judge(profile or profile_of(), bank or flips_of(), taken, tested, claim, min_flips)
 
 
+@pytest.mark.parametrize(
+    ("first", "answer", "random", "below"),
+    [
+        (6, (0.66, 0.6), 0.05, True),
+        (0, (0.66, 0.6), 0.05, False),
+        (6, (0.1, -0.02), 0.05, False),
+        (6, (0.1, 0.02), 0.05, False),
+    ],
+)
+def test_an_answer_that_is_there_in_the_first_profiled_layer_was_made_below(first, answer, random, below):
+    profile = [entry(layer, None if layer == first else sure(0.0, 0.1)) for layer in range(first, first + 4)]
+    held = Interval(value=answer[0], low=answer[1], high=1.0)
+    profile[0] = profile[0].model_copy(
+        update={"answer": held, "random_answer": Interval(value=0.0, low=-0.1, high=random)}
+    )
+    found = judged(profile=profile)
+    assert (found.verdict, found.layers) == ("no gate found", [])
+    assert ("was made in layers 0-6: profile these, too" in found.reason) == below
+
+
 def test_every_verdict_is_reached_with_its_layers_and_reason():
     found = {
         "gate found": judged(),

@@ -99,7 +99,7 @@ def test_the_layers_to_train_are_named_with_their_ground(found, verdict, trained
 def test_a_cause_without_a_gate_is_named_and_no_gate_feature(found):
     found.features[0].place = "cause"
     about = {"verdict": "as answers form", "gate": None}
-    assert gate_line(found.model_copy(update=about)) == "gate feature: none found, as there is no gate; causes: 1:20"
+    assert gate_line(found.model_copy(update=about)) == "gate feature: none found, as no gate was found; causes: 1:20"
     found.families[0].place = "cause"
     assert gate_line(found.model_copy(update=about)).endswith("; causes: 1:20; families that are causes: 0:4 + 2")
 

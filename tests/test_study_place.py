@@ -25,6 +25,7 @@ from interp.saes.sae import load_sae
 from interp.saes.sparse_codes import encode_sparse
 from interp.schemas.published import published_on
 from interp.schemas.record import Interval
+from interp.schemas.rules import LEAST_FLIPS
 from interp.screening.families import SEEDS, best_family, find_relatives
 from interp.screening.flips import find_flips, questions_that_can_flip
 from interp.views.tables.feature import conclusion, study_tables
@@ -323,3 +324,13 @@ def test_published_figures_stand_beside_those_of_the_study():
     assert rows["flips with its |delta| the largest of the layer", "37 of 76"] == "1 of 3"
     assert rows["questions with a flip, feature at zero", "10.8%"] == "–"
     assert not any("Published" in each.caption for each in study_tables(base))
+
+
+def test_too_few_flips_place_nothing(vlm, sae):
+    """The family of 3:139 is a cause, and on a few flips it is neither that nor a bystander."""
+    few = study_feature(vlm, sae, load_questions(split="train")[:40], FEATURE, read_grid().groupby("level").head(1))
+    assert 0 < few.test.n < LEAST_FLIPS
+    assert few.family_patch.recovery.value > 0.8
+    assert (few.place, few.family_place) == (None, None)
+    assert any(f"{few.test.n} banked flips are too few to say what the feature is" in note for note in few.notes)
+    assert place_lines(few) == []

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from interp.profile.verdict import LEAST_PATIENTS
 from interp.questions.lexicon import named_finding
+from interp.schemas.rules import LEAST_FLIPS
 from interp.schemas.study import Study
 from interp.statistics import MIN_PATIENTS
 
@@ -30,6 +32,11 @@ def _missing_tests(study: Study, bank_margin: float) -> list[str]:
         )
     elif study.test.matched is None:
         found.append("All other features that move discriminate flips, so there are no matched controls.")
+    if study.test is not None and study.place is None:
+        found.append(
+            f"{study.test.n} banked flips are too few to say what the feature is: at least {LEAST_FLIPS} of "
+            f"{LEAST_PATIENTS} patients are needed."
+        )
     if study.test is not None and study.test.unflipped_changed is None:
         found.append("Every pair flips, so the patch cannot be tried on pairs that do not.")
     return found

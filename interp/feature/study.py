@@ -37,6 +37,7 @@ from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.model.vlm import Vlm
 from interp.profile.places import layers_that_mediate, place_of, writing_layers
+from interp.profile.verdict import LEAST_PATIENTS
 from interp.questions.files import given_questions
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table
@@ -49,6 +50,7 @@ from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
 from interp.saes.sparse_codes import encode_sparse
 from interp.schemas.layers import PromptEntry
+from interp.schemas.rules import LEAST_FLIPS
 from interp.schemas.study import (
     FeatureTestEntry,
     GroupRecovery,
@@ -281,7 +283,7 @@ class _Patched(NamedTuple):
     groups: Sequence[GroupRecovery] = ()
     """Recovery by group."""
     place: Place | None = None
-    """Cause, mediator, contributor, echo or bystander."""
+    """Cause, mediator, contributor, echo or bystander; None with too few flips."""
     writes: Sequence[LayerWrite] = ()
     """Direct effect of every layer."""
     writing_layers: Sequence[int] = ()
@@ -350,11 +352,12 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
         for found in patch_vectors(bank, [sae.layer] * 4, torch.cat([vectors, joint[:, None]], 1), seed)
     ]
     whole, _, error = vectors.double().pow(2).sum((0, 2)).tolist()
+    told = len(banked.pairs) >= LEAST_FLIPS and banked.pairs["patient"].nunique() >= LEAST_PATIENTS
     return _Patched(
         test=test,
         pair_effects=pair_effects(bank, effect, patch, unflipped, seed),
         groups=recovery_by_group(bank, effect, prompts, seed),
-        place=place_of(sae.layer, test, writing),
+        place=place_of(sae.layer, test, writing) if told else None,
         writes=writes,
         writing_layers=writing,
         mediation=[LayerFallEntry.model_validate(json_ready(fall)) for fall in falls],
@@ -363,5 +366,5 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
             **dict(zip(PARTS, parts, strict=True)), error_share=significant(error / whole) if whole else None
         ),
         family_patch=together if relatives else None,
-        family_place=place_of(sae.layer, together, writing, FAMILY_MEDIATED) if relatives else None,
+        family_place=place_of(sae.layer, together, writing, FAMILY_MEDIATED) if told and relatives else None,
     )

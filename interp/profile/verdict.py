@@ -42,8 +42,9 @@ def judge(
     """The verdict on the range `taken`, from its test on `bank`, the held-out flip bank.
 
     - *too few flips*: fewer than `min_flips` banked flips, or of fewer than LEAST_PATIENTS patients;
-    - *no gate found*: no profiled layer turns wordings into answers more than random directions do; or a single one is
-      profiled, whose answer may have been made in any layer up to it;
+    - *no gate found*: no profiled layer turns wordings into answers more than random directions do, or the first one
+      that is profiled already holds the answer; or a single one is profiled, whose answer may have been made in any
+      layer up to it;
     - *spread over layers*: some do, but the range does not hold enough. With w of the L profiled layers, it holds w / L
       of the answer if it is made evenly. The interval of its share must be above the middle between that and 1;
     - *as answers form*: the range holds enough, but not LEAST_LIFT times as much as it holds of the answers that differ
@@ -64,7 +65,7 @@ def judge(
     growing = [p.layer for p in profile if p.answer_growth and (p.answer_growth.value or 0.0) > 0 and _sure(p.growth_p)]
     if not growing:
         reason = "in no profiled layer does the answer patch recover more than in the layer below it, beyond chance"
-        return Verdict("no gate found", reason, [])
+        return Verdict("no gate found", _made_below(profile[0]) or reason, [])
     needed = (1 + sum(p.layer in taken.layers for p in profile) / len(profile)) / 2
     share = test.share
     named = [layer for layer in _covered(profile, taken.layers) if layer <= taken.last]
@@ -108,6 +109,17 @@ def judge(
         f"of wording is at the final token before ({_text(test.arrived.value)})"
     )
     return Verdict("gate found", reason, named)
+
+
+def _made_below(first: ProfileEntry) -> str | None:
+    """That the first profiled layer already holds the answer, if it does beyond chance and is not layer 0."""
+    answer, random = first.answer, first.random_answer
+    if first.layer == 0 or answer is None or random is None or (answer.low or 0.0) <= max(random.high or 0.0, 0.0):
+        return None
+    return (
+        f"the answer patch already recovers {_text(answer.value)} at layer {first.layer}, the first that is profiled, "
+        f"and no more above it, so the answer was made in layers 0-{first.layer}: profile these, too"
+    )
 
 
 def _sure(p: float | None) -> bool:

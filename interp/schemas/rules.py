@@ -3,3 +3,6 @@
 from typing import Literal
 
 Rule = Literal["answer", "write", "growth", "near-peak"]
+
+LEAST_FLIPS = 10
+"""Fewest banked flips from which anything is concluded."""

@@ -200,8 +200,8 @@ class Study(Record):
     test: FeatureTestEntry | None = Field(description="the feature patch on all banked flips; null without any")
     place: Place | None = Field(
         default=None,
-        description="what it has to do with the flips (interp.profile.places); null without a test, and in files of "
-        "older versions",
+        description="what it has to do with the flips (interp.profile.places); null with too few flips, and in files "
+        "of older versions",
     )
     writes: list[LayerWrite] = Field(default_factory=list, description="direct effect of every layer, lowest first")
     writing_layers: list[int] = Field(
@@ -219,7 +219,7 @@ class Study(Record):
         default=None, description="joint patch of the feature and its family; null without a family or banked flips"
     )
     family_place: Place | None = Field(
-        default=None, description="`place` of the feature and its family as one; null where family_patch is"
+        default=None, description="`place` of the feature and its family as one; null where family_patch or place is"
     )
     edges: list[EdgeEntry] = Field(
         default_factory=list, description="features before and after it; empty unless asked for with --edges"

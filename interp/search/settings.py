@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp.runtime.options import check_options, option
-from interp.schemas.rules import Rule
+from interp.schemas.rules import LEAST_FLIPS, Rule
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class FindSettings:
         on_command_line=False,
     )
     min_flips: int = option(
-        10, "Fewest banked flips on the held-out half from which anything is concluded.", min=1, on_command_line=False
+        LEAST_FLIPS,
+        "Fewest banked flips on the held-out half from which anything is concluded.",
+        min=1,
+        on_command_line=False,
     )
     sae_dtype: Literal["float32", "bfloat16"] = option(
         "float32",

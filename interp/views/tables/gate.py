@@ -33,7 +33,7 @@ def _reason(found: Layers) -> str:
     if found.verdict == "too few flips":
         return "too few flips tell nothing"
     if found.verdict != "gate found":
-        return "there is no gate"
+        return "no gate was found"
     families = " and no family" if found.families else ""
     return f"no single feature{families} that was tested is a cause"
 
