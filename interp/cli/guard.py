@@ -9,7 +9,7 @@ from interp.runtime import log as detail
 from interp.runtime.collector import collect_seldom
 from interp.runtime.distributed import check_launcher_variables, is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError, first_line
-from interp.runtime.threads import wait_asleep
+from interp.runtime.threads import sleep_while_waiting
 
 PLAIN = None
 """Markup of help texts: none, so that options and examples use the full width of the terminal."""
@@ -27,7 +27,7 @@ def command() -> Iterator[None]:
         check_launcher_variables()
         detail.silence_libraries()
         collect_seldom()
-        wait_asleep()
+        sleep_while_waiting()
         yield
     except SystemExit:
         # typer ends a command this way. A process that is still connected to the others may abort when it exits.

@@ -2,12 +2,17 @@
 
 import os
 
+SPINS = 1000
+"""Turns that a waiting thread spins before it sleeps, a few microseconds; GNU's default lasts milliseconds."""
 
-def wait_asleep() -> None:
-    """Let torch's threads sleep while they wait; a user's own OMP_WAIT_POLICY is kept.
 
-    By default they spin, which keeps the thread that they wait for from its core as soon as there are more threads than
-    free cores: beside other programs, or in a container that may use fewer cores than the machine has. Must be called
-    before torch is imported.
+def sleep_while_waiting() -> None:
+    """Let torch's threads sleep when they wait for long; what the user has set is kept.
+
+    By default they spin on, which keeps the thread that they wait for from its core as soon as there are more threads
+    than free cores: beside other programs, or in a container that may use fewer cores than the machine has. To sleep at
+    once would cost a third more time where cores are free. Must be called before torch is imported. The variable is
+    that of GNU's OpenMP, which torch brings on Linux.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
