@@ -157,8 +157,8 @@ def without(rows, field):
 
 
 def repeated(rows):
-    """The other wording of a question is the question again, so nothing can flip."""
-    return [row | {"paraphrases": [{"text": row["question"]}]} for row in rows]
+    """The other wording of a question is the question with another last character, at which no answer flips."""
+    return [row | {"paraphrases": [{"text": row["question"].rstrip("?") + "."}]} for row in rows]
 
 
 KINDS = {
