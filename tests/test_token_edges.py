@@ -1,6 +1,7 @@
 """Edges from tokens, against plain transformers: its own attention weights, norms and hooks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_edges import FEATURE, LAYER, flips, plain, prompts, saes, vlm  # noqa: F401
@@ -81,7 +82,7 @@ def test_an_edge_is_an_exact_patch(vlm, prompts, flips, saes, plain, edges):  # 
     edge = next(each for each in edges if each.layer < LAYER)
     sides = [prompts.iloc[flips.pairs[k].to_numpy()].reset_index(drop=True) for k in ("original", "paraphrase")]
     kind = KINDS.index(edge.tokens)
-    before, after = (brought(vlm, rows, [edge.layer])[:, 0, kind] for rows in sides)
+    before, after = brought(vlm, pd.concat(sides, ignore_index=True), [edge.layer])[:, 0, kind].chunk(2)
     back, whole = 0.0, 0.0
     for i, (q, p) in enumerate(plain):
         f_q, f_p = (float(saes[LAYER].encode(x[LAYER])[FEATURE]) for x in (q, p))

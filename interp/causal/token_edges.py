@@ -60,7 +60,9 @@ def token_edges(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, sae: Sae, feature
     own = activation(there) - after
     if not own.any():
         return []
-    change = brought(vlm, original, layers) - brought(vlm, paraphrase, layers)
+    # In one table, so that both wordings of a pair share what counts as template.
+    by_original, by_paraphrase = brought(vlm, pd.concat([original, paraphrase], ignore_index=True), layers).chunk(2)
+    change = by_original - by_paraphrase
     patients, edges = flips.pairs["patient"].tolist(), []
     for k, layer in enumerate(layers):
         for kind, name in enumerate(KINDS):
@@ -78,7 +80,8 @@ def token_edges(vlm: Vlm, prompts: pd.DataFrame, flips: Flips, sae: Sae, feature
 def brought(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int]) -> Tensor:
     """What the attention of each layer brings to the final token, by KINDS: float32 [n, layers, kinds, d_model].
 
-    It is what the layer adds to the residual stream before its MLP; the sum over the kinds is the whole of it.
+    It is what the layer adds to the residual stream before its MLP; the sum over the kinds is the whole of it. What all
+    prompts begin and end with is the template.
     """
     rows = pack_prompts(vlm, prompts)
     found = torch.zeros(len(prompts), len(layers), len(KINDS), vlm.d_model)
