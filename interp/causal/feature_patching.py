@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.causal.layer_patching import PatchTarget, random_directions
+from interp.measurement.suffix_rerun import EDIT_BYTES
 from interp.runtime.distributed import Team
 from interp.runtime.progress import track
 from interp.schemas.tested_features import DOSES
@@ -34,8 +35,6 @@ RANDOMS = 24
 """Random directions per pair and feature."""
 MATCHED = 3
 """Matched features per feature."""
-EDIT_BYTES = 2**28
-"""Most memory of the edits of one sweep [bytes]."""
 
 
 class FeatureTest(NamedTuple):

@@ -26,6 +26,8 @@ from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
+EDIT_BYTES = 2**28
+"""Most memory of the edits that callers put into one sweep [bytes]: the more share one, the fewer launches."""
 EDITED = 256
 """Most edited tokens of a row, unless the row is half as long: they are masked from each other, but at a cost."""
 

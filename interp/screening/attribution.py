@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.suffix_rerun import SuffixRerun
+from interp.measurement.suffix_rerun import EDIT_BYTES, SuffixRerun
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
 PATH_STEPS = 8
 """Points on a path at which the gradient is taken."""
-PATH_BYTES = 2**28
-"""Most memory of the points of one sweep [bytes]."""
 
 
 def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
@@ -38,7 +36,7 @@ def path_gradients(rerun: SuffixRerun, path: Tensor, layers: Sequence[int], step
     """
     points = (torch.arange(steps) + 0.5) / steps
     # The more layers share a sweep, the fewer launches of kernels; their points take `steps` times their memory.
-    together = max(1, PATH_BYTES // max(1, 4 * steps * path[:, 0].numel()))
+    together = max(1, EDIT_BYTES // max(1, 4 * steps * path[:, 0].numel()))
     found = []
     for part in torch.arange(len(layers)).split(together):
         moved = path[:, part, None] * points[:, None]
