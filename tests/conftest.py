@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from random_weights import save_random
 
 from interp.paths import WORLD
 
@@ -44,7 +45,7 @@ def called(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """Folder of a random 4-layer model, saved by transformers, whose sliding window is shorter than its prompts."""
-    from interp.demo.model import build_model, build_processor, train_tokenizer
+    from interp.demo.model import build_model, train_tokenizer
     from interp.demo.phrasings import all_texts
     from interp.demo.sample_cases import ANSWERS
 
@@ -52,12 +53,7 @@ def tiny_model(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(all_texts(), ANSWERS)
     model = build_model(tokenizer, 64, layers=4, width=32, seed=0)
     model.config.text_config.sliding_window = 12
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(folder)
-    build_processor(tokenizer, 64).save_pretrained(folder)
-    return folder
+    return save_random(model, tokenizer, folder)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_weights import save_random
 from test_engine import plain_run
 
 from finetune.evaluation.plain_engine import load_plain_engine
@@ -17,7 +18,7 @@ from interp.questions.tables import prompt_table
 
 def random_model(folder, key_heads):
     """A random model with four query heads."""
-    from interp.demo.model import build_model, build_processor, train_tokenizer
+    from interp.demo.model import build_model, train_tokenizer
     from interp.demo.phrasings import all_texts
     from interp.demo.sample_cases import ANSWERS
 
@@ -27,12 +28,7 @@ def random_model(folder, key_heads):
     config.text_config.num_attention_heads, config.text_config.num_key_value_heads = 4, key_heads
     torch.manual_seed(0)
     model = kind(config)
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(folder)
-    build_processor(tokenizer, 64).save_pretrained(folder)
-    return folder
+    return save_random(model, tokenizer, folder)
 
 
 @pytest.fixture(scope="module")
