@@ -13,6 +13,11 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 DIRECT = build_opener(ProxyHandler({}))
+FOCUSED = (
+    "return new Promise(done => {"
+    "const look = () => document.hasFocus() ? done() : requestAnimationFrame(look); requestAnimationFrame(look) })"
+)
+"""Ends when the page has drawn a frame and has the focus: on a busy machine both may come after it has loaded."""
 KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " ", "ArrowRight": "\ue014", "Escape": "\ue00c"}
 
 
@@ -32,13 +37,16 @@ class Browser:
         return self.command("POST", "/goog/cdp/execute", {"cmd": method, "params": params})
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True) -> None:
-        """Open a page in a window of this size, with a light or dark system theme."""
+        """Open a page in a window of this size, with a light or dark system theme; with scripts it then takes keys."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.devtools("Emulation.setEmulatedMedia", features=features)
         self.devtools("Emulation.setScriptExecutionDisabled", value=not script)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         self.command("POST", "/url", {"url": page.as_uri()})
+        self.devtools("Page.bringToFront")
+        if script:
+            self.run(FOCUSED)
 
     def run(self, script: str) -> Any:
         """The return value of a script. The driver runs it, so the page's policy does not apply."""
