@@ -2,6 +2,7 @@
 
     python tests/benchmarks/caps.py --shape medgemma-4b --caps 16 24 40 --out caps.csv
     python tests/benchmarks/caps.py --shape medgemma-4b --caps 8 12 --load-in 4bit --out caps.csv
+    python tests/benchmarks/caps.py --shape medgemma-4b --caps 24 --dtype float32 --out caps.csv
     python tests/benchmarks/caps.py --shape medgemma-4b --quantization --out quantization.csv
 
 Each cap is a process of its own that loads the model for every command, as a user would with `--max-memory`, and takes
@@ -49,7 +50,18 @@ from interp.saes.locate import locate_saes
 from interp.search.find import find_features
 from interp.search.settings import FindSettings
 
-COLUMNS = ("command", "cap_gib", "load_in", "seconds", "peak_gib", "reserved_gib", "least_gib", "wanted_gib", "result")
+COLUMNS = (
+    "command",
+    "cap_gib",
+    "load_in",
+    "dtype",
+    "seconds",
+    "peak_gib",
+    "reserved_gib",
+    "least_gib",
+    "wanted_gib",
+    "result",
+)
 COMMANDS = ("evaluate", "finetune", "find-features", "test-feature", "grounding")
 """The commands, in the order in which they are tried."""
 
@@ -91,7 +103,7 @@ def commands(
         "evaluate": lambda: evaluate_saved([], data, spec, EvaluationSettings(), clamps=[f"{layer}:1"], sae_of=saes),
         "test-feature": lambda: study_feature(spec.load(job=searching(1)), saes, asked, f"{layer}:1"),
         "finetune": lambda: train_and_evaluate(spec, data, out, TrainSettings(epochs=1), layers=layers),
-        "grounding": lambda: study_grounding(None, data, spec, GroundingSettings(limit=2)),
+        "grounding": lambda: study_grounding(None, data, spec, GroundingSettings(limit=1)),
         "find-features": search,
     }
 
@@ -99,11 +111,11 @@ def commands(
 def capped(options: argparse.Namespace, cap: float | None) -> None:
     """Run the commands one after the other within a cap, and append a row for each."""
     model, saes, layers = inputs(options.shape, options.folder)
-    spec = ModelSpec(model, load_in=options.load_in, max_memory=cap)
+    spec = ModelSpec(model, dtype=options.dtype, load_in=options.load_in, max_memory=cap)
     out = options.folder / f"adapter-{cap}-{options.load_in}-{time.time():.0f}"
     runs, expected = commands(spec, saes, layers, options.questions, out), jobs(saes, layers)
     shape, gpu = shape_of_folder(model), torch.cuda.is_available()
-    format = Format(choose_dtype("auto", torch.device("cuda" if gpu else "cpu")), options.load_in)
+    format = Format(choose_dtype(options.dtype, torch.device("cuda" if gpu else "cpu")), options.load_in)
     for name in options.commands:
         started, result = time.monotonic(), "done"
         if gpu:
@@ -119,8 +131,8 @@ def capped(options: argparse.Namespace, cap: float | None) -> None:
         need = expected[name].needs(shape, format)
         peaks = [torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()] if gpu else [0, 0]
         sizes = [round(size / GIB, 2) for size in (*peaks, need.least, need.wanted)]
-        row = (name, cap or "", options.load_in or "", round(time.monotonic() - started, 1), *sizes, result)
-        append(options.out, COLUMNS, row)
+        seconds = round(time.monotonic() - started, 1)
+        append(options.out, COLUMNS, (name, cap or "", options.load_in or "", format.dtype, seconds, *sizes, result))
 
 
 def quantization(options: argparse.Namespace) -> None:
@@ -192,6 +204,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=("tiny", "medgemma-4b"), default="tiny")
     parser.add_argument("--caps", type=float, nargs="*", default=[], help="GiB; none for no cap")
     parser.add_argument("--load-in", choices=("4bit", "8bit"))
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--commands", nargs="*", choices=COMMANDS, default=COMMANDS)
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/caps"))
