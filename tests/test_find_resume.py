@@ -169,6 +169,23 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_work_under_names_that_another_search_does_not_ask_for_is_not_lost(search, tmp_path, monkeypatch):
+    """Prompts measured within a minute are not kept, and every other name follows from the pairs that are chosen."""
+    monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 60.0)
+    out = tmp_path / "out"
+    work = out.with_name("out.partial")
+    assert killed(search, out, False, 3) == -signal.SIGKILL
+    kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
+    assert {name.split("-")[0] for name in kept} == {"gradients", "layer"}
+    other = search._replace(settings=FindSettings(seed=1, min_flips=1), batch_tokens=4000)
+    with pytest.raises(InputError) as refused:
+        find_into(out, lambda: other, resume=True)
+    assert "was made with seed 0, but now it is 1; with batch tokens 2000, but now it is 4000." in str(refused.value)
+    assert f"remove {work} to start over" in str(refused.value)
+    assert {path.name: path.stat().st_mtime_ns for path in work.glob("*.safetensors")} == kept
+    assert not out.exists()
+
+
 def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     assert find_into(whole, lambda: search, resume=True) is None

@@ -60,7 +60,9 @@ def find_into(
         result = None
         if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
             refuse_run(out)
-            result = run_search(search, Checkpoint(work, inputs))
+            checkpoint = Checkpoint(work, inputs)
+            checkpoint.refuse_others()
+            result = run_search(search, checkpoint)
             if team.rank == 0:
                 write_run(result, work / WHOLE, inputs, items)
                 _publish(work / WHOLE, out)

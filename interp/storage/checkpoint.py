@@ -56,6 +56,16 @@ class Checkpoint(NamedTuple):
             self.write(name, found)
         return found
 
+    def refuse_others(self) -> None:
+        """Raise InputError if any file of the checkpoint, in inner folders too, is damaged or has other inputs.
+
+        The name of a file may follow from what was computed before it, so other inputs may ask for other names. Those
+        files would never be read, but removed with the folder.
+        """
+        if self.folder:
+            for path in sorted(self.folder.rglob("[!.]*.safetensors")):
+                _read_record(path, self.inputs, self.whole or self.folder)
+
     def within(self, name: str) -> "Checkpoint":
         """A checkpoint of the same run in a folder of its own inside this one."""
         return self._replace(folder=self.folder and self.folder / name, whole=self.whole or self.folder)
@@ -99,22 +109,14 @@ def read_tensors(path: Path, inputs: Mapping[str, Any], whole: Path | None = Non
     from safetensors import SafetensorError, safe_open
 
     folder = whole or path.parent
+    record = _read_record(path, inputs, folder)
     try:
         with safe_open(path, "pt") as saved:
-            record = json.loads(saved.metadata()["record"])
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
-        version = record["schema_version"]
-        if version == SCHEMA_VERSION and record["digest"] != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
+        if record["digest"] != named_digest(dict(sorted(tensors.items())), DIGEST_BYTES):
             raise ValueError("its content is not what was written")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: damaged ({reason}). Remove {folder} to start over, without --resume.") from None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Continue with the version "
-            f"that started the run, or remove {folder} to start over."
-        )
-    refuse_other_inputs(path, record["inputs"], inputs, f"remove {folder} to start over")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, error, folder) from None
     log.info("%s: resumed", path.name)
     # Checkpoints of earlier versions do not have it.
     if "provenance" in record:
@@ -124,24 +126,49 @@ def read_tensors(path: Path, inputs: Mapping[str, Any], whole: Path | None = Non
     return tensors
 
 
+def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a file of a checkpoint says of itself. Raises InputError as `read_tensors` does; no tensor is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as saved:
+            record = json.loads(saved.metadata()["record"])
+        version, recorded, _ = record["schema_version"], record["inputs"], record["digest"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error, folder) from None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Continue with the version "
+            f"that started the run, or remove {folder} to start over."
+        )
+    refuse_other_inputs(path, recorded, inputs, f"remove {folder} to start over")
+    return record
+
+
+def _damaged(path: Path, error: Exception, folder: Path) -> InputError:
+    return InputError(f"{path}: damaged ({first_line(error)}). Remove {folder} to start over, without --resume.")
+
+
 def as_json(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs as they are read back from JSON."""
     return json.loads(json.dumps(inputs))
 
 
 def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping[str, Any], otherwise: str) -> None:
-    """Raise InputError, which names the first difference, if `path` was made from inputs other than these.
+    """Raise InputError, which names every difference, if `path` was made from inputs other than these.
 
     `otherwise` is what the user can do if the original inputs are not wanted.
     """
     now = as_json(inputs)
-    for name in dict.fromkeys((*now, *recorded)):
-        then, wanted = recorded.get(name), now.get(name)
-        if then != wanted:
-            raise InputError(
-                f"{path}: was made with {name.replace('_', ' ')} {then!r}, but now it is {wanted!r}. Give the original "
-                f"options, data and model, or {otherwise}."
-            )
+    differences = [
+        f"with {name.replace('_', ' ')} {recorded.get(name)!r}, but now it is {now.get(name)!r}"
+        for name in dict.fromkeys((*now, *recorded))
+        if recorded.get(name) != now.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{path}: was made {'; '.join(differences)}. Give the original options, data and model, or {otherwise}."
+        )
 
 
 @cache
