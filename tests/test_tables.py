@@ -92,10 +92,30 @@ def test_the_terminal_shows_the_narrow_columns_and_their_meanings():
     )
 
 
-@pytest.mark.parametrize("width", [30, 40, 60])
+def test_a_table_in_a_pipe_wraps_its_texts_to_80_columns_but_breaks_no_number_and_no_word(capsys):
+    wide = Interval(value=-0.256, low=-0.3, high=0.25)
+    named = words("what is exchanged", lambda name: name)
+    intervals = [Column(f"recovery {k}", lambda _: estimate(wide)) for k in range(6)]
+    # The first column takes the rest of 80 columns, and at least its longest word.
+    for n, first, width in (
+        (3, ["the residual", "17:13818 and its relatives"], 77),
+        (4, ["the residual", "17:13818 and"], 80),
+        (6, ["the", "17:13818"], 111),
+    ):
+        rows = ["the residual", "17:13818 and its relatives"]
+        patches = tabulate("Patches", [named, *intervals[:n]], rows, "What it is. " * 20)
+        show_overview(Overview("a model", [], [], [patches]))
+        drawn, _, note = capsys.readouterr().out.replace("\xa0", " ").partition("What it is.")
+        assert max(map(len, drawn.splitlines())) == width
+        assert max(map(len, note.splitlines())) <= 80
+        found = [line for line in drawn.splitlines() if line.count("−.26 [−.30, .25]") == n]
+        assert [line.split(" −.26")[0].strip() for line in found] == first
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60])
 def test_nothing_is_cut_off_on_a_narrow_terminal(width):
     letters = "".join(printed(width).split())
-    for cell in ("1,234", "−.26", "+.00]", "<.001", ".040"):
+    for cell in ("measure", "flips", "[x]", "accuracy", "1,234", "−.26", "+.00]", "<.001", ".040"):
         assert cell in letters
     assert "…" not in letters
 

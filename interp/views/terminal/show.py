@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from interp.runtime.console import results_console
 from interp.views.overview import Overview
-from interp.views.table import Table
+from interp.views.table import Cell, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +22,15 @@ _LEADING_ZERO = re.compile(r"(?<![\d.])0(?=\.\d)")
 
 
 def show_overview(shown: Overview, console: "Console | None" = None) -> None:
-    """Print a result, its conclusion last. Output that does not go to a terminal is as wide as its tables need."""
+    """Print a result, its conclusion last.
+
+    Tables that do not go to a terminal break their texts between words, and no number, and are as wide as that needs.
+    """
     from rich.markup import escape
 
-    drawn = [rich_table(table) for table in shown.tables]
-    if console is None:
-        console = results_console()
-        if not console.is_terminal:
-            options = console.options.update(max_width=WIDEST)
-            console.width = max([console.width, *(console.measure(each, options=options).maximum for each in drawn)])
+    piped = console is None and not results_console().is_terminal
+    console = console or results_console()
+    drawn = [rich_table(table, whole=piped) for table in shown.tables]
     console.print(f"\n{bold(shown.heading)}", soft_wrap=True)
     for name, fact in shown.facts:
         console.print(f"{name}: {fact}", soft_wrap=True, markup=False)
@@ -38,7 +38,9 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
         console.print(f"\n{bold(table.caption)}", soft_wrap=True)
         # Nothing is cut off: what is wider than the terminal goes on in its next line.
         least = console.measure(body, options=console.options.update(max_width=WIDEST)).minimum
-        console.print(body, width=max(console.width, least), crop=False)
+        if least > console.width:
+            body.width = least
+        console.print(body, crop=False)
         if explanation := table.narrow().explanation:
             console.print(explanation, style="dim", markup=False)
     for note in shown.notes:
@@ -47,35 +49,40 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
         console.print(bold(sentence), soft_wrap=True)
 
 
-def rich_table(table: Table) -> "RichTable":
+def rich_table(table: Table, whole: bool = False) -> "RichTable":
     """The narrow columns of a table for the terminal, without caption and explanation; marked rows are bold.
 
     Numbers lose the zero before the decimal point, and headings break into lines as wide as their column, because many
-    terminals have 80 columns. An interval that still does not fit stands below its estimate.
+    terminals have 80 columns. An interval that still does not fit stands below its estimate, and long words break,
+    unless cells are to be `whole`.
     """
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
     shown = table.narrow()
+    rows = [[_text(*each) for each in zip(shown.columns, row, strict=True)] for row in shown.rows]
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0, collapse_padding=True)
     for place, column in enumerate(shown.columns):
-        texts = [row[place].text for row in shown.rows]
-        lines = textwrap.wrap(column.heading, max([NARROWEST_HEADING, *map(len, texts)]), break_long_words=False)
+        texts = [row[place] for row in rows]
+        widest = max([NARROWEST_HEADING, *(len(row[place].text) for row in shown.rows)])
+        lines = textwrap.wrap(column.heading, widest, break_long_words=False)
         words = [] if column.numeric else " ".join(texts).split(" ")
+        unbroken = max(map(len, texts if column.numeric and whole else words), default=1)
         drawn.add_column(
             escape("\n".join(lines)),
             justify="right" if column.numeric else "left",
             overflow="fold",
-            min_width=min(max(map(len, words), default=1), LONGEST_WORD),
+            min_width=unbroken if whole else min(unbroken, LONGEST_WORD),
+            no_wrap=column.numeric and whole,
         )
-    for place, row in enumerate(shown.rows):
-        texts = [
-            _LEADING_ZERO.sub("", cell.text) if column.numeric else cell.text
-            for column, cell in zip(shown.columns, row, strict=True)
-        ]
-        drawn.add_row(*map(escape, texts), style="bold" if place in shown.marked else "")
+    for place, row in enumerate(rows):
+        drawn.add_row(*map(escape, row), style="bold" if place in shown.marked else "")
     return drawn
+
+
+def _text(column: Column, cell: Cell) -> str:
+    return _LEADING_ZERO.sub("", cell.text) if column.numeric else cell.text
 
 
 def bold(name: object) -> str:
