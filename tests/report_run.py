@@ -133,7 +133,7 @@ def layers(draw: Draw, gate: bool) -> Layers:
     content = {
         "schema_version": 3,
         "verdict": "gate found" if gate else "no gate found",
-        "reason": "layers 1-2 make 91% of the flipped answers",
+        "reason": "layers 1-2 make 0.91 of the flipped answers",
         "layers": [1, 2] if gate else [],
         "peak": 2 if gate else None,
         "rule": "answer",

@@ -313,9 +313,9 @@ def test_every_verdict_is_reached_with_its_layers_and_reason():
         assert one.verdict == verdict
     assert [one.layers for one in found.values()] == [[4, 5], [4, 5], [4, 5], [1, 2, 4, 8], [], []]
     says = [
-        "layers 4-5 make 90% of the flipped",
-        "below them recovers 20%",
-        "they also make 95%",
+        "layers 4-5 make 0.90 of the flipped",
+        "below them recovers 0.20",
+        "they also make 0.95",
         "1-2, 4, 8",
         "in no profiled layer",
         "9 flips",
@@ -360,7 +360,7 @@ def test_a_gate_makes_twice_as_much_of_the_flips_as_of_every_answer_or_the_regis
         assert judged(share, formed).verdict == verdict, high
         assert judged(share, formed, NO_REGISTER).verdict == verdict, high
         assert judged(share, formed, REGISTER).verdict == "gate found", high
-    assert "the register alone, at layer 2, recovers 90%" in judged(share, formed, REGISTER).reason
+    assert "the register alone, at layer 2, recovers 0.90" in judged(share, formed, REGISTER).reason
     # Or, where the register is not the cause, the final token must hold the difference before the range.
     for low, verdict in ((0.5, "arrives from the question"), (0.51, "gate found"), (None, "arrives from the question")):
         arrived = Interval(value=0.7, low=low, high=0.9)

@@ -82,7 +82,7 @@ def test_the_verdict_comes_first_with_reason_range_and_what_it_beat(run, page, h
     assert headings[0].section == "verdict"
     text = page.texts["verdict"]
     assert "Gate found in layers 1-2" in text
-    assert "Layers 1-2 make 91% of the flipped answers." in text
+    assert "Layers 1-2 make 0.91 of the flipped answers." in text
     known = page.texts["profile"]
     assert "layers 1-2, by rule answer, peak 2" in known
     assert "120 yes/no questions of 77 patients, train split" in known

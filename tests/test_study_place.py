@@ -319,7 +319,7 @@ def test_published_figures_stand_beside_those_of_the_study():
     study = base.model_copy(update={"feature": 3818, "sae": "layer_17_width_16k_l0_medium"})
     table = study_tables(study)[0]
     rows = {(row[0].text, row[1].text): row[2].text for row in table.rows}
-    assert ("recovery by the feature patch, mean over flips", "44.8% [40.1,\xa049.5]") in rows
+    assert ("recovery by the feature patch, mean over flips", "0.448 [0.401,\xa00.495]") in rows
     assert rows["flips restored", "23 of 158"] == rows["flips restored", "6 of 76"] == "4 of 40"
     assert rows["flips with its |delta| the largest of the layer", "37 of 76"] == "1 of 3"
     assert rows["questions with a flip, feature at zero", "10.8%"] == "–"

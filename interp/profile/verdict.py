@@ -77,7 +77,7 @@ def judge(
     if (share.low or 0.0) <= needed:
         return Verdict(
             "spread over layers",
-            f"{held} (interval from {_text(share.low)}), and a gate of this width would make more than {needed:.0%}; "
+            f"{held} (interval from {_text(share.low)}), and a gate of this width would make more than {needed:.2f}; "
             f"the answer changes in layers {layers_text(growing)}",
             _covered(profile, growing),
         )
@@ -145,7 +145,7 @@ def _too_few(flips: int, patients: int, min_flips: int) -> str:
 
 
 def _text(share: float | None) -> str:
-    return "an undefined share" if share is None else f"{share:.0%}"
+    return "an undefined share" if share is None else f"{share:.2f}"
 
 
 def _counted(count: int, noun: str) -> str:

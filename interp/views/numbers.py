@@ -1,5 +1,7 @@
 """The one form of numbers, intervals and p values in every view.
 
+- Rates of questions, pairs and answers are percentages. Shares of a margin shift (recovery), and of the answers that
+  layers make, are decimals, because they may be negative or above 1.
 - A minus is the minus sign U+2212, and an undefined number is an en dash.
 - An interval stands in brackets after its estimate: `0.71 [0.64, 0.77]`. A no-break space keeps the brackets together.
 - A p value has three decimals and no leading zero, as the APA style asks: `.012`, or `< .001` if it is smaller. In

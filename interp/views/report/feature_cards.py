@@ -133,10 +133,7 @@ def _recovers(entry: FeatureEntry) -> str:
     if net.value is None or net.low is None or net.high is None:
         return "Its patch could not be distinguished from its control."
     if net.low > 0:
-        return (
-            f"Undoing its change recovers {number(net.value, PERCENT)}% of the margin shift more than random "
-            "directions do."
-        )
+        return f"Undoing its change recovers {number(net.value)} of the margin shift more than random directions do."
     if net.high < 0:
         return "Undoing its change moves the answer the wrong way: it moves with the flips but does not cause them."
     return "Undoing its change does no more than a random direction."

@@ -25,8 +25,8 @@ class _Line(NamedTuple):
     """The number of flips that a count is of."""
 
 
-COUNT = Scale(1, 0)
-"""How counts are printed."""
+COUNT, SHARE = Scale(1, 0), Scale(1.0, 3)
+"""How counts, and shares of the margin shift, are printed; these have the digits of the published ones."""
 
 
 def _measured(path: str) -> Callable[[Study], Any]:
@@ -41,9 +41,7 @@ def _measured(path: str) -> Callable[[Study], Any]:
 
 
 LINES: dict[Measure, _Line] = {
-    "recovery": _Line(
-        "recovery by the feature patch, mean over flips", PERCENT, "%", _measured("pair_effects.recovery")
-    ),
+    "recovery": _Line("recovery by the feature patch, mean over flips", SHARE, "", _measured("pair_effects.recovery")),
     "cohens_d": _Line("Cohen's d of that recovery", UNSCALED, "", _measured("pair_effects.cohens_d")),
     "above_half": _Line(
         "flips recovered by more than half", COUNT, "", _measured("pair_effects.above_half"), _measured("test.n")
