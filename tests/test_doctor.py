@@ -99,6 +99,44 @@ def test_the_page_shows_what_is_counted():
     assert shown == counted
 
 
+@pytest.mark.parametrize("here", [None, (7, 5), (8, 9)])
+def test_a_card_that_is_not_here_may_lack_bfloat16(monkeypatch, capsys, called, no_network, home, here):
+    """What fits on a T4 does not depend on the machine that is asked."""
+    if here:
+        with_gpu(monkeypatch, here)
+    code, out, err = called("interp", "doctor", "--gpu-memory", "14.5", "--dtype", "float32", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["dtype"], told["free_gib"], told["assumed"]) == ("float32", 14.5, False)
+    for fit in told["fits"]:
+        if fit["load_in"] is None:
+            # 4.3 billion weights of four bytes.
+            assert fit["least_gib"] > 16
+            assert not fit["fits"]
+        elif fit["load_in"] == "4bit":
+            assert fit["fits"]
+    _, shown, _ = called("interp", "doctor", "--gpu-memory", "14.5", "--dtype", "float32")
+    assert "MedGemma 4B, float32: least GPU memory" in shown
+    assert "add --dtype float32" not in shown
+    _, assumed, _ = called("interp", "doctor", "--gpu-memory", "14.5")
+    assert "MedGemma 4B, bfloat16: least GPU memory" in assumed
+    assert "For a card without bfloat16 (T4, V100, RTX 20) add --dtype float32." in assumed
+
+
+def test_a_format_that_this_card_lacks_is_refused(monkeypatch, no_network, home):
+    with_gpu(monkeypatch, (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(InputError, match="Tesla T4 has compute capability 7.5, and bfloat16 needs 8.0"):
+        examine(dtype="bfloat16")
+    with_gpu(monkeypatch, (8, 9), gib=24)
+    least = {
+        dtype: [fit.least_gib for fit in examine(dtype=dtype).fits if fit.load_in is None]
+        for dtype in ("auto", "bfloat16", "float32")
+    }
+    assert least["auto"] == least["bfloat16"]
+    assert all(double > 1.9 * single for single, double in zip(least["auto"], least["float32"], strict=True))
+
+
 def test_a_card_decides_what_fits(monkeypatch, no_network, home):
     with_gpu(monkeypatch, (8, 9))
     told = examine()

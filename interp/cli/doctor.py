@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from interp.cli.options import Json, Verbose
+from interp.model.spec import Dtype, ModelSpec
+from interp.runtime.options import help_of
 
 
 def doctor_command(
@@ -16,10 +18,17 @@ def doctor_command(
         float | None,
         typer.Option(
             min=0.5,
-            help="Say what would fit on a GPU with bfloat16 and this much free memory [GiB].",
+            help="Say what would fit on a GPU with this much free memory [GiB], not on this machine.",
             show_default="this machine's",
         ),
     ] = None,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help=f"{help_of(ModelSpec, 'dtype')} With --gpu-memory, auto is bfloat16: a T4, V100 or RTX 20 has none, "
+            "so ask for float32."
+        ),
+    ] = "auto",
     online: Annotated[
         bool,
         typer.Option(
@@ -38,11 +47,15 @@ def doctor_command(
     fit on it:
 
         interp doctor --gpu-memory 22
+
+    On a T4, which has no bfloat16:
+
+        interp doctor --gpu-memory 14.5 --dtype float32
     """
     from interp.model.doctor import examine
     from interp.views.terminal.doctor import show_machine
 
-    found = examine(model, online, gpu_memory)
+    found = examine(model, online, gpu_memory, dtype)
     if json:
         typer.echo(found.to_json(), nl=False)
     else:

@@ -12,6 +12,7 @@ from interp.model.load import BFLOAT16_SINCE, choose_dtype
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
 from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
+from interp.model.spec import Dtype
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.machine import cores, driver_version, free_space, from_home, gpus
 from interp.runtime.memory import GIB, total_left
@@ -43,17 +44,21 @@ def jobs(shape: ModelShape) -> dict[str, Job]:
     }
 
 
-def examine(model: str | Path | None = None, online: bool = False, gpu_memory: float | None = None) -> Machine:
+def examine(
+    model: str | Path | None = None, online: bool = False, gpu_memory: float | None = None, dtype: Dtype = "auto"
+) -> Machine:
     """Look at this machine; no weight is loaded or downloaded, and without `online` no network is used.
 
     The fits are those of a model of the shape of `model`, a folder or a hub id, by default of MedGemma 4B, in the
-    memory of this machine, or of a GPU with bfloat16 and `gpu_memory` [GiB]. With `online`, the config.json of a
-    `model` that is not here is downloaded. Raises InputError for a `model` that cannot be found or read.
+    memory of this machine, or of a GPU with `gpu_memory` [GiB], which has bfloat16 unless `dtype` says otherwise. With
+    `online`, the config.json of a `model` that is not here is downloaded. Raises InputError for a `model` that cannot
+    be found or read, and for a `dtype` that this machine's GPU lacks.
     """
     shape, name = (MEDGEMMA_4B, "MedGemma 4B") if model is None else _shape_of(model, online)
     found = gpus()
     device = torch.device("cuda" if found else "cpu")
-    dtype = "bfloat16" if gpu_memory else choose_dtype("auto", device)
+    # A card that is not here cannot be asked.
+    format = choose_dtype(dtype, device) if gpu_memory is None else "bfloat16" if dtype == "auto" else dtype
     free = int(gpu_memory * GIB) if gpu_memory else total_left(device)
     reached = online and not is_offline()
     return Machine(
@@ -90,10 +95,11 @@ def examine(model: str | Path | None = None, online: bool = False, gpu_memory: f
         ],
         extras=[Extra(name=extra, missing=missing) for extra, missing in missing_extras().items()],
         shape=name,
-        dtype=dtype,
+        dtype=format,
+        assumed=gpu_memory is not None and dtype == "auto",
         place="GPU memory" if found or gpu_memory else "main memory",
         free_gib=_gib(free),
-        fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, dtype, free)],
+        fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, format, free)],
     )
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from interp.model.prompts import PromptStyle
     from interp.model.vlm import Vlm
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Number format of a model, or auto for the one that suits the device (`interp.model.load.choose_dtype`)."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -31,7 +34,7 @@ class ModelSpec:
     device: str = option(
         "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ..., or split: one model over all GPUs."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+    dtype: Dtype = option(
         "auto", "Number format of the model; auto is bfloat16 on a GPU that has it, and else float32."
     )
     load_in: LoadIn | None = option(

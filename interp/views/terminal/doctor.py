@@ -92,7 +92,11 @@ def advice(machine: Machine) -> list[str]:
     smaller = [fit for fit in machine.fits if fit.load_in is not None]
     if not machine.gpus:
         said.append("The embedded world needs no GPU; a model of 4B needs one.")
-    if any(not gpu.bfloat16 for gpu in machine.gpus):
+    if machine.assumed:
+        said.append("For a card without bfloat16 (T4, V100, RTX 20) add --dtype float32.")
+    elif machine.dtype == "float16":
+        said.append("In float16 Gemma 3 overflows: use bfloat16 or float32.")
+    elif any(not gpu.bfloat16 for gpu in machine.gpus):
         said.append("No bfloat16 here, so models run in float32; in float16 Gemma 3 overflows.")
     if not all(fit.fits for fit in plain) and any(fit.fits for fit in smaller):
         said.append("--load-in 8bit or 4bit quantizes the weights while they are loaded.")
