@@ -20,6 +20,8 @@ from interp.model.memory_model import (
     FEWEST_TOKENS,
     Format,
     adapter_bytes,
+    gradient_tokens,
+    occluded_images,
     rerun_bytes,
     rerun_tokens,
 )
@@ -120,7 +122,7 @@ def test_smaller_batches_of_sweeps_give_the_same(tiny_model):
             24,
             ["--micro-batch-size 1", "--load-in 8bit --micro-batch-size 1", "--load-in 4bit --micro-batch-size 1"],
         ),
-        (grounding(), 12, ["--load-in 8bit", "--load-in 4bit"]),
+        (grounding(), 10, ["--load-in 8bit", "--load-in 4bit"]),
         (grounding(), 4, []),
     ],
 )
@@ -151,10 +153,40 @@ def test_the_bound_of_prompts_holds(tiny_model, style, model):
 
 def test_few_questions_need_less_than_a_whole_batch():
     questions = [q for q in load_questions(WORLD / "questions.jsonl", split="test") if q.closed]
-    few, many = (measuring(asked=largest_tables(questions[:n], PromptStyle(), 16)) for n in (10, 150))
+    few, many = (measuring(largest_tables(questions[:n], PromptStyle(), 16)) for n in (10, 150))
     check_fits(MEDGEMMA_4B, Format(), few, 10 * GIB, on_gpu=True, limited=False)
-    with pytest.raises(InputError, match="a batch of 16384 tokens"):
+    with pytest.raises(InputError, match=r"a batch of 1\d{4} tokens"):
         check_fits(MEDGEMMA_4B, Format(), many, 10 * GIB, on_gpu=True, limited=False)
+
+
+def test_a_batch_leaves_room_for_no_more_answers_than_generation_does(tiny_model):
+    """The batches that `generate` makes of many questions hold no more positions than are counted."""
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    asked = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:40])
+    for new_tokens in (1, 16, 64):
+        bound = prompt_bound(asked, vlm.style, new_tokens)
+        rows = pack_prompts(vlm, asked)
+        assert bound.growth(vlm.shape) <= max(new_tokens * len(row.prompts) / row.length for row in rows)
+    # Without answers nothing is kept, so as many prompts need less.
+    peaks = [measuring([bound._replace(new_tokens=n)]).needs(MEDGEMMA_4B, Format()).least for n in (0, 64)]
+    assert peaks[1] - peaks[0] > GIB
+
+
+def test_residuals_of_all_layers_are_counted():
+    """A hundred wordings, as `interp transfer-check` reads them."""
+    asked = prompt_table(load_questions(WORLD / "questions.jsonl", split="test"))[:100]
+    bound = prompt_bound(asked, PromptStyle(), together=False)
+    sizes = [measuring([bound], captured=n, sae=True).needs(MEDGEMMA_4B, Format()).least for n in (1, 34)]
+    assert sizes[1] - sizes[0] == 33 * bound.text * MEDGEMMA_4B.width * 2
+    assert bound.text > 100 * 10
+
+
+def test_grounding_takes_smaller_passes_where_memory_is_short():
+    images = [occluded_images(MEDGEMMA_4B, Format(), int(free * GIB)) for free in (0.1, 1, 2, 8)]
+    tokens = [gradient_tokens(MEDGEMMA_4B, Format(), int(free * GIB)) for free in (0.1, 1.5, 3, 8)]
+    assert (images, tokens) == ([8, 8, 16, 32], [512, 512, 1024, 2048])
+    # A T4 has less than 15 GiB, and computes in float32.
+    check_fits(MEDGEMMA_4B, Format("float32", "4bit"), grounding(), int(14.5 * GIB), on_gpu=True, limited=True)
 
 
 def test_a_model_over_two_gpus_needs_on_each_what_was_measured():

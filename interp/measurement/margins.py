@@ -221,7 +221,8 @@ def text_residuals(
         places = wanted.nonzero()
         with capture_residuals(vlm, batch, places, layers) as captured:
             run_packed(vlm.model, batch, images)
-        residuals.append(torch.stack([captured[layer] for layer in layers], dim=1).float().cpu())
+        # Put together in main memory: the residuals of all layers may be larger than anything else on the device.
+        residuals.append(torch.stack([captured[layer].cpu() for layer in layers], dim=1).float())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
     return torch.cat(residuals), torch.cat(owners)
 

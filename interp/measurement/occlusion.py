@@ -13,16 +13,16 @@ from torch import Tensor
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.model.decoder import final_logits
 from interp.model.image_tokens import encode_pixels, pixels_of
+from interp.model.memory_model import Format, occluded_images
 from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.vlm import Vlm
+from interp.runtime.memory import memory_left
 
 Fill = Literal["grey", "blur", "mean"]
 """What replaces a removed part: mid-grey, the image blurred beyond detail, or the mean colour of the image."""
 BLUR = 1 / 8
 """Standard deviation of the blur [widths of the image]."""
-IMAGE_BATCH = 32
-"""Number of variants that are encoded together."""
 BATCH_TOKENS = 4096
 """Positions in a batch of the language model: enough to keep a GPU busy, few enough for a CPU's cache."""
 
@@ -61,11 +61,20 @@ def occlude(pixels: Tensor, filled: Tensor, removed: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_occluded(
-    vlm: Vlm, pixels: Tensor, filled: Tensor, removed: Tensor, image_batch: int = IMAGE_BATCH
+    vlm: Vlm, pixels: Tensor, filled: Tensor, removed: Tensor, image_batch: int | None = None
 ) -> Tensor:
-    """Image tokens of the variants from `occlude`: [v, image tokens, d_model], on the model's device."""
-    chunks = [encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(image_batch)]
-    return torch.cat(chunks)
+    """Image tokens of the variants from `occlude`: [v, image tokens, d_model], on the model's device.
+
+    `image_batch` of them are encoded together, by default as many as there is memory for.
+    """
+    size = _image_batch(vlm) if image_batch is None else image_batch
+    return torch.cat([encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(size)])
+
+
+def _image_batch(vlm: Vlm) -> int:
+    """The number of variants that are encoded together."""
+    free = memory_left(vlm.device, vlm.max_memory).device
+    return occluded_images(vlm.shape, Format(vlm.arithmetic, vlm.load_in), free)
 
 
 @torch.no_grad()
@@ -74,15 +83,16 @@ def image_margins(
     pixels: Tensor,
     texts: Sequence[str],
     closed: Sequence[bool],
-    image_batch: int = IMAGE_BATCH,
+    image_batch: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Tensor:
     """Answer margins of every wording on every image: float32 [v, t] in main memory [logits].
 
     `pixels` [v, 3, h, w] are those of any images; `texts` [t] are the wordings put to each, and `closed` [t] marks the
-    yes/no questions.
+    yes/no questions. `image_batch` images are encoded together, by default as many as there is memory for.
     """
-    chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(image_batch)]
+    size = _image_batch(vlm) if image_batch is None else image_batch
+    chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(size)]
     return token_margins(vlm, torch.cat(chunks), texts, closed, batch_tokens)
 
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 from interp.model.memory_model import (
     BATCH_TOKENS,
     FEWEST_TOKENS,
+    FEWEST_GRADIENT_TOKENS,
+    GRADIENT_TOKENS,
+    IMAGES,
     OCCLUDED_IMAGES,
     Format,
     Need,
@@ -14,6 +17,7 @@ from interp.model.memory_model import (
     adapter_bytes,
     forward_bytes,
     gradient_bytes,
+    logits_bytes,
     rerun_bytes,
     step_bytes,
     tower_pass,
@@ -26,8 +30,10 @@ Needs = Callable[[ModelShape, Format], Need]
 """What something needs with a model of some shape and format."""
 SAE_FEATURES = 16384
 """Features of an SAE of Gemma Scope 2's smallest width, 16k."""
-OCCLUSION_TOKENS, GRADIENT_TOKENS = 4096, 2048
-"""Positions of a pass with removed parts of images, and of one that computes gradient maps."""
+OCCLUSION_TOKENS = 4096
+"""Positions of a pass with removed parts of images."""
+FILLS = 3
+"""What removed parts of an image are filled with, one after the other."""
 
 
 class Job(NamedTuple):
@@ -44,30 +50,49 @@ def loading() -> Job:
     return Job(lambda shape, format: Need([weights(shape, format)], [tower_pass(shape, format, 1)]))
 
 
-def measuring(batch_tokens: int = BATCH_TOKENS, asked: Sequence[PromptBound] = ()) -> Job:
-    """Running prompts once: `finetune evaluate`, `interp transfer-check`, `interp verify`, `interp export-activations`.
+def measuring(asked: Sequence[PromptBound] = (), captured: int = 0, sae: bool = False) -> Job:
+    """Running prompts once: `finetune evaluate`, both `verify`, `interp transfer-check`, `interp export-activations`.
 
     Generated answers keep the keys and values of their batch. `asked` are all tables of prompts that will be run, which
-    may be less than a batch; without them there are more.
+    may be less than a batch; without them there are more, with answers. `captured` is the number of layers of which the
+    residuals at all text tokens are kept, and `sae` says whether an SAE is held.
     """
 
     def needs(shape: ModelShape, format: Format) -> Need:
-        whole = batch(shape, format, batch_tokens)
-        parts = [batch(shape, format, bound.tokens(shape), bound.generated) for bound in asked]
-        largest = min(whole, max(parts, key=_least, default=whole), key=_least)
-        return Need([weights(shape, format)], [tower_pass(shape, format), largest])
+        batches = [batch_of(shape, format, bound, captured) for bound in asked]
+        largest = max(batches, key=lambda part: part.least) if batches else answering(shape, format, BATCH_TOKENS)
+        held = sae_bytes(shape, SAE_FEATURES, "float32") if sae else 0
+        return Need([weights(shape, format), Part("an SAE", held, held)], [tower_pass(shape, format), largest])
 
     return Job(needs)
 
 
-def _least(part: Part) -> int:
-    return part.least
+def batch_of(shape: ModelShape, format: Format, bound: PromptBound, captured: int) -> Part:
+    """The largest batch of some prompts, with the residuals of `captured` layers at their text tokens."""
+    growth = bound.growth(shape)
+    tokens = min(bound.tokens(shape), int(BATCH_TOKENS / (1 + growth)))
+    if bound.new_tokens:
+        return answering(shape, format, tokens, min(BATCH_TOKENS - tokens, bound.new_tokens * sum(bound.counts)))
+    kept = min(bound.text, tokens) * captured * shape.width * ITEM[format.dtype]
+    return passing(shape, format, tokens, kept)
 
 
-def batch(shape: ModelShape, format: Format, tokens: int, generated: int = 0) -> Part:
-    """A forward pass with the keys and values of its tokens, and of those that are `generated` after them."""
-    size = forward_bytes(shape, format, tokens) + shape.kv_bytes(tokens + generated, format.dtype)
+def passing(shape: ModelShape, format: Format, tokens: int, kept: int = 0) -> Part:
+    """A forward pass over some tokens, and what is `kept` beside it [bytes]."""
+    size = forward_bytes(shape, format, tokens) + kept
     return Part(f"a batch of {tokens} tokens", size, size)
+
+
+def answering(shape: ModelShape, format: Format, tokens: int, generated: int = 0) -> Part:
+    """A forward pass that keeps keys and values, to which those of `generated` tokens are added without another."""
+    whole = shape.kv_bytes(tokens, format.dtype) + forward_bytes(shape, format, tokens)
+    size = max(whole, shape.kv_bytes(tokens + generated, format.dtype) + logits_bytes(shape, format, tokens))
+    return Part(f"a batch of {tokens} tokens", size, size)
+
+
+def sae_bytes(shape: ModelShape, features: int, dtype: str) -> int:
+    """The matrices of an SAE [bytes]."""
+    return 2 * features * shape.width * ITEM[dtype]
 
 
 def searching(
@@ -79,8 +104,7 @@ def searching(
     """
 
     def needs(shape: ModelShape, format: Format, tokens: int = batch_tokens, dtype: str = sae_dtype) -> Need:
-        sae = 2 * features * shape.width * ITEM[dtype]
-        forward = forward_bytes(shape, format, tokens)
+        sae = sae_bytes(shape, features, dtype)
         sweeps = [rerun_bytes(shape, format, size) for size in (FEWEST_TOKENS, BATCH_TOKENS)]
         held = [
             weights(shape, format),
@@ -89,7 +113,7 @@ def searching(
         ]
         phases = [
             tower_pass(shape, format),
-            Part(f"a batch of {tokens} tokens", forward, forward),
+            passing(shape, format, tokens),
             Part("causal sweeps with gradients", *sweeps),
         ]
         return Need(held, phases)
@@ -117,13 +141,11 @@ def training(layers: Sequence[int] | None, rank: int, batch_size: int, pass_size
         adapter = adapter_bytes(shape, len(trained), rank)
         most = max(least, pass_size or batch_size)
         sizes = [step_bytes(shape, format, min(trained), len(trained), n) for n in (least, most)]
-        frozen = forward_bytes(shape, format, BATCH_TOKENS)
         held = [weights(shape, format), Part(f"an adapter of rank {rank} with its optimizer", adapter, adapter)]
         phases = [
             tower_pass(shape, format),
-            Part(f"a batch of {BATCH_TOKENS} tokens", frozen, frozen),
             Part("a step with one question at a time" if least == 1 else f"passes of {least} questions", *sizes),
-            batch(shape, format, BATCH_TOKENS),
+            answering(shape, format, BATCH_TOKENS),
         ]
         return Need(held, phases)
 
@@ -132,15 +154,21 @@ def training(layers: Sequence[int] | None, rank: int, batch_size: int, pass_size
 
 
 def grounding() -> Job:
-    """`finetune grounding`: removed parts of images, attention, and the gradients of image tokens."""
+    """`finetune grounding`: removed parts of images, attention, and the gradients of image tokens.
+
+    Passes of the vision tower and of gradients take fewer images and tokens where there is too little memory.
+    """
 
     def needs(shape: ModelShape, format: Format) -> Need:
-        gradients = gradient_bytes(shape, format, GRADIENT_TOKENS)
+        removed = FILLS * shape.image_tokens**2 * shape.width * ITEM[format.dtype]
+        images = [tower_pass(shape, format, count).least for count in (IMAGES, OCCLUDED_IMAGES)]
+        gradients = [gradient_bytes(shape, format, tokens) for tokens in (FEWEST_GRADIENT_TOKENS, GRADIENT_TOKENS)]
+        held = [weights(shape, format), Part("tokens of an image without each of its parts", removed, removed)]
         phases = [
-            tower_pass(shape, format, OCCLUDED_IMAGES),
-            batch(shape, format, OCCLUSION_TOKENS),
-            Part("gradients of image tokens", gradients, gradients),
+            Part("images in the vision tower", *images),
+            passing(shape, format, OCCLUSION_TOKENS),
+            Part("gradients of image tokens", *gradients),
         ]
-        return Need([weights(shape, format)], phases)
+        return Need(held, phases)
 
     return Job(needs)

@@ -4,6 +4,8 @@ The counts are those of tensors that are alive together at the peak of each phas
 CUDA context half a GiB outside of torch. `tests/test_memory_model.py` compares the counts with measured peaks.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from interp.model.shape import ITEM, LoadIn, ModelShape
@@ -16,7 +18,9 @@ FEWEST_TOKENS = 1024
 GRADIENT_SHARE = 8
 """Positions of a pass that computes gradients: those of a forward pass divided by this."""
 IMAGES, OCCLUDED_IMAGES = 8, 32
-"""Images that pass the vision tower together, in most commands and while parts of images are removed."""
+"""Images that pass the vision tower together, in most commands, and at most while parts of images are removed."""
+GRADIENT_TOKENS, FEWEST_GRADIENT_TOKENS = 2048, 512
+"""Most positions in a pass that computes gradients of image tokens, and those with one question at a time."""
 PAIR = 48
 """Positions of two wordings after their image, in training [tokens]."""
 WORDING = 38
@@ -95,9 +99,13 @@ def forward_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
     The peak is in an MLP: the residual stream, its norm, the result, and three tensors of the inner width. The logits
     of the final tokens come after it.
     """
-    layer = tokens * 3 * (shape.width + shape.mlp)
-    logits = 2 * (tokens // WORDING) * shape.vocabulary
-    return max(layer, logits) * ITEM[format.dtype]
+    layer = tokens * 3 * (shape.width + shape.mlp) * ITEM[format.dtype]
+    return max(layer, logits_bytes(shape, format, tokens))
+
+
+def logits_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
+    """Logits of the final tokens in a batch of `tokens` positions, and a copy [bytes]."""
+    return 2 * (tokens // WORDING) * shape.vocabulary * ITEM[format.dtype]
 
 
 def gradient_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
@@ -129,10 +137,28 @@ def rerun_tokens(shape: ModelShape, format: Format, free: int) -> int:
 
     Between FEWEST_TOKENS and BATCH_TOKENS, whatever there is.
     """
-    tokens = BATCH_TOKENS
-    while tokens > FEWEST_TOKENS and rerun_bytes(shape, format, tokens) > free / 2:
-        tokens //= 2
-    return tokens
+    return _halved(BATCH_TOKENS, FEWEST_TOKENS, lambda tokens: 2 * rerun_bytes(shape, format, tokens), free)
+
+
+def occluded_images(shape: ModelShape, format: Format, free: int) -> int:
+    """Images with removed parts that pass the vision tower together in `free` bytes, from IMAGES to OCCLUDED_IMAGES."""
+    return _halved(OCCLUDED_IMAGES, IMAGES, lambda images: tower_pass(shape, format, images).least, free)
+
+
+def gradient_tokens(shape: ModelShape, format: Format, free: int) -> int:
+    """Positions of a pass that computes gradients of image tokens in `free` bytes of memory, a power of two.
+
+    Between FEWEST_GRADIENT_TOKENS and GRADIENT_TOKENS, whatever there is.
+    """
+    size = partial(gradient_bytes, shape, format)
+    return _halved(GRADIENT_TOKENS, FEWEST_GRADIENT_TOKENS, size, free)
+
+
+def _halved(most: int, fewest: int, size: Callable[[int], int], free: int) -> int:
+    """`most`, or half of it as often as that is above `fewest` and its `size` [bytes] above what is `free` [bytes]."""
+    while most > fewest and size(most) > free:
+        most //= 2
+    return most
 
 
 def adapter_bytes(shape: ModelShape, layers: int, rank: int) -> int:
