@@ -126,7 +126,7 @@ def test_a_card_that_is_not_here_may_lack_bfloat16(monkeypatch, capsys, called, 
 def test_a_format_that_this_card_lacks_is_refused(monkeypatch, no_network, home):
     with_gpu(monkeypatch, (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(InputError, match="Tesla T4 has compute capability 7.5, and bfloat16 needs 8.0"):
+    with pytest.raises(InputError, match=r"Tesla T4 has compute capability 7\.5, and bfloat16 needs 8\.0"):
         examine(dtype="bfloat16")
     with_gpu(monkeypatch, (8, 9), gib=24)
     least = {

@@ -61,8 +61,8 @@ def verify_command(
     from interp.model.prompts import PromptStyle
     from interp.questions.tables import prompt_table
     from interp.schemas.layers import read_layers
-    from interp.search.run_folder import LAYERS
     from interp.screening.flips import questions_that_can_flip
+    from interp.search.run_folder import LAYERS
     from interp.search.verify import SavedRun, draw, verify_run
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.checks import show_checks

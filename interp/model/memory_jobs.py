@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from interp.model.memory_model import (
     BATCH_TOKENS,
-    FEWEST_TOKENS,
     FEWEST_GRADIENT_TOKENS,
+    FEWEST_TOKENS,
     GRADIENT_TOKENS,
     IMAGES,
     OCCLUDED_IMAGES,
