@@ -23,21 +23,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from true_shape import write_model, write_saes
 
+from finetune.evaluation.collect import largest_tables
 from finetune.evaluation.run import evaluate_saved
-from finetune.evaluation.settings import EvaluationSettings
+from finetune.evaluation.settings import NEW_TOKENS, EvaluationSettings
 from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.study import study_grounding
 from finetune.lora.settings import TrainSettings
 from finetune.training.run import train_and_evaluate
+from interp.cli.transfer_check import PROMPTS
 from interp.feature.study import study_feature
 from interp.measurement.margins import measure
 from interp.model.doctor import PUBLISHED
 from interp.model.load import choose_dtype
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
+from interp.model.prompt_bound import prompt_bound
+from interp.model.prompts import PromptStyle
 from interp.model.shape import shape_of_folder
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
@@ -47,6 +52,7 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.memory import GIB
 from interp.saes.locate import locate_saes
+from interp.screening.transfer import LIMIT, question_prompts, text_prompts, transfer_check
 from interp.search.find import find_features
 from interp.search.settings import FindSettings
 
@@ -62,7 +68,7 @@ COLUMNS = (
     "wanted_gib",
     "result",
 )
-COMMANDS = ("evaluate", "finetune", "find-features", "test-feature", "grounding")
+COMMANDS = ("evaluate", "finetune", "find-features", "test-feature", "grounding", "transfer-check")
 """The commands, in the order in which they are tried."""
 
 
@@ -78,12 +84,25 @@ def inputs(shape: str, folder: Path) -> tuple[Path, Path, list[int]]:
     return model, saes, list(PUBLISHED)
 
 
-def jobs(saes: Path, layers: Sequence[int]) -> dict[str, Job]:
+def jobs(saes: Path, layers: Sequence[int], questions: int) -> dict[str, Job]:
     """What the memory model says of each command."""
-    n, rank = len(locate_saes(saes)), TrainSettings().rank
-    searched, trained = searching(n), training(layers, rank, TrainSettings().batch_size)
-    names = {"find-features": searched, "test-feature": searching(1), "finetune": trained}
-    return names | {"evaluate": measuring(), "grounding": grounding()}
+    n, style = len(locate_saes(saes)), PromptStyle()
+    texts = [prompt_bound(prompts, style, together=False) for prompts in text_kinds(questions).values()]
+    return {
+        "evaluate": measuring(largest_tables(DataSpec(limit=questions).load_test(), style, NEW_TOKENS)),
+        "finetune": training(layers, TrainSettings().rank, TrainSettings().batch_size),
+        "find-features": searching(n),
+        "test-feature": searching(1),
+        "grounding": grounding(),
+        "transfer-check": measuring(texts, captured=n, sae=True),
+    }
+
+
+def text_kinds(questions: int) -> dict[str, pd.DataFrame]:
+    """The prompts of `interp transfer-check`."""
+    asked = load_questions(WORLD / "questions.jsonl", split="train")[:questions]
+    kinds = {name: text_prompts(PROMPTS / f"{name}.txt", LIMIT) for name in ("medical", "general")}
+    return {"questions": question_prompts(asked, LIMIT), **kinds}
 
 
 def commands(
@@ -104,6 +123,7 @@ def commands(
         "test-feature": lambda: study_feature(spec.load(job=searching(1)), saes, asked, f"{layer}:1"),
         "finetune": lambda: train_and_evaluate(spec, data, out, TrainSettings(epochs=1), layers=layers),
         "grounding": lambda: study_grounding(None, data, spec, GroundingSettings(limit=1)),
+        "transfer-check": lambda: transfer_check(spec.load(), saes, text_kinds(questions)),
         "find-features": search,
     }
 
@@ -113,7 +133,7 @@ def capped(options: argparse.Namespace, cap: float | None) -> None:
     model, saes, layers = inputs(options.shape, options.folder)
     spec = ModelSpec(model, dtype=options.dtype, load_in=options.load_in, max_memory=cap)
     out = options.folder / f"adapter-{cap}-{options.load_in}-{time.time():.0f}"
-    runs, expected = commands(spec, saes, layers, options.questions, out), jobs(saes, layers)
+    runs, expected = commands(spec, saes, layers, options.questions, out), jobs(saes, layers, options.questions)
     shape, gpu = shape_of_folder(model), torch.cuda.is_available()
     format = Format(choose_dtype(options.dtype, torch.device("cuda" if gpu else "cpu")), options.load_in)
     for name in options.commands:
