@@ -111,6 +111,35 @@ def test_intervals_equal_those_of_pooling_over_seeds():
     assert np.isnan(mean_over_seeds(values, 4).low), "no interval for four patients"
 
 
+def test_a_share_without_any_event_has_the_exact_interval_of_its_patients():
+    """Twenty patients have one question each and ten have three; nothing flips, and every wording is right."""
+    extra = [{"text": "p"}]
+    lines = [
+        {"id": f"{i}-{k}", "image": f"{i}.png", "type": "presence", "question": "q", "answer": "yes"}
+        | {"paraphrases": extra}
+        for i in range(30)
+        for k in range(3 if i < 10 else 1)
+    ]
+    asked = held_out_questions([Question.model_validate(line) for line in lines])
+    steady = with_flips(asked, np.zeros(50, bool))
+    one = [with_flips(asked, np.arange(50) == 0)]
+    # Kish: (50 questions)^2 / (10 * 3^2 + 20), the effective number of patients of Clopper and Pearson's interval.
+    reach = 0.025 ** (110 / 50**2)
+    for seeds in (1, 2):
+        sums = patient_totals(asked, steady, [[steady] * seeds, one * seeds])
+        found = weighted_metrics(sums, patient_weights(30, 0))
+        for name, expected in (("question_flip_rate", (0, 0, 1 - reach)), ("accuracy", (1, reach, 1))):
+            assert mean_over_seeds(found.arms[name][:, 0], 30, sums.sizes[name]) == pytest.approx(expected)
+            base = found.base[name][:, None]
+            assert mean_over_seeds(base, 30, sums.sizes[name]) == pytest.approx(expected)
+        # A single event is enough for the bootstrap.
+        flips = found.arms["question_flip_rate"][:, 1]
+        assert mean_over_seeds(flips, 30, sums.sizes["question_flip_rate"]).low == 0
+        assert mean_over_seeds(flips, 30).value == pytest.approx(1 / 50)
+    assert "margin_difference" not in sums.sizes
+    assert COMBINED not in sums.sizes
+
+
 def test_a_known_regret_and_its_ranks():
     """Four windows flip on 0, 10, 40 and 40% of the questions, and the last one is the chosen one."""
     asked = asked_for(200)

@@ -8,13 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from finetune.evaluation.answers import Answers, EvaluationTable, Subset, gradable
+from finetune.evaluation.answers import Answers, EvaluationTable, SamplingUnits, Subset, gradable
 from finetune.evaluation.measures import MEASURES
 from interp.questions.schema import Question
 from interp.questions.tables import pair_table, prompt_table
 from interp.runtime.errors import InputError
-from interp.statistics import Estimate, FloatArray, cluster_of, clusters_drawn, over_patients_and_seeds, percentiles
+from interp.statistics import (
+    Estimate,
+    FloatArray,
+    at_the_ends,
+    cluster_of,
+    clusters_drawn,
+    over_patients_and_seeds,
+    percentiles,
+)
 
 COMBINED = "combined"
 """Name of the combined score: accuracy - question flip rate - max(0, text-only agreement - that of the base).
@@ -57,12 +66,14 @@ class HeldOutQuestions(NamedTuple):
 
 
 class PatientTotals(NamedTuple):
-    """Column totals of the measures' units (`finetune.evaluation.answers.SamplingUnits`) for each patient."""
+    """What the measures' units (`finetune.evaluation.answers.SamplingUnits`) sum up to for each patient."""
 
     arms: dict[str, FloatArray]
     """Measure -> [P, arms, seeds, columns]."""
     base: dict[str, FloatArray]
     """Measure -> [P, columns]."""
+    sizes: dict[str, FloatArray]
+    """Measure that is a share -> [P] number of the base's units, which are questions, pairs or wordings."""
 
 
 class WeightedMetrics(NamedTuple):
@@ -94,24 +105,40 @@ def held_out_questions(questions: Sequence[Question]) -> HeldOutQuestions:
 def patient_totals(asked: HeldOutQuestions, base: Answers, arms: Sequence[Sequence[Answers]]) -> PatientTotals:
     """Sum by patient what every measure in METRICS needs; `arms` holds the answers of each arm, by seed."""
     names = [name for name in METRICS if name != COMBINED]
+    shares = [name for name in names if MEASURES[name].unit == "%"]
     return PatientTotals(
         {
             name: np.stack([np.stack([_totals(asked, a, name) for a in seeds], axis=1) for seeds in arms], axis=1)
             for name in names
         },
         {name: _totals(asked, base, name) for name in names},
+        {name: _sizes(asked, base, name) for name in shares},
     )
+
+
+def _units(asked: HeldOutQuestions, answers: Answers, measure: str) -> SamplingUnits:
+    everything = Subset("all", "all", np.ones(len(asked.prompts), bool), np.ones(len(asked.pairs), bool))
+    return MEASURES[measure].units(EvaluationTable(asked.prompts, asked.pairs, everything), answers)
+
+
+def _patients_of(asked: HeldOutQuestions, units: SamplingUnits) -> NDArray[np.intp]:
+    """The number of each unit's patient [k], in the order of `asked.patients`."""
+    # Naming all patients first counts those without any unit too.
+    return cluster_of([*asked.patients, *units.patients])[len(asked.patients) :]
 
 
 def _totals(asked: HeldOutQuestions, answers: Answers, measure: str) -> FloatArray:
     """Return the column totals [P, columns] of one measure."""
-    everything = Subset("all", "all", np.ones(len(asked.prompts), bool), np.ones(len(asked.pairs), bool))
-    units = MEASURES[measure].units(EvaluationTable(asked.prompts, asked.pairs, everything), answers)
+    units = _units(asked, answers, measure)
     table = np.zeros((len(asked.patients), units.columns.shape[1]))
-    # Naming all patients first gives a row to those without any unit too.
-    member = cluster_of([*asked.patients, *units.patients])[len(asked.patients) :]
-    np.add.at(table, member, units.columns)
+    np.add.at(table, _patients_of(asked, units), units.columns)
     return table
+
+
+def _sizes(asked: HeldOutQuestions, answers: Answers, measure: str) -> FloatArray:
+    """Return the number of units of each patient [P]."""
+    patients = _patients_of(asked, _units(asked, answers, measure))
+    return np.bincount(patients, minlength=len(asked.patients)).astype(float)
 
 
 def measure_value(asked: HeldOutQuestions, answers: Answers, measure: str) -> float:
@@ -128,7 +155,7 @@ def weighted_metrics(totals: PatientTotals, weights: FloatArray) -> WeightedMetr
     """Compute every metric with the patients weighted by each row of `weights` [d, P]."""
     arms, base = (
         {name: MEASURES[name].statistic(np.tensordot(weights, table, 1)) for name, table in tables.items()}
-        for tables in totals
+        for tables in (totals.arms, totals.base)
     )
     base_agreement = base["text_only_agreement"]
     for found, reference in ((arms, base_agreement[:, None, None]), (base, base_agreement)):
@@ -137,20 +164,17 @@ def weighted_metrics(totals: PatientTotals, weights: FloatArray) -> WeightedMetr
     return WeightedMetrics(arms, base)
 
 
-def mean_over_seeds(draws: FloatArray, patients: int, share: bool = False) -> Estimate:
+def mean_over_seeds(draws: FloatArray, patients: int, sizes: FloatArray | None = None) -> Estimate:
     """The mean over seeds of a number [1 + DRAWS, seeds] with its 95% interval over patients and seeds.
 
-    With one seed the interval is over the patients alone. `share` clips estimate and interval to [0, 1].
+    With one seed the interval is over the patients alone. A share has the `sizes` [P] of its patients: its interval
+    stays between 0 and 1, and is that of `interp.statistics.at_the_ends` if it is one of these.
     """
     # Arms with equal results can differ in the last digits of their sums.
     draws = np.round(draws, 12)
     over_patients = draws.mean(1)
     if draws.shape[1] == 1:
-        return percentiles(float(over_patients[0]), over_patients[1:], patients)
-    found, _ = over_patients_and_seeds(draws[0], over_patients[1:], patients)
-    return Estimate(*np.clip(found, 0, 1).tolist()) if share else found
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share, which lies between 0 and 1."""
-    return metric != COMBINED and MEASURES[metric].unit == "%"
+        found = percentiles(float(over_patients[0]), over_patients[1:], patients)
+    else:
+        found, _ = over_patients_and_seeds(draws[0], over_patients[1:], patients)
+    return found if sizes is None else Estimate(*np.clip(at_the_ends(found, sizes), 0, 1).tolist())

@@ -11,9 +11,7 @@ from finetune.ablation.conclusion import conclusion
 from finetune.ablation.metrics import (
     COMBINED,
     HeldOutQuestions,
-    PatientTotals,
     WeightedMetrics,
-    is_share,
     mean_over_seeds,
     patient_totals,
     patient_weights,
@@ -29,7 +27,7 @@ from interp.schemas import ablation as schema
 from interp.schemas.ablation import CHANCE, AblationArm, ArmRecord, Rule, SensitivityEntry, Worth
 from interp.schemas.layers import ProfileEntry
 from interp.schemas.record import Interval
-from interp.statistics import FloatArray, percentiles
+from interp.statistics import FloatArray
 from interp.storage.provenance import joined, provenance, software
 from interp.views.labels import scale_of
 from interp.views.notebook import shown
@@ -102,7 +100,7 @@ def summarize(
     windows = [i for i, arm in enumerate(arms) if arm.kind in ("chosen", "window")]
     costs = []
     if len(windows) > 1:
-        costs = regrets(PatientTotals(_only(sums.arms, windows), sums.base), 0, patients, settings.seed)
+        costs = regrets(sums._replace(arms=_only(sums.arms, windows)), 0, patients, settings.seed)
     # The profile predicts consecutive layers only, so a chosen range with gaps is left out.
     runs = [i for i in windows if arms[i].contiguous]
     along = WeightedMetrics(_only(found.arms, runs), found.base)
@@ -114,8 +112,11 @@ def summarize(
         conclusion=conclusion(arms, goodness(found, COMBINED), costs, told, patients),
         chosen=list(arms[0].layers),
         settings=made,
-        base={name: Interval.of(percentiles(float(d[0]), d[1:], patients)) for name, d in found.base.items()},
-        arms=[_arm_entry(each, i, found, patients) for i, each in enumerate(trained)],
+        base={
+            name: Interval.of(mean_over_seeds(d[:, None], patients, sums.sizes.get(name)))
+            for name, d in found.base.items()
+        },
+        arms=[_arm_entry(each, i, found, sums.sizes, patients) for i, each in enumerate(trained)],
         regret=[
             _regret_entry(cost, [arms[i].name for i in windows], goodness(found, cost.metric)[:, windows], patients)
             for cost in costs
@@ -142,13 +143,15 @@ def _only(tables: dict[str, FloatArray], arms: Sequence[int]) -> dict[str, Float
     return {name: table[:, list(arms)] for name, table in tables.items()}
 
 
-def _arm_entry(trained: Trained, place: int, found: WeightedMetrics, patients: int) -> AblationArm:
+def _arm_entry(
+    trained: Trained, place: int, found: WeightedMetrics, sizes: Mapping[str, FloatArray], patients: int
+) -> AblationArm:
     arm = trained.arm
     went = [record.training for _, record in trained.seeds if record.training]
     metrics, against_base, against_chosen = {}, {}, {}
     for name, values in found.arms.items():
         own = values[:, place]
-        metrics[name] = Interval.of(mean_over_seeds(own, patients, share=is_share(name)))
+        metrics[name] = Interval.of(mean_over_seeds(own, patients, sizes.get(name)))
         against_base[name] = Interval.of(mean_over_seeds(own - found.base[name][:, None], patients))
         against_chosen[name] = Interval.of(mean_over_seeds(own - values[:, 0], patients))
     return AblationArm(
