@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from ready import ready
 from safetensors.torch import load_file, save_file
 from shape import (
     MIMIC,
@@ -49,9 +50,7 @@ from finetune.training.batches import training_steps
 from finetune.training.loop import accelerator_for, train
 from interp.causal.mediation import falls_by_layer
 from interp.measurement.sharded import measure_together
-from interp.model.fused import fuse
 from interp.model.image_token_file import encode_into_file
-from interp.model.image_tokens import make_contiguous
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions, write_questions
@@ -196,8 +195,6 @@ def worker(options: argparse.Namespace) -> None:
     accelerator = accelerator_for("auto")
     team = team_on(accelerator.device)
     vlm, saes = build(options.shape, options.split)
-    make_contiguous(vlm.model)
-    fuse(vlm.model)
     say(f"{options.worker} processes: built in {time.perf_counter() - started:.1f} s on {machine(vlm)['device']}")
     peaks(team)
     told: dict[str, Any] = {"processes": team.size} | machine(vlm)
@@ -211,19 +208,20 @@ def worker(options: argparse.Namespace) -> None:
             save_file({n: t.contiguous() for n, t in tensors.items()}, into.with_suffix(".safetensors"))
             into.with_suffix(".json").write_text(json.dumps(told))
 
-    asked = load_questions(Path(options.folder) / "questions.jsonl")
-    if "screening" in options.parts:
-        note(*screening(vlm, saes, asked, team, options.repeats), "screening")
-    if "whole" in options.parts:
-        folders = sae_folders(saes, options, team)
+    with ready(vlm):
+        asked = load_questions(Path(options.folder) / "questions.jsonl")
+        if "screening" in options.parts:
+            note(*screening(vlm, saes, asked, team, options.repeats), "screening")
+        if "whole" in options.parts:
+            folders = sae_folders(saes, options, team)
+            saes.clear()
+            note(whole(vlm, folders, asked, team, into), {}, "whole")
         saes.clear()
-        note(whole(vlm, folders, asked, team, into), {}, "whole")
-    saes.clear()
-    if "training" in options.parts:
-        for batch in options.batches:
-            more, found = training(vlm, asked[: options.pairs], TRAINED[options.shape], batch, team, accelerator)
-            note({f"{name}_at_{batch}": value for name, value in more.items()}, found, f"training_at_{batch}")
-    clock(team)
+        if "training" in options.parts:
+            for batch in options.batches:
+                more, found = training(vlm, asked[: options.pairs], TRAINED[options.shape], batch, team, accelerator)
+                note({f"{name}_at_{batch}": value for name, value in more.items()}, found, f"training_at_{batch}")
+        clock(team)
 
 
 def sae_folders(saes: list[Sae], options: argparse.Namespace, team: Team) -> dict[int, Path]:
