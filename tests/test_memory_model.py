@@ -12,7 +12,7 @@ from finetune.evaluation.collect import largest_tables
 from finetune.lora.modules import add_lora, trainable_parameters
 from interp.measurement.margins import pack_prompts
 from interp.measurement.suffix_rerun import SuffixRerun
-from interp.model.load import check_memory, choose_dtype, load_vlm
+from interp.model.load import check_memory, load_vlm
 from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import grounding, loading, measuring, searching, training
 from interp.model.memory_model import (
@@ -25,6 +25,7 @@ from interp.model.memory_model import (
     rerun_bytes,
     rerun_tokens,
 )
+from interp.model.placement import choose_dtype
 from interp.model.prompt_bound import prompt_bound
 from interp.model.prompts import PromptStyle
 from interp.model.shape import MEDGEMMA_4B, ModelShape, shape_of_folder

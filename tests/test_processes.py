@@ -24,7 +24,8 @@ from interp.images.decode import NO_IMAGE
 from interp.measurement.generate import generate
 from interp.measurement.margins import measure
 from interp.model.image_token_file import encode_into_file
-from interp.model.load import balanced_device_map, load_vlm
+from interp.model.load import load_vlm
+from interp.model.placement import balanced_device_map
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
 from interp.questions.files import load_questions

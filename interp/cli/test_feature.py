@@ -75,8 +75,8 @@ def study_feature_command(
     from interp.feature.register_grid import SHIPPED, read_grid
     from interp.feature.save import save_study
     from interp.feature.study import study_feature
-    from interp.model.load import DTYPES
     from interp.model.memory_jobs import searching
+    from interp.model.placement import DTYPES
     from interp.saes.feature_id import parse_feature
     from interp.saes.locate import sae_of_layer
     from interp.saes.sae import load_sae

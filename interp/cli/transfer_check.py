@@ -70,8 +70,8 @@ def transfer_check_command(
             --saes gemma-scope-2-4b-it-res-all \\
             --questions mine.jsonl --images images/
     """
-    from interp.model.load import DTYPES
     from interp.model.memory_jobs import measuring
+    from interp.model.placement import DTYPES
     from interp.model.prompt_bound import prompt_bound
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.screening.transfer import question_prompts, text_prompts, transfer_check

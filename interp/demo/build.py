@@ -28,7 +28,8 @@ from interp.demo.training_data import TrainingData, build_training_data, some_wo
 from interp.demo.world import held_out_texts, sample_images, write_world
 from interp.images.decode import BLANK_IMAGE
 from interp.measurement.margins import measure, text_residuals
-from interp.model.load import choose_device, load_vlm, quiet_loading
+from interp.model.load import load_vlm, quiet_loading
+from interp.model.placement import choose_device
 from interp.model.vlm import Vlm
 from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table

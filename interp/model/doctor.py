@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from interp.model.load import BFLOAT16_SINCE, choose_dtype
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
+from interp.model.placement import BFLOAT16_SINCE, choose_dtype
 from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
 from interp.model.spec import Dtype
 from interp.runtime.errors import InputError, first_line

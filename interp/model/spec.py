@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from interp.model.vlm import Vlm
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Number format of a model, or auto for the one that suits the device (`interp.model.load.choose_dtype`)."""
+"""Number format of a model, or auto for the one that suits the device (`interp.model.placement.choose_dtype`)."""
 
 
 @dataclass(frozen=True)

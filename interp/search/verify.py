@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from interp.measurement.margins import measure
-from interp.model.load import DTYPES
+from interp.model.placement import DTYPES
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import fingerprint, pair_table, prompt_table

@@ -38,9 +38,9 @@ from interp.cli.transfer_check import PROMPTS
 from interp.feature.study import study_feature
 from interp.measurement.margins import measure
 from interp.model.doctor import PUBLISHED
-from interp.model.load import choose_dtype
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
+from interp.model.placement import choose_dtype
 from interp.model.prompt_bound import prompt_bound
 from interp.model.prompts import PromptStyle
 from interp.model.shape import shape_of_folder

@@ -18,7 +18,8 @@ import torch
 
 from interp.measurement.margins import measure
 from interp.measurement.suffix_rerun import SuffixRerun
-from interp.model.load import DTYPES, load_vlm
+from interp.model.load import load_vlm
+from interp.model.placement import DTYPES
 from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table

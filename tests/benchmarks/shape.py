@@ -26,8 +26,9 @@ from interp.demo.sample_cases import ANSWERS
 from interp.measurement.margins import measure
 from interp.model.decoder import final_logits
 from interp.model.image_tokens import encode_pixels
-from interp.model.load import balanced_device_map, load_vlm
+from interp.model.load import load_vlm
 from interp.model.packing import Row, collate
+from interp.model.placement import balanced_device_map
 from interp.model.prompts import answer_tokens
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
