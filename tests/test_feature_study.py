@@ -371,8 +371,10 @@ def test_no_flips_give_null_and_a_sentence(tiny, tmp_path):
         for q in questions
     ]
     active = sae.encode(measure(vlm, prompt_table(same), [1]).residuals[:, 0]).mean(0).argmax()
-    study = study_feature(vlm, sae, same, int(active))
+    study = study_feature(vlm, sae, same, int(active), sae_of={0: tmp_path, 1: tmp_path})
     assert (study.tracking.flips, study.test, study.groups) == (0, None, [])
+    assert (study.edges, study.token_edges) == ([], [])
+    assert "No flip is banked, so there is no change to trace to other features or to tokens." in study.notes
     assert any("No pair flips" in note for note in study.notes)
     assert any("never varies" in note for note in study.notes)
     save_study(study, tmp_path / "out")

@@ -253,6 +253,11 @@ def test_coverage_of_the_ratio_interval():
 
 def test_empty_denominator_is_undefined():
     assert np.isnan(ratio_interval(np.zeros(2), np.zeros(2), ["a", "b"], 0).value)
+    # Patients who add nothing to either sum do not make up for those who are too few.
+    for counted in (4, 5):
+        only = np.where(np.arange(20) < counted, [2.0] * 20, 0.0)
+        found = ratio_interval(only / 2, only, list(range(20)), 0)
+        assert (found.value, np.isnan(found.low)) == (0.5, counted < 5)
 
 
 def sign_flip_p(values, clusters, seed, draws=5000):

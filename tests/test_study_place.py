@@ -12,6 +12,7 @@ from interp.causal.mediation import falls_by_layer
 from interp.causal.sae_error import PARTS, split_shift
 from interp.causal.vector_patching import RANDOMS, patch_vectors
 from interp.feature.clamping import clamp_feature
+from interp.feature.notes import missing_numbers
 from interp.feature.register_grid import read_grid
 from interp.feature.study import study_feature
 from interp.measurement.margins import measure
@@ -324,6 +325,21 @@ def test_published_figures_stand_beside_those_of_the_study():
     assert rows["flips with its |delta| the largest of the layer", "37 of 76"] == "1 of 3"
     assert rows["questions with a flip, feature at zero", "10.8%"] == "–"
     assert not any("Published" in each.caption for each in study_tables(base))
+
+
+def test_a_change_of_few_flips_is_said_to_be_traced_to_nothing():
+    study = study_of()
+
+    def said(traced):
+        return [note for note in missing_numbers(study, [], 0.25, traced) if "The feature changes" in note]
+
+    assert said(None) == said([f"p{k % 5}" for k in range(10)]) == []
+    nothing = "The feature changes in none of the 40 banked flips, so there is no change to trace"
+    assert said([]) == [f"{nothing} to other features or to tokens."]
+    for traced, counted in ((["p1"] * 12, "12 of the 40 banked flips, of 1 patient:"), (list("abcdefghi"), "9 of")):
+        (note,) = said(traced)
+        assert f"changes in {counted}" in note
+        assert note.endswith("too few to say from which features and tokens its change comes.")
 
 
 def test_too_few_flips_place_nothing(vlm, sae):

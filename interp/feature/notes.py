@@ -9,12 +9,20 @@ from interp.schemas.study import Study
 from interp.statistics import MIN_PATIENTS
 
 
-def missing_numbers(study: Study, wordings: Sequence[str], bank_margin: float) -> list[str]:
+def missing_numbers(
+    study: Study, wordings: Sequence[str], bank_margin: float, traced: Sequence[str] | None = None
+) -> list[str]:
     """A sentence on every number of the study that is undefined.
 
-    `wordings` are the original wordings; `bank_margin` [logits] is the threshold of the flip bank.
+    `wordings` are the original wordings; `bank_margin` [logits] is the threshold of the flip bank. `traced` are the
+    patients of the banked flips in which the feature changes, one a flip; None if its edges were not asked for.
     """
-    return [*_missing_tests(study, bank_margin), *_missing_groups(study), *_missing_grid(study, wordings)]
+    return [
+        *_missing_tests(study, bank_margin),
+        *([] if traced is None else _missing_edges(study, traced)),
+        *_missing_groups(study),
+        *_missing_grid(study, wordings),
+    ]
 
 
 def _missing_tests(study: Study, bank_margin: float) -> list[str]:
@@ -40,6 +48,20 @@ def _missing_tests(study: Study, bank_margin: float) -> list[str]:
     if study.test is not None and study.test.unflipped_changed is None:
         found.append("Every pair flips, so the patch cannot be tried on pairs that do not.")
     return found
+
+
+def _missing_edges(study: Study, traced: Sequence[str]) -> list[str]:
+    flips, patients = study.test.n if study.test else 0, len(set(traced))
+    if not traced:
+        said = f"The feature changes in none of the {flips} banked flips" if flips else "No flip is banked"
+        return [f"{said}, so there is no change to trace to other features or to tokens."]
+    if len(traced) < LEAST_FLIPS or patients < LEAST_PATIENTS:
+        whose = f"{patients} patient{'s' if patients > 1 else ''}"
+        return [
+            f"The feature changes in {len(traced)} of the {flips} banked flips, of {whose}: too few to say from which "
+            "features and tokens its change comes."
+        ]
+    return []
 
 
 def _missing_groups(study: Study) -> list[str]:

@@ -254,7 +254,8 @@ def study_feature(
         flips=flips,
         wordings=activating_wordings(prompts, activations),
     )
-    study.notes.extend(missing_numbers(study, wordings, BANK_MARGIN))
+    changing = banked.pairs["patient"][delta[flips.banked] != 0].tolist()
+    study.notes.extend(missing_numbers(study, wordings, BANK_MARGIN, None if sae_of is None else changing))
     return study
 
 

@@ -38,7 +38,7 @@ def ratio_interval(
 ) -> Estimate:
     """sum(top) / sum(bottom) with a cluster-bootstrap interval: a mean if `bottom` is all ones.
 
-    The interval is NaN for fewer than MIN_PATIENTS clusters.
+    The interval is NaN for fewer than MIN_PATIENTS clusters with anything in either sum.
     """
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if bottom.sum() == 0:
@@ -47,7 +47,8 @@ def ratio_interval(
     total = drawn @ np.bincount(member, bottom)
     samples = (drawn @ np.bincount(member, top))[total != 0] / total[total != 0]
     low, high = np.percentile(samples, INTERVAL)
-    return guarded(Estimate(float(top.sum() / bottom.sum()), float(low), float(high)), clusters)
+    counted = np.unique(member[(top != 0) | (bottom != 0)]).tolist()
+    return guarded(Estimate(float(top.sum() / bottom.sum()), float(low), float(high)), counted)
 
 
 def mean_interval(values: FloatArray, clusters: Sequence[object], seed: int, draws: int = 2000) -> Estimate:
