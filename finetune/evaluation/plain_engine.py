@@ -19,15 +19,14 @@ from interp.measurement.generate import end_tokens
 from interp.measurement.margins import check_finite
 from interp.model.blank_images import ALL_BLANKS, BLANKS, GAUSSIAN, gaussian_image
 from interp.model.key_heads import share_key_heads
-from interp.model.load import DTYPES, adopt_template, check_memory, choose_device, choose_dtype, quiet_loading
+from interp.model.load import adopt_template, check_memory, quiet_loading
 from interp.model.memory_jobs import loading
 from interp.model.memory_model import Format
+from interp.model.placement import place_model
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, chat_messages
-from interp.model.quantization import quantization_config
 from interp.model.spec import ModelSpec
 from interp.model.weights_check import check_weights, refuse_two_models
 from interp.runtime.errors import InputError, first_line
-from interp.runtime.memory import limit_memory
 from interp.runtime.progress import spinner, track
 from interp.storage.hub import Source, locate_any
 from interp.storage.json_files import read_object
@@ -167,39 +166,32 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    split = spec.device == "split"
-    device = choose_device("auto" if split else spec.device)
-    kind = choose_dtype(spec.dtype, torch.device(device))
-    dtype = DTYPES[kind]
-    places: dict[str, Any] = {"device_map": "auto"} if split else {}
-    if spec.load_in is not None:
-        places = {"device_map": {"": device}, **places, "quantization_config": quantization_config(spec.load_in, dtype)}
-    if spec.max_memory is not None:
-        limit_memory(torch.device(device), spec.max_memory)
     source = locate_any(model, spec.revision)
     refuse_two_models(source.folder)
-    if not split and not _saved_quantized(source.folder):
-        check_memory(source, Format(kind, spec.load_in), loading(), [torch.device(device)], spec.max_memory)
+    saved = _saved_as(source.folder)
+    placed = place_model(
+        source.folder, spec.device, spec.dtype, spec.load_in, spec.max_memory, saved, lambda folder: "auto"
+    )
+    if spec.device != "split" and saved is None:
+        check_memory(source, Format(placed.dtype, spec.load_in), loading(), placed.devices, spec.max_memory)
     try:
         with spinner("loading the model"), quiet_loading():
             processor = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
             adopt_template(processor)
             found: Any = AutoModelForImageTextToText.from_pretrained(
                 source.folder,
-                dtype=dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **places,
+                **placed.options,
             )
             loaded, report = found
             # Many families publish weights that their class does not use.
             check_weights(source.folder, {**report, "unexpected_keys": ()})
             if loaded.config.model_type == "gemma3":
                 share_key_heads(loaded)
-            loaded = (loaded if places else loaded.to(device)).eval().requires_grad_(False)
-            engine = PlainEngine(loaded, processor, source, spec.prompt_style(), batch_size)
+            engine = PlainEngine(placed.settle(loaded), processor, source, spec.prompt_style(), batch_size)
     except InputError as error:
         folder = "" if str(error).startswith(str(source.folder)) else f"{source.folder}: "
         raise InputError(f"{folder}{error}") from None
@@ -210,10 +202,11 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
     return engine
 
 
-def _saved_quantized(folder: Path) -> bool:
-    """Whether the weights in a model folder are quantized, in any format, so that their size is not counted."""
+def _saved_as(folder: Path) -> str | None:
+    """The method by which the weights in a model folder are quantized; None if they are not."""
     path = folder / "config.json"
-    return path.is_file() and "quantization_config" in read_object(path)
+    config = read_object(path).get("quantization_config") if path.is_file() else None
+    return str(config.get("quant_method", "by an unknown method")) if isinstance(config, dict) else None
 
 
 def check_template(engine: PlainEngine) -> None:
