@@ -8,6 +8,7 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from interp.images.decode import BLANK_IMAGE, open_image
+from interp.measurement import saliency
 from interp.measurement.occlusion import image_pixels, pack_wordings, token_margins, variant_batches
 from interp.measurement.saliency import (
     attention,
@@ -16,11 +17,12 @@ from interp.measurement.saliency import (
     integrated_gradient_maps,
     observe_attention,
 )
-from interp.model.decoder import run_packed
+from interp.model.decoder import final_logits, run_packed
 from interp.model.image_tokens import encode_pixels
 from interp.model.load import load_vlm, quiet_loading
 from interp.model.packing import attention_masks
 from interp.model.prompts import DEFAULT_STYLE
+from interp.runtime.memory import Memory
 from interp.saes.sae import Sae
 
 TEXTS = ["Is there a nodule?", "Any nodule here?", "Do you see it in this pic at all, or is it not there?"]
@@ -167,6 +169,22 @@ def test_integrated_gradients_equal_the_slow_sum_and_are_complete(vlm, path, mon
     ]
     assert errors[1] < 0.005 * change.abs().max()
     assert errors[1] < errors[0] / 20
+
+
+def test_little_memory_gives_smaller_passes_and_the_same_maps(vlm, path, monkeypatch):
+    tokens, blank, rows = tokens_of(vlm, path), tokens_of(vlm, BLANK_IMAGE), []
+
+    def logits(model, batch, images):
+        rows.append(len(batch.input_ids))
+        return final_logits(model, batch, images)
+
+    monkeypatch.setattr(saliency, "final_logits", logits)
+    expected = integrated_gradient_maps(vlm, tokens, blank, TEXTS, CLOSED, steps=12)
+    roomy = len(rows)
+    monkeypatch.setattr(saliency, "memory_left", lambda *_: Memory(0, 0))
+    torch.testing.assert_close(integrated_gradient_maps(vlm, tokens, blank, TEXTS, CLOSED, 12), expected)
+    assert len(rows) - roomy > roomy
+    assert sum(rows[:roomy]) == sum(rows[roomy:]) == 12 * len(TEXTS)
 
 
 def test_feature_maps_equal_plain_autograd(vlm, path, monkeypatch):

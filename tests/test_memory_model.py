@@ -248,6 +248,7 @@ COMMANDS = [
     ("interp", "find-features"),
     ("interp", "test-feature"),
     ("interp", "transfer-check"),
+    ("interp", "export-activations"),
     ("interp", "verify"),
     ("finetune",),
     ("finetune", "evaluate"),

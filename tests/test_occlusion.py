@@ -74,7 +74,7 @@ def test_occlusions_equal_those_of_edited_images(vlm, picture, path):
     ]
     pixels = image_pixels(vlm, path)
     before = dict(vlm.image_tokens)
-    for image_batch, batch_tokens in ((32, 4096), (5, 150)):
+    for image_batch, batch_tokens in ((32, 4096), (5, 150), (None, 4096)):
         tokens = encode_occluded(vlm, pixels, make_fill(vlm, pixels, "grey"), single_cells(4), image_batch)
         found = token_margins(vlm, tokens, TEXTS, CLOSED, batch_tokens)
         torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
