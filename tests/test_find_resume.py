@@ -126,7 +126,7 @@ def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypa
             find_into(out, lambda: search)
     asked = []
     batches = exchange.launch_batches
-    monkeypatch.setattr(exchange, "launch_batches", lambda *given: asked.append(given[5]) or batches(*given))
+    monkeypatch.setattr(exchange, "launch_batches", lambda *given: asked.append(given[3]) or batches(*given))
     monkeypatch.setattr("interp.measurement.suffix_rerun.SuffixRerun._batches", stopped)
     assert find_into(out, lambda: search, resume=True) is not None
     # Neither the prompts nor those with another image.

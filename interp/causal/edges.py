@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.causal.edited_runs import edited_residuals
 from interp.measurement.margins import load_batches, measure, pack_prompts
 from interp.model.decoder import batch_masks, embed, run_layers
+from interp.model.packing import batches
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
@@ -177,7 +178,8 @@ def _gradients(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layers: 
 
     handles = [vlm.layers[layer].register_forward_hook(watch(layer)) for layer in layers]
     try:
-        for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, GRADIENT_TOKENS, "edges"):
+        chunks = batches(pack_prompts(vlm, prompts), GRADIENT_TOKENS, vlm.device)
+        for batch, images in load_batches(vlm, chunks, prompts, "edges"):
             with torch.enable_grad():
                 hidden = embed(vlm.model, batch, images)
                 hidden = run_layers(

@@ -17,7 +17,7 @@ from interp.causal.edited_runs import edited_residuals
 from interp.measurement.margins import load_batches, measure, pack_prompts
 from interp.measurement.saliency import observe_attention
 from interp.model.decoder import run_packed
-from interp.model.packing import Batch, Row, common_prefix
+from interp.model.packing import Batch, Row, batches, common_prefix
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
 from interp.schemas.study import TokenKind
@@ -86,7 +86,7 @@ def brought(vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int]) -> Tensor:
     rows = pack_prompts(vlm, prompts)
     found = torch.zeros(len(prompts), len(layers), len(KINDS), vlm.d_model)
     start, tail = _shared_ends(rows)
-    for batch, images in load_batches(vlm, rows, prompts, BATCH_TOKENS, "edges"):
+    for batch, images in load_batches(vlm, batches(rows, BATCH_TOKENS, vlm.device), prompts, "edges"):
         parts = _brought_by(vlm, batch, images, _kinds(batch, vlm.model.config.image_token_id, start, tail))
         found[batch.prompts] = torch.stack([parts[layer] for layer in layers], 1).cpu()
     return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from interp.images.decode import NO_IMAGE
 from interp.measurement.margins import capture_residuals, load_batches
 from interp.model.decoder import run_packed
-from interp.model.packing import common_prefix, pack
+from interp.model.packing import batches, common_prefix, pack
 from interp.model.prompts import prompt_tokens
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
@@ -48,7 +48,7 @@ def token_activations(
     columns = torch.tensor(list(features), device=vlm.device)
     tokens: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(prompts)
     activations: list[NDArray[np.float32]] = [np.empty((0, len(features)), np.float32)] * len(prompts)
-    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, "activations"):
+    for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "activations"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
         with capture_residuals(vlm, batch, places, [sae.layer]) as captured:

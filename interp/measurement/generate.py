@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
+from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
-from interp.model.packing import Batch
+from interp.model.packing import Batch, batches
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 
@@ -36,8 +36,8 @@ def generate(
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
     room = int(batch_tokens / growth)
-    own = deal_rows(rows, room, vlm.device, vlm.team)[vlm.team.rank]
-    for batch, images in load_batches(vlm, own, prompts, room, description):
+    own = vlm.team.share(list(batches(rows, room, vlm.device)))
+    for batch, images in load_batches(vlm, own, prompts, description):
         tokens = _decode(vlm, batch, images, max_new_tokens)
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for prompt, text in zip(batch.prompts, texts, strict=True):

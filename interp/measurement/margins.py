@@ -4,7 +4,7 @@ Every image is encoded once, and the prompts about it are packed after their sha
 Only the residuals and logits of final tokens are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -43,38 +43,21 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
-def deal_rows(
-    rows: Sequence[Row], batch_tokens: int, device: torch.device, team: Team, alike: bool = False
-) -> list[list[Row]]:
-    """The rows that each process runs on its `device`, by rank; `alike` is that of `interp.model.packing.batches`.
-
-    Whole batches are dealt, so that they are the same as in one process.
-    """
-    chunks = list(batches(rows, batch_tokens, device, alike))
-    return [[row for chunk in team.share(chunks, rank) for row in chunk] for rank in range(team.size)]
-
-
 def load_batches(
-    vlm: Vlm,
-    rows: Sequence[Row],
-    prompts: pd.DataFrame,
-    batch_tokens: int,
-    description: str,
-    alike: bool = False,
-    full: bool = False,
+    vlm: Vlm, chunks: Iterable[list[Row]], prompts: pd.DataFrame, description: str
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Every batch of the packed `rows` of a prompt table with its image tokens, on the model's device, with a bar.
+    """Every batch of packed rows of a prompt table with its image tokens, on the model's device, with a bar.
 
-    `alike` is that of `interp.model.packing.batches`. `full` batches have as many positions on a CPU as on a GPU, for
-    what is sampled from each batch.
-
-    Images without tokens are encoded first, all at once or `vlm.max_images` at a time; the tokens of each such block
-    are then dropped. Raises InputError for an unreadable image.
+    `chunks` are the rows of each batch (`interp.model.packing.batches`). Images without tokens are encoded first, all
+    at once or `vlm.max_images` at a time; the tokens of each such block are then dropped. Raises InputError for an
+    unreadable image.
     """
+    chunks = list(chunks)
     image_of = prompts["image"].to_numpy()
-    unit = max(1, sum(len(row.prompts) for row in rows) // max(1, len(rows)))
+    packed = [len(row.prompts) for chunk in chunks for row in chunk]
+    unit = max(1, sum(packed) // max(1, len(packed)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
-    for block in _blocks(list(batches(rows, batch_tokens, None if full else vlm.device, alike)), vlm.max_images):
+    for block in _blocks(chunks, vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
         new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)
@@ -115,7 +98,6 @@ def measure(
     batch_tokens: int = 16384,
     description: str = "prompts",
     into: Tensor | None = None,
-    rows: Sequence[Row] | None = None,
 ) -> Measurement:
     """Answer margin, first answer token and final-token residuals of the rows of a prompt table.
 
@@ -124,22 +106,31 @@ def measure(
         (torch.Size([8]), torch.Size([8, 2, 128]))
 
     The table has columns `image`, `text` and `closed`. Residuals of `layers` are returned, written to `into` [n,
-    layers, d_model] if it is given. With packed `rows` (`pack_prompts`) only their prompts are measured, in table
-    order. Without them, the processes of `vlm.team` divide the table, and each returns the whole. `description` labels
-    the progress bar. Raises InputError if a margin is not finite or an image is unreadable.
+    layers, d_model] if it is given. The processes of `vlm.team` divide the table, and each returns the whole.
+    `description` labels the progress bar. Raises InputError if a margin is not finite or an image is unreadable.
     """
-    if rows is None:
-        rows = pack_prompts(vlm, prompts)
-        if vlm.team.size > 1:
-            own = deal_rows(rows, batch_tokens, vlm.device, vlm.team)[vlm.team.rank]
-            part = measure(vlm, prompts, layers, batch_tokens, description, rows=own)
-            return _merge(part, own, len(prompts), vlm.team, into)
-    asked = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
+    if vlm.team.size == 1:
+        return _measure_batches(vlm, prompts, layers, chunks, description, into)
+    own = vlm.team.share(chunks)
+    return _merge(_measure_batches(vlm, prompts, layers, own, description), own, len(prompts), vlm.team, into)
+
+
+def _measure_batches(
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    layers: Sequence[int],
+    chunks: Sequence[list[Row]],
+    description: str,
+    into: Tensor | None = None,
+) -> Measurement:
+    """What `measure` returns, of the prompts in `chunks` alone, in table order."""
+    asked = _prompts_in(chunks)
     n = len(asked)
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-    launched = launch_batches(vlm, prompts, layers, batch_tokens, description, rows, residuals.dtype)
+    launched = launch_batches(vlm, prompts, layers, chunks, description, residuals.dtype)
     for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
         place = torch.searchsorted(asked, torch.tensor(index))
         margin[place], top_token[place] = its_margin, its_token
@@ -149,22 +140,26 @@ def measure(
     return Measurement(margin, top_token, residuals)
 
 
+def _prompts_in(chunks: Sequence[list[Row]]) -> Tensor:
+    """The prompts in some batches, in table order: int64 [n]."""
+    return torch.tensor(sorted(prompt for chunk in chunks for row in chunk for prompt in row.prompts), dtype=torch.long)
+
+
 @torch.no_grad()
 def launch_batches(
     vlm: Vlm,
     prompts: pd.DataFrame,
     layers: Sequence[int],
-    batch_tokens: int,
+    chunks: Iterable[list[Row]],
     description: str,
-    rows: Sequence[Row],
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[list[int], Measurement]]:
     """Yield the indices of each packed batch's prompts and their measurement, with residuals as `dtype`.
 
-    The tensors are on the model's device, where a GPU may not have computed them yet. Parameters are as for `measure`;
-    margins are not checked.
+    The tensors are on the model's device, where a GPU may not have computed them yet. `chunks` are those of
+    `load_batches`, the other parameters those of `measure`; margins are not checked.
     """
-    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, description):
+    for batch, images in load_batches(vlm, chunks, prompts, description):
         with capture_residuals(vlm, batch, batch.final, layers) as captured:
             logits = final_logits(vlm.model, batch, images)
         found = torch.stack([captured[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
@@ -189,9 +184,9 @@ def _locate_prompt(prompts: pd.DataFrame, row: int) -> str:
     return f"wording {variant + 1} of question {question + 1} of those asked, in file order"
 
 
-def _merge(part: Measurement, rows: Sequence[Row], n: int, team: Team, into: Tensor | None) -> Measurement:
-    """Merge what each process measured on its `rows` of the n prompts; residuals are written to `into` if given."""
-    place = torch.tensor(sorted(prompt for row in rows for prompt in row.prompts), dtype=torch.long)
+def _merge(part: Measurement, chunks: Sequence[list[Row]], n: int, team: Team, into: Tensor | None) -> Measurement:
+    """Merge what each process measured on its batches of the n prompts; residuals are written to `into` if given."""
+    place = _prompts_in(chunks)
     found = []
     for own in part:
         spread = own.new_zeros(n, *own.shape[1:])
@@ -216,7 +211,7 @@ def text_residuals(
     rows = pack(tokens, range(len(prompts)), image_token)
     start = common_prefix(tokens)
     residuals, owners = [], []
-    for batch, images in load_batches(vlm, rows, prompts, batch_tokens, "residuals"):
+    for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "residuals"):
         wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
         places = wanted.nonzero()
         with capture_residuals(vlm, batch, places, layers) as captured:

@@ -67,9 +67,9 @@ def measure_together(
     # A killed run may have saved a round in one process and not in another; then all repeat it.
     missing = [number for number, prompts_of in enumerate(rounds) if not done.issuperset(chain(*prompts_of))]
     left = sorted({number for part in team.gather_values(missing) for number in part})
-    rows = [row for number in left for row in dealt[number][team.rank]]
+    asked = [list(dealt[number][team.rank]) for number in left if dealt[number][team.rank]]
     all_layers = with_layer_below(layers)
-    launched = launch_batches(vlm, prompts, all_layers, batch_tokens, "margins and residuals", rows, vlm.model.dtype)
+    launched = launch_batches(vlm, prompts, all_layers, asked, "margins and residuals", vlm.model.dtype)
     nothing = torch.empty(0, len(all_layers), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
     blocks = [[all_layers.index(layer) for layer in block] for block in layers_of]
     for prompts_of, (own, residuals) in pipeline_to_host(

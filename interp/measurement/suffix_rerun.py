@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import capture_residuals, deal_rows, load_batches, pack_prompts
+from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, run_layers, run_packed
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once
+from interp.model.packing import Batch, Row, at_once, batches
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
@@ -88,12 +88,9 @@ class SuffixRerun:
         self.vlm, self.prompts = vlm, prompts
         self.team, self.checkpoint = team, checkpoint
         self.batch_tokens = _batch_tokens(vlm, team) if batch_tokens is None else batch_tokens
-        # All rows of a batch have columns for as many prompts as the row with the most. A GPU has time for that, and
-        # launches fewer kernels.
-        self._alike = vlm.device.type == "cpu"
         self._free = max_bytes
         self._cached: list[CachedBatch] = []
-        self._rows: list[Row] | None = None
+        self._chunks: list[list[Row]] | None = None
 
     def margins(self, layers: Sequence[int], delta: Tensor | Edits, description: str = "patches") -> Tensor:
         """Answer margins of every prompt under k edits, one at a time: float32 [n, k] [logits].
@@ -162,13 +159,14 @@ class SuffixRerun:
     def _batches(self, description: str) -> Iterator[CachedBatch]:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
-        if self._rows is None:
-            rows = pack_prompts(self.vlm, self.prompts)
-            self._rows = deal_rows(rows, self.batch_tokens, self.vlm.device, self.team, self._alike)[self.team.rank]
+        if self._chunks is None:
+            rows, device = pack_prompts(self.vlm, self.prompts), self.vlm.device
+            # All rows of a batch have columns for as many prompts as the row with the most. A GPU has time for that,
+            # and launches fewer kernels.
+            alike = device.type == "cpu"
+            self._chunks = self.team.share(list(batches(rows, self.batch_tokens, device, alike)))
         staying: list[CachedBatch] = []
-        for batch, images in load_batches(
-            self.vlm, self._rows, self.prompts, self.batch_tokens, description, self._alike
-        ):
+        for batch, images in load_batches(self.vlm, self._chunks, self.prompts, description):
             cached = _cache_batch(self.vlm, batch, images)
             if cached.bytes <= self._free:
                 self._free -= cached.bytes
@@ -176,7 +174,7 @@ class SuffixRerun:
             yield cached
         prompts = {prompt for cached in staying for prompt in cached.batch.prompts}
         self._cached += staying
-        self._rows = [row for row in self._rows if row.prompts[0] not in prompts]
+        self._chunks = [chunk for chunk in self._chunks if chunk[0].prompts[0] not in prompts]
 
 
 def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:

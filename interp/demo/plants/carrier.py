@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from interp.demo.plants.quiet import open_direction
-from interp.demo.plants.reading import OTHER_TOKENS, r_squared, ridge, watched
+from interp.demo.plants.reading import OTHER_TOKENS, full_batches, r_squared, ridge, watched
 from interp.demo.plants.relay import Relay, random_direction, relay_signal
-from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
+from interp.measurement.margins import capture_residuals, load_batches
 from interp.model.decoder import run_packed
 from interp.model.packing import Batch
 from interp.model.vlm import Vlm
@@ -109,7 +109,7 @@ def _run(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layer: int, re
     vlm.output_hooks = kept | {sae.layer: change}
     try:
         with watched(attention.v_proj) as values, watched(attention.o_proj) as output:
-            for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting", full=True):
+            for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
                 with capture_residuals(vlm, batch, batch.final):
                     run_packed(vlm.model, batch, images)
                 f, (row, place) = active.pop(), batch.final.unbind(1)

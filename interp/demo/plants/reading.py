@@ -13,6 +13,7 @@ from interp.causal.edited_runs import final_token_edit
 from interp.demo.plants.signal import Signal, interventions
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import run_packed
+from interp.model.packing import Row, batches
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
 from interp.questions.tables import prompt_table
@@ -21,6 +22,8 @@ from interp.screening.flips import questions_that_can_flip
 SHARPNESS = 8.0
 """Difference of the gate's input between an absent signal and one of median amount."""
 FITTED_PROMPTS, OTHER_TOKENS = 3000, 500
+BATCH_TOKENS = 16384
+"""Most positions in a forward pass."""
 
 
 class Reading(NamedTuple):
@@ -72,7 +75,7 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
     generator = torch.Generator().manual_seed(seed)
     editing = nullcontext() if edit is None else final_token_edit(vlm, edited, edit)
     with editing, watched(vlm.layers[layer].mlp) as seen:
-        for batch, images in load_batches(vlm, pack_prompts(vlm, prompts), prompts, 16384, "planting", full=True):
+        for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
             with capture_residuals(vlm, batch, batch.final):
                 run_packed(vlm.model, batch, images)
             row, column = batch.final.unbind(1)
@@ -84,6 +87,11 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
             written = torch.cat([seen["output"][rest][sample], seen["output"][row, column]])
             energy.append(written.float().pow(2).mean(0).cpu())
     return MlpTensors(final, torch.cat(other), torch.stack(energy).mean(0))
+
+
+def full_batches(vlm: Vlm, prompts: pd.DataFrame) -> Iterator[list[Row]]:
+    """The packed batches of a prompt table, as large on a CPU as on a GPU, because tokens are sampled from each."""
+    return batches(pack_prompts(vlm, prompts), BATCH_TOKENS, None)
 
 
 @contextmanager
