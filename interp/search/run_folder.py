@@ -8,12 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from interp.questions.tables import fingerprint
 from interp.runtime.distributed import is_main, meet, team_on
 from interp.runtime.errors import InputError
+from interp.runtime.later import Later
 from interp.runtime.progress import notify
 from interp.saes.sae_folder import sae_digest
 from interp.schemas.items import ITEMS, write_items
@@ -56,7 +58,8 @@ def find_into(
     with working(work) if is_main() else nullcontext():
         search = load()
         team = team_on(search.vlm.device)
-        inputs = _inputs_of(search, team.size)
+        # Hashing some GB takes seconds; until it is done, nothing is written that needs it.
+        inputs = Later(partial(_inputs_of, search, team.size))
         result = None
         if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
             refuse_run(out)

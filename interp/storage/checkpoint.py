@@ -93,7 +93,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str
     from safetensors.torch import save
 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    record = {"schema_version": SCHEMA_VERSION, "inputs": inputs, "software": software()}
+    record = {"schema_version": SCHEMA_VERSION, "inputs": dict(inputs), "software": software()}
     record["provenance"] = provenance().model_dump()
     record["digest"] = named_digest(dict(sorted(held.items())), DIGEST_BYTES)
     with atomic_file(path) as partial:
@@ -151,7 +151,7 @@ def _damaged(path: Path, error: Exception, folder: Path) -> InputError:
 
 def as_json(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs as they are read back from JSON."""
-    return json.loads(json.dumps(inputs))
+    return json.loads(json.dumps(dict(inputs)))
 
 
 def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping[str, Any], otherwise: str) -> None:

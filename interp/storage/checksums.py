@@ -51,17 +51,31 @@ def named_digest(tensors: Mapping[str, Tensor], size: int) -> str:
 
 
 def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
-    """The `tensor_digest` of each tensor, computed by several threads."""
+    """The `tensor_digest` of each tensor, computed by several threads; tied weights are hashed once."""
+    given = list(tensors)
+    places = [(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in given]
+    unique = dict(zip(places, given, strict=True))
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(tensor_digest, tensors))
+        found = dict(zip(unique, pool.map(tensor_digest, unique.values()), strict=True))
+    return [found[place] for place in places]
 
 
 def tensor_digest(tensor: Tensor) -> bytes:
     """Digest of a tensor's data type, shape and bytes."""
-    values = tensor.detach().cpu().contiguous().reshape(-1)
+    values = _in_main_memory(tensor.detach()).contiguous().reshape(-1)
     # torch cannot view some empty tensors as bytes, because of their strides.
     content = values.view(torch.uint8).numpy().data if len(values) else b""
     return joined_digest([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content])
+
+
+def _in_main_memory(tensor: Tensor) -> Tensor:
+    """The tensor, copied from a GPU without holding up what is queued there afterwards."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    beside = torch.cuda.Stream(tensor.device)
+    beside.wait_stream(torch.cuda.current_stream(tensor.device))
+    with torch.cuda.stream(beside):
+        return tensor.cpu()
 
 
 def joined_digest(parts: Iterable[bytes | memoryview]) -> bytes:

@@ -1,0 +1,54 @@
+"""Digests of weights, and a mapping that is made beside other work."""
+
+import threading
+from hashlib import blake2b
+
+import pytest
+import torch
+
+from interp.runtime.later import Later
+from interp.storage.checksums import named_digest, tensor_digest
+
+
+def test_tied_weights_count_under_both_names():
+    weight, other = torch.arange(12.0).reshape(3, 4), torch.ones(2, dtype=torch.bfloat16)
+    tensors = {"embed": weight, "head": weight, "turned": weight.T, "norm": other}
+    by_hand = blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        by_hand.update(name.encode() + tensor_digest(tensor.clone()))
+    assert named_digest(tensors, 16) == by_hand.hexdigest()
+    assert named_digest(tensors | {"head": weight + 1}, 16) != by_hand.hexdigest()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_digest_waits_for_the_work_that_makes_the_tensor():
+    a = torch.randn(4096, 4096, device="cuda")
+    for _ in range(20):
+        b = a @ a
+        assert tensor_digest(b) == tensor_digest(b.cpu())
+
+
+def test_what_is_made_later_is_made_beside_and_once():
+    begun, go, made = threading.Event(), threading.Event(), []
+
+    def make():
+        begun.set()
+        go.wait(10)
+        made.append(1)
+        return {"a": 1, "b": [2]}
+
+    later = Later(make)
+    assert begun.wait(10)
+    assert not made
+    go.set()
+    assert dict(later) == {"a": 1, "b": [2]}
+    assert (len(later), later["a"], made) == (2, 1, [1])
+
+
+def test_an_error_is_raised_where_the_mapping_is_read():
+    def fail():
+        raise ValueError("unreadable")
+
+    later = Later(fail)
+    with pytest.raises(ValueError, match="unreadable"):
+        dict(later)
