@@ -6,7 +6,15 @@ import torch
 from scipy.stats import rankdata
 
 from interp.saes.sae import Sae, encode_features
-from interp.saes.sparse_codes import Codes, design_effects, differences, encode_sparse, sparse_auc
+from interp.saes.sparse_codes import (
+    Codes,
+    by_row,
+    decode_rows,
+    design_effects,
+    differences,
+    encode_sparse,
+    sparse_auc,
+)
 from interp.statistics import auc, auc_p_value, intraclass_correlation
 
 N, D_MODEL, D_SAE = 40, 6, 50
@@ -52,6 +60,17 @@ def test_sums_are_by_feature(sae, residuals):
     expected = sae.encode(residuals[kept]).double().sum(0)
     here = codes.rows(kept)
     torch.testing.assert_close(here.sums(here.value), expected)
+
+
+def test_decoding_codes_equals_decoding_the_whole_matrix(sae, residuals):
+    sae = sae._replace(b_dec=torch.arange(D_MODEL) / 7)
+    rows = by_row(encode_sparse(sae, residuals))
+    expected = sae.decode(sae.encode(residuals))
+    for start, stop in ((0, N), (3, 9), (N - 1, N)):
+        torch.testing.assert_close(decode_rows(sae, rows, start, stop), expected[start:stop])
+    silent = sae._replace(threshold=torch.full((D_SAE,), 1e6))
+    nothing = decode_rows(silent, by_row(encode_sparse(silent, residuals)), 0, N)
+    torch.testing.assert_close(nothing, silent.b_dec.expand(N, -1))
 
 
 def test_differences_leave_out_what_does_not_change(sae, residuals):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes.sae import Sae
-from interp.saes.sparse_codes import Codes
+from interp.saes.sparse_codes import Codes, by_row, decode_rows, encode_sparse
 from interp.schemas.layers import TransferVerdict
 from interp.statistics import Estimate, ratio_t_test
 
@@ -62,24 +62,22 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024, codes: Codes | N
     `codes` are the activations of these residuals, if they are known already.
     """
     device = sae.w_enc.device
+    codes = encode_sparse(sae, residuals) if codes is None else codes
+    rows = by_row(codes)
     centre = torch.zeros(residuals.shape[1], device=device)
     for part in residuals.split(chunk):
         centre += part.to(device).float().sum(0) / len(residuals)
-    mean = torch.zeros(sae.d_sae, device=device)
-    errors, totals, active = [], [], []
+    errors, totals = [], []
     for start in range(0, len(residuals), chunk):
         # Converted to float32 on the device: on a CPU this would take longer than everything else.
         x = residuals[start : start + chunk].to(device).float()
-        f = sae.encode(x) if codes is None else codes.dense(start, start + len(x))
-        errors.append((x - sae.decode(f)).pow(2).sum(1))
+        errors.append((x - decode_rows(sae, rows, start, start + len(x))).pow(2).sum(1))
         totals.append((x - centre).pow(2).sum(1))
-        active.append((f > 0).sum(1))
-        mean += f.sum(0) / len(residuals)
     return Reconstruction(
         torch.cat(errors).double().cpu().numpy(),
         torch.cat(totals).double().cpu().numpy(),
-        torch.cat(active).cpu().numpy(),
-        mean.cpu(),
+        rows.start.diff().cpu().numpy(),
+        (codes.sums(codes.value) / len(residuals)).float().cpu(),
     )
 
 

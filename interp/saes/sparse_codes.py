@@ -36,17 +36,44 @@ class Codes(NamedTuple):
         wanted = kept[self.row]
         return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
 
-    def dense(self, start: int, stop: int) -> Tensor:
-        """The rows from `start` to before `stop` with their zeros: float32 [stop - start, d_sae]."""
-        here = (self.row >= start) & (self.row < stop)
-        found = self.value.new_zeros(stop - start, self.d_sae)
-        found[self.row[here] - start, self.feature[here]] = self.value[here]
-        return found
-
     def sums(self, values: Tensor) -> Tensor:
         """Sum of `values` [entries] over the entries of every feature, in a fixed order: float64 [d_sae]."""
         counts = torch.bincount(self.feature, minlength=self.d_sae)
         return _segment_sums(values.double(), counts)
+
+
+class RowCodes(NamedTuple):
+    """The same entries sorted by row."""
+
+    feature: Tensor
+    """Feature of each entry: int64 [entries]."""
+    value: Tensor
+    """Value of each entry: float32 [entries]."""
+    start: Tensor
+    """Place of the first entry of each row, and the number of entries: int64 [n + 1]."""
+
+
+def by_row(codes: Codes) -> RowCodes:
+    """Sort the entries by row, and within a row by feature."""
+    order = torch.argsort(codes.row, stable=True)
+    counts = torch.bincount(codes.row, minlength=codes.n)
+    return RowCodes(codes.feature[order], codes.value[order], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+
+
+def decode_rows(sae: Sae, codes: RowCodes, start: int, stop: int) -> Tensor:
+    """Residuals reconstructed from the rows from `start` to before `stop`: float32 [stop - start, d_model].
+
+    Only the decoder rows of active features are read.
+    """
+    first, last = int(codes.start[start]), int(codes.start[stop])
+    written = torch.nn.functional.embedding_bag(
+        codes.feature[first:last],
+        sae.w_dec,
+        codes.start[start:stop] - first,
+        mode="sum",
+        per_sample_weights=codes.value[first:last].to(sae.w_dec.dtype),
+    )
+    return written.float() + sae.b_dec
 
 
 def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
@@ -64,20 +91,18 @@ def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
 
 def differences(codes: Codes, first: Tensor, second: Tensor) -> Codes:
     """Row `second`[i] minus row `first`[i] for every pair i, without zeros; `first` and `second` are int64 [pairs]."""
-    order = torch.argsort(codes.row, stable=True)
-    row, feature, value = codes.row[order], codes.feature[order], codes.value[order]
-    counts = torch.bincount(row, minlength=codes.n)
-    starts = counts.cumsum(0) - counts
+    feature, value, start = by_row(codes)
+    counts, device = start.diff(), start.device
     keys, values = [], []
-    for side, sign in ((first.to(row.device), -1), (second.to(row.device), 1)):
-        pair = torch.repeat_interleave(torch.arange(len(side), device=row.device), counts[side])
+    for side, sign in ((first.to(device), -1), (second.to(device), 1)):
+        pair = torch.repeat_interleave(torch.arange(len(side), device=device), counts[side])
         before = counts[side].cumsum(0) - counts[side]
-        entry = torch.arange(len(pair), device=row.device) + (starts[side] - before)[pair]
+        entry = torch.arange(len(pair), device=device) + (start[side] - before)[pair]
         keys.append(feature[entry] * len(side) + pair)
         values.append(sign * value[entry])
     key, place = torch.cat(keys).unique(return_inverse=True)
     # Each sum has at most two terms, so their order does not matter.
-    delta = torch.zeros(len(key), device=row.device).index_add_(0, place, torch.cat(values))
+    delta = torch.zeros(len(key), device=device).index_add_(0, place, torch.cat(values))
     key, delta = key[delta != 0], delta[delta != 0]
     return Codes(key % len(first), key // len(first), delta, len(first), codes.d_sae)
 
