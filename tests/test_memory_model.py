@@ -18,6 +18,7 @@ from interp.model.memory_jobs import grounding, loading, measuring, searching, t
 from interp.model.memory_model import (
     BATCH_TOKENS,
     FEWEST_TOKENS,
+    RERUN_TOKENS,
     Format,
     adapter_bytes,
     gradient_tokens,
@@ -106,7 +107,7 @@ def test_the_batches_of_sweeps_shrink_with_the_memory():
     free = [2.0**power for power in range(30, 38)]
     sizes = [rerun_tokens(MEDGEMMA_4B, Format(), int(each)) for each in free]
     assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (FEWEST_TOKENS, BATCH_TOKENS)
+    assert (sizes[0], sizes[-1]) == (FEWEST_TOKENS, RERUN_TOKENS)
     assert all(
         rerun_bytes(MEDGEMMA_4B, Format(), size) <= each / 2
         for size, each in zip(sizes, free, strict=True)

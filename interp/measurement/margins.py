@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.images.decode import NO_IMAGE
 from interp.model.decoder import final_logits, run_packed
 from interp.model.image_tokens import encode_images
-from interp.model.packing import Batch, Row, batches, collate, common_prefix, pack
+from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
@@ -63,7 +63,8 @@ def load_batches(
         encode_images(vlm, new)
         for chunk in track(block, description, unit):
             tokens = torch.cat([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk])
-            yield collate(chunk, pad_token).to(vlm.device), to_device_async(tokens, vlm.device)
+            batch = collate(chunk, pad_token, length_step(vlm.device))
+            yield batch.to(vlm.device), to_device_async(tokens, vlm.device)
         if len(vlm.image_tokens) > vlm.max_images:
             for image in new:
                 del vlm.image_tokens[image]

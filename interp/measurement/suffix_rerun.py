@@ -160,11 +160,10 @@ class SuffixRerun:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
         if self._chunks is None:
-            rows, device = pack_prompts(self.vlm, self.prompts), self.vlm.device
-            # All rows of a batch have columns for as many prompts as the row with the most. A GPU has time for that,
-            # and launches fewer kernels.
-            alike = device.type == "cpu"
-            self._chunks = self.team.share(list(batches(rows, self.batch_tokens, device, alike)))
+            rows = pack_prompts(self.vlm, self.prompts)
+            # All rows of a batch have columns for as many prompts as the row with the most.
+            chunks = list(batches(rows, self.batch_tokens, self.vlm.device, alike=True))
+            self._chunks = self.team.share(chunks)
         staying: list[CachedBatch] = []
         for batch, images in load_batches(self.vlm, self._chunks, self.prompts, description):
             cached = _cache_batch(self.vlm, batch, images)

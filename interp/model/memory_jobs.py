@@ -11,6 +11,7 @@ from interp.model.memory_model import (
     GRADIENT_TOKENS,
     IMAGES,
     OCCLUDED_IMAGES,
+    RERUN_TOKENS,
     Format,
     Need,
     Part,
@@ -105,7 +106,7 @@ def searching(
 
     def needs(shape: ModelShape, format: Format, tokens: int = batch_tokens, dtype: str = sae_dtype) -> Need:
         sae = sae_bytes(shape, features, dtype)
-        sweeps = [rerun_bytes(shape, format, size) for size in (FEWEST_TOKENS, BATCH_TOKENS)]
+        sweeps = [rerun_bytes(shape, format, size) for size in (FEWEST_TOKENS, RERUN_TOKENS)]
         held = [
             weights(shape, format),
             Part(f"SAEs of {saes} layers", sae, saes * sae),

@@ -13,6 +13,8 @@ from interp.runtime.memory import GIB
 
 BATCH_TOKENS = 16384
 """Most positions in a forward pass, unless there is too little memory for them."""
+RERUN_TOKENS = 32768
+"""Most positions of a batch whose final tokens are rerun: sweeps over fewer launch kernels for little work."""
 FEWEST_TOKENS = 1024
 """Positions in the smallest forward pass that is tried: an image of 256 tokens with all of its wordings."""
 GRADIENT_SHARE = 8
@@ -135,9 +137,9 @@ def rerun_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
 def rerun_tokens(shape: ModelShape, format: Format, free: int) -> int:
     """Positions of a batch whose causal sweeps take at most half of the `free` memory [bytes], a power of two.
 
-    Between FEWEST_TOKENS and BATCH_TOKENS, whatever there is.
+    Between FEWEST_TOKENS and RERUN_TOKENS, whatever there is.
     """
-    return _halved(BATCH_TOKENS, FEWEST_TOKENS, lambda tokens: 2 * rerun_bytes(shape, format, tokens), free)
+    return _halved(RERUN_TOKENS, FEWEST_TOKENS, lambda tokens: 2 * rerun_bytes(shape, format, tokens), free)
 
 
 def occluded_images(shape: ModelShape, format: Format, free: int) -> int:

@@ -18,6 +18,9 @@ from interp.runtime.async_copies import to_device_async
 CPU_POSITIONS = 2048
 """Most positions that a CPU runs at once; with more, the activations of a layer leave the caches of the cores."""
 
+GPU_STEP = 32
+"""Lengths of rows on a GPU are multiples of this. cuDNN's attention makes a plan for every new shape, in some 70 ms."""
+
 
 class Row(NamedTuple):
     """Prompts that share one image and one prefix, packed into one sequence."""
@@ -108,6 +111,11 @@ def at_once(positions: int, device: torch.device) -> int:
     return min(positions, CPU_POSITIONS) if device.type == "cpu" else positions
 
 
+def length_step(device: torch.device) -> int:
+    """Of what the lengths of padded rows are multiples on a device."""
+    return GPU_STEP if device.type == "cuda" else 1
+
+
 def batches(
     rows: Sequence[Row], batch_tokens: int, device: torch.device | None, alike: bool = False
 ) -> Iterator[list[Row]]:
@@ -116,12 +124,13 @@ def batches(
     On a CPU it has fewer (`at_once`), unless no `device` is given. The rows of a batch that is `alike` hold equally
     many prompts.
     """
+    step = 1
     if device is not None:
-        batch_tokens = at_once(batch_tokens, device)
+        batch_tokens, step = at_once(batch_tokens, device), length_step(device)
     batch: list[Row] = []
     for row in sorted(rows, key=lambda r: (len(r.prompts) if alike else 0, r.length), reverse=True):
         unlike = alike and bool(batch) and len(row.prompts) != len(batch[0].prompts)
-        if batch and (unlike or (len(batch) + 1) * batch[0].length > batch_tokens):
+        if batch and (unlike or (len(batch) + 1) * padded(batch[0].length, step) > batch_tokens):
             yield batch
             batch = []
         batch.append(row)
@@ -129,10 +138,15 @@ def batches(
         yield batch
 
 
+def padded(length: int, step: int) -> int:
+    """The least multiple of `step` that is not below `length`."""
+    return -(-length // step) * step
+
+
 def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
     """Pad rows to a common length, a multiple of `multiple`, and record where every prompt ends."""
     # numpy, because creating a tensor for every prompt would take longer than running the model.
-    shape = (len(rows), -(-max(row.length for row in rows) // multiple) * multiple)
+    shape = (len(rows), padded(max(row.length for row in rows), multiple))
     input_ids = np.full(shape, pad_token, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
     segment = np.full(shape, -1, dtype=np.int64)

@@ -1,0 +1,30 @@
+"""Batches of packed rows: how they fill, and what they pad, on each kind of device."""
+
+import pytest
+import torch
+
+from interp.model.packing import CPU_POSITIONS, GPU_STEP, Row, batches, collate, length_step
+
+LENGTHS = [300, 301, 319, 320, 321, 352, 353, 700, 5, 90]
+ROWS = [Row([place], [1] * (length - 2), [[2, 3]]) for place, length in enumerate(LENGTHS)]
+
+
+@pytest.mark.parametrize(("device", "allowed"), [("cuda", 1000), ("cuda", 16384), ("cpu", 1000), ("cpu", 16384)])
+def test_padded_batches_hold_no_more_positions_than_allowed(device, allowed):
+    device = torch.device(device)
+    made = list(batches(ROWS, allowed, device))
+    shapes = [collate(chunk, 0, length_step(device)).input_ids.shape for chunk in made]
+    assert sorted(row.prompts[0] for chunk in made for row in chunk) == list(range(len(ROWS)))
+    assert all(
+        rows * length <= min(allowed, CPU_POSITIONS if device.type == "cpu" else allowed) for rows, length in shapes
+    )
+    if device.type == "cuda":
+        assert all(length % GPU_STEP == 0 for _, length in shapes)
+    else:
+        assert [length for _, length in shapes] == [chunk[0].length for chunk in made]
+
+
+def test_alike_rows_hold_equally_many_prompts():
+    pairs = [Row([10 + place, 20 + place], [1] * 100, [[2], [3]]) for place in range(3)]
+    made = list(batches([*ROWS, *pairs], 16384, torch.device("cuda"), alike=True))
+    assert [{len(row.prompts) for row in chunk} for chunk in made] == [{2}, {1}]
