@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from interp.model.attention import set_attention
+from interp.model.cpu_kernels import use_cpu_kernels
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
 from interp.model.input_check import check_inputs
-from interp.model.key_heads import share_key_heads
 from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import Job, loading
 from interp.model.memory_model import Format
@@ -102,7 +103,9 @@ def load_vlm(
     loaded.name_or_path = str(model)
     make_contiguous(loaded)
     fuse(loaded)
-    share_key_heads(loaded)
+    if placed.devices[0].type == "cpu":
+        use_cpu_kernels(loaded)
+    set_attention(loaded)
     vlm = Vlm(
         model=placed.settle(loaded),
         processor=processor,

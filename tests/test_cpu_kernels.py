@@ -1,0 +1,115 @@
+"""Kernels for a CPU give the values and gradients of transformers' own modules."""
+
+import pytest
+import torch
+
+from interp.model.cpu_kernels import ROWS, product, use_cpu_kernels
+
+
+def language_model():
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3TextModel(config).eval().requires_grad_(False)
+    for module in model.modules():
+        if "RMSNorm" in type(module).__name__:
+            torch.nn.init.normal_(module.weight)
+    return model
+
+
+def outputs_and_gradients(model, embedded):
+    """The last hidden state of inputs [B, S, d], without and with gradients, and the gradient of a weighted sum."""
+    leaf = embedded.clone().requires_grad_()
+    recorded = model(inputs_embeds=leaf).last_hidden_state
+    (gradient,) = torch.autograd.grad((recorded * torch.linspace(-1, 1, recorded.shape[-1])).sum(), leaf)
+    with torch.no_grad():
+        return model(inputs_embeds=embedded).last_hidden_state, recorded.detach(), gradient
+
+
+# Fewer rows than oneDNN gets, a multiple of its rows, and numbers that are padded.
+@pytest.mark.parametrize("shape", [(3, 5), (2, ROWS), (3, 67), (5, 431)])
+def test_a_model_gives_the_same_values_and_gradients(shape):
+    model = language_model()
+    embedded = torch.randn(*shape, 64)
+    expected = outputs_and_gradients(model, embedded)
+    use_cpu_kernels(model)
+    changed = [module for module in model.modules() if "forward" in module.__dict__]
+    # In each layer seven products, an MLP and six norms, and the final norm.
+    assert len(changed) == 2 * (7 + 1 + 6) + 1
+    for found, wanted in zip(outputs_and_gradients(model, embedded), expected, strict=True):
+        assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_a_tower_gives_the_same_values():
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    sizes = {"hidden_size": 144, "intermediate_size": 432, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=56, patch_size=14, vision_use_head=False))
+    model.eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    pixels = torch.randn(9, 3, 56, 56)
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state
+        use_cpu_kernels(model)
+        found = model(pixels).last_hidden_state
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_product_is_as_exact_as_torch(gelu):
+    x, weight, bias = torch.randn(2, 300, 40), torch.randn(24, 40), torch.randn(24)
+
+    def plain(*given):
+        y = torch.nn.functional.linear(*given)
+        return torch.nn.functional.gelu(y, approximate="tanh") if gelu else y
+
+    exact = plain(*(t.double() for t in (x, weight, bias)))
+    found, theirs = product(x, weight, bias, gelu), plain(x, weight, bias)
+    assert found.is_contiguous()
+    assert (found - exact).abs().max() < 2 * (theirs - exact).abs().max()
+
+
+def test_trained_weights_get_their_gradient():
+    model, trained = language_model(), torch.randn(2, 100, 64)
+    use_cpu_kernels(model)
+    layer = model.layers[1].mlp
+    layer.requires_grad_(True)
+    model(inputs_embeds=trained).last_hidden_state.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
+def test_an_adapter_and_a_hook_inside_an_mlp_are_called():
+    from peft import LoraConfig, get_peft_model
+
+    model, embedded = language_model(), torch.randn(2, 100, 64)
+    use_cpu_kernels(model)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["gate_proj"], r=2, init_lora_weights=False))
+    with torch.no_grad():
+        changed = adapted(inputs_embeds=embedded).last_hidden_state
+        with adapted.disable_adapter():
+            base = adapted(inputs_embeds=embedded).last_hidden_state
+    assert not torch.allclose(changed, base, atol=1e-2)
+
+    model, seen = language_model(), []
+    use_cpu_kernels(model)
+    model.layers[0].mlp.gate_proj.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        model(inputs_embeds=embedded)
+    assert len(seen) == 1
+
+
+def test_bfloat16_is_left_to_transformers():
+    model = language_model().bfloat16()
+    embedded = torch.randn(2, 100, 64).bfloat16()
+    with torch.no_grad():
+        expected = model(inputs_embeds=embedded).last_hidden_state
+        use_cpu_kernels(model)
+        assert torch.equal(model(inputs_embeds=embedded).last_hidden_state, expected)
