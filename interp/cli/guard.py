@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interp.runtime import log as detail
+from interp.runtime.allocator import keep_freed_memory
 from interp.runtime.collector import collect_seldom
 from interp.runtime.distributed import check_launcher_variables, is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError, first_line
@@ -28,6 +29,7 @@ def command() -> Iterator[None]:
         detail.silence_libraries()
         collect_seldom()
         sleep_while_waiting()
+        keep_freed_memory()
         yield
     except SystemExit:
         # typer ends a command this way. A process that is still connected to the others may abort when it exits.
