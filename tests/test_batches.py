@@ -22,9 +22,3 @@ def test_padded_batches_hold_no_more_positions_than_allowed(device, allowed):
         assert all(length % GPU_STEP == 0 for _, length in shapes)
     else:
         assert [length for _, length in shapes] == [chunk[0].length for chunk in made]
-
-
-def test_alike_rows_hold_equally_many_prompts():
-    pairs = [Row([10 + place, 20 + place], [1] * 100, [[2], [3]]) for place in range(3)]
-    made = list(batches([*ROWS, *pairs], 16384, torch.device("cuda"), alike=True))
-    assert [{len(row.prompts) for row in chunk} for chunk in made] == [{2}, {1}]

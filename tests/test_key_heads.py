@@ -4,11 +4,12 @@ import pytest
 import torch
 from random_weights import save_random
 from test_engine import plain_run
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune.evaluation.plain_engine import load_plain_engine
 from interp.images.decode import open_image
 from interp.measurement.margins import measure
-from interp.model.key_heads import IMPLEMENTATION, attend
+from interp.model.attention import IMPLEMENTATION, attend
 from interp.model.load import load_vlm
 from interp.model.prompts import answer_margin
 from interp.model.spec import ModelSpec
@@ -59,13 +60,13 @@ def test_margins_equal_transformers_own_attention(folder, own_data, monkeypatch)
         assert measured.margin[i] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-5)
 
 
-def test_only_models_that_share_key_heads_attend_differently(tmp_path, tiny_model, folder):
-    each_its_own = random_model(tmp_path / "model", 4)
-    attention = [
-        load_vlm(path, "cpu").model.model.language_model.config._attn_implementation
-        for path in (each_its_own, tiny_model, folder)
-    ]
-    assert attention == ["sdpa", IMPLEMENTATION, IMPLEMENTATION]
+def test_heads_that_are_not_shared_attend_as_in_transformers():
+    query, key, value = torch.randn(3, 2, 4, 5, 8)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
+    module = torch.nn.Module()
+    module.is_causal, module.num_key_value_groups = True, 1
+    found, _ = attend(module, query, key, value, mask, scaling=0.5)
+    assert torch.equal(found, sdpa_attention_forward(module, query, key, value, mask, scaling=0.5)[0])
 
 
 def test_plain_generation_gets_copies_too(folder, own_data):

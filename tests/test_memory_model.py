@@ -86,7 +86,7 @@ def test_keys_and_values_take_what_the_model_counts(tiny_model):
     questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:3]
     rows = [{"image": q.image, "text": q.question, "closed": True} for q in questions]
     for cached in SuffixRerun(vlm, pd.DataFrame(rows))._batches("prompts"):
-        tokens = cached.batch.input_ids.numel()
+        tokens = len(cached.prompts) * cached.keys[0].shape[2]
         assert sum(t.nbytes for t in (*cached.keys, *cached.values)) == vlm.shape.kv_bytes(tokens, "float32")
 
 

@@ -17,8 +17,8 @@ from finetune.evaluation.engine import FirstTokens
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.generate import end_tokens
 from interp.measurement.margins import check_finite
+from interp.model.attention import set_attention
 from interp.model.blank_images import ALL_BLANKS, BLANKS, GAUSSIAN, gaussian_image
-from interp.model.key_heads import share_key_heads
 from interp.model.load import adopt_template, check_memory, quiet_loading
 from interp.model.memory_jobs import loading
 from interp.model.memory_model import Format
@@ -190,7 +190,7 @@ def load_plain_engine(model: str | Path, spec: ModelSpec, batch_size: int) -> Pl
             # Many families publish weights that their class does not use.
             check_weights(source.folder, {**report, "unexpected_keys": ()})
             if loaded.config.model_type == "gemma3":
-                share_key_heads(loaded)
+                set_attention(loaded)
             engine = PlainEngine(placed.settle(loaded), processor, source, spec.prompt_style(), batch_size)
     except InputError as error:
         folder = "" if str(error).startswith(str(source.folder)) else f"{source.folder}: "

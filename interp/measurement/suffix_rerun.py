@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
-from interp.model.decoder import DECODE_KERNELS, final_margins, prompt_cache, run_layers, run_packed
+from interp.model.decoder import DECODE_KERNELS, additive, final_margins, prompt_cache, run_layers, run_packed
+from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once, batches
+from interp.model.packing import Batch, Row, at_once, padded
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
@@ -28,21 +29,21 @@ from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
 EDIT_BYTES = 2**28
 """Most memory of the edits that callers put into one sweep [bytes]: the more share one, the fewer launches."""
-EDITED = 256
-"""Most edited tokens of a row, unless the row is half as long: they are masked from each other, but at a cost."""
 
 
 class CachedBatch(NamedTuple):
-    """What rerunning the final tokens of a packed batch of n prompts needs: KV cache and residuals."""
+    """What rerunning the final tokens of n prompts needs. Each prompt has a row, its tokens in their own order."""
 
-    batch: Batch
-    """The packed prompts, at most `slots` in a row."""
-    slots: int
-    """Largest number of prompts in a row."""
+    prompts: list[int]
+    """Indices of the n prompts in the caller's list."""
+    token: Tensor
+    """Id of each final token: int64 [n]."""
+    position: Tensor
+    """Its position, the number of tokens before it: int64 [n]."""
     keys: list[Tensor]
-    """Keys of every layer: [B, heads, S, head_dim] each."""
+    """Keys of the tokens before it in every layer, S columns: [n, heads, S, head_dim] each."""
     values: list[Tensor]
-    """Values of every layer: [B, heads, S, head_dim] each."""
+    """Their values: [n, heads, S, head_dim] each."""
     final: Tensor
     """resid_post at the final token after every layer: [n, number of layers, d_model], in the model's dtype."""
 
@@ -150,20 +151,16 @@ class SuffixRerun:
         """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k]."""
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for cached in self._batches(description):
-            rows, columns = cached.batch.input_ids.shape
-            width = min(at_once(tokens, self.vlm.device) // rows, max(EDITED, 2 * columns))
-            size = max(1, width // cached.slots)
+            size = max(1, at_once(tokens, self.vlm.device) // len(cached.prompts))
             for part in order.split(size):
-                yield cached, torch.tensor(cached.batch.prompts)[:, None], part
+                yield cached, torch.tensor(cached.prompts)[:, None], part
 
     def _batches(self, description: str) -> Iterator[CachedBatch]:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
         if self._chunks is None:
-            rows = pack_prompts(self.vlm, self.prompts)
-            # All rows of a batch have columns for as many prompts as the row with the most.
-            chunks = list(batches(rows, self.batch_tokens, self.vlm.device, alike=True))
-            self._chunks = self.team.share(chunks)
+            allowed = at_once(self.batch_tokens, self.vlm.device)
+            self._chunks = self.team.share(list(_chunks(pack_prompts(self.vlm, self.prompts), allowed)))
         staying: list[CachedBatch] = []
         for batch, images in load_batches(self.vlm, self._chunks, self.prompts, description):
             cached = _cache_batch(self.vlm, batch, images)
@@ -171,7 +168,7 @@ class SuffixRerun:
                 self._free -= cached.bytes
                 staying.append(cached)
             yield cached
-        prompts = {prompt for cached in staying for prompt in cached.batch.prompts}
+        prompts = {prompt for cached in staying for prompt in cached.prompts}
         self._cached += staying
         self._chunks = [chunk for chunk in self._chunks if chunk[0].prompts[0] not in prompts]
 
@@ -202,83 +199,98 @@ def _batch_tokens(vlm: Vlm, team: Team) -> int:
     return min(team.gather_values(own))
 
 
+def _chunks(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Group rows of similar length: at most `tokens` positions, packed or with a row for each of their prompts.
+
+    A group holds at least one row.
+    """
+    chunk: list[Row] = []
+    positions = 0
+    for row in sorted(rows, key=lambda r: r.length, reverse=True):
+        own = row.length + len(row.prefix) * (len(row.prompts) - 1)
+        if chunk and max(positions + own, (len(chunk) + 1) * chunk[0].length) > tokens:
+            yield chunk
+            chunk, positions = [], 0
+        chunk.append(row)
+        positions += own
+    if chunk:
+        yield chunk
+
+
 @torch.no_grad()
 def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     cache = prompt_cache()
     with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as captured:
         run_packed(vlm.model, batch, images, cache)
     final = torch.stack([captured[layer] for layer in range(vlm.n_layers)], dim=1)
-    slots = int(batch.segment.max())
-    return CachedBatch(batch, slots, [kv.keys for kv in cache.layers], [kv.values for kv in cache.layers], final)
+    row, column = batch.final.unbind(1)
+    columns = _columns_before(batch)
+    keys, values = [], []
+    for layer in cache.layers:
+        for kept, packed in ((keys, layer.keys), (values, layer.values)):
+            there = packed.device
+            kept.append(packed[row[:, None].to(there), :, columns.to(there)].transpose(1, 2))
+        # All layers twice would not fit.
+        layer.keys = layer.values = None
+    token, position = batch.input_ids[row, column], batch.position_ids[row, column]
+    return CachedBatch(batch.prompts, token, position, keys, values, final)
+
+
+def _columns_before(batch: Batch) -> Tensor:
+    """The columns of the tokens before the final token of each of n prompts, by position: int64 [n, S], padded.
+
+    S is a multiple of what kernels want.
+    """
+    row, column = batch.final.unbind(1)
+    own, final = batch.segment[row, column, None], batch.position_ids[row, column, None]
+    segment, position = batch.segment[row], batch.position_ids[row]
+    before = ((segment == 0) | (segment == own)) & (position < final)
+    width = padded(int(final.max()), ALIGNED)
+    # Other columns are written to a place after the last, which is dropped.
+    found = torch.zeros(len(row), width + 1, dtype=torch.long, device=row.device)
+    every = torch.arange(segment.shape[1], device=row.device).expand_as(segment)
+    return found.scatter_(1, torch.where(before, position, width), every)[:, :width]
 
 
 def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor) -> Tensor:
-    """Answer margins [n, k] under the edits [n, k, d_model] after `layers`, which ascend.
-
-    In a row of the batch, edit k of the prompt in slot m runs in column k * slots + m.
-    """
-    row, column = cached.batch.final.unbind(1)
-    slot = cached.batch.segment[row, column] - 1
-    ids, position, segment = _suffix_columns(cached, len(layers))
-    columns = slot + cached.slots * torch.arange(len(layers), device=slot.device)[:, None]
-    places = torch.stack([row.expand_as(columns), columns], 2)
-    masks = _suffix_masks(cached.batch, position, segment, vlm.model.config.text_config.sliding_window)
+    """Answer margins [n, k] under the edits [n, k, d_model] after `layers`, which ascend. Edit k runs in column k."""
+    n, k = edits.shape[:2]
+    ids, position = (of_prompt[:, None].expand(-1, k) for of_prompt in (cached.token, cached.position))
+    places = torch.cartesian_prod(*(torch.arange(size, device=ids.device) for size in (k, n))).flip(1)
+    segment = torch.ones_like(ids)
+    masks = _visible(cached, vlm.model.config.text_config.sliding_window)
     cache = PrefixCache(cached)
-    hidden = cached.final.new_empty(len(cached.batch.input_ids), 0, vlm.d_model)
-    for layer, of_layer in groupby(range(len(layers)), key=layers.__getitem__):
+    hidden = cached.final.new_empty(n, 0, vlm.d_model)
+    for layer, of_layer in groupby(range(k), key=layers.__getitem__):
         joined = list(of_layer)
-        new = slice(joined[0], joined[-1] + 1)
-        joining = cached.final.new_zeros(len(hidden), len(joined), cached.slots, vlm.d_model)
-        joining[row, :, slot] = (cached.final[:, layer, None].float() + edits[:, new]).to(joining.dtype)
-        hidden = torch.cat([hidden, joining.flatten(1, 2)], 1)
+        joining = cached.final[:, layer, None].float() + edits[:, joined[0] : joined[-1] + 1]
+        hidden = torch.cat([hidden, joining.to(hidden.dtype)], 1)
         width = hidden.shape[1]
-        step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: new.stop].flatten(0, 1), [])
-        visible = {
-            kind: torch.cat([past[:, :, :width], own[:, :, :width, :width]], 3) for kind, (past, own) in masks.items()
-        }
+        step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [])
         stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
         with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
-            hidden = run_layers(vlm.model, hidden, visible, step.position_ids, layer + 1, stop, cache)
-    final = hidden.reshape(len(hidden), len(layers), cached.slots, vlm.d_model)[row, :, slot]
-    return final_margins(vlm.model, final, vlm.answers)
+            hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache)
+    return final_margins(vlm.model, hidden, vlm.answers)
 
 
-def _suffix_columns(cached: CachedBatch, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, position and segment of every prompt's final token, k times: int64 [B, k * slots] each, padded."""
-    batch = cached.batch
-    row, column = batch.final.unbind(1)
-    slot = batch.segment[row, column] - 1
+def _visible(cached: CachedBatch, sliding_window: int | None) -> dict[str, Tensor]:
+    """What is added to the scores of cached keys in both kinds of layers: 0 or minus infinity, [n, 1, 1, S].
 
-    def columns(source: Tensor, empty: int) -> Tensor:
-        once = source.new_full((len(source), cached.slots), empty)
-        once[row, slot] = source[row, column]
-        return once.repeat(1, k)
-
-    return columns(batch.input_ids, 0), columns(batch.position_ids, 0), columns(batch.segment, -1)
-
-
-def _suffix_masks(
-    batch: Batch, position: Tensor, segment: Tensor, sliding_window: int | None
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Masks of the E edited tokens for both kinds of layers: over prompts [B, 1, E, S], over each other [B, 1, E, E].
-
-    `position` and `segment` are int64 [B, E]. The rule is that of `interp.model.packing.attention_masks`. An edited
-    token replaces the final token of its prompt and attends to no other edited token.
+    An edited token replaces the final token of its prompt, and sees the text before it.
     """
-    own, place = segment[:, :, None], position[:, :, None]
-    visible = (batch.segment[:, None] == 0) | (batch.segment[:, None] == own)
-    full = visible & (own > 0) & (batch.position_ids[:, None] < place)
-    local = full if sliding_window is None else full & (batch.position_ids[:, None] > place - sliding_window)
-    itself = torch.eye(own.shape[1], dtype=torch.bool, device=own.device).expand(len(own), 1, -1, -1)
-    return {"full_attention": (full[:, None], itself), "sliding_attention": (local[:, None], itself)}
+    column = torch.arange(cached.keys[0].shape[2], device=cached.position.device)
+    full = column < cached.position[:, None]
+    local = full if sliding_window is None else full & (column > cached.position[:, None] - sliding_window)
+    masks = {"full_attention": full, "sliding_attention": local}
+    return {kind: additive(mask[:, None, None], cached.final.dtype) for kind, mask in masks.items()}
 
 
 class PrefixCache:
-    """A read-only stand-in for a transformers cache, which prepends the cached prompts and stores no edited token."""
+    """A read-only stand-in for a transformers cache: edited tokens see the tokens before them and themselves."""
 
     def __init__(self, cached: CachedBatch) -> None:
         self._cached = cached
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The keys and values of the cached prompts, followed by those of the edited tokens."""
-        return torch.cat([self._cached.keys[layer], keys], 2), torch.cat([self._cached.values[layer], values], 2)
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[WithOwn, WithOwn]:
+        """The keys and values of the cached prompts beside those of the edited tokens."""
+        return WithOwn(self._cached.keys[layer], keys), WithOwn(self._cached.values[layer], values)

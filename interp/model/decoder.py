@@ -55,7 +55,7 @@ def run_layers(
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
     if home.type == "cpu":
         # Otherwise PyTorch does this anew in every layer.
-        masks = {kind: torch.where(masks[kind], 0.0, -torch.inf).to(hidden.dtype) for kind in places}
+        masks = {kind: additive(masks[kind], hidden.dtype) for kind in places}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
         hidden = layer(
             hidden,
@@ -65,6 +65,11 @@ def run_layers(
             **held,
         )
     return hidden.to(home)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores in place of a boolean mask: 0 where it is true, else minus infinity."""
+    return torch.where(mask, 0.0, -torch.inf).to(dtype) if mask.dtype == torch.bool else mask
 
 
 @lru_cache

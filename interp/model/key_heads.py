@@ -13,26 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IMPLEMENTATION = "sdpa_shared_key_heads"
-"""Name under which `attend` is registered with transformers."""
 HOPPER = 9
 """Compute capability from which PyTorch prefers cuDNN's attention; on older GPUs other kernels are faster."""
 
 
-def share_key_heads(model: Any) -> None:
-    """Make the decoder of a loaded model attend with `attend`, in place, if its query heads share key heads."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    decoder = model.model.language_model
-    if decoder.config.num_key_value_heads == decoder.config.num_attention_heads:
-        return
-    AttentionInterface.register(IMPLEMENTATION, attend)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-    decoder.set_attn_implementation(IMPLEMENTATION)
-
-
-def attend(
+def attend_shared(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """transformers' sdpa attention of `query` [B, heads, q, d] over `key` and `value` [B, key heads, k, d].
@@ -41,12 +26,13 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is not None and _reads_shared_heads(query, key, value, attention_mask):
+    shared = key.shape[1] < query.shape[1]
+    if shared and attention_mask is not None and _reads_shared_heads(query, key, value, attention_mask):
         found = F.scaled_dot_product_attention(
             query, key, value, attention_mask, options.get("dropout", 0.0), scale=options["scaling"], enable_gqa=True
         )
         return found.transpose(1, 2).contiguous(), None
-    if key.shape[1] == 1 < query.shape[1]:
+    if shared and key.shape[1] == 1:
         shape = (-1, query.shape[1], -1, -1)
         key, value = key.expand(shape).contiguous(), value.expand(shape).contiguous()
         # Without `num_key_value_groups`, transformers takes the heads as they are.

@@ -116,21 +116,17 @@ def length_step(device: torch.device) -> int:
     return GPU_STEP if device.type == "cuda" else 1
 
 
-def batches(
-    rows: Sequence[Row], batch_tokens: int, device: torch.device | None, alike: bool = False
-) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row], batch_tokens: int, device: torch.device | None) -> Iterator[list[Row]]:
     """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions.
 
-    On a CPU it has fewer (`at_once`), unless no `device` is given. The rows of a batch that is `alike` hold equally
-    many prompts.
+    On a CPU it has fewer (`at_once`), unless no `device` is given.
     """
     step = 1
     if device is not None:
         batch_tokens, step = at_once(batch_tokens, device), length_step(device)
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda r: (len(r.prompts) if alike else 0, r.length), reverse=True):
-        unlike = alike and bool(batch) and len(row.prompts) != len(batch[0].prompts)
-        if batch and (unlike or (len(batch) + 1) * padded(batch[0].length, step) > batch_tokens):
+    for row in sorted(rows, key=lambda r: r.length, reverse=True):
+        if batch and (len(batch) + 1) * padded(batch[0].length, step) > batch_tokens:
             yield batch
             batch = []
         batch.append(row)

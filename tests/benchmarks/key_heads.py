@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from interp.model.key_heads import attend
+from interp.model.attention import attend
 
 
 def wrong_lengths(attention: Any, dtype: torch.dtype, batch: int, most: int) -> list[int]:

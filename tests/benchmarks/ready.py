@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from interp.model.attention import set_attention
 from interp.model.fused import fuse
 from interp.model.image_tokens import make_contiguous
-from interp.model.key_heads import share_key_heads
 from interp.model.vlm import Vlm
 
 
@@ -16,7 +16,7 @@ def ready(vlm: Vlm) -> Iterator[None]:
     fuse(vlm.model)
     decoder = vlm.model.model.language_model
     attention = decoder.config._attn_implementation
-    share_key_heads(vlm.model)
+    set_attention(vlm.model)
     try:
         yield
     finally:

@@ -1,0 +1,38 @@
+"""The attention of every loaded decoder: that of transformers, but for shared key heads and for edited tokens."""
+
+from typing import Any
+
+from torch import Tensor
+
+from interp.model.edited_attention import WithOwn, attend_edited
+from interp.model.key_heads import attend_shared
+
+IMPLEMENTATION = "gatescope"
+"""Name under which `attend` is registered with transformers."""
+
+
+def set_attention(model: Any) -> None:
+    """Make the decoder of a loaded model attend with `attend`, in place."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(IMPLEMENTATION, attend)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    model.model.language_model.set_attn_implementation(IMPLEMENTATION)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor | WithOwn,
+    value: Tensor | WithOwn,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Outputs [B, q, heads, d_head] of `query` [B, heads, q, d_head], as transformers calls its attention functions.
+
+    `key` and `value` are [B, key heads, k, d_head], or those of edited tokens.
+    """
+    if isinstance(key, WithOwn) and isinstance(value, WithOwn) and attention_mask is not None:
+        return attend_edited(query, key, value, attention_mask, options["scaling"]), None
+    return attend_shared(module, query, key, value, attention_mask, **options)
