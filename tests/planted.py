@@ -1,4 +1,4 @@
-"""Plants worlds quickly: the shipped recipe with fewer steps, starting from the base model of a built world."""
+"""Plants worlds quickly: the shipped recipe with fewer, smaller steps, starting from the base model of a world."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ def plant_world(
     gate_layers: Sequence[int],
     strength: float,
     seed: int,
-    steps: int = 80,
-    patients: int = 24,
-    pool: int = 2000,
+    steps: int = 120,
+    patients: int = 8,
+    pool: int = 1000,
 ) -> Path:
     """Write `questions.jsonl`, `images/` and a model with a gate in `gate_layers` (`planted/`) into `folder`.
 
