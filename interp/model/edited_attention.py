@@ -31,28 +31,30 @@ def attend_edited(query: Tensor, key: WithOwn, value: WithOwn, bias: Tensor, sca
     `bias` [n, 1, 1, S] is 0 where a prompt's cached key is visible, else minus infinity; at least one is visible, and S
     is a multiple of ALIGNED. Scores are multiplied by `scale`.
     """
-    shared, edited = query.shape[1] // key.own.shape[1], query.shape[2]
-    past, values, own, own_value = (x.repeat_interleave(shared, 1) for x in (key.past, value.past, key.own, value.own))
-    bias = bias.expand(-1, -1, edited, -1)
+    n, heads, edited, _ = query.shape
+    groups = key.own.shape[1]
     if torch.is_grad_enabled():
         # The kernels give no gradient of L.
         others = ~torch.eye(edited, dtype=torch.bool, device=query.device)
         itself = torch.zeros(edited, edited, dtype=bias.dtype, device=query.device).masked_fill(others, -torch.inf)
-        bias = torch.cat([bias, itself.expand(len(bias), 1, -1, -1)], 3)
-        keys, values = torch.cat([past, own], 2), torch.cat([values, own_value], 2)
-        found = F.scaled_dot_product_attention(query, keys, values, bias, scale=scale)
+        seen = torch.cat([bias.expand(-1, -1, edited, -1), itself.expand(n, 1, -1, -1)], 3)
+        keys, values = (torch.cat(x, 2).repeat_interleave(heads // groups, 1) for x in (key, value))
+        found = F.scaled_dot_product_attention(query, keys, values, seen, scale=scale)
     else:
-        before, log_sum = _over_past(query, past, values, bias, scale)
-        score = (query.float() * own.float()).sum(-1) * scale
-        found = torch.lerp(before, own_value, torch.sigmoid(score - log_sum)[..., None].to(before.dtype))
+        # Heads that share keys become rows of one head, so that no key is repeated: [n, groups, shared, E, d_head].
+        asked = query.unflatten(1, (groups, -1))
+        before, log_sum = _over_past(asked.flatten(2, 3), key.past, value.past, bias, scale)
+        score = (asked.float() * key.own[:, :, None].float()).sum(-1) * scale
+        own = torch.sigmoid(score - log_sum.reshape(score.shape))[..., None].to(before.dtype)
+        found = torch.lerp(before.unflatten(2, (-1, edited)), value.own[:, :, None], own).flatten(1, 2)
     return found.transpose(1, 2).contiguous()
 
 
 def _over_past(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention over the cached keys alone, and the logarithm of its sum: float32 [n, heads, E]."""
+    """Attention over the cached keys alone, and the logarithm of its sum: float32 [n, heads, E], for as many heads."""
     kernels: Any = torch.ops.aten
+    bias = bias.expand(-1, query.shape[1] if query.is_cuda else -1, query.shape[2], -1)
     if query.is_cuda:
-        bias = bias.expand(-1, query.shape[1], -1, -1)
         found = kernels._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scale)
         return found[0], found[1][..., : query.shape[2]]
     found = kernels._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias, scale=scale)

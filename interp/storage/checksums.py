@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 THREADS = 8
 """Number of threads that hash weights and images."""
+_COPYING = Lock()
+"""Held while a tensor is copied from a GPU: threads that wait for a copy keep their cores busy."""
 
 
 def weights_fingerprint(model: Any) -> str:
@@ -74,7 +77,7 @@ def _in_main_memory(tensor: Tensor) -> Tensor:
         return tensor.cpu()
     beside = torch.cuda.Stream(tensor.device)
     beside.wait_stream(torch.cuda.current_stream(tensor.device))
-    with torch.cuda.stream(beside):
+    with _COPYING, torch.cuda.stream(beside):
         return tensor.cpu()
 
 
