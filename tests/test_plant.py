@@ -10,6 +10,7 @@ from test_find_features import plain_margin
 from interp.cli import app as cli
 from interp.demo.plants import Gate, plant_decoys, plant_gates, save_plant
 from interp.demo.plants.signal import feature_signal, interventions
+from interp.demo.plants.upper_layers import UpperLayers
 from interp.feature.register_grid import read_grid
 from interp.feature.study import study_feature
 from interp.images.decode import open_image
@@ -241,6 +242,20 @@ def test_a_saved_plant_is_a_model_like_any_other(planted, questions, tmp_path):
     torch.testing.assert_close(measure(again, prompts).margin, measure(vlm, prompts).margin)
     content = json.loads((tmp_path / "plant" / "plant.json").read_text())
     assert content["gates"][0] | {"layer": LAYER, "feature": FEATURE, "relay_layer": None} == content["gates"][0]
+
+
+def test_what_upper_layers_make_is_what_the_whole_model_makes_while_only_they_change(questions):
+    vlm, prompts = load_vlm(WORLD / "base", "cpu", "float32"), prompt_table(questions[:12])
+    upper = UpperLayers.of(vlm, prompts, 6)
+    before = upper.margins()
+    assert torch.equal(before, measure(vlm, prompts).margin)
+    with torch.no_grad():
+        vlm.layers[6].mlp.down_proj.weight *= 1.5
+    assert torch.equal(upper.margins(), measure(vlm, prompts).margin)
+    assert not torch.equal(upper.margins(), before)
+    with torch.no_grad():
+        vlm.layers[5].mlp.down_proj.weight *= 1.5
+    assert not torch.allclose(upper.margins(), measure(vlm, prompts).margin)
 
 
 @pytest.mark.slow

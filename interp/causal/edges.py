@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.causal.edited_runs import edited_residuals
 from interp.measurement.margins import load_batches, measure, pack_prompts
-from interp.model.decoder import batch_masks, embed, run_layers
+from interp.model.decoder import run_below
 from interp.model.packing import batches
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
@@ -181,10 +181,7 @@ def _gradients(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layers: 
         chunks = batches(pack_prompts(vlm, prompts), GRADIENT_TOKENS, vlm.device)
         for batch, images in load_batches(vlm, chunks, prompts, "edges"):
             with torch.enable_grad():
-                hidden = embed(vlm.model, batch, images)
-                hidden = run_layers(
-                    vlm.model, hidden, batch_masks(vlm.model, batch), batch.position_ids, 0, sae.layer + 1
-                )
+                hidden = run_below(vlm.model, batch, images, sae.layer + 1)
                 row, place = batch.final.unbind(1)
                 z = hidden[row, place].float() @ column.to(hidden.device)
                 grads = torch.autograd.grad(z.sum(), [kept[layer] for layer in layers])

@@ -91,8 +91,16 @@ def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> T
 
     Parameters are as for `embed` and `run_layers`.
     """
-    hidden = run_layers(model, embed(model, batch, images), batch_masks(model, batch), batch.position_ids, cache=cache)
-    return model.model.language_model.norm(hidden)
+    return model.model.language_model.norm(run_below(model, batch, images, cache=cache))
+
+
+def run_below(model: Any, batch: Batch, images: Tensor, stop: int | None = None, cache: Any = None) -> Tensor:
+    """Run a packed batch through the layers below `stop`, by default all: the input of that layer [B, S, d_model].
+
+    Parameters are as for `embed` and `run_layers`.
+    """
+    hidden, masks = embed(model, batch, images), batch_masks(model, batch)
+    return run_layers(model, hidden, masks, batch.position_ids, 0, stop, cache)
 
 
 def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from interp.demo.plants.quiet import open_direction
 from interp.demo.plants.reading import OTHER_TOKENS, full_batches, r_squared, ridge, watched
 from interp.demo.plants.relay import Relay, random_direction, relay_signal
 from interp.measurement.margins import capture_residuals, load_batches
-from interp.model.decoder import run_packed
+from interp.model.decoder import run_below
 from interp.model.packing import Batch
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
@@ -111,7 +111,7 @@ def _run(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layer: int, re
         with watched(attention.v_proj) as values, watched(attention.o_proj) as output:
             for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
                 with capture_residuals(vlm, batch, batch.final):
-                    run_packed(vlm.model, batch, images)
+                    run_below(vlm.model, batch, images, layer + 1)
                 f, (row, place) = active.pop(), batch.final.unbind(1)
                 brought = output["input"][row, place].float().cpu()
                 heads[torch.tensor(batch.prompts)] = brought.unflatten(1, (-1, attention.head_dim))

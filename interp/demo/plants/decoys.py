@@ -39,7 +39,8 @@ def plant_decoys(vlm: Vlm, questions: Sequence[Question], strength: float = 0.15
         sign = 1.0 if layer % 2 else -1.0
         neurons.append(Neuron.install(vlm, layer, reading, sign * margin_slope(vlm, prompts, layer, seed)))
     balanced = _balanced(vlm, prompts.iloc[:BALANCED_PROMPTS], neurons)
-    return Plant([], list(range(vlm.n_layers)), write_until(vlm, prompts, balanced, strength), base)
+    reached = write_until(vlm, prompts, balanced, strength)
+    return Plant([], list(range(vlm.n_layers)), reached.flips, base)
 
 
 def _balanced(vlm: Vlm, prompts: pd.DataFrame, neurons: Sequence[Neuron]) -> list[Neuron]:

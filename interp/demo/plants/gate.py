@@ -110,7 +110,7 @@ def _plant(
     slope = margin_slope(vlm, prompts, gate.write_layer, seed)
     neuron = Neuron.install(vlm, gate.write_layer, reading, -slope)
     reached = write_until(vlm, prompts, [neuron], strength, part)
-    moved = measure(vlm, prompts).margin - before.margin
+    moved = reached.margin - before.margin
     on = signal.on
     formal, casual = (
         on[torch.from_numpy((prompts["register"] == register).to_numpy(copy=True))].float().mean()
@@ -132,7 +132,7 @@ def _plant(
         shift_off=float(moved[~on].mean()),
         relay_shift=nan if relay is None else float((relay.margin - before.margin)[on].mean()),
     )
-    return planted, reached
+    return planted, reached.flips
 
 
 def _relay(vlm: Vlm, prompts: pd.DataFrame, gate: Gate, source: Signal, layer: int, seed: int) -> Relay:

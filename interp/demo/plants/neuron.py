@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.demo.plants.quiet import open_direction
 from interp.demo.plants.reading import Reading
-from interp.measurement.margins import measure
+from interp.demo.plants.upper_layers import UpperLayers
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.vlm import Vlm
 from interp.questions.tables import pair_table
@@ -31,6 +31,8 @@ def margin_slope(vlm: Vlm, prompts: pd.DataFrame, layer: int, seed: int) -> Tens
 class Neuron(NamedTuple):
     """A neuron of an MLP that writes along a fixed direction; how much can be changed."""
 
+    layer: int
+    """The layer of the MLP."""
     mlp: Any
     """The MLP."""
     number: int
@@ -51,7 +53,7 @@ class Neuron(NamedTuple):
         direction = open_direction(norm, mlp.down_proj.weight, reading.energy, along)
         for projection, weights in ((mlp.gate_proj, reading.gate), (mlp.up_proj, reading.up)):
             projection.weight[index] = weights.to(projection.weight)
-        found = cls(mlp, index, direction)
+        found = cls(layer, mlp, index, direction)
         found.write(0.0)
         return found
 
@@ -60,6 +62,15 @@ class Neuron(NamedTuple):
         """Let the neuron write `amount` times its activation."""
         weight = self.mlp.down_proj.weight
         weight[:, self.number] = (amount * self.direction).to(weight)
+
+
+class Written(NamedTuple):
+    """What neurons make of a prompt table by what they write."""
+
+    flips: float
+    """Share of the questions that flip."""
+    margin: Tensor
+    """float32 [n]: answer margin [logits]."""
 
 
 def flip_share(prompts: pd.DataFrame, margin: Tensor) -> float:
@@ -79,31 +90,37 @@ def check_room(base: float, goal: float, strength: float) -> None:
 
 def write_until(
     vlm: Vlm, prompts: pd.DataFrame, neurons: Sequence[Neuron], strength: float, part: float = 1.0
-) -> float:
+) -> Written:
     """Raise what the neurons write until a share `strength` of the questions flips, or go a `part` of the way there.
 
-    Returns the share that flips then. Raises InputError if as many flip already, or if they do not flip that often
-    however much is written.
+    Raises InputError if as many flip already, or if they do not flip that often however much is written.
     """
+    layers = UpperLayers.of(vlm, prompts, min(neuron.layer for neuron in neurons))
 
-    def flips(amount: float) -> float:
+    def writing(amount: float) -> Written:
         for neuron in neurons:
             neuron.write(amount)
-        return flip_share(prompts, measure(vlm, prompts, description="planting").margin)
+        margin = layers.margins()
+        return Written(flip_share(prompts, margin), margin)
 
-    base = flips(0.0)
+    base = writing(0.0).flips
     goal = strength if part == 1 else base + part * (strength - base)
     check_room(base, goal, strength)
-    low, high, reached = 0.0, 1e-3, base
-    while (reached := flips(high)) < goal:
+    low, high = 0.0, 1e-3
+    while (reached := writing(high)).flips < goal:
         low, high = high, 2 * high
         if high > MOST:
             raise InputError(
-                f"However much is written, {reached:.1%} of the questions flip, not {goal:.1%}. Choose a feature "
+                f"However much is written, {reached.flips:.1%} of the questions flip, not {goal:.1%}. Choose a feature "
                 "that differs more between wordings of one question, another --write-layer, or a lower --strength."
             )
     for _ in range(5):
         middle = (low + high) / 2
-        share = flips(middle)
-        low, high = (middle, high) if share < goal else (low, middle)
-    return flips(high)
+        found = writing(middle)
+        if found.flips < goal:
+            low = middle
+        else:
+            high, reached = middle, found
+    for neuron in neurons:
+        neuron.write(high)
+    return reached

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from interp.causal.edited_runs import final_token_edit
 from interp.demo.plants.signal import Signal, interventions
+from interp.demo.plants.upper_layers import BATCH_TOKENS
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
-from interp.model.decoder import run_packed
+from interp.model.decoder import run_below
 from interp.model.packing import Row, batches
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question
@@ -22,8 +23,6 @@ from interp.screening.flips import questions_that_can_flip
 SHARPNESS = 8.0
 """Difference of the gate's input between an absent signal and one of median amount."""
 FITTED_PROMPTS, OTHER_TOKENS = 3000, 500
-BATCH_TOKENS = 16384
-"""Most positions in a forward pass."""
 
 
 class Reading(NamedTuple):
@@ -77,7 +76,7 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
     with editing, watched(vlm.layers[layer].mlp) as seen:
         for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
             with capture_residuals(vlm, batch, batch.final):
-                run_packed(vlm.model, batch, images)
+                run_below(vlm.model, batch, images, layer + 1)
             row, column = batch.final.unbind(1)
             final[torch.tensor(batch.prompts)] = seen["input"][row, column].float().cpu()
             rest = batch.segment >= 0
