@@ -250,12 +250,12 @@ def test_what_upper_layers_make_is_what_the_whole_model_makes_while_only_they_ch
     before = upper.margins()
     assert torch.equal(before, measure(vlm, prompts).margin)
     with torch.no_grad():
-        vlm.layers[6].mlp.down_proj.weight *= 1.5
+        vlm.layers[6].post_feedforward_layernorm.weight += 0.5
     assert torch.equal(upper.margins(), measure(vlm, prompts).margin)
-    assert not torch.equal(upper.margins(), before)
+    assert (upper.margins() - before).abs().max() > 0.1
     with torch.no_grad():
-        vlm.layers[5].mlp.down_proj.weight *= 1.5
-    assert not torch.allclose(upper.margins(), measure(vlm, prompts).margin)
+        vlm.layers[5].post_feedforward_layernorm.weight += 0.5
+    assert (upper.margins() - measure(vlm, prompts).margin).abs().max() > 0.1
 
 
 @pytest.mark.slow
