@@ -56,6 +56,21 @@ def tiny_model(tmp_path_factory) -> Path:
     return save_random(model, tokenizer, folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_saes(tmp_path_factory) -> Path:
+    """Folder of a random SAE for each layer of `tiny_model`, with 24 features that are active at only some tokens."""
+    from interp.saes.sae import Sae, save_sae
+
+    folder = tmp_path_factory.mktemp("tiny-saes")
+    generator = torch.Generator().manual_seed(1)
+    for layer in range(4):
+        w_enc, w_dec = (torch.randn(shape, generator=generator) for shape in ((32, 24), (24, 32)))
+        b_enc, threshold = torch.randn(24, generator=generator), torch.rand(24, generator=generator) * 2
+        sae = Sae(layer, "", w_enc / 4, b_enc, w_dec, torch.zeros(32), threshold)
+        save_sae(sae, folder / f"layer_{layer}_width_16k_l0_small", "tiny", torch.float32)
+    return folder
+
+
 @pytest.fixture
 def own_data(tmp_path) -> Path:
     """Folder with six images and twelve handwritten questions, as a user would bring them."""

@@ -20,12 +20,11 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
-from interp.saes.sae import Sae, load_sae, save_sae
+from interp.saes.sae import load_sae
 from interp.screening.flips import find_flips
 
 GATE = "4:110,4:283"
 """The features of the shipped world whose patches recover most, net of their controls."""
-D_SAE = 24
 SEVERAL = "0:3,1:7=1.5,1:11,3:2"
 CASES = {
     "final": [("final", "2:5")],
@@ -48,21 +47,8 @@ def prompts(own_data):
     return prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:9].reset_index(drop=True)
 
 
-@pytest.fixture(scope="module")
-def sae_folder(tmp_path_factory):
-    """A random SAE for each layer of the tiny model, with features that are active at only some tokens."""
-    folder = tmp_path_factory.mktemp("saes")
-    generator = torch.Generator().manual_seed(1)
-    for layer in range(4):
-        w_enc, w_dec = (torch.randn(shape, generator=generator) for shape in ((32, D_SAE), (D_SAE, 32)))
-        b_enc, threshold = torch.randn(D_SAE, generator=generator), torch.rand(D_SAE, generator=generator) * 2
-        sae = Sae(layer, "", w_enc / 4, b_enc, w_dec, torch.zeros(32), threshold)
-        save_sae(sae, folder / f"layer_{layer}_width_16k_l0_small", "tiny", torch.float32)
-    return folder
-
-
-def clamps_of(sae_folder, text, where, d_model=32):
-    return load_clamps(parse_clamps(text), locate_saes(sae_folder), d_model, "cpu", where)
+def clamps_of(tiny_saes, text, where, d_model=32):
+    return load_clamps(parse_clamps(text), locate_saes(tiny_saes), d_model, "cpu", where)
 
 
 def plain_inputs(vlm, row):
@@ -98,9 +84,9 @@ def plain_run(vlm, row, change=None):
     return plain_margin(logits, vlm.processor.tokenizer), torch.stack([outputs[i] for i in range(vlm.n_layers)])
 
 
-def slowly(vlm, sae_folder, text, where, seen=None):
+def slowly(vlm, tiny_saes, text, where, seen=None):
     """The formula, token by token and feature by feature; activations are appended to `seen`."""
-    saes = {layer: load_sae(path, layer, vlm.d_model) for layer, path in locate_saes(sae_folder).items()}
+    saes = {layer: load_sae(path, layer, vlm.d_model) for layer, path in locate_saes(tiny_saes).items()}
 
     def change(layer, x, ids):
         changed, last = x.clone(), len(ids) - 1
@@ -119,13 +105,13 @@ def slowly(vlm, sae_folder, text, where, seen=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_clamped_margins_and_residuals_equal_plain_hooks(case, vlm, prompts, sae_folder):
+def test_clamped_margins_and_residuals_equal_plain_hooks(case, vlm, prompts, tiny_saes):
     layers = range(vlm.n_layers)
     free = measure(vlm, prompts, layers)
-    with clamped(vlm, [clamp for where, text in CASES[case] for clamp in clamps_of(sae_folder, text, where)]):
+    with clamped(vlm, [clamp for where, text in CASES[case] for clamp in clamps_of(tiny_saes, text, where)]):
         held = measure(vlm, prompts, layers, batch_tokens=400)
     seen = []
-    parts = [slowly(vlm, sae_folder, text, where, seen) for where, text in CASES[case]]
+    parts = [slowly(vlm, tiny_saes, text, where, seen) for where, text in CASES[case]]
     for i, row in prompts.iterrows():
         margin, outputs = plain_run(vlm, row, lambda *met: met[1] + sum(part(*met) - met[1] for part in parts))
         assert held.margin[i] == pytest.approx(margin, abs=1e-4)
@@ -135,24 +121,24 @@ def test_clamped_margins_and_residuals_equal_plain_hooks(case, vlm, prompts, sae
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_residuals_of_text_tokens_equal_plain_hooks(where, vlm, prompts, sae_folder):
+def test_residuals_of_text_tokens_equal_plain_hooks(where, vlm, prompts, tiny_saes):
     layers = [1, 3]
-    with clamped(vlm, clamps_of(sae_folder, SEVERAL, where)):
+    with clamped(vlm, clamps_of(tiny_saes, SEVERAL, where)):
         residuals, owners = text_residuals(vlm, prompts, layers, batch_tokens=300)
     start = common_prefix(prompt_tokens(vlm.processor, list(prompts["text"]), style=vlm.style))
     image_token = vlm.model.config.image_token_id
     for i, row in prompts.iterrows():
         ids = plain_inputs(vlm, row)["input_ids"][0]
         places = [p for p in range(start, len(ids)) if ids[p] != image_token]
-        _, outputs = plain_run(vlm, row, slowly(vlm, sae_folder, SEVERAL, where))
+        _, outputs = plain_run(vlm, row, slowly(vlm, tiny_saes, SEVERAL, where))
         theirs = outputs[layers][:, places].transpose(0, 1)
         torch.testing.assert_close(residuals[owners == i], theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_image_tokens_and_the_first_token_are_never_changed(where, vlm, prompts, sae_folder):
+def test_image_tokens_and_the_first_token_are_never_changed(where, vlm, prompts, tiny_saes):
     caught = []
-    with clamped(vlm, clamps_of(sae_folder, "1:7=50", where)):
+    with clamped(vlm, clamps_of(tiny_saes, "1:7=50", where)):
         change = vlm.output_hooks[1]
 
         def watched(x, batch):
@@ -171,8 +157,8 @@ def test_image_tokens_and_the_first_token_are_never_changed(where, vlm, prompts,
         assert torch.equal(touched, expected)
 
 
-def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folder):
-    clamps = clamps_of(sae_folder, SEVERAL, "all")
+def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, tiny_saes):
+    clamps = clamps_of(tiny_saes, SEVERAL, "all")
     with clamped(vlm, clamps):
         packed = measure(vlm, prompts).margin
         shuffled = prompts.sample(frac=1, random_state=1)
@@ -188,11 +174,11 @@ def test_neither_packing_nor_the_order_of_clamps_matters(vlm, prompts, sae_folde
     torch.testing.assert_close(reversed_order, packed, atol=1e-4, rtol=0)
 
 
-def test_an_edit_is_applied_after_the_clamp(vlm, prompts, sae_folder):
+def test_an_edit_is_applied_after_the_clamp(vlm, prompts, tiny_saes):
     delta = torch.randn(1, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3
-    with clamped(vlm, clamps_of(sae_folder, "2:5", "final")):
+    with clamped(vlm, clamps_of(tiny_saes, "2:5", "final")):
         edited = SuffixRerun(vlm, prompts.iloc[[1]]).margins([2, 1], delta.expand(1, 2, -1))
-    clamp = slowly(vlm, sae_folder, "2:5", "final")
+    clamp = slowly(vlm, tiny_saes, "2:5", "final")
     for k, place in enumerate((2, 1)):
 
         def change(layer, x, ids, place=place):
@@ -205,13 +191,13 @@ def test_an_edit_is_applied_after_the_clamp(vlm, prompts, sae_folder):
         assert edited[0, k] == pytest.approx(margin, abs=1e-4)
 
 
-def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, sae_folder):
+def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, tiny_saes):
     vlm = load_vlm(tiny_model, "cpu", "bfloat16")
-    clamps = clamps_of(sae_folder, "2:5,2:7=3", "final")
+    clamps = clamps_of(tiny_saes, "2:5,2:7=3", "final")
     free = measure(vlm, prompts, [2]).residuals[:, 0]
     with clamped(vlm, clamps):
         held = measure(vlm, prompts, [2]).residuals[:, 0]
-    sae = load_sae(locate_saes(sae_folder)[2], 2, 32)
+    sae = load_sae(locate_saes(tiny_saes)[2], 2, 32)
     f = sae.encode(free, torch.tensor([5, 7]))
     exact = free + (torch.tensor([0.0, 3.0]) - f) @ sae.w_dec[[5, 7]]
     # One rounding to bfloat16, which has 8 significant bits.
@@ -219,30 +205,30 @@ def test_bfloat16_residuals_are_changed_in_float32(tiny_model, prompts, sae_fold
     assert not torch.equal(held, free)
 
 
-def test_clamps_end_with_the_context_and_affect_no_other_run(vlm, prompts, sae_folder):
+def test_clamps_end_with_the_context_and_affect_no_other_run(vlm, prompts, tiny_saes):
     free = measure(vlm, prompts).margin
     inputs = plain_inputs(vlm, prompts.iloc[0])
     with torch.no_grad():
         logits = vlm.model(**inputs).logits
-        with clamped(vlm, clamps_of(sae_folder, "1:7=50", "all")):
+        with clamped(vlm, clamps_of(tiny_saes, "1:7=50", "all")):
             assert torch.equal(vlm.model(**inputs).logits, logits), "training sees no clamp"
             outer = measure(vlm, prompts).margin
             with clamped(vlm, []):
                 assert torch.equal(measure(vlm, prompts).margin, free)
             assert torch.equal(measure(vlm, prompts).margin, outer)
             assert not torch.equal(outer, free)
-    with pytest.raises(KeyError), clamped(vlm, clamps_of(sae_folder, "1:7=50", "all")):
+    with pytest.raises(KeyError), clamped(vlm, clamps_of(tiny_saes, "1:7=50", "all")):
         raise KeyError
     assert torch.equal(measure(vlm, prompts).margin, free)
     assert vlm.output_hooks == {}
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, sae_folder):
-    clamps = fill_mean_values(vlm, prompts, clamps_of(sae_folder, "1:7=mean,2:5=4", where))
+def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, tiny_saes):
+    clamps = fill_mean_values(vlm, prompts, clamps_of(tiny_saes, "1:7=mean,2:5=4", where))
     seen = []
     start = common_prefix(prompt_tokens(vlm.processor, list(prompts["text"]), style=vlm.style))
-    sae = load_sae(locate_saes(sae_folder)[1], 1, 32)
+    sae = load_sae(locate_saes(tiny_saes)[1], 1, 32)
     for _, row in prompts.iterrows():
         ids = plain_inputs(vlm, row)["input_ids"][0]
         text = [p for p in range(start, len(ids)) if ids[p] != vlm.model.config.image_token_id]
@@ -250,7 +236,7 @@ def test_means_are_over_the_tokens_where_the_clamp_holds(where, vlm, prompts, sa
         seen.append(sae.encode(outputs[1, text if where == "all" else [len(ids) - 1]])[:, 7])
     assert clamps[0].value == pytest.approx(float(torch.cat(seen).mean()), abs=1e-5)
     assert clamps[1].value == 4
-    with clamped(vlm, clamps_of(sae_folder, "1:7=mean", where)), pytest.raises(InputError, match="not finite"):
+    with clamped(vlm, clamps_of(tiny_saes, "1:7=mean", where)), pytest.raises(InputError, match="not finite"):
         measure(vlm, prompts)
 
 
@@ -267,23 +253,23 @@ def test_clamps_that_cannot_be_parsed(text):
     assert "\n" not in str(error.value)
 
 
-def test_clamps_that_do_not_fit(vlm, prompts, sae_folder):
+def test_clamps_that_do_not_fit(vlm, prompts, tiny_saes):
     with pytest.raises(InputError, match="1:7 is named twice"):
         parse_clamps("1:7,1:8,1:7=2")
     with pytest.raises(InputError, match=r"1:24: layer_1_\w+ has features 0 to 23"):
-        clamps_of(sae_folder, "1:24", "final")
+        clamps_of(tiny_saes, "1:24", "final")
     with pytest.raises(InputError, match=r"layer 9 has no SAE. Layers with SAEs: 0, 1, 2, 3"):
-        clamps_of(sae_folder, "1:7,9:3", "final")
+        clamps_of(tiny_saes, "1:7,9:3", "final")
     with pytest.raises(InputError, match="made for a residual stream of width 32"):
-        clamps_of(sae_folder, "1:7", "final", d_model=64)
-    beyond = [clamp._replace(layer=4) for clamp in clamps_of(sae_folder, "3:7", "final")]
+        clamps_of(tiny_saes, "1:7", "final", d_model=64)
+    beyond = [clamp._replace(layer=4) for clamp in clamps_of(tiny_saes, "3:7", "final")]
     for refused in (lambda: clamped(vlm, beyond).__enter__(), lambda: fill_mean_values(vlm, prompts, beyond)):
         with pytest.raises(InputError, match="4:7: model has layers 0 to 3 only"):
             refused()
 
 
-def test_only_the_saes_of_the_clamped_layers_are_read(sae_folder):
-    sae_of = locate_saes(sae_folder) | {2: sae_folder / "absent"}
+def test_only_the_saes_of_the_clamped_layers_are_read(tiny_saes):
+    sae_of = locate_saes(tiny_saes) | {2: tiny_saes / "absent"}
     clamps = load_clamps(parse_clamps("3:7,1:2=5"), sae_of, 32, "cpu", "all")
     assert [(clamp.layer, clamp.feature, clamp.value) for clamp in clamps] == [(1, 2, 5.0), (3, 7, 0.0)]
 

@@ -22,11 +22,10 @@ from interp.questions.generated_answers import parse_yes_no
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
-from interp.saes.sae import Sae, load_sae, save_sae
+from interp.saes.sae import load_sae
 
 NEW = 14
 """Longer than the sliding window of 12, so that answers outgrow the window."""
-D_SAE = 24
 
 
 @pytest.fixture(params=[True, False], ids=["image first", "question first"])
@@ -152,31 +151,18 @@ def test_an_adapter_in_place(vlm, prompts):
         assert generate(vlm, prompts, NEW) == free
 
 
-@pytest.fixture(scope="module")
-def sae_folder(tmp_path_factory):
-    """Random SAEs for the tiny model, with features that are active at some tokens and inactive at others."""
-    folder = tmp_path_factory.mktemp("saes")
-    generator = torch.Generator().manual_seed(1)
-    for layer in range(4):
-        w_enc, w_dec = (torch.randn(shape, generator=generator) for shape in ((32, D_SAE), (D_SAE, 32)))
-        b_enc, threshold = torch.randn(D_SAE, generator=generator), torch.rand(D_SAE, generator=generator) * 2
-        sae = Sae(layer, "", w_enc / 4, b_enc, w_dec, torch.zeros(32), threshold)
-        save_sae(sae, folder / f"layer_{layer}_width_16k_l0_small", "tiny", torch.float32)
-    return folder
-
-
 CLAMPS = "0:3,1:7=1.5,1:11,3:2"
 
 
 @pytest.mark.parametrize("where", ["final", "all"])
-def test_clamped_answers_equal_plain_hooks(where, vlm, prompts, sae_folder):
+def test_clamped_answers_equal_plain_hooks(where, vlm, prompts, tiny_saes):
     """Plain hooks on every forward pass of transformers' own generate, without a cache, on the whole text each time."""
     prompts, new = prompts[:8], 8
     free = generate(vlm, prompts, new)
-    with clamped(vlm, load_clamps(parse_clamps(CLAMPS), locate_saes(sae_folder), 32, "cpu", where)):
+    with clamped(vlm, load_clamps(parse_clamps(CLAMPS), locate_saes(tiny_saes), 32, "cpu", where)):
         held = generate(vlm, prompts, new, batch_tokens=600)
     assert held != free
-    saes = {layer: load_sae(path, layer, 32) for layer, path in locate_saes(sae_folder).items()}
+    saes = {layer: load_sae(path, layer, 32) for layer, path in locate_saes(tiny_saes).items()}
     for i, row in prompts.iterrows():
         inputs = plain_inputs(vlm, row)
         ids, length = inputs["input_ids"][0], inputs["input_ids"].shape[1]
