@@ -181,7 +181,7 @@ def test_little_memory_gives_smaller_passes_and_the_same_maps(vlm, path, monkeyp
     monkeypatch.setattr(saliency, "final_logits", logits)
     expected = integrated_gradient_maps(vlm, tokens, blank, TEXTS, CLOSED, steps=12)
     roomy = len(rows)
-    monkeypatch.setattr(saliency, "memory_left", lambda *_: Memory(0, 0))
+    monkeypatch.setattr("interp.model.room.memory_left", lambda *_: Memory(0, 0))
     torch.testing.assert_close(integrated_gradient_maps(vlm, tokens, blank, TEXTS, CLOSED, 12), expected)
     assert len(rows) - roomy > roomy
     assert sum(rows[:roomy]) == sum(rows[roomy:]) == 12 * len(TEXTS)

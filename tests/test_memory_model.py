@@ -8,9 +8,9 @@ import pytest
 import torch
 from medgemma import medgemma_config, meta_medgemma
 
-from finetune.evaluation.collect import largest_tables
 from finetune.lora.modules import add_lora, trainable_parameters
-from interp.measurement.margins import pack_prompts
+from interp.measurement.generate import generate
+from interp.measurement.margins import measure, text_residuals
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.load import check_memory, load_vlm
 from interp.model.memory_check import check_fits
@@ -21,22 +21,23 @@ from interp.model.memory_model import (
     RERUN_TOKENS,
     Format,
     adapter_bytes,
+    answering_bytes,
+    answering_tokens,
     gradient_tokens,
     occluded_images,
+    passing_bytes,
+    passing_tokens,
     rerun_bytes,
     rerun_tokens,
 )
 from interp.model.placement import choose_dtype
-from interp.model.prompt_bound import prompt_bound
-from interp.model.prompts import PromptStyle
 from interp.model.shape import MEDGEMMA_4B, ModelShape, shape_of_folder
 from interp.model.vlm import Vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
-from interp.questions.spec import DataSpec
 from interp.questions.tables import prompt_table
 from interp.runtime.errors import InputError
-from interp.runtime.memory import GIB
+from interp.runtime.memory import GIB, Memory
 from interp.storage.hub import Source
 
 FOUR, EIGHT = Format(load_in="4bit"), Format(load_in="8bit")
@@ -55,13 +56,16 @@ PEAKS = {
     "finetune 15-19, batches of 64": (training(range(15, 20), 16, 64), Format(), 49),
     "finetune 15-19, batches of 8, 8bit": (training(range(15, 20), 16, 8), EIGHT, 11.1),
     "finetune 15-19, batches of 8, 4bit": (training(range(15, 20), 16, 8), FOUR, 8.4),
+    "evaluate, 60 questions": (measuring(), Format(), 10.12),
+    "evaluate, 4bit": (measuring(), FOUR, 5.68),
+    "evaluate, 8bit": (measuring(), EIGHT, 7.51),
+    "evaluate, float32": (measuring(), SINGLE, 20.21),
+    "evaluate, 4bit, float32": (measuring(), SINGLE_FOUR, 9.80),
     "grounding": (grounding(), Format(), 14.24),
     "grounding, 4bit": (grounding(), FOUR, 9.80),
 }
 """What was run at MedGemma-4B's shape on a GPU of 80 GiB or more -> job, format of the weights, and peak of allocated
 memory [GiB] (tests/benchmarks/README.md, interp/runtime/README.md)."""
-EVALUATED = {Format(): 10.12, FOUR: 5.68, EIGHT: 7.51, SINGLE: 20.21, SINGLE_FOUR: 9.80}
-"""Format of the weights -> peak of an evaluation of 60 questions of the embedded world at that shape [GiB]."""
 
 
 def test_the_numbers_of_weights_are_those_of_the_real_shapes(tiny_model):
@@ -97,12 +101,6 @@ def test_measured_peaks_lie_between_least_and_a_quarter_more_than_wanted(what):
     assert need.least < measured * GIB < 1.25 * need.wanted
 
 
-def test_an_evaluation_is_counted_from_above_but_not_by_much():
-    tables = largest_tables(DataSpec(limit=60).load_test(), PromptStyle(), 16)
-    for format, measured in EVALUATED.items():
-        assert measured * GIB < measuring(tables).needs(MEDGEMMA_4B, format).least < 1.15 * measured * GIB
-
-
 def test_the_batches_of_sweeps_shrink_with_the_memory():
     free = [2.0**power for power in range(30, 38)]
     sizes = [rerun_tokens(MEDGEMMA_4B, Format(), int(each)) for each in free]
@@ -135,7 +133,7 @@ def test_smaller_batches_of_sweeps_give_the_same(tiny_model):
     [
         (searching(34), 9.2, ["--batch-tokens 4", "--load-in 8bit", "--load-in 4bit"]),
         (searching(34), 6, ["--load-in 4bit"]),
-        (measuring(), 10, ["--load-in 8bit", "--load-in 4bit"]),
+        (measuring(), 8.5, ["--load-in 8bit", "--load-in 4bit"]),
         (
             training(range(15, 20), 16, 64, 64),
             24,
@@ -158,46 +156,38 @@ def test_a_job_that_does_not_fit_says_what_would(job, free, offered):
     check_fits(MEDGEMMA_4B, Format(), job, 80 * GIB, on_gpu=True, limited=False)
 
 
-@pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(image_first=False, system="Be brief.", normalize=True)])
-@pytest.mark.parametrize("model", ["tiny", "planted"])
-def test_the_bound_of_prompts_holds(tiny_model, style, model):
-    vlm = load_vlm(tiny_model if model == "tiny" else WORLD / "planted", "cpu", "float32", style=style)
-    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed]
-    for count in (1, 3, 40):
-        prompts = prompt_table(questions[:count])
-        rows = pack_prompts(vlm, prompts)
-        padded = len(rows) * max(row.length for row in rows)
-        assert padded <= prompt_bound(prompts, style).tokens(vlm.shape) < 12 * padded
+def test_batches_shrink_until_they_fit():
+    free = [2.0**power for power in range(28, 38)]
+    for tokens, size in ((passing_tokens, passing_bytes), (answering_tokens, answering_bytes)):
+        found = [tokens(MEDGEMMA_4B, SINGLE, int(each)) for each in free]
+        assert (found[0], found[-1]) == (FEWEST_TOKENS, BATCH_TOKENS)
+        for each, positions in zip(free, found, strict=True):
+            assert positions == FEWEST_TOKENS or size(MEDGEMMA_4B, SINGLE, positions) <= each
+            assert positions == BATCH_TOKENS or size(MEDGEMMA_4B, SINGLE, 2 * positions) > each
+    # The residuals of 34 layers at 4,096 positions take as much as a pass over 16,384.
+    few = passing_tokens(MEDGEMMA_4B, Format(), 2 * GIB, captured=34)
+    assert 34 * few * MEDGEMMA_4B.width * 2 <= 2 * GIB < 34 * BATCH_TOKENS * MEDGEMMA_4B.width * 2
 
 
-def test_few_questions_need_less_than_a_whole_batch():
-    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="test") if q.closed]
-    few, many = (measuring(largest_tables(questions[:n], PromptStyle(), 16)) for n in (10, 150))
-    check_fits(MEDGEMMA_4B, Format(), few, 10 * GIB, on_gpu=True, limited=False)
-    with pytest.raises(InputError, match=r"a batch of 1\d{4} tokens"):
-        check_fits(MEDGEMMA_4B, Format(), many, 10 * GIB, on_gpu=True, limited=False)
+def test_little_memory_gives_smaller_batches_and_the_same_answers(tiny_model, monkeypatch):
+    questions = [q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed][:60]
+    prompts, sizes = prompt_table(questions), []
 
-
-def test_a_batch_leaves_room_for_no_more_answers_than_generation_does(tiny_model):
-    """The batches that `generate` makes of many questions hold no more positions than are counted."""
     vlm = load_vlm(tiny_model, "cpu", "float32")
-    asked = prompt_table(load_questions(WORLD / "questions.jsonl", split="test")[:40])
-    for new_tokens in (1, 16, 64):
-        bound = prompt_bound(asked, vlm.style, new_tokens)
-        rows = pack_prompts(vlm, asked)
-        assert bound.growth(vlm.shape) <= max(new_tokens * len(row.prompts) / row.length for row in rows)
-    # Without answers nothing is kept, so as many prompts need less.
-    peaks = [measuring([bound._replace(new_tokens=n)]).needs(MEDGEMMA_4B, Format()).least for n in (0, 64)]
-    assert peaks[1] - peaks[0] > GIB
-
-
-def test_residuals_of_all_layers_are_counted():
-    """A hundred wordings, as `interp transfer-check` reads them."""
-    asked = prompt_table(load_questions(WORLD / "questions.jsonl", split="test"))[:100]
-    bound = prompt_bound(asked, PromptStyle(), together=False)
-    sizes = [measuring([bound], captured=n, sae=True).needs(MEDGEMMA_4B, Format()).least for n in (1, 34)]
-    assert sizes[1] - sizes[0] == 33 * bound.text * MEDGEMMA_4B.width * 2
-    assert bound.text > 100 * 10
+    vlm.layers[0].register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    found = []
+    for free in (100 * GIB, 0):
+        monkeypatch.setattr("interp.model.room.memory_left", lambda *_, free=free: Memory(free, free))
+        sizes.clear()
+        measured = measure(vlm, prompts, [2])
+        residuals, _ = text_residuals(vlm, prompts, [0, 2])
+        largest = max(sizes)
+        found.append((largest, measured.margin, measured.residuals, residuals, generate(vlm, prompts[:40], 8)))
+    (roomy, *expected, said), (small, *others, again) = found
+    assert small <= FEWEST_TOKENS < roomy
+    for one, other in zip(expected, others, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+    assert again == said
 
 
 def test_grounding_takes_smaller_passes_where_memory_is_short():

@@ -46,8 +46,6 @@ def verify_command(
 
     Exits with 0 if every check holds, 4 if one does not, 2 on bad input.
     """
-    from finetune.evaluation.collect import largest_tables
-    from finetune.evaluation.settings import NEW_TOKENS
     from finetune.evaluation.verify import read_recorded, verify_adapter
     from finetune.lora.adapter_folder import shared_base
     from interp.model.memory_jobs import measuring
@@ -68,7 +66,7 @@ def verify_command(
             base, dtype=dtype, load_in=record.model.load_in, revision=base.revision or record.model.revision
         )
         training, test = data.load_splits()
-        vlm = recorded.load(style, measuring(largest_tables(test, style, NEW_TOKENS)))
+        vlm = recorded.load(style, measuring())
         vlm.team = team_on(vlm.device)
         checks = verify_adapter(adapter, record, claimed, vlm, training, test)
         # The launcher stops all processes when one of them ends with an exit code.

@@ -11,13 +11,11 @@ from finetune.evaluation.answers import Answers, closed_originals
 from finetune.evaluation.engine import Engine
 from interp.images.other_patients import other_patients_images
 from interp.model.blank_images import BLANKS
-from interp.model.prompt_bound import PromptBound, prompt_bound
-from interp.model.prompts import PromptStyle, first_answer_token
+from interp.model.prompts import first_answer_token
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.opposite_images import opposite_images
 from interp.questions.published_parser import parse_as_published
 from interp.questions.schema import Question
-from interp.questions.tables import prompt_table
 from interp.statistics import FloatArray
 
 SWAPS = 3
@@ -45,14 +43,6 @@ def swap_images(prompts: pd.DataFrame, seed: int) -> NDArray[np.object_]:
     """[closed originals, SWAPS] images of other patients; None if there is only one patient."""
     rows = prompts[closed_originals(prompts)]
     return other_patients_images(list(rows["image"]), list(rows["patient"]), np.random.default_rng(seed), SWAPS)
-
-
-def largest_tables(questions: Sequence[Question], style: PromptStyle, new_tokens: int) -> list[PromptBound]:
-    """Bounds for the tables of prompts that `collect_answers` runs, of which the others are parts."""
-    prompts = prompt_table(questions)
-    swapped = prompts[closed_originals(prompts)].loc[lambda rows: rows.index.repeat(SWAPS)]
-    each_its_own = swapped.assign(image=[str(number) for number in range(len(swapped))])
-    return [prompt_bound(prompts, style, new_tokens), prompt_bound(each_its_own, style)]
 
 
 def collect_answers(

@@ -16,7 +16,6 @@ from finetune.evaluation.arms import (
     model_arm,
     names_of,
 )
-from finetune.evaluation.collect import largest_tables
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.result import Evaluation
 from finetune.evaluation.settings import ClampIn, EvaluationSettings
@@ -87,7 +86,7 @@ def evaluate_saved(
         # That of the training, if the adapters agree: the main branch of the hub repository may have moved on.
         recorded = {record.model.revision if record else None for record in records}
         base = replace(base, revision=recorded.pop() if len(recorded) == 1 else None)
-    vlm = base.load(style, measuring(largest_tables(asked, style, settings.new_tokens)))
+    vlm = base.load(style, measuring())
     # Hashing all weights takes seconds, so it is done once for all adapters.
     base_digest = cache(partial(weights_fingerprint, vlm.model))
     arms, record_of = [base_arm()], dict(zip(folders, records, strict=True))

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.model.decoder import DECODE_KERNELS, batch_masks, embed, run_layers
+from interp.model.memory_model import passing_tokens
 from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import prompt_tokens
+from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.progress import track
 
-BATCH_TOKENS = 16384
 """Positions per pass through the frozen layers."""
 MASK_ROW = 16
 """Rows are padded to a multiple of this. Attention kernels on a GPU need it; else every layer would copy the mask."""
@@ -121,9 +122,10 @@ class PrefixStates:
 
     def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
         """Yield, per batch, rows of the table, int64 [k], and their states [k, d_model] on the model's device."""
+        tokens = passing_tokens(*room(self.vlm))
         for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
             part = chosen[start : start + PROMPTS]
-            for rows in batches(self.pack(part), BATCH_TOKENS, self.vlm.device):
+            for rows in batches(self.pack(part), tokens, self.vlm.device):
                 batch = self.collate(rows).to(self.vlm.device)
                 hidden = self._run(part, rows, batch).flatten(0, 1)
                 positions, places = self._places(part, dict(enumerate(rows)), batch.input_ids.shape[1])

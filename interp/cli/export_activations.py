@@ -53,8 +53,6 @@ def export_activations_command(
     """
     from interp.feature.export import check_reader, export_activations
     from interp.model.memory_jobs import measuring
-    from interp.model.prompt_bound import prompt_bound
-    from interp.questions.tables import prompt_table
     from interp.saes.feature_id import parse_feature
     from interp.storage.atomic import refuse_used
 
@@ -62,7 +60,6 @@ def export_activations_command(
     refuse_used(out)
     layers = {parse_feature(text)[0] for text in features}
     questions, located = data.load(), saes.locate(layers)
-    asked = prompt_bound(prompt_table(questions), model.prompt_style(), together=False)
-    vlm = model.load(job=measuring([asked], captured=1, sae=True))
+    vlm = model.load(job=measuring(answers=False, captured=1, sae=True))
     for path in export_activations(vlm, located, questions, features, out, reader, include_text):
         typer.echo(path)

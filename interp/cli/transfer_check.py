@@ -72,7 +72,6 @@ def transfer_check_command(
     """
     from interp.model.memory_jobs import measuring
     from interp.model.placement import DTYPES
-    from interp.model.prompt_bound import prompt_bound
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.screening.transfer import question_prompts, text_prompts, transfer_check
     from interp.storage.atomic import refuse_used, write_text
@@ -87,8 +86,7 @@ def transfer_check_command(
         "general": text_prompts(general, limit),
     }
     sae_of = saes.locate(listed_layers(layers))
-    asked = [prompt_bound(prompts, model.prompt_style(), together=False) for prompts in kinds.values()]
-    job = measuring(asked, captured=len(sae_of), sae=True)
+    job = measuring(answers=False, captured=len(sae_of), sae=True)
     vlm = model.load(job=job)
     chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
     trained_on = None if reference is None else replace(model, model=reference, revision=None).load(job=job)

@@ -57,13 +57,10 @@ def verify_command(
     Exits with 0 if every check holds, 4 if one does not, 2 on bad input.
     """
     from interp.model.memory_jobs import measuring, searching
-    from interp.model.prompt_bound import prompt_bound
     from interp.model.prompts import PromptStyle
-    from interp.questions.tables import prompt_table
     from interp.schemas.layers import read_layers
-    from interp.screening.flips import questions_that_can_flip
     from interp.search.run_folder import LAYERS
-    from interp.search.verify import SavedRun, draw, verify_run
+    from interp.search.verify import SavedRun, verify_run
     from interp.storage.json_files import json_ready, json_text
     from interp.views.terminal.checks import show_checks
 
@@ -74,8 +71,7 @@ def verify_command(
     sae_of = saes.locate(sorted(artifact.saes))
     recorded = replace(model, dtype=dtype, load_in=artifact.model.load_in, revision=artifact.model.revision)
     style = PromptStyle(**artifact.prompt.model_dump())
-    asked = prompt_bound(prompt_table(draw(questions_that_can_flip(questions), sample, seed)), style)
-    vlm = recorded.load(style, searching(len(sae_of)) if full else measuring([asked], sae=True))
+    vlm = recorded.load(style, searching(len(sae_of)) if full else measuring(answers=False, sae=True))
     checks = verify_run(SavedRun(run, artifact, vlm, sae_of, questions), sample, seed, full)
     if json:
         typer.echo(json_text(json_ready(checks)), nl=False)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from interp.images.decode import NO_IMAGE
 from interp.measurement.margins import capture_residuals, load_batches
 from interp.model.decoder import run_packed
+from interp.model.memory_model import passing_tokens
 from interp.model.packing import batches, common_prefix, pack
 from interp.model.prompts import prompt_tokens
+from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.saes.sae import Sae
 
@@ -34,12 +36,15 @@ class TokenActivations(NamedTuple):
 
 @torch.no_grad()
 def token_activations(
-    vlm: Vlm, sae: Sae, features: Sequence[int], prompts: pd.DataFrame, batch_tokens: int = 16384
+    vlm: Vlm, sae: Sae, features: Sequence[int], prompts: pd.DataFrame, batch_tokens: int | None = None
 ) -> TokenActivations:
     """The activations of `features` of an SAE at the text tokens of a prompt table, in one pass over it.
 
-    The tokens with which all of its prompts begin are left out.
+    The tokens with which all of its prompts begin are left out. Batches hold `batch_tokens` positions, by default as
+    many as there is memory for.
     """
+    if batch_tokens is None:
+        batch_tokens = passing_tokens(*room(vlm), captured=1)
     with_image = list(prompts["image"] != NO_IMAGE)
     ids = prompt_tokens(vlm.processor, list(prompts["text"]), list(prompts["closed"]), vlm.style, with_image)
     image_token, start = vlm.model.config.image_token_id, common_prefix(ids)

@@ -14,29 +14,37 @@ from torch.nn.attention import sdpa_kernel
 
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
+from interp.model.memory_model import answering_tokens
 from interp.model.packing import Batch, batches
+from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 
 
 @torch.no_grad()
 def generate(
-    vlm: Vlm, prompts: pd.DataFrame, max_new_tokens: int, batch_tokens: int = 16384, description: str = "answers"
+    vlm: Vlm,
+    prompts: pd.DataFrame,
+    max_new_tokens: int,
+    batch_tokens: int | None = None,
+    description: str = "answers",
 ) -> list[str]:
     """The greedily decoded answer to every row of a prompt table (`image`, `text`, `closed`), stripped.
 
     An answer ends before the first end token of the model, or after `max_new_tokens`; special tokens are left out. A
-    batch holds at most about `batch_tokens` positions, those of the answers included. `vlm.output_hooks` apply to the
-    answer's tokens as to the prompt's. Raises InputError if `max_new_tokens` is below 1, for an unreadable image, and
-    if a logit is not finite.
+    batch holds at most about `batch_tokens` positions, those of the answers included, by default as many as there is
+    memory for. `vlm.output_hooks` apply to the answer's tokens as to the prompt's. Raises InputError if
+    `max_new_tokens` is below 1, for an unreadable image, and if a logit is not finite.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens}: an answer has at least one token. Use 1 or more.")
     rows = pack_prompts(vlm, prompts)
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
-    room = int(batch_tokens / growth)
-    own = vlm.team.share(list(batches(rows, room, vlm.device)))
+    if batch_tokens is None:
+        batch_tokens = min(vlm.team.gather_values(answering_tokens(*room(vlm))))
+    size = int(batch_tokens / growth)
+    own = vlm.team.share(list(batches(rows, size, vlm.device)))
     for batch, images in load_batches(vlm, own, prompts, description):
         tokens = _decode(vlm, batch, images, max_new_tokens)
         texts = vlm.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)

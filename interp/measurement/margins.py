@@ -15,8 +15,10 @@ from torch import Tensor
 from interp.images.decode import NO_IMAGE
 from interp.model.decoder import final_logits, run_packed
 from interp.model.image_tokens import encode_images
+from interp.model.memory_model import passing_tokens
 from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack
 from interp.model.prompts import answer_margin, prompt_tokens
+from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.distributed import Team
@@ -96,7 +98,7 @@ def measure(
     vlm: Vlm,
     prompts: pd.DataFrame,
     layers: Sequence[int] = (),
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     description: str = "prompts",
     into: Tensor | None = None,
 ) -> Measurement:
@@ -107,9 +109,12 @@ def measure(
         (torch.Size([8]), torch.Size([8, 2, 128]))
 
     The table has columns `image`, `text` and `closed`. Residuals of `layers` are returned, written to `into` [n,
-    layers, d_model] if it is given. The processes of `vlm.team` divide the table, and each returns the whole.
-    `description` labels the progress bar. Raises InputError if a margin is not finite or an image is unreadable.
+    layers, d_model] if it is given. The processes of `vlm.team` divide the table, and each returns the whole. Batches
+    hold `batch_tokens` positions, by default as many as there is memory for. `description` labels the progress bar.
+    Raises InputError if a margin is not finite or an image is unreadable.
     """
+    if batch_tokens is None:
+        batch_tokens = min(vlm.team.gather_values(passing_tokens(*room(vlm))))
     chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
     if vlm.team.size == 1:
         return _measure_batches(vlm, prompts, layers, chunks, description, into)
@@ -199,14 +204,17 @@ def _merge(part: Measurement, chunks: Sequence[list[Row]], n: int, team: Team, i
 
 @torch.no_grad()
 def text_residuals(
-    vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int = 16384
+    vlm: Vlm, prompts: pd.DataFrame, layers: Sequence[int], batch_tokens: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Residuals at the text tokens of a prompt table, including the template's tokens after the question.
 
     The table has columns `image`, `text` and `closed`. Returns the residuals as float32 [tokens, layers, d_model] in
     main memory, and the table row of each, int64 [tokens]. The prefix that all prompts share is left out: it is the
-    same in each, and the residual of <bos> is so large that it would dominate every sum.
+    same in each, and the residual of <bos> is so large that it would dominate every sum. Batches hold `batch_tokens`
+    positions, by default as many as there is memory for.
     """
+    if batch_tokens is None:
+        batch_tokens = passing_tokens(*room(vlm), captured=len(layers))
     tokens = _tokenize(vlm, prompts)
     image_token = vlm.model.config.image_token_id
     rows = pack(tokens, range(len(prompts)), image_token)

@@ -13,11 +13,11 @@ from torch import Tensor
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.model.decoder import final_logits
 from interp.model.image_tokens import encode_pixels, pixels_of
-from interp.model.memory_model import Format, occluded_images
+from interp.model.memory_model import occluded_images
 from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import answer_margin, prompt_tokens
+from interp.model.room import room
 from interp.model.vlm import Vlm
-from interp.runtime.memory import memory_left
 
 Fill = Literal["grey", "blur", "mean"]
 """What replaces a removed part: mid-grey, the image blurred beyond detail, or the mean colour of the image."""
@@ -67,14 +67,8 @@ def encode_occluded(
 
     `image_batch` of them are encoded together, by default as many as there is memory for.
     """
-    size = _image_batch(vlm) if image_batch is None else image_batch
+    size = occluded_images(*room(vlm)) if image_batch is None else image_batch
     return torch.cat([encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(size)])
-
-
-def _image_batch(vlm: Vlm) -> int:
-    """The number of variants that are encoded together."""
-    free = memory_left(vlm.device, vlm.max_memory).device
-    return occluded_images(vlm.shape, Format(vlm.arithmetic, vlm.load_in), free)
 
 
 @torch.no_grad()
@@ -91,7 +85,7 @@ def image_margins(
     `pixels` [v, 3, h, w] are those of any images; `texts` [t] are the wordings put to each, and `closed` [t] marks the
     yes/no questions. `image_batch` images are encoded together, by default as many as there is memory for.
     """
-    size = _image_batch(vlm) if image_batch is None else image_batch
+    size = occluded_images(*room(vlm)) if image_batch is None else image_batch
     chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(size)]
     return token_margins(vlm, torch.cat(chunks), texts, closed, batch_tokens)
 

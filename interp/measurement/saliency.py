@@ -14,11 +14,11 @@ from torch import Tensor
 
 from interp.measurement.occlusion import pack_wordings, variant_batches
 from interp.model.decoder import final_logits, run_packed
-from interp.model.memory_model import Format, gradient_tokens
+from interp.model.memory_model import gradient_tokens
 from interp.model.packing import Batch
 from interp.model.prompts import answer_margin
+from interp.model.room import room
 from interp.model.vlm import Vlm
-from interp.runtime.memory import memory_left
 from interp.saes.sae import Sae
 
 Target = Callable[[Batch, Tensor], Tensor]
@@ -163,8 +163,7 @@ def _mean_gradient(vlm: Vlm, points: Tensor, texts: Sequence[str], closed: Seque
     The result is float32 [t, image tokens, d_model]. Each wording has its own row, because on a shared image the
     gradients of all wordings would add up. Passes are as large as there is memory for.
     """
-    free = memory_left(vlm.device, vlm.max_memory).device
-    tokens = gradient_tokens(vlm.shape, Format(vlm.arithmetic, vlm.load_in), free)
+    tokens = gradient_tokens(*room(vlm))
     total = torch.zeros(len(texts), *points.shape[1:])
     for batch, images in variant_batches(vlm, pack_wordings(vlm, texts, closed, together=False), points, tokens):
         leaf = images.float().requires_grad_()

@@ -20,10 +20,10 @@ from interp.model.decoder import DECODE_KERNELS, additive, final_margins, prompt
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
 from interp.model.packing import Batch, Row, at_once, padded
+from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
-from interp.runtime.memory import memory_left
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
@@ -194,9 +194,7 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
 
 def _batch_tokens(vlm: Vlm, team: Team) -> int:
     """The positions of a batch for which every process has memory."""
-    free = memory_left(vlm.device, vlm.max_memory).device
-    own = rerun_tokens(vlm.shape, Format(vlm.arithmetic), free)
-    return min(team.gather_values(own))
+    return min(team.gather_values(rerun_tokens(*room(vlm))))
 
 
 def _chunks(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:

@@ -1,6 +1,7 @@
 """What each command needs of a device's memory, and which of its options would make that less."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,15 +17,15 @@ from interp.model.memory_model import (
     Need,
     Part,
     adapter_bytes,
+    answering_bytes,
     forward_bytes,
     gradient_bytes,
-    logits_bytes,
+    passing_bytes,
     rerun_bytes,
     step_bytes,
     tower_pass,
     weights,
 )
-from interp.model.prompt_bound import PromptBound
 from interp.model.shape import ITEM, ModelShape
 
 Needs = Callable[[ModelShape, Format], Need]
@@ -51,44 +52,25 @@ def loading() -> Job:
     return Job(lambda shape, format: Need([weights(shape, format)], [tower_pass(shape, format, 1)]))
 
 
-def measuring(asked: Sequence[PromptBound] = (), captured: int = 0, sae: bool = False) -> Job:
-    """Running prompts once: `finetune evaluate`, both `verify`, `interp transfer-check`, `interp export-activations`.
+def measuring(answers: bool = True, captured: int = 0, sae: bool = False) -> Job:
+    """Running prompts: `finetune evaluate`, both `verify`, `interp transfer-check`, `interp export-activations`.
 
-    Generated answers keep the keys and values of their batch. `asked` are all tables of prompts that will be run, which
-    may be less than a batch; without them there are more, with answers. `captured` is the number of layers of which the
-    residuals at all text tokens are kept, and `sae` says whether an SAE is held.
+    Batches are smaller where there is too little memory. `answers` are generated, `captured` is the number of layers of
+    which the residuals at all text tokens are kept, and `sae` says whether an SAE is held.
     """
 
     def needs(shape: ModelShape, format: Format) -> Need:
-        batches = [batch_of(shape, format, bound, captured) for bound in asked]
-        largest = max(batches, key=lambda part: part.least) if batches else answering(shape, format, BATCH_TOKENS)
+        passing = partial(passing_bytes, shape, format, captured=captured)
+        size = partial(answering_bytes, shape, format) if answers else passing
         held = sae_bytes(shape, SAE_FEATURES, "float32") if sae else 0
-        return Need([weights(shape, format), Part("an SAE", held, held)], [tower_pass(shape, format), largest])
+        return Need([weights(shape, format), Part("an SAE", held, held)], [tower_pass(shape, format), batch(size)])
 
     return Job(needs)
 
 
-def batch_of(shape: ModelShape, format: Format, bound: PromptBound, captured: int) -> Part:
-    """The largest batch of some prompts, with the residuals of `captured` layers at their text tokens."""
-    growth = bound.growth(shape)
-    tokens = min(bound.tokens(shape), int(BATCH_TOKENS / (1 + growth)))
-    if bound.new_tokens:
-        return answering(shape, format, tokens, min(BATCH_TOKENS - tokens, bound.new_tokens * sum(bound.counts)))
-    kept = min(bound.text, tokens) * captured * shape.width * ITEM[format.dtype]
-    return passing(shape, format, tokens, kept)
-
-
-def passing(shape: ModelShape, format: Format, tokens: int, kept: int = 0) -> Part:
-    """A forward pass over some tokens, and what is `kept` beside it [bytes]."""
-    size = forward_bytes(shape, format, tokens) + kept
-    return Part(f"a batch of {tokens} tokens", size, size)
-
-
-def answering(shape: ModelShape, format: Format, tokens: int, generated: int = 0) -> Part:
-    """A forward pass that keeps keys and values, to which those of `generated` tokens are added without another."""
-    whole = shape.kv_bytes(tokens, format.dtype) + forward_bytes(shape, format, tokens)
-    size = max(whole, shape.kv_bytes(tokens + generated, format.dtype) + logits_bytes(shape, format, tokens))
-    return Part(f"a batch of {tokens} tokens", size, size)
+def batch(size: Callable[[int], int]) -> Part:
+    """A batch of prompts of some `size`, tokens -> bytes, which is smaller where there is too little memory."""
+    return Part("a batch of prompts", size(FEWEST_TOKENS), size(BATCH_TOKENS))
 
 
 def sae_bytes(shape: ModelShape, features: int, dtype: str) -> int:
@@ -105,7 +87,7 @@ def searching(
     """
 
     def needs(shape: ModelShape, format: Format, tokens: int = batch_tokens, dtype: str = sae_dtype) -> Need:
-        sae = sae_bytes(shape, features, dtype)
+        sae, forward = sae_bytes(shape, features, dtype), forward_bytes(shape, format, tokens)
         sweeps = [rerun_bytes(shape, format, size) for size in (FEWEST_TOKENS, RERUN_TOKENS)]
         held = [
             weights(shape, format),
@@ -114,7 +96,7 @@ def searching(
         ]
         phases = [
             tower_pass(shape, format),
-            passing(shape, format, tokens),
+            Part(f"a batch of {tokens} tokens", forward, forward),
             Part("causal sweeps with gradients", *sweeps),
         ]
         return Need(held, phases)
@@ -146,7 +128,7 @@ def training(layers: Sequence[int] | None, rank: int, batch_size: int, pass_size
         phases = [
             tower_pass(shape, format),
             Part("a step with one question at a time" if least == 1 else f"passes of {least} questions", *sizes),
-            answering(shape, format, BATCH_TOKENS),
+            batch(partial(answering_bytes, shape, format)),
         ]
         return Need(held, phases)
 
@@ -161,13 +143,14 @@ def grounding() -> Job:
     """
 
     def needs(shape: ModelShape, format: Format) -> Need:
+        forward = forward_bytes(shape, format, OCCLUSION_TOKENS)
         removed = FILLS * shape.image_tokens**2 * shape.width * ITEM[format.dtype]
         images = [tower_pass(shape, format, count).least for count in (IMAGES, OCCLUDED_IMAGES)]
         gradients = [gradient_bytes(shape, format, tokens) for tokens in (FEWEST_GRADIENT_TOKENS, GRADIENT_TOKENS)]
         held = [weights(shape, format), Part("tokens of an image without each of its parts", removed, removed)]
         phases = [
             Part("images in the vision tower", *images),
-            passing(shape, format, OCCLUSION_TOKENS),
+            Part(f"a batch of {OCCLUSION_TOKENS} tokens", forward, forward),
             Part("gradients of image tokens", *gradients),
         ]
         return Need(held, phases)

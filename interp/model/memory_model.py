@@ -101,13 +101,19 @@ def forward_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
     The peak is in an MLP: the residual stream, its norm, the result, and three tensors of the inner width. The logits
     of the final tokens come after it.
     """
-    layer = tokens * 3 * (shape.width + shape.mlp) * ITEM[format.dtype]
-    return max(layer, logits_bytes(shape, format, tokens))
+    layer = tokens * 3 * (shape.width + shape.mlp)
+    logits = 2 * (tokens // WORDING) * shape.vocabulary
+    return max(layer, logits) * ITEM[format.dtype]
 
 
-def logits_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
-    """Logits of the final tokens in a batch of `tokens` positions, and a copy [bytes]."""
-    return 2 * (tokens // WORDING) * shape.vocabulary * ITEM[format.dtype]
+def passing_bytes(shape: ModelShape, format: Format, tokens: int, captured: int = 0) -> int:
+    """Memory of a forward pass that keeps the residuals of `captured` layers at all positions [bytes]."""
+    return forward_bytes(shape, format, tokens) + captured * tokens * shape.width * ITEM[format.dtype]
+
+
+def answering_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
+    """Memory of a forward pass that keeps the keys and values of its positions [bytes]."""
+    return forward_bytes(shape, format, tokens) + shape.kv_bytes(tokens, format.dtype)
 
 
 def gradient_bytes(shape: ModelShape, format: Format, tokens: int) -> int:
@@ -140,6 +146,23 @@ def rerun_tokens(shape: ModelShape, format: Format, free: int) -> int:
     Between FEWEST_TOKENS and RERUN_TOKENS, whatever there is.
     """
     return _halved(RERUN_TOKENS, FEWEST_TOKENS, lambda tokens: 2 * rerun_bytes(shape, format, tokens), free)
+
+
+def passing_tokens(shape: ModelShape, format: Format, free: int, captured: int = 0) -> int:
+    """Positions of a forward pass in `free` bytes of memory that keeps the residuals of `captured` layers.
+
+    A power of two between FEWEST_TOKENS and BATCH_TOKENS, whatever there is.
+    """
+    size = partial(passing_bytes, shape, format, captured=captured)
+    return _halved(BATCH_TOKENS, FEWEST_TOKENS, size, free)
+
+
+def answering_tokens(shape: ModelShape, format: Format, free: int) -> int:
+    """Positions of a batch, those of its answers included, of which all keys and values fit into `free` bytes.
+
+    A power of two between FEWEST_TOKENS and BATCH_TOKENS, whatever there is.
+    """
+    return _halved(BATCH_TOKENS, FEWEST_TOKENS, partial(answering_bytes, shape, format), free)
 
 
 def occluded_images(shape: ModelShape, format: Format, free: int) -> int:

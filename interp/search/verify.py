@@ -150,8 +150,8 @@ def _sampled_pairs(saved: SavedRun, asked: Sequence[Question], sample: int, seed
     checks.append(same("top feature, by the table of pairs", top, table.features))
     if not top or table.features != top or top[0][0] not in saved.sae_of:
         return checks
-    drawn = draw(asked, sample, seed)
-    delta, shift = _measured_pairs(saved, drawn)
+    drawn = np.random.default_rng(seed).permutation(len(asked))[:sample]
+    delta, shift = _measured_pairs(saved, [asked[k] for k in sorted(drawn)])
     close = 2 * CLOSE[artifact.model.dtype]
     largest = np.abs(table.delta).max(initial=1e-9)
     of_delta = DELTA_TOLERANCE * largest * (0.05 if artifact.model.dtype == "float32" else 1)
@@ -168,12 +168,6 @@ def _sampled_pairs(saved: SavedRun, asked: Sequence[Question], sample: int, seed
             f"{close:g} logits, {of_delta:.2g} of activation",
         ),
     ]
-
-
-def draw(questions: Sequence[Question], sample: int, seed: int) -> list[Question]:
-    """`sample` of the questions, drawn by `seed`, in their order."""
-    drawn = np.random.default_rng(seed).permutation(len(questions))[:sample]
-    return [questions[k] for k in sorted(drawn)]
 
 
 def _measured_pairs(saved: SavedRun, asked: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:

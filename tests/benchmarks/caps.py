@@ -27,9 +27,8 @@ import pandas as pd
 import torch
 from true_shape import write_model, write_saes
 
-from finetune.evaluation.collect import largest_tables
 from finetune.evaluation.run import evaluate_saved
-from finetune.evaluation.settings import NEW_TOKENS, EvaluationSettings
+from finetune.evaluation.settings import EvaluationSettings
 from finetune.grounding.settings import GroundingSettings
 from finetune.grounding.study import study_grounding
 from finetune.lora.settings import TrainSettings
@@ -41,8 +40,6 @@ from interp.model.doctor import PUBLISHED
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
 from interp.model.placement import choose_dtype
-from interp.model.prompt_bound import prompt_bound
-from interp.model.prompts import PromptStyle
 from interp.model.shape import shape_of_folder
 from interp.model.spec import ModelSpec
 from interp.paths import WORLD
@@ -84,17 +81,16 @@ def inputs(shape: str, folder: Path) -> tuple[Path, Path, list[int]]:
     return model, saes, list(PUBLISHED)
 
 
-def jobs(saes: Path, layers: Sequence[int], questions: int) -> dict[str, Job]:
+def jobs(saes: Path, layers: Sequence[int]) -> dict[str, Job]:
     """What the memory model says of each command."""
-    n, style = len(locate_saes(saes)), PromptStyle()
-    texts = [prompt_bound(prompts, style, together=False) for prompts in text_kinds(questions).values()]
+    n = len(locate_saes(saes))
     return {
-        "evaluate": measuring(largest_tables(DataSpec(limit=questions).load_test(), style, NEW_TOKENS)),
+        "evaluate": measuring(),
         "finetune": training(layers, TrainSettings().rank, TrainSettings().batch_size),
         "find-features": searching(n),
         "test-feature": searching(1),
         "grounding": grounding(),
-        "transfer-check": measuring(texts, captured=n, sae=True),
+        "transfer-check": measuring(answers=False, captured=n, sae=True),
     }
 
 
@@ -133,7 +129,7 @@ def capped(options: argparse.Namespace, cap: float | None) -> None:
     model, saes, layers = inputs(options.shape, options.folder)
     spec = ModelSpec(model, dtype=options.dtype, load_in=options.load_in, max_memory=cap)
     out = options.folder / f"adapter-{cap}-{options.load_in}-{time.time():.0f}"
-    runs, expected = commands(spec, saes, layers, options.questions, out), jobs(saes, layers, options.questions)
+    runs, expected = commands(spec, saes, layers, options.questions, out), jobs(saes, layers)
     shape, gpu = shape_of_folder(model), torch.cuda.is_available()
     format = Format(choose_dtype(options.dtype, torch.device("cuda" if gpu else "cpu")), options.load_in)
     for name in options.commands:

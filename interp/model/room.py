@@ -1,0 +1,14 @@
+"""What the sizes of batches follow from: a loaded model and the memory that is free beside it."""
+
+from interp.model.memory_model import Format
+from interp.model.shape import ModelShape
+from interp.model.vlm import Vlm
+from interp.runtime.memory import memory_left
+
+
+def room(vlm: Vlm) -> tuple[ModelShape, Format, int]:
+    """Shape and format of a loaded model, and the memory that a batch may take on its device [bytes].
+
+    They are what the sizes in `interp.model.memory_model` are counted from, as in `passing_tokens(*room(vlm))`.
+    """
+    return vlm.shape, Format(vlm.arithmetic, vlm.load_in), memory_left(vlm.device, vlm.max_memory).device
