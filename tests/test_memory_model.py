@@ -47,12 +47,16 @@ PEAKS = {
     "find-features, 300 pairs": (searching(34), Format(), 19.1),
     "find-features, 999 images": (searching(34), Format(), 23.3),
     "find-features, held to 12 GiB, 4bit": (searching(34), FOUR, 6.3),
+    "find-features, held to 16 GiB, 8bit": (searching(34), EIGHT, 8.82),
     "find-features, held to 24 GiB, float32": (searching(34), SINGLE, 19.02),
     "test-feature, held to 16 GiB": (searching(1), Format(), 9.7),
     "test-feature, held to 16 GiB, 8bit": (searching(1), EIGHT, 7.58),
     "test-feature, held to 24 GiB, float32": (searching(1), SINGLE, 19.06),
     "test-feature, held to 15 GiB, 4bit, float32": (searching(1), SINGLE_FOUR, 8.75),
     "finetune 15-19, batches of 8": (training(range(15, 20), 16, 8), Format(), 13.1),
+    "finetune 15-19, held to 10 GiB": (training(range(15, 20), 16, 8), Format(), 9.92),
+    "finetune 15-19, held to 24 GiB, float32": (training(range(15, 20), 16, 8), SINGLE, 23.58),
+    "finetune 15-19, held to 15 GiB, 4bit, float32": (training(range(15, 20), 16, 8), SINGLE_FOUR, 10.98),
     "finetune 15-19, batches of 64": (training(range(15, 20), 16, 64), Format(), 49),
     "finetune 15-19, batches of 8, 8bit": (training(range(15, 20), 16, 8), EIGHT, 11.1),
     "finetune 15-19, batches of 8, 4bit": (training(range(15, 20), 16, 8), FOUR, 8.4),
@@ -62,7 +66,11 @@ PEAKS = {
     "evaluate, float32": (measuring(), SINGLE, 20.21),
     "evaluate, 4bit, float32": (measuring(), SINGLE_FOUR, 9.80),
     "grounding": (grounding(), Format(), 14.24),
+    "grounding, held to 12 GiB": (grounding(), Format(), 10.41),
+    "grounding, 8bit": (grounding(), EIGHT, 12.56),
     "grounding, 4bit": (grounding(), FOUR, 9.80),
+    "grounding, held to 24 GiB, float32": (grounding(), SINGLE, 21.44),
+    "grounding, held to 15 GiB, 4bit, float32": (grounding(), SINGLE_FOUR, 11.42),
 }
 """What was run at MedGemma-4B's shape on a GPU of 80 GiB or more -> job, format of the weights, and peak of allocated
 memory [GiB] (tests/benchmarks/README.md, interp/runtime/README.md)."""

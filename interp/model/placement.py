@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from interp.model.quantization import quantization_config
+from interp.model.quantization import quantization_config, silence_products
 from interp.model.shape import LoadIn
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError
@@ -65,6 +65,7 @@ def place_model(
     if load_in is not None:
         options["quantization_config"] = quantization_config(load_in, DTYPES[kind])
     if load_in is not None or saved is not None:
+        silence_products()
         # Quantized weights are made where they stay.
         options.setdefault("device_map", {"": first})
     devices = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if split else [torch.device(first)]

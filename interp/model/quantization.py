@@ -4,6 +4,7 @@ The vision tower, the projector, the embeddings and the output layer stay as the
 tokens then do not depend on the quantization, and margins are read from unquantized rows.
 """
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +44,11 @@ def quantization_config(load_in: LoadIn, dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(KEPT),
     )
+
+
+def silence_products() -> None:
+    """Keep bitsandbytes from logging with every product of 8-bit weights that it casts the inputs to float16."""
+    logging.getLogger(f"{LIBRARY}.autograd._functions").setLevel(logging.ERROR)
 
 
 def keep_layout(model: Any) -> None:
