@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from interp.images.decode import NO_IMAGE
-from interp.measurement.margins import capture_residuals, load_batches
-from interp.model.decoder import run_packed
+from interp.measurement.margins import capture_residuals, load_batches, text_places
+from interp.model.decoder import run_below
 from interp.model.memory_model import passing_tokens
 from interp.model.packing import batches, common_prefix, pack
 from interp.model.prompts import prompt_tokens
@@ -47,19 +47,18 @@ def token_activations(
         batch_tokens = passing_tokens(*room(vlm), captured=1)
     with_image = list(prompts["image"] != NO_IMAGE)
     ids = prompt_tokens(vlm.processor, list(prompts["text"]), list(prompts["closed"]), vlm.style, with_image)
-    image_token, start = vlm.model.config.image_token_id, common_prefix(ids)
+    start = common_prefix(ids)
     # Each wording has a row of its own, so the first index of a place tells its wording.
-    rows = pack(ids, range(len(prompts)), image_token)
+    rows = pack(ids, range(len(prompts)), vlm.model.config.image_token_id)
     columns = torch.tensor(list(features), device=vlm.device)
     tokens: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(prompts)
     activations: list[NDArray[np.float32]] = [np.empty((0, len(features)), np.float32)] * len(prompts)
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "activations"):
-        wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
-        places = wanted.nonzero()
+        places = text_places(vlm, batch, start)
         with capture_residuals(vlm, batch, places, [sae.layer]) as captured:
-            run_packed(vlm.model, batch, images)
+            run_below(vlm.model, batch, images, sae.layer + 1)
         found = sae.encode(captured[sae.layer].float(), columns).cpu().numpy()
-        row_ids, owner = batch.input_ids[wanted].cpu().numpy(), places[:, 0].cpu().numpy()
+        ids_there, owner = batch.input_ids[places[:, 0], places[:, 1]].cpu().numpy(), places[:, 0].cpu().numpy()
         for row, prompt in enumerate(batch.prompts):
-            tokens[prompt], activations[prompt] = row_ids[owner == row], found[owner == row]
+            tokens[prompt], activations[prompt] = ids_there[owner == row], found[owner == row]
     return TokenActivations(list(features), tokens, activations)

@@ -216,19 +216,23 @@ def text_residuals(
     if batch_tokens is None:
         batch_tokens = passing_tokens(*room(vlm), captured=len(layers))
     tokens = _tokenize(vlm, prompts)
-    image_token = vlm.model.config.image_token_id
-    rows = pack(tokens, range(len(prompts)), image_token)
+    rows = pack(tokens, range(len(prompts)), vlm.model.config.image_token_id)
     start = common_prefix(tokens)
     residuals, owners = [], []
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "residuals"):
-        wanted = (batch.segment >= 0) & (batch.input_ids != image_token) & (batch.position_ids >= start)
-        places = wanted.nonzero()
+        places = text_places(vlm, batch, start)
         with capture_residuals(vlm, batch, places, layers) as captured:
             run_packed(vlm.model, batch, images)
         # Put together in main memory: the residuals of all layers may be larger than anything else on the device.
         residuals.append(torch.stack([captured[layer].cpu() for layer in layers], dim=1).float())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
     return torch.cat(residuals), torch.cat(owners)
+
+
+def text_places(vlm: Vlm, batch: Batch, start: int) -> Tensor:
+    """Rows and columns of a batch's text tokens from position `start` of their prompt on: int64 [n, 2]."""
+    image = batch.input_ids == vlm.model.config.image_token_id
+    return ((batch.segment >= 0) & ~image & (batch.position_ids >= start)).nonzero()
 
 
 @contextmanager
