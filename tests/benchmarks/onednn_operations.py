@@ -1,9 +1,11 @@
-"""Teaches torch's counter of operations the products of `interp.model.cpu_kernels`; imported for that alone."""
+"""torch's counters of operations, and that of the products of `interp.model.cpu_kernels`."""
 
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
+
+__all__ = ["FlopCounterMode", "flop_registry"]
 
 
 @register_flop_formula(torch.ops.mkldnn._linear_pointwise)

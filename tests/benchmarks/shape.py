@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import pandas as pd
 import torch
 from accelerate import dispatch_model
+from onednn_operations import FlopCounterMode
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from interp.demo.model import CHAT_TEMPLATE, IMAGE_TOKENS, train_tokenizer
 from interp.demo.phrasings import all_texts

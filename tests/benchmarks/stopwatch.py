@@ -1,7 +1,7 @@
 """Where the time and the memory of a search go: every stage by itself, beside the operations that it must do.
 
-A stage is a function whose own time is measured, without that of watched functions which it calls, so that the times of
-all stages and of the rest add up to the whole. The GPU is synchronized where a stage begins and ends.
+The stages are those of `stages.py` and the rest, and their times add up to the whole. The GPU is synchronized where a
+stage begins and ends.
 """
 
 import importlib
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 from shape import Operations, synchronize
+from stages import STAGES
 
 from interp.measurement import margins, suffix_rerun
 from interp.measurement.suffix_rerun import SuffixRerun
@@ -23,39 +24,6 @@ from interp.saes.sae import Sae
 
 REST = "everything else"
 """The time of a search that is in no stage."""
-STAGES = {
-    "interp.search.find": (
-        "measure_prompts",
-        "screen",
-        "patch_whole_layers",
-        "judge_layers",
-        "patch_candidates",
-        "patch_families",
-        "name_gate",
-        "recovery_by_pair",
-    ),
-    "interp.search.stages": ("margin_gradients", "_path_gradients", "load_sae"),
-    "interp.screening.layers": (
-        "encode_sparse",
-        "screen_layer",
-        "attribute",
-        "best_family",
-        "reconstruct",
-        "judge_transfer",
-    ),
-    "interp.search.difference_parts": ("swap_images", "measure_together", "answer_directions", "with_controls"),
-    "interp.search.layer_stage": (
-        "difference_parts",
-        "patch_layers",
-        "patch_answers",
-        "patch_register",
-        "joint_effects",
-        "layer_profile",
-        "formality",
-        "test_ranges",
-    ),
-}
-"""Module -> the functions in its namespace that are watched, each a stage; those that a version lacks are left out."""
 KEPT = ("screen", "patch_whole_layers")
 """Stages whose last result is kept."""
 
@@ -112,11 +80,10 @@ class Stopwatch:
             replaced.append((owner, name, getattr(owner, name)))
             setattr(owner, name, function)
 
-        for module, names in STAGES.items():
-            owner = importlib.import_module(module)
-            for name in names:
-                if hasattr(owner, name):
-                    replace(owner, name, self._stage(name.strip("_"), getattr(owner, name)))
+        for name, _, module in STAGES:
+            owner = module and importlib.import_module(module)
+            if owner and hasattr(owner, name):
+                replace(owner, name, self._stage(name.strip("_"), getattr(owner, name)))
         for name in ("margins", "gradients"):
             replace(SuffixRerun, name, self._sweep(name, getattr(SuffixRerun, name)))
         for (owner, name), count in self._counted().items():

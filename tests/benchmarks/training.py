@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from onednn_operations import FlopCounterMode
 from ready import ready
 from shape import MIMIC, PIXELS, SHAPES, Counts, machine, matmul_rate, questions, random_medgemma, report, synchronize
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings

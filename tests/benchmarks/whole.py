@@ -4,10 +4,10 @@
     python tests/benchmarks/whole.py --repeats 5 -- --questions mine.jsonl --images images/
 
 What follows `--` are options of the command; `--out` is a temporary folder. Every run is a process of its own, in which
-a thread looks every 5 ms at what the main thread does and gives the time since then to the innermost stage below, so
-that the rows add up to the wall time; the processor time is that of all threads. Printed is the run of median wall
-time. A further run counts the operations of every stage; the floor is their time at the speed of a large matrix
-product.
+a thread looks every 5 ms at what the main thread does and gives the time since then to the innermost stage
+(`stages.py`), so that the rows add up to the wall time; the processor time is that of all threads. Printed is the run
+of median wall time. A further run counts the operations of every stage; the floor is their time at the speed of a large
+matrix product.
 """
 
 import argparse
@@ -25,33 +25,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from stages import STAGES
+
 if TYPE_CHECKING:
     import pandas as pd
 
-STAGES = {
-    "_find_and_load": "imports",
-    "load_vlm": "loading the model",
-    "load_questions": "reading questions",
-    "_inputs_of": "digests of model, images and SAEs",
-    "encode_images": "images: decoding and the tower",
-    "pack_prompts": "tokenizing and packing",
-    "measure_prompts": "all prompts through the language model",
-    "margin_gradients": "gradients at the paraphrases",
-    "_path_gradients": "gradients on the paths",
-    "screen_layer": "statistics of all features",
-    "best_family": "families of features",
-    "screen": "screening, the rest",
-    "difference_parts": "prompts with other images, parts of differences",
-    "patch_whole_layers": "patches of layers, answers and registers",
-    "judge_layers": "profile, windows and their test",
-    "patch_candidates": "patches of features",
-    "patch_families": "patches of families",
-    "name_gate": "patches of the gate",
-    "recovery_by_pair": "the first feature pair by pair",
-    "write_run": "tables and figures",
-    "main": "the rest",
-}
-"""Name of a function -> the stage that it and what it calls belong to, unless an inner function names another."""
+TITLES = {stage.function: stage.title for stage in STAGES if stage.title}
+"""Name of a function -> the row that it and what it calls belong to, unless an inner function names another."""
 OUTSIDE = "start and end of the process"
 """What happens before the thread of `Clock` starts and after the command has ended."""
 
@@ -79,16 +59,16 @@ class Clock(threading.Thread):
 def stage_of(frame: FrameType | None) -> str:
     """The stage of the innermost function that has one."""
     while frame is not None:
-        if frame.f_code.co_name in STAGES:
-            return STAGES[frame.f_code.co_name]
+        if frame.f_code.co_name in TITLES:
+            return TITLES[frame.f_code.co_name]
         frame = frame.f_back
-    return STAGES["main"]
+    return TITLES["main"]
 
 
 def counted() -> tuple[Any, Counter[str]]:
     """A mode of torch under which operations [FLOP] are added up by stage, and the sums."""
+    from onednn_operations import flop_registry
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
 
     found = Counter[str]()
 
@@ -127,7 +107,7 @@ def run_apart(arguments: list[str], count: bool) -> "tuple[pd.DataFrame, float]"
         before, started = os.times(), time.perf_counter()
         subprocess.run([*mine, "--", "--out", f"{folder}/run", *arguments], stdout=subprocess.DEVNULL, check=True)
         wall, after = time.perf_counter() - started, os.times()
-        table = pd.DataFrame(json.loads(result.read_text(encoding="utf-8"))).reindex(list(STAGES.values()))
+        table = pd.DataFrame(json.loads(result.read_text(encoding="utf-8"))).reindex(list(TITLES.values()))
     used = after.children_user - before.children_user + after.children_system - before.children_system
     table.loc[OUTSIDE] = {"wall": wall - table["wall"].sum(), "cpu": used - table["cpu"].sum(), "flop": 0}
     return table.fillna(0), matmul_rate(torch.device("cpu"), torch.float32)
