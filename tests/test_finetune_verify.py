@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_processes import launch
 
 from finetune.cli import app as cli
+from finetune.evaluation.verify import without_rounding
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,19 @@ def test_other_questions_and_another_base_are_reported(verified, copied, world, 
     code, wrong = verified(copied, "--model", base)
     assert code == 4
     assert "base, digest of weights" in wrong
+
+
+def test_a_dispersion_that_rounding_decides_is_not_compared():
+    """Questions with nearly equal margins: their spread, by which it is divided, is rounding."""
+
+    def of(dispersion):
+        sides = {side: {"value": dispersion, "low": None, "high": None} for side in ("before", "after", "difference")}
+        return {"register": {"formal, margin_dispersion": sides, "formal, margin_difference": sides}}
+
+    assert list(without_rounding(of(741.3), of(742.3))["register"]) == ["formal, margin_difference"]
+    # A claim of which nothing is found, and one that rounding does not explain.
+    for claimed, found in ((of(741.3), {}), (of(741.3), of(2.0)), (of(2.0), of(741.3)), (of(41.3), of(41.4))):
+        assert without_rounding(claimed, found) == claimed
 
 
 def test_a_folder_without_an_evaluation_is_refused(copied, capsys, world):
