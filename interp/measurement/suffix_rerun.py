@@ -223,7 +223,7 @@ def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     final = torch.stack([captured[layer] for layer in range(vlm.n_layers)], dim=1)
     row, column = batch.final.unbind(1)
     columns = _columns_before(batch)
-    keys, values = [], []
+    keys, values = list[Tensor](), list[Tensor]()
     for layer in cache.layers:
         for kept, packed in ((keys, layer.keys), (values, layer.values)):
             there = packed.device

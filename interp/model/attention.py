@@ -24,15 +24,15 @@ def set_attention(model: Any) -> None:
 def attend(
     module: Any,
     query: Tensor,
-    key: Tensor | WithOwn,
-    value: Tensor | WithOwn,
+    key: Any,
+    value: Any,
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Outputs [B, q, heads, d_head] of `query` [B, heads, q, d_head], as transformers calls its attention functions.
 
-    `key` and `value` are [B, key heads, k, d_head], or those of edited tokens.
+    `key` and `value` are tensors [B, key heads, k, d_head], or `WithOwn` for edited tokens.
     """
-    if isinstance(key, WithOwn) and isinstance(value, WithOwn) and attention_mask is not None:
+    if isinstance(key, WithOwn) and attention_mask is not None:
         return attend_edited(query, key, value, attention_mask, options["scaling"]), None
     return attend_shared(module, query, key, value, attention_mask, **options)
