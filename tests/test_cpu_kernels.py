@@ -39,8 +39,8 @@ def test_a_model_gives_the_same_values_and_gradients(shape):
     expected = outputs_and_gradients(model, embedded)
     use_cpu_kernels(model)
     changed = [module for module in model.modules() if "forward" in module.__dict__]
-    # In each layer seven products, an MLP and six norms, and the final norm.
-    assert len(changed) == 2 * (7 + 1 + 6) + 1
+    # In each layer seven products and six norms, and the final norm.
+    assert len(changed) == 2 * (7 + 6) + 1
     for found, wanted in zip(outputs_and_gradients(model, embedded), expected, strict=True):
         assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
@@ -63,16 +63,12 @@ def test_a_tower_gives_the_same_values():
     assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("gelu", [False, True])
-def test_a_product_is_as_exact_as_torch(gelu):
+def test_a_product_is_as_exact_as_torch():
     x, weight, bias = torch.randn(2, 300, 40), torch.randn(24, 40), torch.randn(24)
-
-    def plain(*given):
-        y = torch.nn.functional.linear(*given)
-        return torch.nn.functional.gelu(y, approximate="tanh") if gelu else y
-
-    exact = plain(*(t.double() for t in (x, weight, bias)))
-    found, theirs = product(x, weight, bias, gelu), plain(x, weight, bias)
+    exact, theirs = (
+        torch.nn.functional.linear(*(t.to(kind) for t in (x, weight, bias))) for kind in (torch.float64, torch.float32)
+    )
+    found = product(x, weight, bias)
     assert found.is_contiguous()
     assert (found - exact).abs().max() < 2 * (theirs - exact).abs().max()
 
@@ -86,24 +82,17 @@ def test_trained_weights_get_their_gradient():
     assert all(parameter.grad.any() for parameter in layer.parameters())
 
 
-def test_an_adapter_and_a_hook_inside_an_mlp_are_called():
+def test_an_adapter_that_is_off_leaves_every_bit():
     from peft import LoraConfig, get_peft_model
 
     model, embedded = language_model(), torch.randn(2, 100, 64)
     use_cpu_kernels(model)
-    adapted = get_peft_model(model, LoraConfig(target_modules=["gate_proj"], r=2, init_lora_weights=False))
     with torch.no_grad():
-        changed = adapted(inputs_embeds=embedded).last_hidden_state
+        expected = model(inputs_embeds=embedded).last_hidden_state
+        adapted = get_peft_model(model, LoraConfig(target_modules=["gate_proj"], r=2, init_lora_weights=False))
+        assert not torch.allclose(adapted(inputs_embeds=embedded).last_hidden_state, expected, atol=1e-2)
         with adapted.disable_adapter():
-            base = adapted(inputs_embeds=embedded).last_hidden_state
-    assert not torch.allclose(changed, base, atol=1e-2)
-
-    model, seen = language_model(), []
-    use_cpu_kernels(model)
-    model.layers[0].mlp.gate_proj.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with torch.no_grad():
-        model(inputs_embeds=embedded)
-    assert len(seen) == 1
+            assert torch.equal(adapted(inputs_embeds=embedded).last_hidden_state, expected)
 
 
 def test_bfloat16_is_left_to_transformers():

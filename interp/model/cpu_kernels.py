@@ -1,7 +1,7 @@
 """Kernels for a CPU: products by oneDNN, which torch brings, in place of MKL's, and norms in one kernel.
 
 MKL's float32 products use half of the width of vector units on processors that are not Intel's: 113 GFLOP/s on a core
-of an AMD EPYC with AVX-512, where oneDNN reaches 250. oneDNN also applies GELU before a product leaves the cache.
+of an AMD EPYC with AVX-512, where oneDNN reaches 250.
 """
 
 from types import MethodType
@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GELU = "gelu_pytorch_tanh"
-"""The activation of Gemma 3 and of its vision tower, by transformers' name."""
 ROWS = 128
 """Rows are padded to a multiple of this number, because oneDNN compiles code for every number of rows, 1 MB each."""
 
@@ -31,27 +29,21 @@ def use_cpu_kernels(model: Any) -> None:
             module.forward = MethodType(_linear, module)
         elif kind.__name__ == "Gemma3RMSNorm":
             module.forward = MethodType(_norm, module)
-        elif kind.__name__ == "Gemma3MLP" and module.config.hidden_activation == GELU:
-            module.forward = MethodType(_gated, module)
-        elif kind.__name__ == "SiglipMLP" and module.config.hidden_act == GELU:
-            module.forward = MethodType(_tower_mlp, module)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """x W^T + b of float32 on a CPU, with GELU in its tanh approximation: [..., k] x [n, k] -> [..., n].
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b of float32 on a CPU: [..., k] x [n, k] -> [..., n].
 
     Without a gradient of its own; see `_Product`.
     """
     rows = x.reshape(-1, x.shape[-1])
     n = len(rows)
     if n < ROWS:
-        found = functional.linear(x, weight, bias)
-        return functional.gelu(found, approximate="tanh") if gelu else found
+        return functional.linear(x, weight, bias)
     # At most eight numbers of rows from one power of two to the next.
     surplus = -n % max(ROWS, 1 << (n.bit_length() - 4))
     padded = functional.pad(rows, (0, 0, 0, surplus)) if surplus else rows
-    activation, algorithm = ("gelu", "tanh") if gelu else ("none", "")
-    found = torch.ops.mkldnn._linear_pointwise(padded.contiguous(), weight, bias, activation, [], algorithm)
+    found = torch.ops.mkldnn._linear_pointwise(padded.contiguous(), weight, bias, "none", [], "")
     return found[:n].view(*x.shape[:-1], -1)
 
 
@@ -86,22 +78,6 @@ def _linear(module: Any, x: Tensor) -> Tensor:
     if _records(x):
         return _Product.apply(x, module.weight, module.bias)
     return product(x, module.weight, module.bias)
-
-
-def _activated(linear: Any, x: Tensor) -> Tensor:
-    """GELU of a linear module's output; an adapter or a hook in the module's place is called as it is."""
-    plain = type(linear) is torch.nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
-    if plain and not _records(x) and _frozen(x, linear.weight, linear.bias):
-        return product(x, linear.weight, linear.bias, gelu=True)
-    return functional.gelu(linear(x), approximate="tanh")
-
-
-def _gated(module: Any, x: Tensor) -> Tensor:
-    return module.down_proj(_activated(module.gate_proj, x) * module.up_proj(x))
-
-
-def _tower_mlp(module: Any, x: Tensor) -> Tensor:
-    return module.fc2(_activated(module.fc1, x))
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
