@@ -1,5 +1,5 @@
 """Runs the `finetune` command as `python -m finetune`, which `accelerate launch -m finetune` needs."""
 
-from finetune.cli.app import main
+from finetune.cli.app import run
 
-main()
+run()

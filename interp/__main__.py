@@ -1,5 +1,5 @@
 """`python -m interp`, for accelerate launch -m."""
 
-from interp.cli.app import main
+from interp.cli.app import run
 
-main()
+run()

@@ -6,6 +6,6 @@ Options that are settings are fields of their dataclass (`interp.cli.dataclass_o
 
 def main() -> None:
     """Start the command from a script that release 0.1 installed; `pip install` writes a new one. Remove with 0.3."""
-    from finetune.cli.app import main
+    from finetune.cli.app import run
 
-    main()
+    run()

@@ -1,5 +1,5 @@
 """`python -m finetune.cli`, documented before release 0.2; use `python -m finetune`."""
 
-from finetune.cli.app import main
+from finetune.cli.app import run
 
-main()
+run()

@@ -14,6 +14,7 @@ from finetune.cli.verify import verify_command
 from interp.cli.grouped_help import GroupedCommand, GroupedGroup
 from interp.cli.guard import HELP, PLAIN, command
 from interp.cli.meant import check_subcommand
+from interp.cli.process import run_process
 from interp.cli.renamed import current_arguments
 from interp.runtime.distributed import require_single_process
 
@@ -43,5 +44,10 @@ def main() -> None:
         app(current_arguments("finetune", sys.argv[1:]))
 
 
+def run() -> None:
+    """Entry point of `finetune`: `main` as a process of its own."""
+    run_process(main)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -6,6 +6,6 @@
 
 def main() -> None:
     """Start the command from a script that release 0.1 installed; `pip install` writes a new one. Remove with 0.3."""
-    from interp.cli.app import main
+    from interp.cli.app import run
 
-    main()
+    run()

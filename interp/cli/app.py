@@ -15,6 +15,7 @@ from interp.cli.guard import HELP, PLAIN, command
 from interp.cli.meant import check_subcommand
 from interp.cli.options import Version
 from interp.cli.outputs import figures_command, report_command, scrub_command
+from interp.cli.process import run_process
 from interp.cli.questions import import_questions_command, paraphrase_command
 from interp.cli.renamed import current_arguments
 from interp.cli.schemas import schemas_command
@@ -88,5 +89,10 @@ def main() -> None:
         app(current_arguments("interp", sys.argv[1:]))
 
 
+def run() -> None:
+    """Entry point of `interp`: `main` as a process of its own."""
+    run_process(main)
+
+
 if __name__ == "__main__":
-    main()
+    run()
