@@ -51,11 +51,11 @@ def test_both_commands(second, tmp_path, monkeypatch, capsys):
     following = shlex.join(["finetune", "--layers-from", "artifacts/layers.json", *map(str, shared(second))])
     assert f"next: {following}\n" in capsys.readouterr().out
 
-    quickly = ["--limit", 300, "--epochs", 1, "--batch-size", 4, "--lr", 0.001]
+    quickly = ["--limit", 200, "--epochs", 1, "--batch-size", 4, "--lr", 0.002]
     assert call(finetune_cli, monkeypatch, "--layers-from", "artifacts/layers.json", *shared(second), *quickly) == 0
     record = json.loads((tmp_path / "artifacts/adapter/gatescope.json").read_text())
     assert record["layers"] == found.layers
-    taught = load_questions(second / "mine.jsonl", second / "images", "train")[:300]
+    taught = load_questions(second / "mine.jsonl", second / "images", "train")[:200]
     assert record["patients"] == len({q.patient for q in taught})
     assert shown([taught[0].question], record["text_hashes"]).all()
     evaluation = json.loads((tmp_path / "artifacts/adapter/evaluation.json").read_text())
