@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.model.cpu_kernels import ROWS, product, use_cpu_kernels
+from interp.model.cpu_kernels import ROWS, padded_rows, product, use_cpu_kernels
 
 
 def language_model():
@@ -31,7 +31,7 @@ def outputs_and_gradients(model, embedded):
         return model(inputs_embeds=embedded).last_hidden_state, recorded.detach(), gradient
 
 
-# Fewer rows than oneDNN gets, a multiple of its rows, and numbers that are padded.
+# Numbers of rows that are padded, and one that is not.
 @pytest.mark.parametrize("shape", [(3, 5), (2, ROWS), (3, 67), (5, 431)])
 def test_a_model_gives_the_same_values_and_gradients(shape):
     model = language_model()
@@ -71,6 +71,16 @@ def test_a_product_is_as_exact_as_torch():
     found = product(x, weight, bias)
     assert found.is_contiguous()
     assert (found - exact).abs().max() < 2 * (theirs - exact).abs().max()
+
+
+@pytest.mark.parametrize(("k", "n"), [(40, 24), (96, 192), (128, 64), (640, 256)])
+def test_a_row_has_the_same_bits_whatever_is_beside_it(k, n):
+    x, weight = torch.randn(1500, k), torch.randn(n, k)
+    whole = product(x, weight)
+    for rows in (1, 2, 3, 7, 33, 100, 127, 128, 129, 300, 1025):
+        assert torch.equal(product(x[:rows], weight), whole[:rows])
+        assert rows <= padded_rows(rows) < 2 * rows + 1
+    assert len({padded_rows(rows) for rows in range(1, 2049)}) <= 7 + 16
 
 
 def test_trained_weights_get_their_gradient():

@@ -1,7 +1,8 @@
 """Kernels for a CPU: products by oneDNN, which torch brings, in place of MKL's, and norms in one kernel.
 
 MKL's float32 products use half of the width of vector units on processors that are not Intel's: 113 GFLOP/s on a core
-of an AMD EPYC with AVX-512, where oneDNN reaches 250.
+of an AMD EPYC with AVX-512, where oneDNN reaches 250. And a row's result then has the same bits whatever is
+computed beside it, which MKL does not promise for fewer than four rows.
 """
 
 from types import MethodType
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ROWS = 128
-"""Rows are padded to a multiple of this number, because oneDNN compiles code for every number of rows, 1 MB each."""
+"""Rows are padded to a multiple of this number, and fewer to a power of two."""
 
 
 def use_cpu_kernels(model: Any) -> None:
@@ -34,17 +35,26 @@ def use_cpu_kernels(model: Any) -> None:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b of float32 on a CPU: [..., k] x [n, k] -> [..., n].
 
-    Without a gradient of its own; see `_Product`.
+    A row's result does not depend on the other rows, not in its last bit. Without a gradient of its own; see
+    `_Product`.
     """
     rows = x.reshape(-1, x.shape[-1])
-    n = len(rows)
-    if n < ROWS:
-        return functional.linear(x, weight, bias)
-    # At most eight numbers of rows from one power of two to the next.
-    surplus = -n % max(ROWS, 1 << (n.bit_length() - 4))
+    surplus = padded_rows(len(rows)) - len(rows)
     padded = functional.pad(rows, (0, 0, 0, surplus)) if surplus else rows
     found = torch.ops.mkldnn._linear_pointwise(padded.contiguous(), weight, bias, "none", [], "")
-    return found[:n].view(*x.shape[:-1], -1)
+    return found[: len(rows)].view(*x.shape[:-1], -1)
+
+
+def padded_rows(n: int) -> int:
+    """The number of rows to which n are padded.
+
+    oneDNN compiles code for every number of rows, 1 MB each, and adds up a single row in another order.
+    """
+    if n < ROWS:
+        return max(2, 1 << (n - 1).bit_length())
+    # At most eight numbers from one power of two to the next.
+    step = max(ROWS, 1 << (n.bit_length() - 4))
+    return -(-n // step) * step
 
 
 class _Product(torch.autograd.Function):
