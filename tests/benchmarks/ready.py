@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from interp.model.attention import set_attention
+from interp.model.cpu_kernels import use_cpu_kernels
 from interp.model.fused import fuse
 from interp.model.image_tokens import make_contiguous
 from interp.model.vlm import Vlm
@@ -14,6 +16,8 @@ def ready(vlm: Vlm) -> Iterator[None]:
     """While open, run a model that was built in memory like one from `load_vlm`."""
     handle = make_contiguous(vlm.model)
     fuse(vlm.model)
+    if vlm.device.type == "cpu":
+        use_cpu_kernels(vlm.model)
     decoder = vlm.model.model.language_model
     attention = decoder.config._attn_implementation
     set_attention(vlm.model)
@@ -22,5 +26,10 @@ def ready(vlm: Vlm) -> Iterator[None]:
     finally:
         handle.remove()
         decoder.set_attn_implementation(attention)
-        for module in vlm.model.modules():
-            module.__dict__.pop("forward", None)
+        drop_kernels(vlm.model)
+
+
+def drop_kernels(model: Any) -> None:
+    """Make every module of a model run transformers' and torch's own code."""
+    for module in model.modules():
+        module.__dict__.pop("forward", None)

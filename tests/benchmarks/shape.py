@@ -19,6 +19,7 @@ import torch
 from accelerate import dispatch_model
 from onednn_operations import FlopCounterMode
 from PIL import Image
+from ready import drop_kernels
 
 from interp.demo.model import CHAT_TEMPLATE, IMAGE_TOKENS, train_tokenizer
 from interp.demo.phrasings import all_texts
@@ -52,7 +53,7 @@ D_SAE = 16384
 
 
 def build(shape: Shape, split: bool = False) -> tuple[Vlm, list[Sae]]:
-    """The model of a shape and an SAE of every layer, on the GPU if there is one; all shapes but tiny need one.
+    """The plain model of a shape and an SAE of every layer, on the GPU if there is one; all shapes but tiny need one.
 
     With `split` the layers are divided over all GPUs, as `load_vlm` does.
     """
@@ -61,6 +62,7 @@ def build(shape: Shape, split: bool = False) -> tuple[Vlm, list[Sae]]:
         vlm = random_medgemma(prompts, shape == "gemma-27b", split)
         return vlm, random_saes(vlm, prompts)
     vlm = load_vlm(WORLD / "planted")
+    drop_kernels(vlm.model)
     folders = locate_saes(WORLD / "saes")
     return vlm, [load_sae(folders[layer], layer, vlm.d_model, vlm.device) for layer in sorted(folders)]
 
