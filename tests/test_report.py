@@ -656,6 +656,13 @@ def test_damaged_files_are_named(tmp_path, name, written, said):
         collect(tmp_path, include_examples=True)
 
 
+def test_a_folder_that_is_not_there_is_said_before_a_report_that_is(tmp_path):
+    (tmp_path / "report.html").write_text("kept")
+    with pytest.raises(InputError, match="frist: no such folder"):
+        write_report(tmp_path / "frist", tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == "kept"
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         collect(tmp_path / "none")

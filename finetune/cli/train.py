@@ -87,7 +87,9 @@ def train_command(
     if json:
         typer.echo((out / "evaluation.json").read_text(encoding="utf-8"), nl=False)
     elif evaluation is not None:
-        files, following = sorted(out.iterdir()), shlex.join(["interp", "report", str(out.parent)])
+        # An adapter is usually in the folder of its search; one of its own is reported alone.
+        run = out if out.parent == Path() else out.parent
+        files, following = sorted(out.iterdir()), shlex.join(["interp", "report", str(run)])
         show_screen(evaluation_overview(evaluation, full), evaluation_deciding(evaluation), files, following, full)
 
 

@@ -24,7 +24,9 @@ class SaeSpec:
         None, "Number of features, where a layer has several SAEs.", shown="16k from the hub"
     )
     l0: Literal["small", "medium", "big"] | None = option(
-        None, "Sparsity, where a layer has several SAEs.", shown="small from the hub"
+        None,
+        "Sparsity, where a layer has several SAEs.",
+        shown="from the hub small, or medium where Neuronpedia has pages",
     )
 
     def locate(self, layers: Collection[int] | None = None) -> dict[int, Path]:

@@ -45,8 +45,10 @@ def write_report(run: Path, out: Path, include_examples: bool = False, include_t
     refuse_unwritable(out)
     if out.is_dir():
         raise InputError(f"{out}: is a folder. Give --out the name of a new HTML file.")
+    # Reading takes a moment, and a folder that is not there should be said before a report that is.
+    found = collect(run, include_examples, include_text)
     refuse_used(out)
-    write_text(out, render(collect(run, include_examples, include_text)))
+    write_text(out, render(found))
 
 
 def render(found: Collected) -> str:
