@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from flop_formulas import FlopCounterMode
 from shape import SHAPES, machine, matmul_rate, seconds
-from torch.utils.flop_counter import FlopCounterMode
 
 from interp.images.boxes import grid_side
 from interp.images.decode import open_image

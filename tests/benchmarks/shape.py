@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import pandas as pd
 import torch
 from accelerate import dispatch_model
-from onednn_operations import FlopCounterMode
+from flop_formulas import FlopCounterMode
 from PIL import Image
 from ready import drop_kernels
 

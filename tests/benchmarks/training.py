@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from onednn_operations import FlopCounterMode
+from flop_formulas import FlopCounterMode
 from ready import ready
 from shape import MIMIC, PIXELS, SHAPES, Counts, machine, matmul_rate, questions, random_medgemma, report, synchronize
 from torch import Tensor

@@ -67,7 +67,7 @@ def stage_of(frame: FrameType | None) -> str:
 
 def counted() -> tuple[Any, Counter[str]]:
     """A mode of torch under which operations [FLOP] are added up by stage, and the sums."""
-    from onednn_operations import flop_registry
+    from flop_formulas import flop_registry
     from torch.utils._python_dispatch import TorchDispatchMode
 
     found = Counter[str]()
