@@ -1,5 +1,7 @@
 """Digests of weights, and a mapping that is made beside other work."""
 
+import subprocess
+import sys
 import threading
 from hashlib import blake2b
 
@@ -52,3 +54,28 @@ def test_an_error_is_raised_where_the_mapping_is_read():
     later = Later(fail)
     with pytest.raises(ValueError, match="unreadable"):
         dict(later)
+
+
+PROGRAM = """
+import threading, time
+from interp.runtime.later import Later
+from interp.storage import checksums
+
+started = threading.Event()
+
+def slow(tensor):
+    started.set()
+    time.sleep(0.2)
+    return b""
+
+checksums.tensor_digest = slow
+Later(lambda: {"weights": checksums.tensor_digests(map(checksums.torch.full, [(1,)] * 1000, range(1000)))})
+started.wait()
+raise SystemExit(3)
+"""
+
+
+def test_a_process_that_ends_does_not_wait_for_all_that_is_to_be_hashed():
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=20)
+    # All thousand would take 25 s.
+    assert (ended.returncode, ended.stderr) == (3, "")

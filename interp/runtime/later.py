@@ -1,26 +1,40 @@
 """A mapping that a thread makes while other work goes on."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from typing import Any
 
 
 class Later(Mapping[str, Any]):
     """What `make` returns, which a thread begins to make at once; whoever looks into it waits until it is there.
 
-    An error of `make` is raised in whoever looks.
+    An error of `make` is raised in whoever looks. A process that ends does not wait for the thread.
     """
 
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        pool = ThreadPoolExecutor(1)
-        self._made = pool.submit(make)
-        pool.shutdown(wait=False)
+        self._make = make
+        self._made: Mapping[str, Any] = {}
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._made = self._make()
+        except BaseException as error:
+            self._error = error
+
+    def _whole(self) -> Mapping[str, Any]:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._made
 
     def __getitem__(self, name: str) -> Any:
-        return self._made.result()[name]
+        return self._whole()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._made.result())
+        return iter(self._whole())
 
     def __len__(self) -> int:
-        return len(self._made.result())
+        return len(self._whole())

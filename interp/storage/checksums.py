@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from threading import Lock
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from interp.runtime.prefetch import map_ahead
 
 THREADS = 8
 """Number of threads that hash weights and images."""
@@ -29,8 +30,7 @@ def inputs_digests(processor: Any, images: Iterable[str]) -> dict[str, str]:
     """
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     prepared = [processor.image_processor.to_json_string(), json.dumps(template, sort_keys=True)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        contents = list(pool.map(_file_digest, dict.fromkeys(images)))
+    contents = list(map_ahead(_file_digest, dict.fromkeys(images), THREADS, THREADS))
     return {
         "image_contents": joined_digest(contents).hex()[:32],
         "processor": joined_digest(text.encode() for text in prepared).hex()[:32],
@@ -58,8 +58,9 @@ def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
     given = list(tensors)
     places = [(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in given]
     unique = dict(zip(places, given, strict=True))
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(unique, pool.map(tensor_digest, unique.values()), strict=True))
+    # Few wait at a time, because a process that ends while it hashes finishes those that wait.
+    digests = map_ahead(tensor_digest, unique.values(), THREADS, THREADS)
+    found = dict(zip(unique, digests, strict=True))
     return [found[place] for place in places]
 
 
