@@ -1,5 +1,6 @@
 """The process of a command ends at once, but with everything that belongs to its end."""
 
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,11 @@ def main():
 run_process(main)
 """
 
+SHORT = """
+from interp.cli.process import run_process
+run_process(lambda: print("short"))
+"""
+
 
 @pytest.mark.parametrize(("end", "code"), [("pass", 0), ("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('said')", 1)])
 def test_the_end_of_a_command(end, code):
@@ -44,3 +50,14 @@ def test_an_error_ends_a_command_as_usual():
     assert ended.returncode == 1
     assert ended.stdout.split() == ["written", "thread", "registered", "taken", "apart"]
     assert "ZeroDivisionError" in ended.stderr
+
+
+def test_a_closed_output_is_no_error_and_a_full_one_is():
+    program = [sys.executable, "-c", SHORT]
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *program], capture_output=True, timeout=60)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    with open("/dev/full", "w") as full:
+        # With this variable, every print fails by itself.
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        failed = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, timeout=60, env=buffered)
+    assert failed.returncode == 120

@@ -5,6 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 
+NOT_WRITTEN = 120
+"""Exit code, as Python's own, of a command whose output could not be written to the end."""
+
 
 def run_process(main: Callable[[], None]) -> None:
     """Run a command's `main`, and end the process without taking apart what it imported.
@@ -16,9 +19,15 @@ def run_process(main: Callable[[], None]) -> None:
     code = 0
 
     def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        status = code
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                # Python has none for a stream that was closed before it started.
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                status = status or NOT_WRITTEN
+        os._exit(status)
 
     # What is registered first is called last.
     atexit.register(leave)
