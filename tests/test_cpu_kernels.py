@@ -45,6 +45,33 @@ def test_a_model_gives_the_same_values_and_gradients(shape):
         assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
+def derivatives(module, x):
+    """Derivatives of sum(y^3) of a module, of the kinds that libraries take: reverse, second order, torch.func, jvp."""
+    from torch.autograd import forward_ad
+
+    def cubed(x):
+        return (module(x) ** 3).sum()
+
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(cubed(leaf), leaf, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), leaf)
+    with forward_ad.dual_level():
+        along = forward_ad.unpack_dual(cubed(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    return first.detach(), second, torch.func.grad(cubed)(x), torch.func.jvp(cubed, (x,), (x,))[1], along
+
+
+def test_derivatives_of_every_kind_stay_those_of_the_plain_module():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(24, 16).requires_grad_(False)
+    x = torch.randn(5, 24)
+    expected = derivatives(module, x)
+    assert all(each.norm() > 0.1 for each in expected)
+    use_cpu_kernels(module)
+    assert "forward" in module.__dict__
+    for found, wanted in zip(derivatives(module, x), expected, strict=True):
+        assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
 def test_a_tower_gives_the_same_values():
     from transformers import SiglipVisionConfig, SiglipVisionModel
 

@@ -68,14 +68,21 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return product(grads[0], weight.T), None, None
+        # So that gradients have gradients.
+        return _Product.apply(grads[0], weight.T, None), None, None
 
 
 def _frozen(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether `x` and the frozen `weights` are float32 on a CPU."""
+    """Whether `x` and the frozen `weights` are float32 on a CPU, outside of torch's transforms of functions."""
     given = [x, *(w for w in weights if w is not None)]
     same = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given)
-    return same and x.numel() > 0 and not any(w.requires_grad for w in given[1:])
+    return same and x.numel() > 0 and not any(w.requires_grad for w in given[1:]) and not _transformed()
+
+
+def _transformed() -> bool:
+    """Whether torch.func, forward-mode differentiation or torch.compile looks on, to which the product is opaque."""
+    forward = torch.autograd.forward_ad._current_level >= 0
+    return forward or torch._C._functorch.peek_interpreter_stack() is not None or torch.compiler.is_compiling()
 
 
 def _records(x: Tensor) -> bool:
