@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -162,6 +163,22 @@ def test_the_shape_of_a_folder_is_used(tiny_model, no_network, home):
     (found,) = (fit for fit in told.fits if fit.command == "finetune evaluate" and fit.load_in == "4bit")
     least = doctor.jobs(shape)["finetune evaluate"].needs(shape, Format("float32", "4bit")).least
     assert found.least_gib == round(least / GIB, 1)
+
+
+def test_weights_that_are_saved_quantized_are_counted_as_they_are(tmp_path, tiny_model, no_network, home):
+    saved = shutil.copytree(tiny_model, tmp_path / "saved")
+    config = json.loads((saved / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (saved / "config.json").write_text(json.dumps(config))
+    plain, quantized = (examine(folder, gpu_memory=8.0).fits for folder in (tiny_model, saved))
+    expected = {fit.command: fit.wanted_gib for fit in plain if fit.load_in == "4bit"}
+    assert expected == {fit.command: fit.wanted_gib for fit in quantized if fit.load_in is None}
+
+
+@pytest.mark.parametrize("memory", [0, -3.0, float("inf"), float("nan"), 1e308])
+def test_a_card_has_some_memory(no_network, home, memory):
+    with pytest.raises(InputError, match="a number of GiB above 0"):
+        examine(gpu_memory=memory)
 
 
 def asked_of_the_hub(monkeypatch, folder):

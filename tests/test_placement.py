@@ -26,10 +26,13 @@ def plain(folder, **given):
     ("given", "says"),
     [
         ({"device": "nowhere"}, "--device nowhere: not usable here, expected auto, cpu, cuda"),
+        ({"device": "meta"}, "--device meta: not usable here, expected auto, cpu, cuda"),
+        ({"device": "cpu", "max_memory": float("inf")}, "max_memory is inf, expected a number of GiB above 0"),
+        ({"device": "cpu", "max_memory": 1e308}, "max_memory is 1e+308, expected a number of GiB above 0"),
         ({"device": "cpu", "dtype": "int8"}, "--dtype int8: expected auto, float32, bfloat16, float16"),
         ({"device": "cpu", "load_in": "3bit"}, "load_in is '3bit', expected one of 4bit, 8bit, or None"),
         ({"device": "cpu", "max_memory": -1.0}, "max_memory is -1.0, expected a number of GiB above 0"),
-        ({"device": "cpu", "max_memory": 0.001}, "0.0 GiB is allowed by --max-memory"),
+        ({"device": "cpu", "max_memory": 0.001}, "raise --max-memory to 0.1, use a machine with more memory"),
     ],
 )
 def test_both_engines_refuse_the_same(tiny_model, load, given, says):

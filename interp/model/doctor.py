@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import tempfile
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
 from interp.model.memory_model import Format
 from interp.model.placement import BFLOAT16_SINCE, choose_dtype
+from interp.model.quantization import recorded_as
 from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
 from interp.model.spec import Dtype
 from interp.runtime.errors import InputError, first_line
@@ -54,12 +56,14 @@ def examine(
     `online`, the config.json of a `model` that is not here is downloaded. Raises InputError for a `model` that cannot
     be found or read, and for a `dtype` that this machine's GPU lacks.
     """
-    shape, name = (MEDGEMMA_4B, "MedGemma 4B") if model is None else _shape_of(model, online)
+    shape, name, saved = (MEDGEMMA_4B, "MedGemma 4B", None) if model is None else _shape_of(model, online)
     found = gpus()
     device = torch.device("cuda" if found else "cpu")
     # A card that is not here cannot be asked.
     format = choose_dtype(dtype, device) if gpu_memory is None else "bfloat16" if dtype == "auto" else dtype
-    free = int(gpu_memory * GIB) if gpu_memory else total_left(device)
+    if gpu_memory is not None and not 0 < gpu_memory * GIB < inf:
+        raise InputError(f"gpu_memory is {gpu_memory!r}, expected a number of GiB above 0.")
+    free = total_left(device) if gpu_memory is None else int(gpu_memory * GIB)
     reached = online and not is_offline()
     return Machine(
         software=software(),
@@ -97,9 +101,9 @@ def examine(
         shape=name,
         dtype=format,
         assumed=gpu_memory is not None and dtype == "auto",
-        place="GPU memory" if found or gpu_memory else "main memory",
+        place="GPU memory" if found or gpu_memory is not None else "main memory",
         free_gib=_gib(free),
-        fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, format, free)],
+        fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, format, saved, free)],
     )
 
 
@@ -122,9 +126,12 @@ def missing_extras() -> dict[str, list[str]]:
     return found
 
 
-def _fits(name: str, job: Job, shape: ModelShape, dtype: str, free: int) -> list[Fit]:
+def _fits(name: str, job: Job, shape: ModelShape, dtype: str, saved: LoadIn | None, free: int) -> list[Fit]:
+    # Weights that are saved quantized stay as they are.
     needs: Mapping[LoadIn | None, tuple[int, int]] = {
-        load_in: (need.least, need.wanted) for load_in in FORMATS for need in [job.needs(shape, Format(dtype, load_in))]
+        load_in: (need.least, need.wanted)
+        for load_in in FORMATS
+        for need in [job.needs(shape, Format(dtype, saved or load_in))]
     }
     return [
         Fit(command=name, load_in=load_in, least_gib=_gib(least), wanted_gib=_gib(wanted), fits=least <= free)
@@ -132,19 +139,24 @@ def _fits(name: str, job: Job, shape: ModelShape, dtype: str, free: int) -> list
     ]
 
 
-def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str]:
-    """The shape and the name of a model, from its config.json here or, if `online`, on the hub, or as it is known."""
+def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str, LoadIn | None]:
+    """The shape and the name of a model, and how its weights are quantized, from its config.json or as it is known.
+
+    The config.json is the one here or, if `online`, on the hub.
+    """
     known = SHAPES.get(str(model))
     source = locate_config(model, fetch=online and known is None)
     if source is None and known is not None:
-        return known, str(model)
+        return known, str(model), None
     if source is None:
         raise InputError(
             f"{model}: its {CONFIG} is not in the local cache. Add --online, which downloads this file alone, or give "
             "a local folder."
         )
     try:
-        return shape_of_folder(source.folder), source.name
+        return shape_of_folder(source.folder), source.name, recorded_as(source.folder)
+    except InputError:
+        raise
     # transformers does not validate configurations, and a wrong one may raise any kind of error.
     except Exception as error:
         raise InputError(f"{source.folder / CONFIG}: could not be read ({first_line(error)}).") from None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from math import ceil
 
 from interp.model.memory_jobs import Job
 from interp.model.memory_model import Format, Need, gib
@@ -29,7 +30,11 @@ def check_fits(
     place = "main memory" if not on_gpu else "GPU memory" if gpus == 1 else f"memory on each of {gpus} GPUs"
     limit = " allowed by --max-memory" if limited else " free"
     offered = [f"{said} ({gib(size)})" for said, size in fitting(shape, format, job, free, gpus)]
-    advice = f"What fits: {'; '.join(offered)}." if offered else _largest_advice(on_gpu, gpus)
+    if offered:
+        advice = f"What fits: {'; '.join(offered)}."
+    else:
+        more = f"raise --max-memory to {ceil(10 * need.least / GIB) / 10:g}, " if limited else ""
+        advice = f"No option makes it fit: {more}{_largest_advice(on_gpu, gpus)}"
     raise InputError(
         f"This run needs at least {gib(need.least)} of {place} ({_parts_text(need)}), and {gib(free)} is{limit}. "
         f"{advice}"
@@ -61,7 +66,7 @@ def _parts_text(need: Need) -> str:
 def _largest_advice(on_gpu: bool, gpus: int) -> str:
     """What to do if no option is enough."""
     if gpus > 1:
-        return "No option makes it fit: use more GPUs, GPUs with more memory, or a smaller model."
+        return "use more GPUs, GPUs with more memory, or a smaller model."
     if on_gpu:
-        return "No option makes it fit: use a GPU with more memory, several with --device split, or a smaller model."
-    return "No option makes it fit: use a machine with more memory, or a smaller model."
+        return "use a GPU with more memory, several with --device split, or a smaller model."
+    return "use a machine with more memory, or a smaller model."

@@ -91,7 +91,7 @@ def searching(
         sweeps = [rerun_bytes(shape, format, size) for size in (FEWEST_TOKENS, RERUN_TOKENS)]
         held = [
             weights(shape, format),
-            Part(f"SAEs of {saes} layers", sae, saes * sae),
+            Part(f"SAEs of {saes} layers" if saes > 1 else "an SAE", sae, saes * sae),
             Part("keys and values between sweeps", 0, shape.kv_bytes(BATCH_TOKENS, format.dtype)),
         ]
         phases = [

@@ -85,8 +85,9 @@ def choose_device(device: str) -> str:
             return "cpu"
         return str(team_on("cuda").device or "cuda")
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+        # The meta device has tensors, but no numbers in them.
+        float(torch.zeros(1, device=device))
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(
             f"--device {device}: not usable here, expected auto, cpu, cuda or cuda:N for a GPU of this machine."
         ) from None

@@ -67,6 +67,16 @@ def saved_as(folder: Path) -> LoadIn | None:
 
     Raises InputError for a quantization other than bitsandbytes', and if bitsandbytes is not installed.
     """
+    found = recorded_as(folder)
+    if found is not None and find_spec(LIBRARY) is None:
+        raise InputError(
+            f"{folder}: quantized weights, but {LIBRARY} is not installed. Install it with `pip install {LIBRARY}`."
+        )
+    return found
+
+
+def recorded_as(folder: Path) -> LoadIn | None:
+    """The format of `saved_as`, whether or not it can be read here. Raises InputError for other libraries'."""
     config = read_object(folder / "config.json").get("quantization_config")
     if not isinstance(config, dict):
         return None
@@ -74,10 +84,6 @@ def saved_as(folder: Path) -> LoadIn | None:
         raise InputError(
             f"{folder / 'config.json'}: weights quantized by {config.get('quant_method')}, expected {LIBRARY} or none. "
             "Give the model in bfloat16 or float32."
-        )
-    if find_spec(LIBRARY) is None:
-        raise InputError(
-            f"{folder}: quantized weights, but {LIBRARY} is not installed. Install it with `pip install {LIBRARY}`."
         )
     return "4bit" if config.get("load_in_4bit") else "8bit"
 

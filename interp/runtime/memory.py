@@ -1,5 +1,6 @@
 """The memory that a run may still allocate, on the model's device and in main memory."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +28,8 @@ def limit_memory(device: torch.device, max_memory: float) -> None:
 
     Raises InputError unless the limit is a number above 0.
     """
-    # Written so that nan is refused too.
-    if not isinstance(max_memory, int | float) or not max_memory > 0:
+    # Written so that nan is refused too, and what is infinite in bytes.
+    if not isinstance(max_memory, int | float) or not 0 < max_memory * GIB < math.inf:
         raise InputError(f"max_memory is {max_memory!r}, expected a number of GiB above 0, or None for no limit.")
     if device.type == "cuda":
         # torch wants the number of the GPU here, and a device named cuda has none.
