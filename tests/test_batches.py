@@ -22,3 +22,13 @@ def test_padded_batches_hold_no_more_positions_than_allowed(device, allowed):
         assert all(length % GPU_STEP == 0 for _, length in shapes)
     else:
         assert [length for _, length in shapes] == [chunk[0].length for chunk in made]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_prompts_that_get_rows_of_their_own_are_as_many_as_fit_then(device):
+    rows = [Row([10 * place, 10 * place + 1], [1] * 90, [[2] * 5, [3] * (5 + place)]) for place in range(8)]
+    made = list(batches(rows, 450, torch.device(device), apart=True))
+    sizes = [[sum(len(row.prefix) + len(suffix) for suffix in row.suffixes) for row in chunk] for chunk in made]
+    assert [len(chunk) for chunk in made] == [2, 2, 2, 2]
+    assert all(sum(of_rows) <= 450 < sum(of_rows) + min(map(min, sizes)) for of_rows in sizes)
+    assert len(list(batches(rows, 450, torch.device(device)))) < len(made)

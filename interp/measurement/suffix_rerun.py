@@ -19,7 +19,7 @@ from interp.measurement.margins import capture_residuals, load_batches, pack_pro
 from interp.model.decoder import DECODE_KERNELS, additive, final_margins, prompt_cache, run_layers, run_packed
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once, padded
+from interp.model.packing import Batch, Row, at_once, batches, padded
 from interp.model.room import room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
@@ -159,8 +159,8 @@ class SuffixRerun:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
         if self._chunks is None:
-            allowed = at_once(self.batch_tokens, self.vlm.device)
-            self._chunks = self.team.share(list(_chunks(pack_prompts(self.vlm, self.prompts), allowed)))
+            rows = pack_prompts(self.vlm, self.prompts)
+            self._chunks = self.team.share(list(batches(rows, self.batch_tokens, self.vlm.device, apart=True)))
         staying: list[CachedBatch] = []
         for batch, images in load_batches(self.vlm, self._chunks, self.prompts, description):
             cached = _cache_batch(self.vlm, batch, images)
@@ -195,24 +195,6 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
 def _batch_tokens(vlm: Vlm, team: Team) -> int:
     """The positions of a batch for which every process has memory."""
     return min(team.gather_values(rerun_tokens(*room(vlm))))
-
-
-def _chunks(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Group rows of similar length: at most `tokens` positions, packed or with a row for each of their prompts.
-
-    A group holds at least one row.
-    """
-    chunk: list[Row] = []
-    positions = 0
-    for row in sorted(rows, key=lambda r: r.length, reverse=True):
-        own = row.length + len(row.prefix) * (len(row.prompts) - 1)
-        if chunk and max(positions + own, (len(chunk) + 1) * chunk[0].length) > tokens:
-            yield chunk
-            chunk, positions = [], 0
-        chunk.append(row)
-        positions += own
-    if chunk:
-        yield chunk
 
 
 @torch.no_grad()

@@ -37,6 +37,11 @@ class Row(NamedTuple):
         """Length of the row [tokens]."""
         return len(self.prefix) + sum(map(len, self.suffixes))
 
+    @property
+    def apart(self) -> int:
+        """Length of its prompts with a row for each [tokens]."""
+        return self.length + len(self.prefix) * (len(self.prompts) - 1)
+
 
 class Batch(NamedTuple):
     """B rows padded to a common length S, with n prompts in all."""
@@ -116,20 +121,26 @@ def length_step(device: torch.device) -> int:
     return GPU_STEP if device.type == "cuda" else 1
 
 
-def batches(rows: Sequence[Row], batch_tokens: int, device: torch.device | None) -> Iterator[list[Row]]:
+def batches(
+    rows: Sequence[Row], batch_tokens: int, device: torch.device | None, apart: bool = False
+) -> Iterator[list[Row]]:
     """Group rows of similar length, so that a padded batch has at most `batch_tokens` positions.
 
-    On a CPU it has fewer (`at_once`), unless no `device` is given.
+    On a CPU it has fewer (`at_once`), unless no `device` is given. With `apart` it has no more either when each of its
+    prompts gets a row of its own. A batch holds at least one row.
     """
     step = 1
     if device is not None:
         batch_tokens, step = at_once(batch_tokens, device), length_step(device)
     batch: list[Row] = []
+    alone = 0
     for row in sorted(rows, key=lambda r: r.length, reverse=True):
-        if batch and (len(batch) + 1) * padded(batch[0].length, step) > batch_tokens:
+        own = row.apart if apart else 0
+        if batch and max((len(batch) + 1) * padded(batch[0].length, step), alone + own) > batch_tokens:
             yield batch
-            batch = []
+            batch, alone = [], 0
         batch.append(row)
+        alone += own
     if batch:
         yield batch
 
