@@ -23,7 +23,6 @@ from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.progress import track
 
-"""Positions per pass through the frozen layers."""
 MASK_ROW = 16
 """Rows are padded to a multiple of this. Attention kernels on a GPU need it; else every layer would copy the mask."""
 PROMPTS = 2048

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from interp.model.packing import padded
+
 ROWS = 128
 """Rows are padded to a multiple of this number, and fewer to a power of two."""
 
@@ -40,8 +42,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1])
     surplus = padded_rows(len(rows)) - len(rows)
-    padded = functional.pad(rows, (0, 0, 0, surplus)) if surplus else rows
-    found = torch.ops.mkldnn._linear_pointwise(padded.contiguous(), weight, bias, "none", [], "")
+    filled = functional.pad(rows, (0, 0, 0, surplus)) if surplus else rows
+    found = torch.ops.mkldnn._linear_pointwise(filled.contiguous(), weight, bias, "none", [], "")
     return found[: len(rows)].view(*x.shape[:-1], -1)
 
 
@@ -53,8 +55,7 @@ def padded_rows(n: int) -> int:
     if n < ROWS:
         return max(2, 1 << (n - 1).bit_length())
     # At most eight numbers from one power of two to the next.
-    step = max(ROWS, 1 << (n.bit_length() - 4))
-    return -(-n // step) * step
+    return padded(n, max(ROWS, 1 << (n.bit_length() - 4)))
 
 
 class _Product(torch.autograd.Function):

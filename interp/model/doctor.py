@@ -4,7 +4,6 @@ import importlib.metadata
 import re
 import tempfile
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
 from interp.model.spec import Dtype
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.machine import cores, driver_version, free_space, from_home, gpus
-from interp.runtime.memory import GIB, total_left
+from interp.runtime.memory import GIB, is_size, total_left
 from interp.schemas.machine import Disk, Extra, Fit, Gpu, HubRepository, Machine
 from interp.storage.hub import CONFIG, locate_config
 from interp.storage.hub_access import WANTED, access, cache_folder, has_login, is_cached, is_offline
@@ -61,7 +60,7 @@ def examine(
     device = torch.device("cuda" if found else "cpu")
     # A card that is not here cannot be asked.
     format = choose_dtype(dtype, device) if gpu_memory is None else "bfloat16" if dtype == "auto" else dtype
-    if gpu_memory is not None and not 0 < gpu_memory * GIB < inf:
+    if gpu_memory is not None and not is_size(gpu_memory):
         raise InputError(f"gpu_memory is {gpu_memory!r}, expected a number of GiB above 0.")
     free = total_left(device) if gpu_memory is None else int(gpu_memory * GIB)
     reached = online and not is_offline()
@@ -154,12 +153,11 @@ def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str, LoadIn 
             "a local folder."
         )
     try:
-        return shape_of_folder(source.folder), source.name, recorded_as(source.folder)
-    except InputError:
-        raise
+        shape = shape_of_folder(source.folder)
     # transformers does not validate configurations, and a wrong one may raise any kind of error.
     except Exception as error:
         raise InputError(f"{source.folder / CONFIG}: could not be read ({first_line(error)}).") from None
+    return shape, source.name, recorded_as(source.folder)
 
 
 def _gib(size: int) -> float:

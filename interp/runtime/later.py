@@ -12,15 +12,14 @@ class Later(Mapping[str, Any]):
     """
 
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        self._make = make
         self._made: Mapping[str, Any] = {}
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=self._run, args=(make,), daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, make: Callable[[], Mapping[str, Any]]) -> None:
         try:
-            self._made = self._make()
+            self._made = make()
         except BaseException as error:
             self._error = error
 

@@ -28,14 +28,19 @@ def limit_memory(device: torch.device, max_memory: float) -> None:
 
     Raises InputError unless the limit is a number above 0.
     """
-    # Written so that nan is refused too, and what is infinite in bytes.
-    if not isinstance(max_memory, int | float) or not 0 < max_memory * GIB < math.inf:
+    if not isinstance(max_memory, int | float) or not is_size(max_memory):
         raise InputError(f"max_memory is {max_memory!r}, expected a number of GiB above 0, or None for no limit.")
     if device.type == "cuda":
         # torch wants the number of the GPU here, and a device named cuda has none.
         number = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(number).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max_memory * GIB / total), number)
+
+
+def is_size(gib: float) -> bool:
+    """Whether a number [GiB] is a size of memory: above 0 and, in bytes, finite."""
+    # nan is neither above nor below anything.
+    return 0 < gib * GIB < math.inf
 
 
 def memory_left(device: torch.device, max_memory: float | None = None) -> Memory:

@@ -202,5 +202,4 @@ class Stopwatch:
             (margins, "encode_images"): encoded,
             (suffix_rerun, "_cache_batch"): cached,
             (Sae, "encode"): features,
-            (Sae, "decode"): features,
         }

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from interp.causal.edited_runs import final_token_edit
 from interp.demo.plants.signal import Signal, interventions
-from interp.demo.plants.upper_layers import BATCH_TOKENS
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import run_below
+from interp.model.memory_model import BATCH_TOKENS
 from interp.model.packing import Row, batches
 from interp.model.vlm import Vlm
 from interp.questions.schema import Question

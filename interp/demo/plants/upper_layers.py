@@ -8,12 +8,10 @@ from torch import Tensor
 
 from interp.measurement.margins import check_finite, load_batches, pack_prompts
 from interp.model.decoder import logits_from_layer, run_below
+from interp.model.memory_model import BATCH_TOKENS
 from interp.model.packing import Batch, batches
 from interp.model.prompts import answer_margin
 from interp.model.vlm import Vlm
-
-BATCH_TOKENS = 16384
-"""Most positions in a forward pass."""
 
 
 class UpperLayers(NamedTuple):
