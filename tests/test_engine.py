@@ -12,6 +12,7 @@ from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import empty_residuals
 from interp.measurement.suffix_rerun import SuffixRerun
+from interp.model.input_check import LEAST_WINDOW
 from interp.model.load import load_vlm
 from interp.model.packing import attention_masks, collate, pack
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
@@ -124,7 +125,9 @@ def test_an_answer_instruction_is_for_closed_questions_only(vlm):
     assert first == prompt_tokens(vlm.processor, ["Is it there? Yes or no?"])[0]
 
 
-def test_edits_equal_hooks_on_the_plain_model(vlm, own_data):
+@pytest.mark.parametrize("window", [12, LEAST_WINDOW])
+def test_edits_equal_hooks_on_the_plain_model(vlm, own_data, monkeypatch, window):
+    monkeypatch.setattr(vlm.model.config.text_config, "sliding_window", window)
     prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
     rows, layers = prompts.iloc[[0, 1, 5, 8, 12]], [3, 0, 2, 2, 1]
     delta = torch.randn(5, 5, vlm.d_model, generator=torch.Generator().manual_seed(0)) * 3

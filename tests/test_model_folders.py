@@ -194,6 +194,10 @@ CONFIGS = {
         r"another shape .* found \[32, 64\], expected \[32, 16\]",
     ),
     "another image size": ({"vision_config__image_size": 32}, r"another shape .*position_embedding"),
+    "a window of one token": (
+        {"text_config__sliding_window": 1},
+        "sliding_window 1, expected at least 2",
+    ),
     "more embeddings": ({"text_config__vocab_size": 2000}, r"another shape .*embed_tokens"),
 }
 

@@ -15,15 +15,19 @@ LARGEST_PIXEL = 20.0
 """Bound on normalized pixels; Gemma 3's are within [-1, 1], and those that were never scaled reach 255 and more."""
 MOST_TOKENS_PER_LETTER = 0.8
 """Most tokens per letter of an English sentence; a tokenizer that has lost its merges has one or more."""
+LEAST_WINDOW = 2
+"""Least sliding window: causal sweeps need a token before the final one that it sees (`interp.model.edited_attention`),
+and with a window of 1 it would see itself alone."""
 
 
 def check_inputs(model: Any, processor: Any, answers: AnswerTokens, style: PromptStyle = DEFAULT_STYLE) -> None:
     """Raise InputError unless prompts and images as the processor prepares them are those that the model takes.
 
-    Every token has an embedding; model and tokenizer agree about the image token; a prompt with an image
-    holds as many image tokens as the projector gives, and all its words; the pixels have the size and the scale of the
-    vision tower; and the tokens are those of transformers' own `processor(...)`.
+    Local layers see more than one token; every token has an embedding; model and tokenizer agree about the image token;
+    a prompt with an image holds as many image tokens as the projector gives, and all its words; the pixels have the
+    size and the scale of the vision tower; and the tokens are those of transformers' own `processor(...)`.
     """
+    _check_window(model.config.text_config.sliding_window)
     _check_vocabulary(model, processor.tokenizer)
     _check_words(processor.tokenizer, answers)
     _check_image_token(model, processor)
@@ -46,6 +50,15 @@ def image_token_count(model: Any) -> int:
     patches = (vision.image_size // vision.patch_size) ** 2
     with torch.no_grad():
         return projector(weight.new_zeros(1, patches, vision.hidden_size)).shape[1]
+
+
+def _check_window(window: int | None) -> None:
+    """Raise InputError if the sliding window of local layers hides all other tokens; None hides none."""
+    if window is not None and window < LEAST_WINDOW:
+        raise InputError(
+            f"config.json: found sliding_window {window}, expected at least {LEAST_WINDOW}: with less, a token of a "
+            "local layer sees no token before it. Take the number from the base model (google/medgemma-4b-it: 1024)."
+        )
 
 
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:
