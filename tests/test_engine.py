@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from interp.images.decode import BLANK_IMAGE, open_image
-from interp.measurement.margins import measure
+from interp.measurement.margins import measure, text_residuals
 from interp.measurement.residual_store import empty_residuals
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.input_check import LEAST_WINDOW
@@ -138,6 +138,17 @@ def test_edits_equal_hooks_on_the_plain_model(vlm, own_data, monkeypatch, window
             logits, _ = plain_run(vlm, open_image(row.image), row.text, (layer, delta[i, k]))
             assert edited[i, k] == pytest.approx(float(answer_margin(logits, vlm.answers)), abs=1e-4)
     assert (edited - clean.margin[:, None]).abs().min() > 1e-3
+
+
+def test_without_edits_or_prompts_results_are_empty(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl")).iloc[:2]
+    for rows, layers in ((prompts, []), (prompts.iloc[:0], [0, 3])):
+        rerun, delta = SuffixRerun(vlm, rows), torch.zeros(len(rows), len(layers), vlm.d_model)
+        assert rerun.margins(layers, delta).shape == (len(rows), len(layers))
+        assert rerun.gradients(layers, delta).shape == delta.shape
+    residuals, owners = text_residuals(vlm, prompts.iloc[:0], [0, 3])
+    assert residuals.shape == (0, 2, vlm.d_model)
+    assert owners.shape == (0,)
 
 
 def test_patching_every_residual_of_the_last_layer_gives_the_originals_margin(vlm, own_data):

@@ -218,7 +218,7 @@ def text_residuals(
     tokens = _tokenize(vlm, prompts)
     rows = pack(tokens, range(len(prompts)), vlm.model.config.image_token_id)
     start = common_prefix(tokens)
-    residuals, owners = [], []
+    residuals, owners = [torch.empty(0, len(layers), vlm.d_model)], [torch.empty(0, dtype=torch.long)]
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "residuals"):
         places = text_places(vlm, batch, start)
         with capture_residuals(vlm, batch, places, layers) as captured:

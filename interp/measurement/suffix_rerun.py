@@ -148,7 +148,12 @@ class SuffixRerun:
     def _edit_groups(
         self, layers: Sequence[int], tokens: int, description: str
     ) -> Iterator[tuple[CachedBatch, Tensor, Tensor]]:
-        """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k]."""
+        """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k].
+
+        Nothing without edits.
+        """
+        if len(layers) == 0:
+            return
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for cached in self._batches(description):
             size = max(1, at_once(tokens, self.vlm.device) // len(cached.prompts))

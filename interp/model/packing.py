@@ -104,7 +104,9 @@ def pack(
 
 
 def common_prefix(tokens: list[list[int]]) -> int:
-    """Number of leading tokens that all prompts share, excluding the final token of each prompt."""
+    """Number of leading tokens that all prompts share, excluding the final token of each; 0 without prompts."""
+    if not tokens:
+        return 0
     # The prefix shared by the first and last list in lexical order is shared by all lists between them.
     first, last = min(tokens), max(tokens)
     limit = min(map(len, tokens)) - 1
