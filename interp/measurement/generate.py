@@ -16,7 +16,7 @@ from interp.measurement.margins import capture_residuals, load_batches, pack_pro
 from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
 from interp.model.memory_model import answering_tokens
 from interp.model.packing import Batch, batches
-from interp.model.room import room
+from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
 
@@ -42,7 +42,7 @@ def generate(
     growth = max((1 + max_new_tokens * len(row.prompts) / row.length for row in rows), default=1.0)
     answers = [""] * len(prompts)
     if batch_tokens is None:
-        batch_tokens = min(vlm.team.gather_values(answering_tokens(*room(vlm))))
+        batch_tokens = least_size(vlm, vlm.team, answering_tokens)
     size = int(batch_tokens / growth)
     own = vlm.team.share(list(batches(rows, size, vlm.device)))
     for batch, images in load_batches(vlm, own, prompts, description):

@@ -18,7 +18,7 @@ from interp.model.image_tokens import encode_images
 from interp.model.memory_model import passing_tokens
 from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack
 from interp.model.prompts import answer_margin, prompt_tokens
-from interp.model.room import room
+from interp.model.room import least_size, room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.distributed import Team
@@ -114,7 +114,7 @@ def measure(
     Raises InputError if a margin is not finite or an image is unreadable.
     """
     if batch_tokens is None:
-        batch_tokens = min(vlm.team.gather_values(passing_tokens(*room(vlm))))
+        batch_tokens = least_size(vlm, vlm.team, passing_tokens)
     chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
     if vlm.team.size == 1:
         return _measure_batches(vlm, prompts, layers, chunks, description, into)

@@ -4,7 +4,7 @@ After Zeiler and Fergus, arXiv 1311.2901. All variants of an image are encoded i
 packed after each variant, so that an image takes a few forward passes. No image token is cached.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -67,8 +67,8 @@ def encode_occluded(
 
     `image_batch` of them are encoded together, by default as many as there is memory for.
     """
-    size = occluded_images(*room(vlm)) if image_batch is None else image_batch
-    return torch.cat([encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in removed.split(size)])
+    parts = _split(vlm, removed, image_batch)
+    return torch.cat([encode_pixels(vlm.model, occlude(pixels, filled, part)) for part in parts])
 
 
 @torch.no_grad()
@@ -85,9 +85,14 @@ def image_margins(
     `pixels` [v, 3, h, w] are those of any images; `texts` [t] are the wordings put to each, and `closed` [t] marks the
     yes/no questions. `image_batch` images are encoded together, by default as many as there is memory for.
     """
-    size = occluded_images(*room(vlm)) if image_batch is None else image_batch
-    chunks = [encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in pixels.split(size)]
-    return token_margins(vlm, torch.cat(chunks), texts, closed, batch_tokens)
+    parts = _split(vlm, pixels, image_batch)
+    tokens = torch.cat([encode_pixels(vlm.model, part.to(vlm.device, vlm.tower_dtype)) for part in parts])
+    return token_margins(vlm, tokens, texts, closed, batch_tokens)
+
+
+def _split(vlm: Vlm, variants: Tensor, image_batch: int | None) -> Iterable[Tensor]:
+    """The variants [v, ...] of an image in parts that are encoded together, of `image_batch` or of what has room."""
+    return variants.split(occluded_images(*room(vlm)) if image_batch is None else image_batch)
 
 
 @torch.no_grad()

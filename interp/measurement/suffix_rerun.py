@@ -20,7 +20,7 @@ from interp.model.decoder import DECODE_KERNELS, additive, final_margins, prompt
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
 from interp.model.packing import Batch, Row, at_once, batches, padded
-from interp.model.room import room
+from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
@@ -88,7 +88,7 @@ class SuffixRerun:
     ) -> None:
         self.vlm, self.prompts = vlm, prompts
         self.team, self.checkpoint = team, checkpoint
-        self.batch_tokens = _batch_tokens(vlm, team) if batch_tokens is None else batch_tokens
+        self.batch_tokens = least_size(vlm, team, rerun_tokens) if batch_tokens is None else batch_tokens
         self._free = max_bytes
         self._cached: list[CachedBatch] = []
         self._chunks: list[list[Row]] | None = None
@@ -195,11 +195,6 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
     """Working memory of a sweep in batches of the size that `free` bytes of memory suggest [bytes]."""
     shape, format = vlm.shape, Format(vlm.arithmetic)
     return rerun_bytes(shape, format, rerun_tokens(shape, format, free))
-
-
-def _batch_tokens(vlm: Vlm, team: Team) -> int:
-    """The positions of a batch for which every process has memory."""
-    return min(team.gather_values(rerun_tokens(*room(vlm))))
 
 
 @torch.no_grad()
