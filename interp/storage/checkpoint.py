@@ -25,6 +25,10 @@ HASHED_ROWS = 64
 """Rows of a tensor that one thread hashes at a time."""
 
 
+class UnusableError(InputError):
+    """What an earlier run kept is damaged, or of another run. The message says what can be done with it."""
+
+
 class Checkpoint(NamedTuple):
     """A folder of named tensors, all of which were computed from the same inputs. False if it has no folder."""
 
@@ -137,7 +141,7 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error, folder) from None
     if version != SCHEMA_VERSION:
-        raise InputError(
+        raise UnusableError(
             f"{path}: schema version {version}, but this GateScope reads {SCHEMA_VERSION}. Continue with the version "
             f"that started the run, or remove {folder} to start over."
         )
@@ -145,8 +149,8 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
     return record
 
 
-def _damaged(path: Path, error: Exception, folder: Path) -> InputError:
-    return InputError(f"{path}: damaged ({first_line(error)}). Remove {folder} to start over, without --resume.")
+def _damaged(path: Path, error: Exception, folder: Path) -> UnusableError:
+    return UnusableError(f"{path}: damaged ({first_line(error)}). Remove {folder} to start over, without --resume.")
 
 
 def as_json(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def as_json(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping[str, Any], otherwise: str) -> None:
-    """Raise InputError, which names every difference, if `path` was made from inputs other than these.
+    """Raise UnusableError, which names every difference, if `path` was made from inputs other than these.
 
     `otherwise` is what the user can do if the original inputs are not wanted.
     """
@@ -166,7 +170,7 @@ def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping
         if recorded.get(name) != now.get(name)
     ]
     if differences:
-        raise InputError(
+        raise UnusableError(
             f"{path}: was made {'; '.join(differences)}. Give the original options, data and model, or {otherwise}."
         )
 

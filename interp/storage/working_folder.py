@@ -12,7 +12,7 @@ from typing import Any
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.storage.atomic import PARTIAL, sweep
-from interp.storage.checkpoint import as_json
+from interp.storage.checkpoint import UnusableError, as_json
 from interp.storage.lock import held
 from interp.storage.manifest import check_manifest, read_manifest
 from interp.storage.provenance import measurement
@@ -28,12 +28,14 @@ def working_folder(out: Path) -> Path:
 def working(work: Path) -> Iterator[None]:
     """Hold a working folder, and say after an error or interruption that it keeps the work done so far.
 
-    Raises InputError if another process holds it.
+    Nothing is said of work that this run cannot use. Raises InputError if another process holds it.
     """
     with held(work), measurement():
         sweep(work)
         try:
             yield
+        except UnusableError:
+            raise
         except BaseException:
             if unfinished(work):
                 notify(f"{work} keeps the work done so far. To continue, give the same command with --resume.")
