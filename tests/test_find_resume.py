@@ -17,6 +17,7 @@ from interp.questions.schema import Paraphrase
 from interp.runtime.errors import InputError
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae, save_sae
+from interp.schemas.items_kept import ItemsKept
 from interp.schemas.layers import read_layers
 from interp.search import run_folder as run
 from interp.search.run_folder import find_into
@@ -156,6 +157,7 @@ def test_a_search_of_anything_else_is_refused_by_name(search, tmp_path, capsys):
         with pytest.raises(InputError) as refused:
             find_into(out, lambda other=other: other, resume=True)
         assert message in str(refused.value)
+        assert "keeps the work" not in capsys.readouterr().err
     with torch.no_grad():
         state[0] += 1
         with pytest.raises(InputError, match="was made with weights"):
@@ -195,6 +197,21 @@ def test_a_whole_run_has_nothing_left_to_do(search, whole, capsys):
         find_into(whole, lambda: search)
     with pytest.raises(InputError, match="already holds a run"):
         find_into(whole, lambda: search._replace(split="test"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "message"),
+    [
+        (ItemsKept(), ItemsKept(keep=True), r"already complete, without items\.parquet.*another --out"),
+        (ItemsKept(keep=True), ItemsKept(keep=True, include_text=True), "without wordings.*interp.with_questions"),
+    ],
+)
+def test_items_cannot_be_added_to_a_whole_run(search, tmp_path, kept, asked, message):
+    few = search._replace(questions=search.questions[:1])
+    assert find_into(tmp_path / "out", lambda: few, items=kept) is not None
+    with pytest.raises(InputError, match=message):
+        find_into(tmp_path / "out", lambda: few, resume=True, items=asked)
+    assert find_into(tmp_path / "out", lambda: few, resume=True, items=kept) is None
 
 
 def test_a_search_with_hardly_any_questions_can_be_resumed(search, tmp_path):

@@ -18,7 +18,7 @@ from interp.runtime.errors import InputError
 from interp.runtime.later import Later
 from interp.runtime.progress import notify
 from interp.saes.sae_folder import sae_digest
-from interp.schemas.items import ITEMS, write_items
+from interp.schemas.items import ITEMS, read_items, write_items
 from interp.schemas.items_kept import ItemsKept
 from interp.schemas.layers import write_layers
 from interp.search.find import run_search
@@ -47,8 +47,8 @@ def find_into(
     After an interruption, a folder beside `out` (`interp.storage.working_folder.working_folder`) holds the finished
     parts, and `resume` continues from them, with as many processes as before. Returns None if nothing is left to do.
 
-    Raises InputError as `find_features`, if `out` already holds a run, if another process is writing it, and if the
-    finished parts are of another search.
+    Raises InputError as `find_features`, if `out` already holds a run, if another process is writing it, if the
+    finished parts are of another search, and if the run is finished but lacks the `items` asked for.
     """
     if not resume:
         refuse_run(out)
@@ -61,7 +61,7 @@ def find_into(
         # Hashing some GB takes seconds; until it is done, nothing is written that needs it.
         inputs = Later(partial(_inputs_of, search, team.size))
         result = None
-        if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs))[0]:
+        if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs, items))[0]:
             refuse_run(out)
             checkpoint = Checkpoint(work, inputs)
             checkpoint.refuse_others()
@@ -98,7 +98,7 @@ def saes_digest(folders: Sequence[Path]) -> str:
     return joined_digest(map(sae_digest, folders)).hex()[:32]
 
 
-def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
+def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any], items: ItemsKept) -> bool:
     """Whether the run is finished; if it is, move it to its place first. Raises InputError as `find_into`."""
     manifest = read_manifest(work / WHOLE)
     if manifest is not None:
@@ -106,9 +106,25 @@ def _is_whole(out: Path, work: Path, inputs: Mapping[str, Any]) -> bool:
         _publish(work / WHOLE, out)
     elif not finished(out, inputs):
         return False
-    notify(f"{out}: already complete, so nothing is left to do.")
     discard(work)
+    _refuse_absent_items(out, items)
+    notify(f"{out}: already complete, so nothing is left to do.")
     return True
+
+
+def _refuse_absent_items(out: Path, items: ItemsKept) -> None:
+    """Raise InputError if a finished run lacks the `items` asked for; its work, from which they follow, is gone."""
+    again = "Search again with another --out, or leave the option out."
+    if items.keep and not (out / ITEMS).is_file():
+        raise InputError(
+            f"{out}: already complete, without {ITEMS}. --keep-items cannot be added to a finished run, which has not "
+            f"kept the margins of every wording. {again}"
+        )
+    if items.include_text and not read_items(out / ITEMS, "search")[1].with_text:
+        raise InputError(
+            f"{out / ITEMS}: already complete, without wordings. --include-text cannot be added to a finished run; "
+            f"interp.with_questions adds them to the table. {again}"
+        )
 
 
 def refuse_run(out: Path) -> None:
