@@ -116,3 +116,11 @@ def test_the_first_line_of_an_error_that_says_something():
     assert first_line(RuntimeError("plain\nmore")) == "plain"
     assert first_line(RuntimeError("  \n--- \n")) == "RuntimeError"
     assert first_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(("main", "code"), [(True, 3), (False, 0)])
+def test_only_the_process_that_prints_ends_with_the_code_of_a_verdict(called, tmp_path, monkeypatch, main, code):
+    """A launcher stops the others when one ends with a code, and the main one may still print."""
+    monkeypatch.setattr("interp.cli.find_features.is_main", lambda: main)
+    ended, out, _ = called("interp", "find-features", "--limit", 3, "--layers", 4, "--out", tmp_path / "run")
+    assert (ended, "too few flips" in out) == (code, main)

@@ -67,11 +67,13 @@ def find_features_command(
         return Search(vlm, sae_of, questions, chosen, settings, data.split, 1024 * batch_tokens, model.max_memory)
 
     result = find_into(out, load, resume, items)
-    if is_main():
-        if json:
-            typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)
-        elif result is not None:
-            show_search(result.artifact, out / LAYERS, given=_given(model, data), full=full)
+    # Launchers stop all processes when one ends with another code than 0, and this one still has to print.
+    if not is_main():
+        return
+    if json:
+        typer.echo((out / LAYERS).read_text(encoding="utf-8"), nl=False)
+    elif result is not None:
+        show_search(result.artifact, out / LAYERS, given=_given(model, data), full=full)
     found = read_layers(out / LAYERS) if result is None else result.artifact
     if found.verdict not in TRAINABLE:
         raise typer.Exit(EXIT_NO_GATE)
