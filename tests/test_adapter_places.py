@@ -111,8 +111,10 @@ def test_a_misspelt_folder_is_no_hub_id(adapter, tmp_path, monkeypatch, put):
     for given in ("artifacts/adaptor", "./artifacts/adaptr", str(tmp_path / "artifacts/adapters")):
         with pytest.raises(InputError, match=r"no such folder.* Did you mean .*artifacts/adapter\?"):
             locate_adapter(given)
+    with pytest.raises(InputError, match="there is a folder artifacts here"):
+        locate_adapter("artifacts/runs/seed-0")
     put(adapter, "artifacts/other")
-    assert not locate_adapter("artifacts/other").is_model, "a name that is near nothing is looked up"
+    assert not locate_adapter("artifacts/other").is_model, "the cache has it"
     with pytest.raises(InputError, match=r"Did you mean artifacts/adapter\?"):
         locate_any("artifacts/adaptor")
 

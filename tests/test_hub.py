@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 
 from interp.runtime.errors import InputError
-from interp.storage.hub import locate
+from interp.saes.locate import locate_saes
+from interp.storage.hub import locate, locate_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -84,10 +86,38 @@ def test_a_gated_model_names_the_page(monkeypatch):
         locate("google/medgemma-4b-it")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "medgemma", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "~/nowhere", "medgemma", "a/b/c"])
 def test_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(InputError, match="no such folder, and not a hub id"):
         locate(name)
+
+
+@pytest.mark.parametrize("find", [locate, locate_saes, partial(locate_config, fetch=True)])
+def test_a_mistyped_path_is_not_looked_up(find, cache, tmp_path, monkeypatch):
+    """The hub would say that it has no such repository, which is not what is wrong."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("interp.storage.hub.download", None)
+    (tmp_path / "models" / "tuned").mkdir(parents=True)
+    (tmp_path / "models" / "notes.txt").touch()
+    for given, message in (
+        ("models/tunde", r"no such folder\. Did you mean models/tuned\?"),
+        ("model/tuned", r"no such folder\. Did you mean models/tuned\?"),
+        ("~/models/tuned", f"no such folder, and not .*Did you mean {tmp_path}/models/tuned"),
+        ("models/medgemma", "no such folder.*there is a folder models here.*`hf download models/medgemma` first"),
+        ("models/notes.txt", "is a file, expected a folder or "),
+    ):
+        with pytest.raises(InputError, match=message):
+            find(given)
+
+
+def test_what_the_cache_has_is_no_mistyped_path(cache, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "google" / "medgemma-4b-pt").mkdir(parents=True)
+    with pytest.raises(InputError, match="Did you mean google/medgemma-4b-pt"):
+        locate("google/medgemma-4b-it")
+    put(cache, "google/medgemma-4b-it", tiny_model)
+    assert locate("google/medgemma-4b-it").revision == COMMIT
 
 
 def test_another_kind_of_model_is_refused(tiny_model, tmp_path):

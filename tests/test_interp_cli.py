@@ -160,7 +160,7 @@ def test_layers_without_an_sae(refused, own_data, tmp_path):
     ("option", "value", "expected"),
     [
         ("--model", "./nowhere", "no such folder, and not a hub id"),
-        ("--saes", "nowhere", "no such folder, and neither a sae-lens release"),
+        ("--saes", "nowhere", "no such folder, and not the preset gemma-scope-2"),
         ("--questions", "nowhere.jsonl", "no such file"),
         ("--images", "nowhere", "no such folder"),
         ("--device", "cuda:7", "not usable here"),

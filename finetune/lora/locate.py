@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
-from interp.storage.hub import download, meant_folder
+from interp.storage.hub import download, hub_id
 
 CONFIG = "adapter_config.json"
 FILES = (CONFIG, "adapter_model.safetensors", "gatescope.json")
 """The files of an adapter on the hub that an evaluation reads."""
-HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((?:/[\w.-]+)*)")
-"""owner/name of a hub repository, and a folder in it."""
 
 
 class Given(NamedTuple):
@@ -35,11 +33,7 @@ def locate_adapter(given: str | Path) -> Given:
     path = Path(given)
     if path.is_dir():
         return _in_folder(path, str(given))
-    hub, meant = HUB_ID.fullmatch(str(given)), meant_folder(given)
-    if hub is None or meant:
-        what = "" if hub else ", and not a hub id such as owner/name. Give the folder of an adapter"
-        raise InputError(f"{given}: no such folder{what}.{meant}")
-    repo, inside = hub.group(1), hub.group(2).strip("/")
+    repo, inside = hub_id(given, "a hub id such as owner/name or owner/name/folder", inside=True)
     # First the small files: a repository may hold the weights of many checkpoints.
     root = download(repo, None, [f"*{CONFIG}", "config.json"])
     if not (root / inside).is_dir():

@@ -92,7 +92,9 @@ def examine(
         offline=is_offline(),
         repositories=[
             HubRepository(
-                **wanted._asdict(), cached=is_cached(wanted), access=access(wanted) if reached else "not asked"
+                **wanted._asdict(),
+                cached=is_cached(wanted.id, wanted.kind),
+                access=access(wanted) if reached else "not asked",
             )
             for wanted in WANTED
         ],
@@ -143,10 +145,9 @@ def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str, LoadIn 
 
     The config.json is the one here or, if `online`, on the hub.
     """
-    known = SHAPES.get(str(model))
-    source = locate_config(model, fetch=online and known is None)
-    if source is None and known is not None:
-        return known, str(model), None
+    if str(model) in SHAPES and not Path(model).is_dir():
+        return SHAPES[str(model)], str(model), None
+    source = locate_config(model, fetch=online)
     if source is None:
         raise InputError(
             f"{model}: its {CONFIG} is not in the local cache. Add --online, which downloads this file alone, or give "

@@ -19,12 +19,16 @@ from interp.saes.suites import (
     releases,
 )
 from interp.schemas.layer_list import layers_text
-from interp.storage.hub import download
+from interp.storage.hub import download, hub_id
 
 SUBFOLDERS = ("", ALL_LAYERS, SOME_LAYERS)
 """Subfolders of a local folder in which the SAE folders are looked for, in this order."""
 SAE_FILES = ("params.safetensors", "config.json", "sae_weights.safetensors", "cfg.json")
 """The files of an SAE folder that are read. Gemma Scope 2's folders hold 0.8 GB of examples too."""
+EXPECTED = (
+    f"the preset gemma-scope-2, a sae-lens release, or a hub repository such as google/gemma-scope-2-4b-it:{ALL_LAYERS}"
+)
+"""What names SAEs beside a folder."""
 HUB_WIDTH, HUB_L0 = "16k", "small"
 """Width and L0 that are taken from a hub repository or release by default; every Gemma Scope 2 model has them."""
 
@@ -55,19 +59,14 @@ def locate_saes(
         repo, paths = repo_and_paths
         chosen = _one_a_layer(str(source), paths, width or HUB_WIDTH, l0 or HUB_L0)
         return _downloaded(repo, {layer: name for layer, name in chosen.items() if layers is None or layer in layers})
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", str(source)) and not str(source).startswith("."):
-        repo, _, inside = str(source).partition(":")
-        inside = inside.strip("/") or ALL_LAYERS
-        kind = f"width_{width or HUB_WIDTH}_l0_{l0 or HUB_L0}"
-        places = ["*"] if layers is None else [str(layer) for layer in layers]
-        root = _download(repo, [f"{inside}/layer_{place}_{kind}" for place in places])
-        names = [p.relative_to(root).as_posix() for p in sorted((root / inside).glob("layer_*")) if p.is_dir()]
-        chosen = _one_a_layer(str(source), names, width or HUB_WIDTH, l0 or HUB_L0)
-        return {layer: root / name for layer, name in chosen.items()}
-    raise InputError(
-        f"{source}: no such folder, and neither a sae-lens release, a hub repository such as "
-        f"google/gemma-scope-2-4b-it:{ALL_LAYERS} nor the preset gemma-scope-2."
-    )
+    named, _, inside = str(source).partition(":")
+    repo, inside = hub_id(named, EXPECTED).repository, inside.strip("/") or ALL_LAYERS
+    kind = f"width_{width or HUB_WIDTH}_l0_{l0 or HUB_L0}"
+    places = ["*"] if layers is None else [str(layer) for layer in layers]
+    root = _download(repo, [f"{inside}/layer_{place}_{kind}" for place in places])
+    names = [p.relative_to(root).as_posix() for p in sorted((root / inside).glob("layer_*")) if p.is_dir()]
+    chosen = _one_a_layer(str(source), names, width or HUB_WIDTH, l0 or HUB_L0)
+    return {layer: root / name for layer, name in chosen.items()}
 
 
 def _preset(model: str, width: str | None, l0: str | None, layers: Collection[int] | None) -> dict[int, Path]:

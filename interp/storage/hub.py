@@ -1,15 +1,22 @@
 """Finding the files of a model in a local folder or in the cache of the Hugging Face hub."""
 
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from interp.runtime.errors import InputError, first_line
+from interp.storage.hub_access import is_cached
 from interp.storage.json_files import read_object
 
 LONGEST_NAME = 200
 """Most characters in a file name; operating systems refuse much longer ones."""
 CONFIG = "config.json"
 """The file with a model's kind and shape."""
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((?:/[\w.-]+)*)")
+"""owner/name of a hub repository, and a folder in it."""
+MODEL_ID = "a hub id such as google/medgemma-4b-it"
+"""How errors call the name of a model on the hub."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 """Patterns of the files of a hub repository that a model needs."""
 
@@ -25,20 +32,57 @@ class Source(NamedTuple):
     """Commit of the hub repository; None for a local folder."""
 
 
-def meant_folder(given: str | Path) -> str:
-    """What a path that is no folder probably meant, as a sentence with a blank before it; empty if nothing is near.
+class HubId(NamedTuple):
+    """A repository of the hub, or a folder in one."""
 
-    Only names beside it are near: `artifacts/adaptor` where artifacts/adapter exists.
+    repository: str
+    """owner/name."""
+    inside: str
+    """Path inside the repository; empty for all of it."""
+
+
+def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
+    """What `given`, which is no folder, names on the hub: a repository or, with `inside`, perhaps a folder in one.
+
+    Raises InputError if it is no such name (`expected` says what would be), or is more likely a mistyped path, of which
+    the hub would only say that it has no such repository: its first folder is here, or a folder here is called nearly
+    the same. What the hub's cache has is no mistake.
     """
+    path, named = Path(given), HUB_ID.fullmatch(str(given))
+    if path.exists():
+        raise InputError(f"{given}: is a file, expected a folder or {expected}.")
+    meant = _meant_folder(path)
+    said = f" Did you mean {meant}?" if meant else ""
+    if named is None or (named[2] and not inside):
+        raise InputError(f"{given}: no such folder, and not {expected}.{said}")
+    found = HubId(named[1], named[2].strip("/"))
+    if (meant or Path(path.parts[0]).is_dir()) and not is_cached(found.repository):
+        here = "a folder here is called nearly the same" if meant else f"there is a folder {path.parts[0]} here"
+        raise InputError(
+            f"{given}: no such folder.{said} It is not looked up on the hub, because {here}. If a repository is meant, "
+            f"run `hf download {found.repository}` first."
+        )
+    return found
+
+
+def _meant_folder(path: Path) -> Path | None:
+    """The folder that a path which is none probably meant, with parts called nearly the same; None if there is none."""
     from difflib import get_close_matches
 
-    path = Path(given)
-    try:
-        beside = [each.name for each in path.parent.iterdir() if each.is_dir()]
-    except OSError:
-        beside = []
-    close = get_close_matches(path.name, beside, n=1, cutoff=0.75)
-    return f" Did you mean {path.parent / close[0]}?" if close else ""
+    path = Path(os.path.expanduser(path))
+    place = Path(path.anchor)
+    for part in path.relative_to(place).parts:
+        if not (place / part).is_dir():
+            try:
+                beside = [each.name for each in place.iterdir() if each.is_dir()]
+            except OSError:
+                return None
+            close = get_close_matches(part, beside, n=1, cutoff=0.75)
+            if not close:
+                return None
+            part = close[0]
+        place /= part
+    return place
 
 
 def locate(model: str | Path, revision: str | None = None) -> Source:
@@ -64,7 +108,7 @@ def locate_config(model: str | Path, fetch: bool) -> Source | None:
         _check_whole(source)
         return source
     try:
-        cached = try_to_load_from_cache(str(model), CONFIG)
+        cached = try_to_load_from_cache(hub_id(model, MODEL_ID).repository, CONFIG)
     except HFValidationError as error:
         raise InputError(f"{model}: no such folder, and not a hub id ({first_line(error)}).") from None
     if isinstance(cached, str):
@@ -86,24 +130,14 @@ def locate_any(model: str | Path, revision: str | None = None) -> Source:
     """
     if (source := _in_folder(model)) is not None:
         return source
-    folder = download(str(model), revision, MODEL_FILES)
+    folder = download(hub_id(model, MODEL_ID).repository, revision, MODEL_FILES)
     return Source(folder, str(model), folder.name)
 
 
 def _in_folder(model: str | Path) -> Source | None:
-    """The model in a local folder; None for a hub id. Raises InputError for what is neither."""
+    """The model in a local folder; None if it is not one."""
     path = Path(model)
-    if path.is_dir():
-        return Source(path, path.resolve().name, None)
-    if path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
-        raise InputError(
-            f"{model}: no such folder, and not a hub id such as google/medgemma-4b-it.{meant_folder(model)}"
-        )
-    if meant := meant_folder(model):
-        raise InputError(
-            f"{model}: no such folder.{meant} It is not looked up on the hub, since one beside it is near."
-        )
-    return None
+    return Source(path, path.resolve().name, None) if path.is_dir() else None
 
 
 def download(

@@ -49,9 +49,9 @@ def has_login() -> bool:
     return get_token() is not None
 
 
-def is_cached(wanted: Wanted) -> bool:
-    """Whether the cache has a snapshot of a repository; of SAEs perhaps not of all layers."""
-    folder = cache_folder() / f"{wanted.kind}s--{wanted.id.replace('/', '--')}" / "snapshots"
+def is_cached(repo: str, kind: Literal["model", "dataset"] = "model") -> bool:
+    """Whether the cache has a snapshot of the repository `repo`; of SAEs perhaps not of all layers."""
+    folder = cache_folder() / f"{kind}s--{repo.replace('/', '--')}" / "snapshots"
     return folder.is_dir() and any(folder.iterdir())
 
 
