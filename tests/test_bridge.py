@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+from importlib import import_module
 
 import pytest
 import torch
@@ -39,6 +40,9 @@ def residuals(vlm, prompts):
 
 @pytest.fixture(scope="module")
 def bridge(vlm):
+    # While it is imported, sae-lens asks git for a commit.
+    import_module("sae_lens")
+
     def refuse(*args, **kwargs):
         raise AssertionError(f"a process or a connection was started: {args}")
 
