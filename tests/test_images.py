@@ -290,13 +290,16 @@ def test_an_image_of_one_value_lacks_contrast(tmp_path):
         decode(write_dicom(tmp_path / "a.dcm", np.where(RAMP < 2000, 4095, 77), PixelPaddingValue=4095))
 
 
-def test_an_image_that_one_damaged_value_darkens_lacks_contrast(tmp_path):
+def test_an_image_that_one_damaged_value_darkens_is_refused(tmp_path):
     values = np.random.default_rng(0).normal(100, 20, (64, 64)).astype(np.float32)
     Image.fromarray(values).save(tmp_path / "a.tiff")
     assert not lacks_contrast(decode(tmp_path / "a.tiff"))
     values[5, 7] = 1e30
     Image.fromarray(values).save(tmp_path / "b.tiff")
-    assert lacks_contrast(decode(tmp_path / "b.tiff"))
+    with pytest.raises(InputError, match=r"a few lie so far from all others.*names their rows"):
+        open_image(str(tmp_path / "b.tiff"))
+    Image.fromarray(np.full((64, 64), 1e30, np.float32)).save(tmp_path / "c.tiff")
+    assert lacks_contrast(decode(tmp_path / "c.tiff"))
 
 
 @pytest.mark.parametrize(("first", "bits"), [(0, 8), (100, 8), (0, 12), (300, 12)])
