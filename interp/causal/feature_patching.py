@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.causal.controlled_edits import ControlledEdits
 from interp.causal.layer_patching import PatchTarget, random_directions
-from interp.measurement.suffix_rerun import EDIT_BYTES
 from interp.runtime.distributed import Team
-from interp.runtime.progress import track
 from interp.schemas.tested_features import DOSES
 from interp.screening.candidates import Candidate
 from interp.screening.feature_stats import feature_delta
@@ -149,45 +148,58 @@ def apply_feature_patches(
     patches: Sequence[FeaturePatch], target: PatchTarget, unflipped: PatchTarget, seed: int
 ) -> list[FeatureTest]:
     """Patch features one at a time on the flips of `target`, with their controls, and on `unflipped` pairs."""
-    tests: list[FeatureTest] = []
-    size = len(target.flips.pairs) * target.rerun.vlm.d_model * 4
-    # The more features share a sweep, the fewer launches of kernels.
-    together = max(1, EDIT_BYTES // max(1, size * (len(DOSES) + 2 + MATCHED + 2 * RANDOMS)))
-    for start in track(range(0, len(patches), together), "patching features", unit=together):
-        part = patches[start : start + together]
-        edits = [_feature_edits(patch, target, seed) for patch in part]
-        places = [layer for edit in edits for layer in edit.layers]
-        effects = target.effect(places, torch.cat([edit.delta for edit in edits], 1), "patches of features")
-        ends = np.cumsum([len(edit.layers) for edit in edits])[:-1]
-        changed = _changed(part, unflipped)
-        for patch, every, share in zip(part, np.split(effects, ends, axis=1), changed, strict=True):
-            tests.append(_feature_test(patch, target, every, share, seed))
-    return tests
+    if not patches:
+        return []
+    generator = torch.Generator().manual_seed(seed)
+    n, vlm = len(target.flips.pairs), target.rerun.vlm
+    # The same for every feature.
+    order = torch.randperm(n, generator=generator)
+    noise = torch.randn(n, RANDOMS, vlm.d_model, generator=generator)
+    parts = [_feature_edits(patch, order, vlm.n_layers - 1) for patch in patches]
+    starts = np.cumsum([0, *(len(patch.directions) for patch in patches)]).tolist()
+    edits = ControlledEdits(
+        torch.cat([part.size for part in parts], 1),
+        torch.cat([part.source + start * (part.source >= 0) for part, start in zip(parts, starts, strict=False)]),
+        torch.cat([patch.directions for patch in patches])[None],
+        noise,
+    )
+    # One sweep, because the more features share it, the fewer kernels are launched.
+    effects = target.effect([layer for part in parts for layer in part.layers], edits, "patching features")
+    by_feature = np.split(effects, np.cumsum([len(part.layers) for part in parts])[:-1], axis=1)
+    changed = _changed(patches, unflipped)
+    return [
+        _feature_test(patch, target, every, share, seed)
+        for patch, every, share in zip(patches, by_feature, changed, strict=True)
+    ]
 
 
 class FeatureEdits(NamedTuple):
-    """The k edits of one feature's test."""
+    """The k edits of one feature's test.
+
+    First the feature at DOSES, its swapped deltas, its matched features and RANDOMS random directions at the feature's
+    layer, then the feature and the random directions at the last layer.
+    """
 
     layers: list[int]
     """[k]: the layer that each edit follows."""
-    delta: Tensor
-    """float32 [n, k, d_model]: first the feature at DOSES, its swapped deltas, its matched features and RANDOMS random
-    directions at the feature's layer, then the feature and the random directions at the last layer."""
+    size: Tensor
+    """float32 [n, k]: as of `ControlledEdits`."""
+    source: Tensor
+    """int64 [k]: likewise, places among the feature's own directions."""
 
 
-def _feature_edits(patch: FeaturePatch, target: PatchTarget, seed: int) -> FeatureEdits:
-    own = patch.vector[:, None]
-    generator = torch.Generator().manual_seed(seed)
-    deltas = [
-        *(dose * own for dose in DOSES),
-        -_swapped(patch.delta[:, 0], generator)[:, None, None] * patch.directions[:1],
-        -patch.delta[:, 1:, None] * patch.directions[1:],
-        random_directions(own.expand(-1, RANDOMS, -1), generator),
-    ]
-    here = sum(each.shape[1] for each in deltas)
-    read_directly = [own, deltas[-1]]
-    last = target.rerun.vlm.n_layers - 1
-    return FeatureEdits([patch.layer] * here + [last] * (1 + RANDOMS), torch.cat([*deltas, *read_directly], dim=1))
+def _feature_edits(patch: FeaturePatch, order: Tensor, last: int) -> FeatureEdits:
+    """The edits of a feature whose deltas are swapped in the `order` int64 [n]; `last` is the last layer."""
+    own, matched = -patch.delta[:, :1], patch.delta.shape[1] - 1
+    norms = patch.vector.norm(dim=-1, keepdim=True).expand(-1, RANDOMS)
+    here = [*(dose * own for dose in DOSES), -_swapped(patch.delta[:, 0], order)[:, None], -patch.delta[:, 1:], norms]
+    drawn = [-1 - place for place in range(RANDOMS)]
+    source = [0] * (len(DOSES) + 1) + list(range(1, 1 + matched)) + drawn
+    return FeatureEdits(
+        [patch.layer] * len(source) + [last] * (1 + RANDOMS),
+        torch.cat([*here, own, norms], 1),
+        torch.tensor([*source, 0, *drawn]),
+    )
 
 
 def _feature_test(
@@ -232,9 +244,8 @@ def _feature_test(
     )
 
 
-def _swapped(delta: Tensor, generator: torch.Generator) -> Tensor:
-    """The deltas [n] moved on by one in a random cyclic order, so that no pair keeps its own."""
-    order = torch.randperm(len(delta), generator=generator)
+def _swapped(delta: Tensor, order: Tensor) -> Tensor:
+    """The deltas [n] moved on by one in a cyclic order int64 [n], so that no pair keeps its own."""
     swapped = torch.empty_like(delta)
     swapped[order] = delta[order.roll(1)]
     return swapped

@@ -28,16 +28,21 @@ def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDAr
     `weights` [draws, n] say how often each row is drawn. NaN if a class is empty. A column is sorted only once.
     """
     scores = np.asarray(scores, float).reshape(len(positive), -1)
-    taken, others = weights[:, positive], weights[:, ~positive]
-    pairs = taken.sum(1) * others.sum(1)
+    taken = weights[:, positive].T.astype(float)
+    # [negatives + 1, draws]: nobody draws the last row, which lies above all.
+    others = np.pad(weights[:, ~positive].T.astype(np.int32), ((0, 1), (0, 0)))
+    pairs = taken.sum(0) * others.sum(0)
     found = np.empty((len(weights), scores.shape[1]))
     for k, column in enumerate(scores.T):
         order = np.argsort(column[~positive])
         ascending = column[~positive][order]
-        # [draws, 1 + negatives]: how often the lowest 0, 1, ... negatives are drawn in total.
-        lowest = np.pad(others[:, order].cumsum(1), ((0, 0), (1, 0)))
-        below, up_to = (np.searchsorted(ascending, column[positive], side) for side in ("left", "right"))
-        beaten = (taken * (lowest[:, below] + lowest[:, up_to])).sum(1) / 2
+        ends = [np.searchsorted(ascending, column[positive], side) for side in ("left", "right")]
+        cuts, place = np.unique(np.concatenate([[0], *ends]), return_inverse=True)
+        # How often the negatives from each cut to the next are drawn in total, and those below the cut.
+        between = np.add.reduceat(others[np.append(order, len(order))], cuts)
+        lowest = between.cumsum(0) - between
+        below, up_to = place[1:].reshape(2, -1)
+        beaten = (taken * (lowest[below] + lowest[up_to])).sum(0) / 2
         with np.errstate(invalid="ignore"):
             found[:, k] = beaten / pairs
     return found

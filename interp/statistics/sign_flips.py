@@ -8,6 +8,7 @@ value that this draw does not reject.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,9 @@ def ratio_sign_flips(
     return sign_flip_test(value, (over - value * under) / under.sum(), under / under.sum(), flipped)
 
 
+@lru_cache(maxsize=2)
 def drawn_flips(count: int, seed: int, draws: int) -> NDArray[np.float64]:
-    """Whether the sign of each of `count` patients is flipped in every draw, 1 or 0: [draws, count]."""
-    return (np.random.default_rng(seed).choice((-1.0, 1.0), size=(draws, count)) < 0).astype(float)
+    """Whether the sign of each of `count` patients is flipped in every draw, 1 or 0: [draws, count], read-only."""
+    flipped = (np.random.default_rng(seed).choice((-1.0, 1.0), size=(draws, count)) < 0).astype(float)
+    flipped.flags.writeable = False
+    return flipped

@@ -1,10 +1,9 @@
 """Digests of weights, images and processors: they depend on content, not on location."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from interp.runtime.prefetch import map_ahead
 
 THREADS = 8
 """Number of threads that hash weights and images."""
-_COPYING = Lock()
-"""Held while a tensor is copied from a GPU: threads that wait for a copy keep their cores busy."""
+COPIED = 2**24
+"""Bytes that are copied from a GPU at a time."""
 
 
 def weights_fingerprint(model: Any) -> str:
@@ -56,30 +55,50 @@ def named_digest(tensors: Mapping[str, Tensor], size: int) -> str:
 def tensor_digests(tensors: Iterable[Tensor]) -> list[bytes]:
     """The `tensor_digest` of each tensor, computed by several threads; tied weights are hashed once."""
     given = list(tensors)
+    for device in {tensor.device for tensor in given if tensor.is_cuda}:
+        # Once for all, because to wait for what is queued meanwhile would take as long as that takes.
+        torch.cuda.synchronize(device)
     places = [(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in given]
     unique = dict(zip(places, given, strict=True))
     # Few wait at a time, because a process that ends while it hashes finishes those that wait.
-    digests = map_ahead(tensor_digest, unique.values(), THREADS, THREADS)
+    digests = map_ahead(_digest, unique.values(), THREADS, THREADS)
     found = dict(zip(unique, digests, strict=True))
     return [found[place] for place in places]
 
 
 def tensor_digest(tensor: Tensor) -> bytes:
     """Digest of a tensor's data type, shape and bytes."""
-    values = _in_main_memory(tensor.detach()).contiguous().reshape(-1)
+    return tensor_digests([tensor])[0]
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """The `tensor_digest` of a tensor that nothing still has to compute."""
+    values = tensor.detach().contiguous().reshape(-1)
+    if tensor.is_cuda and not tensor.is_contiguous():
+        torch.cuda.current_stream(tensor.device).synchronize()
+    digest = blake2b(digest_size=32)
+    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    # As `joined_digest` of the two.
+    digest.update(len(kind).to_bytes(8, "little") + kind + values.nbytes.to_bytes(8, "little"))
     # torch cannot view some empty tensors as bytes, because of their strides.
-    content = values.view(torch.uint8).numpy().data if len(values) else b""
-    return joined_digest([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content])
+    for part in _parts(values.view(torch.uint8)) if len(values) else ():
+        digest.update(part)
+    return digest.digest()
 
 
-def _in_main_memory(tensor: Tensor) -> Tensor:
-    """The tensor, copied from a GPU without holding up what is queued there afterwards."""
-    if not tensor.is_cuda:
-        return tensor.cpu()
-    beside = torch.cuda.Stream(tensor.device)
-    beside.wait_stream(torch.cuda.current_stream(tensor.device))
-    with _COPYING, torch.cuda.stream(beside):
-        return tensor.cpu()
+def _parts(content: Tensor) -> Iterator[memoryview]:
+    """The bytes uint8 [n] of a tensor, from a GPU in parts that are copied beside what is queued there."""
+    if not content.is_cuda:
+        yield content.cpu().numpy().data
+        return
+    # A copy to memory that is not pinned would hold up whoever launches work meanwhile.
+    pinned = torch.empty(min(COPIED, len(content)), dtype=torch.uint8, pin_memory=True)
+    beside = torch.cuda.Stream(content.device)
+    for part in content.split(COPIED):
+        with torch.cuda.stream(beside):
+            copied = pinned[: len(part)].copy_(part, non_blocking=True)
+        beside.synchronize()
+        yield copied.numpy().data
 
 
 def joined_digest(parts: Iterable[bytes | memoryview]) -> bytes:
