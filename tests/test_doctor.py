@@ -49,8 +49,19 @@ def with_gpu(monkeypatch, capability, gib=16.0):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
 
 
+@pytest.mark.parametrize("spare", [-(10**8), -1, 0, 10**8])
+def test_a_line_never_contradicts_itself(monkeypatch, no_network, home, spare):
+    """What is free may round to just what a command needs, and yet not be enough, or the other way."""
+    least = doctor.jobs(MEDGEMMA_4B)["finetune evaluate"].needs(MEDGEMMA_4B, Format("bfloat16", "8bit")).least
+    monkeypatch.setattr(doctor, "total_left", lambda device: least + spare)
+    told = examine(dtype="bfloat16")
+    assert all(fit.fits == (fit.least_gib <= told.free_gib) for fit in told.fits)
+    (found,) = (fit for fit in told.fits if (fit.command, fit.load_in) == ("finetune evaluate", "8bit"))
+    assert found.fits == (spare >= 0)
+    assert found.least_gib == pytest.approx(least / GIB, abs=0.11)
+
+
 def test_the_command_on_a_machine_without_a_gpu(monkeypatch, called, no_network, home):
-    # What is free at the moment may round to just what a command needs.
     monkeypatch.setattr(doctor, "total_left", lambda device: 20 * GIB)
     code, out, err = called("interp", "doctor", "--json")
     assert (code, err) == (0, "")

@@ -159,9 +159,17 @@ def test_a_job_that_does_not_fit_says_what_would(job, free, offered):
     for option in offered:
         assert f"{option} (" in said
     sizes = [float(size) for size in re.findall(r" \((\d+\.\d) GiB\)", said)]
-    assert all(size <= free + 0.05 for size in sizes)
+    assert all(size <= free for size in sizes)
     assert len(sizes) == len(offered)
     check_fits(MEDGEMMA_4B, Format(), job, 80 * GIB, on_gpu=True, limited=False)
+
+
+def test_a_job_that_hardly_does_not_fit_is_not_said_to_need_what_is_free():
+    least = measuring().needs(MEDGEMMA_4B, Format()).least
+    with pytest.raises(InputError) as refused:
+        check_fits(MEDGEMMA_4B, Format(), measuring(), least - 1, on_gpu=True, limited=False)
+    needed, free = re.search(r"at least (\d+\.\d) GiB .* and (\d+\.\d) GiB is free", str(refused.value)).groups()
+    assert float(needed) > float(free)
 
 
 def test_batches_shrink_until_they_fit():

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from interp.model.memory_jobs import Job, grounding, measuring, searching, training
-from interp.model.memory_model import Format
+from interp.model.memory_model import Format, in_gib
 from interp.model.placement import BFLOAT16_SINCE, choose_dtype
 from interp.model.quantization import recorded_as
 from interp.model.shape import MEDGEMMA_4B, LoadIn, ModelShape, shape_of_folder
@@ -71,17 +71,17 @@ def examine(
         gpus=[
             Gpu(
                 name=gpu.name,
-                total_gib=_gib(gpu.total),
-                free_gib=_gib(gpu.free),
+                total_gib=in_gib(gpu.total),
+                free_gib=in_gib(gpu.free),
                 capability=".".join(map(str, gpu.capability)),
                 bfloat16=gpu.capability >= BFLOAT16_SINCE,
             )
             for gpu in found
         ],
         cores=cores(),
-        memory_gib=_gib(total_left(torch.device("cpu"))),
+        memory_gib=in_gib(total_left(torch.device("cpu"))),
         disks=[
-            Disk(purpose=purpose, path=from_home(folder), free_gib=_gib(free_space(folder)))
+            Disk(purpose=purpose, path=from_home(folder), free_gib=in_gib(free_space(folder)))
             for purpose, folder in {
                 "downloads": cache_folder(),
                 "results": Path.cwd(),
@@ -103,7 +103,7 @@ def examine(
         dtype=format,
         assumed=gpu_memory is not None and dtype == "auto",
         place="GPU memory" if found or gpu_memory is not None else "main memory",
-        free_gib=_gib(free),
+        free_gib=in_gib(free),
         fits=[fit for name, job in jobs(shape).items() for fit in _fits(name, job, shape, format, saved, free)],
     )
 
@@ -135,7 +135,13 @@ def _fits(name: str, job: Job, shape: ModelShape, dtype: str, saved: LoadIn | No
         for need in [job.needs(shape, Format(dtype, saved or load_in))]
     }
     return [
-        Fit(command=name, load_in=load_in, least_gib=_gib(least), wanted_gib=_gib(wanted), fits=least <= free)
+        Fit(
+            command=name,
+            load_in=load_in,
+            least_gib=in_gib(least, free),
+            wanted_gib=in_gib(wanted),
+            fits=least <= free,
+        )
         for load_in, (least, wanted) in needs.items()
     ]
 
@@ -159,7 +165,3 @@ def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str, LoadIn 
     except Exception as error:
         raise InputError(f"{source.folder / CONFIG}: could not be read ({first_line(error)}).") from None
     return shape, source.name, recorded_as(source.folder)
-
-
-def _gib(size: int) -> float:
-    return round(size / GIB, 1)

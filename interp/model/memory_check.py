@@ -29,14 +29,14 @@ def check_fits(
         return
     place = "main memory" if not on_gpu else "GPU memory" if gpus == 1 else f"memory on each of {gpus} GPUs"
     limit = " allowed by --max-memory" if limited else " free"
-    offered = [f"{said} ({gib(size)})" for said, size in fitting(shape, format, job, free, gpus)]
+    offered = [f"{said} ({gib(size, free)})" for said, size in fitting(shape, format, job, free, gpus)]
     if offered:
         advice = f"What fits: {'; '.join(offered)}."
     else:
         more = f"raise --max-memory to {ceil(10 * need.least / GIB) / 10:g}, " if limited else ""
         advice = f"No option makes it fit: {more}{_largest_advice(on_gpu, gpus)}"
     raise InputError(
-        f"This run needs at least {gib(need.least)} of {place} ({_parts_text(need)}), and {gib(free)} is{limit}. "
+        f"This run needs at least {gib(need.least, free)} of {place} ({_parts_text(need)}), and {gib(free)} is{limit}. "
         f"{advice}"
     )
 

@@ -205,6 +205,17 @@ def step_bytes(shape: ModelShape, format: Format, first: int, layers: int, quest
     return kept + dropped + 2 * questions * shape.vocabulary * ITEM["float32"] * 6
 
 
-def gib(size: float) -> str:
-    """Bytes in words, as 8.0 GiB."""
-    return f"{size / GIB:.1f} GiB"
+def in_gib(size: float, free: float | None = None) -> float:
+    """Bytes in GiB, rounded to a tenth.
+
+    Beside what is `free` [bytes], rounded alike, they are at most as much if they fit into it, and else more.
+    """
+    shown = round(size / GIB, 1)
+    if free is None:
+        return shown
+    return min(shown, in_gib(free)) if size <= free else max(shown, round(in_gib(free) + 0.1, 1))
+
+
+def gib(size: float, free: float | None = None) -> str:
+    """Bytes in words, as 8.0 GiB, rounded as by `in_gib`."""
+    return f"{in_gib(size, free):.1f} GiB"
