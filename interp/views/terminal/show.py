@@ -28,8 +28,8 @@ def show_overview(shown: Overview, console: "Console | None" = None) -> None:
     """
     from rich.markup import escape
 
-    piped = console is None and not results_console().is_terminal
-    console = console or results_console()
+    given, console = console, console or results_console()
+    piped = given is None and not console.is_terminal
     drawn = [rich_table(table, whole=piped) for table in shown.tables]
     console.print(f"\n{bold(shown.heading)}", soft_wrap=True)
     for name, fact in shown.facts:
