@@ -15,7 +15,7 @@ NEIGHBOURS = 8
 
 def nearest_neighbours(sae: Sae, feature: int, count: int = NEIGHBOURS) -> list[Neighbour]:
     """The `count` other features of the SAE whose decoder rows have the largest cosine with that of `feature`."""
-    cosine = decoder_cosines(sae, sae.w_dec[feature])
+    cosine = decoder_cosines(sae, sae.w_dec[feature]).cpu()
     cosine[feature] = -torch.inf
     top = cosine.topk(min(count, sae.d_sae - 1))
     return [

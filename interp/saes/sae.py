@@ -97,11 +97,14 @@ def encode_features(sae: Sae, residuals: Tensor, features: Tensor, chunk: int = 
 
 
 def decoder_cosines(sae: Sae, direction: Tensor) -> Tensor:
-    """Cosine of every feature's decoder row with `direction` [d_model]: float32 [d_sae] on the CPU."""
+    """Cosine of every feature's decoder row with `direction` [d_model] or [d_model, k]: float32 [d_sae] or [d_sae, k].
+
+    The result is on the SAE's device.
+    """
     own = torch.nn.functional.normalize(direction.float(), dim=0)
     # In parts, because a float copy of the widest SAEs would take gigabytes.
     parts = [torch.nn.functional.normalize(part.float(), dim=1) @ own for part in sae.w_dec.split(16384)]
-    return torch.cat(parts).cpu()
+    return torch.cat(parts)
 
 
 def load_sae(

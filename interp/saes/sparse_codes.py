@@ -37,9 +37,10 @@ class Codes(NamedTuple):
         return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum of `values` [entries] over the entries of every feature, in a fixed order: float64 [d_sae]."""
-        counts = torch.bincount(self.feature, minlength=self.d_sae)
-        return _segment_sums(values.double(), counts)
+        """Sum of `values` [..., entries] over the entries of every feature, in a fixed order: float64 [..., d_sae]."""
+        columns = values.shape[:-1]
+        counts = _counts(self.feature, self.d_sae).repeat(columns.numel())
+        return _segment_sums(values.double().flatten(), counts).view(*columns, self.d_sae)
 
 
 class RowCodes(NamedTuple):
@@ -141,7 +142,7 @@ def design_effects(codes: Codes, cluster: Tensor, correlation: float) -> Tensor:
     key, place = torch.sort(codes.feature[order] * len(size) + cluster[codes.row[order]], stable=True)
     both, length = torch.unique_consecutive(key, return_counts=True)
     own = _segment_sums(lead[place], length)
-    lengths = torch.bincount(both // len(size), minlength=codes.d_sae)
+    lengths = _counts(both // len(size), codes.d_sae)
 
     def squares(parts: Tensor, rows: Tensor, lengths: Tensor, all_rows: Tensor) -> Tensor:
         """Sum of (parts + base * rows)^2 of every feature, over all clusters or rows."""
@@ -158,7 +159,13 @@ def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums of consecutive segments: [number of segments]. torch.segment_reduce refuses to sum no values at all."""
     if not len(values):
         return values.new_zeros(len(lengths))
-    return torch.segment_reduce(values, "sum", lengths=lengths)
+    # Checks would wait for a GPU.
+    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+
+
+def _counts(feature: Tensor, d_sae: int) -> Tensor:
+    """How often every feature stands in int64 [entries], which ascend: int64 [d_sae]. bincount would wait for a GPU."""
+    return torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device)).diff()
 
 
 def _ranks(codes: Codes, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +176,7 @@ def _ranks(codes: Codes, n: int) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.argsort(codes.value.abs(), stable=True)
     order = order[torch.argsort(codes.feature[order], stable=True)]
     feature, size = codes.feature[order], codes.value[order].abs()
-    counts = torch.bincount(feature, minlength=codes.d_sae)
+    counts = _counts(feature, codes.d_sae)
     zeros, starts = n - counts, counts.cumsum(0) - counts
     new = torch.ones_like(feature, dtype=torch.bool)
     new[1:] = (feature[1:] != feature[:-1]) | (size[1:] != size[:-1])

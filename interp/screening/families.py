@@ -7,14 +7,16 @@ is told by attribution, on the selection half.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from interp.saes.sae import Sae, decoder_cosines
-from interp.saes.sparse_codes import Codes, differences
+from interp.saes.sparse_codes import MAX_DENSE, Codes, differences
 from interp.schemas.study import Kinship, Relative
 from interp.screening.flips import sides
 from interp.storage.json_files import significant
@@ -72,12 +74,12 @@ class _Deltas(NamedTuple):
 
 
 class _Coactivation(NamedTuple):
-    """How the features of an SAE go with one of them."""
+    """How the features of an SAE go with k of them."""
 
     r: Tensor
-    """[d_sae]: correlation of their deltas over all pairs; 0 where one never varies."""
+    """float32 [k, d_sae]: correlation of their deltas over all pairs; 0 where one never varies."""
     overlap: Tensor
-    """[d_sae]: wordings on which both are active, as a share of those on which either is; 0 where there are none."""
+    """float32 [k, d_sae]: wordings on which both are active, as a share of those on which either is; 0 for none."""
 
 
 def find_relatives(sae: Sae, codes: Codes, pairs: pd.DataFrame, feature: int) -> list[Relative]:
@@ -85,47 +87,56 @@ def find_relatives(sae: Sae, codes: Codes, pairs: pd.DataFrame, feature: int) ->
 
     `codes` [n prompts, d_sae] are the SAE's activations, `pairs` all pairs of an original and a paraphrase.
     """
-    return _relatives(sae, _Deltas.of(codes, pairs), feature)
+    return _relatives(sae, _Deltas.of(codes, pairs), [feature])[0]
 
 
 def best_family(sae: Sae, codes: Codes, pairs: pd.DataFrame, attribution: "pd.Series[float]") -> Family:
     """The family of a layer for which attribution predicts most; empty if no feature of the layer is ever active.
 
     `codes` [n prompts, d_sae] are the SAE's activations, and `attribution` is feature -> path attribution on the
-    selection half, whose pairs are `pairs`. Only the families of
-    the SEEDS best features are considered. A feature without relatives is a family of its own.
+    selection half, whose pairs are `pairs`. Only the families of the SEEDS best features are considered. A feature
+    without relatives is a family of its own.
     """
-    best = attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]
-    if not len(best):
+    best = [int(f) for f in attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]]
+    if not best:
         return Family(sae.layer, (), 0.0)
-    deltas = _Deltas.of(codes, pairs)
+    predicted = np.zeros(sae.d_sae)
+    predicted[attribution.index] = attribution.fillna(0.0)
     families = []
-    for seed in map(int, best):
-        members = (seed, *(relative.feature for relative in _relatives(sae, deltas, seed)))
+    for seed, relatives in zip(best, _relatives(sae, _Deltas.of(codes, pairs), best), strict=True):
+        members = (seed, *(relative.feature for relative in relatives))
         # In one order, so that seeds with the same family have the same sum, and the best seed stands first.
-        total = float(attribution.reindex(sorted(members)).fillna(0.0).sum())
-        families.append(Family(sae.layer, members, total))
+        families.append(Family(sae.layer, members, float(predicted[sorted(members)].sum())))
     return max(families, key=lambda family: family.path_attribution)
 
 
-def _relatives(sae: Sae, deltas: _Deltas, feature: int) -> list[Relative]:
-    r, overlap = _coactivation(deltas, feature)
-    cosine = decoder_cosines(sae, sae.w_dec[feature])
+def _relatives(sae: Sae, deltas: _Deltas, features: Sequence[int]) -> list[list[Relative]]:
+    """The relatives of each of k features."""
+    r, overlap = _coactivation(deltas, features)
+    own = torch.tensor(features, device=r.device)
+    cosine = decoder_cosines(sae, sae.w_dec[own].T).T
     related = (cosine >= LEAST_COSINE) | (r.abs() >= LEAST_R)
     # A feature that is never active has no part in any change.
     related &= r != 0
-    related[feature] = False
-    order = r.abs().masked_fill(~related, -1).argsort(descending=True)[: min(RELATIVES, int(related.sum()))]
+    related.scatter_(1, own[:, None], value=False)
+    order = r.abs().masked_fill(~related, -1).argsort(descending=True, stable=True)[:, :RELATIVES]
+    # In main memory at once, because every copy waits for the GPU.
+    count = related.sum(1).tolist()
+    index, *values = (each.tolist() for each in (order, *(each.gather(1, order) for each in (cosine, r, overlap))))
     return [
-        Relative(
-            feature=i,
-            kinship=_kinship(float(cosine[i]), float(r[i]), float(overlap[i])),
-            cosine=significant(float(cosine[i])),
-            r=significant(float(r[i])),
-            overlap=significant(float(overlap[i])),
-        )
-        for i in order.tolist()
+        [_relative(*each) for each in islice(zip(index[k], *(of_all[k] for of_all in values), strict=True), count[k])]
+        for k in range(len(features))
     ]
+
+
+def _relative(feature: int, cosine: float, r: float, overlap: float) -> Relative:
+    return Relative(
+        feature=feature,
+        kinship=_kinship(cosine, r, overlap),
+        cosine=significant(cosine),
+        r=significant(r),
+        overlap=significant(overlap),
+    )
 
 
 def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
@@ -134,17 +145,33 @@ def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
     return "companion" if r > 0 else "opposite"
 
 
-def _coactivation(deltas: _Deltas, feature: int) -> _Coactivation:
+def _coactivation(deltas: _Deltas, features: Sequence[int]) -> _Coactivation:
+    """As many features at a time as keep what is summed within MAX_DENSE."""
+    most = max(1, MAX_DENSE // max(1, len(deltas.codes.value), len(deltas.delta.value)))
+    parts = [_coactive(deltas, features[start : start + most]) for start in range(0, len(features), most)]
+    return _Coactivation(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _coactive(deltas: _Deltas, features: Sequence[int]) -> _Coactivation:
     codes, active, delta, mean, variance = deltas
-    n = max(1, delta.n)
-    own = torch.zeros(n, dtype=torch.double, device=delta.value.device)
-    mine = delta.feature == feature
-    own[delta.row[mine]] = delta.value[mine].double()
-    product = delta.sums(delta.value * own[delta.row]) / n
-    spread = (variance * variance[feature]).sqrt()
-    r = torch.where(spread > 0, (product - mean * mean[feature]) / spread.clamp_min(1e-30), 0.0)
-    on = torch.zeros(codes.n, dtype=torch.bool, device=codes.row.device)
-    on[codes.row[codes.feature == feature]] = True
-    both = codes.sums(on[codes.row])
-    either = active + int(on.sum()) - both
-    return _Coactivation(r.float().cpu(), (both / either.clamp_min(1)).float().cpu())
+    n, device = max(1, delta.n), delta.value.device
+    own = torch.tensor(features, device=device)
+    moved = _rows_of(delta, own, delta.value.double(), n)
+    product = delta.sums(delta.value * moved[:, delta.row]) / n
+    spread = (variance * variance[own, None]).sqrt()
+    r = torch.where(spread > 0, (product - mean * mean[own, None]) / spread.clamp_min(1e-30), 0.0)
+    on = _rows_of(codes, own, torch.ones_like(codes.value, dtype=torch.bool), codes.n)
+    both = codes.sums(on[:, codes.row])
+    either = active + on.sum(1, keepdim=True) - both
+    return _Coactivation(r.float(), (both / either.clamp_min(1)).float())
+
+
+def _rows_of(codes: Codes, features: Tensor, values: Tensor, n: int) -> Tensor:
+    """The `values` [entries] of k features by row, zero in rows without an entry: [k, n]."""
+    which = torch.full((codes.d_sae,), -1, device=features.device)
+    which[features] = torch.arange(len(features), device=features.device)
+    place = which[codes.feature]
+    # What is of none of them goes to a last row, which is dropped.
+    found = values.new_zeros(len(features) + 1, n)
+    found[place, codes.row] = values
+    return found[:-1]
