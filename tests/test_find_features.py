@@ -25,6 +25,7 @@ from interp.saes.sae import load_sae
 from interp.schemas.items_kept import ItemsKept
 from interp.schemas.layers import read_layers
 from interp.screening.flips import find_flips, selection_rows
+from interp.search import find, stages
 from interp.search.artifact import warnings_of
 from interp.search.find import find_features
 from interp.search.loaded_run import load_run
@@ -219,10 +220,14 @@ def test_residual_and_direct_effect_patches_by_hooks(result, planted, world):
     assert patch.reversed[:, -1].all()
 
 
-def test_the_same_seed_gives_the_same_artifact(planted):
+def test_the_same_seed_gives_the_same_artifact(planted, monkeypatch):
     questions, saes = load_questions(QUESTIONS, split="train")[:150], locate_saes(WORLD / "saes")
-    once, twice = (find_features(planted, saes, questions, [4, 5]).artifact for _ in range(2))
-    assert once == twice
+    once = find_features(planted, saes, questions, [4, 5]).artifact
+    with monkeypatch.context() as as_on_a_gpu:
+        # Where several layers are screened at the same time.
+        inputs = stages.sae_inputs
+        as_on_a_gpu.setattr(find, "sae_inputs", lambda *given: inputs(*given)._replace(at_once=2))
+        assert once == find_features(planted, saes, questions, [4, 5]).artifact
     assert once != find_features(planted, saes, questions, [4, 5], FindSettings(seed=1)).artifact
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.runtime.distributed import Team
+from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
 from interp.saes.sparse_codes import encode_sparse
@@ -94,11 +95,13 @@ def screen_layers(
         )
         return _ScreenedLayer(table, score, patch, together, family, summarize(rebuilt), transfer, sae.id).tensors()
 
-    screened = list[_ScreenedLayer]()
-    for position, layer in enumerate(track(layers, "screening features")):
-        slopes, means = gradients[:, position], on_path[:, position]
+    def checkpointed(position: int) -> _ScreenedLayer:
+        layer, slopes, means = layers[position], gradients[:, position], on_path[:, position]
         name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes, means=means) if checkpoint else ""
-        screened.append(_ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means))))
+        return _ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means)))
+
+    places, at_once = track(range(len(layers)), "screening features"), inputs.at_once
+    screened = list(map_ahead(checkpointed, places, at_once, at_once - 1) if at_once > 1 else map(checkpointed, places))
     after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
     return ScreenedLayers(
         features=_concatenated([found.features for found in screened]),

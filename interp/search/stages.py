@@ -30,6 +30,8 @@ from interp.search.task import Task
 
 CANDIDATES = 20
 """Features that are patched."""
+SCREENED = 2
+"""Layers that are screened at the same time where there is memory for them."""
 
 
 class Measured(NamedTuple):
@@ -77,11 +79,15 @@ def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
     # The encoder and the decoder of the widest SAE. All layers of 16k features take 11 GB in float32.
     size = 2 * task.d_sae * vlm.d_model * dtype.itemsize
 
-    @lru_cache(max(1, measured.device_bytes // 2 // size))
+    kept = max(1, measured.device_bytes // 2 // size)
+
+    @lru_cache(kept)
     def load(layer: int) -> Sae:
         return load_sae(task.search.saes[layer], layer, vlm.d_model, vlm.device, dtype)
 
-    return SaeInputs(load, measured.residuals)
+    # A GPU computes one layer while the host reads and launches another. The cores of a CPU are busy with one.
+    at_once = SCREENED if vlm.device.type == "cuda" and kept > 2 * SCREENED else 1
+    return SaeInputs(load, measured.residuals, at_once)
 
 
 def screen(task: Task, halves: Halves, inputs: SaeInputs, device_bytes: int) -> ScreenedLayers:

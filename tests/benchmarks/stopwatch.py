@@ -1,10 +1,11 @@
 """Where the time and the memory of a search go: every stage by itself, beside the operations that it must do.
 
 The stages are those of `stages.py` and the rest, and their times add up to the whole. The GPU is synchronized where a
-stage begins and ends.
+stage begins and ends. What other threads do belongs to the stage in which the main thread waits for them.
 """
 
 import importlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -142,6 +143,8 @@ class Stopwatch:
 
     def _stage(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **named: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                return function(*given, **named)
             with self._in(name):
                 found = function(*given, **named)
             if name in KEPT:
