@@ -236,6 +236,14 @@ def test_a_rescale_without_a_value_is_completed(tmp_path, rescale, factor, offse
     assert np.abs(grey(path) - 255 * expected.clip(0, 1)).max() <= 0.51
 
 
+def test_a_damaged_pixel_is_refused_unless_a_window_leaves_it_out(tmp_path):
+    pixels = np.tile(RAMP // 16, (8, 8))
+    pixels[3, 3] = 4095
+    with pytest.raises(UnreadableImageError, match="a few outlying grey values"):
+        decode(write_dicom(tmp_path / "a.dcm", pixels))
+    assert grey(write_dicom(tmp_path / "b.dcm", pixels, WindowCenter=128, WindowWidth=256)).max() == 255
+
+
 def test_a_negative_slope_inverts_without_a_window(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", RAMP, RescaleSlope=-1, RescaleIntercept=4095)
     assert np.abs(grey(path) - (1 - RAMP / 4095) * 255).max() <= 0.51
@@ -296,7 +304,7 @@ def test_an_image_that_one_damaged_value_darkens_is_refused(tmp_path):
     assert not lacks_contrast(decode(tmp_path / "a.tiff"))
     values[5, 7] = 1e30
     Image.fromarray(values).save(tmp_path / "b.tiff")
-    with pytest.raises(InputError, match=r"a few lie so far from all others.*names their rows"):
+    with pytest.raises(InputError, match=r"a few outlying grey values.*names their rows"):
         open_image(str(tmp_path / "b.tiff"))
     Image.fromarray(np.full((64, 64), 1e30, np.float32)).save(tmp_path / "c.tiff")
     assert lacks_contrast(decode(tmp_path / "c.tiff"))

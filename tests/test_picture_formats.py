@@ -226,8 +226,17 @@ def test_one_outlying_value_is_refused(tmp_path):
     assert not lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(values), "PNG"))))
     values = values // 16
     values[5, 5] = 65535
-    with pytest.raises(UnreadableImageError, match="a few lie so far from all others"):
+    with pytest.raises(UnreadableImageError, match="a few outlying grey values"):
         shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
+
+
+def test_a_damaged_pixel_that_leaves_sixteen_levels_is_refused_and_a_mark_of_twice_the_range_is_not(tmp_path):
+    values = np.tile(VALUES, (3, 3))
+    values[5, 5] = 65535
+    with pytest.raises(UnreadableImageError, match="fewer than 32 of 256 levels"):
+        shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
+    values[5, 5] = 2 * 4095
+    assert shown(tmp_path, encoded(Image.fromarray(values), "PNG")).max() == 255
 
 
 def test_a_mask_of_zeros_and_ones_shows_nothing(tmp_path):

@@ -29,12 +29,6 @@ PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVI
 """Allowed picture formats by PIL's names."""
 NO_CONTRAST = "an image without contrast (nearly a single colour), which shows nothing"
 """The reason why an import leaves out an image."""
-OUTLYING = (
-    "grey values of more than 8 bits of which a few lie so far from all others that these would be a single grey; "
-    "correct the damaged pixels, or save it with 8 bits and a window of your choice"
-)
-"""The reason why a picture is refused whose range is that of a few damaged pixels: no file says which window was meant,
-and one that is guessed could hide what the others show."""
 
 
 def open_image(path: str) -> "Image":
@@ -60,9 +54,9 @@ def decode(path: Path) -> "Image":
     """Decode an image file completely, as 8-bit RGB, in the orientation in which it is to be displayed.
 
     Grey values of more than 8 bits are scaled from their minimum to their maximum, unless a DICOM file specifies how to
-    display them. Raises UnreadableImageError if the file is not a readable single image, and if a few of such values
-    leave no contrast to the others. Of a multi-picture JPEG (MPO) it is the first, of which the others are previews or
-    other views.
+    display them. Raises UnreadableImageError if the file is not a readable single image, and if a few such values leave
+    hardly any contrast to the others. Of a multi-picture JPEG (MPO) it is the first, of which the others are previews
+    or other views.
     """
     if not path.is_file():
         raise UnreadableImageError("image not found")
@@ -110,11 +104,7 @@ def _picture(path: Path) -> "Image":
             upright = _upright(picture)
             if upright.mode.startswith(("I", "F")):
                 # PIL's own conversion clips everything above 255.
-                values = np.asarray(upright).astype(float)
-                shown = grey_picture(values, invert=dark)
-                if lacks_contrast(shown) and values.min() != values.max():
-                    raise UnreadableImageError(OUTLYING)
-                return shown
+                return grey_picture(np.asarray(upright).astype(float), invert=dark)
             return upright.convert("RGB")
     except UnreadableImageError:
         raise

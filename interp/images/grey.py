@@ -14,6 +14,11 @@ LEAST_CONTRAST = 1.0
 """Least standard deviation of a channel of an image that shows something [of 255 levels]; radiographs have about 60."""
 MOST_OF_ONE_GREY = 0.999
 """Share of the pixels that may have the same grey: one damaged value of 1e30 makes all others black."""
+OUTLYING = 0.0005
+"""Share of the pixels at either end of a range that may be damaged, or a mark on the film."""
+LEAST_LEVELS = 32
+"""Fewest grey levels [of 256] that all other pixels span where a picture is shown from its minimum to its maximum. One
+pixel of 65535 leaves 16 levels to a radiograph of 12 bits."""
 TOO_LARGE = f"an image of more than {MAX_PIXELS / 10**6:.0f} million pixels"
 
 
@@ -31,18 +36,33 @@ def grey_picture(values: NDArray, low: float | None = None, high: float | None =
     """Grey values [h, w] as an RGB picture, with `low` to `high` (by default their own range) mapped to 0 to 255.
 
     If `high` is below `low`, large values are dark. Raises UnreadableImageError for values that are not finite: they
-    have no place in a range, and would turn the whole picture black.
+    have no place in a range, and would turn the whole picture black. So would a few damaged pixels that make the range:
+    with them, a picture without a range of its own is refused, because one that is guessed might hide what it shows.
     """
     from PIL import Image
 
-    values = np.asarray(values, float)
+    values, stretched = np.asarray(values, float), low is None and high is None
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
     span = high - low
     if not (np.isfinite(span) and np.isfinite(values).all()):
         raise UnreadableImageError("grey values that are not finite (NaN or infinity)")
     share = ((values - low) / (span or 1)).clip(0, 1)
-    return Image.fromarray(np.rint(255 * (1 - share if invert else share)).astype(np.uint8)).convert("RGB")
+    levels = np.rint(255 * (1 - share if invert else share)).astype(np.uint8)
+    if stretched and span:
+        _refuse_outlying(levels)
+    return Image.fromarray(levels).convert("RGB")
+
+
+def _refuse_outlying(levels: NDArray[np.uint8]) -> None:
+    """Raise UnreadableImageError if the pixels without OUTLYING of them at either end span too few levels."""
+    below = np.bincount(levels.ravel(), minlength=256).cumsum() / levels.size
+    least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")
+    if most - least < LEAST_LEVELS:
+        raise UnreadableImageError(
+            f"a few outlying grey values (damaged pixels), which would leave all others fewer than {LEAST_LEVELS} of "
+            "256 levels; correct them, or save the image with 8 bits, or as DICOM with a window"
+        )
 
 
 def lacks_contrast(picture: "Image") -> bool:
