@@ -49,27 +49,31 @@ class AnswerDirections(NamedTuple):
         basis, gain = self.basis.to(delta.device), self.gain.to(delta.device)
         return (delta @ basis.T * gain) @ basis
 
-    def turned(self, generator: torch.Generator, device: torch.device | str = "cpu") -> "AnswerDirections":
-        """The control: as many random orthonormal directions with the same gains; `device` makes them orthonormal."""
-        drawn = torch.randn(self.basis.shape[1], len(self.gain), generator=generator).to(device).double()
+    def to(self, device: torch.device | str) -> "AnswerDirections":
+        """The same on a device."""
+        return AnswerDirections(*(tensor.to(device) for tensor in self))
+
+    def turned(self, generator: torch.Generator) -> "AnswerDirections":
+        """The control: as many random orthonormal directions with the same gains, on the same device."""
+        drawn = torch.randn(self.basis.shape[1], len(self.gain), generator=generator).to(self.basis.device).double()
         # As the QR decomposition but for signs, which no edit depends on, and five times as fast on a GPU.
-        factor = torch.linalg.cholesky(drawn.T @ drawn)
+        factor, _ = torch.linalg.cholesky_ex(drawn.T @ drawn)
         basis = torch.linalg.solve_triangular(factor, drawn.T, upper=False)
-        return AnswerDirections(basis.float().cpu(), self.gain)
+        return AnswerDirections(basis.float(), self.gain)
 
 
 def answer_directions(by_image: Tensor, by_wording: Tensor, device: torch.device | str = "cpu") -> AnswerDirections:
     """The answer directions of one layer.
 
     `by_image` float32 [n, d_model] are differences of residuals at the final token under the same words and two images,
-    `by_wording` float32 [m, d_model] those under two wordings and the same image. The decomposition runs on `device`.
+    `by_wording` float32 [m, d_model] those under two wordings and the same image. The result is on `device`.
     """
     _, size, basis = torch.linalg.svd(by_image.to(device), full_matrices=False)
-    variance = (size.square() / max(1, len(by_image))).cpu()
+    variance = size.square() / max(1, len(by_image))
     noise = float(by_wording.square().sum(1).mean()) / by_wording.shape[1] if len(by_wording) else 0.0
     gain = variance / (variance + noise).clamp_min(torch.finfo(variance.dtype).tiny)
     kept = gain > LEAST_GAIN
-    return AnswerDirections(basis.cpu()[kept], gain[kept])
+    return AnswerDirections(basis[kept], gain[kept])
 
 
 class AnswerEdits(NamedTuple):
@@ -105,12 +109,10 @@ class AnswerEdits(NamedTuple):
         return {"delta": self.delta, **made}
 
 
-def with_controls(
-    directions: AnswerDirections, seed: int, device: torch.device | str = "cpu"
-) -> list[AnswerDirections]:
-    """The directions of a layer and TURNS sets of random ones, which are made on `device`."""
+def with_controls(directions: AnswerDirections, seed: int) -> list[AnswerDirections]:
+    """The directions of a layer and TURNS sets of random ones, on the same device."""
     generator = torch.Generator().manual_seed(seed)
-    return [directions, *(directions.turned(generator, device) for _ in range(TURNS))]
+    return [directions, *(directions.turned(generator) for _ in range(TURNS))]
 
 
 def patch_answers(

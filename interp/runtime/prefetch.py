@@ -3,10 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from interp.runtime.machine import cores
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+BESIDE_GPU = 4
+"""Most threads that prepare and launch what a GPU computes."""
+
+
+def host_threads(device: "torch.device") -> int:
+    """Number of threads in which the host may work on parts that a device computes; the cores of a CPU are busy."""
+    return min(BESIDE_GPU, cores()) if device.type == "cuda" else 1
 
 
 def map_ahead(
@@ -14,10 +26,13 @@ def map_ahead(
 ) -> Generator[R, None, None]:
     """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
-    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken. An error of
-    `function` is raised where its result would be yielded. It cancels the calls that have not begun, as does closing
-    the iterator.
+    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken; without any, the
+    caller's own thread makes them. An error of `function` is raised where its result would be yielded. It cancels the
+    calls that have not begun, as does closing the iterator.
     """
+    if not max_waiting:
+        yield from map(function, items)
+        return
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.causal.answer_patching import AnswerDirections, answer_directions, with_controls
+from interp.causal.answer_patching import TURNS, AnswerDirections, answer_directions, with_controls
 from interp.causal.register_patching import FEWEST_PAIRS, register_direction, register_signs
 from interp.measurement.sharded import measure_together
+from interp.runtime.prefetch import host_threads, map_ahead
 from interp.screening.flips import Flips, Halves, filled_bank, sample_pairs, sides
 from interp.screening.image_swaps import swap_images
 from interp.search.stages import Measured
@@ -64,30 +65,29 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     tagged = sample_pairs(halves.selection.take(register_signs(halves.selection.pairs) != 0), SWAPPED, seed)
     signs = register_signs(tagged.pairs)
     chosen = filled_bank(halves.selection, ENOUGH)
-    names = ("register", "register_selected", "image", "residual", "below")
-    made: dict[str, list[Tensor]] = {name: [] for name in names}
     banks = {"register": halves.held_out_bank, "register_selected": chosen}
-    own_directions = dict[int, AnswerDirections]()
-    for layer in task.own_layers:
+
+    def of_layer(layer: int) -> tuple[AnswerDirections, dict[str, Tensor]]:
         own = measured.residuals.after(layer)
         by_other_image = own[rows].float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
-        own_directions[layer] = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
+        directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
+        made = {"image": by_other_image[flipped]}
         if len(signs) >= FEWEST_PAIRS:
             along = register_direction(measured.residuals.shift([layer], *sides(tagged.pairs))[:, 0], signs)
             for name, bank in banks.items():
                 delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
-                made[name].append((delta @ along)[:, None] * along)
-        made["image"].append(by_other_image[flipped])
+                made[name] = (delta @ along)[:, None] * along
         for name, place in (("residual", layer), ("below", layer - 1)):
-            made[name].append(measured.residuals.shift([place], *sides(chosen.pairs))[:, 0])
-    whole = _gathered(task, made)
+            made[name] = measured.residuals.shift([place], *sides(chosen.pairs))[:, 0]
+        return directions, made
+
+    threads = host_threads(search.vlm.device)
+    by_layer = list(map_ahead(of_layer, task.own_layers, threads, threads - 1))
+    whole = _gathered(task, [made for _, made in by_layer])
+    own_directions = dict(zip(task.own_layers, (found for found, _ in by_layer), strict=True))
     return DifferenceParts(
-        # The controls of a layer are the same however the layers are divided among processes.
-        [
-            with_controls(found, 1000 * seed + layer, search.vlm.device)
-            for layer, found in _gathered_directions(task, own_directions)
-        ],
+        _controlled(task, own_directions, measured.device_bytes),
         chosen,
         whole["residual"],
         whole["below"],
@@ -110,20 +110,31 @@ def _flips_by_image(task: Task, rows: Tensor, margin: Tensor, moved_margin: Tens
     return sample_pairs(found.take(found.banked & wanted), SWAPPED // 5, task.settings.seed)
 
 
-def _gathered_directions(task: Task, own: Mapping[int, AnswerDirections]) -> list[tuple[int, AnswerDirections]]:
-    """Every layer with its directions, from all processes, by layer."""
+def _controlled(task: Task, own: Mapping[int, AnswerDirections], device_bytes: int) -> list[list[AnswerDirections]]:
+    """The directions of all processes and their controls, [layers, 1 + TURNS], on the device if they are small there.
+
+    The controls of a layer are the same however the layers are divided among processes.
+    """
     parts = task.team.gather_tensors(
         {f"{layer} {name}": t for layer, d in own.items() for name, t in d._asdict().items()}
     )
     tensors = {name: tensor for part in parts for name, tensor in part.items()}
-    return [(layer, AnswerDirections(tensors[f"{layer} basis"], tensors[f"{layer} gain"])) for layer in task.layers]
+    device, size = task.search.vlm.device, sum(tensor.nbytes for tensor in tensors.values())
+    home = device if (1 + TURNS) * size <= device_bytes // 16 else "cpu"
+
+    def controlled(layer: int) -> list[AnswerDirections]:
+        found = AnswerDirections(tensors[f"{layer} basis"], tensors[f"{layer} gain"]).to(device)
+        return [each.to(home) for each in with_controls(found, 1000 * task.settings.seed + layer)]
+
+    threads = host_threads(device)
+    return list(map_ahead(controlled, task.layers, threads, threads - 1))
 
 
-def _gathered(task: Task, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-    """What all processes made, one layer each time, stacked by layer; without what none of them made."""
-    own = {name: torch.stack(list(each), 1) for name, each in made.items() if each}
+def _gathered(task: Task, own: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What all processes made of their layers, stacked by layer; without what none of them made."""
+    stacked = {name: torch.stack([made[name] for made in own], 1) for name in (own[0] if own else ())}
     if task.team.size == 1:
-        return own
-    gathered = task.team.gather_tensors(own)
+        return stacked
+    gathered = task.team.gather_tensors(stacked)
     names = dict.fromkeys(name for part in gathered for name in part)
     return {name: torch.cat([part[name] for part in gathered if name in part], dim=1) for name in names}
