@@ -47,6 +47,14 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
     assert not (tmp_path / "a").exists(), "folders that stay empty are removed"
 
 
+def test_a_folder_with_the_lock_of_a_killed_process_is_as_good_as_empty(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").write_text("process 1 on host")
+    with atomic_folder(tmp_path / "out") as partial:
+        (partial / "result").write_text("whole")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result"]
+
+
 def test_results_have_the_permissions_of_the_umask(tmp_path):
     code = "import os, sys; os.umask(0o077)\nfrom pathlib import Path\n"
     code += "from interp.storage.atomic import atomic_folder, write_text\n"

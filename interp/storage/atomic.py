@@ -70,6 +70,8 @@ def atomic_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
                 inside.chmod((0o777 if inside.is_dir() else 0o666) & ~umask())
                 flush(inside)
             if path.is_dir():
+                # A killed process may have left it, and `refuse_used` passes it over.
+                (path / LOCK).unlink(missing_ok=True)
                 path.rmdir()
             partial.replace(path)
             flush(path.parent)
