@@ -1,4 +1,4 @@
-"""The `finetune benchmark` command: argument parsing only."""
+"""The `finetune benchmark` command."""
 
 from pathlib import Path
 from typing import Annotated

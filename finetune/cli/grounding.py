@@ -1,4 +1,4 @@
-"""The `finetune grounding` command: argument parsing only."""
+"""The `finetune grounding` command."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The `interp` command, one file per subcommand: each parses its options and calls the library once.
 
-`finetune.cli` uses `guard`, `options`, `dataclass_options` and `renamed` too.
+`finetune.cli` uses what is here of no subcommand: `guard`, `process`, `options`, `dataclass_options`, `grouped_help`,
+`meant` and `renamed`.
 """
 
 
