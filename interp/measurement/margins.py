@@ -23,6 +23,7 @@ from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host, to_device_async
 from interp.runtime.distributed import Team
 from interp.runtime.errors import InputError
+from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
 
 
@@ -56,17 +57,22 @@ def load_batches(
     """
     chunks = list(chunks)
     image_of = prompts["image"].to_numpy()
-    packed = [len(row.prompts) for chunk in chunks for row in chunk]
-    unit = max(1, sum(packed) // max(1, len(packed)))
+    prompts_of = [sum(len(row.prompts) for row in chunk) for chunk in chunks]
+    unit = max(1, sum(prompts_of) // max(1, len(chunks)))
     pad_token = vlm.model.config.text_config.pad_token_id or 0
+
+    def loaded(chunk: list[Row]) -> tuple[Batch, Tensor]:
+        tokens = torch.cat([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk])
+        batch = collate(chunk, pad_token, length_step(vlm.device))
+        return batch.to(vlm.device), to_device_async(tokens, vlm.device)
+
+    # While a GPU computes one batch, a thread puts together the next.
+    ahead = 1 if vlm.device.type == "cuda" else 0
     for block in _blocks(chunks, vlm.max_images):
         images = {image_of[row.prompts[0]] for chunk in block for row in chunk}
         new = [image for image in sorted(images) if image not in vlm.image_tokens]
         encode_images(vlm, new)
-        for chunk in track(block, description, unit):
-            tokens = torch.cat([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk])
-            batch = collate(chunk, pad_token, length_step(vlm.device))
-            yield batch.to(vlm.device), to_device_async(tokens, vlm.device)
+        yield from map_ahead(loaded, track(block, description, unit), 1, ahead)
         if len(vlm.image_tokens) > vlm.max_images:
             for image in new:
                 del vlm.image_tokens[image]

@@ -71,7 +71,9 @@ def measure_together(
     all_layers = with_layer_below(layers)
     launched = launch_batches(vlm, prompts, all_layers, asked, "margins and residuals", vlm.model.dtype)
     nothing = torch.empty(0, len(all_layers), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
-    blocks = [[all_layers.index(layer) for layer in block] for block in layers_of]
+    # On the device, because to index with numbers from main memory would wait for all that is queued there.
+    places = [[all_layers.index(layer) for layer in block] for block in layers_of]
+    blocks = [torch.tensor(block, dtype=torch.long, device=vlm.device) for block in places]
     for prompts_of, (own, residuals) in pipeline_to_host(
         _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
     ):
@@ -89,13 +91,14 @@ def _exchange(
     rounds: Sequence[Round],
     launched: Iterable[tuple[list[int], Measurement]],
     nothing: Tensor,
-    blocks: Sequence[Sequence[int]],
+    blocks: Sequence[Tensor],
     team: Team,
 ) -> Iterator[tuple[Round, tuple[Tensor, Tensor]]]:
     """Yield each round with the margins of this process's own prompts and the residuals of all prompts at its layers.
 
     `launched` are this process's batches, `nothing` [0, layers, d_model] its residuals once it has none left, and
-    `blocks` the indices of each process's layers among them. Both results are on the model's device.
+    `blocks` the indices of each process's layers among them, int64 [own layers] each. Both results are on the model's
+    device.
     """
     none: Any = [], Measurement(nothing[:, 0, 0].float(), nothing[:, 0, 0].long(), nothing)
     for prompts_of, (_, measured) in zip_longest(rounds, launched, fillvalue=none):

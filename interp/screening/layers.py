@@ -61,7 +61,6 @@ def screen_layers(
     gradients: Tensor,
     on_path: Tensor,
     features_a_layer: int,
-    seed: int,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> ScreenedLayers:
     """Choose features on the selection half, and prepare their tests on the held-out half.

@@ -96,10 +96,8 @@ def screen(task: Task, halves: Halves, inputs: SaeInputs, device_bytes: int) -> 
     rerun = task.patch_target(halves.selection_bank, device_bytes // 4).rerun
     gradients = margin_gradients(rerun, task.layers)[:, own]
     on_path = _path_gradients(task, halves.selection_bank, rerun, inputs)[:, own]
-    count, seed = task.settings.features_a_layer, task.settings.seed
-    found = screen_layers(
-        task.own_layers, inputs, task.prompts, halves, gradients, on_path, count, seed, task.checkpoint
-    )
+    count = task.settings.features_a_layer
+    found = screen_layers(task.own_layers, inputs, task.prompts, halves, gradients, on_path, count, task.checkpoint)
     gathered = gather_layers(found, task.team)
     return gathered._replace(features=adjust(gathered.features))
 
