@@ -39,8 +39,8 @@ def test_a_model_gives_the_same_values_and_gradients(shape):
     expected = outputs_and_gradients(model, embedded)
     use_cpu_kernels(model)
     changed = [module for module in model.modules() if "forward" in module.__dict__]
-    # In each layer seven products and six norms, and the final norm.
-    assert len(changed) == 2 * (7 + 6) + 1
+    # In each layer seven products, six norms and an activation, and the final norm.
+    assert len(changed) == 2 * (7 + 6 + 1) + 1
     for found, wanted in zip(outputs_and_gradients(model, embedded), expected, strict=True):
         assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
@@ -70,6 +70,18 @@ def test_derivatives_of_every_kind_stay_those_of_the_plain_module():
     assert "forward" in module.__dict__
     for found, wanted in zip(derivatives(module, x), expected, strict=True):
         assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_gelu_is_more_exact_than_torch_and_has_the_same_limits():
+    from transformers.activations import GELUTanh
+
+    module, x = GELUTanh(), torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([-1e30, 1e30])])
+    exact, theirs = module(x.double()), module(x)
+    use_cpu_kernels(module)
+    found = module(x)
+    assert (found - exact).abs().max() < 2 * (theirs - exact).abs().max()
+    assert ((found - exact).abs() / exact.abs().clamp_min(1e-3)).max() < 2e-6
+    assert found[-2:].tolist() == exact[-2:].float().tolist()
 
 
 def test_a_tower_gives_the_same_values():

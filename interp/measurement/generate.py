@@ -98,7 +98,7 @@ def next_step(batch: Batch, answered: Tensor) -> Batch:
     input_ids[row, own - 1] = answered[:, -1]
     position_ids[row, own - 1] = batch.position_ids[row, column] + answered.shape[1]
     segment[row, own - 1] = own
-    return Batch(input_ids, position_ids, segment, batch.final[:0], [])
+    return Batch(input_ids, position_ids, segment, batch.final[:0], [], 0)
 
 
 def step_masks(segment: Tensor, position: Tensor, new: int, sliding_window: int | None) -> dict[str, Tensor]:

@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
-from interp.model.decoder import DECODE_KERNELS, additive, final_margins, prompt_cache, run_layers, run_packed
+from interp.model.decoder import (
+    DECODE_KERNELS,
+    additive,
+    final_margins,
+    run_below,
+    run_last_layer,
+    run_layers,
+)
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
 from interp.model.packing import Batch, Row, at_once, batches, padded
@@ -199,21 +206,36 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
 
 @torch.no_grad()
 def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
-    cache = prompt_cache()
+    cache = Recorder([], [])
     with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as captured:
-        run_packed(vlm.model, batch, images, cache)
+        hidden = run_below(vlm.model, batch, images, vlm.n_layers - 1, cache)
+        run_last_layer(vlm.model, batch, hidden, cache)
     final = torch.stack([captured[layer] for layer in range(vlm.n_layers)], dim=1)
     row, column = batch.final.unbind(1)
     columns = _columns_before(batch)
-    keys, values = list[Tensor](), list[Tensor]()
-    for layer in cache.layers:
-        for kept, packed in ((keys, layer.keys), (values, layer.values)):
-            there = packed.device
-            kept.append(packed[row[:, None].to(there), :, columns.to(there)].transpose(1, 2))
-        # All layers twice would not fit.
-        layer.keys = layer.values = None
+    places = row[:, None] * batch.segment.shape[1] + columns
+    for kept in (cache.keys, cache.values):
+        for layer, packed in enumerate(kept):
+            # On a CPU, advanced indexing takes five times as long. All layers twice would not fit into memory.
+            found = packed.transpose(1, 2).flatten(0, 1).index_select(0, places.flatten().to(packed.device))
+            kept[layer] = found.unflatten(0, places.shape).transpose(1, 2)
     token, position = batch.input_ids[row, column], batch.position_ids[row, column]
-    return CachedBatch(batch.prompts, token, position, keys, values, final)
+    return CachedBatch(batch.prompts, token, position, cache.keys, cache.values, final)
+
+
+class Recorder(NamedTuple):
+    """A stand-in for a transformers cache of packed rows, which keeps keys and values as they are computed."""
+
+    keys: list[Tensor]
+    """Keys of the layers so far: [B, key heads, S, d_head] each."""
+    values: list[Tensor]
+    """Their values: [B, key heads, S, d_head] each."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The keys and values of the next layer, which are kept."""
+        self.keys.append(keys)
+        self.values.append(values)
+        return keys, values
 
 
 def _columns_before(batch: Batch) -> Tensor:
@@ -246,7 +268,7 @@ def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor
         joining = cached.final[:, layer, None].float() + edits[:, joined[0] : joined[-1] + 1]
         hidden = torch.cat([hidden, joining.to(hidden.dtype)], 1)
         width = hidden.shape[1]
-        step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [])
+        step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [], width)
         stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
         with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
             hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache)

@@ -1,16 +1,21 @@
 """Running the language model on a packed batch, in whole or from one layer to another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from inspect import signature, unwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from interp.model.packing import Batch, attention_masks
+from interp.model.attention import IMPLEMENTATION
+from interp.model.block_attention import Blocks, attention_blocks
+from interp.model.packing import Batch, attention_masks, column_masks, final_columns
 from interp.model.prompts import AnswerTokens, answer_margin
+
+Mask = Tensor | Blocks
+"""What tokens may see in a layer: True or 0 where they may, or the blocks that they see."""
 
 DECODE_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention kernels for a few new tokens after a KV cache. cuDNN's is left out: it makes a new plan for every length,
@@ -28,15 +33,22 @@ def embed(model: Any, batch: Batch, images: Tensor) -> Tensor:
     return embedded.masked_scatter(is_image[..., None], images.to(embedded.dtype))
 
 
-def batch_masks(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """The attention masks of a batch for this model, by kind of layer (`interp.model.packing.attention_masks`)."""
-    return attention_masks(batch, model.config.image_token_id, model.config.text_config.sliding_window)
+def batch_masks(model: Any, batch: Batch) -> dict[str, Mask]:
+    """What tokens may see in each kind of layer: masks, or blocks for float32 on a CPU without gradients."""
+    text, image_token = model.config.text_config, model.config.image_token_id
+    decoder = model.model.language_model
+    # Blocks would round the scores of bfloat16, which kernels with a mask keep in float32.
+    plain = decoder.config._attn_implementation != IMPLEMENTATION or decoder.dtype != torch.float32
+    if not (plain or batch.segment.is_cuda or torch.is_grad_enabled()):
+        heads, key_heads = text.num_attention_heads, text.num_key_value_heads
+        return {**attention_blocks(batch, image_token, text.sliding_window, heads, key_heads)}
+    return {**attention_masks(batch, image_token, text.sliding_window)}
 
 
 def run_layers(
     model: Any,
     hidden: Tensor,
-    masks: dict[str, Tensor],
+    masks: Mapping[str, Mask],
     position_ids: Tensor,
     start: int = 0,
     stop: int | None = None,
@@ -55,7 +67,8 @@ def run_layers(
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
     if home.type == "cpu":
         # Otherwise PyTorch does this anew in every layer.
-        masks = {kind: additive(masks[kind], hidden.dtype) for kind in places}
+        given = {kind: masks[kind] for kind in places}
+        masks = {k: additive(m, hidden.dtype) if isinstance(m, Tensor) else m for k, m in given.items()}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
         hidden = layer(
             hidden,
@@ -110,9 +123,68 @@ def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
 
 def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
     """`final_logits`, computed from the input `hidden` [B, S, d_model] of layer `start`."""
-    hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start)
+    last = len(model.model.language_model.layers) - 1
+    if start > last or torch.is_grad_enabled():
+        hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start)
+    else:
+        hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start, last)
+        hidden = run_last_layer(model, batch, hidden)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
+
+
+def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) -> Tensor:
+    """Run the last layer at final tokens: its input [B, S, d_model] -> resid_post [B, S, d_model], 0 at other tokens.
+
+    Nothing reads the others, of which only keys and values are computed. Parameters are as for `run_layers`.
+    """
+    from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
+
+    text = model.model.language_model
+    last = len(text.layers) - 1
+    layer, kind = text.layers[last], text.config.layer_types[last]
+    own, columns = layer.self_attn, final_columns(batch)
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    there = layer.input_layernorm.weight.device
+    normed = layer.input_layernorm(hidden.to(there))
+    keys, values = (part(normed).unflatten(-1, (-1, own.head_dim)).transpose(1, 2) for part in (own.k_proj, own.v_proj))
+    places = [part.to(there) for part in text.rotary_emb(hidden, batch.position_ids, kind)]
+    keys, _ = apply_rotary_pos_emb(own.k_norm(keys), keys[:, :0], *places)
+    if cache is not None:
+        cache.update(keys, values, last)
+
+    def in_its_place(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        whole = output.new_zeros(hidden.shape)
+        whole[rows.to(output.device), columns.to(output.device)] = output
+        return whole
+
+    # Before all others, which find final tokens where they are in the batch.
+    handle = layer.register_forward_hook(in_its_place, prepend=True)
+    try:
+        with sdpa_kernel(DECODE_KERNELS):
+            return run_layers(
+                model,
+                hidden[rows, columns],
+                column_masks(batch, columns, text.config.sliding_window),
+                batch.position_ids.gather(1, columns),
+                last,
+                cache=WholeRows(keys, values),
+            )
+    finally:
+        handle.remove()
+
+
+class WholeRows(NamedTuple):
+    """A read-only stand-in for a transformers cache: queries see the keys and values of whole rows, and no others."""
+
+    keys: Tensor
+    """Keys of every position: [B, key heads, S, d_head]."""
+    values: Tensor
+    """Values of every position: [B, key heads, S, d_head]."""
+
+    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The keys and values of whole rows, which include those of the queries."""
+        return self.keys, self.values
 
 
 def final_margins(model: Any, residuals: Tensor, answers: AnswerTokens) -> Tensor:

@@ -56,6 +56,8 @@ class Batch(NamedTuple):
     """Row and column of every prompt's final token: int64 [n, 2]."""
     prompts: list[int]
     """Indices of the n prompts in the caller's list, aligned with `final`."""
+    most: int
+    """Most prompts of a row."""
 
     def __repr__(self) -> str:
         return f"Batch({len(self.input_ids)} rows of {self.input_ids.shape[1]} tokens, {len(self.prompts)} prompts)"
@@ -171,7 +173,8 @@ def collate(rows: Sequence[Row], pad_token: int, multiple: int = 1) -> Batch:
         final += [(r, end - 1) for end in ends]
         prompts += row.prompts
     ids, positions, segments = (torch.from_numpy(a) for a in (input_ids, position_ids, segment))
-    return Batch(ids, positions, segments, torch.tensor(np.array(final, np.int64)), prompts)
+    most = max(len(row.prompts) for row in rows)
+    return Batch(ids, positions, segments, torch.tensor(np.array(final, np.int64)), prompts, most)
 
 
 def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) -> dict[str, Tensor]:
@@ -184,8 +187,36 @@ def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) 
     segment, position = batch.segment, batch.position_ids
     image = batch.input_ids == image_token
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    past = position[:, None, :] <= position[:, :, None]
-    full = seen & (segment >= 0)[:, None, :] & (past | (image[:, None, :] & image[:, :, None]))
-    local = full if sliding_window is None else full & (position[:, None, :] > position[:, :, None] - sliding_window)
+    seen &= (segment >= 0)[:, None, :]
     itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None]
-    return {"full_attention": (full | itself)[:, None], "sliding_attention": (local | itself)[:, None]}
+    reach = in_reach(position[:, :, None], position[:, None], image[:, :, None], image[:, None], sliding_window)
+    return {kind: ((seen & reached) | itself)[:, None] for kind, reached in reach.items()}
+
+
+def in_reach(
+    position: Tensor, key_position: Tensor, image: Tensor, key_image: Tensor, sliding_window: int | None
+) -> dict[str, Tensor]:
+    """Whether tokens reach keys of their own prompt in Gemma 3's two kinds of layers, by positions and image tokens.
+
+    The tensors are broadcast against each other.
+    """
+    full = (key_position <= position) | (key_image & image)
+    local = full if sliding_window is None else full & (key_position > position - sliding_window)
+    return {"full_attention": full, "sliding_attention": local}
+
+
+def final_columns(batch: Batch) -> Tensor:
+    """The column of the final token of every row's k-th prompt: int64 [B, most prompts], 0 if there is none."""
+    row, column = batch.final.unbind(1)
+    found = column.new_zeros(len(batch.input_ids), batch.most)
+    found[row, batch.segment[row, column] - 1] = column
+    return found
+
+
+def column_masks(batch: Batch, columns: Tensor, sliding_window: int | None) -> dict[str, Tensor]:
+    """The rows of `attention_masks` of the text tokens in `columns` int64 [B, F]: boolean [B, 1, F, S]."""
+    segment, position = batch.segment[:, None], batch.position_ids[:, None]
+    own, place = (of_all.gather(1, columns)[..., None] for of_all in (batch.segment, batch.position_ids))
+    full = ((segment == 0) | (segment == own)) & (position <= place)
+    local = full if sliding_window is None else full & (position > place - sliding_window)
+    return {"full_attention": full[:, None], "sliding_attention": local[:, None]}
