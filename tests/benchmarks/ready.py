@@ -18,14 +18,15 @@ def ready(vlm: Vlm) -> Iterator[None]:
     fuse(vlm.model)
     if vlm.device.type == "cpu":
         use_cpu_kernels(vlm.model)
-    decoder = vlm.model.model.language_model
-    attention = decoder.config._attn_implementation
+    parts = (vlm.model.model.language_model, vlm.model.model.vision_tower)
+    attention = [part.config._attn_implementation for part in parts]
     set_attention(vlm.model)
     try:
         yield
     finally:
         handle.remove()
-        decoder.set_attn_implementation(attention)
+        for part, own in zip(parts, attention, strict=True):
+            part.set_attn_implementation(own)
         drop_kernels(vlm.model)
 
 
