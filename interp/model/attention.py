@@ -1,9 +1,10 @@
-"""The attention of every loaded model: that of transformers, but for shared key heads, edited tokens and the tower."""
+"""The attention of a loaded model: that of transformers, but for shared key heads, packed rows, edits and the tower."""
 
 from typing import Any
 
 from torch import Tensor
 
+from interp.model.block_attention import Blocks, attend_blocks
 from interp.model.edited_attention import WithOwn, attend_edited
 from interp.model.key_heads import attend_shared
 from interp.model.tower_attention import attend_tower, fits_tower
@@ -28,13 +29,16 @@ def attend(
     query: Tensor,
     key: Any,
     value: Any,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Blocks | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Outputs [B, q, heads, d_head] of `query` [B, heads, q, d_head], as transformers calls its attention functions.
 
-    `key` and `value` are tensors [B, key heads, k, d_head], or `WithOwn` for edited tokens.
+    `key` and `value` are tensors [B, key heads, k, d_head], or `WithOwn` for edited tokens. `Blocks` in place of a mask
+    are those of the batch.
     """
+    if isinstance(attention_mask, Blocks):
+        return attend_blocks(query, key, value, attention_mask, options["scaling"]), None
     if isinstance(key, WithOwn) and attention_mask is not None:
         return attend_edited(query, key, value, attention_mask, options["scaling"]), None
     if fits_tower(query, attention_mask):
