@@ -4,7 +4,8 @@
 
 The vision tower attends over 4,096 patches with 16 heads of width 72 and no mask, the language model over packed rows
 with 8 query heads of width 256 that share 4 key heads and with a mask. Each of PyTorch's kernels, its flex attention,
-and FlashAttention 4 (the package flash-attn-4, if it is installed) gets the same random bfloat16 numbers. `off` is the
+FlashAttention 4 (the package flash-attn-4, if it is installed) and the own kernel for the tower (if it fits the GPU)
+get the same random bfloat16 numbers. `off` is the
 largest difference from float32, `first_s` the time of the first call, in which some of them compile.
 """
 
@@ -21,6 +22,8 @@ from shape import report, seconds
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+from interp.model.tower_attention import attend_tower, fits_tower
 
 PATCHES, TOWER_HEADS, TOWER_WIDTH = 4096, 16, 72
 ROWS, POSITIONS, HEADS, KEY_HEADS, WIDTH = 24, 744, 8, 4, 256
@@ -47,7 +50,12 @@ def flash_attention_4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
 
 
-def tower_kernels() -> dict[str, Attention]:
+def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The kernel of `interp.model.tower_attention`, which takes and gives heads and positions like transformers."""
+    return attend_tower(q, k, v, q.shape[-1] ** -0.5).transpose(1, 2)
+
+
+def tower_kernels(queries: Tensor) -> dict[str, Attention]:
     """The kernels for attention without a mask."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -56,6 +64,8 @@ def tower_kernels() -> dict[str, Attention]:
     found["flex attention"] = torch.compile(flex_attention)
     if find_spec("flash_attn") is not None:
         found["FlashAttention 4"] = flash_attention_4
+    if fits_tower(queries, None):
+        found["own"] = own
     return found
 
 
@@ -107,7 +117,7 @@ def main() -> None:
     facts = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     q, k, v = (drawn(images, TOWER_HEADS, PATCHES, TOWER_WIDTH) for _ in range(3))
     expected = scaled_dot_product_attention(*(each[:1].float() for each in (q, k, v)))
-    report({**facts, "part": f"tower, {images} images"}, compare(tower_kernels(), (q, k, v), expected))
+    report({**facts, "part": f"tower, {images} images"}, compare(tower_kernels(q), (q, k, v), expected))
     q, k, v = (drawn(ROWS, heads, POSITIONS, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     mask = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool, device="cuda").tril().expand(ROWS, 1, -1, -1)
     expected = repeated(*(each[:1].float() for each in (q, k, v)), mask[:1])
