@@ -68,12 +68,26 @@ def answer_directions(by_image: Tensor, by_wording: Tensor, device: torch.device
     `by_image` float32 [n, d_model] are differences of residuals at the final token under the same words and two images,
     `by_wording` float32 [m, d_model] those under two wordings and the same image. The result is on `device`.
     """
-    _, size, basis = torch.linalg.svd(by_image.to(device), full_matrices=False)
-    variance = size.square() / max(1, len(by_image))
+    variance, axes = principal_axes(by_image.to(device))
     noise = float(by_wording.square().sum(1).mean()) / by_wording.shape[1] if len(by_wording) else 0.0
     gain = variance / (variance + noise).clamp_min(torch.finfo(variance.dtype).tiny)
     kept = gain > LEAST_GAIN
-    return AnswerDirections(basis[kept], gain[kept])
+    return AnswerDirections(axes[kept], gain[kept])
+
+
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squares along the principal axes of float32 [n, d], largest first: float32 [k], and the axes, [k, d].
+
+    There are min(n, d). Those without any variance have a mean square of 0 and no direction.
+    """
+    n, d = x.shape
+    wide = x.double()
+    # On a GPU, a quarter of the time of a singular value decomposition.
+    square, vectors = torch.linalg.eigh(wide @ wide.T if n < d else wide.T @ wide)
+    square, vectors = square.flip(0), vectors.flip(1).T
+    square = square * (square > torch.finfo(square.dtype).eps * len(square) * square.sum())
+    axes = vectors @ wide / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)[:, None] if n < d else vectors
+    return (square / max(1, n)).float(), axes.float()
 
 
 class AnswerEdits(NamedTuple):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-BESIDE_GPU = 4
+BESIDE_GPU = 8
 """Most threads that prepare and launch what a GPU computes."""
 
 
