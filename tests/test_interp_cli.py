@@ -170,6 +170,34 @@ def test_what_is_not_there(refused, option, value, expected):
     assert expected in refused(option, value)
 
 
+@pytest.mark.parametrize("given", ["runs/frist", "run/first", "./runs/first-"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("interp", "verify"),
+        ("interp", "export"),
+        ("interp", "report"),
+        ("interp", "figures"),
+        ("interp", "scrub"),
+        ("interp", "find-features", "--images"),
+        ("finetune", "verify"),
+        ("finetune", "push", "me/repository"),
+        ("finetune", "evaluate"),
+        ("finetune", "--layers-from"),
+    ],
+)
+def test_a_mistyped_folder_is_named_beside_the_one_that_was_meant(called, tmp_path, monkeypatch, words, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    command, *rest = words
+    asked = [rest[0], given, *rest[1:]] if rest[0] == "push" else [*rest, given]
+    code, _, err = called(command, *asked)
+    assert code == 2
+    assert f"error: {Path(given)}" in err.replace("./", "")
+    assert ": no such f" in err
+    assert " Did you mean runs/first?" in err
+
+
 def test_an_output_folder_that_holds_a_run(run, own_data, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -20,6 +20,7 @@ from interp.schemas.evaluation import Comparison
 from interp.schemas.read import read_artifact
 from interp.storage.checks import Check, files_check, near, same
 from interp.storage.checksums import weights_fingerprint
+from interp.storage.folders import check_folder
 from interp.storage.manifest import read_manifest
 
 EVALUATION = "evaluation.json"
@@ -38,6 +39,7 @@ def read_recorded(folder: Path) -> tuple[AdapterRecord, Evaluation]:
 
     Raises InputError for a folder that `finetune` did not write, and for files that are damaged or too new.
     """
+    check_folder(folder, "Give the one that `finetune --out` wrote.")
     record = read_record(folder)
     path = folder / EVALUATION
     if record is None or not path.is_file():

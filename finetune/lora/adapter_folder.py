@@ -28,6 +28,7 @@ from interp.schemas.adapter import AdapterRecord
 from interp.schemas.layers import PromptEntry
 from interp.schemas.read import read_artifact
 from interp.storage.atomic import atomic_folder, write_text
+from interp.storage.folders import check_folder
 from interp.storage.manifest import check_manifest, write_manifest
 from interp.storage.provenance import provenance, software
 
@@ -145,6 +146,7 @@ def shared_base(
 
 def check_adapter(folder: Path) -> None:
     """Raise InputError unless `folder` holds a complete adapter in safetensors, unchanged if it has a manifest."""
+    check_folder(folder, "Give the folder of an adapter.")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(

@@ -19,6 +19,7 @@ from interp.questions.schema import Question
 from interp.runtime.errors import InputError
 from interp.schemas.import_report import ImportReport
 from interp.storage.atomic import atomic_folder, refuse_unwritable
+from interp.storage.folders import check_folder
 from interp.storage.hub import download
 from interp.storage.json_files import write_json
 
@@ -50,8 +51,7 @@ def import_questions(
         refuse_unwritable(path)
         if path.exists():
             raise InputError(f"{path}: exists already, and nothing is overwritten. Choose another --out or remove it.")
-    if not images.is_dir():
-        raise InputError(f"{images}: no such folder. Give --images the folder that the image paths are relative to.")
+    check_folder(images, "Give --images the folder that the image paths are relative to.")
     report = ImportReport(format=format)
     found: list[SourceQuestion] = []
     for item in reader_of(format)(_local_copy(source, format), subset):

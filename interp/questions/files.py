@@ -19,6 +19,7 @@ from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError
 from interp.runtime.progress import notify
 from interp.storage.atomic import write_text
+from interp.storage.folders import check_folder
 from interp.storage.json_files import parse_json
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,7 @@ def load_questions(
     if not path.is_file():
         wrong = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file with one question per line.")
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder. Give --images the folder that the 'image' fields are relative to.")
+    check_folder(root, "Give --images the folder that the 'image' fields are relative to.")
     root = root.absolute()
     questions: list[Question] = []
     row_of: dict[str, int] = {}

@@ -14,6 +14,7 @@ from interp.schemas.record import Interval
 from interp.schemas.rules import Rule
 from interp.schemas.tested_features import FamilyEntry, FeatureEntry
 from interp.storage.atomic import write_text
+from interp.storage.folders import did_you_mean, nearest_folder
 from interp.storage.json_files import read_object, refuse_newer
 from interp.storage.provenance import Provenance
 
@@ -288,8 +289,9 @@ def read_layers(path: str | Path) -> Layers:
     """
     path = Path(path)
     if not path.is_file():
-        wrong = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {wrong}. Run `interp find-features` first, or give layers with --layers 15-19.")
+        meant = nearest_folder(path) or (None if path.parent.is_dir() else nearest_folder(path.parent))
+        wrong = "is a folder." if path.is_dir() else f"no such file.{did_you_mean(meant)}"
+        raise InputError(f"{path}: {wrong} Give the folder that `interp find-features` wrote, or its layers.json.")
     content = read_object(path)
     version = content.get("schema_version")
     if not isinstance(version, int):

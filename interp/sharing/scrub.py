@@ -19,6 +19,7 @@ from interp.runtime.errors import InputError
 from interp.runtime.progress import track
 from interp.schemas.scrub_report import SHORTEST_SEARCHED, Finding, ScrubReport
 from interp.sharing.file_contents import Contents, contents_of
+from interp.storage.folders import check_folder
 
 PRIVATE_FIELDS = frozenset(
     {
@@ -73,8 +74,7 @@ def scrub(folder: Path, questions: Sequence[Path] = ()) -> ScrubReport:
     `questions` are files in our format, whose texts, ids, patients and images are searched for in every file.
     Raises InputError if there is no such folder, or if a file of questions cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Give the folder that is to be shared.")
+    check_folder(folder, "Give the one that is to be shared.")
     private = private_texts(questions)
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = {path.name for path in files}

@@ -1,11 +1,11 @@
 """Finding the files of a model in a local folder or in the cache of the Hugging Face hub."""
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from interp.runtime.errors import InputError, first_line
+from interp.storage.folders import did_you_mean, nearest_folder
 from interp.storage.hub_access import is_cached
 from interp.storage.json_files import read_object
 
@@ -51,8 +51,8 @@ def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
     path, named = Path(given), HUB_ID.fullmatch(str(given))
     if path.exists():
         raise InputError(f"{given}: is a file, expected a folder or {expected}.")
-    meant = _meant_folder(path)
-    said = f" Did you mean {meant}?" if meant else ""
+    meant = nearest_folder(path)
+    said = did_you_mean(meant)
     if named is None or (named[2] and not inside):
         raise InputError(f"{given}: no such folder, and not {expected}.{said}")
     found = HubId(named[1], named[2].strip("/"))
@@ -63,26 +63,6 @@ def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
             f"run `hf download {found.repository}` first."
         )
     return found
-
-
-def _meant_folder(path: Path) -> Path | None:
-    """The folder that a path which is none probably meant, with parts called nearly the same; None if there is none."""
-    from difflib import get_close_matches
-
-    path = Path(os.path.expanduser(path))
-    place = Path(path.anchor)
-    for part in path.relative_to(place).parts:
-        if not (place / part).is_dir():
-            try:
-                beside = [each.name for each in place.iterdir() if each.is_dir()]
-            except OSError:
-                return None
-            close = get_close_matches(part, beside, n=1, cutoff=0.75)
-            if not close:
-                return None
-            part = close[0]
-        place /= part
-    return place
 
 
 def locate(model: str | Path, revision: str | None = None) -> Source:

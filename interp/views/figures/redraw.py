@@ -15,6 +15,7 @@ from interp.schemas.layers import read_layers
 from interp.schemas.read import read_artifact
 from interp.schemas.study import Study
 from interp.storage.atomic import atomic_folder
+from interp.storage.folders import check_folder
 from interp.views.figures.ablation import ablation_drawing
 from interp.views.figures.evaluation import evaluation_drawings
 from interp.views.figures.feature_study import study_drawings
@@ -43,8 +44,7 @@ def drawings(folder: Path) -> list[Drawing]:
 
     Raises InputError if there is none, or if a file is damaged or has a newer schema.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Give the one that a command wrote its results into.")
+    check_folder(folder, "Give the one that a command wrote its results into.")
     found = [drawing for name, draw in SOURCES.items() if (folder / name).is_file() for drawing in draw(folder / name)]
     if not found:
         raise InputError(

@@ -16,6 +16,7 @@ from interp.schemas.items import ITEMS, TEXT, ItemKind, read_items
 from interp.schemas.layers import Layers, read_layers
 from interp.schemas.read import checked, cleaned, read_shown
 from interp.schemas.study import Study
+from interp.storage.folders import check_folder
 from interp.views.figures.training import COLUMNS
 
 DELTA = {"layer": "int64", "feature": "int64", "delta": "float64", "shift": "float64", "flipped": "bool"}
@@ -147,8 +148,7 @@ def collect(run: Path, include_examples: bool = False, include_text: bool = Fals
     read from `run` only. Raises InputError if `run` is not a folder or holds no known artifact, if a file is damaged,
     and if examples are wanted but there is no examples.png.
     """
-    if not run.is_dir():
-        raise InputError(f"{run}: no such folder. Give the one that `interp find-features --out` wrote.")
+    check_folder(run, "Give the one that `interp find-features --out` wrote.")
     folders = [run, *sorted(path for path in run.iterdir() if path.is_dir() and not path.name.startswith("."))]
     named = [("" if folder == run else cleaned(folder.name), folder) for folder in folders]
     found = Collected(
