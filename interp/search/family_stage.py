@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.causal.layer_patching import PatchTarget
-from interp.causal.vector_patching import VectorTest, patch_vectors
+from interp.causal.vector_patching import VectorTest, drawn_noise, patch_vectors
 from interp.profile.places import ORDER, place_of
 from interp.schemas.tested_features import FAMILY_MEDIATED, FamilyEntry
 from interp.schemas.vector_patch import VectorPatchEntry
@@ -29,10 +29,15 @@ def patch_families(screened: ScreenedLayers, bank: PatchTarget, writing: Sequenc
         return []
     families = [screened.families[k] for k in tested]
     tests: list[VectorTest] = []
+    noise = None
     for start in range(0, len(tested), SWEEP):
         part = tested[start : start + SWEEP]
         layers = [screened.families[k].layer for k in part]
-        tests += patch_vectors(bank, layers, screened.family_patch[:, part], seed)
+        vectors = screened.family_patch[:, part]
+        # Only the last part may be smaller.
+        if noise is None or len(part) < SWEEP:
+            noise = drawn_noise(*vectors.shape, seed)
+        tests += patch_vectors(bank, layers, vectors, seed, noise)
     adjusted, adjusted_mediated = (
         benjamini_hochberg(np.array([getattr(test, name) for test in tests])) for name in ("p", "p_mediated")
     )
