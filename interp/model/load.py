@@ -10,6 +10,7 @@ import torch
 
 from interp.model.attention import set_attention
 from interp.model.cpu_kernels import use_cpu_kernels
+from interp.model.first_use import use_libraries
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
@@ -17,7 +18,7 @@ from interp.model.input_check import check_inputs
 from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import Job, loading
 from interp.model.memory_model import Format
-from interp.model.placement import device_map_over_gpus, place_model
+from interp.model.placement import DTYPES, device_map_over_gpus, place_model
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.quantization import keep_layout, quantized_as, saved_as
 from interp.model.shape import LoadIn, shape_of_folder
@@ -60,14 +61,16 @@ def load_vlm(
     `max_memory` that is not above 0; for an `image_cache` that cannot be a folder; and if the job does not fit
     into memory (`interp.model.memory_check`).
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     source = locate(model, revision)
     refuse_two_models(source.folder)
     check_files(source.folder)
     saved = saved_as(source.folder)
     placed = place_model(source.folder, device, dtype, load_in, max_memory, saved, device_map_over_gpus)
     check_memory(source, Format(placed.dtype, load_in or saved), job or loading(), placed.devices, max_memory)
+    use_libraries(placed.devices[0], DTYPES[placed.dtype])
+    # Takes seconds, of which the checks above need nothing.
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
     cache = None if image_cache is None else cache_folder(Path(image_cache))
     try:
         with spinner("loading the model"), quiet_loading():

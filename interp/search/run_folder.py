@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from interp.questions.tables import fingerprint
@@ -30,7 +31,7 @@ from interp.storage.checksums import inputs_digests, joined_digest, weights_fing
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 from interp.storage.write_errors import disk_full_errors, write_errors
-from interp.views.figures.style import save_figures
+from interp.views.figures.style import import_drawing, save_figures
 
 LAYERS = "layers.json"
 FILES = (LAYERS, "features.parquet", "features.csv")
@@ -60,6 +61,9 @@ def find_into(
         team = team_on(search.vlm.device)
         # Hashing some GB takes seconds; until it is done, nothing is written that needs it.
         inputs = Later(partial(_inputs_of, search, team.size))
+        if team.rank == 0 and search.vlm.device.type == "cuda":
+            # While a GPU encodes images, the interpreter has nothing else to do.
+            Thread(target=import_drawing, daemon=True).start()
         result = None
         if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs, items))[0]:
             refuse_run(out)

@@ -102,6 +102,14 @@ SIZES = {"screen": Size(8, 9, 8, 150), "column": Size(3.3, 7.5, 7, 300), "page":
 SCREEN = SIZES["screen"]
 
 
+def import_drawing() -> None:
+    """Import what `save_figure` needs, which takes up to half a second, before it is needed."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure
+    import matplotlib.style  # noqa: F401
+
+
 class Drawing(NamedTuple):
     """A figure that is not drawn yet."""
 
