@@ -13,7 +13,7 @@ LONGEST_NAME = 200
 """Most characters in a file name; operating systems refuse much longer ones."""
 CONFIG = "config.json"
 """The file with a model's kind and shape."""
-HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((?:/[\w.-]+)*)")
+HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/[\w.-]+)*)", re.ASCII)
 """owner/name of a hub repository, and a folder in it."""
 MODEL_ID = "a hub id such as google/medgemma-4b-it"
 """How errors call the name of a model on the hub."""
