@@ -47,7 +47,7 @@ def test_swapped_and_foreign_arguments_are_named(planted: interp.Vlm, asked: lis
     find, study = interp.find_features, interp.study_feature
     calls: list[tuple[Any, str]] = [
         (lambda: find(asked, questions=planted), "vlm is of type list, expected a Vlm"),  # type: ignore[arg-type]
-        (lambda: find(planted, asked, interp.WORLD), "world: is a folder. Give --questions a JSON Lines file"),  # type: ignore[arg-type]
+        (lambda: find(planted, asked, interp.WORLD), "world: is a folder. Give a JSON Lines file"),  # type: ignore[arg-type]
         (lambda: find(planted, questions=3), "questions is of type int"),  # type: ignore[arg-type]
         (lambda: find(planted, questions=interp.WORLD / "questions.jsonl", split="trian"), "split is 'trian'"),
         (lambda: study(planted, interp.WORLD / "saes", asked, "4"), "'4': found no feature"),

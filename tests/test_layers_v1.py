@@ -59,7 +59,7 @@ def test_a_score_that_no_rule_reads_any_more_stays_in_the_settings(old, rule, pr
 
 def test_an_upgraded_file_is_read_again(tmp_path):
     write_layers(read_layers(OLD), tmp_path / "layers.json")
-    assert read_layers(tmp_path / "layers.json") == read_layers(OLD)
+    assert read_layers(tmp_path) == read_layers(tmp_path / "layers.json") == read_layers(OLD)
 
 
 @pytest.mark.parametrize(

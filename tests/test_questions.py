@@ -86,7 +86,7 @@ def test_a_byte_order_mark_is_skipped(own_data):
 
 
 def test_a_folder_is_refused(own_data):
-    with pytest.raises(InputError, match=r"is a folder\. Give --questions a JSON Lines file"):
+    with pytest.raises(InputError, match=r"is a folder\. Give a JSON Lines file"):
         load_questions(own_data)
 
 

@@ -55,8 +55,8 @@ def evaluate_command(
     features_from: Annotated[
         Path | None,
         typer.Option(
-            help="Also try how well the activations of the features in this layers.json foretell flips; --saes names "
-            "their SAEs.",
+            help="Also try how well the activations of the features in this layers.json, a file or its folder, foretell "
+            "flips; --saes names their SAEs.",
             show_default="none",
         ),
     ] = None,

@@ -18,7 +18,9 @@ from interp.statistics import FloatArray
 
 
 def found_features(path: Path, split: str) -> list[tuple[int, int]]:
-    """The (layer, feature) that the search behind a layers.json tested; `split` is that of the evaluation.
+    """The (layer, feature) that the search behind a layers.json, or its folder, tested.
+
+    `split` is that of the evaluation.
 
     Raises InputError if the search used its patients, and if the file cannot be read or holds no feature.
     """

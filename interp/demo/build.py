@@ -40,6 +40,7 @@ from interp.saes.sae import load_sae
 from interp.screening.flips import find_flips
 from interp.screening.transfer import question_prompts
 from interp.storage.atomic import atomic_folder
+from interp.storage.folders import check_folder
 from interp.storage.json_files import write_json
 from interp.storage.provenance import software
 
@@ -74,8 +75,10 @@ def build_world(
     """
     if not 0 <= strength <= 1:
         raise InputError(f"--strength {strength}: expected a visibility from 0 to 1.")
-    if base is not None and not (base / "base" / "config.json").is_file():
-        raise InputError(f"{base}: holds no base/config.json. Give --base-from the folder of a built world.")
+    if base is not None:
+        check_folder(base, "Give --base-from the folder of a built world.")
+        if not (base / "base" / "config.json").is_file():
+            raise InputError(f"{base}: holds no base/config.json. Give --base-from the folder of a built world.")
     if base is not None and language_model is not None:
         raise InputError("--base-from reuses a world's own language model. Leave --language-model out.")
     earlier = None if base is None else json.loads((base / "world.json").read_text(encoding="utf-8"))

@@ -48,7 +48,8 @@ def read_language_model(source: Path) -> LanguageModel:
 
     is_file = source.suffix == ".gguf"
     if not (source.is_file() if is_file else (source / "config.json").is_file()):
-        raise InputError(f"--language-model {source}: expected a folder with config.json, or a .gguf file.")
+        found = "found something else" if source.exists() else "no such file or folder"
+        raise InputError(f"--language-model {source}: {found}, expected a folder with config.json, or a .gguf file.")
     if is_file and find_spec("gguf") is None:
         raise InputError(f"{source}: reading it needs the package gguf. Run `pip install gguf`.")
     folder = source.parent if is_file else source

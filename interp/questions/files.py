@@ -48,7 +48,7 @@ def load_questions(
     root = Path(images) if images is not None else path.parent
     if not path.is_file():
         wrong = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {wrong}. Give --questions a JSON Lines file with one question per line.")
+        raise InputError(f"{path}: {wrong}. Give a JSON Lines file with one question per line.")
     check_folder(root, "Give --images the folder that the 'image' fields are relative to.")
     root = root.absolute()
     questions: list[Question] = []

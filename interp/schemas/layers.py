@@ -283,15 +283,19 @@ def write_layers(layers: Layers, path: Path) -> None:
 
 
 def read_layers(path: str | Path) -> Layers:
-    """Read layers.json of this or an older schema version.
+    """Read layers.json of this or an older schema version; `path` is the file or its folder.
 
     Raises InputError for a file that is absent or damaged, or whose schema is newer than this version of GateScope.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= "layers.json"
     if not path.is_file():
         meant = nearest_folder(path) or (None if path.parent.is_dir() else nearest_folder(path.parent))
-        wrong = "is a folder." if path.is_dir() else f"no such file.{did_you_mean(meant)}"
-        raise InputError(f"{path}: {wrong} Give the folder that `interp find-features` wrote, or its layers.json.")
+        raise InputError(
+            f"{path}: no such file.{did_you_mean(meant)} Give the folder that `interp find-features` wrote, or its "
+            "layers.json."
+        )
     content = read_object(path)
     version = content.get("schema_version")
     if not isinstance(version, int):
