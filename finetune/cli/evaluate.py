@@ -55,7 +55,7 @@ def evaluate_command(
     features_from: Annotated[
         Path | None,
         typer.Option(
-            help="Also try how well the activations of the features in this layers.json, a file or its folder, foretell "
+            help="Also try how well the activations of the features in this layers.json (file or folder) foretell "
             "flips; --saes names their SAEs.",
             show_default="none",
         ),
