@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Numbers of these settings in glibc's malloc.h."""
@@ -17,6 +18,9 @@ def keep_freed_memory() -> None:
     Otherwise the activations of every batch are new memory, whose pages the system must clear first: half a million
     pages in a search of the embedded world, a tenth of its time. What the user has set is kept.
     """
+    # Windows cannot open a library without a name.
+    if sys.platform != "linux":
+        return
     if "MALLOC_TRIM_THRESHOLD_" in os.environ or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
