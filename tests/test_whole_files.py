@@ -47,6 +47,19 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
     assert not (tmp_path / "a").exists(), "folders that stay empty are removed"
 
 
+def test_a_lock_file_that_cannot_be_removed_is_released(tmp_path, monkeypatch):
+    """Windows refuses to remove an open file."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+
+    with monkeypatch.context() as patch, held(tmp_path / "out"):
+        patch.setattr(Path, "unlink", refuse)
+    with held(tmp_path / "out"):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_with_the_lock_of_a_killed_process_is_as_good_as_empty(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").write_text("process 1 on host")

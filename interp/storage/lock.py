@@ -40,7 +40,9 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         # Removed before it is released: the next process creates a new file, and a lock on a removed one has no effect.
-        path.unlink(missing_ok=True)
+        # Windows keeps an open file; there it is removed when it is released.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
             for empty in made:
