@@ -158,6 +158,25 @@ def test_a_model_on_the_cpu_is_unchanged(monkeypatch):
 
 
 @needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1152, 144, 37])
+def test_layer_norm_of_a_sum(width, dtype):
+    from interp.model.triton_kernels.layer_norm import layer_norm
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    x, added = (torch.randn(5, 33, width, generator=generator, device="cuda").to(dtype) * size for size in (30, 3))
+    x[1, 2] = 7
+    norm = torch.nn.LayerNorm(width, eps=1e-6, device="cuda", dtype=dtype)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    torch.nn.init.normal_(norm.bias, generator=generator)
+    for given, (total, found) in ((x + added, layer_norm(x, norm, added)), (x, layer_norm(x, norm))):
+        assert torch.equal(total, given)
+        wide = (given.double(), (width,), norm.weight.double(), norm.bias.double(), norm.eps)
+        exact = torch.nn.functional.layer_norm(*wide)
+        assert (found.double() - exact).abs().max() <= 1.01 * (norm(given).double() - exact).abs().max() + 2e-6
+
+
+@needs_gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
 def test_a_fused_tower_equals_the_plain_tower(dtype, tolerance):
     from transformers import SiglipVisionConfig, SiglipVisionModel
@@ -170,7 +189,8 @@ def test_a_fused_tower_equals_the_plain_tower(dtype, tolerance):
     with torch.no_grad():
         expected = model(pixels).last_hidden_state
         fuse(model)
-        assert sum("forward" in m.__dict__ for m in model.modules()) == 4
+        # In each layer itself and its MLP; and the patch embedding.
+        assert sum("forward" in m.__dict__ for m in model.modules()) == 3 * 2 + 1
         assert distance(model(pixels).last_hidden_state, expected) < tolerance
     # If a gradient is needed, here of the pixels, the tower runs transformers' own code.
     leaf = pixels.clone().requires_grad_()

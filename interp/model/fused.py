@@ -1,7 +1,7 @@
 """Fused GPU kernels for parts of Gemma 3 that transformers runs as many small kernels.
 
-Norms, gated MLPs and rotary embeddings of the decoder use Triton; the vision tower's MLPs and patch embedding become
-matrix products.
+Norms, gated MLPs and rotary embeddings of the decoder and layer norms of the vision tower use Triton; the tower's MLPs
+and patch embedding become matrix products.
 """
 
 from importlib.util import find_spec
@@ -28,6 +28,8 @@ def fuse(model: Any) -> None:
             module.patch_embedding.forward = MethodType(_patches, module.patch_embedding)
         elif not triton:
             continue
+        elif kind == "SiglipEncoderLayer":
+            module.forward = MethodType(_tower_layer, module)
         elif kind == "Gemma3RMSNorm":
             module.forward = MethodType(_norm, module)
         elif kind == "Gemma3MLP" and module.config.hidden_activation == "gelu_pytorch_tanh":
@@ -42,6 +44,17 @@ def _tower_mlp(module: Any, x: Tensor) -> Tensor:
     # The matrix product itself adds the bias and applies the activation, in the tanh approximation that the tower uses.
     wide = torch._addmm_activation(module.fc1.bias, x.flatten(0, -2), module.fc1.weight.T, use_gelu=True)
     return module.fc2(wide.view(*x.shape[:-1], -1))
+
+
+def _tower_layer(layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+    if not hidden_states.is_cuda or torch.is_grad_enabled() or hidden_states.numel() == 0:
+        return type(layer).forward(layer, hidden_states, attention_mask, **options)
+    from interp.model.triton_kernels.layer_norm import layer_norm
+
+    hidden, normed = layer_norm(hidden_states.contiguous(), layer.layer_norm1)
+    attended, _ = layer.self_attn(hidden_states=normed, attention_mask=attention_mask, **options)
+    hidden, normed = layer_norm(hidden, layer.layer_norm2, attended.contiguous())
+    return hidden + layer.mlp(normed)
 
 
 def _patches(convolution: Any, pixels: Tensor) -> Tensor:
