@@ -303,3 +303,16 @@ def test_one_step_on_an_empty_path_is_the_plain_gradient(planted, prompts, banke
     few = rerun_paraphrases(planted, prompts, first(banked, 4))
     flat = torch.zeros(4, 128)
     torch.testing.assert_close(path_gradients(few, flat[:, None], [7], steps=1), margin_gradients(few, [7]))
+
+
+def test_path_gradients_are_means_of_those_at_the_midpoints(planted, prompts, banked, measured):
+    few = first(banked, 3)
+    original, paraphrase = (torch.from_numpy(few.pairs[k].to_numpy(copy=True)) for k in ("original", "paraphrase"))
+    path = measured.residuals[original] - measured.residuals[paraphrase]
+    alone = rerun_paraphrases(planted, prompts, few)
+    points = [alone.gradients(LAYERS, path * (step + 0.5) / 8) for step in range(8)]
+    # With little memory, a group of edits is a part of the path of one layer.
+    small = SuffixRerun(planted, alone.prompts, batch_tokens=60)
+    for rerun in (alone, small):
+        found = path_gradients(rerun, path, LAYERS, steps=8)
+        torch.testing.assert_close(found, torch.stack(points).mean(0), atol=1e-5, rtol=1e-4)

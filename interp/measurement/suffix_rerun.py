@@ -34,9 +34,6 @@ from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
 
-EDIT_BYTES = 2**28
-"""Most memory of the edits that callers put into one sweep [bytes]: the more share one, the fewer launches."""
-
 
 class CachedBatch(NamedTuple):
     """What rerunning the final tokens of n prompts needs. Each prompt has a row, its tokens in their own order."""
@@ -120,20 +117,29 @@ class SuffixRerun:
 
         return self._once("margins", layers, delta, delta.shape[:2], sweep)
 
-    def gradients(self, layers: Sequence[int], delta: Tensor, description: str = "gradients") -> Tensor:
-        """Gradients of these margins with respect to each edited residual: float32 [n, k, d_model], as `delta`."""
+    def gradients(
+        self, layers: Sequence[int], delta: Tensor | Edits, description: str = "gradients", steps: int = 1
+    ) -> Tensor:
+        """Gradients of these margins with respect to each edited residual: float32 [n, k, d_model], as `delta`.
+
+        With `steps` above 1, of each `steps` consecutive edits, which follow one layer, the mean: [n, k / steps,
+        d_model].
+        """
+        n, k, d_model = delta.shape
+        shape, tokens = torch.Size([n, k // steps, d_model]), self.batch_tokens // GRADIENT_SHARE
 
         def sweep() -> Tensor:
-            found = torch.zeros_like(delta)
-            for cached, index, part in self._edit_groups(layers, self.batch_tokens // GRADIENT_SHARE, description):
+            found = torch.zeros(shape)
+            for cached, index, part in self._edit_groups(layers, tokens, description, steps):
                 edits = edits_of(delta, index[:, 0], part, self.vlm.device).requires_grad_()
                 with torch.enable_grad():
                     margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
                     (gradient,) = torch.autograd.grad(margins.sum(), edits)
-                found[index, part] = gradient.cpu()
+                run = min(steps, len(part))
+                found[index, part[::run] // steps] += (gradient.unflatten(1, (-1, run)).sum(2) / steps).cpu()
             return found
 
-        return self._once("gradients", layers, delta, delta.shape, sweep)
+        return self._once("gradients" if steps == 1 else f"gradients-of-{steps}", layers, delta, shape, sweep)
 
     def _once(
         self, kind: str, layers: Sequence[int], delta: Tensor | Edits, shape: torch.Size, sweep: Callable[[], Tensor]
@@ -153,17 +159,18 @@ class SuffixRerun:
         return found
 
     def _edit_groups(
-        self, layers: Sequence[int], tokens: int, description: str
+        self, layers: Sequence[int], tokens: int, description: str, steps: int = 1
     ) -> Iterator[tuple[CachedBatch, Tensor, Tensor]]:
         """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k].
 
-        Nothing without edits.
+        A group has whole runs of `steps` consecutive edits, or an equal part of one. Nothing without edits.
         """
         if len(layers) == 0:
             return
         order = torch.tensor(layers, dtype=torch.long).argsort(stable=True)
         for cached in self._batches(description):
-            size = max(1, at_once(tokens, self.vlm.device) // len(cached.prompts))
+            most = max(1, at_once(tokens, self.vlm.device) // len(cached.prompts))
+            size = most // steps * steps or next(part for part in range(most, 0, -1) if steps % part == 0)
             for part in order.split(size):
                 yield cached, torch.tensor(cached.prompts)[:, None], part
 

@@ -8,13 +8,14 @@ each is a share of the joint change, not the effect of patching that feature alo
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.measurement.suffix_rerun import EDIT_BYTES, SuffixRerun
+from interp.measurement.suffix_rerun import SuffixRerun
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
@@ -28,21 +29,38 @@ def margin_gradients(rerun: SuffixRerun, layers: Sequence[int]) -> Tensor:
     return rerun.gradients(layers, no_change)
 
 
+class PathPoints(NamedTuple):
+    """Points on straight paths from n residuals after each of some layers, made when their gradients are taken."""
+
+    path: Tensor
+    """float32 [n, layers, d_model]: the whole paths."""
+    points: Tensor
+    """float32 [steps]: the share of the path to each point. The points of a layer follow each other."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """n, the number of points of each, and d_model."""
+        n, layers, d_model = self.path.shape
+        return torch.Size([n, layers * len(self.points), d_model])
+
+    def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
+        """The edits int64 [k] of the residuals int64 [m], on a device: float32 [m, k, d_model]."""
+        path, steps = self.path[rows].to(device), len(self.points)
+        return path[:, (edits // steps).to(device)] * self.points[edits % steps, None].to(device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the points follow from, by name."""
+        return self._asdict()
+
+
 def path_gradients(rerun: SuffixRerun, path: Tensor, layers: Sequence[int], steps: int = PATH_STEPS) -> Tensor:
     """dm/dx after each layer, averaged over `steps` points on a straight path: float32 [n, layers, d_model].
 
     `path` [n, layers, d_model] leads from each prompt's residual after a layer: the original's residual minus the
     paraphrase's. The points are the midpoints of equal parts of it.
     """
-    points = (torch.arange(steps) + 0.5) / steps
-    # The more layers share a sweep, the fewer launches of kernels; their points take `steps` times their memory.
-    together = max(1, EDIT_BYTES // max(1, 4 * steps * path[:, 0].numel()))
-    found = []
-    for part in torch.arange(len(layers)).split(together):
-        moved = path[:, part, None] * points[:, None]
-        places = [layers[k] for k in part for _ in range(steps)]
-        found.append(rerun.gradients(places, moved.flatten(1, 2)).view(moved.shape).mean(2))
-    return torch.cat(found, dim=1) if found else path
+    points = PathPoints(path, (torch.arange(steps) + 0.5) / steps)
+    return rerun.gradients([layer for layer in layers for _ in range(steps)], points, steps=steps)
 
 
 def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> NDArray[np.float64]:
