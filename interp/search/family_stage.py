@@ -36,7 +36,8 @@ def patch_families(screened: ScreenedLayers, bank: PatchTarget, writing: Sequenc
         vectors = screened.family_patch[:, part]
         # Only the last part may be smaller.
         if noise is None or len(part) < SWEEP:
-            noise = drawn_noise(*vectors.shape, seed)
+            n, k, d_model = vectors.shape
+            noise = drawn_noise(n, k, d_model, seed)
         tests += patch_vectors(bank, layers, vectors, seed, noise)
     adjusted, adjusted_mediated = (
         benjamini_hochberg(np.array([getattr(test, name) for test in tests])) for name in ("p", "p_mediated")

@@ -30,7 +30,7 @@ from interp.search.task import Task
 
 CANDIDATES = 20
 """Features that are patched."""
-SCREENED = 2
+SCREENED = 3
 """Layers that are screened at the same time where there is memory for them."""
 
 

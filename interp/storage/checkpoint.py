@@ -21,8 +21,8 @@ from interp.storage.provenance import Provenance, note_measured, provenance, sof
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 DIGEST_BYTES = 32
-HASHED_ROWS = 64
-"""Rows of a tensor that one thread hashes at a time."""
+HASHED_ROWS = 8
+"""Rows of a tensor that one thread hashes at a time: a hundred flips at all layers of a large model are 100 MB."""
 
 
 class UnusableError(InputError):
