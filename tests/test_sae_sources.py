@@ -63,6 +63,14 @@ def test_only_the_wanted_layers_are_needed(scope):
         locate_saes("gemma-scope-2-4b-it-res-all")
 
 
+@pytest.mark.parametrize(
+    "source", ["https://huggingface.co/google/gemma-scope-2-4b-it", "C:\\saes\\layers", REPO + ":"]
+)
+def test_an_address_or_a_path_with_a_colon_is_named_whole(scope, source):
+    with pytest.raises(InputError, match=re.escape(f"{source}: no such folder, and not the preset")):
+        locate_saes(source)
+
+
 def test_an_error_lists_what_is_available(scope):
     with pytest.raises(InputError, match=r"sae-lens has no such release\. It has .*gemma-scope-2-4b-it-res-all"):
         locate_saes("gemma-scope-2-4b-it-res-some")
