@@ -19,6 +19,8 @@ from torch import Tensor
 from interp.images.decode import NO_IMAGE, open_image
 from interp.images.grey import lacks_contrast
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
+from interp.model.memory_model import IMAGES
+from interp.model.packing import CPU_POSITIONS
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
 from interp.runtime.prefetch import map_ahead
@@ -43,12 +45,13 @@ class LoadedImage(NamedTuple):
 
 
 @torch.no_grad()
-def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 8) -> None:
+def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None) -> None:
     """Encode every image that is not yet in `vlm.image_tokens`, and add its tokens there.
 
-    A batch of eight images keeps a GPU busy; a larger one would wait longer for decoding. With `vlm.image_cache`,
-    cached tokens are read from it and new ones written to it. Raises InputError for an image that cannot be read.
+    Batches have `batch_size` images, by default `images_at_once`. With `vlm.image_cache`, cached tokens are read from
+    it and new ones written to it. Raises InputError for an image that cannot be read.
     """
+    batch_size = batch_size or images_at_once(vlm)
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
     load = partial(_load_image, vlm, open_cache(vlm) if missing else None)
@@ -68,6 +71,11 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int = 8) -> None:
         former()
     if cached:
         log.info("%d of %d images from the image cache", cached, len(missing))
+
+
+def images_at_once(vlm: Vlm) -> int:
+    """Images of a batch: eight keep a GPU busy, and more would wait longer for decoding; on a CPU as patches fit."""
+    return max(1, CPU_POSITIONS // vlm.shape.patches) if vlm.device.type == "cpu" else IMAGES
 
 
 def decoder_threads(device: torch.device) -> int:
