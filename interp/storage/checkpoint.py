@@ -21,8 +21,8 @@ from interp.storage.provenance import Provenance, note_measured, provenance, sof
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 DIGEST_BYTES = 32
-HASHED_ROWS = 8
-"""Rows of a tensor that one thread hashes at a time: a hundred flips at all layers of a large model are 100 MB."""
+HASHED = 2**22
+"""Bytes of a tensor that one thread hashes at a time."""
 
 
 class UnusableError(InputError):
@@ -88,7 +88,11 @@ def stage_name(kind: str, **inputs: Tensor) -> str:
     The tensors are hashed because the stage before may have been lost: computed again on a GPU, it may differ in its
     last digits.
     """
-    rows = {f"{name} {k}": part for name, tensor in inputs.items() for k, part in enumerate(tensor.split(HASHED_ROWS))}
+    rows = {
+        f"{name} {k}": part
+        for name, tensor in inputs.items()
+        for k, part in enumerate(tensor.split(max(1, HASHED * len(tensor) // max(1, tensor.nbytes))))
+    }
     return f"{kind}-{named_digest(rows, 16)}"
 
 
