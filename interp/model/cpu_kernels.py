@@ -48,10 +48,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     `_Product`.
     """
     rows = x.reshape(-1, x.shape[-1])
-    surplus = padded_rows(len(rows)) - len(rows)
+    # Of a small batch, checks and Python's len take longer than the product.
+    count = rows.shape[0]
+    surplus = padded_rows(count) - count
     filled = functional.pad(rows, (0, 0, 0, surplus)) if surplus else rows
     found = torch.ops.mkldnn._linear_pointwise(filled.contiguous(), weight, bias, "none", [], "")
-    return found[: len(rows)].view(*x.shape[:-1], -1)
+    return found[:count].view(*x.shape[:-1], -1)
 
 
 def padded_rows(n: int) -> int:
@@ -80,11 +82,14 @@ class _Product(torch.autograd.Function):
         return _Product.apply(grads[0], weight.T, None), None, None
 
 
-def _frozen(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether `x` and the frozen `weights` are float32 on a CPU, outside of torch's transforms of functions."""
-    given = [x, *(w for w in weights if w is not None)]
-    same = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in given)
-    return same and x.numel() > 0 and not any(w.requires_grad for w in given[1:]) and not _transformed()
+def _fits(x: Tensor) -> bool:
+    """Whether `x` is float32 on a CPU, outside of torch's transforms of functions."""
+    return x.is_cpu and x.dtype == torch.float32 and x.numel() > 0 and not _transformed()
+
+
+def _frozen(weight: Tensor) -> bool:
+    """Whether a weight is float32 on a CPU and not trained."""
+    return weight.is_cpu and weight.dtype == torch.float32 and not weight.requires_grad
 
 
 def _transformed() -> bool:
@@ -98,15 +103,14 @@ def _records(x: Tensor) -> bool:
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:
-    if not _frozen(x, module.weight, module.bias):
+    weight, bias = module.weight, module.bias
+    if not (_fits(x) and _frozen(weight) and (bias is None or _frozen(bias))):
         return type(module).forward(module, x)
-    if _records(x):
-        return _Product.apply(x, module.weight, module.bias)
-    return product(x, module.weight, module.bias)
+    return _Product.apply(x, weight, bias) if _records(x) else product(x, weight, bias)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    if not _frozen(x, module.weight):
+    if not (_fits(x) and _frozen(module.weight)):
         return type(module).forward(module, x)
     # Queries and keys arrive with heads and positions transposed; undoing that here avoids a copy.
     exchanged = x.dim() == 4 and not x.is_contiguous() and x.transpose(1, 2).is_contiguous()
@@ -120,11 +124,11 @@ def _norm_of_rows(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return functional.rms_norm(x, weight.shape, weight, eps)
     # torch's own function writes the squares to memory, and takes a third longer.
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-    return (x * squares.div_(len(weight)).add_(eps).rsqrt_()).mul_(weight)
+    return (x * squares.div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(weight)
 
 
 def _gelu(module: Any, x: Tensor) -> Tensor:
-    if not _frozen(x) or _records(x):
+    if not _fits(x) or _records(x):
         return type(module).forward(module, x)
     # torch's own kernel takes twice as long, and where x is far below 0 its 1 + tanh loses digits.
     inner = (x * x).mul_(GELU_SCALE * GELU_CUBE).add_(GELU_SCALE).mul_(x)
