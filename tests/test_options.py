@@ -8,7 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from finetune.ablation.settings import AblationSettings
+from finetune.cli import app as finetune_cli
 from finetune.lora.settings import TrainSettings
+from interp.cli import app as interp_cli
 from interp.cli.dataclass_options import with_options
 from interp.runtime.errors import InputError
 from interp.runtime.options import check_options, help_of, option
@@ -97,3 +100,29 @@ def test_help_and_bounds_come_from_the_declaration():
     assert "Pieces of sugar. [default: (none); x<=3]" in words
     assert called("--minutes", "0", without=("guests.seed",))[2] == 2
     assert help_of(TrainSettings, "lr") == "Peak learning rate of AdamW."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # torch has no such seed, and no such number.
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected at least 0 and at most 4294967295."),
+        ({"batch_size": 10**23}, "batch_size is 1"),
+        ({"lr": 1e300}, "lr is 1e+300, expected above 0 and at most 1."),
+    ],
+)
+def test_numbers_that_torch_cannot_hold_are_refused(changes, message):
+    with pytest.raises(InputError) as refused:
+        TrainSettings(**changes)
+    assert str(refused.value).startswith(message)
+    with pytest.raises(InputError, match="expected different ones from 0 to 4294967295"):
+        AblationSettings(seeds=(2**64,))
+
+
+def test_every_command_that_takes_a_seed_refuses_one_that_is_too_large():
+    pages = [(interp_cli.app, name.split()) for name in (*interp_cli.COMMANDS, "demo build", "demo plant")]
+    pages += [(finetune_cli.app, name.split()) for name in ("", *finetune_cli.COMMANDS)]
+    shown = [" ".join(CliRunner().invoke(app, [*name, "--help"]).output.split()) for app, name in pages]
+    seeds = [page for page in shown if "--seed " in page]
+    assert len(seeds) > 10
+    assert all("0<=x<=4294967295" in page for page in seeds)

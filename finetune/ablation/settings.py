@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from finetune.lora.settings import TrainSettings
 from interp.runtime.errors import InputError
-from interp.runtime.options import check_options, option
+from interp.runtime.options import LARGEST_SEED, check_options, option
 
 ArmKind = Literal[
     "chosen",
@@ -53,11 +53,13 @@ class AblationSettings:
         "Seed of the random sets, swapped images, noise images, bootstrap, half splits and permutations; not of the "
         "training.",
         min=0,
+        max=LARGEST_SEED,
     )
 
     def __post_init__(self) -> None:
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds are {list(self.seeds)}, expected different ones of at least 0.")
+        different = len(set(self.seeds)) == len(self.seeds)
+        if not (self.seeds and different and min(self.seeds) >= 0 and max(self.seeds) <= LARGEST_SEED):
+            raise InputError(f"seeds are {list(self.seeds)}, expected different ones from 0 to {LARGEST_SEED}.")
         check_options(self)
         unknown = sorted(set(self.kinds) - set(ARM_KINDS))
         if unknown:

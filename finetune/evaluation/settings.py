@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from interp.runtime.errors import InputError
-from interp.runtime.options import check_options, option
+from interp.runtime.options import LARGEST_SEED, check_options, option
 
 TOLERANCE = 0.05
 """Loss of accuracy or of reliance on the image, as a share of the questions, up to which a verdict says "kept"; a
@@ -42,7 +42,9 @@ class EvaluationSettings:
         shown="none, all wordings count as alike",
         advanced=True,
     )
-    seed: int = option(0, "Seed of the bootstrap, the permutations, the noise and the swapped images.", min=0)
+    seed: int = option(
+        0, "Seed of the bootstrap, the permutations, the noise and the swapped images.", min=0, max=LARGEST_SEED
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

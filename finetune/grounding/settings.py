@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.runtime.errors import InputError
-from interp.runtime.options import check_options, option
+from interp.runtime.options import LARGEST_SEED, check_options, option
 from interp.schemas.layer_list import listed_layers
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class GroundingSettings:
         0,
         "Seed of the random boxes and orders, of the images and questions used as controls, and of the intervals.",
         min=0,
+        max=LARGEST_SEED,
     )
 
     def __post_init__(self) -> None:

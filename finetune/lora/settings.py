@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from interp.runtime.options import check_options, option
+from interp.runtime.options import LARGEST_SEED, check_options, option
 
 Grounding = Literal["none", "blank", "swap"]
 """What ties an adapter to the image: nothing, the blank image, or other patients' images (`finetune.training.loss`)."""
@@ -21,6 +21,10 @@ Outcomes = Literal["vocabulary", "yes-no"]
 """The outcomes whose probabilities the divergence compares: all tokens, or yes and no, each in any spelling."""
 
 
+LARGEST_BATCH = 10**6
+"""Most questions of an optimizer step, more than any data set has."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """How an adapter is trained. Raises InputError for a value outside its range.
@@ -36,8 +40,8 @@ class TrainSettings:
     rank: int = option(16, "Rank of the low-rank update of every projection.", min=1)
     alpha: int = option(32, "The update is scaled by alpha / rank.", min=1)
     dropout: float = option(0.05, "Dropout on the input of the update.", min=0, below=1)
-    lr: float = option(2e-4, "Peak learning rate of AdamW.", above=0)
-    batch_size: int = option(8, "Questions per optimizer step, each with one paraphrase.", min=1)
+    lr: float = option(2e-4, "Peak learning rate of AdamW.", above=0, max=1)
+    batch_size: int = option(8, "Questions per optimizer step, each with one paraphrase.", min=1, max=LARGEST_BATCH)
     micro_batch_size: int | None = option(
         None,
         "Questions per forward pass. The result does not depend on it, except through dropout.",
@@ -110,7 +114,10 @@ class TrainSettings:
         shown="0: none",
     )
     seed: int = option(
-        0, "Seed of the initial weights, the order of the questions, the choice of paraphrases and the dropout.", min=0
+        0,
+        "Seed of the initial weights, the order of the questions, the choice of paraphrases and the dropout.",
+        min=0,
+        max=LARGEST_SEED,
     )
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import Json, Verbose
+from interp.cli.options import Json, Verbose, seed_option
 
 
 def compare_command(
@@ -17,7 +17,7 @@ def compare_command(
         Path | None,
         typer.Option(help="New folder for comparison.json and comparison.html.", show_default="none"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals and the permutations.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the intervals and the permutations.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Device, Json, Verbose
+from interp.cli.options import Device, Json, Verbose, seed_option
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
@@ -35,7 +35,7 @@ def demo_build_command(
     strength: Annotated[
         float, typer.Option(help="Visibility, from 0 to 1, below which the model denies a finding when asked formally.")
     ] = 0.45,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of images, wordings and weights.")] = 0,
+    seed: Annotated[int, seed_option("Seed of images, wordings and weights.")] = 0,
     base_from: Annotated[
         Path | None, typer.Option(help="World whose base model and SAEs are used again.", show_default="none")
     ] = None,
@@ -109,7 +109,7 @@ def demo_plant_command(
     saes: SaeSpec,
     model: ModelSpec,
     data: DataSpec,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the fit and of the decoy's properties.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the fit and of the decoy's properties.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -2,13 +2,13 @@
 
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from interp.cli.grouped_help import ADVANCED, OUTPUT
 from interp.runtime.log import enable_verbose
-from interp.runtime.options import help_of
+from interp.runtime.options import LARGEST_SEED, help_of
 from interp.search.settings import FindSettings
 
 
@@ -25,6 +25,11 @@ def show_versions(version: bool) -> None:
         for name in ("gatescope", "torch", "transformers", "peft", "sae-lens"):
             typer.echo(f"{name} {importlib.metadata.version(name)}")
         raise typer.Exit
+
+
+def seed_option(help: str) -> Any:
+    """The `--seed` of a command; `help` says what it is the seed of."""
+    return typer.Option(min=0, max=LARGEST_SEED, help=help)
 
 
 Version = Annotated[

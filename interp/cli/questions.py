@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from interp.cli.options import Images, Json, Verbose
+from interp.cli.options import Images, Json, Verbose, seed_option
 from interp.importing.formats import FORMATS
 
 
@@ -68,7 +68,7 @@ def paraphrase_command(
     out: Annotated[Path, typer.Option(help="New JSON Lines file.", show_default=False)],
     images: Images = None,
     per_question: Annotated[int, typer.Option(min=1, help="Number of paraphrases per question at most.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice among the wordings of the rules.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the choice among the wordings of the rules.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, SaeDtype, Verbose
+from interp.cli.options import Json, SaeDtype, Verbose, seed_option
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
@@ -38,7 +38,7 @@ def study_feature_command(
             show_default="the one shipped",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the controls, the grid images and the intervals.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the controls, the grid images and the intervals.")] = 0,
     edges: Annotated[
         bool,
         typer.Option(

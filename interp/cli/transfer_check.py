@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, SaeDtype, Verbose
+from interp.cli.options import Json, SaeDtype, Verbose, seed_option
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.options import option
@@ -52,7 +52,7 @@ def transfer_check_command(
     out: Annotated[
         Path | None, typer.Option(help="Also write the result to this JSON file.", show_default="none")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the intervals.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.dataclass_options import with_options
-from interp.cli.options import Json, Verbose
+from interp.cli.options import Json, Verbose, seed_option
 from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.errors import EXIT_FOUND
@@ -37,7 +37,7 @@ def verify_command(
     model: ModelSpec,
     data: DataSpec,
     sample: Annotated[int, typer.Option(min=1, help="Number of questions that are measured again.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
+    seed: Annotated[int, seed_option("Seed of that sample.")] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Repeat the whole search, and compare every number of layers.json.")
     ] = False,

@@ -6,6 +6,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from interp.runtime.errors import InputError
 
+LARGEST_SEED = 2**32 - 1
+"""The greatest seed that every generator of random numbers takes; torch's overflows beyond 2**64."""
+
 
 class Option(NamedTuple):
     """What a field says about itself: its help text, its range, and how the command line shows it."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.runtime.options import check_options, option
+from interp.runtime.options import LARGEST_SEED, check_options, option
 from interp.schemas.rules import LEAST_FLIPS, Rule
 
 
@@ -47,7 +47,7 @@ class FindSettings:
         "Number format of the SAEs; bfloat16 halves their memory and changes results slightly.",
         advanced=True,
     )
-    seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0, advanced=True)
+    seed: int = option(0, "Seed of the halves, the controls and the intervals.", min=0, max=LARGEST_SEED, advanced=True)
 
     def __post_init__(self) -> None:
         """Check every value; release 0.1 took a torch.dtype for `sae_dtype`."""
