@@ -13,7 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+# Otherwise Triton compiles variants for 1 position, for multiples of 16 and for others, .3 s each.
+@triton.jit(do_not_specialize=["positions"])
 def _rotate(
     x, cos, sin, y, heads, positions, half,
     x_batch, x_head, x_position, y_batch, y_head, y_position,
