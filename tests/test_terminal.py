@@ -76,7 +76,7 @@ def test_every_stage_has_a_bar_on_a_terminal(tmp_path):
     for stage in STAGES:
         assert stage in seen
     # Items done of all items, time elapsed and left, and the rate.
-    assert re.search(r"images +\S*━\S* .*9/9.*0:00:0\d", COLOUR.sub("", seen)), seen
+    assert re.search(r"images +\S*━\S* .*3/3.*0:00:0\d", COLOUR.sub("", seen)), seen
     assert re.search(r"\d/s", COLOUR.sub("", seen)), seen
     assert COLOUR.search(seen)
 
@@ -112,7 +112,7 @@ def test_verbose_logs_what_is_done_but_no_path(tmp_path, own_data):
         r"questions\.jsonl: 12 questions of \d+ patients \(all split\)",
         r"model planted: 10 layers of width 128, float32 on cpu",
         r"SAE layer_4_width_512_l0_small: 512 features, float32 on cpu",
-        r"images: \d+ x 8 in \d+\.\d s \(memory \d+\.\d GiB\)",
+        r"images: \d+ x 32 in \d+\.\d s \(memory \d+\.\d GiB\)",
     ):
         assert re.search(line, done.stderr), done.stderr
     assert str(own_data) not in done.stderr
