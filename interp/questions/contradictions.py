@@ -25,19 +25,20 @@ def without_contradictions(questions: Sequence[Question]) -> Consistent:
     Words are compared without case and punctuation, answers in their normalized spelling.
     """
     answers: dict[tuple[str, str], set[str]] = {}
-    for question in questions:
+    images = [Path(question.image).as_posix() for question in questions]
+    for question, image in zip(questions, images, strict=True):
         if question.true_answer is not None:
-            answers.setdefault(_key(question, question.question), set()).add(question.true_answer)
+            answers.setdefault((image, words_of(question.question)), set()).add(question.true_answer)
     kept, contradicted, paraphrases = [], [], 0
-    for position, question in enumerate(questions):
-        if len(answers.get(_key(question, question.question), ())) > 1:
+    for position, (question, image) in enumerate(zip(questions, images, strict=True)):
+        if len(answers.get((image, words_of(question.question)), ())) > 1:
             contradicted.append(position)
             continue
         true = question.true_answer
         wordings = [
             p
             for p in question.paraphrases
-            if true is None or p.operator is not None or answers.get(_key(question, p.text), {true}) == {true}
+            if true is None or p.operator is not None or answers.get((image, words_of(p.text)), {true}) == {true}
         ]
         if len(wordings) < len(question.paraphrases):
             paraphrases += len(question.paraphrases) - len(wordings)
@@ -55,7 +56,3 @@ def one_sided(questions: Iterable[Question]) -> str | None:
     """The answer that all closed questions with a known answer have, if there are several such questions."""
     answers = [question.true_answer for question in questions if question.closed and question.answer is not None]
     return answers[0] if len(answers) > 1 and len(set(answers)) == 1 else None
-
-
-def _key(question: Question, text: str) -> tuple[str, str]:
-    return Path(question.image).as_posix(), words_of(text)
