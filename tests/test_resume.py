@@ -25,6 +25,7 @@ from finetune.training.forward import FirstTokenLogits
 from finetune.training.loop import accelerator_for, train
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
+from interp.runtime import progress
 from interp.runtime.errors import InputError
 from interp.storage.checkpoint import Checkpoint
 from interp.storage.manifest import write_manifest
@@ -296,6 +297,7 @@ def test_an_interrupted_command_resumes_and_others_are_refused(run, world, adapt
         code, _, err = run(*options(world))
     assert code == 130
     assert "adapter.partial keeps the work done so far" in err
+    assert not progress._open, "the next command shows its bars"
     work = tmp_path / "adapter.partial"
     assert [path.name for path in work.iterdir()] == ["training.safetensors"]
     before = (work / "training.safetensors").read_bytes()

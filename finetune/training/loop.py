@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,8 +196,7 @@ def _take_steps(
         return due
 
     left = steps[len(history) :]
-    shown: Iterable[Step] = track(left, "training", settings.batch_size) if accelerator.is_main_process else left
-    for number, step in enumerate(shown, start=len(history) + 1):
+    for number, step in enumerate(track(left, "training", settings.batch_size), start=len(history) + 1):
         sums, size = _accumulate(run, step, size)
         if accelerator.num_processes > 1:
             _sum_gradients(parameters, accelerator)

@@ -27,7 +27,8 @@ def notify(line: str) -> None:
 def track(items: Sequence[T], description: str, unit: int = 1) -> Iterator[T]:
     """Iterate over `items` with a bar that shows progress, rate and time left. An item stands for `unit` things.
 
-    Verbose logging reports the duration at the end. Inside another bar nothing is shown or logged.
+    Verbose logging reports the duration at the end. Inside another bar nothing is shown or logged. Write it into the
+    `for` statement: in a variable, it would count as open after an error, for as long as the traceback is kept.
     """
     if _open:
         yield from items
