@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.causal.answer_patching import TURNS, AnswerDirections, answer_directions, with_controls
 from interp.causal.register_patching import FEWEST_PAIRS, register_direction, register_signs
 from interp.measurement.sharded import measure_together
+from interp.model.first_use import load_linear_algebra
 from interp.runtime.prefetch import host_threads, map_ahead
 from interp.screening.flips import Flips, Halves, filled_bank, sample_pairs, sides
 from interp.screening.image_swaps import swap_images
@@ -82,7 +83,11 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
             made[name] = measured.residuals.shift([place], *sides(chosen.pairs))[:, 0]
         return directions, made
 
-    threads = host_threads(search.vlm.device)
+    device = search.vlm.device
+    threads = host_threads(device)
+    if threads > 1:
+        # torch loads a GPU's linear algebra when it is first used, and fails if several threads use it first.
+        torch.linalg.eigh(torch.eye(1, device=device))
     by_layer = list(map_ahead(of_layer, task.own_layers, threads, threads - 1))
     whole = _gathered(task, [made for _, made in by_layer])
     own_directions = dict(zip(task.own_layers, (found for found, _ in by_layer), strict=True))
