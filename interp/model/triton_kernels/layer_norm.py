@@ -23,6 +23,8 @@ def _forward(x, added, w, b, total, y, n, eps, ADDED: tl.constexpr, BLOCK: tl.co
         tl.store(total + row * n + column, kept, mask=inside)
         value = kept.to(tl.float32)
     centred = tl.where(inside, value - tl.sum(value) / n, 0.0)
+    # The first mean is rounded, which shows where all channels are nearly alike.
+    centred = tl.where(inside, centred - tl.sum(centred) / n, 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred) / n + eps)
     gain = tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(b + column, mask=inside, other=0.0).to(tl.float32)
