@@ -85,9 +85,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
 
     device = search.vlm.device
     threads = host_threads(device)
-    if threads > 1:
-        # torch loads a GPU's linear algebra when it is first used, and fails if several threads use it first.
-        torch.linalg.eigh(torch.eye(1, device=device))
+    load_linear_algebra(device)
     by_layer = list(map_ahead(of_layer, task.own_layers, threads, threads - 1))
     whole = _gathered(task, [made for _, made in by_layer])
     own_directions = dict(zip(task.own_layers, (found for found, _ in by_layer), strict=True))
