@@ -11,7 +11,6 @@ from interp.model.shape import LoadIn
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import limit_memory
-from interp.runtime.prefetch import host_threads, map_ahead
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Name of a number format -> its torch dtype."""
@@ -33,9 +32,8 @@ class Placement(NamedTuple):
 
     def settle(self, model: Any) -> Any:
         """A model that was loaded with `options`, on its device, in eval mode and frozen."""
-        if "device_map" not in self.options:
-            move_to(model, torch.device(self.device))
-        return model.eval().requires_grad_(False)
+        placed = model if "device_map" in self.options else model.to(self.device)
+        return placed.eval().requires_grad_(False)
 
 
 def place_model(
@@ -75,19 +73,6 @@ def place_model(
         for each in devices:
             limit_memory(each, max_memory)
     return Placement(first, devices, kind, options)
-
-
-def move_to(model: Any, device: torch.device) -> None:
-    """`model.to(device)`, in several threads: one alone copies weights from files at a fraction of a GPU's speed."""
-
-    def move(tensor: torch.Tensor) -> None:
-        tensor.data = tensor.data.to(device)
-
-    threads = host_threads(device)
-    # Each is listed once, so that tied weights stay tied.
-    for _ in map_ahead(move, [*model.parameters(), *model.buffers()], threads, threads - 1):
-        pass
-    model.to(device)
 
 
 def choose_device(device: str) -> str:
