@@ -50,8 +50,10 @@ def test_rank_and_scaling_survive_plain_peft(world, tmp_path):
     plain = plain_logits(again, vlm.processor, question.image, question.question)
     loaded = PeftModel.from_pretrained(again, tmp_path)
     assert trainable_parameters(adapted) == 4 * (per_rank[0] + per_rank[2])
-    assert torch.equal(plain_logits(loaded, vlm.processor, question.image, question.question), expected)
-    assert not torch.allclose(plain, expected)
+    # Our kernels round otherwise than transformers' own code.
+    again = plain_logits(loaded, vlm.processor, question.image, question.question)
+    torch.testing.assert_close(again, expected, rtol=0, atol=2e-6)
+    assert (plain - expected).abs().max() > 1e-3
 
 
 def test_the_pattern_names_the_projections_of_its_layers_only():
