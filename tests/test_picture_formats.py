@@ -225,9 +225,11 @@ def test_one_outlying_value_is_refused(tmp_path):
     values = np.tile(VALUES, (30, 30))
     assert not lacks_contrast(Image.fromarray(shown(tmp_path, encoded(Image.fromarray(values), "PNG"))))
     values = values // 16
-    values[5, 5] = 65535
-    with pytest.raises(UnreadableImageError, match="a few outlying grey values"):
-        shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
+    # One damaged pixel, then a mark that is burned into .8% of the film.
+    for marked in (1, int(0.008 * values.size)):
+        values.ravel()[5 : 5 + marked] = 65535
+        with pytest.raises(UnreadableImageError, match="a few outlying grey values"):
+            shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
 
 
 def test_a_damaged_pixel_that_leaves_sixteen_levels_is_refused_and_a_mark_of_twice_the_range_is_not(tmp_path):

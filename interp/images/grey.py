@@ -14,7 +14,7 @@ LEAST_CONTRAST = 1.0
 """Least standard deviation of a channel of an image that shows something [of 255 levels]; radiographs have about 60."""
 MOST_OF_ONE_GREY = 0.999
 """Share of the pixels that may have the same grey: one damaged value of 1e30 makes all others black."""
-OUTLYING = 0.0005
+OUTLYING = 0.01
 """Share of the pixels at either end of a range that may be damaged, or a mark on the film."""
 LEAST_LEVELS = 32
 """Fewest grey levels [of 256] that all other pixels span where a picture is shown from its minimum to its maximum. One
@@ -60,7 +60,7 @@ def _refuse_outlying(levels: NDArray[np.uint8]) -> None:
     least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")
     if most - least < LEAST_LEVELS:
         raise UnreadableImageError(
-            f"a few outlying grey values (damaged pixels), which would leave all others fewer than {LEAST_LEVELS} of "
+            f"a few outlying grey values (damaged pixels or a mark on the film), which would leave all others fewer than {LEAST_LEVELS} of "
             "256 levels; correct them, or save the image with 8 bits, or as DICOM with a window"
         )
 

@@ -50,7 +50,8 @@ class Vlm:
     output_hooks: dict[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
     """Layer -> function of the layer's output [B, S, d_model] and the batch that returns the output to use instead.
 
-    It is applied whenever the model is measured (`interp.measurement.clamps`), never in training.
+    It is applied whenever the model is measured (`interp.measurement.clamps`), never in training. After the last layer
+    only final tokens are read, and the others may be zero.
     """
     team: Team = ALONE
     """The processes that divide measurements and answers among themselves; all of them must ask for the same."""

@@ -30,9 +30,10 @@ def nearest_folder(path: Path) -> Path | None:
     path = Path(os.path.expanduser(path))
     place = Path(path.anchor)
     for part in path.relative_to(place).parts:
-        if not (place / part).is_dir():
+        # `Path.is_dir` raises for what is in a folder that cannot be entered.
+        if not os.path.isdir(place / part):
             try:
-                beside = [each.name for each in place.iterdir() if each.is_dir()]
+                beside = [each.name for each in os.scandir(place) if each.is_dir()]
             except OSError:
                 return None
             close = get_close_matches(part, beside, n=1, cutoff=0.75)

@@ -1,5 +1,6 @@
 """Finding the files of a model in a local folder or in the cache of the Hugging Face hub."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
     if named is None or (named[2] and not inside):
         raise InputError(f"{given}: no such folder, and not {expected}.{said}")
     found = HubId(named[1], named[2].strip("/"))
-    if (meant or Path(path.parts[0]).is_dir()) and not is_cached(found.repository):
+    if (meant or os.path.isdir(path.parts[0])) and not is_cached(found.repository):
         here = "a folder here is called nearly the same" if meant else f"there is a folder {path.parts[0]} here"
         raise InputError(
             f"{given}: no such folder.{said} It is not looked up on the hub, because {here}. If a repository is meant, "
