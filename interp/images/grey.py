@@ -60,8 +60,8 @@ def _refuse_outlying(levels: NDArray[np.uint8]) -> None:
     least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")
     if most - least < LEAST_LEVELS:
         raise UnreadableImageError(
-            "a few outlying grey values (damaged pixels or a mark on the film), which would leave all others fewer than "
-            f"{LEAST_LEVELS} of 256 levels; correct them, or save the image with 8 bits, or as DICOM with a window"
+            "a few outlying grey values (damaged pixels or a mark on the film), which would leave all others fewer "
+            f"than {LEAST_LEVELS} of 256 levels; correct them, or save the image with 8 bits, or as DICOM with a window"
         )
 
 
