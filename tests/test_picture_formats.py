@@ -232,6 +232,15 @@ def test_one_outlying_value_is_refused(tmp_path):
             shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
 
 
+@pytest.mark.parametrize(("padding", "other"), [(65535, 0), (0, 40000)])
+def test_padding_that_leaves_few_levels_is_refused(padding, other, tmp_path):
+    """A third of a film of 12 bits is padding of another range; the film itself would be nearly one grey."""
+    values = np.tile(VALUES, (30, 30)).astype(np.uint16) + other
+    values[: len(values) // 3] = padding
+    with pytest.raises(UnreadableImageError, match="padding"):
+        shown(tmp_path, encoded(Image.fromarray(values), "PNG"))
+
+
 def test_a_damaged_pixel_that_leaves_sixteen_levels_is_refused_and_a_mark_of_twice_the_range_is_not(tmp_path):
     values = np.tile(VALUES, (3, 3))
     values[5, 5] = 65535

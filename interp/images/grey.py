@@ -55,14 +55,21 @@ def grey_picture(values: NDArray, low: float | None = None, high: float | None =
 
 
 def _refuse_outlying(levels: NDArray[np.uint8]) -> None:
-    """Raise UnreadableImageError if the pixels without OUTLYING of them at either end span too few levels."""
-    below = np.bincount(levels.ravel(), minlength=256).cumsum() / levels.size
-    least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")
-    if most - least < LEAST_LEVELS:
-        raise UnreadableImageError(
-            "a few outlying grey values (damaged pixels or a mark on the film), which would leave all others fewer "
-            f"than {LEAST_LEVELS} of 256 levels; correct them, or save the image with 8 bits, or as DICOM with a window"
-        )
+    """Raise UnreadableImageError if the pixels without OUTLYING of them at either end span too few levels.
+
+    The same holds of the pixels between black and white, if they are half of all: padding may be a third of a picture.
+    """
+    count = np.bincount(levels.ravel(), minlength=256)
+    between = np.where(np.isin(np.arange(256), (0, 255)), 0, count)
+    for part in (count, between) if 2 * between.sum() >= levels.size else (count,):
+        below = part.cumsum() / part.sum()
+        least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")
+        if most - least < LEAST_LEVELS:
+            raise UnreadableImageError(
+                "a few outlying grey values (damaged pixels, padding or a mark on the film), which would leave all "
+                f"others fewer than {LEAST_LEVELS} of 256 levels; correct them, or save the image with 8 bits, or as "
+                "DICOM with a window"
+            )
 
 
 def lacks_contrast(picture: "Image") -> bool:

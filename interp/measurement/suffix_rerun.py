@@ -213,7 +213,7 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
 
 @torch.no_grad()
 def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
-    cache = Recorder([], [])
+    cache = Recorder()
     with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as captured:
         hidden = run_below(vlm.model, batch, images, vlm.n_layers - 1, cache)
         run_last_layer(vlm.model, batch, hidden, cache)
@@ -230,13 +230,15 @@ def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     return CachedBatch(batch.prompts, token, position, cache.keys, cache.values, final)
 
 
-class Recorder(NamedTuple):
+class Recorder:
     """A stand-in for a transformers cache of packed rows, which keeps keys and values as they are computed."""
 
-    keys: list[Tensor]
-    """Keys of the layers so far: [B, key heads, S, d_head] each."""
-    values: list[Tensor]
-    """Their values: [B, key heads, S, d_head] each."""
+    # Not a NamedTuple: accelerate, which moves arguments between the parts of a split model, would copy one.
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        """Keys of the layers so far: [B, key heads, S, d_head] each."""
+        self.values: list[Tensor] = []
+        """Their values: [B, key heads, S, d_head] each."""
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """The keys and values of the next layer, which are kept."""
