@@ -15,7 +15,7 @@ from torch.nn.attention import sdpa_kernel
 from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
 from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
 from interp.model.memory_model import answering_tokens
-from interp.model.packing import Batch, batches
+from interp.model.packing import Batch, batches, in_reach
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.errors import InputError
@@ -108,11 +108,10 @@ def step_masks(segment: Tensor, position: Tensor, new: int, sliding_window: int 
     `interp.model.packing.attention_masks`, with new tokens treated as text whatever their id.
     """
     own, place = segment[:, -new:, None], position[:, -new:, None]
-    visible = (segment[:, None] == 0) | (segment[:, None] == own)
-    full = visible & (own > 0) & (position[:, None] <= place)
-    local = full if sliding_window is None else full & (position[:, None] > place - sliding_window)
+    visible = ((segment[:, None] == 0) | (segment[:, None] == own)) & (own > 0)
     itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None, -new:]
-    return {"full_attention": (full | itself)[:, None], "sliding_attention": (local | itself)[:, None]}
+    reach = in_reach(place, position[:, None], sliding_window)
+    return {kind: ((visible & reached) | itself)[:, None] for kind, reached in reach.items()}
 
 
 def _most_probable(vlm: Vlm, hidden: Tensor) -> Tensor:

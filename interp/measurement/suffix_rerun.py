@@ -26,7 +26,7 @@ from interp.model.decoder import (
 )
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once, batches, padded
+from interp.model.packing import Batch, Row, at_once, batches, in_reach, padded
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
@@ -290,10 +290,10 @@ def _visible(cached: CachedBatch, sliding_window: int | None) -> dict[str, Tenso
     An edited token replaces the final token of its prompt, and sees the text before it.
     """
     column = torch.arange(cached.keys[0].shape[2], device=cached.position.device)
-    full = column < cached.position[:, None]
-    local = full if sliding_window is None else full & (column > cached.position[:, None] - sliding_window)
-    masks = {"full_attention": full, "sliding_attention": local}
-    return {kind: additive(mask[:, None, None], cached.final.dtype) for kind, mask in masks.items()}
+    place = cached.position[:, None]
+    reach = in_reach(place, column, sliding_window)
+    masks = {kind: (reached & (column < place))[:, None, None] for kind, reached in reach.items()}
+    return {kind: additive(mask, cached.final.dtype) for kind, mask in masks.items()}
 
 
 class PrefixCache:

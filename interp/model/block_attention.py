@@ -52,7 +52,7 @@ def attention_blocks(
     for own, keys, there in _parts(batch, heads):
         m, t = own.shape
         q, k = own[:, :, None], keys[:, None]
-        for kind, reached in in_reach(position[q], position[k], image[q], image[k], sliding_window).items():
+        for kind, reached in in_reach(position[q], position[k], sliding_window, image[q] & image[k]).items():
             bias = torch.where(reached & there[:, None], 0.0, -torch.inf)[:, None]
             parts.setdefault(kind, []).append(Part(_by_head(own, heads), _by_head(keys, key_heads), bias))
         made = torch.arange(joined, joined + m * heads * t).view(m, heads, t)

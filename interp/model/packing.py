@@ -189,18 +189,20 @@ def attention_masks(batch: Batch, image_token: int, sliding_window: int | None) 
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     seen &= (segment >= 0)[:, None, :]
     itself = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)[None]
-    reach = in_reach(position[:, :, None], position[:, None], image[:, :, None], image[:, None], sliding_window)
+    reach = in_reach(position[:, :, None], position[:, None], sliding_window, image[:, :, None] & image[:, None])
     return {kind: ((seen & reached) | itself)[:, None] for kind, reached in reach.items()}
 
 
 def in_reach(
-    position: Tensor, key_position: Tensor, image: Tensor, key_image: Tensor, sliding_window: int | None
+    position: Tensor, key_position: Tensor, sliding_window: int | None, images: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Whether tokens reach keys of their own prompt in Gemma 3's two kinds of layers, by positions and image tokens.
+    """Whether tokens reach keys of their own prompt in Gemma 3's two kinds of layers, by their positions.
 
-    The tensors are broadcast against each other.
+    `images` says where both are image tokens, by default nowhere. The tensors are broadcast against each other.
     """
-    full = (key_position <= position) | (key_image & image)
+    full = key_position <= position
+    if images is not None:
+        full = full | images
     local = full if sliding_window is None else full & (key_position > position - sliding_window)
     return {"full_attention": full, "sliding_attention": local}
 
@@ -217,6 +219,5 @@ def column_masks(batch: Batch, columns: Tensor, sliding_window: int | None) -> d
     """The rows of `attention_masks` of the text tokens in `columns` int64 [B, F]: boolean [B, 1, F, S]."""
     segment, position = batch.segment[:, None], batch.position_ids[:, None]
     own, place = (of_all.gather(1, columns)[..., None] for of_all in (batch.segment, batch.position_ids))
-    full = ((segment == 0) | (segment == own)) & (position <= place)
-    local = full if sliding_window is None else full & (position > place - sliding_window)
-    return {"full_attention": full[:, None], "sliding_attention": local[:, None]}
+    seen = (segment == 0) | (segment == own)
+    return {kind: (seen & reached)[:, None] for kind, reached in in_reach(place, position, sliding_window).items()}
