@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE
-from interp.model.decoder import final_logits, run_packed
+from interp.model.decoder import final_logits, run_below
 from interp.model.image_tokens import encode_images
 from interp.model.memory_model import passing_tokens
 from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack
@@ -228,7 +228,7 @@ def text_residuals(
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "residuals"):
         places = text_places(vlm, batch, start)
         with capture_residuals(vlm, batch, places, layers) as captured:
-            run_packed(vlm.model, batch, images)
+            run_below(vlm.model, batch, images, max(layers, default=-1) + 1)
         # Put together in main memory: the residuals of all layers may be larger than anything else on the device.
         residuals.append(torch.stack([captured[layer].cpu() for layer in layers], dim=1).float())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
