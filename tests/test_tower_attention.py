@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from interp.model import tower_attention
+from interp.model.key_heads import HOPPER
 from interp.model.tower_attention import D_HEAD, STEP, _works, attend_tower, fits_tower
 
-hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == tower_attention.HOPPER
+hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
 needs_hopper = pytest.mark.skipif(not hopper, reason="needs a Hopper GPU")
 
 

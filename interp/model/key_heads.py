@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 HOPPER = 9
-"""Compute capability from which PyTorch prefers cuDNN's attention; on older GPUs other kernels are faster."""
+"""Compute capability of H100 and H200, from which on PyTorch prefers cuDNN's attention; on older GPUs other kernels are
+faster."""
 
 
 def attend_shared(

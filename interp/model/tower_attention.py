@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from interp.model.key_heads import HOPPER
+
 log = logging.getLogger(__name__)
-HOPPER = 9
-"""The compute capability whose instructions the kernel uses; newer GPUs have others."""
 D_HEAD = 72
 """Channels of a head of the towers of all Gemma 3."""
 STEP = 64
@@ -34,6 +34,7 @@ def fits_tower(query: Tensor, mask: Tensor | None) -> bool:
         and query.shape[-2] % STEP == 0
         and query.numel() > 0
         and not (torch.is_grad_enabled() and query.requires_grad)
+        # Newer GPUs have other instructions.
         and torch.cuda.get_device_capability(query.device)[0] == HOPPER
         and _works(query.device)
     )

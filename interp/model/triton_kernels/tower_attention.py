@@ -86,6 +86,18 @@ def _scores(wide, narrow, k_wide, k_narrow, zero):
 
 
 @gluon.jit
+def _add_values(weights, values, out, layout: gl.constexpr):
+    return warpgroup_mma(gl.convert_layout(weights, gl.DotOperandLayout(0, layout, 2)), values, out, is_async=True)
+
+
+@gluon.jit
+def _wait_until_full(full, step):
+    slot = step % SLOTS
+    # Slot 0 is filled for the first time in step SLOTS.
+    mbarrier.wait(full.index(slot), ((step // SLOTS) + (slot == 0)) & 1)
+
+
+@gluon.jit
 def _attend(outputs, buffers, barriers, place, scale, group: gl.constexpr):
     """Attend from one group's queries over all keys; step j weighs keys j while the values of step j - 1 are summed."""
     wide_out, narrow_out = outputs
@@ -111,13 +123,10 @@ def _attend(outputs, buffers, barriers, place, scale, group: gl.constexpr):
     before = weight.to(wide.dtype)
     for step in range(1, steps):
         slot = step % SLOTS
-        # Slot 0 is filled for the first time in step SLOTS.
-        mbarrier.wait(full.index(slot), ((step // SLOTS) + (slot == 0)) & 1)
+        _wait_until_full(full, step)
         score = _scores(wide, narrow, k_wide.index(slot), k_narrow.index(slot), zero)
-        to_wide = gl.convert_layout(before, gl.DotOperandLayout(0, wides, 2))
-        to_narrow = gl.convert_layout(before, gl.DotOperandLayout(0, narrows, 2))
-        out_wide = warpgroup_mma(to_wide, v_wide.index(slot), out_wide, is_async=True)
-        out_narrow = warpgroup_mma(to_narrow, v_narrow.index(slot), out_narrow, is_async=True)
+        out_wide = _add_values(before, v_wide.index(slot), out_wide, wides)
+        out_narrow = _add_values(before, v_narrow.index(slot), out_narrow, narrows)
         # The scores are needed now; the two products with the values go on.
         score = warpgroup_mma_wait(2, deps=[score])
         higher = gl.maximum(top, gl.max(score, 1) * scale)
@@ -131,11 +140,9 @@ def _attend(outputs, buffers, barriers, place, scale, group: gl.constexpr):
         out_wide = out_wide * gl.convert_layout(shrink, gl.SliceLayout(1, wides))[:, None]
         out_narrow = out_narrow * gl.convert_layout(shrink, gl.SliceLayout(1, narrows))[:, None]
     slot = steps % SLOTS
-    mbarrier.wait(full.index(slot), ((steps // SLOTS) + (slot == 0)) & 1)
-    to_wide = gl.convert_layout(before, gl.DotOperandLayout(0, wides, 2))
-    to_narrow = gl.convert_layout(before, gl.DotOperandLayout(0, narrows, 2))
-    out_wide = warpgroup_mma(to_wide, v_wide.index(slot), out_wide, is_async=True)
-    out_narrow = warpgroup_mma(to_narrow, v_narrow.index(slot), out_narrow, is_async=True)
+    _wait_until_full(full, steps)
+    out_wide = _add_values(before, v_wide.index(slot), out_wide, wides)
+    out_narrow = _add_values(before, v_narrow.index(slot), out_narrow, narrows)
     out_wide, out_narrow = warpgroup_mma_wait(0, deps=[out_wide, out_narrow])
 
     # The outputs leave through the memory of the group's own queries. TMA drops channels and rows that do not exist.
