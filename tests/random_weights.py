@@ -6,6 +6,13 @@ from typing import Any
 import torch
 
 
+def draw_norms(model: Any) -> None:
+    """Draw the weights of all RMS norms of `model`, which are 0 otherwise."""
+    for module in model.modules():
+        if "RMSNorm" in type(module).__name__:
+            torch.nn.init.normal_(module.weight)
+
+
 def save_random(model: Any, tokenizer: Any, folder: Path) -> Path:
     """Draw all weights of `model` but its norms, and save it with a processor for images of 64 pixels."""
     from interp.demo.model import build_processor

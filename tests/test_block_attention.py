@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_weights import draw_norms
 from torch.nn import functional as F
 
 from interp.model import block_attention
@@ -59,9 +60,7 @@ def model():
     )
     torch.manual_seed(0)
     found = Gemma3ForConditionalGeneration(config).eval().requires_grad_(False)
-    for module in found.modules():
-        if "RMSNorm" in type(module).__name__:
-            torch.nn.init.normal_(module.weight)
+    draw_norms(found)
     return found
 
 

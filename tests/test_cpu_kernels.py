@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_weights import draw_norms
 
 from interp.model.cpu_kernels import ROWS, padded_rows, product, use_cpu_kernels
 
@@ -16,9 +17,7 @@ def language_model():
     )  # fmt: skip
     torch.manual_seed(0)
     model = Gemma3TextModel(config).eval().requires_grad_(False)
-    for module in model.modules():
-        if "RMSNorm" in type(module).__name__:
-            torch.nn.init.normal_(module.weight)
+    draw_norms(model)
     return model
 
 

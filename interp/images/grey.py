@@ -60,7 +60,8 @@ def _refuse_outlying(levels: NDArray[np.uint8]) -> None:
     The same holds of the pixels between black and white, if they are half of all: padding may be a third of a picture.
     """
     count = np.bincount(levels.ravel(), minlength=256)
-    between = np.where(np.isin(np.arange(256), (0, 255)), 0, count)
+    between = count.copy()
+    between[[0, 255]] = 0
     for part in (count, between) if 2 * between.sum() >= levels.size else (count,):
         below = part.cumsum() / part.sum()
         least, most = np.searchsorted(below, (OUTLYING, 1 - OUTLYING), side="right")

@@ -22,14 +22,16 @@ def host_threads(device: "torch.device") -> int:
 
 
 def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], threads: int, max_waiting: int
+    function: Callable[[T], R], items: Iterable[T], threads: int, max_waiting: int | None = None
 ) -> Generator[R, None, None]:
     """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
-    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken; without any, the
-    caller's own thread makes them. An error of `function` is raised where its result would be yielded. It cancels the
-    calls that have not begun, as does closing the iterator.
+    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken, by default one for
+    each of the other threads; if there are to be none, the caller's own thread makes them. An error of `function` is
+    raised where its result would be yielded. It cancels the calls that have not begun, as does closing the iterator.
     """
+    if max_waiting is None:
+        max_waiting = threads - 1
     if not max_waiting:
         yield from map(function, items)
         return

@@ -99,8 +99,7 @@ def screen_layers(
         name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes, means=means) if checkpoint else ""
         return _ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means)))
 
-    ahead = inputs.at_once - 1
-    screened = list(map_ahead(checkpointed, track(range(len(layers)), "screening features"), inputs.at_once, ahead))
+    screened = list(map_ahead(checkpointed, track(range(len(layers)), "screening features"), inputs.at_once))
     after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
     return ScreenedLayers(
         features=_concatenated([found.features for found in screened]),

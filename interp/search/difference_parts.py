@@ -84,9 +84,8 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
         return directions, made
 
     device = search.vlm.device
-    threads = host_threads(device)
     load_linear_algebra(device)
-    by_layer = list(map_ahead(of_layer, task.own_layers, threads, threads - 1))
+    by_layer = list(map_ahead(of_layer, task.own_layers, host_threads(device)))
     whole = _gathered(task, [made for _, made in by_layer])
     own_directions = dict(zip(task.own_layers, (found for found, _ in by_layer), strict=True))
     return DifferenceParts(
@@ -129,8 +128,7 @@ def _controlled(task: Task, own: Mapping[int, AnswerDirections], device_bytes: i
         found = AnswerDirections(tensors[f"{layer} basis"], tensors[f"{layer} gain"]).to(device)
         return [each.to(home) for each in with_controls(found, 1000 * task.settings.seed + layer)]
 
-    threads = host_threads(device)
-    return list(map_ahead(controlled, task.layers, threads, threads - 1))
+    return list(map_ahead(controlled, task.layers, host_threads(device)))
 
 
 def _gathered(task: Task, own: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
