@@ -285,6 +285,7 @@ from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no
 from interp.questions.tables import prompt_table
 from interp.model.load import load_vlm
+from interp.runtime.distributed import shut_down
 
 model, questions = sys.argv[1:]
 accelerator = accelerator_for("cpu")
@@ -304,6 +305,9 @@ settings = TrainSettings(dropout=0.0, lr=1e-2, grounding="blank", grounding_weig
 history = train(vlm, adapted, steps, settings, accelerator)
 if accelerator.is_main_process:
     print(json.dumps([accelerator.num_processes, [[s.loss, s.grounding, s.grad_norm, s.lr] for s in history]]))
+# As a command does at its end: otherwise one process may still be waiting for another that has ended.
+accelerator.wait_for_everyone()
+shut_down()
 """
 
 
@@ -317,7 +321,8 @@ def test_two_processes_train_as_one(world, tmp_path):
     found = []
     for processes in ("1", "2"):
         command = [*launch, processes, str(script), str(world.model), str(world.questions)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+        assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert [count for count, _ in found] == [1, 2]
     assert found[0][1] == [pytest.approx(step, rel=1e-4) for step in found[1][1]]
