@@ -25,6 +25,7 @@ from shape import (
     SHAPES,
     build,
     counts_of,
+    distinct_positions,
     machine,
     matmul_rate,
     memory_rate,
@@ -59,16 +60,11 @@ def ours(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame, kept: np.ndarray)
 
 def floor(vlm: Vlm, saes: Sequence[Sae], prompts: pd.DataFrame) -> tuple[float, dict[str, float]]:
     """Time of the necessary operations on these prompts [s], and its parts."""
-    cost = operations(vlm)
-    prefixes: dict[str, int] = {}
-    suffixes = 0
-    for row in pack_prompts(vlm, prompts):
-        prefixes[prompts["image"].iloc[row.prompts[0]]] = len(row.prefix)
-        suffixes += sum(map(len, row.suffixes))
-    positions = sum(prefixes.values()) + suffixes
+    cost, images = operations(vlm), prompts["image"].tolist()
+    positions = distinct_positions(pack_prompts(vlm, prompts), images)
     encoders = sum(2 * sae.w_enc.numel() for sae in saes)
     parts = {
-        "tower_tflop": len(prefixes) * cost.image / 1e12,
+        "tower_tflop": len(set(images)) * cost.image / 1e12,
         "decoder_tflop": positions * cost.position / 1e12,
         "logits_and_sae_tflop": len(prompts) * (cost.logits + encoders) / 1e12,
     }

@@ -9,7 +9,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -242,6 +242,15 @@ def operations(vlm: Vlm) -> Operations:
         final_logits(vlm.model, batch, torch.empty(0, vlm.d_model, device=vlm.device))
     logits = 2 * vlm.model.lm_head.weight.numel()
     return Operations(tower.get_total_flops(), decoder.get_total_flops() - logits, logits)
+
+
+def distinct_positions(rows: Sequence[Row], images: Sequence[str]) -> int:
+    """Positions that must pass the language model: what the prompts of an image begin with once, and all that follows.
+
+    `images` holds the image of every prompt that `rows` refer to.
+    """
+    prefixes = {images[row.prompts[0]]: len(row.prefix) for row in rows}
+    return sum(prefixes.values()) + sum(len(suffix) for row in rows for suffix in row.suffixes)
 
 
 def machine(vlm: Vlm) -> dict[str, str]:

@@ -6,9 +6,13 @@
 naive is plain transformers and peft with batch 1 and accumulation over 8, where each of two wordings has its own
 forward pass with the pixels through the tower. batched pads 8 questions in both wordings into a batch of 16, runs the
 tower once per question without gradients, and computes logits of the last position only. Both get prepared inputs,
-while ours reads and tokenizes them. All train the same LoRA with AdamW. The floor of a step is the time of its counted
-operations, forward and backward from the lowest trained layer, at the speed of a large matrix product. medgemma-4b
-needs a GPU.
+while ours reads and tokenizes them. All train the same LoRA with AdamW.
+
+The floor is the time of counted operations at the speed of a large matrix product. Of a step, these are its own,
+forward and backward from the lowest trained layer, in the mean over an epoch. Of the first epoch, they are those of its
+steps, of the tower once per image, and of the frozen layers once for every position of the wordings of all epochs,
+which are computed before the first step. What the wordings of an image begin with counts once, and attention in the
+frozen layers does not count. medgemma-4b needs a GPU.
 """
 
 import argparse
@@ -26,7 +30,21 @@ import pandas as pd
 import torch
 from flop_formulas import FlopCounterMode
 from ready import ready
-from shape import MIMIC, PIXELS, SHAPES, Counts, machine, matmul_rate, questions, random_medgemma, report, synchronize
+from shape import (
+    MIMIC,
+    PIXELS,
+    SHAPES,
+    Counts,
+    Operations,
+    distinct_positions,
+    machine,
+    matmul_rate,
+    operations,
+    questions,
+    random_medgemma,
+    report,
+    synchronize,
+)
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -197,6 +215,33 @@ def packed_step(vlm: Vlm, adapted: Any, frozen: PrefixStates, items: Sequence[It
     (losses.cross_entropy + losses.divergence).sum().backward()
 
 
+class Work(NamedTuple):
+    """Operations of the first epoch [FLOP]."""
+
+    tower: int
+    """The vision tower, once per image."""
+    frozen: int
+    """The layers below the lowest trained one, without attention between positions."""
+    steps: int
+    """All steps, forward and backward."""
+
+
+def work(vlm: Vlm, adapted: Any, steps: Sequence[Step], cost: Operations) -> Work:
+    """Count the operations of the first epoch of `steps`; `cost` is that of the model without its adapter."""
+    items = [item for step in steps for item in step.items]
+    frozen = kept(vlm, items)
+    prompts = list(dict.fromkeys(prompts_asked(items)))
+    images = [prompt.image for prompt in prompts]
+    positions = distinct_positions(frozen.pack(prompts), images)
+    with FlopCounterMode(display=False) as counter:
+        for step in steps:
+            if step.epoch == 0:
+                packed_step(vlm, adapted, frozen, step.items)
+    adapted.zero_grad()
+    below = positions * cost.position * frozen.first // vlm.n_layers
+    return Work(len(set(images)) * cost.image, below, counter.get_total_flops())
+
+
 def gradient(adapted: Any, run: Callable[[], None]) -> dict[str, Tensor]:
     """The gradient that `run` accumulates, by parameter."""
     adapted.zero_grad()
@@ -259,6 +304,7 @@ def main() -> None:
     layers = parse_layers(
         options.layers or ("4-5" if options.shape == "tiny" else "15-19"), range(vlm.n_layers), vlm.n_layers
     )
+    cost = operations(vlm)
     adapted = add_lora(vlm, layers, SETTINGS.rank, SETTINGS.alpha, SETTINGS.dropout)
     n = SETTINGS.batch_size
     asked = n * options.steps
@@ -270,6 +316,7 @@ def main() -> None:
         assert all(item.paraphrase for step in steps for item in step.items)
         with peak(memory, "ours"), ready(vlm):
             ours = our_pairs(vlm, adapted, steps, options.repeats)
+            done = work(vlm, adapted, steps, cost)
         pairs |= {"ours, kept inputs": ours.steady, "ours, first epoch": ours.first, "ours, whole run": ours.whole}
         print(f"ours, kept inputs: {ours.steady:.1f} pairs/s", file=sys.stderr, flush=True)
         for name, prepare, step in (
@@ -281,10 +328,7 @@ def main() -> None:
                 pairs[name] = plain_pairs(adapted, step, batches, n)
             print(f"{name}: {pairs[name]:.1f} pairs/s", file=sys.stderr, flush=True)
         items = steps[0].items
-        frozen = kept(vlm, items)
-        with FlopCounterMode(display=False) as counter:
-            packed_step(vlm, adapted, frozen, items)
-        floor = counter.get_total_flops() / matmul_rate(vlm.device, vlm.model.dtype)
+        rate = matmul_rate(vlm.device, vlm.model.dtype)
         facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
         facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
         if vlm.model.dtype != torch.float32:
@@ -293,10 +337,15 @@ def main() -> None:
     facts |= {
         "images": counts.images,
         "questions": counts.questions,
-        "step_tflop": counter.get_total_flops() / 1e12,
-        "step_floor_s": floor,
+        "matmul_tflop_per_s": rate / 1e12,
+        "step_tflop": done.steps / options.steps / 1e12,
+        "step_floor_s": done.steps / options.steps / rate,
         "step_s": n / ours.steady,
-        "share_of_floor": floor * ours.steady / n,
+        "share_of_floor": done.steps / rate * ours.steady / asked,
+        **{f"first_epoch_{name}_tflop": value / 1e12 for name, value in done._asdict().items()},
+        "first_epoch_floor_s": sum(done) / rate,
+        "first_epoch_s": asked / ours.first,
+        "first_epoch_share_of_floor": sum(done) / rate * ours.first / asked,
         "total_s": time.perf_counter() - started,
     }
     table = pd.DataFrame({"pairs_per_s": pairs})
