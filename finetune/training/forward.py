@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from finetune.lora.fused_update import fused_updates
 from finetune.training.batches import Item
 from finetune.training.loss import Losses, Objective, grounding_losses, question_losses
 from finetune.training.prefix_states import PrefixStates, Prompt, lowest_trained
@@ -42,11 +43,13 @@ class FirstTokenLogits(torch.nn.Module):
         model = self.adapted.get_base_model()
         # As in mixed-precision training, the adapter is float32 and its matrix products are in the base's bfloat16.
         # This would not save time on a CPU.
-        mixed = model.device.type == "cuda" and model.dtype == torch.bfloat16
+        on_gpu = model.device.type == "cuda"
+        mixed = on_gpu and model.dtype == torch.bfloat16
         products = torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False)
         with (
             products,
             disable_input_dtype_casting(self.adapted, mixed),
+            fused_updates(self.adapted, on_gpu),
             sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *DECODE_KERNELS], set_priority=True),
         ):
             return torch.cat([logits_from_layer(model, batch, hidden, self.first) for batch, hidden in parts])

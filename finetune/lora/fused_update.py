@@ -1,0 +1,108 @@
+"""LoRA's projections in fewer kernels: scale and sum are parts of the matrix products.
+
+y = x Wᵀ + s · dropout(x) Aᵀ Bᵀ with rank r, frozen W, and trained A and B. peft multiplies an update as large as y by s
+and adds it to the base's output in kernels of their own, and so again backwards. Here s is a factor of the small
+products, and the large ones add to their results.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@contextmanager
+def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
+    """While open and `active`, run the projections of an adapter in fewer kernels, with the gradients of peft's own.
+
+    What this does not cover runs as before: several adapters or none, merged ones, variants such as DoRA, biases,
+    quantized or hooked projections, and dtypes that peft converts. Second derivatives raise a RuntimeError.
+    """
+    from peft.tuners.lora import Linear
+
+    modules = adapted.modules() if active else []
+    changed: list[Any] = [m for m in modules if type(m) is Linear and "forward" not in vars(m)]
+    for module in changed:
+        module.forward = MethodType(_forward, module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _forward(module: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
+    if args or options or not _fits(module, x):
+        return type(module).forward(module, x, *args, **options)
+    (name,) = module.active_adapters
+    dropout = module.lora_dropout[name]
+    share = dropout.p if dropout.training and isinstance(dropout, torch.nn.Dropout) else 0.0
+    factors = module.lora_A[name].weight, module.lora_B[name].weight
+    return UpdatedProjection.apply(x, module.base_layer.weight, *factors, module.scaling[name], share)
+
+
+def _fits(module: Any, x: Tensor) -> bool:
+    """Whether `UpdatedProjection` computes what peft does for this input."""
+    base, names = module.base_layer, module.active_adapters
+    if module.disable_adapters or module.merged or len(names) != 1 or names[0] not in module.lora_A:
+        return False
+    name, first, second = names[0], module.lora_A[names[0]], module.lora_B[names[0]]
+    if name in module.lora_variant or any(not _plain(part) for part in (base, first, second)):
+        return False
+    if type(module.lora_dropout[name]) not in (torch.nn.Dropout, torch.nn.Identity):
+        return False
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else first.weight.dtype
+    return x.dtype == base.weight.dtype == dtype and not base.weight.requires_grad
+
+
+def _plain(part: Any) -> bool:
+    """Whether a module is torch's own linear map, without a bias and without hooks."""
+    hooked = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    return type(part) is torch.nn.Linear and part.bias is None and not hooked
+
+
+class UpdatedProjection(torch.autograd.Function):
+    """x Wᵀ + scale · dropout(x) Aᵀ Bᵀ: x [..., in] -> [..., out], with gradients for x, A [r, in] and B [out, r].
+
+    W [out, in] is frozen and has the dtype of x, in which all products are computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, dropout: float) -> Tensor:  # noqa: D102
+        rows, small, large = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
+        seen, kept = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
+        low = seen @ small.T
+        y = _scaled(low, large.T, scale).addmm_(rows, w.T)
+        ctx.save_for_backward(seen, kept, low, w, small, large)
+        ctx.scale, ctx.dropout, ctx.dtypes = scale, dropout, (a.dtype, b.dtype)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        seen, kept, low, w, small, large = ctx.saved_tensors
+        dy = gradients[0].flatten(0, -2)
+        pull = dy @ large
+        da, db = _scaled(pull.T, seen, ctx.scale), _scaled(dy.T, low, ctx.scale)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            if kept is None:
+                dx = _scaled(pull, small, ctx.scale)
+            else:
+                dx = torch.ops.aten.native_dropout_backward(pull @ small, kept, ctx.scale / (1 - ctx.dropout))
+            dx = dx.addmm_(dy, w).view(*gradients[0].shape[:-1], -1)
+        return dx, None, da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), None, None
+
+
+def _scaled(first: Tensor, second: Tensor, scale: float) -> Tensor:
+    """The product of two matrices, scaled in the same kernel."""
+    # With beta = 0 the first argument is not read.
+    return torch.addmm(first.new_empty(1, 1), first, second, beta=0, alpha=scale)

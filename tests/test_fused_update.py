@@ -1,0 +1,200 @@
+"""LoRA's projections in fewer kernels give the values and gradients of peft's own."""
+
+import pytest
+import torch
+from finetune_world import awaken, items_of, make_world
+from torch.nn import functional as F
+
+from finetune.lora import fused_update
+from finetune.lora.fused_update import fused_updates
+from finetune.lora.modules import add_lora, set_dropout
+from finetune.lora.settings import TrainSettings
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.loss import objective_of
+from finetune.training.prefix_states import PrefixStates
+from interp.model.image_tokens import encode_images
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+class Block(torch.nn.Module):
+    """Two projections of one input, and one of their product."""
+
+    def __init__(self, bias=False):
+        super().__init__()
+        self.left, self.right = (torch.nn.Linear(24, 40, bias=bias) for _ in range(2))
+        self.down = torch.nn.Linear(40, 24, bias=bias)
+
+    def forward(self, x):
+        return self.down(torch.tanh(self.left(x)) * self.right(x))
+
+
+def adapted_block(bias=False, **options):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    targets = ["left", "right", "down"]
+    adapted = get_peft_model(Block(bias), LoraConfig(r=4, lora_alpha=12, target_modules=targets, **options))
+    awaken(adapted)
+    return adapted
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """The inputs of all fused projections."""
+    calls, plain = [], fused_update.UpdatedProjection.apply
+    monkeypatch.setattr(
+        fused_update.UpdatedProjection, "apply", lambda x, *rest: (calls.append(x.shape), plain(x, *rest))[1]
+    )
+    return calls
+
+
+def outcome(adapted, x):
+    """The output and the gradients of input and adapter."""
+    leaf = x.clone().requires_grad_()
+    y = adapted(leaf)
+    factors = [p for p in adapted.parameters() if p.requires_grad]
+    slope = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad((y * slope).float().sum(), [leaf, *factors])]
+
+
+def distance(found, expected):
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_values_and_gradients_in_float32(dropout, device, fused_calls):
+    adapted = adapted_block(lora_dropout=dropout).to(device).train()
+    x = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(1)).to(device)
+    torch.manual_seed(5)
+    expected = outcome(adapted, x)
+    with fused_updates(adapted):
+        torch.manual_seed(5)
+        found = outcome(adapted, x)
+        other = outcome(adapted, x)
+    assert len(fused_calls) == 6
+    assert len(found) == 2 + 2 * 3
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert distance(mine, theirs) < 1e-6
+        assert float((mine - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+    apart = [distance(mine, theirs) for mine, theirs in zip(other, expected, strict=True)]
+    assert (min(apart) > 0.05) == (dropout > 0), "another draw of the dropout differs, so the comparison above can fail"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_values_and_gradients_in_mixed_precision():
+    from peft.helpers import disable_input_dtype_casting
+
+    adapted = adapted_block(lora_dropout=0.3).cuda().train()
+    for module in adapted.base_model.model.children():
+        module.base_layer.bfloat16()
+    x = torch.randn(300, 24, generator=torch.Generator().manual_seed(1)).cuda().bfloat16()
+    found = []
+    for active in (False, True):
+        torch.manual_seed(5)
+        mixed = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+        with mixed, disable_input_dtype_casting(adapted), fused_updates(adapted, active):
+            found.append(outcome(adapted, x))
+    for plain, fused in zip(*found, strict=True):
+        assert fused.dtype == plain.dtype
+        assert distance(fused, plain) < 2e-2
+
+
+def switched_off(adapted):
+    adapted.base_model.disable_adapter_layers()
+
+
+def merged(adapted):
+    adapted.merge_adapter()
+
+
+def two_adapters(adapted):
+    adapted.add_adapter("other", adapted.peft_config["default"])
+    adapted.base_model.set_adapter(["default", "other"])
+
+
+def hooked(adapted):
+    for module in adapted.modules():
+        if type(module) is torch.nn.Linear:
+            module.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def base_in_bfloat16(adapted):
+    for module in adapted.base_model.model.children():
+        module.base_layer.bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"use_dora": True}, None),
+        ({"bias": True}, None),
+        ({"bias": True, "lora_bias": True}, None),
+        ({}, switched_off),
+        ({}, merged),
+        ({}, two_adapters),
+        ({}, hooked),
+        ({}, base_in_bfloat16),
+    ],
+)
+def test_other_cases_are_peft_s_own(options, change, fused_calls):
+    adapted = adapted_block(**options).eval()
+    if change is not None:
+        change(adapted)
+    x = torch.randn(5, 24, dtype=adapted.base_model.model.down.base_layer.weight.dtype)
+    with torch.no_grad():
+        expected = adapted(x)
+        with fused_updates(adapted):
+            assert torch.equal(adapted(x), expected)
+    assert not fused_calls
+
+
+def test_nothing_is_left_behind(fused_calls):
+    adapted = adapted_block()
+    names = list(adapted.state_dict())
+    with fused_updates(adapted), fused_updates(adapted):
+        assert list(adapted.state_dict()) == names
+    assert not any("forward" in vars(module) for module in adapted.modules())
+    with pytest.raises(RuntimeError, match="stopped"), fused_updates(adapted):
+        raise RuntimeError("stopped")
+    assert not any("forward" in vars(module) for module in adapted.modules())
+    with fused_updates(adapted, active=False):
+        adapted(torch.ones(2, 24))
+    assert not fused_calls
+
+
+def test_second_derivatives_are_refused():
+    adapted = adapted_block()
+    x = torch.ones(2, 24, requires_grad=True)
+    with fused_updates(adapted):
+        (slope,) = torch.autograd.grad(adapted(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_the_gradient_of_a_training_batch(tmp_path, fused_calls):
+    world = make_world(tmp_path / "world", patients=4)
+    vlm = load_vlm(world.model, "cpu", "float32")
+    # On a CPU, base projections have kernels of their own.
+    for module in vlm.model.modules():
+        module.__dict__.pop("forward", None)
+    adapted = add_lora(vlm, [1, 2], dropout=0.3)
+    awaken(adapted)
+    set_dropout(adapted, True)
+    items = items_of(load_questions(world.questions, split="train"))
+    encode_images(vlm, [item.image for item in items])
+    batch = build_batch(PrefixStates(vlm), items)
+    parameters, found = [p for p in adapted.parameters() if p.requires_grad], []
+    for active in (False, True):
+        torch.manual_seed(3)
+        with fused_updates(adapted, active):
+            losses = batch_losses(FirstTokenLogits(adapted), batch, objective_of(vlm, TrainSettings()))
+            found.append(torch.autograd.grad((losses.cross_entropy + losses.divergence).sum(), parameters))
+    assert len(fused_calls) == 7 * 2
+    for plain, fused in zip(*found, strict=True):
+        assert F.cosine_similarity(plain.flatten(), fused.flatten(), dim=0) > 1 - 1e-6
+        assert distance(fused, plain) < 1e-5
