@@ -74,9 +74,8 @@ def total_loss(parts: Sequence[Part], settings: TrainSettings) -> Part:
     return answers + settings.grounding_weight * grounding
 
 
-def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """0.5 * (KL(p || q) + KL(q || p)) of the distributions of two sets of logits [n, vocabulary] -> float32 [n]."""
-    log_p, log_q = first.float().log_softmax(-1), second.float().log_softmax(-1)
+def symmetric_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """0.5 * (KL(p || q) + KL(q || p)) of two sets of distributions, from log-probabilities [n, vocabulary] -> [n]."""
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
@@ -93,8 +92,8 @@ def answer_divergence(first: Tensor, second: Tensor) -> Tensor:
 def divergences(first: Tensor, second: Tensor, closed: Tensor, objective: Objective) -> Tensor:
     """The divergence of an objective between the answers to two wordings of k questions: float32 [k] in nats.
 
-    `first` and `second` [k, vocabulary] are logits at the first answer position; bool [k] says which questions are
-    `closed`. The sum of both directions is twice their mean.
+    `first` and `second` float32 [k, vocabulary] are log-probabilities of the first answer token; bool [k] says which
+    questions are `closed`. The sum of both directions is twice their mean.
     """
     found = symmetric_divergence(first, second)
     if objective.settings.divergence_over == "yes-no":
@@ -103,17 +102,17 @@ def divergences(first: Tensor, second: Tensor, closed: Tensor, objective: Object
     return 2 * found if objective.settings.divergence == "sum" else found
 
 
-def answer_loss(logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+def answer_loss(log_p: Tensor, targets: Tensor, objective: Objective) -> Tensor:
     """The cross-entropy of n true answers: float32 [n] in nats.
 
-    `logits` [n, vocabulary] are those of the first answer position, `targets` int64 [n] the first tokens of the answers
-    in lower case. With `spelling` "any", it is -log of the added probabilities of all spellings of these tokens.
+    `log_p` float32 [n, vocabulary] are log-probabilities of the first answer token, `targets` int64 [n] the first
+    tokens of the answers in lower case. With `spelling` "any", it is -log of the added probabilities of all spellings
+    of these tokens.
     """
-    logits = logits.float()
     if objective.settings.spelling == "lower-case":
-        return F.cross_entropy(logits, targets, reduction="none")
+        return F.nll_loss(log_p, targets, reduction="none")
     other = objective.words != objective.words[targets][:, None]
-    return logits.logsumexp(-1) - logits.masked_fill(other, -math.inf).logsumexp(-1)
+    return -log_p.masked_fill(other, -math.inf).logsumexp(-1)
 
 
 def question_losses(
@@ -125,12 +124,15 @@ def question_losses(
     int64 [k] is the index of the question of each paraphrase; `targets` int64 [n] are the first tokens of the true
     answers; bool [n] says which questions are `closed`.
     """
-    cross_entropy = answer_loss(original, targets, objective)
+    # One softmax for all, because a GPU computes each row on one of its processors, however many rows there are.
+    log_p = torch.cat([original, paraphrase]).float().log_softmax(-1)
+    first, second = log_p.split([len(original), len(paraphrase)])
+    cross_entropy = answer_loss(first, targets, objective)
     divergence = torch.zeros_like(cross_entropy)
     if objective.settings.answer_wordings == "both":
-        second = answer_loss(paraphrase, targets[paired], objective)
-        cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (second - cross_entropy[paired]))
-    apart = divergences(original[paired], paraphrase, closed[paired], objective)
+        of_second = answer_loss(second, targets[paired], objective)
+        cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (of_second - cross_entropy[paired]))
+    apart = divergences(first[paired], second, closed[paired], objective)
     return Losses(cross_entropy, divergence.index_add(0, paired, apart), torch.zeros_like(cross_entropy))
 
 
