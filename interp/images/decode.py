@@ -9,6 +9,7 @@ Ghostscript), and the size that a file claims is checked before anything is deco
 
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,8 @@ NO_IMAGE = "<none>"
 """In place of an image path: no image, so the prompt is text only."""
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVIF")
 """Allowed picture formats by PIL's names."""
+_LOADING = Lock()
+"""Held while PIL loads what reads its formats."""
 NO_CONTRAST = "an image without contrast (nearly a single colour), which shows nothing"
 """The reason why an import leaves out an image."""
 
@@ -78,7 +81,9 @@ def _picture(path: Path) -> "Image":
 
     # Another library may have set it for the whole process; the missing part of an image would be grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    Image.init()
+    # Threads that import the same modules at the same time hold each other up, by half a second on some machines.
+    with _LOADING:
+        Image.init()
     # AVIF is missing in older versions of PIL.
     formats = [name for name in PICTURE_FORMATS if name in Image.OPEN]
     try:

@@ -1,9 +1,18 @@
-"""What a GPU's libraries load and plan when they are first used, done in a thread while the host imports and reads."""
+"""What a GPU's libraries and kernels load and plan when they are first used, done in threads while the host is busy.
 
+A process that ends waits for these threads, because ending one inside a library would abort the process.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Lock, Thread
+from functools import partial
+from importlib.util import find_spec
+from threading import Lock
 
 import torch
+
+from interp.model.shape import ModelShape
 
 _LOADING = Lock()
 """Held while torch loads its linear algebra for GPUs."""
@@ -15,7 +24,17 @@ def use_libraries(device: torch.device, dtype: torch.dtype) -> None:
     The search's own first calls then find them loaded. They need no interpreter, while imports need little else.
     """
     if device.type == "cuda":
-        Thread(target=_use, args=(device, dtype), daemon=True).start()
+        _begin(device, [partial(_call_libraries, device, dtype)])
+
+
+def use_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+    """Begin to load the own kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
+
+    Triton needs 0.7 s on an H200 to find compiled kernels, and compiles each for 1 to 3 s at its first use on a
+    machine: here beside each other, and while weights are copied to the GPU.
+    """
+    if device.type == "cuda" and find_spec("triton") is not None:
+        _begin(device, _kernel_calls(shape, device, dtype))
 
 
 def load_linear_algebra(device: torch.device) -> None:
@@ -28,14 +47,71 @@ def load_linear_algebra(device: torch.device) -> None:
             torch.linalg.cholesky_ex(torch.eye(2, device=device))
 
 
-def _use(device: torch.device, dtype: torch.dtype) -> None:
-    # Whoever needs what fails here reports it.
-    with suppress(RuntimeError), torch.no_grad():
-        square = torch.eye(64, device=device, dtype=dtype)
-        heads = square.expand(1, 8, 64, 64).contiguous()
-        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
-        for each in (dtype, torch.float32, torch.float64):
-            square.to(each) @ square.to(each)
-        load_linear_algebra(device)
-        torch.linalg.eigh(square.double())
-        torch.linalg.solve_triangular(torch.linalg.cholesky_ex(square.double())[0], square.double(), upper=False)
+def _begin(device: torch.device, calls: list[Callable[[], object]]) -> None:
+    """Make some calls on a GPU in a thread each. Whoever needs what fails there reports it."""
+
+    def quietly(call: Callable[[], object]) -> None:
+        with suppress(Exception), torch.cuda.device(device):
+            call()
+
+    threads = ThreadPoolExecutor(len(calls))
+    for call in calls:
+        threads.submit(quietly, call)
+    threads.shutdown(wait=False)
+
+
+@torch.no_grad()
+def _call_libraries(device: torch.device, dtype: torch.dtype) -> None:
+    square = torch.eye(64, device=device, dtype=dtype)
+    heads = square.expand(1, 8, 64, 64).contiguous()
+    torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+    for each in (dtype, torch.float32, torch.float64):
+        square.to(each) @ square.to(each)
+    load_linear_algebra(device)
+    torch.linalg.eigh(square.double())
+    torch.linalg.solve_triangular(torch.linalg.cholesky_ex(square.double())[0], square.double(), upper=False)
+
+
+def _kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> list[Callable[[], object]]:
+    """A call of every kernel, forward and backward, at the model's widths: Triton compiles a variant for each."""
+
+    def norm(width: int) -> None:
+        from interp.model.triton_kernels.norm import RmsNorm
+
+        x = torch.ones(16, width, device=device, dtype=dtype, requires_grad=True)
+        RmsNorm.apply(x, torch.ones(width, device=device, dtype=dtype), 1e-6).sum().backward()
+
+    def gelu() -> None:
+        from interp.model.triton_kernels.gelu import GatedGelu
+
+        x = torch.ones(16, shape.mlp, device=device, dtype=dtype, requires_grad=True)
+        GatedGelu.apply(x, x).sum().backward()
+
+    def rotary(heads: int) -> None:
+        from interp.model.triton_kernels.rotary import Rotary
+
+        x = torch.ones(1, 16, heads, shape.head, device=device, dtype=dtype, requires_grad=True)
+        angle = torch.ones(1, 16, shape.head, device=device, dtype=dtype)
+        Rotary.apply(x.transpose(1, 2), angle, angle).sum().backward()
+
+    def tower_norm() -> None:
+        from interp.model.triton_kernels.layer_norm import layer_norm
+
+        x = torch.ones(16, shape.tower_width, device=device, dtype=dtype)
+        with torch.no_grad():
+            own = torch.nn.LayerNorm(shape.tower_width, device=device, dtype=dtype)
+            layer_norm(x, own)
+            layer_norm(x, own, x)
+
+    def tower_attention() -> None:
+        from interp.model.tower_attention import D_HEAD, STEP, fits_tower
+
+        fits_tower(torch.ones(1, 1, STEP, D_HEAD, device=device, dtype=dtype), None)
+
+    return [
+        tower_attention,
+        tower_norm,
+        gelu,
+        *(partial(norm, width) for width in {shape.width, shape.head}),
+        *(partial(rotary, heads) for heads in {shape.heads, shape.kv_heads}),
+    ]

@@ -10,7 +10,7 @@ import torch
 
 from interp.model.attention import set_attention
 from interp.model.cpu_kernels import use_cpu_kernels
-from interp.model.first_use import use_libraries
+from interp.model.first_use import use_kernels, use_libraries
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
@@ -21,7 +21,7 @@ from interp.model.memory_model import Format
 from interp.model.placement import DTYPES, device_map_over_gpus, place_model
 from interp.model.prompts import DEFAULT_STYLE, PromptStyle, answer_tokens
 from interp.model.quantization import keep_layout, quantized_as, saved_as
-from interp.model.shape import LoadIn, shape_of_folder
+from interp.model.shape import LoadIn, ModelShape, shape_of_folder
 from interp.model.vlm import Vlm
 from interp.model.weights_check import check_files, check_weights, refuse_two_models
 from interp.paths import WORLD
@@ -104,6 +104,7 @@ def load_vlm(
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # peft writes this into an adapter as its base: the hub id rather than a path on this machine.
     loaded.name_or_path = str(model)
+    use_kernels(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype])
     make_contiguous(loaded)
     fuse(loaded)
     if placed.devices[0].type == "cpu":
