@@ -66,27 +66,51 @@ def model():
 
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("image_first", [True, False])
-@torch.no_grad()
 def test_the_last_layer_at_final_tokens(ours, image_first):
     whole = model()
     if ours:
         set_attention(whole)
+    text = whole.model.language_model
     batch = collate(packed(image_first), 0)
-    states = torch.randn(*batch.input_ids.shape, 32)
     row, column = batch.final.unbind(1)
+    trained = list(text.layers[-1].requires_grad_(True).parameters())
+    states = torch.randn(*batch.input_ids.shape, 32, requires_grad=True)
     every, kept = prompt_cache(), prompt_cache()
-    with torch.enable_grad():
-        # With gradients, all tokens pass every layer with masks.
-        masks = batch_masks(whole, batch)
-        assert all(isinstance(mask, torch.Tensor) for mask in masks.values())
-        expected = run_layers(whole, states, masks, batch.position_ids, 2, cache=SkippingCache(every))
-        logits = logits_from_layer(whole, batch, states)
-    found = run_last_layer(whole, batch, states, SkippingCache(kept))
+    # All tokens pass the layer.
+    masks = batch_masks(whole, batch)
+    assert all(isinstance(mask, torch.Tensor) for mask in masks.values())
+    expected = run_layers(whole, states, masks, batch.position_ids, 2, cache=SkippingCache(every))
+    logits = whole.lm_head(text.norm(expected[row, column]))
+    slope = torch.linspace(-1, 1, logits.numel()).view(logits.shape)
+    gradients = torch.autograd.grad((logits * slope).sum(), [states, *trained])
+    assert all(gradient.abs().max() > 1e-3 for gradient in gradients)
+    # Also with more columns than there are prompts in any row.
+    for given in (batch, batch._replace(most=batch.most + 3)):
+        again = logits_from_layer(whole, given, states, 2)
+        torch.testing.assert_close(again, logits)
+        torch.testing.assert_close(torch.autograd.grad((again * slope).sum(), [states, *trained]), gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_from_layer(whole, batch, states, 2), logits)
+        found = run_last_layer(whole, batch, states, SkippingCache(kept))
     torch.testing.assert_close(found[row, column], expected[row, column])
     torch.testing.assert_close(kept.layers[0].keys, every.layers[0].keys)
     torch.testing.assert_close(kept.layers[0].values, every.layers[0].values)
-    torch.testing.assert_close(logits_from_layer(whole, batch, states), logits)
-    assert len(whole.model.language_model.layers[-1]._forward_hooks) == 0
+    assert len(text.layers[-1]._forward_hooks) == 0
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_all_layers_and_then_the_last_at_final_tokens(gradients):
+    whole, batch = model(), collate(packed(True), 0)
+    states = torch.randn(*batch.input_ids.shape, 32)
+    masks = batch_masks(whole, batch)
+    expected = run_layers(whole, states, masks, batch.position_ids)[batch.final[:, 0], batch.final[:, 1]]
+    lengths = []
+    for layer in whole.model.language_model.layers:
+        layer.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    with torch.set_grad_enabled(gradients):
+        found = logits_from_layer(whole, batch, states)
+    torch.testing.assert_close(found, whole.lm_head(whole.model.language_model.norm(expected)))
+    assert lengths == [batch.input_ids.shape[1]] * 2 + [batch.most]
 
 
 class SkippingCache:

@@ -41,9 +41,9 @@ def questions(world):
     return load_questions(world.questions, split="train")
 
 
-def adapted_vlm(world, dtype="float32", style=None):
+def adapted_vlm(world, dtype="float32", style=None, layers=ADAPTED):
     vlm = load_vlm(world.model, "cpu", dtype, style=style or PromptStyle())
-    adapted = add_lora(vlm, ADAPTED, dropout=0.0)
+    adapted = add_lora(vlm, layers, dropout=0.0)
     awaken(adapted)
     return vlm, adapted
 
@@ -56,9 +56,9 @@ def gradient(adapted):
     }
 
 
-def packed_gradient(world, items, budget, dtype="float32", style=None):
+def packed_gradient(world, items, budget, dtype="float32", style=None, layers=ADAPTED):
     """The gradient from the packed engine, with the states that fit into `budget` bytes stored beforehand."""
-    vlm, adapted = adapted_vlm(world, dtype, style)
+    vlm, adapted = adapted_vlm(world, dtype, style, layers)
     prompts = prompts_asked(items)
     encode_images(vlm, [p.image for p in prompts])
     frozen = PrefixStates(vlm)
@@ -68,17 +68,17 @@ def packed_gradient(world, items, budget, dtype="float32", style=None):
     return gradient(adapted)
 
 
-def naive_gradient(world, items, dtype, image_first=True):
+def naive_gradient(world, items, dtype, image_first=True, layers=ADAPTED):
     """Plain transformers and peft: one wording at a time, pixels through the tower, the losses as published."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(world.model)
     model = AutoModelForImageTextToText.from_pretrained(world.model, dtype=dtype).eval()
-    targets = r".*language_model\.layers\.(2|3)\..*_proj"
+    targets = rf".*language_model\.layers\.({'|'.join(map(str, layers))})\..*_proj"
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets))
     # As in `add_lora`: its seed gives the first factors, `awaken` the second ones.
-    _, ours = adapted_vlm(world)
+    _, ours = adapted_vlm(world, layers=layers)
     model.load_state_dict({n: p for n, p in ours.named_parameters() if p.requires_grad}, strict=False)
     for item in items:
         logits = []
@@ -102,9 +102,9 @@ def naive_gradient(world, items, dtype, image_first=True):
     return gradient(model)
 
 
-def assert_equal(found, expected, least):
+def assert_equal(found, expected, least, layers=ADAPTED):
     assert found.keys() == expected.keys()
-    assert len(found) == 2 * 7 * len(ADAPTED)
+    assert len(found) == 2 * 7 * len(layers)
     for name in found:
         cosine = F.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0)
         assert float(cosine) >= least, (name, float(cosine))
@@ -119,6 +119,14 @@ def test_the_gradient_is_that_of_the_naive_recipe_whatever_is_kept(world, questi
     style = PromptStyle(image_first=image_first)
     for budget in (EVERYTHING, 30_000, 0):
         assert_equal(packed_gradient(world, items, budget, style=style), expected, 0.999999)
+
+
+@pytest.mark.parametrize("layers", [[1, 4], [4]])
+def test_the_gradient_of_the_last_layer(world, questions, layers):
+    """It runs at final tokens only, but for its keys and values."""
+    items = items_of(questions[:4] + questions[5:9])
+    expected = naive_gradient(world, items, "float32", layers=layers)
+    assert_equal(packed_gradient(world, items, EVERYTHING, layers=layers), expected, 0.999999, layers)
 
 
 def test_the_gradient_in_bfloat16(world, questions):

@@ -65,10 +65,9 @@ def run_layers(
     held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
     kinds = text.config.layer_types[start:stop]
     places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
-    if home.type == "cpu":
-        # Otherwise PyTorch does this anew in every layer.
-        given = {kind: masks[kind] for kind in places}
-        masks = {k: additive(m, hidden.dtype) if isinstance(m, Tensor) else m for k, m in given.items()}
+    # Otherwise PyTorch does this anew in every layer.
+    given = {kind: masks[kind] for kind in places}
+    masks = {k: additive(m, hidden.dtype) if isinstance(m, Tensor) else m for k, m in given.items()}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
         hidden = layer(
             hidden,
@@ -124,10 +123,9 @@ def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
 def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
     """`final_logits`, computed from the input `hidden` [B, S, d_model] of layer `start`."""
     last = len(model.model.language_model.layers) - 1
-    if start > last or torch.is_grad_enabled():
-        hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start)
-    else:
+    if start < last:
         hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start, last)
+    if start <= last:
         hidden = run_last_layer(model, batch, hidden)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
@@ -136,7 +134,8 @@ def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) 
 def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) -> Tensor:
     """Run the last layer at final tokens: its input [B, S, d_model] -> resid_post [B, S, d_model], 0 at other tokens.
 
-    Nothing reads the others, of which only keys and values are computed. Parameters are as for `run_layers`.
+    Nothing reads the others, of which only keys and values are computed. Gradients flow if they are enabled.
+    Parameters are as for `run_layers`.
     """
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 
@@ -144,7 +143,8 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
     last = len(text.layers) - 1
     layer, kind = text.layers[last], text.config.layer_types[last]
     own, columns = layer.self_attn, final_columns(batch)
-    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    # Gathered and scattered, because the gradient of indexing sorts the indices.
+    index = columns[..., None].expand(-1, -1, hidden.shape[-1])
     there = layer.input_layernorm.weight.device
     normed = layer.input_layernorm(hidden.to(there))
     keys, values = (part(normed).unflatten(-1, (-1, own.head_dim)).transpose(1, 2) for part in (own.k_proj, own.v_proj))
@@ -154,9 +154,7 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
         cache.update(keys, values, last)
 
     def in_its_place(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        whole = output.new_zeros(hidden.shape)
-        whole[rows.to(output.device), columns.to(output.device)] = output
-        return whole
+        return output.new_zeros(hidden.shape).scatter_(1, index.to(output.device), output)
 
     # Before all others, which find final tokens where they are in the batch.
     handle = layer.register_forward_hook(in_its_place, prepend=True)
@@ -164,7 +162,7 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
         with sdpa_kernel(DECODE_KERNELS):
             return run_layers(
                 model,
-                hidden[rows, columns],
+                hidden.gather(1, index),
                 column_masks(batch, columns, text.config.sliding_window),
                 batch.position_ids.gather(1, columns),
                 last,

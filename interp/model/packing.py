@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     prompts: list[int]
     """Indices of the n prompts in the caller's list, aligned with `final`."""
     most: int
-    """Most prompts of a row."""
+    """Most prompts of a row, or more."""
 
     def __repr__(self) -> str:
         return f"Batch({len(self.input_ids)} rows of {self.input_ids.shape[1]} tokens, {len(self.prompts)} prompts)"
@@ -208,7 +208,7 @@ def in_reach(
 
 
 def final_columns(batch: Batch) -> Tensor:
-    """The column of the final token of every row's k-th prompt: int64 [B, most prompts], 0 if there is none."""
+    """The column of the final token of every row's k-th prompt: int64 [B, `most`], 0 if there is none."""
     row, column = batch.final.unbind(1)
     found = column.new_zeros(len(batch.input_ids), batch.most)
     found[row, batch.segment[row, column] - 1] = column
