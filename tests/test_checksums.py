@@ -79,3 +79,28 @@ def test_a_process_that_ends_does_not_wait_for_all_that_is_to_be_hashed():
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=20)
     # All thousand would take 25 s.
     assert (ended.returncode, ended.stderr) == (3, "")
+
+
+RETURNS_FROM_TORCH = """
+import threading
+import torch
+from interp.runtime.later import Later
+
+begun = threading.Event()
+
+def make():
+    square = torch.ones(500, 500)
+    begun.set()
+    for _ in range(60):
+        square @ square
+    return {}
+
+Later(make)
+begun.wait()
+raise SystemExit(3)
+"""
+
+
+def test_a_process_that_ends_while_torch_computes_in_a_thread_is_not_aborted():
+    ended = subprocess.run([sys.executable, "-c", RETURNS_FROM_TORCH], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stderr) == (3, "")

@@ -275,6 +275,7 @@ def test_more_processes_than_questions_are_refused(vlm, questions):
 
 LAUNCHED = """
 import json, sys
+from pathlib import Path
 import torch
 from finetune.lora.modules import add_lora
 from finetune.training.forward import FirstTokenLogits, build_batch
@@ -308,6 +309,9 @@ if accelerator.is_main_process:
 # As a command does at its end: otherwise one process may still be waiting for another that has ended.
 accelerator.wait_for_everyone()
 shut_down()
+# Threads that exchange tensors may abort the process if they are left to the end of the interpreter.
+left = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+assert accelerator.num_processes == 1 or "gloo" not in "".join(left)
 """
 
 

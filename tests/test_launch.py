@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,18 +94,52 @@ team.shut_down()
 """
 
 
-def test_processes_that_come_late_still_work_together_without_a_launcher():
+def said_by_two(program: str, *late: float) -> list[str]:
+    """What two processes print that no launcher started; each is given the seconds by which it is to come late."""
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", MEETS, str(3 * rank)],
+            [sys.executable, "-c", program, str(seconds)],
             env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in (0, 1)
+        for rank, seconds in enumerate(late)
     ]
-    assert [process.communicate(timeout=100)[0].strip() for process in started] == ["[0, 1]", "[0, 1]"]
+    said = [process.communicate(timeout=100)[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    return said
+
+
+def test_processes_that_come_late_still_work_together_without_a_launcher():
+    assert said_by_two(MEETS, 0, 3) == ["[0, 1]", "[0, 1]"]
+
+
+ENDS = """
+import atexit
+from pathlib import Path
+from interp.runtime.distributed import team_on
+
+def threads():
+    return {{path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}}
+
+def print_threads():
+    print("gloo" in " ".join(threads()), end=" ")
+
+atexit.register(print_threads)
+team = team_on("cpu")
+# As transformers does when it loads a model; the functions of this module keep a process group that is there before it.
+import torch.distributed.nn
+team.barrier()
+print_threads()
+{end}
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of a process's threads from /proc")
+@pytest.mark.parametrize(("end", "left"), [("", "False"), ("team.shut_down(); print_threads()", "False False")])
+def test_a_script_ends_without_threads_that_could_abort_it(end, left):
+    assert said_by_two(ENDS.format(end=end), 0, 0) == [f"True {left}"] * 2
 
 
 def test_the_first_line_of_an_error_that_says_something():

@@ -23,7 +23,7 @@ from finetune.training.validation import Validation
 from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_host_async
-from interp.runtime.distributed import meet, team_on
+from interp.runtime.distributed import process_count, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import memory_left
 from interp.runtime.progress import notify, track
@@ -60,8 +60,8 @@ def accelerator_for(
             + "."
             " Choose among several GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
-    if meet() is not None:
-        # accelerate would wait without end for processes that do not come.
+    if process_count() > 1:
+        # accelerate would wait without end for processes that do not come, and leave threads of gloo to the end.
         team_on("cpu" if device == "cpu" or not available else "cuda")
     # The base model keeps its dtype and the adapter is float32, so accelerate adds no autocast.
     return Accelerator(

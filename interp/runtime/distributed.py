@@ -4,6 +4,7 @@ Every process runs the same code on its own share of the items. Collective opera
 values and tables. In a single process they return their argument unchanged.
 """
 
+import atexit
 import io
 import json
 import os
@@ -194,8 +195,9 @@ ALONE = Team(0, 1, None)
 def team_on(device: "torch.device | str") -> Team:
     """The processes of this run, whose models are on `device`. The first call initializes the process group.
 
-    Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo. Raises InputError if this
-    machine has fewer GPUs than processes, if `device` is the GPU of another process, or as `meet` does.
+    Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo, whose group a process leaves
+    at its end at the latest. Raises InputError if this machine has fewer GPUs than processes, if `device` is the GPU of
+    another process, or as `meet` does.
     """
     if process_count() == 1:
         return ALONE
@@ -208,9 +210,17 @@ def team_on(device: "torch.device | str") -> Team:
         met: dict[str, Any] = {}
         if (store := meet()) is not None:
             met = {"store": store, "rank": _rank(), "world_size": process_count()}
+        # Its functions have torch's process group as a default argument. If transformers imported them when there is
+        # one, they would keep it, and its threads, beyond `shut_down`.
+        import torch.distributed.nn.functional
+
+        backend = "nccl" if asked.type == "cuda" else "gloo"
         with _readable_errors():
-            backend = "nccl" if asked.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend, timeout=TIMEOUT, **met)
+        if backend == "gloo":
+            # Its threads release tensors, for which they need the interpreter. Python ends a thread that asks for it
+            # when the process ends, which C++ takes for an error and aborts. nccl could wait for a process that failed.
+            atexit.register(shut_down)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
 
 

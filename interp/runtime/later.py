@@ -8,13 +8,14 @@ from typing import Any
 class Later(Mapping[str, Any]):
     """What `make` returns, which a thread begins to make at once; whoever looks into it waits until it is there.
 
-    An error of `make` is raised in whoever looks. A process that ends does not wait for the thread.
+    An error of `make` is raised in whoever looks. A process that ends waits for the thread, because one that comes back
+    from torch into an interpreter that has ended aborts the process; what pools still have to begin is not waited for.
     """
 
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
         self._made: Mapping[str, Any] = {}
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(make,), daemon=True)
+        self._thread = Thread(target=self._run, args=(make,))
         self._thread.start()
 
     def _run(self, make: Callable[[], Mapping[str, Any]]) -> None:

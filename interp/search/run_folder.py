@@ -63,7 +63,7 @@ def find_into(
         inputs = Later(partial(_inputs_of, search, team.size))
         if team.rank == 0 and search.vlm.device.type == "cuda":
             # While a GPU encodes images, the interpreter has nothing else to do.
-            Thread(target=import_drawing, daemon=True).start()
+            Thread(target=import_drawing).start()
         result = None
         if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs, items))[0]:
             refuse_run(out)
