@@ -9,7 +9,7 @@ tower once per question without gradients, and computes logits of the last posit
 while ours reads and tokenizes them. All train the same LoRA with AdamW.
 
 The floor is the time of counted operations at the speed of a large matrix product. Of a step, these are its own,
-forward and backward from the lowest trained layer, in the mean over an epoch. Of the first epoch, they are those of its
+forward and backward from the lowest trained layer, in the mean over up to 32. Of the first epoch, they are those of its
 steps, of the tower once per image, and of the frozen layers once for every position of the wordings of all epochs,
 which are computed before the first step. What the wordings of an image begin with counts once, and attention in the
 frozen layers does not count. medgemma-4b needs a GPU.
@@ -69,6 +69,8 @@ from interp.schemas.layer_list import parse_layers
 
 SETTINGS = TrainSettings()
 """The published settings: 8 questions per step, 3 epochs."""
+COUNTED = 32
+"""Steps of the first epoch whose operations are counted; the others are taken to need as many."""
 Inputs = list[tuple[dict[str, Tensor], Tensor]]
 """The processor's inputs for some prompts, and the first token of each question's true answer."""
 
@@ -147,6 +149,10 @@ def batched_step(adapted: Any, inputs: Inputs) -> None:
         published_loss(*logits.chunk(2), targets.to(adapted.device)).backward()
 
 
+PEERS = {"naive": (naive_inputs, naive_step), "batched": (batched_inputs, batched_step)}
+"""Name of another loop -> its inputs, and its gradient of a step."""
+
+
 def plain_pairs(adapted: Any, step: Callable[[Any, Inputs], None], batches: Sequence[Inputs], n: int) -> float:
     """Speed of a plain loop with a step per batch of `n` questions [pairs/s]: the median without the first step."""
     parameters = [p for p in adapted.parameters() if p.requires_grad]
@@ -178,11 +184,12 @@ class Pace(NamedTuple):
 
 
 def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pace:
-    """Train `repeats` times after a warm-up run."""
+    """Train `repeats` times after an epoch that warms up."""
     in_epoch = sum(step.epoch == 0 for step in steps)
     pairs = sum(len(step.items) for step in steps[:in_epoch])
+    train(vlm, adapted, steps[:in_epoch], SETTINGS, accelerator_for("auto"))
     first, steady, whole = [], [], []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         vlm.image_tokens.clear()
         stamps = [time.perf_counter()]
         hook = register_optimizer_step_post_hook(lambda *_, into=stamps: into.append(time.perf_counter()))
@@ -193,10 +200,7 @@ def our_pairs(vlm: Vlm, adapted: Any, steps: Sequence[Step], repeats: int) -> Pa
         first.append(epochs[0])
         steady += epochs[1:]
         whole.append(statistics.mean(epochs))
-    # Without the warm-up run.
-    times = (first[1:], steady[SETTINGS.epochs - 1 :], whole[1:])
-    at_first, then, over_all = (pairs / statistics.median(part) for part in times)
-    return Pace(at_first, then, over_all)
+    return Pace(*(pairs / statistics.median(part) for part in (first, steady, whole)))
 
 
 def kept(vlm: Vlm, items: Sequence[Item]) -> PrefixStates:
@@ -233,13 +237,14 @@ def work(vlm: Vlm, adapted: Any, steps: Sequence[Step], cost: Operations) -> Wor
     prompts = list(dict.fromkeys(prompts_asked(items)))
     images = [prompt.image for prompt in prompts]
     positions = distinct_positions(frozen.pack(prompts), images)
+    first = [step for step in steps if step.epoch == 0]
     with FlopCounterMode(display=False) as counter:
-        for step in steps:
-            if step.epoch == 0:
-                packed_step(vlm, adapted, frozen, step.items)
+        for step in first[:COUNTED]:
+            packed_step(vlm, adapted, frozen, step.items)
     adapted.zero_grad()
+    all_steps = counter.get_total_flops() * len(first) // len(first[:COUNTED])
     below = positions * cost.position * frozen.first // vlm.n_layers
-    return Work(len(set(images)) * cost.image, below, counter.get_total_flops())
+    return Work(len(set(images)) * cost.image, below, all_steps)
 
 
 def gradient(adapted: Any, run: Callable[[], None]) -> dict[str, Tensor]:
@@ -292,8 +297,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--layers", help="by default 15-19, of tiny 4-5")
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps an epoch")
-    parser.add_argument("--peer-steps", type=int, default=4, help="optimizer steps of the other loops, one to warm up")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of ours of 3 epochs, behind one that warms up")
+    parser.add_argument(
+        "--peer-steps", type=int, default=4, help="optimizer steps of the other loops, one to warm up; 0: none"
+    )
+    parser.add_argument("--repeats", type=int, default=2, help="runs of ours of 3 epochs")
     options = parser.parse_args()
     started = time.perf_counter()
     if options.shape == "tiny":
@@ -319,21 +326,19 @@ def main() -> None:
             done = work(vlm, adapted, steps, cost)
         pairs |= {"ours, kept inputs": ours.steady, "ours, first epoch": ours.first, "ours, whole run": ours.whole}
         print(f"ours, kept inputs: {ours.steady:.1f} pairs/s", file=sys.stderr, flush=True)
-        for name, prepare, step in (
-            ("naive", naive_inputs, naive_step),
-            ("batched", batched_inputs, batched_step),
-        ):
+        rate = matmul_rate(vlm.device, vlm.model.dtype)
+        facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
+        for name, (prepare, step) in PEERS.items() if options.peer_steps else ():
             batches = [prepare(vlm, part.items) for part in steps[: options.peer_steps]]
             with peak(memory, name):
                 pairs[name] = plain_pairs(adapted, step, batches, n)
             print(f"{name}: {pairs[name]:.1f} pairs/s", file=sys.stderr, flush=True)
-        items = steps[0].items
-        rate = matmul_rate(vlm.device, vlm.model.dtype)
-        facts: dict[str, Any] = {"shape": options.shape, "layers": f"{layers[0]}-{layers[-1]}"} | machine(vlm)
-        facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
-        if vlm.model.dtype != torch.float32:
-            vlm.model.float()
-            facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items).items()}
+        if options.peer_steps:
+            items = steps[0].items
+            facts |= {f"gradient_{name}": value for name, value in compare(vlm, adapted, items).items()}
+            if vlm.model.dtype != torch.float32:
+                vlm.model.float()
+                facts |= {f"gradient_float32_{name}": value for name, value in compare(vlm, adapted, items).items()}
     facts |= {
         "images": counts.images,
         "questions": counts.questions,
@@ -349,8 +354,8 @@ def main() -> None:
         "total_s": time.perf_counter() - started,
     }
     table = pd.DataFrame({"pairs_per_s": pairs})
-    table["over_naive"] = table["pairs_per_s"] / pairs["naive"]
-    table["over_batched"] = table["pairs_per_s"] / pairs["batched"]
+    for name in [name for name in PEERS if name in pairs]:
+        table[f"over_{name}"] = table["pairs_per_s"] / pairs[name]
     table["peak_gib"] = [memory.get(name.split(",")[0]) for name in table.index]
     report(facts, table)
 
