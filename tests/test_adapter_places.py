@@ -89,7 +89,8 @@ def test_a_hub_id_is_an_adapter(world, adapter, put):
 
 def test_a_folder_of_a_repository_is_an_adapter(world, adapter, put):
     there = put(adapter, "me/runs", "seed-0/final")
-    assert locate_adapter("me/runs/seed-0/final") == Given(there, False)
+    for given in ("me/runs/seed-0/final", "me/runs/seed-0/final/", Path("https://huggingface.co/me/runs/seed-0/final")):
+        assert locate_adapter(given) == Given(there, False)
     with pytest.raises(InputError, match="holds no adapter in a folder 'seed-1'"):
         locate_adapter("me/runs/seed-1")
 
@@ -178,7 +179,7 @@ def test_a_merged_model_is_an_arm_and_equals_its_adapter(world, adapter, merged,
             if one[part]["value"] is not None:
                 assert other[part]["value"] == pytest.approx(one[part]["value"], abs=1e-3)
     # In any order, alone, and by a hub id.
-    for adapters in ([merged, adapter], [merged], [Path("me/merged")]):
+    for adapters in ([merged, adapter], [merged], [Path("https://huggingface.co/me/merged")]):
         again = evaluated(world, adapters, world.model)
         assert numbers(again, "merged") == numbers(found, "merged")
         if adapter in adapters:

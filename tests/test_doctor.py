@@ -216,6 +216,7 @@ def test_medgemma_is_known_and_nothing_of_it_is_asked_for(monkeypatch, no_networ
     told = examine("google/medgemma-4b-it", online, gpu_memory=16)
     assert told.shape == "google/medgemma-4b-it"
     assert told.fits == examine(gpu_memory=16).fits
+    assert examine("https://huggingface.co/google/medgemma-4b-it/", online, gpu_memory=16).shape == told.shape
     assert asked == []
 
 

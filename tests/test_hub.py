@@ -50,6 +50,23 @@ def test_a_cached_model_is_measured_and_named_by_its_hub_id(cache, tiny_model):
     assert vlm.model.name_or_path == "google/medgemma-4b-it"
 
 
+@pytest.mark.parametrize("before", ["", "https://huggingface.co/"])
+@pytest.mark.parametrize("after", ["", "/"])
+def test_a_pasted_address_or_slash_names_the_repository(cache, tiny_model, before, after):
+    from interp.model.load import load_vlm
+
+    given = f"{before}google/medgemma-4b-it{after}"
+    with pytest.raises(InputError, match=r"^google/medgemma-4b-it: .*`hf download google/medgemma-4b-it`"):
+        locate(given)
+    with pytest.raises(InputError, match=r"`hf download google/medgemma-4b-it config.json`"):
+        locate_config(given, fetch=True)
+    put(cache, "google/medgemma-4b-it", tiny_model)
+    expected = locate("google/medgemma-4b-it")
+    assert locate(given) == locate_config(given, fetch=False) == expected
+    vlm = load_vlm(given, "cpu")
+    assert vlm.name == vlm.model.name_or_path == "google/medgemma-4b-it"
+
+
 def test_an_absent_model_says_how_to_get_it(cache):
     with pytest.raises(InputError, match="hf download google/medgemma-4b-it"):
         locate("google/medgemma-4b-it")
@@ -86,7 +103,9 @@ def test_a_gated_model_names_the_page(monkeypatch):
         locate("google/medgemma-4b-it")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "~/nowhere", "medgemma", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/model/", "~/nowhere", "medgemma", "a/b/c", "https://huggingface.co/a/b/tree/main"]
+)
 def test_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(InputError, match="no such folder, and not a hub id"):
         locate(name)

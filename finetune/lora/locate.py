@@ -18,7 +18,7 @@ class Given(NamedTuple):
     """What stands in the place of an adapter."""
 
     folder: Path
-    """Folder of the adapter on this machine; of a whole model, its folder or hub id as it was given."""
+    """Folder of the adapter on this machine; of a whole model, its folder as it was given or its hub id."""
     is_model: bool
     """Whether it is a whole model, such as a merged one."""
 
@@ -40,7 +40,7 @@ def locate_adapter(given: str | Path) -> Given:
         raise InputError(f"{given}: the repository {repo} holds no adapter in a folder {inside!r}.")
     found = _in_folder(root / inside, str(given))
     if found.is_model:
-        return Given(Path(given), True)
+        return Given(Path(repo, inside), True)
     below = found.folder.relative_to(root).as_posix()
     download(repo, root.name, [name if below == "." else f"{below}/{name}" for name in FILES])
     return found

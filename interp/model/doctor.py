@@ -18,7 +18,7 @@ from interp.runtime.errors import InputError, first_line
 from interp.runtime.machine import cores, driver_version, free_space, from_home, gpus
 from interp.runtime.memory import GIB, is_size, total_left
 from interp.schemas.machine import Disk, Extra, Fit, Gpu, HubRepository, Machine
-from interp.storage.hub import CONFIG, locate_config
+from interp.storage.hub import CONFIG, locate_config, without_address
 from interp.storage.hub_access import WANTED, access, cache_folder, has_login, is_cached, is_offline
 from interp.storage.provenance import software
 
@@ -151,8 +151,8 @@ def _shape_of(model: str | Path, online: bool) -> tuple[ModelShape, str, LoadIn 
 
     The config.json is the one here or, if `online`, on the hub.
     """
-    if str(model) in SHAPES and not Path(model).is_dir():
-        return SHAPES[str(model)], str(model), None
+    if (name := without_address(model)) in SHAPES and not Path(model).is_dir():
+        return SHAPES[name], name, None
     source = locate_config(model, fetch=online)
     if source is None:
         raise InputError(

@@ -103,7 +103,7 @@ def load_vlm(
         reason = first_line(error)
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # peft writes this into an adapter as its base: the hub id rather than a path on this machine.
-    loaded.name_or_path = str(model)
+    loaded.name_or_path = str(model) if source.revision is None else source.name
     use_kernels(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype])
     make_contiguous(loaded)
     fuse(loaded)

@@ -59,7 +59,7 @@ def locate_saes(
         repo, paths = repo_and_paths
         chosen = _one_a_layer(str(source), paths, width or HUB_WIDTH, l0 or HUB_L0)
         return _downloaded(repo, {layer: name for layer, name in chosen.items() if layers is None or layer in layers})
-    match = re.fullmatch(r"([^:]+):(\w[\w./-]*)", str(source))
+    match = re.fullmatch(r"(.+):(\w[\w./-]*)", str(source))
     named, inside = match.groups() if match else (str(source), ALL_LAYERS)
     repo, inside = hub_id(named, EXPECTED).repository, inside.strip("/")
     kind = f"width_{width or HUB_WIDTH}_l0_{l0 or HUB_L0}"

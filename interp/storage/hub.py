@@ -16,6 +16,8 @@ CONFIG = "config.json"
 """The file with a model's kind and shape."""
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/[\w.-]+)*)", re.ASCII)
 """owner/name of a hub repository, and a folder in it."""
+HUB = "https://huggingface.co"
+"""Address of the hub."""
 MODEL_ID = "a hub id such as google/medgemma-4b-it"
 """How errors call the name of a model on the hub."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -28,7 +30,7 @@ class Source(NamedTuple):
     folder: Path
     """Folder with config.json, the weights and the processor."""
     name: str
-    """Hub id, or the folder name of a local model."""
+    """Hub id owner/name, or the folder name of a local model."""
     revision: str | None
     """Commit of the hub repository; None for a local folder."""
 
@@ -42,14 +44,21 @@ class HubId(NamedTuple):
     """Path inside the repository; empty for all of it."""
 
 
+def without_address(given: str | Path) -> str:
+    """`given` without what is pasted with a hub id: the address of the hub before it, and slashes after it."""
+    # A path keeps one slash of two.
+    return re.sub(r"^https:/+huggingface\.co/", "", str(given)).rstrip("/")
+
+
 def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
     """What `given`, which is no folder, names on the hub: a repository or, with `inside`, perhaps a folder in one.
 
+    The address of the repository's page names it too.
     Raises InputError if it is no such name (`expected` says what would be), or is more likely a mistyped path, of which
     the hub would only say that it has no such repository: its first folder is here, or a folder here is called nearly
     the same. What the hub's cache has is no mistake.
     """
-    path, named = Path(given), HUB_ID.fullmatch(str(given))
+    path, named = Path(given), HUB_ID.fullmatch(without_address(given))
     if path.exists():
         raise InputError(f"{given}: is a file, expected a folder or {expected}.")
     meant = nearest_folder(path)
@@ -88,17 +97,18 @@ def locate_config(model: str | Path, fetch: bool) -> Source | None:
     if (source := _in_folder(model)) is not None:
         _check_whole(source)
         return source
+    repo = hub_id(model, MODEL_ID).repository
     try:
-        cached = try_to_load_from_cache(hub_id(model, MODEL_ID).repository, CONFIG)
+        cached = try_to_load_from_cache(repo, CONFIG)
     except HFValidationError as error:
         raise InputError(f"{model}: no such folder, and not a hub id ({first_line(error)}).") from None
     if isinstance(cached, str):
         folder = Path(cached).parent
     elif fetch:
-        folder = download(str(model), None, [CONFIG], command=f"hf download {model} {CONFIG}")
+        folder = download(repo, None, [CONFIG], command=f"hf download {repo} {CONFIG}")
     else:
         return None
-    source = Source(folder, str(model), folder.name)
+    source = Source(folder, repo, folder.name)
     _check_kind(source)
     return source
 
@@ -111,8 +121,9 @@ def locate_any(model: str | Path, revision: str | None = None) -> Source:
     """
     if (source := _in_folder(model)) is not None:
         return source
-    folder = download(hub_id(model, MODEL_ID).repository, revision, MODEL_FILES)
-    return Source(folder, str(model), folder.name)
+    repo = hub_id(model, MODEL_ID).repository
+    folder = download(repo, revision, MODEL_FILES)
+    return Source(folder, repo, folder.name)
 
 
 def _in_folder(model: str | Path) -> Source | None:
@@ -141,7 +152,7 @@ def download(
     )
 
     data = kind == "dataset"
-    page = f"https://huggingface.co/{'datasets/' if data else ''}{repo}"
+    page = f"{HUB}/{'datasets/' if data else ''}{repo}"
     command = command or f"hf download {repo}{' --repo-type dataset' if data else ''}"
     try:
         # Some versions of huggingface_hub list a commit's files over the network even offline, unless told again.
