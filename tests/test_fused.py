@@ -133,9 +133,66 @@ def test_a_fused_model_equals_the_plain_model():
     expected = model(input_ids=ids).last_hidden_state
     fuse(model)
     changed = [m for m in model.modules() if "forward" in m.__dict__]
-    # In each layer four norms, two norms of queries and keys, an attention and an MLP; and the final norm.
-    assert len(changed) == 3 * (6 + 2) + 1
+    # In each layer itself, four norms, two norms of queries and keys, an attention and an MLP; and the final norm.
+    assert len(changed) == 3 * (6 + 3) + 1
     assert distance(model(input_ids=ids).last_hidden_state, expected) < 1e-5
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [2560, 300])
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_norm_with_the_sum_behind_it_equals_separate_kernels(width, dtype, follows):
+    from interp.model.triton_kernels.norm import RmsNorm
+    from interp.model.triton_kernels.residual_norm import ResidualNorm
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    x, residual = (torch.randn(3, 33, width, generator=generator, device="cuda").to(dtype) * size for size in (3, 30))
+    x[1, 2] = 0
+    w, next_w = (torch.randn(width, generator=generator, device="cuda").to(dtype) for _ in range(2))
+
+    def separate(x, residual):
+        total = residual + RmsNorm.apply(x, w, 1e-6)
+        return (total, RmsNorm.apply(total, next_w, 1e-6)) if follows else total
+
+    def together(x, residual):
+        total, y = ResidualNorm.apply(x, residual, w, next_w if follows else None, 1e-6)
+        return (total, y) if follows else total
+
+    for expected, found in both(separate, together, (x, residual), sloped):
+        # Between kernels, bfloat16 is rounded in memory; float32 may be kept with more digits within one.
+        assert torch.equal(found, expected) if dtype == torch.bfloat16 else distance(found, expected) < 1e-6
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    "name", ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+)
+def test_a_norm_that_is_watched_or_trained_is_still_called(name):
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3TextModel(config).cuda().eval().requires_grad_(False)
+    ids = torch.randint(0, 97, (3, 21), device="cuda")
+    norm = getattr(model.layers[1], name)
+    gradients, seen = [], []
+    for fused in (False, True):
+        if fused:
+            fuse(model)
+        handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+        model(input_ids=ids)
+        handle.remove()
+        norm.weight.requires_grad_()
+        last = model(input_ids=ids).last_hidden_state
+        gradients += torch.autograd.grad((last * sloped(last)).sum(), norm.weight)
+        norm.weight.requires_grad_(False)
+    assert distance(*seen) < 1e-5
+    assert distance(*gradients) < 1e-4
 
 
 def test_a_model_on_the_cpu_is_unchanged(monkeypatch):

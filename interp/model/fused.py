@@ -30,6 +30,8 @@ def fuse(model: Any) -> None:
             continue
         elif kind == "SiglipEncoderLayer":
             module.forward = MethodType(_tower_layer, module)
+        elif kind == "Gemma3DecoderLayer":
+            module.forward = MethodType(_decoder_layer, module)
         elif kind == "Gemma3RMSNorm":
             module.forward = MethodType(_norm, module)
         elif kind == "Gemma3MLP" and module.config.hidden_activation == "gelu_pytorch_tanh":
@@ -81,6 +83,39 @@ def _norm(module: Any, x: Tensor) -> Tensor:
     with torch.cuda.device(x.device):
         y = RmsNorm.apply(rows, module.weight, module.eps)
     return y.transpose(1, 2) if exchanged else y
+
+
+def _decoder_layer(layer: Any, hidden_states: Tensor, *positional: Any, **options: Any) -> Tensor:
+    written, read = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
+    last = layer.post_feedforward_layernorm
+    if (
+        positional
+        or not hidden_states.is_cuda
+        or hidden_states.numel() == 0
+        or not all(map(_is_plain, (written, read, last)))
+    ):
+        return type(layer).forward(layer, hidden_states, *positional, **options)
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)
+    hidden, normed = _add_normed(attended, hidden_states, written, read)
+    return _add_normed(layer.mlp(normed), hidden, last)[0]
+
+
+def _is_plain(norm: Any) -> bool:
+    """Whether nothing watches or trains a norm, which may then be a part of another kernel."""
+    watched = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
+    return type(norm).__name__ == "Gemma3RMSNorm" and not norm.weight.requires_grad and not any(watched)
+
+
+def _add_normed(x: Tensor, residual: Tensor, norm: Any, next_norm: Any = None) -> tuple[Tensor, Any]:
+    """`residual` + `norm` of x, and the next norm of that sum: both [..., d_model]."""
+    if x.dtype != residual.dtype:
+        total = residual + norm(x)
+        return total, None if next_norm is None else next_norm(total)
+    from interp.model.triton_kernels.residual_norm import ResidualNorm
+
+    next_weight = None if next_norm is None else next_norm.weight
+    with torch.cuda.device(x.device):
+        return ResidualNorm.apply(x.contiguous(), residual.contiguous(), norm.weight, next_weight, norm.eps)
 
 
 def _gated(module: Any, x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: D102
         y, scale = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
-        _forward[(len(scale),)](x, weight, y, scale, x.shape[-1], eps, **_launch(x))
+        _forward[(len(scale),)](x, weight, y, scale, x.shape[-1], eps, **launch_options(x))
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -52,10 +52,11 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
         x, weight, scale = ctx.saved_tensors
         dx = torch.empty_like(x)
-        _backward[(len(scale),)](gradients[0].contiguous(), x, weight, scale, dx, x.shape[-1], **_launch(x))
+        _backward[(len(scale),)](gradients[0].contiguous(), x, weight, scale, dx, x.shape[-1], **launch_options(x))
         return dx, None, None
 
 
-def _launch(x: Tensor) -> dict[str, int]:
+def launch_options(x: Tensor) -> dict[str, int]:
+    """The block and the warps of a program that norms one row of x [..., n]."""
     block = triton.next_power_of_2(x.shape[-1])
     return {"BLOCK": block, "num_warps": max(1, min(8, block // 256))}
