@@ -8,6 +8,7 @@ import torch
 
 from interp.model.quantization import quantization_config, silence_products
 from interp.model.shape import LoadIn
+from interp.runtime.async_copies import copy_to_gpu
 from interp.runtime.distributed import require_single_process, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import limit_memory
@@ -32,8 +33,13 @@ class Placement(NamedTuple):
 
     def settle(self, model: Any) -> Any:
         """A model that was loaded with `options`, on its device, in eval mode and frozen."""
-        placed = model if "device_map" in self.options else model.to(self.device)
-        return placed.eval().requires_grad_(False)
+        if "device_map" not in self.options:
+            if self.devices[0].type == "cuda":
+                parameters = list(model.parameters())
+                for parameter, copy in zip(parameters, copy_to_gpu(parameters, self.devices[0]), strict=True):
+                    parameter.data = copy
+            model.to(self.device)
+        return model.eval().requires_grad_(False)
 
 
 def place_model(

@@ -6,7 +6,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from interp.runtime.prefetch import map_ahead
+
 T = TypeVar("T")
+COPIED = 2**24
+"""Bytes that a thread copies to a GPU at a time."""
+COPYING = 4
+"""Number of threads that copy to a GPU."""
 
 
 def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
@@ -48,3 +54,36 @@ def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator
         former = following
     if former is not None:
         yield former[0], [arrived() for arrived in former[1]]
+
+
+def copy_to_gpu(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Contiguous copies of tensors in main memory, on a GPU, made by several threads through pinned memory.
+
+    They are there when it returns. A single thread reads the weights of a file at a quarter of this speed, and a copy
+    from memory that is not pinned holds up what is queued on the GPU.
+    """
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
+    # What used the same memory before may still be running.
+    ready = torch.cuda.current_stream(device).record_event()
+
+    def copy(parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        pinned = torch.empty(COPIED, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            torch.cuda.current_stream(device).wait_event(ready)
+            for source, target in parts:
+                target.copy_(pinned[: len(source)].copy_(source), non_blocking=True)
+                torch.cuda.current_stream(device).synchronize()
+
+    parts = [
+        part
+        for source, target in zip(tensors, copies, strict=True)
+        if source.numel()
+        for part in zip(_bytes_of(source).split(COPIED), _bytes_of(target).split(COPIED), strict=True)
+    ]
+    list(map_ahead(copy, [parts[start::COPYING] for start in range(COPYING)], COPYING))
+    return copies
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """The content of a contiguous tensor as uint8 [bytes]."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

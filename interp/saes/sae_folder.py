@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from interp.runtime.async_copies import copy_to_gpu
 from interp.runtime.errors import InputError
 from interp.saes.sae_lens_config import CONFIG, TENSORS, LensConfig, read_lens_config
 from interp.storage.checksums import joined_digest, tensor_digests
@@ -92,7 +93,10 @@ def read_parameters(folder: Path, device: torch.device | str) -> dict[str, Tenso
     """The tensors of an SAE on `device`, by our names and in their stored dtypes; `check_sae` must have passed."""
     from safetensors.torch import load_file
 
-    loaded = load_file(weights_file(folder), str(device))
+    loaded = load_file(weights_file(folder))
+    if torch.device(device).type == "cuda":
+        # load_file's own copies would hold up what is queued on the GPU.
+        loaded = dict(zip(loaded, copy_to_gpu(list(loaded.values()), torch.device(device)), strict=True))
     lens = _lens_config(folder)
     if lens is not None:
         loaded = _as_jumprelu(loaded, lens)

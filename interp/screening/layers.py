@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.runtime.async_copies import to_device_async
 from interp.runtime.distributed import Team
 from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
@@ -76,7 +77,7 @@ def screen_layers(
     def screen(layer: int, slopes: Tensor, means: Tensor) -> dict[str, Tensor]:
         sae, residuals = inputs.at(layer)
         if residuals.numel() * residuals.element_size() <= COPIED:
-            residuals = residuals.to(sae.w_enc.device)
+            residuals = to_device_async(residuals, sae.w_enc.device)
         codes = encode_sparse(sae, residuals)
         table = screen_layer(layer, codes, prompts, halves.selection)
         own = table["feature"].to_numpy(np.int64)
