@@ -10,7 +10,7 @@ from interp.runtime.allocator import keep_freed_memory
 from interp.runtime.collector import collect_seldom
 from interp.runtime.distributed import check_launcher_variables, is_first_to_report, shut_down
 from interp.runtime.errors import EXIT_INPUT, EXIT_STOPPED, MORE_ROOM, InputError, first_line
-from interp.runtime.threads import sleep_while_waiting
+from interp.runtime.threads import sleep_while_waiting, take_short_turns
 
 PLAIN = None
 """Markup of help texts: none, so that options and examples use the full width of the terminal."""
@@ -29,6 +29,7 @@ def command() -> Iterator[None]:
         detail.silence_libraries()
         collect_seldom()
         sleep_while_waiting()
+        take_short_turns()
         keep_freed_memory()
         yield
     except SystemExit:
