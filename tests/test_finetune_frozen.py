@@ -56,14 +56,15 @@ def gradient(adapted):
     }
 
 
-def packed_gradient(world, items, budget, dtype="float32", style=None, layers=ADAPTED):
+def packed_gradient(world, items, budget, dtype="float32", style=None, layers=ADAPTED, by_question=False):
     """The gradient from the packed engine, with the states that fit into `budget` bytes stored beforehand."""
     vlm, adapted = adapted_vlm(world, dtype, style, layers)
     prompts = prompts_asked(items)
     encode_images(vlm, [p.image for p in prompts])
     frozen = PrefixStates(vlm)
     frozen.keep(prompts, budget)
-    losses = batch_losses(FirstTokenLogits(adapted), build_batch(frozen, items), objective_of(vlm, TrainSettings()))
+    batch = build_batch(frozen, items, by_question)
+    losses = batch_losses(FirstTokenLogits(adapted), batch, objective_of(vlm, TrainSettings()))
     (losses.cross_entropy + losses.divergence).sum().backward()
     return gradient(adapted)
 
@@ -119,6 +120,22 @@ def test_the_gradient_is_that_of_the_naive_recipe_whatever_is_kept(world, questi
     style = PromptStyle(image_first=image_first)
     for budget in (EVERYTHING, 30_000, 0):
         assert_equal(packed_gradient(world, items, budget, style=style), expected, 0.999999)
+    assert_equal(packed_gradient(world, items, EVERYTHING, style=style, by_question=True), expected, 0.999999)
+
+
+def test_questions_about_an_image_share_a_row_unless_packed_by_question(world, questions):
+    """So that a batch has as many rows as another of as many questions, and can share its recorded pass."""
+    vlm, _ = adapted_vlm(world)
+    items = [item for item in items_of(questions) if item.paraphrase is not None]
+    apart = [next(item for item in items if item.image == image) for image in sorted({item.image for item in items})]
+    together = items[: len(apart)]
+    assert len({item.image for item in together}) == 1 < len(apart)
+    encode_images(vlm, [item.image for item in items])
+    frozen = PrefixStates(vlm)
+    for batch, shared in ((together, 1), (apart, len(apart))):
+        for by_question, rows in ((False, shared), (True, len(apart))):
+            [(laid, _)] = build_batch(frozen, batch, by_question).parts
+            assert (len(laid.input_ids), laid.most) == (rows, 2 * len(batch) // rows)
 
 
 @pytest.mark.parametrize("layers", [[1, 4], [4]])

@@ -40,7 +40,7 @@ def prepared(world, dropout, dtype="float32"):
         return torch.stack([part.detach().sum() for part in losses])
 
     parameters = [p for p in adapted.parameters() if p.requires_grad]
-    return parameters, run, [build_batch(frozen, batch) for batch in batches]
+    return parameters, run, [build_batch(frozen, batch, by_question=True) for batch in batches]
 
 
 def stepped(parameters, passes, batches):
@@ -57,7 +57,7 @@ def stepped(parameters, passes, batches):
 
 @pytest.mark.parametrize(("dtype", "unlike", "larger"), [("float32", 1e-6, 1e-4), ("bfloat16", 1e-3, 1e-2)])
 def test_a_recorded_pass_is_the_pass(world, dtype, unlike, larger):
-    """In bfloat16, the rows that pad a shape may round the products of the others differently."""
+    """The kernels of a recorded product may be others, which round bfloat16 differently."""
     parameters, run, batches = prepared(world, 0.0, dtype)
     plain = stepped(parameters, run, batches)
     passes = GraphedPasses(run)

@@ -79,8 +79,8 @@ class UpdatedProjection(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, dropout: float) -> Tensor:  # noqa: D102
         rows, small, large = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
         seen, kept = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
-        low = seen @ small.T
-        y = _scaled(low, large.T, scale).addmm_(rows, w.T)
+        low = _scaled(seen, small.T, scale)
+        y = (low @ large.T).addmm_(rows, w.T)
         ctx.save_for_backward(seen, kept, low, w, small, large)
         ctx.scale, ctx.dropout, ctx.dtypes = scale, dropout, (a.dtype, b.dtype)
         return y.view(*x.shape[:-1], -1)
@@ -90,19 +90,26 @@ class UpdatedProjection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         seen, kept, low, w, small, large = ctx.saved_tensors
         dy = gradients[0].flatten(0, -2)
-        pull = dy @ large
-        da, db = _scaled(pull.T, seen, ctx.scale), _scaled(dy.T, low, ctx.scale)
+        pull = _scaled(dy, large, ctx.scale)
+        da, db = _product(pull.T, seen, ctx.dtypes[0]), _product(dy.T, low, ctx.dtypes[1])
         dx = None
         if ctx.needs_input_grad[0]:
-            if kept is None:
-                dx = _scaled(pull, small, ctx.scale)
-            else:
-                dx = torch.ops.aten.native_dropout_backward(pull @ small, kept, ctx.scale / (1 - ctx.dropout))
+            dx = pull @ small
+            if kept is not None:
+                dx = torch.ops.aten.native_dropout_backward(dx, kept, 1 / (1 - ctx.dropout))
             dx = dx.addmm_(dy, w).view(*gradients[0].shape[:-1], -1)
-        return dx, None, da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), None, None
+        return dx, None, da, db, None, None
 
 
 def _scaled(first: Tensor, second: Tensor, scale: float) -> Tensor:
     """The product of two matrices, scaled in the same kernel."""
     # With beta = 0 the first argument is not read.
     return torch.addmm(first.new_empty(1, 1), first, second, beta=0, alpha=scale)
+
+
+def _product(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product of two matrices, added up in float32 and rounded to `dtype`."""
+    if first.dtype == dtype:
+        return first @ second
+    # Without a kernel that rounds it first.
+    return torch.mm(first, second, out_dtype=dtype) if first.is_cuda else (first @ second).to(dtype)

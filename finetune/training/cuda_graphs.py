@@ -11,17 +11,13 @@ import torch
 from torch import Tensor
 
 from finetune.training.forward import TrainingBatch
-from interp.model.packing import padded
-from interp.runtime.async_copies import to_device_async
 
 Pass = Callable[[TrainingBatch, Tensor], Tensor]
 """A batch and a scalar divisor -> sums of the losses; adds the gradient of losses / divisor to the parameters."""
 Shape = tuple[int | torch.Size, ...]
-"""Final tokens of a row, and the shapes of all tensors of a batch."""
+"""Most prompts of a row, and the shapes of all tensors of a batch."""
 SHAPES = 64
 """Number of shapes that are recorded; passes of further shapes run kernel by kernel. All graphs share their memory."""
-COLUMNS = 8
-"""Of what the final tokens of a row, at which the last layer runs, are made a multiple. Eight take as long as two."""
 
 
 class RecordedPass(NamedTuple):
@@ -54,7 +50,6 @@ class GraphedPasses:
         """Run the pass on a batch."""
         if questions.grounded is not None or len(questions.parts) > 1:
             return self._run(questions, divisor)
-        questions = _padded(questions)
         shape: Shape = (questions.parts[0][0].most, *(tensor.shape for tensor in _tensors(questions)))
         if shape not in self._recorded and (shape not in self._met or len(self._recorded) >= SHAPES):
             self._met.add(shape)
@@ -99,17 +94,3 @@ def _tensors(questions: TrainingBatch) -> list[Tensor]:
         batch.input_ids, batch.position_ids, batch.segment, batch.final,
         hidden, questions.place, questions.targets, questions.paired, questions.closed,
     ]  # fmt: skip
-
-
-def _padded(questions: TrainingBatch) -> TrainingBatch:
-    """Pad to as many rows as questions, so that questions that share an image do not form a shape of their own.
-
-    The padding repeats the first row. No prompt ends there, so its results are never read. Final tokens are padded too.
-    """
-    batch, hidden = questions.parts[0]
-    batch = batch._replace(most=padded(batch.most, COLUMNS))
-    missing = len(questions.targets) - len(hidden)
-    if missing > 0:
-        index = to_device_async(torch.tensor([*range(len(hidden)), *[0] * missing]), hidden.device)
-        batch, hidden = batch.take(index), hidden[index]
-    return questions._replace(parts=[(batch, hidden)])

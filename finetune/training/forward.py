@@ -107,15 +107,19 @@ def prompts_asked(items: Sequence[Item]) -> list[Prompt]:
     return own + [prompt._replace(image=image) for prompt, image in substitutes if image is not None]
 
 
-def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
+def build_batch(frozen: PrefixStates, items: Sequence[Item], by_question: bool = False) -> TrainingBatch:
     """Pack questions into a batch. Wordings about one image share a row, so that their common prefix is computed once.
 
+    With `by_question` only those of a question do, so that all batches of as many questions have about the same shape.
     The blank image is shared by all wordings, so its rows are longer than others and form a batch of their own, which
     avoids padding. All images, substitutes included, must have been encoded.
     """
     device, tokenizer = frozen.vlm.device, frozen.vlm.processor.tokenizer
     prompts = prompts_asked(items)
-    rows = frozen.pack(prompts)
+    paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
+    asked = [*range(len(items)), *paired]
+    question = asked + [i for i in asked if items[i].substitute is not None]
+    rows = frozen.pack(prompts, question if by_question else None)
     blank = [row for row in rows if prompts[row.prompts[0]].image == BLANK_IMAGE]
     seen = [row for row in rows if prompts[row.prompts[0]].image != BLANK_IMAGE]
     parts, order = [], []
@@ -123,14 +127,13 @@ def build_batch(frozen: PrefixStates, items: Sequence[Item]) -> TrainingBatch:
         batch = frozen.collate(part).to(device)
         parts.append((batch, frozen.inputs(prompts, part, batch)))
         order += batch.prompts
-    paired = [i for i, item in enumerate(items) if item.paraphrase is not None]
     return TrainingBatch(
         parts,
         to_device_async(torch.tensor(order).argsort(), device),
         to_device_async(torch.tensor([first_answer_token(tokenizer, item.answer) for item in items]), device),
         to_device_async(torch.tensor(paired, dtype=torch.long), device),
         to_device_async(torch.tensor([item.closed for item in items]), device),
-        _grounded(items, [*range(len(items)), *paired], device),
+        _grounded(items, asked, device),
     )
 
 

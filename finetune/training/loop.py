@@ -345,8 +345,10 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
     prefixes, share = run.prefixes, _own_items(step, run.accelerator)
     sums = torch.zeros(len(Losses._fields), device=prefixes.vlm.device)
     count = torch.full((), float(len(step.items)), device=prefixes.vlm.device)
+    # Recorded passes gain more from equal shapes than from shared images.
+    recorded = isinstance(run.passes, GraphedPasses)
     for start in range(0, len(share), size):
-        sums += run.passes(build_batch(prefixes, share[start : start + size]), count)
+        sums += run.passes(build_batch(prefixes, share[start : start + size], by_question=recorded), count)
     return sums
 
 

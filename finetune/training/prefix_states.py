@@ -70,10 +70,11 @@ class PrefixStates:
         self._tokens |= {key: np.array(ids, np.int32) for key, ids in zip(new, found, strict=True)}
         return [self._tokens[p.text, p.closed].tolist() for p in prompts]
 
-    def pack(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """The prompts packed by image (see `interp.model.packing.pack`)."""
-        images = [p.image for p in prompts]
-        return pack(self.tokens_of(prompts), images, self.vlm.model.config.image_token_id)
+    def pack(self, prompts: Sequence[Prompt], questions: Sequence[int] | None = None) -> list[Row]:
+        """The prompts packed by image, and by the numbers of their questions if given (`interp.model.packing.pack`)."""
+        numbers = [0] * len(prompts) if questions is None else questions
+        groups = [(prompt.image, number) for prompt, number in zip(prompts, numbers, strict=True)]
+        return pack(self.tokens_of(prompts), groups, self.vlm.model.config.image_token_id)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Make one batch of packed rows, in main memory."""

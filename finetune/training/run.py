@@ -105,6 +105,8 @@ def train_and_evaluate(
         refuse_used(out)
         checkpoint = Checkpoint(work, inputs)
         saved, before = read_state(checkpoint) or (None, 0.0)
+        if accelerator.is_main_process:
+            checkpoint.report_unused(checkpoint.used)
         # Read all images now: an unreadable test image should not show only after hours of training.
         images_asked = [*(q.image for q in training_questions), *(q.image for q in test_questions), BLANK_IMAGE]
         encode_into_file(vlm, images_asked, team_on(accelerator.device), work)

@@ -1,6 +1,7 @@
 """Running the language model on a packed batch, in whole or from one layer to another."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from inspect import signature, unwrap
 from typing import Any, NamedTuple
@@ -158,8 +159,10 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
 
     # Before all others, which find final tokens where they are in the batch.
     handle = layer.register_forward_hook(in_its_place, prepend=True)
+    # The gradient of the memory-efficient kernel takes long for few queries.
+    few = nullcontext() if torch.is_grad_enabled() else sdpa_kernel(DECODE_KERNELS)
     try:
-        with sdpa_kernel(DECODE_KERNELS):
+        with few:
             return run_layers(
                 model,
                 hidden.gather(1, index),

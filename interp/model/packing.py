@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     prompts: list[int]
     """Indices of the n prompts in the caller's list, aligned with `final`."""
     most: int
-    """Most prompts of a row, or more."""
+    """Most prompts of a row."""
 
     def __repr__(self) -> str:
         return f"Batch({len(self.input_ids)} rows of {self.input_ids.shape[1]} tokens, {len(self.prompts)} prompts)"
