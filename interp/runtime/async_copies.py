@@ -57,33 +57,42 @@ def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator
 
 
 def copy_to_gpu(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Contiguous copies of tensors in main memory, on a GPU, made by several threads through pinned memory.
+    """Contiguous copies of tensors in main memory, on a GPU, as `fill_on_gpu` makes them."""
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
+    fill_on_gpu(copies, tensors)
+    return copies
+
+
+def fill_on_gpu(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors in main memory into contiguous ones of the same shapes on one GPU, in threads through pinned memory.
 
     They are there when it returns. A single thread reads the weights of a file at a quarter of this speed, and a copy
     from memory that is not pinned holds up what is queued on the GPU.
     """
-    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
+    parts = [
+        part
+        for target, source in zip(targets, sources, strict=True)
+        if source.numel()
+        for part in zip(_bytes_of(target).split(COPIED), _bytes_of(source).split(COPIED), strict=True)
+    ]
+    if not parts:
+        return
+    device = targets[0].device
     # What used the same memory before may still be running.
     ready = torch.cuda.current_stream(device).record_event()
 
-    def copy(parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def copy(own: Sequence[tuple[Tensor, Tensor]]) -> None:
         pinned = torch.empty(COPIED, dtype=torch.uint8, pin_memory=True)
-        with torch.cuda.stream(torch.cuda.Stream(device)):
-            torch.cuda.current_stream(device).wait_event(ready)
-            for source, target in parts:
+        stream = torch.cuda.Stream(device)
+        stream.wait_event(ready)
+        with torch.cuda.stream(stream):
+            for target, source in own:
                 target.copy_(pinned[: len(source)].copy_(source), non_blocking=True)
-                torch.cuda.current_stream(device).synchronize()
+                stream.synchronize()
 
-    parts = [
-        part
-        for source, target in zip(tensors, copies, strict=True)
-        if source.numel()
-        for part in zip(_bytes_of(source).split(COPIED), _bytes_of(target).split(COPIED), strict=True)
-    ]
     list(map_ahead(copy, [parts[start::COPYING] for start in range(COPYING)], COPYING))
-    return copies
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """The content of a contiguous tensor as uint8 [bytes]."""
+    """The content of a tensor as uint8 [bytes]; that of a contiguous one is shared."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
