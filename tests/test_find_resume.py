@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from interp.measurement import sharded as exchange
+from interp.measurement import suffix_rerun
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
@@ -114,7 +116,7 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
     assert not work.exists()
 
 
-def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypatch):
+def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypatch, capsys):
     """Nor is a run that was finished, but not yet moved to its place."""
     out = tmp_path / "out"
 
@@ -132,6 +134,26 @@ def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypa
     assert find_into(out, lambda: search, resume=True) is not None
     # Neither the prompts nor those with another image.
     assert asked == [[], []]
+    assert "does not use" not in capsys.readouterr().err
+    same(out, whole)
+
+
+def test_work_of_an_earlier_version_with_other_stages_is_named(search, whole, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    names = suffix_rerun.stage_name
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint, "software", lambda: {"gatescope": "0.1.0"})
+        earlier.setattr(suffix_rerun, "stage_name", lambda kind, **tensors: names(f"old-{kind}", **tensors))
+        assert killed(search, out, False, 8) == -signal.SIGKILL
+    capsys.readouterr()
+    assert find_into(out, lambda: search, resume=True) is not None
+    told = capsys.readouterr().err.splitlines()
+    assert f"started with gatescope 0.1.0 (now {version('gatescope')}): what is now divided into other" in told[0]
+    (unused,) = [line for line in told if "does not use" in line]
+    assert unused.startswith(f"{out}.partial: this run of gatescope {version('gatescope')}")
+    assert re.search(
+        r"what gatescope 0\.1\.0( at commit \w{9})? kept there as old-gradients[\w, -]*: its stages", unused
+    )
     same(out, whole)
 
 

@@ -310,8 +310,13 @@ def test_an_interrupted_command_resumes_and_others_are_refused(run, world, adapt
     ):
         assert_error_anywhere(run(*options(world, *more, "--resume")), message)
     assert (work / "training.safetensors").read_bytes() == before
+    # As if another version had kept something under another name.
+    (work / "optimizer.safetensors").write_bytes(before)
     code, _, err = run(*options(world, "--resume"))
-    assert (code, err) == (0, "Resuming after step 2 of 3.\n")
+    unused, resuming = err.splitlines()
+    assert "adapter.partial: this run of gatescope" in unused
+    assert "kept there as optimizer:" in unused
+    assert (code, resuming) == (0, "Resuming after step 2 of 3.")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv"):
         assert (tmp_path / "adapter" / name).read_bytes() == (adapter / name).read_bytes(), name

@@ -37,7 +37,9 @@ def study_into(
             discard(work)
             return None
         refuse_used(out)
-        found = study(*loaded[:3], settings, loaded.feature, Checkpoint(work, inputs))
+        checkpoint = Checkpoint(work, inputs)
+        found = study(*loaded[:3], settings, loaded.feature, checkpoint)
+        checkpoint.report_unused(checkpoint.used)
         save_grounding(found, out, examples, work, inputs)
         discard(work)
     return found

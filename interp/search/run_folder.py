@@ -70,7 +70,9 @@ def find_into(
             checkpoint = Checkpoint(work, inputs)
             checkpoint.refuse_others()
             result = run_search(search, checkpoint)
+            used = team.gather_values(sorted(checkpoint.used))
             if team.rank == 0:
+                checkpoint.report_unused(set().union(*used))
                 write_run(result, work / WHOLE, inputs, items)
                 _publish(work / WHOLE, out)
                 discard(work)

@@ -5,13 +5,16 @@ A file of a checkpoint is a safetensors file with the inputs of the run that wro
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
+from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.progress import notify
 from interp.storage.atomic import atomic_file
@@ -21,6 +24,8 @@ from interp.storage.provenance import Provenance, note_measured, provenance, sof
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 DIGEST_BYTES = 32
+SHOWN = 4
+"""Most kinds of stages that a message names."""
 HASHED = 2**22
 """Bytes of a tensor that one thread hashes at a time."""
 
@@ -29,7 +34,8 @@ class UnusableError(InputError):
     """What an earlier run kept is damaged, or of another run. The message says what can be done with it."""
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint:
     """A folder of named tensors, all of which were computed from the same inputs. False if it has no folder."""
 
     folder: Path | None
@@ -38,6 +44,8 @@ class Checkpoint(NamedTuple):
     """Settings, and digests of data and weights: plain JSON values that must be the same for a file to be used."""
     whole: Path | None = None
     """The folder of the whole run if `folder` is inside it (`within`); it is what has to be removed to start over."""
+    used: set[str] = field(default_factory=set)
+    """Paths of the files that this process has read or written, those of inner checkpoints included."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """The tensors under a name, None if there are none.
@@ -45,12 +53,18 @@ class Checkpoint(NamedTuple):
         Other versions of the software are reported. Raises InputError for a file that is damaged or has other inputs.
         """
         path = self.folder and self.folder / f"{name}.safetensors"
-        return read_tensors(path, self.inputs, self.whole) if path and path.is_file() else None
+        if not path or not path.is_file():
+            return None
+        tensors = read_tensors(path, self.inputs, self.whole)
+        self.used.add(str(path))
+        return tensors
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors under a name, atomically. Raises InputError if the disk is full."""
         if self.folder:
-            write_tensors(self.folder / f"{name}.safetensors", tensors, self.inputs)
+            path = self.folder / f"{name}.safetensors"
+            write_tensors(path, tensors, self.inputs)
+            self.used.add(str(path))
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors under a name; if there are none, those that `make` returns, which are then written."""
@@ -66,13 +80,36 @@ class Checkpoint(NamedTuple):
         The name of a file may follow from what was computed before it, so other inputs may ask for other names. Those
         files would never be read, but removed with the folder.
         """
+        for _ in self._records():
+            pass
+
+    def report_unused(self, used: Collection[str]) -> None:
+        """Say which files, in inner folders too, are not among those `used` by the run's processes, and who wrote them.
+
+        Another version of the software may have divided its work into other stages, for whose names this one does not
+        ask.
+        """
+        unused = {path: record for path, record in self._records() if str(path) not in used}
+        if not unused:
+            return
+        kinds = list(dict.fromkeys(re.sub("-[0-9a-f]{32}$", "", path.stem) for path in unused))
+        more = ", ..." if len(kinds) > SHOWN else ""
+        writers = sorted({_code(_versions(record)) for record in unused.values()})
+        notify(
+            f"{self.folder}: this run of {_code(_versions_now())} does not use what {' and '.join(writers)} kept there "
+            f"as {', '.join(kinds[:SHOWN])}{more}: its stages are others, or start from values that differ in their "
+            "last digits. It computes that again."
+        )
+
+    def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every file, in inner folders too, and its record. Raises InputError as `refuse_others` does."""
         if self.folder:
             for path in sorted(self.folder.rglob("[!.]*.safetensors")):
-                _read_record(path, self.inputs, self.whole or self.folder)
+                yield path, _read_record(path, self.inputs, self.whole or self.folder)
 
     def within(self, name: str) -> "Checkpoint":
         """A checkpoint of the same run in a folder of its own inside this one."""
-        return self._replace(folder=self.folder and self.folder / name, whole=self.whole or self.folder)
+        return replace(self, folder=self.folder and self.folder / name, whole=self.whole or self.folder)
 
     def __bool__(self) -> bool:
         return self.folder is not None
@@ -129,8 +166,6 @@ def read_tensors(path: Path, inputs: Mapping[str, Any], whole: Path | None = Non
     # Checkpoints of earlier versions do not have it.
     if "provenance" in record:
         note_measured(Provenance.model_validate(record["provenance"]))
-    if record["software"] != software():
-        _report_versions(json.dumps(record["software"]))
     return tensors
 
 
@@ -150,7 +185,28 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
             f"that started the run, or remove {folder} to start over."
         )
     refuse_other_inputs(path, recorded, inputs, f"remove {folder} to start over")
+    if is_main():
+        _report_versions(json.dumps(_versions(record)))
     return record
+
+
+def _versions(record: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of the software that wrote a file of a checkpoint, with the commit of its checkout, by its record."""
+    # Checkpoints of earlier versions have no provenance.
+    writer = Provenance.model_validate(record["provenance"]).processes()[-1] if "provenance" in record else None
+    commit = {"commit": writer.commit[:9]} if writer and writer.commit else {}
+    return record["software"] | commit
+
+
+@cache
+def _versions_now() -> dict[str, str]:
+    """The `_versions` of the files that this process writes."""
+    return _versions({"software": software(), "provenance": provenance().model_dump()})
+
+
+def _code(versions: Mapping[str, str]) -> str:
+    """The version of GateScope among `versions`, and the commit if it is known."""
+    return " at ".join(f"{name} {versions[name]}" for name in ("gatescope", "commit") if name in versions)
 
 
 def _damaged(path: Path, error: Exception, folder: Path) -> UnusableError:
@@ -182,8 +238,11 @@ def refuse_other_inputs(path: Path, recorded: Mapping[str, Any], inputs: Mapping
 @cache
 def _report_versions(recorded: str) -> None:
     """Report once that other versions of the software wrote a checkpoint, however many files it has."""
-    now = software()
-    others = [
-        f"{name} {then} (now {now.get(name)})" for name, then in json.loads(recorded).items() if now.get(name) != then
-    ]
-    notify(f"Resuming work that was started with {', '.join(others)}: the result may differ in its last digits.")
+    now = _versions_now()
+    then = json.loads(recorded)
+    others = [f"{name} {then[name]} (now {now.get(name)})" for name in then if now.get(name) != then[name]]
+    if others:
+        notify(
+            f"Resuming work that was started with {', '.join(others)}: what is now divided into other stages is "
+            "computed again, and the result may differ in its last digits."
+        )

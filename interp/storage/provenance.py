@@ -121,11 +121,17 @@ def _this_process() -> Process:
         process = process.parent() or process
     started = datetime.fromtimestamp(process.create_time(), UTC)
     return Process(
-        commit=commit_of(Path(__file__).parents[2]),
+        commit=_own_commit(),
         device=_device(),
         command=_command(),
         started=started.isoformat(timespec="seconds"),
     )
+
+
+@cache
+def _own_commit() -> str | None:
+    """The commit of this code when it is first asked for; a later one is not the code that runs."""
+    return commit_of(Path(__file__).parents[2])
 
 
 def commit_of(root: Path) -> str | None:
