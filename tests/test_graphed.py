@@ -7,7 +7,7 @@ from finetune_world import awaken, items_of, make_world
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.cuda_graphs import GraphedPasses
-from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch
+from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
 from finetune.training.loss import objective_of
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
@@ -68,6 +68,26 @@ def test_a_recorded_pass_is_the_pass(world, dtype, unlike, larger):
         assert torch.allclose(sums, expected_sums, rtol=10 * unlike, atol=unlike)
         assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 1 - unlike
         assert float(gradient.norm() / expected.norm()) == pytest.approx(1, abs=larger)
+
+
+def test_kept_inputs_are_those_that_are_computed(world):
+    """Also if a batch is copied while the GPU still works on the one before."""
+    vlm = load_vlm(world.model, "cuda", "float32")
+    add_lora(vlm, [1, 2])
+    items = items_of(load_questions(world.questions, split="train"))
+    encode_images(vlm, [item.image for item in items])
+    plain, kept = PrefixStates(vlm), PrefixStates(vlm)
+    kept.keep(prompts_asked(items), 2**30)
+    batches, busy = [items[start : start + 4] for start in range(8)], torch.ones(4096, 4096, device="cuda")
+    found = []
+    for batch in batches:
+        busy = busy @ busy * 1e-4
+        [(laid, hidden)] = build_batch(kept, batch, by_question=True).parts
+        found.append(hidden[laid.segment >= 0] * 1.0)
+        del hidden
+    for batch, mine in zip(batches, found, strict=True):
+        [(laid, expected)] = build_batch(plain, batch, by_question=True).parts
+        assert torch.allclose(mine, expected[laid.segment >= 0], atol=1e-5)
 
 
 def test_passes_are_recorded_again_after_memory_has_run_out(world):

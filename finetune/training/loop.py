@@ -121,7 +121,11 @@ def train(
         if len(saved.history) == len(steps):
             set_dropout(adapted, False)
             return _records(saved)
-    optimizer: Any = torch.optim.AdamW(named.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    # On a GPU, one kernel for many parameters, also where their gradients are set to zero.
+    together = True if vlm.device.type == "cuda" else None
+    optimizer: Any = torch.optim.AdamW(
+        named.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=together
+    )
     # The module is not prepared: DDP would sum the gradients in every pass. Processes may divide their share of a step
     # into different numbers of passes, so they sum their gradients once, after all passes (`_sum_gradients`).
     optimizer = accelerator.prepare(optimizer)

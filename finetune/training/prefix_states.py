@@ -20,7 +20,7 @@ from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import prompt_tokens
 from interp.model.room import room
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import pipeline_to_host, to_device_async
+from interp.runtime.async_copies import pipeline_to_host, to_device_async, to_device_beside
 from interp.runtime.progress import track
 
 MASK_ROW = 16
@@ -101,7 +101,7 @@ class PrefixStates:
         on_gpu = self.vlm.device.type == "cuda"
         gathered = torch.empty(len(index), self.vlm.d_model, dtype=self._states.dtype, pin_memory=on_gpu)
         torch.index_select(self._states, 0, torch.from_numpy(index), out=gathered)
-        hidden = gathered.to(self.vlm.device, non_blocking=True).view(*shape, -1)
+        hidden = (to_device_beside(gathered, self.vlm.device) if on_gpu else gathered).view(*shape, -1)
         if missing:
             at = to_device_async(torch.tensor(missing), self.vlm.device)
             hidden[at] = self._run(prompts, [rows[r] for r in missing], batch.take(at))

@@ -1,6 +1,7 @@
 """Asynchronous copies between a GPU and main memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,25 @@ def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_device_beside(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor in pinned memory to a GPU beside earlier work, so that many MB do not hold up the GPU.
+
+    Later work of the current stream waits for the copy.
+    """
+    current, beside = torch.cuda.current_stream(device), _stream_beside(device)
+    with torch.cuda.stream(beside):
+        copied = tensor.to(device, non_blocking=True)
+    current.wait_stream(beside)
+    copied.record_stream(current)
+    return copied
+
+
+@cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    # One for all copies, because memory that was used by one stream is not given to another.
+    return torch.cuda.Stream(device)
 
 
 def to_host_async(tensor: Tensor) -> Callable[[], Tensor]:
