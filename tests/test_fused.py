@@ -159,7 +159,14 @@ def test_a_norm_with_the_sum_behind_it_equals_separate_kernels(width, dtype, fol
         total, y = ResidualNorm.apply(x, residual, w, next_w if follows else None, 1e-6)
         return (total, y) if follows else total
 
-    for expected, found in both(separate, together, (x, residual), sloped):
+    def next_alone(residual):
+        return residual, RmsNorm.apply(residual, next_w, 1e-6)
+
+    def next_together(residual):
+        return ResidualNorm.apply(None, residual, None, next_w, 1e-6)
+
+    compared = [*both(separate, together, (x, residual), sloped)]
+    for expected, found in (*compared, *both(next_alone, next_together, (residual,), sloped)):
         # Between kernels, bfloat16 is rounded in memory; float32 may be kept with more digits within one.
         assert torch.equal(found, expected) if dtype == torch.bfloat16 else distance(found, expected) < 1e-6
 
@@ -179,7 +186,7 @@ def test_a_norm_that_is_watched_or_trained_is_still_called(name):
     torch.manual_seed(0)
     model = Gemma3TextModel(config).cuda().eval().requires_grad_(False)
     ids = torch.randint(0, 97, (3, 21), device="cuda")
-    norm = getattr(model.layers[1], name)
+    norm = getattr(model.layers[1], f"{name}_layernorm")
     gradients, seen = [], []
     for fused in (False, True):
         if fused:

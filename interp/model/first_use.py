@@ -81,11 +81,13 @@ def _kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -
         x = torch.ones(16, width, device=device, dtype=dtype, requires_grad=True)
         RmsNorm.apply(x, torch.ones(width, device=device, dtype=dtype), 1e-6).sum().backward()
 
-    def residual_norm(weight: torch.Tensor | None) -> None:
+    def residual_norm(added: bool, follows: bool) -> None:
         from interp.model.triton_kernels.residual_norm import ResidualNorm
 
         x = torch.ones(16, shape.width, device=device, dtype=dtype, requires_grad=True)
-        total, normed = ResidualNorm.apply(x, x, x.detach()[0], weight, 1e-6)
+        weight = x.detach()[0]
+        given = (x if added else None, x, weight if added else None, weight if follows else None)
+        total, normed = ResidualNorm.apply(*given, 1e-6)
         (total if normed is None else total + normed).sum().backward()
 
     def gelu() -> None:
@@ -120,6 +122,6 @@ def _kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -
         tower_norm,
         gelu,
         *(partial(norm, width) for width in {shape.width, shape.head}),
-        *(partial(residual_norm, weight) for weight in (None, torch.ones(shape.width, device=device, dtype=dtype))),
+        *(partial(residual_norm, *parts) for parts in ((False, True), (True, True), (True, False))),
         *(partial(rotary, heads) for heads in {shape.heads, shape.kv_heads}),
     ]

@@ -86,18 +86,15 @@ def _norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _decoder_layer(layer: Any, hidden_states: Tensor, *positional: Any, **options: Any) -> Tensor:
-    written, read = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
-    last = layer.post_feedforward_layernorm
-    if (
-        positional
-        or not hidden_states.is_cuda
-        or hidden_states.numel() == 0
-        or not all(map(_is_plain, (written, read, last)))
-    ):
+    names = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    first, written, read, last = (getattr(layer, f"{name}_layernorm") for name in names)
+    plain = all(map(_is_plain, (first, written, read, last)))
+    if positional or not plain or not hidden_states.is_cuda or hidden_states.numel() == 0:
         return type(layer).forward(layer, hidden_states, *positional, **options)
-    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)
-    hidden, normed = _add_normed(attended, hidden_states, written, read)
-    return _add_normed(layer.mlp(normed), hidden, last)[0]
+    hidden, normed = _add_normed(None, hidden_states, None, first)
+    attended, _ = layer.self_attn(hidden_states=normed, **options)
+    hidden, normed = _add_normed(attended, hidden, written, read)
+    return _add_normed(layer.mlp(normed), hidden, last, None)[0]
 
 
 def _is_plain(norm: Any) -> bool:
@@ -106,16 +103,17 @@ def _is_plain(norm: Any) -> bool:
     return type(norm).__name__ == "Gemma3RMSNorm" and not norm.weight.requires_grad and not any(watched)
 
 
-def _add_normed(x: Tensor, residual: Tensor, norm: Any, next_norm: Any = None) -> tuple[Tensor, Any]:
-    """`residual` + `norm` of x, and the next norm of that sum: both [..., d_model]."""
-    if x.dtype != residual.dtype:
+def _add_normed(x: Tensor | None, residual: Tensor, norm: Any, next_norm: Any) -> tuple[Tensor, Any]:
+    """`residual` + `norm` of x, if there is an x, and the next norm of that sum: both [..., d_model]."""
+    if x is not None and x.dtype != residual.dtype:
         total = residual + norm(x)
         return total, None if next_norm is None else next_norm(total)
     from interp.model.triton_kernels.residual_norm import ResidualNorm
 
-    next_weight = None if next_norm is None else next_norm.weight
-    with torch.cuda.device(x.device):
-        return ResidualNorm.apply(x.contiguous(), residual.contiguous(), norm.weight, next_weight, norm.eps)
+    x = None if x is None else x.contiguous()
+    weights = (None if part is None else part.weight for part in (norm, next_norm))
+    with torch.cuda.device(residual.device):
+        return ResidualNorm.apply(x, residual.contiguous(), *weights, (norm or next_norm).eps)
 
 
 def _gated(module: Any, x: Tensor) -> Tensor:

@@ -30,26 +30,32 @@ def _pulled(pull, value, w, inverse, column, inside, n):
 
 
 @triton.jit
-def _forward(x, residual, w, next_w, total, y, scale, next_scale, n, eps, NEXT: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(
+    x, residual, w, next_w, total, y, scale, next_scale, n, eps,
+    ADDED: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside, at = column < n, row * n + column
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    normed, inverse = _normed(value, w, column, inside, n, eps)
-    before = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-    summed = (before + normed.to(total.dtype.element_ty).to(tl.float32)).to(total.dtype.element_ty)
-    tl.store(total + at, summed, mask=inside)
-    tl.store(scale + row, inverse)
+    summed = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    if ADDED:
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        normed, inverse = _normed(value, w, column, inside, n, eps)
+        kept = (summed + normed.to(total.dtype.element_ty).to(tl.float32)).to(total.dtype.element_ty)
+        tl.store(total + at, kept, mask=inside)
+        tl.store(scale + row, inverse)
+        summed = kept.to(tl.float32)
     if NEXT:
-        normed, inverse = _normed(summed.to(tl.float32), next_w, column, inside, n, eps)
+        normed, inverse = _normed(summed, next_w, column, inside, n, eps)
         tl.store(y + at, normed.to(y.dtype.element_ty), mask=inside)
         tl.store(next_scale + row, inverse)
 
 
 @triton.jit
 def _backward(
-    dtotal, dy, x, total, w, next_w, scale, next_scale, dresidual, dx, n, NEXT: tl.constexpr, BLOCK: tl.constexpr
-):
+    dtotal, dy, x, total, w, next_w, scale, next_scale, dresidual, dx, n,
+    ADDED: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside, at = column < n, row * n + column
@@ -58,42 +64,47 @@ def _backward(
         value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
         through = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         found = _pulled(through, value, next_w, tl.load(next_scale + row), column, inside, n)
-        kept = (pull + found.to(dx.dtype.element_ty).to(tl.float32)).to(dx.dtype.element_ty)
+        kept = (pull + found.to(dy.dtype.element_ty).to(tl.float32)).to(dy.dtype.element_ty)
         tl.store(dresidual + at, kept, mask=inside)
         pull = kept.to(tl.float32)
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    found = _pulled(pull, value, w, tl.load(scale + row), column, inside, n)
-    tl.store(dx + at, found.to(dx.dtype.element_ty), mask=inside)
+    if ADDED:
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        found = _pulled(pull, value, w, tl.load(scale + row), column, inside, n)
+        tl.store(dx + at, found.to(dx.dtype.element_ty), mask=inside)
 
 
 class ResidualNorm(torch.autograd.Function):
-    """total = residual + norm(x) and, with the weight of a next norm, y = norm(total); otherwise y is None.
+    """total = residual + norm(x) and y = next norm of total; without x, total is residual, without next weight y None.
 
     All are contiguous tensors [..., n] of one dtype. Gradients flow to x and residual; the weights are frozen.
     """
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, next_weight: Tensor | None, eps: float
+        ctx: Any, x: Tensor | None, residual: Tensor, weight: Tensor | None, next_weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor | None]:
-        total, n, follows = torch.empty_like(x), x.shape[-1], next_weight is not None
-        y = torch.empty_like(x) if follows else None
-        scales = x.new_empty(2, x.numel() // n, dtype=torch.float32)
+        n = residual.shape[-1]
+        total = residual if x is None else torch.empty_like(residual)
+        y = None if next_weight is None else torch.empty_like(residual)
+        scales = residual.new_empty(2, residual.numel() // n, dtype=torch.float32)
         _forward[(scales.shape[1],)](
-            x, residual, weight, next_weight, total, y, *scales, n, eps, NEXT=follows, **launch_options(x)
+            x, residual, weight, next_weight, total, y, *scales, n, eps, **_options(x, next_weight, residual)
         )
         ctx.save_for_backward(x, total, weight, next_weight, scales)
         return total, y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:  # noqa: D102
         x, total, weight, next_weight, scales = ctx.saved_tensors
-        follows = next_weight is not None
         dtotal, dy = (None if gradient is None else gradient.contiguous() for gradient in gradients)
-        dx = torch.empty_like(x)
-        dresidual = torch.empty_like(x) if follows else dtotal
+        dx = None if x is None else torch.empty_like(x)
+        dresidual = dtotal if next_weight is None else torch.empty_like(total)
         _backward[(scales.shape[1],)](
-            dtotal, dy, x, total, weight, next_weight, *scales, dresidual, dx, x.shape[-1], NEXT=follows,
-            **launch_options(x),
+            dtotal, dy, x, total, weight, next_weight, *scales, dresidual, dx, total.shape[-1],
+            **_options(x, next_weight, total),
         )  # fmt: skip
         return dx, dresidual, None, None, None
+
+
+def _options(x: Tensor | None, next_weight: Tensor | None, rows: Tensor) -> dict[str, Any]:
+    return {"ADDED": x is not None, "NEXT": next_weight is not None, **launch_options(rows)}
