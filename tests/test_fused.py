@@ -221,6 +221,27 @@ def test_a_model_on_the_cpu_is_unchanged(monkeypatch):
     assert torch.equal(model(input_ids=ids).last_hidden_state, expected)
 
 
+def test_the_layers_of_a_split_model_still_move_their_inputs(monkeypatch):
+    monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
+    from accelerate import dispatch_model
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    places = dict.fromkeys(("embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1"), "cpu")
+    model = dispatch_model(Gemma3TextModel(config).eval(), places, main_device="cpu", force_hooks=True)
+    moved = []
+    for layer in model.layers:
+        move = layer._hf_hook.pre_forward
+        monkeypatch.setattr(layer._hf_hook, "pre_forward", lambda *a, m=move, **k: moved.append(1) or m(*a, **k))
+    fuse(model)
+    model(input_ids=torch.randint(0, 97, (1, 5)))
+    assert len(moved) == 2
+
+
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [1152, 144, 37])

@@ -31,7 +31,9 @@ def fuse(model: Any) -> None:
         elif kind == "SiglipEncoderLayer":
             module.forward = MethodType(_tower_layer, module)
         elif kind == "Gemma3DecoderLayer":
-            module.forward = MethodType(_decoder_layer, module)
+            # That of a split model is accelerate's, which moves the layer's inputs to its GPU.
+            if "forward" not in vars(module):
+                module.forward = MethodType(_decoder_layer, module)
         elif kind == "Gemma3RMSNorm":
             module.forward = MethodType(_norm, module)
         elif kind == "Gemma3MLP" and module.config.hidden_activation == "gelu_pytorch_tanh":
