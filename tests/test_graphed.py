@@ -7,7 +7,8 @@ from finetune_world import awaken, items_of, make_world
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
 from finetune.training.cuda_graphs import GraphedPasses
-from finetune.training.forward import FirstTokenLogits, batch_losses, build_batch, prompts_asked
+from finetune.training.forward import build_batch, prompts_asked
+from finetune.training.loop import _passes
 from finetune.training.loss import objective_of
 from finetune.training.prefix_states import PrefixStates
 from interp.model.image_tokens import encode_images
@@ -28,18 +29,13 @@ def prepared(world, dropout, dtype="float32"):
     adapted = add_lora(vlm, [1, 2], dropout=dropout)
     awaken(adapted)
     set_dropout(adapted, True)
-    module, objective = FirstTokenLogits(adapted), objective_of(vlm, TrainSettings())
+    objective = objective_of(vlm, TrainSettings())
     items = items_of(load_questions(world.questions, split="train"))
     encode_images(vlm, [item.image for item in items])
     frozen = PrefixStates(vlm)
     batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
-
-    def run(laid, count):
-        losses = batch_losses(module, laid, objective)
-        ((losses.cross_entropy + losses.divergence).sum() / count).backward()
-        return torch.stack([part.detach().sum() for part in losses])
-
     parameters = [p for p in adapted.parameters() if p.requires_grad]
+    run = _passes(adapted, objective, vlm)._run
     return parameters, run, [build_batch(frozen, batch, by_question=True) for batch in batches]
 
 

@@ -5,9 +5,9 @@ and adds it to the base's output in kernels of their own, and so again backwards
 products, and the large ones add to their results.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,45 +22,61 @@ if TYPE_CHECKING:
 def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
     """While open and `active`, run the projections of an adapter in fewer kernels, with the gradients of peft's own.
 
-    What this does not cover runs as before: several adapters or none, merged ones, variants such as DoRA, biases,
-    quantized or hooked projections, and dtypes that peft converts. Second derivatives raise a RuntimeError.
+    Weights and autocast must stay as they are meanwhile. What this does not cover runs as before: several adapters or
+    none, merged ones, variants such as DoRA, biases, quantized or hooked projections, and dtypes that peft converts.
+    Second derivatives raise a RuntimeError.
     """
-    from peft.tuners.lora import Linear
-
-    modules = adapted.modules() if active else []
-    changed: list[Any] = [m for m in modules if type(m) is Linear and "forward" not in vars(m)]
-    for module in changed:
-        module.forward = MethodType(_forward, module)
+    modules = [module for module in adapted.modules() if _covered(module)] if active else []
+    for module, factors in zip(modules, _factors(modules), strict=True):
+        module.forward = partial(_forward, module, factors)
     try:
         yield
     finally:
-        for module in changed:
+        for module in modules:
             del module.forward
 
 
-def _forward(module: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
-    if args or options or not _fits(module, x):
+def _covered(module: Any) -> bool:
+    """Whether `UpdatedProjection` computes what peft does for this module of a model."""
+    from peft.tuners.lora import Linear
+
+    if type(module) is not Linear or "forward" in vars(module) or module.disable_adapters or module.merged:
+        return False
+    base, names = module.base_layer, module.active_adapters
+    if len(names) != 1 or names[0] not in module.lora_A or names[0] in module.lora_variant:
+        return False
+    parts: list[Any] = [part[names[0]] for part in (module.lora_A, module.lora_B, module.lora_dropout)]
+    first, second, dropout = parts
+    if not all(map(_plain, (base, first, second))) or type(dropout) not in (torch.nn.Dropout, torch.nn.Identity):
+        return False
+    return base.weight.dtype == _product_dtype(first.weight) and not base.weight.requires_grad
+
+
+def _product_dtype(factor: Tensor) -> torch.dtype:
+    """The dtype in which a factor of an update is multiplied."""
+    device = factor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else factor.dtype
+
+
+def _factors(modules: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    """The factors A and B of each module's update in the dtype of its products, converted in a few kernels."""
+    parts = [(module.active_adapters[0], (module.lora_A, module.lora_B)) for module in modules]
+    own: list[Tensor] = [factor[name].weight.detach() for name, both in parts for factor in both]
+    used = [torch.empty_like(factor, dtype=_product_dtype(factor)) for factor in own]
+    if own:
+        torch._foreach_copy_(used, own)
+    return list(zip(used[::2], used[1::2], strict=True))
+
+
+def _forward(module: Any, factors: tuple[Tensor, Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
+    weight = module.base_layer.weight
+    if args or options or x.dtype != weight.dtype:
         return type(module).forward(module, x, *args, **options)
     (name,) = module.active_adapters
     dropout = module.lora_dropout[name]
     share = dropout.p if dropout.training and isinstance(dropout, torch.nn.Dropout) else 0.0
-    factors = module.lora_A[name].weight, module.lora_B[name].weight
-    return UpdatedProjection.apply(x, module.base_layer.weight, *factors, module.scaling[name], share)
-
-
-def _fits(module: Any, x: Tensor) -> bool:
-    """Whether `UpdatedProjection` computes what peft does for this input."""
-    base, names = module.base_layer, module.active_adapters
-    if module.disable_adapters or module.merged or len(names) != 1 or names[0] not in module.lora_A:
-        return False
-    name, first, second = names[0], module.lora_A[names[0]], module.lora_B[names[0]]
-    if name in module.lora_variant or any(not _plain(part) for part in (base, first, second)):
-        return False
-    if type(module.lora_dropout[name]) not in (torch.nn.Dropout, torch.nn.Identity):
-        return False
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else first.weight.dtype
-    return x.dtype == base.weight.dtype == dtype and not base.weight.requires_grad
+    own = module.lora_A[name].weight, module.lora_B[name].weight
+    return UpdatedProjection.apply(x, weight, *own, *factors, module.scaling[name], share)
 
 
 def _plain(part: Any) -> bool:
@@ -72,12 +88,14 @@ def _plain(part: Any) -> bool:
 class UpdatedProjection(torch.autograd.Function):
     """x Wᵀ + scale · dropout(x) Aᵀ Bᵀ: x [..., in] -> [..., out], with gradients for x, A [r, in] and B [out, r].
 
-    W [out, in] is frozen and has the dtype of x, in which all products are computed.
+    W [out, in] is frozen. `small` and `large` are A and B in the dtype of x and W, in which products are computed.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, scale: float, dropout: float) -> Tensor:  # noqa: D102
-        rows, small, large = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, small: Tensor, large: Tensor, scale: float, dropout: float
+    ) -> Tensor:
+        rows = x.flatten(0, -2)
         seen, kept = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
         low = _scaled(seen, small.T, scale)
         y = (low @ large.T).addmm_(rows, w.T)
@@ -98,7 +116,7 @@ class UpdatedProjection(torch.autograd.Function):
             if kept is not None:
                 dx = torch.ops.aten.native_dropout_backward(dx, kept, 1 / (1 - ctx.dropout))
             dx = dx.addmm_(dy, w).view(*gradients[0].shape[:-1], -1)
-        return dx, None, da, db, None, None
+        return dx, None, da, db, None, None, None, None
 
 
 def _scaled(first: Tensor, second: Tensor, scale: float) -> Tensor:
