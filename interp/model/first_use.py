@@ -1,4 +1,4 @@
-"""What a GPU's libraries and kernels load and plan when they are first used, done in threads while the host is busy.
+"""The first use of a GPU's libraries and of our kernels, early and in threads, because they load and compile then.
 
 A process that ends waits for these threads, because ending one inside a library would abort the process.
 """
@@ -21,17 +21,17 @@ _LOADING = Lock()
 def use_libraries(device: torch.device, dtype: torch.dtype) -> None:
     """Begin to load cuBLAS, cuDNN's attention and cuSOLVER on a GPU, 0.7 s on an H200; nothing on a CPU.
 
-    The search's own first calls then find them loaded. They need no interpreter, while imports need little else.
+    It goes on beside the imports of a command, because loading a library does not hold the interpreter.
     """
     if device.type == "cuda":
         _begin(device, [partial(_call_libraries, device, dtype)])
 
 
 def use_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
-    """Begin to load the own kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
+    """Begin to load our kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
 
-    Triton needs 0.7 s on an H200 to find compiled kernels, and compiles each for 1 to 3 s at its first use on a
-    machine: here beside each other, and while weights are copied to the GPU.
+    Triton takes 0.7 s on an H200 to find compiled kernels, and at the first use on a machine 1 to 3 s to compile each.
+    They are compiled at the same time, while weights are copied to the GPU.
     """
     if device.type == "cuda" and find_spec("triton") is not None:
         _begin(device, _kernel_calls(shape, device, dtype))

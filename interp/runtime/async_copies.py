@@ -1,4 +1,7 @@
-"""Asynchronous copies between a GPU and main memory."""
+"""Copies between a GPU and main memory that hold up neither the GPU nor whoever queues its work.
+
+A copy from or to memory that is not pinned would wait for all that is queued on the GPU.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -11,9 +14,9 @@ from interp.runtime.prefetch import map_ahead
 
 T = TypeVar("T")
 COPIED = 2**24
-"""Bytes that a thread copies to a GPU at a time."""
+"""Bytes of pinned memory through which large tensors are copied, part by part."""
 COPYING = 4
-"""Number of threads that copy to a GPU."""
+"""Number of threads that copy large tensors to a GPU."""
 
 
 def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
@@ -77,23 +80,22 @@ def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator
 
 
 def copy_to_gpu(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Contiguous copies of tensors in main memory, on a GPU, as `fill_on_gpu` makes them."""
+    """Contiguous copies on a GPU of tensors in main memory, made as by `fill_on_gpu`."""
     copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
     fill_on_gpu(copies, tensors)
     return copies
 
 
 def fill_on_gpu(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy tensors in main memory into contiguous ones of the same shapes on one GPU, in threads through pinned memory.
+    """Copy tensors in main memory into contiguous ones of the same shapes and dtypes on one GPU, in several threads.
 
-    They are there when it returns. A single thread reads the weights of a file at a quarter of this speed, and a copy
-    from memory that is not pinned holds up what is queued on the GPU.
+    Returns when all are there. A single thread would take four times as long to read the weights of a file.
     """
     parts = [
         part
         for target, source in zip(targets, sources, strict=True)
         if source.numel()
-        for part in zip(_bytes_of(target).split(COPIED), _bytes_of(source).split(COPIED), strict=True)
+        for part in zip(bytes_of(target).split(COPIED), bytes_of(source).split(COPIED), strict=True)
     ]
     if not parts:
         return
@@ -113,6 +115,22 @@ def fill_on_gpu(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     list(map_ahead(copy, [parts[start::COPYING] for start in range(COPYING)], COPYING))
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
+def parts_on_host(content: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor uint8 [n] on a GPU part by part in main memory; each part is valid until the next one.
+
+    The caller waits for each copy, but not for what is queued on the GPU: `content` must have been computed.
+    """
+    pinned = torch.empty(min(COPIED, len(content)), dtype=torch.uint8, pin_memory=True)
+    beside = torch.cuda.Stream(content.device)
+    for part in content.split(COPIED):
+        with torch.cuda.stream(beside):
+            copied = pinned[: len(part)].copy_(part, non_blocking=True)
+        beside.synchronize()
+        yield copied
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
     """The content of a tensor as uint8 [bytes]; that of a contiguous one is shared."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    values = tensor.detach().contiguous().reshape(-1)
+    # torch cannot view some empty tensors as bytes, because of their strides.
+    return values.view(torch.uint8) if len(values) else values.new_empty(0, dtype=torch.uint8)

@@ -195,9 +195,11 @@ ALONE = Team(0, 1, None)
 def team_on(device: "torch.device | str") -> Team:
     """The processes of this run, whose models are on `device`. The first call initializes the process group.
 
-    Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo, whose group a process leaves
-    at its end at the latest. Raises InputError if this machine has fewer GPUs than processes, if `device` is the GPU of
-    another process, or as `meet` does.
+    Processes on GPUs, one each, communicate through nccl, and those on CPUs through gloo. The end of a process destroys
+    its group of gloo.
+
+    Raises InputError if this machine has fewer GPUs than processes, if `device` is the GPU of another process, or as
+    `meet` does.
     """
     if process_count() == 1:
         return ALONE
@@ -210,16 +212,16 @@ def team_on(device: "torch.device | str") -> Team:
         met: dict[str, Any] = {}
         if (store := meet()) is not None:
             met = {"store": store, "rank": _rank(), "world_size": process_count()}
-        # Its functions have torch's process group as a default argument. If transformers imported them when there is
-        # one, they would keep it, and its threads, beyond `shut_down`.
+        # The functions of this module take the current process group as a default argument when they are imported. If
+        # transformers imported them later, they would keep the new group and its threads beyond `shut_down`.
         import torch.distributed.nn.functional
 
         backend = "nccl" if asked.type == "cuda" else "gloo"
         with _readable_errors():
             torch.distributed.init_process_group(backend, timeout=TIMEOUT, **met)
         if backend == "gloo":
-            # Its threads release tensors, for which they need the interpreter. Python ends a thread that asks for it
-            # when the process ends, which C++ takes for an error and aborts. nccl could wait for a process that failed.
+            # Its threads need the interpreter to release tensors. At the end of the process Python stops a thread that
+            # asks for it, which C++ takes for an error and aborts. To leave nccl's might wait for a failed process.
             atexit.register(shut_down)
     return Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), asked)
 

@@ -8,8 +8,8 @@ from typing import Any
 class Later(Mapping[str, Any]):
     """What `make` returns, which a thread begins to make at once; whoever looks into it waits until it is there.
 
-    An error of `make` is raised in whoever looks. A process that ends waits for the thread, because one that comes back
-    from torch into an interpreter that has ended aborts the process; what pools still have to begin is not waited for.
+    An error of `make` is raised in whoever looks. A process that ends waits for the thread, which would abort it by
+    returning from torch when the interpreter is gone. It does not wait for calls that a thread pool has yet to begin.
     """
 
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:

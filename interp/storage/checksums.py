@@ -1,7 +1,7 @@
 """Digests of weights, images and processors: they depend on content, not on location."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.runtime.async_copies import bytes_of, parts_on_host
 from interp.runtime.prefetch import map_ahead
 
 THREADS = 8
 """Number of threads that hash weights and images."""
-COPIED = 2**24
-"""Bytes that are copied from a GPU at a time."""
 
 
 def weights_fingerprint(model: Any) -> str:
@@ -73,32 +72,16 @@ def tensor_digest(tensor: Tensor) -> bytes:
 
 def _digest(tensor: Tensor) -> bytes:
     """The `tensor_digest` of a tensor that nothing still has to compute."""
-    values = tensor.detach().contiguous().reshape(-1)
+    content = bytes_of(tensor)
     if tensor.is_cuda and not tensor.is_contiguous():
         torch.cuda.current_stream(tensor.device).synchronize()
     digest = blake2b(digest_size=32)
     kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
     # As `joined_digest` of the two.
-    digest.update(len(kind).to_bytes(8, "little") + kind + values.nbytes.to_bytes(8, "little"))
-    # torch cannot view some empty tensors as bytes, because of their strides.
-    for part in _parts(values.view(torch.uint8)) if len(values) else ():
-        digest.update(part)
+    digest.update(len(kind).to_bytes(8, "little") + kind + len(content).to_bytes(8, "little"))
+    for part in parts_on_host(content) if content.is_cuda else (content.cpu(),):
+        digest.update(part.numpy().data)
     return digest.digest()
-
-
-def _parts(content: Tensor) -> Iterator[memoryview]:
-    """The bytes uint8 [n] of a tensor, from a GPU in parts that are copied beside what is queued there."""
-    if not content.is_cuda:
-        yield content.cpu().numpy().data
-        return
-    # A copy to memory that is not pinned would hold up whoever launches work meanwhile.
-    pinned = torch.empty(min(COPIED, len(content)), dtype=torch.uint8, pin_memory=True)
-    beside = torch.cuda.Stream(content.device)
-    for part in content.split(COPIED):
-        with torch.cuda.stream(beside):
-            copied = pinned[: len(part)].copy_(part, non_blocking=True)
-        beside.synchronize()
-        yield copied.numpy().data
 
 
 def joined_digest(parts: Iterable[bytes | memoryview]) -> bytes:
