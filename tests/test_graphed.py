@@ -35,8 +35,9 @@ def prepared(world, dropout, dtype="float32"):
     frozen = PrefixStates(vlm)
     batches = [items[start : start + size] for _ in range(3) for start in (0, 4, 9) for size in (4, 3)]
     parameters = [p for p in adapted.parameters() if p.requires_grad]
-    run = _passes(adapted, objective, vlm)._run
-    return parameters, run, [build_batch(frozen, batch, by_question=True) for batch in batches]
+    passes = _passes(adapted, objective, vlm)
+    assert isinstance(passes, GraphedPasses)
+    return parameters, passes.run, [build_batch(frozen, batch, by_question=True) for batch in batches]
 
 
 def stepped(parameters, passes, batches):

@@ -59,7 +59,7 @@ def _product_dtype(factor: Tensor) -> torch.dtype:
 
 
 def _factors(modules: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
-    """The factors A and B of each module's update in the dtype of its products, converted in a few kernels."""
+    """The factors A and B of each module's update in the dtype of its products, converted in a few kernels, not 70."""
     parts = [(module.active_adapters[0], (module.lora_A, module.lora_B)) for module in modules]
     own: list[Tensor] = [factor[name].weight.detach() for name, both in parts for factor in both]
     used = [torch.empty_like(factor, dtype=_product_dtype(factor)) for factor in own]
@@ -88,31 +88,39 @@ def _plain(part: Any) -> bool:
 class UpdatedProjection(torch.autograd.Function):
     """x Wᵀ + scale · dropout(x) Aᵀ Bᵀ: x [..., in] -> [..., out], with gradients for x, A [r, in] and B [out, r].
 
-    W [out, in] is frozen. `small` and `large` are A and B in the dtype of x and W, in which products are computed.
+    W [out, in] is frozen. `a_used` and `b_used` are A and B in the dtype of x and W.
     """
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, x: Tensor, w: Tensor, a: Tensor, b: Tensor, small: Tensor, large: Tensor, scale: float, dropout: float
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        a: Tensor,
+        b: Tensor,
+        a_used: Tensor,
+        b_used: Tensor,
+        scale: float,
+        dropout: float,
     ) -> Tensor:
         rows = x.flatten(0, -2)
         seen, kept = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
-        low = _scaled(seen, small.T, scale)
-        y = (low @ large.T).addmm_(rows, w.T)
-        ctx.save_for_backward(seen, kept, low, w, small, large)
+        low = _scaled(seen, a_used.T, scale)
+        y = (low @ b_used.T).addmm_(rows, w.T)
+        ctx.save_for_backward(seen, kept, low, w, a_used, b_used)
         ctx.scale, ctx.dropout, ctx.dtypes = scale, dropout, (a.dtype, b.dtype)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        seen, kept, low, w, small, large = ctx.saved_tensors
+        seen, kept, low, w, a_used, b_used = ctx.saved_tensors
         dy = gradients[0].flatten(0, -2)
-        pull = _scaled(dy, large, ctx.scale)
-        da, db = _product(pull.T, seen, ctx.dtypes[0]), _product(dy.T, low, ctx.dtypes[1])
+        dlow = _scaled(dy, b_used, ctx.scale)
+        da, db = _product(dlow.T, seen, ctx.dtypes[0]), _product(dy.T, low, ctx.dtypes[1])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = pull @ small
+            dx = dlow @ a_used
             if kept is not None:
                 dx = torch.ops.aten.native_dropout_backward(dx, kept, 1 / (1 - ctx.dropout))
             dx = dx.addmm_(dy, w).view(*gradients[0].shape[:-1], -1)

@@ -41,7 +41,8 @@ class GraphedPasses:
     """
 
     def __init__(self, run: Pass) -> None:
-        self._run = run
+        self.run = run
+        """The pass itself, kernel by kernel."""
         self._met: set[Shape] = set()
         self._recorded: dict[Shape, RecordedPass] = {}
         self._memory = torch.cuda.graph_pool_handle()
@@ -49,11 +50,11 @@ class GraphedPasses:
     def __call__(self, questions: TrainingBatch, divisor: Tensor) -> Tensor:
         """Run the pass on a batch."""
         if questions.grounded is not None or len(questions.parts) > 1:
-            return self._run(questions, divisor)
+            return self.run(questions, divisor)
         shape: Shape = (questions.parts[0][0].most, *(tensor.shape for tensor in _tensors(questions)))
         if shape not in self._recorded and (shape not in self._met or len(self._recorded) >= SHAPES):
             self._met.add(shape)
-            return self._run(questions, divisor)
+            return self.run(questions, divisor)
         if shape not in self._recorded:
             self._recorded[shape] = self._record(questions)
         recorded = self._recorded[shape]
@@ -83,7 +84,7 @@ class GraphedPasses:
         divisor = torch.ones((), device=hidden.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            sums = self._run(questions, divisor)
+            sums = self.run(questions, divisor)
         return RecordedPass(graph, questions, divisor, sums)
 
 

@@ -110,7 +110,7 @@ def prompts_asked(items: Sequence[Item]) -> list[Prompt]:
 def build_batch(frozen: PrefixStates, items: Sequence[Item], by_question: bool = False) -> TrainingBatch:
     """Pack questions into a batch. Wordings about one image share a row, so that their common prefix is computed once.
 
-    With `by_question` only those of a question do, so that all batches of as many questions have about the same shape.
+    With `by_question` only those of a question do, so that batches of equally many questions have nearly one shape.
     The blank image is shared by all wordings, so its rows are longer than others and form a batch of their own, which
     avoids padding. All images, substitutes included, must have been encoded.
     """

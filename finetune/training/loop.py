@@ -359,15 +359,15 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
 def _passes(adapted: "PeftModel", objective: Objective, vlm: Vlm) -> Pass:
     """A forward and backward pass over a batch, which returns the sum of each part of the loss, float32 [3]."""
     module, parameters = FirstTokenLogits(adapted), [p for p in adapted.parameters() if p.requires_grad]
+    added = [torch.zeros_like(p) for p in parameters]
+    for parameter, gradient in zip(parameters, added, strict=True):
+        parameter.grad = gradient
 
     def run(batch: TrainingBatch, count: Tensor) -> Tensor:
         losses = batch_losses(module, batch, objective)
         found = torch.autograd.grad(total_loss(losses, objective.settings).sum() / count, parameters)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         # In a few kernels on a GPU, where `backward` takes one for each.
-        torch._foreach_add_([p.grad for p in parameters if p.grad is not None], list(found))
+        torch._foreach_add_(added, list(found))
         return torch.stack([part.detach().sum() for part in losses])
 
     # LLM.int8 looks for outliers in every product, which no graph can record.
