@@ -152,7 +152,7 @@ def test_work_of_an_earlier_version_with_other_stages_is_named(search, whole, tm
     (unused,) = [line for line in told if "does not use" in line]
     assert unused.startswith(f"{out}.partial: this run of gatescope {version('gatescope')}")
     assert re.search(
-        r"what gatescope 0\.1\.0( at commit \w{9})? kept there as old-gradients[\w, -]*: its stages", unused
+        r"what gatescope 0\.1\.0( at commit \w{9})? kept there as old-gradients[\w, -]*, and computes it again", unused
     )
     same(out, whole)
 

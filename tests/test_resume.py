@@ -315,7 +315,7 @@ def test_an_interrupted_command_resumes_and_others_are_refused(run, world, adapt
     code, _, err = run(*options(world, "--resume"))
     unused, resuming = err.splitlines()
     assert "adapter.partial: this run of gatescope" in unused
-    assert "kept there as optimizer:" in unused
+    assert "kept there as optimizer, and computes it again" in unused
     assert (code, resuming) == (0, "Resuming after step 2 of 3.")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     for name in ("adapter_model.safetensors", "adapter_config.json", "history.csv"):

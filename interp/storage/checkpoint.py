@@ -24,6 +24,8 @@ from interp.storage.provenance import Provenance, note_measured, provenance, sof
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 DIGEST_BYTES = 32
+STAGE_BYTES = 16
+"""Bytes of the hash in the name of a stage."""
 SHOWN = 4
 """Most kinds of stages that a message names."""
 HASHED = 2**22
@@ -84,25 +86,25 @@ class Checkpoint:
             pass
 
     def report_unused(self, used: Collection[str]) -> None:
-        """Say which files, in inner folders too, are not among those `used` by the run's processes, and who wrote them.
+        """Print which files, in inner folders too, no process of the run has `used`, and which versions wrote them.
 
-        Another version of the software may have divided its work into other stages, for whose names this one does not
-        ask.
+        Another version of the software may have divided its work into stages of other names. Raises InputError as
+        `refuse_others`.
         """
         unused = {path: record for path, record in self._records() if str(path) not in used}
         if not unused:
             return
-        kinds = list(dict.fromkeys(re.sub("-[0-9a-f]{32}$", "", path.stem) for path in unused))
+        kinds = list(dict.fromkeys(_stage_kind(path.stem) for path in unused))
         more = ", ..." if len(kinds) > SHOWN else ""
         writers = sorted({_code(_versions(record)) for record in unused.values()})
         notify(
             f"{self.folder}: this run of {_code(_versions_now())} does not use what {' and '.join(writers)} kept there "
-            f"as {', '.join(kinds[:SHOWN])}{more}: its stages are others, or start from values that differ in their "
-            "last digits. It computes that again."
+            f"as {', '.join(kinds[:SHOWN])}{more}, and computes it again, because its stages differ, or start from "
+            "values that differ in their last digits."
         )
 
     def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every file, in inner folders too, and its record. Raises InputError as `refuse_others` does."""
+        """Yield every file, in inner folders too, with its record. Raises InputError as `refuse_others`."""
         if self.folder:
             for path in sorted(self.folder.rglob("[!.]*.safetensors")):
                 yield path, _read_record(path, self.inputs, self.whole or self.folder)
@@ -130,7 +132,12 @@ def stage_name(kind: str, **inputs: Tensor) -> str:
         for name, tensor in inputs.items()
         for k, part in enumerate(tensor.split(max(1, HASHED * len(tensor) // max(1, tensor.nbytes))))
     }
-    return f"{kind}-{named_digest(rows, 16)}"
+    return f"{kind}-{named_digest(rows, STAGE_BYTES)}"
+
+
+def _stage_kind(name: str) -> str:
+    """The kind of stage in a `stage_name`; other names are returned as they are."""
+    return re.sub(f"-[0-9a-f]{{{2 * STAGE_BYTES}}}$", "", name)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> None:
@@ -170,7 +177,10 @@ def read_tensors(path: Path, inputs: Mapping[str, Any], whole: Path | None = Non
 
 
 def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What a file of a checkpoint says of itself. Raises InputError as `read_tensors` does; no tensor is read."""
+    """The record in a file of a checkpoint; no tensor is read. Raises InputError as `read_tensors`.
+
+    Other versions of the software are reported.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -191,7 +201,7 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
 
 
 def _versions(record: Mapping[str, Any]) -> dict[str, str]:
-    """Versions of the software that wrote a file of a checkpoint, with the commit of its checkout, by its record."""
+    """Versions of the software that wrote the file with this record, and the commit of its checkout if it had one."""
     # Checkpoints of earlier versions have no provenance.
     writer = Provenance.model_validate(record["provenance"]).processes()[-1] if "provenance" in record else None
     commit = {"commit": writer.commit[:9]} if writer and writer.commit else {}
@@ -205,7 +215,7 @@ def _versions_now() -> dict[str, str]:
 
 
 def _code(versions: Mapping[str, str]) -> str:
-    """The version of GateScope among `versions`, and the commit if it is known."""
+    """GateScope's version among `versions`, and its commit if it is known, for a message."""
     return " at ".join(f"{name} {versions[name]}" for name in ("gatescope", "commit") if name in versions)
 
 

@@ -46,17 +46,19 @@ class HubId(NamedTuple):
 
 def without_address(given: str | Path) -> str:
     """`given` without what is pasted with a hub id: the address of the hub before it, and slashes after it."""
-    # A path keeps one slash of two.
-    return re.sub(r"^https:/+huggingface\.co/", "", str(given)).rstrip("/")
+    name = str(given)
+    # A Path has kept one of the address's two slashes.
+    for address in (HUB, HUB.replace("//", "/")):
+        name = name.removeprefix(f"{address}/")
+    return name.rstrip("/")
 
 
 def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
     """What `given`, which is no folder, names on the hub: a repository or, with `inside`, perhaps a folder in one.
 
-    The address of the repository's page names it too.
-    Raises InputError if it is no such name (`expected` says what would be), or is more likely a mistyped path, of which
-    the hub would only say that it has no such repository: its first folder is here, or a folder here is called nearly
-    the same. What the hub's cache has is no mistake.
+    The address of the repository's page names it too. Raises InputError if it is no such name (`expected` says what
+    would be), or is more likely a mistyped path, of which the hub would only say that it has no such repository: its
+    first folder is here, or a folder here is called nearly the same. What the hub's cache has is no mistake.
     """
     path, named = Path(given), HUB_ID.fullmatch(without_address(given))
     if path.exists():
