@@ -1,7 +1,7 @@
 """Fused GPU kernels for parts of Gemma 3 that transformers runs as many small kernels.
 
-Norms, gated MLPs and rotary embeddings of the decoder and layer norms of the vision tower use Triton; the tower's MLPs
-and patch embedding become matrix products.
+Triton kernels compute the decoder's norms with the residual sums beside them, its gated MLPs and rotary embeddings, and
+the vision tower's layer norms with the sum before them. The tower's MLPs and patch embedding become matrix products.
 """
 
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ def fuse(model: Any) -> None:
         elif kind == "SiglipEncoderLayer":
             module.forward = MethodType(_tower_layer, module)
         elif kind == "Gemma3DecoderLayer":
-            # That of a split model is accelerate's, which moves the layer's inputs to its GPU.
+            # A layer of a split model has accelerate's, which moves the layer's inputs to its GPU.
             if "forward" not in vars(module):
                 module.forward = MethodType(_decoder_layer, module)
         elif kind == "Gemma3RMSNorm":
@@ -106,7 +106,10 @@ def _is_plain(norm: Any) -> bool:
 
 
 def _add_normed(x: Tensor | None, residual: Tensor, norm: Any, next_norm: Any) -> tuple[Tensor, Any]:
-    """`residual` + `norm` of x, if there is an x, and the next norm of that sum: both [..., d_model]."""
+    """The sum of `residual` and `norm` of x, and `next_norm` of that sum: [..., d_model] each.
+
+    Without x and `norm`, the sum is `residual`; without `next_norm`, the second result is None.
+    """
     if x is not None and x.dtype != residual.dtype:
         total = residual + norm(x)
         return total, None if next_norm is None else next_norm(total)

@@ -1,8 +1,9 @@
 """A part's RMS norm, its addition to the residual stream and the norm of the next part as one GPU kernel.
 
 Gemma 3 normalizes what attention and MLP write before it is added: h = r + norm(x), and the MLP then reads norm(h),
-with norms as in `interp.model.triton_kernels.norm`. One kernel passes over the residual stream four times in place of
-seven. Intermediate results are rounded as they would be in memory, so the numbers are those of separate kernels.
+with norms as in `interp.model.triton_kernels.norm`. One kernel reads or writes a tensor of the stream's size four times
+in place of seven. Intermediate results are rounded as they would be in memory, so the numbers are those of separate
+kernels. Where nothing is added, as before attention, the backward kernel still adds the gradients of stream and norm.
 """
 
 from typing import Any
@@ -74,9 +75,10 @@ def _backward(
 
 
 class ResidualNorm(torch.autograd.Function):
-    """total = residual + norm(x) and y = next norm of total; without x, total is residual, without next weight y None.
+    """total = residual + norm(x) and y = next norm of total: contiguous tensors [..., n] of one dtype.
 
-    All are contiguous tensors [..., n] of one dtype. Gradients flow to x and residual; the weights are frozen.
+    Without x and its weight, total is residual; without `next_weight`, y is None. Gradients flow to x and residual; the
+    weights [n] are frozen.
     """
 
     @staticmethod
