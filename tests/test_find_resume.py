@@ -1,5 +1,6 @@
 """A search that was killed is resumed to the same bits; finished parts of another search are refused by name."""
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from interp.measurement import sharded as exchange
 from interp.measurement import suffix_rerun
@@ -253,6 +256,41 @@ def test_a_damaged_file_in_an_inner_folder_names_the_folder_of_the_whole_run(tmp
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(InputError, match=f"Remove {re.escape(str(tmp_path))} to start over"):
         inner.read("rounds")
+
+
+def without_software(record):
+    del record["software"]
+
+
+def another_provenance(record):
+    record["provenance"]["temperature"] = 21
+
+
+def another_schema(record):
+    record["schema_version"] += 1
+    another_provenance(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_software, r"rounds.safetensors: damaged \('software'\)"),
+        (another_provenance, r"rounds.safetensors: damaged \(1 validation error for Provenance"),
+        (another_schema, "rounds.safetensors: schema version 3, but this GateScope reads 2"),
+    ],
+)
+def test_a_file_that_says_something_else_of_itself_is_refused(tmp_path, change, message):
+    keep = checkpoint.Checkpoint(tmp_path, {"a": 1})
+    keep.write("rounds", {"margin": torch.zeros(3)})
+    keep.refuse_others()
+    file = tmp_path / "rounds.safetensors"
+    with safe_open(file, "pt") as saved:
+        record = json.loads(saved.metadata()["record"])
+    change(record)
+    save_file({"margin": torch.zeros(3)}, file, {"record": json.dumps(record)})
+    for check in (keep.refuse_others, lambda: keep.read("rounds")):
+        with pytest.raises(InputError, match=message):
+            check()
 
 
 def test_parts_hold_whole_batches_and_come_when_they_are_due(tmp_path, monkeypatch):

@@ -187,6 +187,8 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
         with safe_open(path, "pt") as saved:
             record = json.loads(saved.metadata()["record"])
         version, recorded, _ = record["schema_version"], record["inputs"], record["digest"]
+        # Only the schema version is sure to be there in a file of another one.
+        versions = _versions(record) if version == SCHEMA_VERSION else {}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error, folder) from None
     if version != SCHEMA_VERSION:
@@ -196,7 +198,7 @@ def _read_record(path: Path, inputs: Mapping[str, Any], folder: Path) -> dict[st
         )
     refuse_other_inputs(path, recorded, inputs, f"remove {folder} to start over")
     if is_main():
-        _report_versions(json.dumps(_versions(record)))
+        _report_versions(json.dumps(versions))
     return record
 
 
