@@ -1,0 +1,79 @@
+"""A call of every kernel as the model makes it, so that it can be compiled or loaded before it is needed."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from interp.model.shape import ModelShape
+
+Ones = Callable[..., Tensor]
+"""Makes a tensor of ones, of the sizes given, on the model's GPU and in its dtype."""
+ROWS = 16
+"""Rows of the tensors in a call."""
+
+
+def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> list[Callable[[], None]]:
+    """Calls of all kernels, forward and backward, for a model of this shape whose weights have `dtype`.
+
+    Triton compiles a variant of a kernel for each width. The calls import what they call, and may run in several
+    threads.
+    """
+    ones = partial(torch.ones, device=device, dtype=dtype)
+    return [
+        partial(_tower_attention, ones),
+        partial(_tower_norm, ones, shape.tower_width),
+        partial(_gelu, ones, shape.mlp),
+        *(partial(_norm, ones, width) for width in {shape.width, shape.head}),
+        *(partial(_residual_norm, ones, shape.width, *p) for p in ((False, True), (True, True), (True, False))),
+        *(partial(_rotary, ones, heads, shape.head) for heads in {shape.heads, shape.kv_heads}),
+    ]
+
+
+def _norm(ones: Ones, width: int) -> None:
+    from interp.model.triton_kernels.norm import RmsNorm
+
+    x = ones(ROWS, width, requires_grad=True)
+    RmsNorm.apply(x, ones(width), 1e-6).sum().backward()
+
+
+def _residual_norm(ones: Ones, width: int, added: bool, follows: bool) -> None:
+    """Call the kernel with a norm whose result is `added`, and with one that `follows`."""
+    from interp.model.triton_kernels.residual_norm import ResidualNorm
+
+    x, weight = ones(ROWS, width, requires_grad=True), ones(width)
+    given = (x if added else None, x, weight if added else None, weight if follows else None)
+    total, normed = ResidualNorm.apply(*given, 1e-6)
+    (total if normed is None else total + normed).sum().backward()
+
+
+def _gelu(ones: Ones, width: int) -> None:
+    from interp.model.triton_kernels.gelu import GatedGelu
+
+    x = ones(ROWS, width, requires_grad=True)
+    GatedGelu.apply(x, x).sum().backward()
+
+
+def _rotary(ones: Ones, heads: int, width: int) -> None:
+    from interp.model.triton_kernels.rotary import Rotary
+
+    x = ones(1, ROWS, heads, width, requires_grad=True)
+    angle = ones(1, ROWS, width)
+    Rotary.apply(x.transpose(1, 2), angle, angle).sum().backward()
+
+
+def _tower_norm(ones: Ones, width: int) -> None:
+    from interp.model.triton_kernels.layer_norm import layer_norm
+
+    x = ones(ROWS, width)
+    with torch.no_grad():
+        norm = torch.nn.LayerNorm(width, device=x.device, dtype=x.dtype)
+        layer_norm(x, norm)
+        layer_norm(x, norm, x)
+
+
+def _tower_attention(ones: Ones) -> None:
+    from interp.model.tower_attention import D_HEAD, STEP, fits_tower
+
+    fits_tower(ones(1, 1, STEP, D_HEAD), None)
