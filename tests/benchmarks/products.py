@@ -4,8 +4,8 @@
 
 On a GPU, every kind of product of a tower layer runs on random numbers: in bfloat16, and in torch.float8_e4m3fn with a
 scale for each row of both factors, with sums in float32 and in the faster mode that rounds them. The time to round
-activations to 8 bits is left out. On any machine, all products of the embedded world's trained tower are rounded in the
-same way, but for their sums, and its margins and flips are compared with those in float32.
+activations to 8 bits is left out. On any machine, the inputs and weights of all linear layers in the embedded world's
+trained tower are rounded in the same way, and margins and flips are compared with those in float32.
 """
 
 import argparse
@@ -26,9 +26,11 @@ from interp.screening.flips import find_flips
 from interp.search.settings import FindSettings
 
 PATCHES, LAYERS = 4096, 27
+"""Patches of an image, and layers of the tower."""
 PRODUCTS = {"queries, keys, values, outputs": (1152, 1152, 4), "fc1": (1152, 4304, 1), "fc2": (4304, 1152, 1)}
 """Product -> its inputs, its outputs and how many of it a layer has."""
 FORMAT = torch.float8_e4m3fn
+"""Eight bits: a sign, four of the exponent, three of the mantissa."""
 
 
 def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +39,7 @@ def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / scale).to(FORMAT), scale
 
 
-def and_back(x: Tensor) -> Tensor:
+def through_8_bits(x: Tensor) -> Tensor:
     """Rows as 8 bits represent them: float32 [n, k]."""
     small, scale = in_8_bits(x)
     return small.float() * scale
@@ -87,7 +89,7 @@ def in_the_world() -> pd.DataFrame:
     roundings: dict[str, Callable[[Tensor], Tensor]] = {
         "float32": lambda x: x,
         "bfloat16": lambda x: x.bfloat16().float(),
-        "8 bits": and_back,
+        "8 bits": through_8_bits,
     }
     prompts = prompt_table([q for q in load_questions(WORLD / "questions.jsonl", split="train") if q.closed])
     pairs = pair_table(prompts)
@@ -132,8 +134,8 @@ def main() -> None:
         table = times(options.images)
         facts = {"device": torch.cuda.get_device_name(), "images": options.images}
         facts |= {"matmul_tflop_per_s": matmul_rate(torch.device("cuda"), torch.bfloat16) / 1e12}
-        told = table.groupby("way", sort=False)["ms_an_image"].sum()
-        report(facts | {f"{way} [ms an image]": float(ms) for way, ms in told.items()}, table)
+        sums = table.groupby("way", sort=False)["ms_an_image"].sum()
+        report(facts | {f"{way} [ms an image]": float(ms) for way, ms in sums.items()}, table)
 
 
 if __name__ == "__main__":
