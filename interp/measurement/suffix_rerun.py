@@ -199,10 +199,10 @@ def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.d
     in_a_row = len(edits) > 0 and torch.equal(edits, edits[0] + torch.arange(len(edits)))
     chosen = slice(int(edits[0]), int(edits[-1]) + 1) if in_a_row else edits
     found = torch.empty(len(rows), len(edits), delta.shape[2], device=device)
-    # Collecting the edits of all prompts in main memory first would take longer than copying them.
-    of_prompts = [delta[row, chosen] for row in rows.tolist()]
+    # Prompt by prompt, because one tensor of all edits in main memory would take longer to make than to copy.
+    of_prompts = (delta[row, chosen] for row in rows.tolist())
     if device.type == "cuda":
-        fill_on_gpu(list(found), of_prompts)
+        fill_on_gpu(list(found), list(of_prompts))
     else:
         for place, of_prompt in zip(found, of_prompts, strict=True):
             place.copy_(of_prompt)
