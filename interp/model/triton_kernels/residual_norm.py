@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from interp.model.triton_kernels.norm import launch_options
 
@@ -96,6 +97,7 @@ class ResidualNorm(torch.autograd.Function):
         return total, y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:  # noqa: D102
         x, total, weight, next_weight, scales = ctx.saved_tensors
         dtotal, dy = (None if gradient is None else gradient.contiguous() for gradient in gradients)

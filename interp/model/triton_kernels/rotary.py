@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 # Otherwise Triton compiles variants for 1 position, for multiples of 16 and for others, .3 s each.
@@ -57,6 +58,7 @@ class Rotary(torch.autograd.Function):
         return _rotated(x, cos, sin, back=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
         cos, sin = ctx.saved_tensors
         return _rotated(gradients[0], cos, sin, back=True), None, None
