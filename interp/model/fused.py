@@ -110,6 +110,7 @@ def _add_normed(x: Tensor | None, residual: Tensor, norm: Any, next_norm: Any) -
 
     Without x and `norm`, the sum is `residual`; without `next_norm`, the second result is None.
     """
+    # Under a caller's autocast, products have another dtype than the residual stream.
     if x is not None and x.dtype != residual.dtype:
         total = residual + norm(x)
         return total, None if next_norm is None else next_norm(total)

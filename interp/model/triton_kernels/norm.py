@@ -15,14 +15,28 @@ from torch.autograd.function import once_differentiable
 
 
 @triton.jit
+def normed(value, w, column, inside, n, eps):
+    """The norm of a row in float32, and the factor that scales it."""
+    inverse = 1 / tl.sqrt(tl.sum(value * value) / n + eps)
+    gain = 1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
+    return value * inverse * gain, inverse
+
+
+@triton.jit
+def pulled(pull, value, w, inverse, column, inside, n):
+    """The gradient of a row from that of its norm, in float32; `inverse` is the factor of the forward pass."""
+    gained = (1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)) * pull
+    along = tl.sum(gained * value) / n * inverse * inverse
+    return inverse * (gained - value * along)
+
+
+@triton.jit
 def _forward(x, w, y, scale, n, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    inside = column < n
-    value = tl.load(x + row * n + column, mask=inside, other=0.0).to(tl.float32)
-    inverse = 1 / tl.sqrt(tl.sum(value * value) / n + eps)
-    gain = 1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row * n + column, (value * inverse * gain).to(y.dtype.element_ty), mask=inside)
+    inside, at = column < n, row * n + column
+    found, inverse = normed(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), w, column, inside, n, eps)
+    tl.store(y + at, found.to(y.dtype.element_ty), mask=inside)
     tl.store(scale + row, inverse)
 
 
@@ -30,13 +44,11 @@ def _forward(x, w, y, scale, n, eps, BLOCK: tl.constexpr):
 def _backward(dy, x, w, scale, dx, n, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    inside = column < n
-    value = tl.load(x + row * n + column, mask=inside, other=0.0).to(tl.float32)
-    inverse = tl.load(scale + row)
-    gain = 1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
-    pull = gain * tl.load(dy + row * n + column, mask=inside, other=0.0).to(tl.float32)
-    along = tl.sum(pull * value) / n * inverse * inverse
-    tl.store(dx + row * n + column, (inverse * (pull - value * along)).to(dx.dtype.element_ty), mask=inside)
+    inside, at = column < n, row * n + column
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    pull = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+    found = pulled(pull, value, w, tl.load(scale + row), column, inside, n)
+    tl.store(dx + at, found.to(dx.dtype.element_ty), mask=inside)
 
 
 class RmsNorm(torch.autograd.Function):

@@ -14,21 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.model.triton_kernels.norm import launch_options
-
-
-@triton.jit
-def _normed(value, w, column, inside, n, eps):
-    inverse = 1 / tl.sqrt(tl.sum(value * value) / n + eps)
-    gain = 1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
-    return value * inverse * gain, inverse
-
-
-@triton.jit
-def _pulled(pull, value, w, inverse, column, inside, n):
-    gained = (1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)) * pull
-    along = tl.sum(gained * value) / n * inverse * inverse
-    return inverse * (gained - value * along)
+from interp.model.triton_kernels.norm import launch_options, normed, pulled
 
 
 @triton.jit
@@ -42,14 +28,14 @@ def _forward(
     summed = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     if ADDED:
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        normed, inverse = _normed(value, w, column, inside, n, eps)
-        kept = (summed + normed.to(total.dtype.element_ty).to(tl.float32)).to(total.dtype.element_ty)
+        found, inverse = normed(value, w, column, inside, n, eps)
+        kept = (summed + found.to(total.dtype.element_ty).to(tl.float32)).to(total.dtype.element_ty)
         tl.store(total + at, kept, mask=inside)
         tl.store(scale + row, inverse)
         summed = kept.to(tl.float32)
     if NEXT:
-        normed, inverse = _normed(summed, next_w, column, inside, n, eps)
-        tl.store(y + at, normed.to(y.dtype.element_ty), mask=inside)
+        found, inverse = normed(summed, next_w, column, inside, n, eps)
+        tl.store(y + at, found.to(y.dtype.element_ty), mask=inside)
         tl.store(next_scale + row, inverse)
 
 
@@ -65,13 +51,13 @@ def _backward(
     if NEXT:
         value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
         through = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-        found = _pulled(through, value, next_w, tl.load(next_scale + row), column, inside, n)
+        found = pulled(through, value, next_w, tl.load(next_scale + row), column, inside, n)
         kept = (pull + found.to(dy.dtype.element_ty).to(tl.float32)).to(dy.dtype.element_ty)
         tl.store(dresidual + at, kept, mask=inside)
         pull = kept.to(tl.float32)
     if ADDED:
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        found = _pulled(pull, value, w, tl.load(scale + row), column, inside, n)
+        found = pulled(pull, value, w, tl.load(scale + row), column, inside, n)
         tl.store(dx + at, found.to(dx.dtype.element_ty), mask=inside)
 
 
