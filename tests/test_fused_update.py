@@ -123,6 +123,16 @@ def hooked(adapted):
             module.register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
+def hooked_backwards(adapted):
+    for projection in adapted.base_model.model.children():
+        projection.lora_A["default"].register_full_backward_hook(lambda module, given, taken: (2 * given[0],))
+
+
+def hooked_dropout(adapted):
+    for projection in adapted.base_model.model.children():
+        projection.lora_dropout["default"].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
 def base_in_bfloat16(adapted):
     for module in adapted.base_model.model.children():
         module.base_layer.bfloat16()
@@ -138,6 +148,9 @@ def base_in_bfloat16(adapted):
         ({}, merged),
         ({}, two_adapters),
         ({}, hooked),
+        ({}, hooked_backwards),
+        ({}, hooked_dropout),
+        ({"lora_dropout": 1.0}, None),
         ({}, base_in_bfloat16),
     ],
 )
@@ -151,6 +164,16 @@ def test_other_cases_are_peft_s_own(options, change, fused_calls):
         with fused_updates(adapted):
             assert torch.equal(adapted(x), expected)
     assert not fused_calls
+
+
+@pytest.mark.parametrize("shape", [(24,), (0, 24), (2, 0, 24)])
+def test_a_vector_and_no_rows_at_all_are_peft_s_own(shape, fused_calls):
+    adapted = adapted_block()
+    with fused_updates(adapted):
+        assert adapted(torch.ones(shape)).shape == shape
+        assert not fused_calls
+        adapted(torch.ones(1, 24))
+    assert len(fused_calls) == 3
 
 
 def test_nothing_is_left_behind(fused_calls):

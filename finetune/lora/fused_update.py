@@ -47,7 +47,7 @@ def _covered(module: Any) -> bool:
         return False
     parts: list[Any] = [part[names[0]] for part in (module.lora_A, module.lora_B, module.lora_dropout)]
     first, second, dropout = parts
-    if not all(map(_plain, (base, first, second))) or type(dropout) not in (torch.nn.Dropout, torch.nn.Identity):
+    if not all(map(_is_plain, (base, first, second))) or not _is_known(dropout):
         return False
     return base.weight.dtype == _product_dtype(first.weight) and not base.weight.requires_grad
 
@@ -70,7 +70,7 @@ def _factors(modules: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
 
 def _forward(module: Any, factors: tuple[Tensor, Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
     weight = module.base_layer.weight
-    if args or options or x.dtype != weight.dtype:
+    if args or options or x.dtype != weight.dtype or x.dim() == 1 or x.numel() == 0:
         return type(module).forward(module, x, *args, **options)
     (name,) = module.active_adapters
     dropout = module.lora_dropout[name]
@@ -79,10 +79,20 @@ def _forward(module: Any, factors: tuple[Tensor, Tensor], x: Tensor, *args: Any,
     return UpdatedProjection.apply(x, weight, *own, *factors, module.scaling[name], share)
 
 
-def _plain(part: Any) -> bool:
+def _is_plain(part: Any) -> bool:
     """Whether a module is torch's own linear map, without a bias and without hooks."""
-    hooked = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-    return type(part) is torch.nn.Linear and part.bias is None and not hooked
+    return type(part) is torch.nn.Linear and part.bias is None and "forward" not in vars(part) and not _is_watched(part)
+
+
+def _is_known(dropout: Any) -> bool:
+    """Whether a module is torch's own dropout of a part of its input, or none, without hooks."""
+    of_a_part = type(dropout) is torch.nn.Dropout and dropout.p < 1
+    return (of_a_part or type(dropout) is torch.nn.Identity) and not _is_watched(dropout)
+
+
+def _is_watched(part: Any) -> bool:
+    """Whether a module has hooks."""
+    return any((part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
 
 
 class UpdatedProjection(torch.autograd.Function):
