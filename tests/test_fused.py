@@ -172,9 +172,7 @@ def test_a_norm_with_the_sum_behind_it_equals_separate_kernels(width, dtype, fol
 
 
 @needs_gpu
-@pytest.mark.parametrize(
-    "name", ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
-)
+@pytest.mark.parametrize("name", ["input", "post_attention", "pre_feedforward", "post_feedforward"])
 def test_a_norm_that_is_watched_or_trained_is_still_called(name):
     from transformers import Gemma3TextConfig
     from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
