@@ -3,12 +3,12 @@
 A process that ends waits for these threads, because ending one inside a library would abort the process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 
@@ -25,17 +25,26 @@ def use_libraries(device: torch.device, dtype: torch.dtype) -> None:
     It goes on beside the imports of a command, because loading a library does not hold the interpreter.
     """
     if device.type == "cuda":
-        _begin(device, [partial(_call_libraries, device, dtype)])
+        Thread(target=_quietly, args=(device, partial(_call_libraries, device, dtype))).start()
 
 
-def use_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
-    """Begin to load our kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
+@contextmanager
+def kernels_loaded(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """While open, load our kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
 
-    Triton takes 0.7 s on an H200 to find compiled kernels, and at the first use on a machine 1 to 3 s to compile each.
-    They are compiled at the same time, while weights are copied to the GPU.
+    Triton takes 0.7 s on an H200 to find compiled kernels, and at the first use on a machine 1 to 3 s to compile each,
+    here at the same time. They are loaded when it closes: two threads that launch a kernel for the first time at the
+    same time may find it half loaded.
     """
-    if device.type == "cuda" and find_spec("triton") is not None:
-        _begin(device, kernel_calls(shape, device, dtype))
+    if device.type != "cuda" or find_spec("triton") is None:
+        yield
+        return
+    loading = Thread(target=_load_kernels, args=(shape, device, dtype))
+    loading.start()
+    try:
+        yield
+    finally:
+        loading.join()
 
 
 def load_linear_algebra(device: torch.device) -> None:
@@ -48,17 +57,18 @@ def load_linear_algebra(device: torch.device) -> None:
             torch.linalg.cholesky_ex(torch.eye(2, device=device))
 
 
-def _begin(device: torch.device, calls: Sequence[Callable[[], None]]) -> None:
-    """Make some calls on a GPU in a thread each. Whoever needs what fails there reports it."""
+def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+    first, *others = kernel_calls(shape, device, dtype)
+    # Which loads Triton itself, for all.
+    _quietly(device, first)
+    with ThreadPoolExecutor(len(others)) as threads:
+        list(threads.map(partial(_quietly, device), others))
 
-    def quietly(call: Callable[[], None]) -> None:
-        with suppress(Exception), torch.cuda.device(device):
-            call()
 
-    threads = ThreadPoolExecutor(len(calls))
-    for call in calls:
-        threads.submit(quietly, call)
-    threads.shutdown(wait=False)
+def _quietly(device: torch.device, call: Callable[[], None]) -> None:
+    """Make a call on a GPU. Whoever needs what fails there reports it."""
+    with suppress(Exception), torch.cuda.device(device):
+        call()
 
 
 @torch.no_grad()

@@ -17,14 +17,14 @@ ROWS = 16
 def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> list[Callable[[], None]]:
     """Calls of all kernels, forward and backward, for a model of this shape whose weights have `dtype`.
 
-    Triton compiles a variant of a kernel for each width. The calls import what they call, and may run in several
-    threads.
+    Triton compiles a variant of a kernel for each width. The calls import what they call, and each may have a thread
+    of its own once the first, of a small kernel, has been made.
     """
     ones = partial(torch.ones, device=device, dtype=dtype)
     return [
+        partial(_gelu, ones, shape.mlp),
         partial(_tower_attention, ones),
         partial(_tower_norm, ones, shape.tower_width),
-        partial(_gelu, ones, shape.mlp),
         *(partial(_norm, ones, width) for width in {shape.width, shape.head}),
         *(partial(_residual_norm, ones, shape.width, *p) for p in ((False, True), (True, True), (True, False))),
         *(partial(_rotary, ones, heads, shape.head) for heads in {shape.heads, shape.kv_heads}),

@@ -10,7 +10,7 @@ import torch
 
 from interp.model.attention import set_attention
 from interp.model.cpu_kernels import use_cpu_kernels
-from interp.model.first_use import use_kernels, use_libraries
+from interp.model.first_use import kernels_loaded, use_libraries
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
 from interp.model.image_tokens import make_contiguous
@@ -104,14 +104,15 @@ def load_vlm(
         raise InputError(f"{source.folder}: could not be loaded ({reason}).") from None
     # peft writes this into an adapter as its base: the hub id rather than a path on this machine.
     loaded.name_or_path = str(model) if source.revision is None else source.name
-    use_kernels(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype])
     make_contiguous(loaded)
     fuse(loaded)
     if placed.devices[0].type == "cpu":
         use_cpu_kernels(loaded)
     set_attention(loaded)
+    with kernels_loaded(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype]):
+        settled = placed.settle(loaded)
     vlm = Vlm(
-        model=placed.settle(loaded),
+        model=settled,
         processor=processor,
         name=source.name,
         revision=source.revision,
