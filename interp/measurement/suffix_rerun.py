@@ -29,7 +29,7 @@ from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun
 from interp.model.packing import Batch, Row, at_once, batches, in_reach, padded
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import fill_on_gpu, pipeline_to_host
+from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
@@ -199,13 +199,9 @@ def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.d
     in_a_row = len(edits) > 0 and torch.equal(edits, edits[0] + torch.arange(len(edits)))
     chosen = slice(int(edits[0]), int(edits[-1]) + 1) if in_a_row else edits
     found = torch.empty(len(rows), len(edits), delta.shape[2], device=device)
-    # Prompt by prompt, because one tensor of all edits in main memory would take longer to make than to copy.
-    of_prompts = (delta[row, chosen] for row in rows.tolist())
-    if device.type == "cuda":
-        fill_on_gpu(list(found), list(of_prompts))
-    else:
-        for place, of_prompt in zip(found, of_prompts, strict=True):
-            place.copy_(of_prompt)
+    # Collecting the edits of all prompts in main memory first would take longer than copying them.
+    for place, row in zip(found, rows.tolist(), strict=True):
+        place.copy_(delta[row, chosen], non_blocking=True)
     return found
 
 

@@ -80,26 +80,17 @@ def pipeline_to_host(launched: Iterable[tuple[T, Sequence[Tensor]]]) -> Iterator
 
 
 def copy_to_gpu(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Contiguous copies on a GPU of tensors in main memory, made as by `fill_on_gpu`."""
-    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
-    fill_on_gpu(copies, tensors)
-    return copies
-
-
-def fill_on_gpu(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy tensors in main memory into contiguous ones of the same shapes and dtypes on one GPU, in several threads.
+    """Contiguous copies on a GPU of tensors in main memory, made by several threads through pinned memory.
 
     Returns when all are there. A single thread would take four times as long to read the weights of a file.
     """
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
     parts = [
         part
-        for target, source in zip(targets, sources, strict=True)
+        for target, source in zip(copies, tensors, strict=True)
         if source.numel()
         for part in zip(bytes_of(target).split(COPIED), bytes_of(source).split(COPIED), strict=True)
     ]
-    if not parts:
-        return
-    device = targets[0].device
     # What used the same memory before may still be running.
     ready = torch.cuda.current_stream(device).record_event()
 
@@ -113,6 +104,7 @@ def fill_on_gpu(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
                 stream.synchronize()
 
     list(map_ahead(copy, [parts[start::COPYING] for start in range(COPYING)], COPYING))
+    return copies
 
 
 def parts_on_host(content: Tensor) -> Iterator[Tensor]:
