@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.model.key_heads import HOPPER
+from interp.runtime.errors import first_line
+from interp.runtime.progress import notify
 
 log = logging.getLogger(__name__)
 D_HEAD = 72
@@ -22,6 +24,10 @@ STEP = 64
 MOST_OFF = 2**-7
 """Largest difference from float32 attention over standard normal numbers that is rounding to bfloat16: outputs are
 below 1 there, and PyTorch's kernels are off by half as much."""
+_FALLBACK = (
+    "warning: the vision tower uses PyTorch's attention, because our kernel failed on this GPU; margins differ in "
+    "their last digits from those of a run in which it works"
+)
 
 
 def fits_tower(query: Tensor, mask: Tensor | None) -> bool:
@@ -60,10 +66,13 @@ def _works(device: torch.device) -> bool:
     try:
         found = attend_tower(query, key, value, D_HEAD**-0.5).transpose(1, 2)
         off = float((found - expected).abs().max())
+    except ImportError as error:
+        log.info("the tower uses PyTorch's attention: Triton is too old (%s)", error)
+        return False
     # Another version of Triton may fail in any way.
     except Exception as error:
-        log.info("the tower uses PyTorch's attention: the kernel failed (%s: %s)", type(error).__name__, error)
+        notify(f"{_FALLBACK} ({type(error).__name__}: {first_line(error)})")
         return False
     if not off <= MOST_OFF:
-        log.warning("the tower uses PyTorch's attention: the kernel was %.2g off on this GPU", off)
+        notify(f"{_FALLBACK} (off by {off:.2g})")
     return off <= MOST_OFF
