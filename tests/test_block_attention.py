@@ -106,11 +106,24 @@ def test_all_layers_and_then_the_last_at_final_tokens(gradients):
     expected = run_layers(whole, states, masks, batch.position_ids)[batch.final[:, 0], batch.final[:, 1]]
     lengths = []
     for layer in whole.model.language_model.layers:
-        layer.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+        layer.mlp.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     with torch.set_grad_enabled(gradients):
         found = logits_from_layer(whole, batch, states)
     torch.testing.assert_close(found, whole.lm_head(whole.model.language_model.norm(expected)))
     assert lengths == [batch.input_ids.shape[1]] * 2 + [batch.most]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_a_hook_adds_to_the_input_of_the_last_layer_reaches_its_keys_and_values(gradients):
+    whole, batch = model(), collate(packed(True), 0)
+    states, steering = torch.randn(*batch.input_ids.shape, 32), torch.randn(32)
+    last = whole.model.language_model.layers[-1]
+    last.register_forward_pre_hook(lambda module, inputs: (inputs[0] + steering, *inputs[1:]))
+    masks = batch_masks(whole, batch)
+    expected = run_layers(whole, states, masks, batch.position_ids)[batch.final[:, 0], batch.final[:, 1]]
+    with torch.set_grad_enabled(gradients):
+        found = logits_from_layer(whole, batch, states)
+    torch.testing.assert_close(found, whole.lm_head(whole.model.language_model.norm(expected)))
 
 
 class SkippingCache:

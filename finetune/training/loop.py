@@ -349,8 +349,8 @@ def _backward(run: _Training, step: Step, size: int) -> Tensor:
     prefixes, share = run.prefixes, _own_items(step, run.accelerator)
     sums = torch.zeros(len(Losses._fields), device=prefixes.vlm.device)
     count = torch.full((), float(len(step.items)), device=prefixes.vlm.device)
-    # Recorded passes gain more from equal shapes than from shared images.
-    recorded = isinstance(run.passes, GraphedPasses)
+    # Recorded passes gain more from equal shapes than from shared images. Those with substitutes are not recorded.
+    recorded = isinstance(run.passes, GraphedPasses) and not any(item.substitute for item in share)
     for start in range(0, len(share), size):
         sums += run.passes(build_batch(prefixes, share[start : start + size], by_question=recorded), count)
     return sums

@@ -135,7 +135,8 @@ def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) 
 def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) -> Tensor:
     """Run the last layer at final tokens: its input [B, S, d_model] -> resid_post [B, S, d_model], 0 at other tokens.
 
-    Nothing reads the others, of which only keys and values are computed. Gradients flow if they are enabled.
+    Nothing reads the others, of which only keys and values are computed. If a hook changes the input of the layer, all
+    tokens are run. Gradients flow if they are enabled.
     Parameters are as for `run_layers`.
     """
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
@@ -143,6 +144,9 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
     text = model.model.language_model
     last = len(text.layers) - 1
     layer, kind = text.layers[last], text.config.layer_types[last]
+    if layer._forward_pre_hooks:
+        # They change what keys and values are computed from.
+        return run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, last, cache=cache)
     own, columns = layer.self_attn, final_columns(batch)
     # Gathered and scattered, because the gradient of indexing sorts the indices.
     index = columns[..., None].expand(-1, -1, hidden.shape[-1])
