@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from interp.model.fused import is_watched
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -81,18 +83,13 @@ def _forward(module: Any, factors: tuple[Tensor, Tensor], x: Tensor, *args: Any,
 
 def _is_plain(part: Any) -> bool:
     """Whether a module is torch's own linear map, without a bias and without hooks."""
-    return type(part) is torch.nn.Linear and part.bias is None and "forward" not in vars(part) and not _is_watched(part)
+    return type(part) is torch.nn.Linear and part.bias is None and "forward" not in vars(part) and not is_watched(part)
 
 
 def _is_known(dropout: Any) -> bool:
     """Whether a module is torch's own dropout of a part of its input, or none, without hooks."""
     of_a_part = type(dropout) is torch.nn.Dropout and dropout.p < 1
-    return (of_a_part or type(dropout) is torch.nn.Identity) and not _is_watched(dropout)
-
-
-def _is_watched(part: Any) -> bool:
-    """Whether a module has hooks."""
-    return any((part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
+    return (of_a_part or type(dropout) is torch.nn.Identity) and not is_watched(dropout)
 
 
 class UpdatedProjection(torch.autograd.Function):

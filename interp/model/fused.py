@@ -101,8 +101,12 @@ def _decoder_layer(layer: Any, hidden_states: Tensor, *positional: Any, **option
 
 def _is_plain(norm: Any) -> bool:
     """Whether nothing watches or trains a norm, which may then be a part of another kernel."""
-    watched = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
-    return type(norm).__name__ == "Gemma3RMSNorm" and not norm.weight.requires_grad and not any(watched)
+    return type(norm).__name__ == "Gemma3RMSNorm" and not norm.weight.requires_grad and not is_watched(norm)
+
+
+def is_watched(module: Any) -> bool:
+    """Whether a module has hooks, which must see what passes there."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _add_normed(x: Tensor | None, residual: Tensor, norm: Any, next_norm: Any) -> tuple[Tensor, Any]:
