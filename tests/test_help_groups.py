@@ -46,7 +46,8 @@ def test_questions_that_cannot_flip_are_counted(called, own_data):
 
     rows = read_rows(own_data / "questions.jsonl")
     write_rows(own_data / "questions.jsonl", [row | {"paraphrases": []} for row in rows])
-    code, _, error = called("interp", "find-features", "--questions", own_data / "questions.jsonl", "--split", "all")
+    given = ("--questions", own_data / "questions.jsonl", "--split", "all", "--out", own_data / "run")
+    code, _, error = called("interp", "find-features", *given)
     assert code == 2
     assert "Of 12 questions, 12 ask for yes or no and 0 have paraphrases" in error
     assert "`interp paraphrase" in error

@@ -160,7 +160,8 @@ def test_an_adapter_that_does_not_fit_leaves_the_model_unchanged(world, copied):
     assert [(name, type(module)) for name, module in vlm.model.named_modules()] == before
 
 
-def test_the_base_that_an_adapter_names_is_only_a_place_to_look_for_a_model(copied):
+def test_the_base_that_an_adapter_names_is_only_a_place_to_look_for_a_model(copied, monkeypatch):
+    monkeypatch.chdir(copied)
     config = json.loads((copied / "adapter_config.json").read_text())
     (copied / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../../elsewhere"}))
     # A model consists of safetensors and JSON wherever it lies, so any path is safe.
