@@ -129,6 +129,16 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch, capsys):
         assert _works(torch.device("cpu")) is (kernel is right)
         shown = capsys.readouterr().err
         assert shown == "" if said is None else said in shown
+
+    def full(q, k, v, scale):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(tower_attention, "attend_tower", full)
+    _works.cache_clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        _works(torch.device("cpu"))
+    monkeypatch.setattr(tower_attention, "attend_tower", right)
+    assert _works(torch.device("cpu"))
     _works.cache_clear()
 
 

@@ -69,6 +69,9 @@ def _works(device: torch.device) -> bool:
     except ImportError as error:
         log.info("the tower uses PyTorch's attention: Triton is too old (%s)", error)
         return False
+    except torch.OutOfMemoryError:
+        # Which says nothing of the kernel, and is not kept as an answer.
+        raise
     # Another version of Triton may fail in any way.
     except Exception as error:
         notify(f"{_FALLBACK} ({type(error).__name__}: {first_line(error)})")
