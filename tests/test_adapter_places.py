@@ -89,7 +89,8 @@ def test_a_hub_id_is_an_adapter(world, adapter, put):
 
 def test_a_folder_of_a_repository_is_an_adapter(world, adapter, put):
     there = put(adapter, "me/runs", "seed-0/final")
-    for given in ("me/runs/seed-0/final", "me/runs/seed-0/final/", Path("https://huggingface.co/me/runs/seed-0/final")):
+    inside, page = "seed-0/final", "https://huggingface.co/me/runs"
+    for given in (f"me/runs/{inside}", f"me/runs/{inside}/", Path(f"{page}/{inside}"), f"{page}/tree/main/{inside}"):
         assert locate_adapter(given) == Given(there, False)
     with pytest.raises(InputError, match="holds no adapter in a folder 'seed-1'"):
         locate_adapter("me/runs/seed-1")

@@ -48,7 +48,7 @@ def test_the_published_feature_has_its_sae(scope):
 
 def test_a_hub_repository_and_its_folder(scope):
     assert sorted(locate_saes(REPO)) == list(range(34))
-    assert locate_saes(f"https://huggingface.co/{REPO}/") == locate_saes(f"{REPO}/") == locate_saes(REPO)
+    assert locate_saes(f"https://huggingface.co/{REPO}/tree/main") == locate_saes(f"{REPO}/") == locate_saes(REPO)
     found = locate_saes(f"{REPO}:resid_post", "262k", "medium")
     assert locate_saes(f"https://huggingface.co/{REPO}/:resid_post/", "262k", "medium") == found
     assert found[22] == scope / "resid_post" / "layer_22_width_262k_l0_medium", "not the second seed"
@@ -66,7 +66,7 @@ def test_only_the_wanted_layers_are_needed(scope):
 
 
 @pytest.mark.parametrize(
-    "source", ["https://huggingface.co/google/gemma-scope-2-4b-it/tree/main", "C:\\saes\\layers", REPO + ":"]
+    "source", ["https://huggingface.co/google/gemma-scope-2-4b-it/tree/v2", "C:\\saes\\layers", REPO + ":"]
 )
 def test_an_address_or_a_path_with_a_colon_is_named_whole(scope, source):
     with pytest.raises(InputError, match=re.escape(f"{source}: no such folder, and not the preset")):

@@ -80,21 +80,17 @@ def _attention_of(vlm: Vlm, batch: Batch, images: Tensor) -> Attention:
 def observe_attention(vlm: Vlm, watch: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, call `watch` with the attention weights [B, heads, S, S] of each language-model layer in turn.
 
-    Eager attention adds its mask to the scores, where a boolean mask would hide nothing, so masks are made additive.
-    They are finite, because a row of padding, which sees nothing, would otherwise be NaN.
+    Masks are made finite, because in eager attention a row of padding, which sees nothing, would otherwise be NaN.
     """
     decoder = vlm.model.model.language_model
     before = decoder.config._attn_implementation
 
-    def additive(module: Any, inputs: Any, given: dict[str, Any]) -> Any:
+    def finite(module: Any, inputs: Any, given: dict[str, Any]) -> Any:
         mask = given["attention_mask"]
-        # On a CPU `run_layers` has made it additive already.
-        unseen = ~mask if mask.dtype == torch.bool else mask < 0
-        bias = torch.zeros(mask.shape, dtype=given["hidden_states"].dtype, device=mask.device)
-        return inputs, given | {"attention_mask": bias.masked_fill(unseen, torch.finfo(bias.dtype).min)}
+        return inputs, given | {"attention_mask": mask.clamp(min=torch.finfo(mask.dtype).min)}
 
     blocks = [layer.self_attn for layer in vlm.layers]
-    handles = [block.register_forward_pre_hook(additive, with_kwargs=True) for block in blocks]
+    handles = [block.register_forward_pre_hook(finite, with_kwargs=True) for block in blocks]
     handles += [block.register_forward_hook(lambda module, inputs, output: watch(output[1])) for block in blocks]
     decoder.set_attn_implementation("eager")
     try:

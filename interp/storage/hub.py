@@ -18,6 +18,8 @@ HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/[\w.-]+)*)", re.ASCII)
 """owner/name of a hub repository, and a folder in it."""
 HUB = "https://huggingface.co"
 """Address of the hub."""
+_PAGE = re.compile(rf"^{re.escape(HUB).replace('//', '//?')}/([^/]+/[^/]+)(/tree/main(?=/|$))?")
+"""The address of a page of a repository, in which a Path has kept one of two slashes."""
 MODEL_ID = "a hub id such as google/medgemma-4b-it"
 """How errors call the name of a model on the hub."""
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -45,12 +47,8 @@ class HubId(NamedTuple):
 
 
 def without_address(given: str | Path) -> str:
-    """`given` without what is pasted with a hub id: the address of the hub before it, and slashes after it."""
-    name = str(given)
-    # A Path has kept one of the address's two slashes.
-    for address in (HUB, HUB.replace("//", "/")):
-        name = name.removeprefix(f"{address}/")
-    return name.rstrip("/")
+    """`given` without what is pasted with a hub id: the address of a page of the main branch, and slashes after it."""
+    return _PAGE.sub(r"\1", str(given)).rstrip("/")
 
 
 def hub_id(given: str | Path, expected: str, inside: bool = False) -> HubId:
