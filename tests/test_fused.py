@@ -8,6 +8,20 @@ from interp.model.fused import fuse
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+def text_model(layers=2):
+    """A small language model of random weights, frozen."""
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"][:layers]
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, layer_types=kinds,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Gemma3TextModel(config).eval().requires_grad_(False)
+
+
 def plain_and_fused(width, dtype):
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
@@ -120,15 +134,7 @@ def test_rotary(heads, width, exchanged, dtype, tolerance):
 
 @needs_gpu
 def test_a_fused_model_equals_the_plain_model():
-    from transformers import Gemma3TextConfig
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
-
-    config = Gemma3TextConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Gemma3TextModel(config).cuda().eval().requires_grad_(False)
+    model = text_model(3).cuda()
     ids = torch.randint(0, 97, (3, 21), device="cuda")
     expected = model(input_ids=ids).last_hidden_state
     fuse(model)
@@ -174,15 +180,7 @@ def test_a_norm_with_the_sum_behind_it_equals_separate_kernels(width, dtype, fol
 @needs_gpu
 @pytest.mark.parametrize("name", ["input", "post_attention", "pre_feedforward", "post_feedforward"])
 def test_a_norm_that_is_watched_or_trained_is_still_called(name):
-    from transformers import Gemma3TextConfig
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
-
-    config = Gemma3TextConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Gemma3TextModel(config).cuda().eval().requires_grad_(False)
+    model = text_model().cuda()
     ids = torch.randint(0, 97, (3, 21), device="cuda")
     norm = getattr(model.layers[1], f"{name}_layernorm")
     gradients, seen = [], []
@@ -202,15 +200,7 @@ def test_a_norm_that_is_watched_or_trained_is_still_called(name):
 
 def test_a_model_on_the_cpu_is_unchanged(monkeypatch):
     monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
-    from transformers import Gemma3TextConfig
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
-
-    config = Gemma3TextConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Gemma3TextModel(config).eval()
+    model = text_model()
     ids = torch.randint(0, 97, (2, 9))
     expected = model(input_ids=ids).last_hidden_state
     fuse(model)
@@ -222,15 +212,9 @@ def test_a_model_on_the_cpu_is_unchanged(monkeypatch):
 def test_the_layers_of_a_split_model_still_move_their_inputs(monkeypatch):
     monkeypatch.setattr("interp.model.fused.find_spec", lambda name: name)
     from accelerate import dispatch_model
-    from transformers import Gemma3TextConfig
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
 
-    config = Gemma3TextConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
     places = dict.fromkeys(("embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1"), "cpu")
-    model = dispatch_model(Gemma3TextModel(config).eval(), places, main_device="cpu", force_hooks=True)
+    model = dispatch_model(text_model(), places, main_device="cpu", force_hooks=True)
     moved = []
     for layer in model.layers:
         move = layer._hf_hook.pre_forward
