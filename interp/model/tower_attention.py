@@ -40,7 +40,8 @@ def fits_tower(query: Tensor, mask: Tensor | None) -> bool:
         and query.shape[-2] % STEP == 0
         and query.numel() > 0
         and not (torch.is_grad_enabled() and query.requires_grad)
-        # Newer GPUs have other instructions.
+        # Newer GPUs have other instructions, and AMD's count their generations otherwise.
+        and torch.version.hip is None
         and torch.cuda.get_device_capability(query.device)[0] == HOPPER
         and _works(query.device)
     )
