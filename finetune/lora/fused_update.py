@@ -26,7 +26,7 @@ def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
 
     Weights and autocast must stay as they are meanwhile. What this does not cover runs as before: several adapters or
     none, merged ones, variants such as DoRA, biases, quantized or hooked projections, and dtypes that peft converts.
-    Second derivatives raise a RuntimeError.
+    Second derivatives are not computed.
     """
     modules = [module for module in adapted.modules() if _covered(module)] if active else []
     for module, factors in zip(modules, _factors(modules), strict=True):
