@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -235,13 +236,15 @@ class Operations(NamedTuple):
 def operations(vlm: Vlm) -> Operations:
     """Count the operations of a model by running it on one image and one token."""
     side = vlm.model.config.vision_config.image_size
-    with FlopCounterMode(display=False) as tower:
+    # The counter does not see into the tower's own attention kernel.
+    with patch("interp.model.attention.fits_tower", lambda *_: False), FlopCounterMode(display=False) as tower:
         encode_pixels(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
-    batch = collate([Row([0], [], [[int(vlm.answers.yes[0])]])], 0).to(vlm.device)
+    # Two prompts of one token, because a CPU pads the rows of a product to two.
+    batch = collate([Row([k], [], [[int(vlm.answers.yes[0])]]) for k in range(2)], 0).to(vlm.device)
     with FlopCounterMode(display=False) as decoder:
         final_logits(vlm.model, batch, torch.empty(0, vlm.d_model, device=vlm.device))
     logits = 2 * vlm.model.lm_head.weight.numel()
-    return Operations(tower.get_total_flops(), decoder.get_total_flops() - logits, logits)
+    return Operations(tower.get_total_flops(), decoder.get_total_flops() // 2 - logits, logits)
 
 
 def distinct_positions(rows: Sequence[Row], images: Sequence[str]) -> int:
