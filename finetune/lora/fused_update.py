@@ -28,7 +28,7 @@ def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
     none, merged ones, variants such as DoRA, biases, quantized or hooked projections, and dtypes that peft converts.
     Second derivatives are not computed.
     """
-    modules = [module for module in adapted.modules() if _covered(module)] if active else []
+    modules = _covered_projections(adapted) if active else []
     for module, factors in zip(modules, _factors(modules), strict=True):
         module.forward = partial(_forward, module, factors)
     try:
@@ -38,11 +38,15 @@ def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
             del module.forward
 
 
-def _covered(module: Any) -> bool:
-    """Whether `UpdatedProjection` computes what peft does for this module of a model."""
+def _covered_projections(adapted: "PeftModel") -> list[Any]:
     from peft.tuners.lora import Linear
 
-    if type(module) is not Linear or "forward" in vars(module) or module.disable_adapters or module.merged:
+    return [module for module in adapted.modules() if type(module) is Linear and _covered(module)]
+
+
+def _covered(module: Any) -> bool:
+    """Whether `UpdatedProjection` computes what peft does for this projection."""
+    if "forward" in vars(module) or module.disable_adapters or module.merged:
         return False
     base, names = module.base_layer, module.active_adapters
     if len(names) != 1 or names[0] not in module.lora_A or names[0] in module.lora_variant:
