@@ -12,6 +12,7 @@ from finetune.lora.adapter_folder import AdapterRecord, check_adapter, read_reco
 from finetune.lora.processor_files import PROCESSOR_FILES
 from finetune.publishing.card import THIS_ADAPTER, Base, parse_card, with_base
 from interp.runtime.errors import InputError, first_line
+from interp.storage.hub import HUB
 from interp.storage.json_files import read_object
 
 FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json", "gatescope.json")
@@ -119,7 +120,7 @@ def send(package: Package) -> str:
         api.upload_folder(
             repo_id=package.repo, folder_path=str(package.folder), commit_message="Adapter, card and evaluation"
         )
-    return f"https://huggingface.co/{package.repo}"
+    return f"{HUB}/{package.repo}"
 
 
 def _is_hub_id(name: str) -> bool:

@@ -136,8 +136,7 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
     """Run the last layer at final tokens: its input [B, S, d_model] -> resid_post [B, S, d_model], 0 at other tokens.
 
     Nothing reads the others, of which only keys and values are computed. If a hook changes the input of the layer, all
-    tokens are run. Gradients flow if they are enabled.
-    Parameters are as for `run_layers`.
+    tokens are run. Gradients flow if they are enabled. Parameters are as for `run_layers`.
     """
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 

@@ -4,7 +4,6 @@ A process that ends waits for these threads, because ending one inside a library
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import torch
 
 from interp.model.kernel_calls import kernel_calls
 from interp.model.shape import ModelShape
+from interp.runtime.prefetch import map_ahead
 
 _LOADING = Lock()
 """Held while torch loads its linear algebra for GPUs."""
@@ -61,8 +61,7 @@ def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -
     first, *others = kernel_calls(shape, device, dtype)
     # Which loads Triton itself, for all.
     _quietly(device, first)
-    with ThreadPoolExecutor(len(others)) as threads:
-        list(threads.map(partial(_quietly, device), others))
+    list(map_ahead(partial(_quietly, device), others, len(others)))
 
 
 def _quietly(device: torch.device, call: Callable[[], None]) -> None:
