@@ -55,7 +55,6 @@ def effects_of(net, by_image=(), register=None, register_selected=None, images=N
         by_image=images or flips_of(0),
         register=register,
         register_selected=register_selected,
-        joint=np.zeros((20, 2, len(net))),
     )
 
 

@@ -47,8 +47,6 @@ class LayerEffects(NamedTuple):
     """Register patches; None without formal and casual wordings."""
     register_selected: RegisterPatches | None
     """Register patches on `selected`."""
-    joint: NDArray[np.float64]
-    """[bank, 2, layers]: effect of the joint feature patch and of random directions of its norm."""
 
 
 BLIND = 0.05
@@ -58,10 +56,18 @@ DRAWS = 1000
 
 
 def layer_profile(
-    layers: Sequence[int], screened: ScreenedLayers, halves: Halves, effects: LayerEffects, seed: int
+    layers: Sequence[int],
+    screened: ScreenedLayers,
+    joint: NDArray[np.float64],
+    halves: Halves,
+    effects: LayerEffects,
+    seed: int,
 ) -> list[ProfileEntry]:
-    """One entry per layer, from the patches of the held-out flip bank."""
-    patches, answers, joint = effects.patches, effects.answers, effects.joint
+    """One entry per layer, from the patches of the held-out flip bank.
+
+    `joint` [bank, 2, layers] are effects of the joint feature patches (`interp.causal.feature_patching.joint_effects`).
+    """
+    patches, answers = effects.patches, effects.answers
     scores, held_out = screened.scores, halves.held_out
     null = shuffled_auc(scores, held_out, seed)
     values = auc(scores, held_out.flipped)

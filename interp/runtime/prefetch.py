@@ -1,8 +1,9 @@
 """Computes results in threads before they are asked for."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from interp.runtime.machine import cores
@@ -47,3 +48,21 @@ def map_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextmanager
+def map_beside(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[Iterator[R]]:
+    """Begin to apply `function` to all items in threads, and give the results in the order of the items.
+
+    The caller does other work before it takes them. Without threads, each is computed when it is taken. Calls that have
+    not begun when it closes are cancelled.
+    """
+    if not threads:
+        yield map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        begun = [pool.submit(function, item) for item in items]
+        yield (each.result() for each in begun)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,7 +1,8 @@
 """Screening layer by layer: everything that needs a layer's SAE and residuals, in one pass over the SAEs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from interp.runtime.async_copies import to_device_async
 from interp.runtime.distributed import Team
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.prefetch import map_beside
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
 from interp.saes.sparse_codes import encode_sparse
@@ -44,17 +45,14 @@ class ScreenedLayers(NamedTuple):
     """The family of each layer for which attribution predicts most; one without features where none is active."""
     family_patch: Tensor
     """float32 [bank, layers, d_model]: joint feature patches of the families."""
-    residual_patch: Tensor
-    """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
-    residual_patch_below: Tensor
-    """float32 [bank, layers, d_model]: the same before the layer."""
     fits: list[tuple[Fit, Transfer]]
     """How well each SAE describes the residuals, and whether that is good enough."""
     saes: dict[int, str]
     """Layer -> id of its SAE."""
 
 
-def screen_layers(
+@contextmanager
+def screening_layers(
     layers: Sequence[int],
     inputs: SaeInputs,
     prompts: pd.DataFrame,
@@ -63,8 +61,11 @@ def screen_layers(
     on_path: Tensor,
     features_a_layer: int,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> ScreenedLayers:
+) -> Iterator[Callable[[], ScreenedLayers]]:
     """Choose features on the selection half, and prepare their tests on the held-out half.
+
+    Threads of `inputs` do so while it is open (`interp.runtime.prefetch.map_beside`), and the function that it gives
+    waits for them.
 
     `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases, `on_path` the means of
     those on the paths to the originals (`interp.screening.attribution.path_gradients`). `features_a_layer`
@@ -100,21 +101,24 @@ def screen_layers(
         name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes, means=means) if checkpoint else ""
         return _ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means)))
 
-    screened = list(map_ahead(checkpointed, track(range(len(layers)), "screening features"), inputs.at_once))
-    after, below = (inputs.residuals.shift([layer + off for layer in layers], *sides(bank.pairs)) for off in (0, -1))
-    return ScreenedLayers(
-        features=_concatenated([found.features for found in screened]),
-        scores=np.stack([found.score for found in screened], 1)
-        if screened
-        else np.zeros((len(halves.held_out.pairs), 0)),
-        feature_patch=torch.stack([found.feature_patch for found in screened], 1) if screened else after,
-        families=[found.family for found in screened],
-        family_patch=torch.stack([found.family_patch for found in screened], 1) if screened else after,
-        residual_patch=after,
-        residual_patch_below=below,
-        fits=[(found.fit, found.transfer) for found in screened],
-        saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
-    )
+    def whole() -> ScreenedLayers:
+        screened = [next(results) for _ in track(range(len(layers)), "screening features")]
+        # A process may have no layer of its own.
+        no_patch = inputs.residuals.shift([], *sides(bank.pairs))
+        return ScreenedLayers(
+            features=_concatenated([found.features for found in screened]),
+            scores=np.stack([found.score for found in screened], 1)
+            if screened
+            else np.zeros((len(halves.held_out.pairs), 0)),
+            feature_patch=torch.stack([found.feature_patch for found in screened], 1) if screened else no_patch,
+            families=[found.family for found in screened],
+            family_patch=torch.stack([found.family_patch for found in screened], 1) if screened else no_patch,
+            fits=[(found.fit, found.transfer) for found in screened],
+            saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
+        )
+
+    with map_beside(checkpointed, range(len(layers)), inputs.beside) as results:
+        yield whole
 
 
 class _ScreenedLayer(NamedTuple):
@@ -159,8 +163,7 @@ def gather_layers(own: ScreenedLayers, team: Team) -> ScreenedLayers:
     """Collect the layers of all processes, in the order of their ranks, at each of them."""
     if team.size == 1:
         return own
-    names = (*PATCHES, "residual_patch", "residual_patch_below")
-    arrays = {"scores": torch.from_numpy(own.scores)} | {name: getattr(own, name) for name in names}
+    arrays = {"scores": torch.from_numpy(own.scores)} | {name: getattr(own, name) for name in PATCHES}
     parts = team.gather_tensors(arrays)
     whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
     values = team.gather_values((own.fits, list(own.saes.items()), own.families))

@@ -16,8 +16,8 @@ class SaeInputs(NamedTuple):
     """Gives the SAE of a layer."""
     residuals: Residuals
     """resid_post at the final token of every prompt, at the layers of the SAEs and at the layer below each."""
-    at_once: int = 1
-    """Number of layers that may be screened at the same time."""
+    beside: int = 0
+    """Number of threads that may screen layers beside other work; with none, they are screened when they are needed."""
 
     def at(self, layer: int) -> tuple[Sae, Tensor]:
         """The SAE of a layer and the residuals after it, [n prompts, d_model]."""

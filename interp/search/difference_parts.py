@@ -32,10 +32,14 @@ class DifferenceParts(NamedTuple):
     """[layers, 1 + TURNS]: the answer directions of every layer and their controls."""
     selected: Flips
     """s pairs of the selection half: its flip bank; if of fewer than ENOUGH, with the pairs of largest margin shift."""
+    residual: Tensor
+    """float32 [held-out bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
+    below: Tensor
+    """float32 [held-out bank, layers, d_model]: the same before the layer."""
     residual_selected: Tensor
-    """float32 [s, layers, d_model]: the whole difference after the layer."""
+    """float32 [s, layers, d_model]: `residual` of `selected`."""
     below_selected: Tensor
-    """float32 [s, layers, d_model]: the whole difference before the layer."""
+    """float32 [s, layers, d_model]: `below` of `selected`."""
     register: Tensor | None
     """float32 [held-out bank, layers, d_model]: part along the register direction; None without registers."""
     register_selected: Tensor | None
@@ -66,7 +70,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     tagged = sample_pairs(halves.selection.take(register_signs(halves.selection.pairs) != 0), SWAPPED, seed)
     signs = register_signs(tagged.pairs)
     chosen = filled_bank(halves.selection, ENOUGH)
-    banks = {"register": halves.held_out_bank, "register_selected": chosen}
+    banks = {"": halves.held_out_bank, "_selected": chosen}
 
     def of_layer(layer: int) -> tuple[AnswerDirections, dict[str, Tensor]]:
         own = measured.residuals.after(layer)
@@ -74,13 +78,13 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
         directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
         made = {"image": by_other_image[flipped]}
+        for bank, flips in banks.items():
+            for name, place in (("residual", layer), ("below", layer - 1)):
+                made[name + bank] = measured.residuals.shift([place], *sides(flips.pairs))[:, 0]
         if len(signs) >= FEWEST_PAIRS:
             along = register_direction(measured.residuals.shift([layer], *sides(tagged.pairs))[:, 0], signs)
-            for name, bank in banks.items():
-                delta = measured.residuals.shift([layer], *sides(bank.pairs))[:, 0]
-                made[name] = (delta @ along)[:, None] * along
-        for name, place in (("residual", layer), ("below", layer - 1)):
-            made[name] = measured.residuals.shift([place], *sides(chosen.pairs))[:, 0]
+            for bank in banks:
+                made["register" + bank] = (made["residual" + bank] @ along)[:, None] * along
         return directions, made
 
     device = search.vlm.device
@@ -93,6 +97,8 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
         chosen,
         whole["residual"],
         whole["below"],
+        whole["residual_selected"],
+        whole["below_selected"],
         whole.get("register"),
         whole.get("register_selected"),
         by_image,

@@ -18,6 +18,7 @@ from interp.search.layer_stage import judge_layers, patch_whole_layers
 from interp.search.result import FindResult
 from interp.search.settings import DEFAULT_SETTINGS, FindSettings
 from interp.search.stages import (
+    begin_screening,
     flips_and_halves,
     measure_prompts,
     patch_candidates,
@@ -77,11 +78,12 @@ def run_search(search: Search, checkpoint: Checkpoint = NO_CHECKPOINT) -> FindRe
     measured = measure_prompts(task)
     # 2. Find the flips. Features are chosen on one half of the patients and tested on the other.
     flips, halves = flips_and_halves(task, measured.margin)
-    # 3. Screen every feature of every SAE on the selection half.
+    # 3. Screen every feature of every SAE on the selection half, on a GPU beside the patches of whole layers.
     inputs = sae_inputs(task, measured)
-    screened = screen(task, halves, inputs, measured.device_bytes)
-    # 4. Patch whole layers, take the range where the answer changes on the selection half, and test it on the other.
-    patched = patch_whole_layers(task, halves, measured, screened)
+    with begin_screening(task, halves, inputs, measured.device_bytes) as begun:
+        # 4. Patch whole layers, take the range where the answer changes on the selection half, test it on the other.
+        patched = patch_whole_layers(task, halves, measured)
+        screened = screen(task, begun)
     judged = judge_layers(task, halves, screened, patched)
     # 5. Patch the best features one by one and a family of every layer, and place each: cause, mediator, echo ...
     writing = writing_layers({entry.layer: entry.net_write for entry in judged.profile})

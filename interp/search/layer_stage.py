@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp.causal.answer_patching import patch_answers
 from interp.causal.feature_patching import joint_effects
@@ -33,6 +34,10 @@ class PatchedLayers(NamedTuple):
     """The held-out flip bank."""
     effects: LayerEffects
     """What the patches do."""
+    residual: Tensor
+    """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
+    below: Tensor
+    """float32 [bank, layers, d_model]: the same before the layer."""
 
 
 class Judgement(NamedTuple):
@@ -50,16 +55,16 @@ class Judgement(NamedTuple):
     """Whether the range of the chosen rule is a gate."""
 
 
-def patch_whole_layers(task: Task, halves: Halves, measured: Measured, screened: ScreenedLayers) -> PatchedLayers:
-    """Residual, direct-effect, answer, register and joint feature patches of every layer."""
+def patch_whole_layers(task: Task, halves: Halves, measured: Measured) -> PatchedLayers:
+    """Residual, direct-effect, answer and register patches of every layer."""
     layers, seed = task.layers, task.settings.seed
     parts = difference_parts(task, halves, measured)
     held_out = task.patch_target(halves.held_out_bank, measured.device_bytes // 4)
     selected = task.patch_target(parts.selected, measured.device_bytes // 8)
     other_images = SuffixRerun(task.search.vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
     effects = LayerEffects(
-        patches=patch_layers(held_out, screened.residual_patch, screened.residual_patch_below, layers, seed),
-        answers=patch_answers(held_out, screened.residual_patch, parts.directions, layers),
+        patches=patch_layers(held_out, parts.residual, parts.below, layers, seed),
+        answers=patch_answers(held_out, parts.residual, parts.directions, layers),
         selected=parts.selected,
         answers_selected=patch_answers(selected, parts.residual_selected, parts.directions, layers),
         patches_selected=patch_layers(selected, parts.residual_selected, parts.below_selected, layers, seed),
@@ -71,17 +76,17 @@ def patch_whole_layers(task: Task, halves: Halves, measured: Measured, screened:
         register_selected=None
         if parts.register_selected is None
         else patch_register(selected, parts.register_selected, layers, seed),
-        joint=joint_effects(held_out, screened.feature_patch, layers, seed),
     )
-    return PatchedLayers(held_out, effects)
+    return PatchedLayers(held_out, effects, parts.residual, parts.below)
 
 
 def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
-    """The layer profile, the ranges that the rules take from it, their tests, and the verdict."""
+    """Joint feature patches, the layer profile, the ranges that rules take from it, their tests, and the verdict."""
     layers, settings, effects = task.layers, task.settings, patched.effects
-    profile = layer_profile(layers, screened, halves, effects, settings.seed)
+    joint = joint_effects(patched.target, screened.feature_patch, layers, settings.seed)
+    profile = layer_profile(layers, screened, joint, halves, effects, settings.seed)
     ranges = ranges_of(layers, range_scores(effects, profile), settings.max_layers)
-    tests = test_ranges(task, halves, screened, patched, ranges)
+    tests = test_ranges(task, halves, patched, ranges)
     claim = formality(layers, effects, halves.held_out_bank, settings.seed)
     bank, rule = halves.held_out_bank, settings.rule
     verdict = judge(profile, bank, ranges[rule], tests[rule], claim, settings.min_flips)
@@ -102,7 +107,7 @@ def range_scores(effects: LayerEffects, profile: Sequence[ProfileEntry]) -> Rang
 
 
 def test_ranges(
-    task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers, ranges: Mapping[Rule, LayerRange]
+    task: Task, halves: Halves, patched: PatchedLayers, ranges: Mapping[Rule, LayerRange]
 ) -> dict[Rule, RangeTest]:
     """What every rule's range holds, restores and breaks on the held-out flip bank."""
     bank, seed, layers = halves.held_out_bank, task.settings.seed, task.layers
@@ -112,8 +117,8 @@ def test_ranges(
     for taken in windows:
         first, last = layers.index(taken.first), layers.index(taken.last)
         # Where layers below the range are not profiled, the window begins above the last one that is.
-        below = screened.residual_patch[:, first - 1] if first else screened.residual_patch_below[:, 0]
-        added.append(screened.residual_patch[:, last] - below)
+        below = patched.residual[:, first - 1] if first else patched.below[:, 0]
+        added.append(patched.residual[:, last] - below)
     ends = [taken.last for taken in windows]
     found = patch_windows(patched.target, rerun, torch.stack(added, 1), ends, seed)
     effects = dict(zip(windows, found, strict=True))

@@ -1,6 +1,7 @@
 """The stages of a search, each a function of what the stages before it gave."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from interp.screening.attribution import margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates, held_out_aucs
 from interp.screening.feature_stats import adjust
 from interp.screening.flips import Flips, Halves, find_flips, sample_pairs, sides, split_halves
-from interp.screening.layers import ScreenedLayers, gather_layers, screen_layers
+from interp.screening.layers import ScreenedLayers, gather_layers, screening_layers
 from interp.screening.sae_inputs import SaeInputs
 from interp.search.feature_entries import feature_entries, with_tests
 from interp.search.task import Task
@@ -31,7 +32,7 @@ from interp.search.task import Task
 CANDIDATES = 20
 """Features that are patched."""
 SCREENED = 3
-"""Layers that are screened at the same time where there is memory for them."""
+"""Layers that are screened at the same time, beside other work, where there is memory for them."""
 
 
 class Measured(NamedTuple):
@@ -86,19 +87,28 @@ def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
         return load_sae(task.search.saes[layer], layer, vlm.d_model, vlm.device, dtype)
 
     # A GPU computes one layer while the host reads and launches another. The cores of a CPU are busy with one.
-    at_once = SCREENED if vlm.device.type == "cuda" and kept > 2 * SCREENED else 1
-    return SaeInputs(load, measured.residuals, at_once)
+    beside = SCREENED if vlm.device.type == "cuda" and kept > 4 * SCREENED else 0
+    return SaeInputs(load, measured.residuals, beside)
 
 
-def screen(task: Task, halves: Halves, inputs: SaeInputs, device_bytes: int) -> ScreenedLayers:
-    """Stage 3: statistics of every feature on the selection half; p values are adjusted over all layers."""
+def begin_screening(
+    task: Task, halves: Halves, inputs: SaeInputs, device_bytes: int
+) -> AbstractContextManager[Callable[[], ScreenedLayers]]:
+    """Stage 3: statistics of every feature of this process's layers on the selection half, for `screen`.
+
+    On a GPU, threads compute them while the result is open.
+    """
     own = task.team.block(range(len(task.layers)))
     rerun = task.patch_target(halves.selection_bank, device_bytes // 4).rerun
     gradients = margin_gradients(rerun, task.layers)[:, own]
     on_path = _path_gradients(task, halves.selection_bank, rerun, inputs)[:, own]
     count = task.settings.features_a_layer
-    found = screen_layers(task.own_layers, inputs, task.prompts, halves, gradients, on_path, count, task.checkpoint)
-    gathered = gather_layers(found, task.team)
+    return screening_layers(task.own_layers, inputs, task.prompts, halves, gradients, on_path, count, task.checkpoint)
+
+
+def screen(task: Task, begun: Callable[[], ScreenedLayers]) -> ScreenedLayers:
+    """Wait for what `begin_screening` began, and gather it; p values are adjusted over all layers."""
+    gathered = gather_layers(begun(), task.team)
     return gathered._replace(features=adjust(gathered.features))
 
 

@@ -45,6 +45,7 @@ from interp.search.layer_stage import judge_layers, patch_whole_layers
 from interp.search.settings import FindSettings
 from interp.search.stages import (
     CANDIDATES,
+    begin_screening,
     flips_and_halves,
     measure_prompts,
     patch_candidates,
@@ -135,8 +136,9 @@ def judge(vlm: Vlm, plant: Plant, world: Path, questions: list[Question], seed: 
     measured = measure_prompts(task)
     _, halves = flips_and_halves(task, measured.margin)
     inputs = sae_inputs(task, measured)
-    screened = screen(task, halves, inputs, measured.device_bytes)
-    patched = patch_whole_layers(task, halves, measured, screened)
+    with begin_screening(task, halves, inputs, measured.device_bytes) as begun:
+        patched = patch_whole_layers(task, halves, measured)
+        screened = screen(task, begun)
     judged = judge_layers(task, halves, screened, patched)
     writing = writing_layers({entry.layer: entry.net_write for entry in judged.profile})
     bank, verdict = patched.target, judged.verdict.verdict

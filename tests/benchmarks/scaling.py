@@ -141,12 +141,12 @@ def whole(vlm: Vlm, folders: dict[int, Path], asked: list[Question], team: Team,
     told = {"flip_bank": found.artifact.data.flip_bank, "families": len(found.artifact.families or [])}
     told |= {"whole_s": seconds, "whole_peak_gib": team.gather_values(float(table["gpu_peak_gib"].max()))}
     told |= {"resident_peak_gib": resident("VmHWM")}
-    bank, screened = watch.results["patch_whole_layers"].target, watch.results["screen"]
+    patched, screened = watch.results["patch_whole_layers"], watch.results["screen"]
     started = clock(team)
-    falls_by_layer(bank, 0, screened.residual_patch[:, 0], settings.seed)
+    falls_by_layer(patched.target, 0, patched.residual[:, 0], settings.seed)
     told["naming_a_gate_s"] = clock(team) - started
     started = clock(team)
-    patch_families(screened, bank, [vlm.n_layers - 1], settings.seed)
+    patch_families(screened, patched.target, [vlm.n_layers - 1], settings.seed)
     told["all_families_s"] = clock(team) - started
     if is_main():
         (into.with_suffix(".artifact.json")).write_text(found.artifact.model_dump_json())
