@@ -10,6 +10,7 @@ from test_find_features import plain_margin
 from interp.causal.feature_patching import apply_feature_patches, feature_patches, joint_effects, matched_features
 from interp.causal.layer_patching import PatchTarget, patch_effect, random_directions, rerun_paraphrases
 from interp.feature.pair_effects import one_sample_d, pair_effects
+from interp.measurement import suffix_rerun
 from interp.measurement.margins import measure
 from interp.measurement.residual_store import Residuals
 from interp.measurement.suffix_rerun import SuffixRerun, edits_of
@@ -258,6 +259,24 @@ def test_a_sweep_takes_its_layers_in_any_order(rerun, banked, measured):
     for k, layer in enumerate(layers):
         alone = rerun.margins([layer], delta[:, [k]])
         torch.testing.assert_close(found[:, [k]], alone, atol=1e-4, rtol=0)
+
+
+def test_columns_that_fill_up_a_batch_change_nothing(planted, prompts, banked, monkeypatch):
+    """As on a GPU, where the batch grows by several columns at a time."""
+    rows = prompts.iloc[banked.pairs["paraphrase"].to_numpy()[:6]].reset_index(drop=True)
+    edited = SuffixRerun(planted, rows)
+    layers = [2, 2, 3, 5, 5, 7, 9]
+    delta = torch.randn(6, len(layers), 128, generator=torch.Generator().manual_seed(0))
+    sweeps = [lambda: edited.margins(layers, delta), lambda: edited.gradients(layers, delta)]
+    alone = [sweep() for sweep in sweeps]
+    widths = []
+    run_layers = suffix_rerun.run_layers
+    monkeypatch.setattr(suffix_rerun, "column_step", lambda n, device: 3)
+    monkeypatch.setattr(suffix_rerun, "run_layers", lambda *a: widths.append(a[1].shape[1]) or run_layers(*a))
+    for expected, sweep in zip(alone, sweeps, strict=True):
+        torch.testing.assert_close(sweep(), expected, atol=2e-5, rtol=1e-4)
+        assert widths == [3, 3, 6, 6, 7]
+        widths.clear()
 
 
 def test_gradients_are_differences(planted, prompts, banked):

@@ -224,9 +224,9 @@ def test_the_same_seed_gives_the_same_artifact(planted, monkeypatch):
     questions, saes = load_questions(QUESTIONS, split="train")[:150], locate_saes(WORLD / "saes")
     once = find_features(planted, saes, questions, [4, 5]).artifact
     with monkeypatch.context() as as_on_a_gpu:
-        # Where several layers are screened at the same time.
+        # Where two layers are screened at the same time, beside the patches of whole layers.
         inputs = stages.sae_inputs
-        as_on_a_gpu.setattr(find, "sae_inputs", lambda *given: inputs(*given)._replace(at_once=2))
+        as_on_a_gpu.setattr(find, "sae_inputs", lambda *given: inputs(*given)._replace(beside=2))
         assert once == find_features(planted, saes, questions, [4, 5]).artifact
     assert once != find_features(planted, saes, questions, [4, 5], FindSettings(seed=1)).artifact
 

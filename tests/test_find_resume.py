@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interp.measurement import sharded as exchange
-from interp.measurement import suffix_rerun
 from interp.model.load import load_vlm
 from interp.paths import WORLD
 from interp.questions.files import load_questions
@@ -108,8 +107,8 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
         measured = len(list(work.glob("other-images-*/rounds-*.safetensors")))
         other_images.add(measured)
-        # The prompts with other images come after the screening of both layers, in four parts.
-        after = 1 if measured < 4 and len(list(work.glob("layer-*.safetensors"))) == 2 else KILLED
+        # The prompts with other images come after the two kinds of gradients, in four parts.
+        after = 1 if measured < 4 and len(list(work.glob("gradients-*.safetensors"))) == 2 else KILLED
     assert kinds == {"rounds", "gradients", "layer", "margins"}
     # Kills left some of these parts, and the next run went on after them.
     assert other_images & {1, 2, 3}
@@ -143,10 +142,10 @@ def test_finished_parts_are_not_computed_again(search, whole, tmp_path, monkeypa
 
 def test_work_of_an_earlier_version_with_other_stages_is_named(search, whole, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    names = suffix_rerun.stage_name
+    names = checkpoint.stage_name
     with monkeypatch.context() as earlier:
         earlier.setattr(checkpoint, "software", lambda: {"gatescope": "0.1.0"})
-        earlier.setattr(suffix_rerun, "stage_name", lambda kind, **tensors: names(f"old-{kind}", **tensors))
+        earlier.setattr(checkpoint, "stage_name", lambda kind, tensors: names(f"old-{kind}", tensors))
         assert killed(search, out, False, 8) == -signal.SIGKILL
     capsys.readouterr()
     assert find_into(out, lambda: search, resume=True) is not None
@@ -203,7 +202,7 @@ def test_work_under_names_that_another_search_does_not_ask_for_is_not_lost(searc
     work = out.with_name("out.partial")
     assert killed(search, out, False, 3) == -signal.SIGKILL
     kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
-    assert {name.split("-")[0] for name in kept} == {"gradients", "layer"}
+    assert {name.split("-")[0] for name in kept} == {"gradients", "margins"}
     other = search._replace(settings=FindSettings(seed=1, min_flips=1), batch_tokens=4000)
     with pytest.raises(InputError) as refused:
         find_into(out, lambda: other, resume=True)

@@ -12,6 +12,7 @@ white noise. Early layers, which images hardly reach at the final token, therefo
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.causal.layer_patching import PatchTarget
+from interp.runtime.async_copies import to_device_async
 
 LEAST_GAIN = 0.01
 """Directions with a smaller gain are left out."""
@@ -110,9 +112,9 @@ class AnswerEdits(NamedTuple):
     def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
         """The edits int64 [k] of the differences int64 [m], on a device: float32 [m, k, d_model]."""
         parts = []
-        for edit in edits.tolist():
-            layer, which = divmod(edit, 1 + TURNS)
-            parts.append(self.directions[layer][which].part(self.delta[rows, layer].to(device)))
+        for layer, of_layer in groupby(edits.tolist(), lambda edit: edit // (1 + TURNS)):
+            delta = to_device_async(self.delta[rows, layer], device)
+            parts += [self.directions[layer][edit % (1 + TURNS)].part(delta) for edit in of_layer]
         return torch.stack(parts, dim=1)
 
     def tensors(self) -> dict[str, Tensor]:

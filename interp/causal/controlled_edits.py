@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from interp.runtime.async_copies import to_device_async
+
 
 class ControlledEdits(NamedTuple):
     """k edits of n pairs, for `interp.measurement.suffix_rerun.SuffixRerun`: multiples of vectors, and random ones."""
@@ -25,16 +27,17 @@ class ControlledEdits(NamedTuple):
 
     def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
         """The edits int64 [k'] of the pairs int64 [m], on a device: float32 [m, k', d_model]."""
-        size, source = self.size[rows][:, edits].to(device)[..., None], self.source[edits]
+        size, source = to_device_async(self.size[rows][:, edits], device)[..., None], self.source[edits]
         found = torch.empty(*size.shape[:2], self.shape[2], device=device)
         given, drawn = (which.nonzero()[:, 0] for which in (source >= 0, source < 0))
         if len(given):
-            there, vectors = given.to(device), self.vectors if len(self.vectors) == 1 else self.vectors[rows]
-            found[:, there] = vectors[:, source[given]].to(device) * size[:, there]
+            vectors = self.vectors if len(self.vectors) == 1 else self.vectors[rows]
+            there, chosen = (to_device_async(each, device) for each in (given, vectors[:, source[given]]))
+            found[:, there] = chosen * size[:, there]
         if len(drawn):
             # Only once, because several edits have the same direction.
-            there, noise = drawn.to(device), self.noise[rows].to(device)
-            place = (-1 - source[drawn]).to(device)
+            parts = (drawn, self.noise[rows], -1 - source[drawn])
+            there, noise, place = (to_device_async(each, device) for each in parts)
             length = noise.norm(dim=-1, keepdim=True)
             found[:, there] = noise[:, place].mul_(size[:, there]).div_(length[:, place])
         return found

@@ -26,13 +26,13 @@ from interp.model.decoder import (
 )
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once, batches, in_reach, padded
+from interp.model.packing import Batch, Row, at_once, batches, column_step, in_reach, padded
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
-from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
 class CachedBatch(NamedTuple):
@@ -128,15 +128,19 @@ class SuffixRerun:
         n, k, d_model = delta.shape
         shape, tokens = torch.Size([n, k // steps, d_model]), self.batch_tokens // GRADIENT_SHARE
 
-        def sweep() -> Tensor:
-            found = torch.zeros(shape)
+        def launched() -> Iterator[tuple[tuple[Tensor, Tensor], list[Tensor]]]:
             for cached, index, part in self._edit_groups(layers, tokens, description, steps):
                 edits = edits_of(delta, index[:, 0], part, self.vlm.device).requires_grad_()
                 with torch.enable_grad():
                     margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
                     (gradient,) = torch.autograd.grad(margins.sum(), edits)
                 run = min(steps, len(part))
-                found[index, part[::run] // steps] += (gradient.unflatten(1, (-1, run)).sum(2) / steps).cpu()
+                yield (index, part[::run] // steps), [gradient.unflatten(1, (-1, run)).sum(2) / steps]
+
+        def sweep() -> Tensor:
+            found = torch.zeros(shape)
+            for place, (gradient,) in pipeline_to_host(launched()):
+                found[place] += gradient
             return found
 
         return self._once("gradients" if steps == 1 else f"gradients-of-{steps}", layers, delta, shape, sweep)
@@ -147,15 +151,14 @@ class SuffixRerun:
         """The result of a sweep, of the given shape, summed over the processes or read from the checkpoint."""
         if not self.checkpoint:
             return self.team.all_reduce_sum(sweep())
-        prompts = torch.tensor(self.prompts.index.to_numpy(copy=True))
-        edits = {"delta": delta} if isinstance(delta, Tensor) else delta.tensors()
-        name = stage_name(kind, prompts=prompts, layers=torch.tensor(layers), **edits)
-        saved = self.checkpoint.read(name) if self.team.rank == 0 else None
+        inputs = {"prompts": torch.tensor(self.prompts.index.to_numpy(copy=True)), "layers": torch.tensor(layers)}
+        inputs |= {"delta": delta} if isinstance(delta, Tensor) else delta.tensors()
+        saved = self.checkpoint.read_stage(kind, inputs) if self.team.rank == 0 else None
         if self.team.gather_values(saved is not None)[0]:
             return self.team.all_reduce_sum(saved["found"] if saved else torch.zeros(shape))
         found = self.team.all_reduce_sum(sweep())
         if self.team.rank == 0:
-            self.checkpoint.write(name, {"found": found})
+            self.checkpoint.write_stage(kind, inputs, {"found": found})
         return found
 
     def _edit_groups(
@@ -266,6 +269,7 @@ def _columns_before(batch: Batch) -> Tensor:
 def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor) -> Tensor:
     """Answer margins [n, k] under the edits [n, k, d_model] after `layers`, which ascend. Edit k runs in column k."""
     n, k = edits.shape[:2]
+    growth = column_step(n, edits.device)
     ids, position = (of_prompt[:, None].expand(-1, k) for of_prompt in (cached.token, cached.position))
     places = torch.cartesian_prod(*(torch.arange(size, device=ids.device) for size in (k, n))).flip(1)
     segment = torch.ones_like(ids)
@@ -274,9 +278,12 @@ def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor
     hidden = cached.final.new_empty(n, 0, vlm.d_model)
     for layer, of_layer in groupby(range(k), key=layers.__getitem__):
         joined = list(of_layer)
-        joining = cached.final[:, layer, None].float() + edits[:, joined[0] : joined[-1] + 1]
-        hidden = torch.cat([hidden, joining.to(hidden.dtype)], 1)
-        width = hidden.shape[1]
+        start, end = joined[0], joined[-1] + 1
+        joining = cached.final[:, layer, None].float() + edits[:, start:end]
+        width = min(k, padded(end, growth))
+        # Columns of edits that have yet to join, whose numbers nothing reads.
+        filling = cached.final[:, layer, None].expand(-1, width - end, -1)
+        hidden = torch.cat([hidden[:, :start], joining.to(hidden.dtype), filling], 1)
         step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [], width)
         stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
         with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):

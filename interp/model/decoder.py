@@ -14,6 +14,7 @@ from interp.model.attention import IMPLEMENTATION
 from interp.model.block_attention import Blocks, attention_blocks
 from interp.model.packing import Batch, attention_masks, column_masks, final_columns
 from interp.model.prompts import AnswerTokens, answer_margin
+from interp.runtime.async_copies import to_device_async
 
 Mask = Tensor | Blocks
 """What tokens may see in a layer: True or 0 where they may, or the blocks that they see."""
@@ -193,8 +194,8 @@ class WholeRows(NamedTuple):
 
 def final_margins(model: Any, residuals: Tensor, answers: AnswerTokens) -> Tensor:
     """Answer margins [...] of the last layer's residuals [..., d_model]; only answer tokens' logits are computed."""
-    ids = torch.cat(answers).to(residuals.device)
+    ids = to_device_async(torch.cat(answers), residuals.device)
     weight = model.lm_head.weight[ids]
     logits = model.model.language_model.norm(residuals) @ weight.T
-    places = torch.arange(len(ids))
+    places = torch.arange(len(ids), device=ids.device)
     return answer_margin(logits, AnswerTokens(places[: len(answers.yes)], places[len(answers.yes) :]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.measurement.suffix_rerun import SuffixRerun
+from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae
 from interp.screening.flips import Flips, sides
 
@@ -45,8 +46,10 @@ class PathPoints(NamedTuple):
 
     def of(self, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
         """The edits int64 [k] of the residuals int64 [m], on a device: float32 [m, k, d_model]."""
-        path, steps = self.path[rows].to(device), len(self.points)
-        return path[:, (edits // steps).to(device)] * self.points[edits % steps, None].to(device)
+        steps = len(self.points)
+        given = (self.path[rows], edits // steps, self.points[edits % steps, None])
+        path, place, share = (to_device_async(each, device) for each in given)
+        return path[:, place] * share
 
     def tensors(self) -> dict[str, Tensor]:
         """What the points follow from, by name."""

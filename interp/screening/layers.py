@@ -24,7 +24,7 @@ from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_fea
 from interp.screening.flips import Halves, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import Estimate
-from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint, stage_name
+from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 
 PATCHES = ("feature_patch", "family_patch")
 """The patches of a screened layer that are kept with it."""
@@ -98,8 +98,8 @@ def screening_layers(
 
     def checkpointed(position: int) -> _ScreenedLayer:
         layer, slopes, means = layers[position], gradients[:, position], on_path[:, position]
-        name = stage_name(f"layer-{layer:03d}", margins=margins, slopes=slopes, means=means) if checkpoint else ""
-        return _ScreenedLayer.of(checkpoint.once(name, partial(screen, layer, slopes, means)))
+        given = {"margins": margins, "slopes": slopes, "means": means}
+        return _ScreenedLayer.of(checkpoint.stage(f"layer-{layer:03d}", given, partial(screen, layer, slopes, means)))
 
     def whole() -> ScreenedLayers:
         screened = [next(results) for _ in track(range(len(layers)), "screening features")]

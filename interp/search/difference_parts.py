@@ -59,7 +59,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     swaps = [swap_images(task.prompts, patients, SWAPPED // 2, seed) for patients in groups]
     rows = torch.from_numpy(np.concatenate([chosen for chosen, _ in swaps]))
     swapped = pd.concat([table for _, table in swaps], ignore_index=True)
-    saved = task.checkpoint.within(stage_name("other-images", rows=rows))
+    saved = task.checkpoint.within(stage_name("other-images", {"rows": rows}))
     moved_margin, moved = measure_together(
         search.vlm, swapped, task.layers, search.batch_tokens, search.max_memory, task.team, saved
     )

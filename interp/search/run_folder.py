@@ -69,7 +69,8 @@ def find_into(
             refuse_run(out)
             checkpoint = Checkpoint(work, inputs)
             checkpoint.refuse_others()
-            result = run_search(search, checkpoint)
+            with checkpoint.writing_beside() as written:
+                result = run_search(search, written)
             used = team.gather_values(sorted(checkpoint.used))
             if team.rank == 0:
                 checkpoint.report_unused(set().union(*used))

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.runtime.calls_beside import CallsBeside
 from interp.runtime.distributed import is_main
 from interp.runtime.errors import InputError, first_line
 from interp.runtime.progress import notify
@@ -48,6 +50,8 @@ class Checkpoint:
     """The folder of the whole run if `folder` is inside it (`within`); it is what has to be removed to start over."""
     used: set[str] = field(default_factory=set)
     """Paths of the files that this process has read or written, those of inner checkpoints included."""
+    beside: CallsBeside | None = None
+    """The thread that writes stages (`writing_beside`); without it, whoever writes one waits."""
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """The tensors under a name, None if there are none.
@@ -65,16 +69,50 @@ class Checkpoint:
         """Write tensors under a name, atomically. Raises InputError if the disk is full."""
         if self.folder:
             path = self.folder / f"{name}.safetensors"
-            write_tensors(path, tensors, self.inputs)
             self.used.add(str(path))
+            write_tensors(path, tensors, self.inputs)
 
-    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors under a name; if there are none, those that `make` returns, which are then written."""
-        found = self.read(name)
+    def stage(
+        self, kind: str, inputs: Mapping[str, Tensor], make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The tensors of a stage (`stage_name`), or those that `make` returns, which are then written."""
+        found = self.read_stage(kind, inputs)
         if found is None:
             found = make()
-            self.write(name, found)
+            self.write_stage(kind, inputs, found)
         return found
+
+    def read_stage(self, kind: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The tensors that an earlier run wrote of a stage, None if there are none. Raises InputError as `read`."""
+        left = self.folder.glob(f"{kind}-*.safetensors") if self.folder else ()
+        # Hashing what a stage starts from takes as long as some stages.
+        return self.read(stage_name(kind, inputs)) if any(str(path) not in self.used for path in left) else None
+
+    def write_stage(self, kind: str, inputs: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors of a stage, atomically. Neither they nor its inputs may change afterwards.
+
+        Raises InputError if the disk is full, or was for an earlier stage.
+        """
+
+        def write() -> None:
+            self.write(stage_name(kind, inputs), tensors)
+
+        if self.folder and self.beside:
+            self.beside.add(write)
+        elif self.folder:
+            write()
+
+    @contextmanager
+    def writing_beside(self) -> Iterator["Checkpoint"]:
+        """While open, a checkpoint of the same run whose stages are written by a thread; all are when it closes.
+
+        Raises InputError if one could not be.
+        """
+        calls = CallsBeside()
+        try:
+            yield replace(self, beside=calls)
+        finally:
+            calls.close()
 
     def refuse_others(self) -> None:
         """Raise InputError if any file of the checkpoint, in inner folders too, is damaged or has other inputs.
@@ -121,8 +159,8 @@ NO_CHECKPOINT = Checkpoint(None, {})
 """The checkpoint of a run that cannot be resumed."""
 
 
-def stage_name(kind: str, **inputs: Tensor) -> str:
-    """Name of one stage of a run: its kind and a hash of the tensors that it starts from.
+def stage_name(kind: str, inputs: Mapping[str, Tensor]) -> str:
+    """Name of one stage of a run: its kind and a hash of the tensors that it starts from, with their names.
 
     The tensors are hashed because the stage before may have been lost: computed again on a GPU, it may differ in its
     last digits.

@@ -1,0 +1,33 @@
+"""Calls that one thread makes, in their order, while other work goes on."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+
+MAX_WAITING = 4
+"""Most calls that wait; whoever adds another one waits too, because they hold memory."""
+
+
+class CallsBeside:
+    """A thread for calls that may be added from several threads. Its errors are raised in whoever adds or closes."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._adding = Lock()
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Make a call after the earlier ones. Raises what an earlier call has raised."""
+        with self._adding:
+            self._waiting.append(self._pool.submit(call))
+            while self._waiting[0].done() or len(self._waiting) > MAX_WAITING:
+                self._waiting.popleft().result()
+                if not self._waiting:
+                    break
+
+    def close(self) -> None:
+        """Wait for all calls. Raises what one of them has raised."""
+        self._pool.shutdown()
+        while self._waiting:
+            self._waiting.popleft().result()
