@@ -20,12 +20,12 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import differences, encode_sparse
 from interp.schemas.tested_features import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
-from interp.screening.flips import Flips, find_flips, sample_pairs
+from interp.screening.flips import Flips, find_flips, sample_pairs, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import ratio_sign_flips
 
@@ -65,9 +65,10 @@ def saes():
 
 @pytest.fixture(scope="module")
 def screen(saes, measured, prompts, flips):
+    encoded = [encode_sparse(saes[layer], measured.residuals[:, k]) for k, layer in enumerate(LAYERS)]
     tables = [
-        screen_layer(layer, encode_sparse(saes[layer], measured.residuals[:, k]), prompts, flips)
-        for k, layer in enumerate(LAYERS)
+        screen_layer(layer, each.by_feature, differences(each, *sides(flips.pairs)), prompts, flips)
+        for layer, each in zip(LAYERS, encoded, strict=True)
     ]
     return adjust(pd.concat(tables, ignore_index=True))
 
@@ -200,14 +201,14 @@ def test_the_p_value_is_uniform_under_the_null():
 
 
 def test_a_joint_patch_of_one_feature_is_its_feature_patch(rerun, banked, measured, saes, tests):
-    x = measured.residuals[:, 0]
-    joint = joint_feature_patch(saes[4], x, banked.pairs, [110])
+    codes = encode_sparse(saes[4], measured.residuals[:, 0]).by_feature
+    joint = joint_feature_patch(saes[4], codes, banked.pairs, [110])
     effect = joint_effects(PatchTarget(banked, rerun), joint[:, None], [4], seed=0)
     towards = effect[:, 0, 0] * np.sign(banked.margin_before - banked.margin_after)
     share = towards.sum() / np.abs(banked.margin_before - banked.margin_after).sum()
     assert share == pytest.approx(tests[0].recovery.value, abs=1e-5)
-    both = joint_feature_patch(saes[4], x, banked.pairs, [110, 283])
-    torch.testing.assert_close(both, joint + joint_feature_patch(saes[4], x, banked.pairs, [283]))
+    both = joint_feature_patch(saes[4], codes, banked.pairs, [110, 283])
+    torch.testing.assert_close(both, joint + joint_feature_patch(saes[4], codes, banked.pairs, [283]))
 
 
 def test_feature_delta_by_hand(measured, banked, saes):
@@ -297,7 +298,7 @@ def test_attribution_ranks_as_exact_patching_does(rerun, banked, measured, saes)
     size = np.abs(banked.margin_before - banked.margin_after)
     for k, layer in enumerate(LAYERS):
         sae, x = saes[layer], measured.residuals[:, k]
-        predicted = attribute(sae, x, banked, gradients[:, k])
+        (predicted,) = attribute(sae, x, banked, gradients[:, k])
         moving = np.flatnonzero(predicted)
         chosen = np.random.default_rng(0).choice(moving, 40, replace=False)
         delta = feature_delta(sae, x, banked.pairs, torch.from_numpy(chosen))

@@ -62,7 +62,7 @@ def test_patching_and_attribution_by_transformer_lens(vlm, prompts, saes, flips)
     rerun = rerun_paraphrases(vlm, prompts, flips)
     ours = patch_effect(rerun, flips, [LAYER], -delta, "feature patch")[:, 0]
     gradients = margin_gradients(rerun, [LAYER])
-    predicted = attribute(sae, residuals, flips, gradients[:, 0])[FEATURE]
+    predicted = attribute(sae, residuals, flips, gradients[:, 0])[0, FEATURE]
 
     bridge, hook = vlm.bridge(), f"blocks.{LAYER}.hook_resid_post"
     moved = int(abs(f[sides[:, 1]] - f[sides[:, 0]]).argmax())

@@ -17,7 +17,7 @@ def test_objects_print_as_one_line():
     sae = interp.load_sae(sae_of[4], 4, vlm.d_model)
     (clamp,) = load_clamps(parse_clamps("4:110=2.5"), sae_of, vlm.d_model, "cpu", "final")
     batch = collate(pack_prompts(vlm, prompts), 0)
-    codes = encode_sparse(sae, measured.residuals[:, 0])
+    codes = encode_sparse(sae, measured.residuals[:, 0]).by_feature
     residuals = empty_residuals([4, 5], len(prompts), vlm.d_model, measured.residuals.dtype, 2**20)
     n = len(prompts)
     assert repr(vlm) == "Vlm(planted, 10 layers, d_model 128, float32 on cpu, 2 images encoded)"

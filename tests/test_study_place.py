@@ -23,12 +23,12 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import differences, encode_sparse
 from interp.schemas.published import published_on
 from interp.schemas.record import Interval
 from interp.schemas.rules import LEAST_FLIPS
 from interp.screening.families import SEEDS, best_family, find_relatives
-from interp.screening.flips import find_flips, questions_that_can_flip
+from interp.screening.flips import find_flips, questions_that_can_flip, sides
 from interp.views.tables.feature import conclusion, study_tables
 from interp.views.tables.feature_place import place_lines
 
@@ -147,6 +147,12 @@ def test_an_empty_vector_is_never_significant(bank):
     assert {fall.p for fall in falls_by_layer(bank, LAYER, empty[:, 0], seed=0)} == {1.0}
 
 
+def codes_of(sae, measured, flips):
+    """The SAE, its activations, and their differences over all pairs."""
+    activations = encode_sparse(sae, measured.residuals[:, 0])
+    return sae, activations.by_feature, differences(activations, *sides(flips.pairs))
+
+
 def test_the_family_by_numpy(sae, measured, flips):
     f = sae.encode(measured.residuals[:, 0]).double().numpy()
     pairs = flips.pairs
@@ -160,7 +166,7 @@ def test_the_family_by_numpy(sae, measured, flips):
     expected = [i for i in np.argsort(-np.abs(r)) if i != FEATURE and r[i] and (abs(r[i]) >= 0.7 or cosine[i] >= 0.5)][
         :9
     ]
-    found = find_relatives(sae, encode_sparse(sae, measured.residuals[:, 0]), pairs, FEATURE)
+    found = find_relatives(*codes_of(sae, measured, flips), FEATURE)
     assert [each.feature for each in found] == expected
     assert {315, 208} <= set(expected)
     for each in found:
@@ -177,24 +183,23 @@ def test_a_duplicate_and_a_split_are_told_apart(sae, measured, flips):
         w_enc[:, i], b_enc[i], threshold[i] = sae.w_enc[:, source], sae.b_enc[source], sae.threshold[source]
         w_dec[i] = sae.w_dec[FEATURE]
     made = sae._replace(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc, threshold=threshold)
-    codes = encode_sparse(made, measured.residuals[:, 0])
-    found = {each.feature: each.kinship for each in find_relatives(made, codes, flips.pairs, FEATURE)}
+    found = {each.feature: each.kinship for each in find_relatives(*codes_of(made, measured, flips), FEATURE)}
     assert (found[0], found[1], found[315]) == ("duplicate", "split", "opposite")
 
 
 def test_the_best_family_is_that_of_the_largest_sum_of_attributions(sae, measured, flips):
-    codes, pairs = encode_sparse(sae, measured.residuals[:, 0]), flips.pairs
+    given = codes_of(sae, measured, flips)
     generator = np.random.default_rng(3)
     attribution = pd.Series(generator.normal(size=30), index=generator.choice(512, 30, replace=False))
     sums = {}
     for seed in attribution.nlargest(SEEDS).index:
-        members = (int(seed), *(each.feature for each in find_relatives(sae, codes, pairs, int(seed))))
+        members = (int(seed), *(each.feature for each in find_relatives(*given, int(seed))))
         sums[members] = sum(attribution.get(i, 0.0) for i in members)
-    found = best_family(sae, codes, pairs, attribution)
+    found = best_family(*given, attribution)
     assert found.features == max(sums, key=sums.get)
     assert found.path_attribution == pytest.approx(max(sums.values()))
     assert found.layer == LAYER
-    assert best_family(sae, codes, pairs, attribution[:0]).features == ()
+    assert best_family(*given, attribution[:0]).features == ()
 
 
 def test_the_clamp_by_plain_hooks(vlm, sae, prompts, measured):

@@ -48,7 +48,7 @@ from interp.saes.locate import given_saes, sae_of_layer
 from interp.saes.neuronpedia import neuronpedia_address
 from interp.saes.sae import Sae, encode_features, load_sae
 from interp.saes.source import sae_source
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import Codes, differences, encode_sparse
 from interp.schemas.layers import PromptEntry
 from interp.schemas.rules import LEAST_FLIPS
 from interp.schemas.study import (
@@ -65,7 +65,7 @@ from interp.schemas.tested_features import DOSES, FAMILY_MEDIATED, Place
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.screening.families import find_relatives
 from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
-from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs
+from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.storage.json_files import json_ready, significant
 from interp.storage.provenance import provenance, software
@@ -207,7 +207,7 @@ def study_feature(
     observed = _observe(vlm, sae, feature, prompt_table(asked))
     prompts, flips, delta = observed.prompts, observed.flips, observed.delta
     here, last = observed.residuals.after(sae.layer), observed.residuals.after(vlm.n_layers - 1)
-    relatives = find_relatives(sae, encode_sparse(sae, here), flips.pairs, feature)
+    relatives = find_relatives(sae, observed.codes, observed.changes, feature)
     patched = _patch(vlm, sae, feature, observed, relatives, seed)
     banked = flips.take(flips.banked)
     activation = encode_features(sae, here, torch.tensor([feature]))
@@ -270,6 +270,10 @@ class _Observed(NamedTuple):
     """All pairs."""
     delta: NDArray[np.float64]
     """[pairs]: f(p) - f(q) [activation units]."""
+    codes: Codes
+    """[n prompts, d_sae]: activations of all features."""
+    changes: Codes
+    """[pairs, d_sae]: their differences over the pairs."""
     margin: Tensor
     """float32 [n prompts]: answer margin [logits]."""
 
@@ -323,18 +327,21 @@ def _observe(vlm: Vlm, sae: Sae, feature: int, prompts: pd.DataFrame) -> _Observ
     measured = measure(vlm, prompts, layers, description="margins and residuals")
     residuals = Residuals(layers, measured.residuals.transpose(0, 1))
     flips = find_flips(prompts, pair_table(prompts), measured.margin, BANK_MARGIN)
-    delta = feature_delta(sae, residuals.after(sae.layer), flips.pairs, torch.tensor([feature]))[:, 0]
-    return _Observed(prompts, residuals, flips, delta.double().numpy(), measured.margin)
+    here = residuals.after(sae.layer)
+    delta = feature_delta(sae, here, flips.pairs, torch.tensor([feature]))[:, 0].double().numpy()
+    activations = encode_sparse(sae, here)
+    changes = differences(activations, *sides(flips.pairs))
+    return _Observed(prompts, residuals, flips, delta, activations.by_feature, changes, measured.margin)
 
 
 def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Sequence[Relative], seed: int) -> _Patched:
     """Patch the banked flips: by the feature with its controls, layer by layer, and by the parts of the residual."""
-    prompts, residuals, flips, delta, _ = observed
+    prompts, residuals, flips, delta, codes, changes, _ = observed
     banked = flips.take(flips.banked)
     if not len(banked.pairs):
         return _Patched()
     here = residuals.after(sae.layer)
-    screen = adjust(screen_layer(sae.layer, encode_sparse(sae, here), prompts, flips))
+    screen = adjust(screen_layer(sae.layer, codes, changes, prompts, flips))
     stable = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
     bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
     inputs = SaeInputs(lambda _: sae, residuals)
@@ -347,7 +354,7 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     falls = falls_by_layer(bank, sae.layer, patch.vector, seed)
     family = [feature, *(relative.feature for relative in relatives)]
     vectors = split_shift(sae, here, banked.pairs)
-    joint = joint_feature_patch(sae, here, banked.pairs, family)
+    joint = joint_feature_patch(sae, codes, banked.pairs, family)
     *parts, together = [
         VectorPatchEntry.model_validate(json_ready(found))
         for found in patch_vectors(bank, [sae.layer] * 4, torch.cat([vectors, joint[:, None]], 1), seed)

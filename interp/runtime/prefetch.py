@@ -51,16 +51,18 @@ def map_ahead(
 
 
 @contextmanager
-def map_beside(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[Iterator[R]]:
+def map_beside(
+    function: Callable[[T], R], items: Iterable[T], threads: int, prepare: Callable[[], object] | None = None
+) -> Iterator[Iterator[R]]:
     """Begin to apply `function` to all items in threads, and give the results in the order of the items.
 
-    The caller does other work before it takes them. Without threads, each is computed when it is taken. Calls that have
-    not begun when it closes are cancelled.
+    The caller does other work before it takes them. Every thread begins with `prepare`. Without threads, each result is
+    computed when it is taken. Calls that have not begun when it closes are cancelled.
     """
     if not threads:
         yield map(function, items)
         return
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=prepare)
     try:
         begun = [pool.submit(function, item) for item in items]
         yield (each.result() for each in begun)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.saes.sae import Sae
-from interp.saes.sparse_codes import Codes, by_row, decode_rows, encode_sparse
+from interp.saes.sparse_codes import Activations, decode_rows, encode_sparse
 from interp.schemas.layers import TransferVerdict
 from interp.statistics import Estimate, ratio_t_test
 
@@ -56,14 +56,15 @@ class Transfer(NamedTuple):
     """pass if the interval lies above R2_NEEDED, fail if below it, else unclear."""
 
 
-def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024, codes: Codes | None = None) -> Reconstruction:
+def reconstruct(
+    sae: Sae, residuals: Tensor, chunk: int = 4096, activations: Activations | None = None
+) -> Reconstruction:
     """Encode and decode residuals [n, d_model], at most `chunk` of them at once.
 
-    `codes` are the activations of these residuals, if they are known already.
+    `activations` are those on these residuals, if they are known already.
     """
     device = sae.w_enc.device
-    codes = encode_sparse(sae, residuals) if codes is None else codes
-    rows = by_row(codes)
+    rows, codes = encode_sparse(sae, residuals) if activations is None else activations
     centre = torch.zeros(residuals.shape[1], device=device)
     for part in residuals.split(chunk):
         centre += part.to(device).float().sum(0) / len(residuals)
@@ -73,10 +74,11 @@ def reconstruct(sae: Sae, residuals: Tensor, chunk: int = 1024, codes: Codes | N
         x = residuals[start : start + chunk].to(device).float()
         errors.append((x - decode_rows(sae, rows, start, start + len(x))).pow(2).sum(1))
         totals.append((x - centre).pow(2).sum(1))
+    error, total = torch.stack([torch.cat(errors), torch.cat(totals)]).double().cpu().numpy()
     return Reconstruction(
-        torch.cat(errors).double().cpu().numpy(),
-        torch.cat(totals).double().cpu().numpy(),
-        rows.start.diff().cpu().numpy(),
+        error,
+        total,
+        rows.start.diff().numpy(),
         (codes.sums(codes.value) / len(residuals)).float().cpu(),
     )
 

@@ -57,8 +57,9 @@ class Sae(NamedTuple):
         w, b, threshold = self.w_enc, self.b_enc, self.threshold
         if features is not None:
             w, b, threshold = w[:, features], b[features], threshold[features]
-        z = (x.to(w.dtype) @ w).float() + b
-        return torch.relu(z) * (z > threshold)
+        # In place, because the activations of many tokens are much larger than all else.
+        z = (x.to(w.dtype) @ w).float().add_(b)
+        return z.masked_fill_(z <= threshold.clamp(min=0), 0)
 
     def decode(self, f: Tensor) -> Tensor:
         """Residuals reconstructed from activations: [..., d_sae] -> float32 [..., d_model]."""
@@ -123,8 +124,9 @@ def load_sae(
     tensors = read_parameters(folder, device)
     dtypes = {"w_enc": dtype, "w_dec": dtype}
     placed = {name: tensors[name].to(device, dtypes.get(name, torch.float32)) for name in PARAMETERS}
-    for name in PARAMETERS:
-        if not torch.isfinite(placed[name]).all():
+    finite = torch.stack([torch.stack(each.aminmax()).isfinite().all() for each in placed.values()]).tolist()
+    for name, good in zip(PARAMETERS, finite, strict=True):
+        if not good:
             raise InputError(f"{weights_file(folder)}: {name} holds NaN or infinite values. Download it again.")
     sae = Sae(layer, folder.resolve().name, **placed)
     log.info("SAE %s: %d features, %s on %s", sae.id, sae.d_sae, str(dtype).removeprefix("torch."), device)

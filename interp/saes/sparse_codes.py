@@ -1,6 +1,7 @@
 """Sparse activations of one SAE: the nonzero entries only, and their statistics for every feature.
 
-About eighty of 16,384 features are active on a token, so a screen sorts and sums only those.
+About eighty of 16,384 features are active on a token, so a screen sorts and sums only those. On a GPU, what depends on
+the number of entries waits for what is queued there, so the functions do that once each, where they have to.
 """
 
 from typing import NamedTuple
@@ -8,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae
 
-MAX_DENSE = 2**24
+MAX_DENSE = 2**26
 """Most activations held at once before their zeros are dropped."""
 
 
@@ -23,42 +25,73 @@ class Codes(NamedTuple):
     """Feature of each entry, ascending: int64 [entries]."""
     value: Tensor
     """Value of each entry, an activation or a difference of two: float32 [entries]."""
+    counts: Tensor
+    """Number of entries of each feature: int64 [d_sae]."""
     n: int
-    """Number of rows of the matrix."""
-    d_sae: int
-    """Number of features, the columns of the matrix."""
+    """Number of rows that count."""
 
     def __repr__(self) -> str:
-        return f"Codes({self.n} rows, {self.d_sae} features, {len(self.value)} nonzero)"
+        return f"Codes({self.n} rows, {len(self.counts)} features, {len(self.value)} nonzero)"
 
     def rows(self, kept: Tensor) -> "Codes":
-        """Only the entries of the rows for which bool [n] `kept` is true; rows keep their numbers."""
-        wanted = kept[self.row]
-        return self._replace(row=self.row[wanted], feature=self.feature[wanted], value=self.value[wanted])
+        """The same without the rows for which bool [n] `kept`, in main memory, is false; rows keep their numbers."""
+        wanted = to_device_async(kept, self.row.device)[self.row].nonzero()[:, 0]
+        return _codes(self.row[wanted], self.feature[wanted], self.value[wanted], int(kept.sum()), len(self.counts))
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum of `values` [..., entries] over the entries of every feature, in a fixed order: float64 [..., d_sae]."""
         columns = values.shape[:-1]
-        counts = _counts(self.feature, self.d_sae).repeat(columns.numel())
-        return _segment_sums(values.double().flatten(), counts).view(*columns, self.d_sae)
+        sums = _segment_sums(values.double().flatten(), self.counts.repeat(columns.numel()))
+        return sums.view(*columns, len(self.counts))
+
+    def of_features(self, features: Tensor, values: Tensor | None = None) -> Tensor:
+        """The `value`, or other `values` [entries], of features int64 [k] in every row: [k, n], zero without an entry.
+
+        The codes must have all their rows.
+        """
+        values = self.value if values is None else values
+        which = torch.full_like(self.counts, len(features))
+        which[to_device_async(features, which.device)] = torch.arange(len(features), device=which.device)
+        # What is of none of them goes to a last row, which is dropped.
+        found = values.new_zeros(len(features) + 1, self.n)
+        found[which[self.feature], self.row] = values
+        return found[:-1]
 
 
 class RowCodes(NamedTuple):
-    """The same entries sorted by row."""
+    """The same entries sorted by row and within a row by feature."""
 
     feature: Tensor
     """Feature of each entry: int64 [entries]."""
     value: Tensor
     """Value of each entry: float32 [entries]."""
     start: Tensor
-    """Place of the first entry of each row, and the number of entries: int64 [n + 1]."""
+    """Place of the first entry of each row, and the number of entries: int64 [n + 1] in main memory."""
 
 
-def by_row(codes: Codes) -> RowCodes:
-    """Sort the entries by row, and within a row by feature."""
-    order = torch.argsort(codes.row, stable=True)
-    counts = torch.bincount(codes.row, minlength=codes.n)
-    return RowCodes(codes.feature[order], codes.value[order], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+class Activations(NamedTuple):
+    """The nonzero activations of an SAE on n prompts, in both orders."""
+
+    by_row: RowCodes
+    """Sorted by prompt."""
+    by_feature: Codes
+    """Sorted by feature."""
+
+
+def encode_sparse(sae: Sae, residuals: Tensor) -> Activations:
+    """The activations of an SAE on residuals [n, d_model]; at most `MAX_DENSE` of them are dense at once."""
+    rows, features, values = [], [], []
+    chunk = max(1, MAX_DENSE // sae.d_sae)
+    for start in range(0, len(residuals), chunk):
+        f = sae.encode(residuals[start : start + chunk].to(sae.w_enc.device))
+        row, feature = f.nonzero(as_tuple=True)
+        rows.append(row + start)
+        features.append(feature)
+        values.append(f[row, feature])
+    row, feature, value = torch.cat(rows), torch.cat(features), torch.cat(values)
+    order = torch.argsort(feature, stable=True)
+    by_feature = _codes(row[order], feature[order], value[order], len(residuals), sae.d_sae)
+    return Activations(RowCodes(feature, value, _starts(row, len(residuals)).cpu()), by_feature)
 
 
 def decode_rows(sae: Sae, codes: RowCodes, start: int, stop: int) -> Tensor:
@@ -70,87 +103,89 @@ def decode_rows(sae: Sae, codes: RowCodes, start: int, stop: int) -> Tensor:
     written = torch.nn.functional.embedding_bag(
         codes.feature[first:last],
         sae.w_dec,
-        codes.start[start:stop] - first,
+        to_device_async(codes.start[start:stop] - first, sae.w_dec.device),
         mode="sum",
         per_sample_weights=codes.value[first:last].to(sae.w_dec.dtype),
     )
     return written.float() + sae.b_dec
 
 
-def encode_sparse(sae: Sae, residuals: Tensor) -> Codes:
-    """The activations of an SAE on residuals [n, d_model]; at most `MAX_DENSE` of them are dense at once."""
-    rows, features, values = [], [], []
-    chunk = max(1, MAX_DENSE // sae.d_sae)
-    for start in range(0, len(residuals), chunk):
-        f = sae.encode(residuals[start : start + chunk].to(sae.w_enc.device))
-        row, feature = f.nonzero(as_tuple=True)
-        rows.append(row + start)
-        features.append(feature)
-        values.append(f[row, feature])
-    return _by_feature(torch.cat(rows), torch.cat(features), torch.cat(values), len(residuals), sae.d_sae)
+def differences(activations: Activations, first: Tensor, second: Tensor) -> Codes:
+    """Row `second`[i] minus row `first`[i] for every pair i, without zeros: Codes of [pairs, d_sae].
+
+    `first` and `second` are int64 [pairs] in main memory.
+    """
+    feature, value, start = activations.by_row
+    device, pairs, sides = feature.device, max(1, len(first)), torch.cat([second, first])
+    count = start.diff()[sides]
+    total, shift = int(count.sum()), start[sides] - (count.cumsum(0) - count)
+    count, shift = (to_device_async(each, device) for each in (count, shift))
+    # The side that every term is of, and its place among the activations.
+    side = torch.repeat_interleave(torch.arange(len(sides), device=device), count, output_size=total)
+    place = torch.arange(total, device=device) + shift[side]
+    key, order = (feature[place] * pairs + side % pairs).sort(stable=True)
+    term = (value[place] * torch.where(side < pairs, 1, -1))[order]
+    # A feature that is active on both sides of a pair has two terms, which now follow each other.
+    again = torch.nn.functional.pad(key[1:] == key[:-1], (1, 1))
+    delta = term + torch.where(again[1:], term.roll(-1), 0)
+    kept = ((delta != 0) & ~again[:-1]).nonzero()[:, 0]
+    key = key[kept]
+    return _codes(key % pairs, key // pairs, delta[kept], len(first), len(activations.by_feature.counts))
 
 
-def differences(codes: Codes, first: Tensor, second: Tensor) -> Codes:
-    """Row `second`[i] minus row `first`[i] for every pair i, without zeros; `first` and `second` are int64 [pairs]."""
-    feature, value, start = by_row(codes)
-    counts, device = start.diff(), start.device
-    keys, values = [], []
-    for side, sign in ((first.to(device), -1), (second.to(device), 1)):
-        pair = torch.repeat_interleave(torch.arange(len(side), device=device), counts[side])
-        before = counts[side].cumsum(0) - counts[side]
-        entry = torch.arange(len(pair), device=device) + (start[side] - before)[pair]
-        keys.append(feature[entry] * len(side) + pair)
-        values.append(sign * value[entry])
-    key, place = torch.cat(keys).unique(return_inverse=True)
-    # Each sum has at most two terms, so their order does not matter.
-    delta = torch.zeros(len(key), device=device).index_add_(0, place, torch.cat(values))
-    key, delta = key[delta != 0], delta[delta != 0]
-    return Codes(key % len(first), key // len(first), delta, len(first), codes.d_sae)
+def size_ranks(codes: Codes) -> Codes:
+    """Mid-ranks of |value| among the n rows, float64, in place of the values; each feature's entries ascend by them.
+
+    The rows without an entry are zeros, which come first.
+    """
+    # The bits of floats that are not negative are in the order of the floats.
+    key = codes.feature << 32 | codes.value.abs().view(torch.int32)
+    key, order = key.sort(stable=True)
+    _, tie, length = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
+    among_all = (length.cumsum(0) - length + (length + 1).double() / 2)[tie]
+    before = codes.counts.cumsum(0) - codes.counts
+    return codes._replace(row=codes.row[order], value=among_all + (codes.n - codes.counts - before)[codes.feature])
 
 
-def sparse_auc(codes: Codes, positive: Tensor, among: int | None = None) -> Tensor:
+def sparse_auc(ranks: Codes, positive: Tensor) -> Tensor:
     """AUC with which |value| separates the rows marked by bool [n] `positive` from the others: float64 [d_sae].
 
     It is the Mann-Whitney statistic over the number of pairs, with ties counted half, and equals
-    `interp.statistics.auc` of the dense matrix. `among` is the number of rows that count, by default all; entries and
-    positives must be among them. The result is NaN if a class is empty.
+    `interp.statistics.auc` of the dense matrix. `ranks` come from `size_ranks`. The result is NaN if a class is empty.
     """
-    n, n_positive = among if among is not None else codes.n, int(positive.sum())
-    if n_positive in (0, n):
-        return torch.full((codes.d_sae,), torch.nan, dtype=torch.float64)
-    order, rank, zeros = _ranks(codes, n)
-    counts, hit = n - zeros, positive[codes.row[order]].double()
-    sums = [_segment_sums(values, counts) for values in (rank * hit, hit)]
-    ranks = sums[0] + (n_positive - sums[1]) * (zeros + 1) / 2
-    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
+    n, zeros, n_positive = ranks.n, (ranks.n - ranks.counts).double(), positive.sum()
+    hit = positive[ranks.row].double()
+    rank_sum, hits = ranks.sums(torch.stack([ranks.value * hit, hit]))
+    rank_sum = rank_sum + (n_positive - hits) * (zeros + 1) / 2
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
 
 
-def design_effects(codes: Codes, cluster: Tensor, correlation: float) -> Tensor:
+def design_effects(ranks: Codes, cluster: Tensor, correlation: float) -> Tensor:
     """Factor by which clusters raise the variance of the rank sum of |value| under random labels: float64 [d_sae].
 
-    `cluster` int64 [n] is the number of each row's cluster, such as its patient, and `correlation` that of the labels
-    of two rows of one cluster. With centred ranks r and their cluster sums R the variance is proportional to
-    (1 - correlation) sum r^2 + correlation sum R^2, and the factor is that over sum r^2 (Rosner, Glynn and Lee,
-    Incorporation of clustering effects for the Wilcoxon rank sum test, Biometrics 2003). It is at least 1.
+    `ranks` come from `size_ranks`. `cluster` int64 [n], in main memory, is the number of each row's cluster, such as
+    its patient, and `correlation` that of the labels of two rows of one cluster. With centred ranks r and their cluster
+    sums R the variance is proportional to (1 - correlation) sum r^2 + correlation sum R^2, and the factor is that over
+    sum r^2 (Rosner, Glynn and Lee, Incorporation of clustering effects for the Wilcoxon rank sum test, Biometrics
+    2003). It is at least 1.
     """
-    n, device = codes.n, codes.value.device
-    cluster = cluster.to(device)
-    size = torch.bincount(cluster).double()
-    order, rank, zeros = _ranks(codes, n)
+    n, zeros = ranks.n, (ranks.n - ranks.counts).double()
+    clusters = max(1, int(cluster.max()) + 1 if n else 0)
+    cluster, size = (to_device_async(each, zeros.device) for each in (cluster, torch.bincount(cluster).double()))
     # Ranks minus that of a zero, so that rows without an entry add nothing; `base` is that of a zero minus the mean.
-    lead, base = rank - ((zeros + 1) / 2)[codes.feature[order]], (zeros - n) / 2
-    key, place = torch.sort(codes.feature[order] * len(size) + cluster[codes.row[order]], stable=True)
+    lead, base = ranks.value - ((zeros + 1) / 2)[ranks.feature], (zeros - n) / 2
+    key, place = torch.sort(ranks.feature * clusters + cluster[ranks.row], stable=True)
     both, length = torch.unique_consecutive(key, return_counts=True)
-    own = _segment_sums(lead[place], length)
-    lengths = _counts(both // len(size), codes.d_sae)
+    own, rows = _segment_sums(lead[place], length), size[both % clusters]
+    of_one = _counts(both // clusters, len(zeros))
 
-    def squares(parts: Tensor, rows: Tensor, lengths: Tensor, all_rows: Tensor) -> Tensor:
-        """Sum of (parts + base * rows)^2 of every feature, over all clusters or rows."""
-        square, mixed = (_segment_sums(x, lengths) for x in (parts**2, parts * rows))
-        return square + 2 * base * mixed + base**2 * (all_rows**2).sum()
+    def squares(square: Tensor, mixed: Tensor, all_rows: Tensor | int) -> Tensor:
+        """Sum of (part + base * rows)^2 of every feature, from those of part^2 and part * rows, over all."""
+        return square + 2 * base * mixed + base**2 * all_rows
 
-    of_clusters = squares(own, size[both % len(size)], lengths, size)
-    of_rows = squares(lead, torch.ones_like(lead), n - zeros, torch.ones(n, dtype=torch.float64, device=device))
+    of_clusters = squares(_segment_sums(own**2, of_one), _segment_sums(own * rows, of_one), (size**2).sum())
+    square, mixed = ranks.sums(torch.stack([lead**2, lead]))
+    of_rows = squares(square, mixed, n)
     factor = 1 + correlation * (of_clusters / of_rows - 1)
     return torch.where(of_rows > 0, factor, 1.0).clamp(min=1)
 
@@ -163,29 +198,18 @@ def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
 
-def _counts(feature: Tensor, d_sae: int) -> Tensor:
-    """How often every feature stands in int64 [entries], which ascend: int64 [d_sae]. bincount would wait for a GPU."""
-    return torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device)).diff()
+def _codes(row: Tensor, feature: Tensor, value: Tensor, n: int, d_sae: int) -> Codes:
+    return Codes(row, feature, value, _counts(feature, d_sae), n)
 
 
-def _ranks(codes: Codes, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries in the order of |value| within features, their mid-ranks among n rows, and the zeros of each feature.
+def _counts(places: Tensor, length: int) -> Tensor:
+    """How often each of the first `length` numbers stands in int64 [entries], which ascend: int64 [length]."""
+    return _starts(places, length).diff()
 
-    The rows without an entry are zeros, which come first.
+
+def _starts(places: Tensor, length: int) -> Tensor:
+    """Where each of the first `length` numbers begins in int64 [entries], which ascend, and the end: [length + 1].
+
+    bincount would wait for a GPU.
     """
-    order = torch.argsort(codes.value.abs(), stable=True)
-    order = order[torch.argsort(codes.feature[order], stable=True)]
-    feature, size = codes.feature[order], codes.value[order].abs()
-    counts = _counts(feature, codes.d_sae)
-    zeros, starts = n - counts, counts.cumsum(0) - counts
-    new = torch.ones_like(feature, dtype=torch.bool)
-    new[1:] = (feature[1:] != feature[:-1]) | (size[1:] != size[:-1])
-    tie = new.cumsum(0) - 1
-    length = torch.bincount(tie)
-    first = length.cumsum(0) - length
-    return order, (first + (length + 1) / 2)[tie] - starts[feature] + zeros[feature], zeros
-
-
-def _by_feature(row: Tensor, feature: Tensor, value: Tensor, n: int, d_sae: int) -> Codes:
-    order = torch.argsort(feature, stable=True)
-    return Codes(row[order], feature[order], value[order], n, d_sae)
+    return torch.searchsorted(places, torch.arange(length + 1, device=places.device))

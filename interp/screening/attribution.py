@@ -66,20 +66,23 @@ def path_gradients(rerun: SuffixRerun, path: Tensor, layers: Sequence[int], step
     return rerun.gradients([layer for layer in layers for _ in range(steps)], points, steps=steps)
 
 
-def attribute(sae: Sae, residuals: Tensor, flips: Flips, gradients: Tensor) -> NDArray[np.float64]:
-    """First-order prediction of the recovery by every feature's patch on these pairs: [d_sae]; zeros without pairs.
+def attribute(sae: Sae, residuals: Tensor, flips: Flips, *gradients: Tensor) -> NDArray[np.float64]:
+    """First-order predictions of the recovery by every feature's patch on these pairs, one for each of `gradients`.
 
     `residuals` [n prompts, d_model] are those of the SAE's layer; `gradients` [pairs, d_model] are taken at the
-    paraphrases.
+    paraphrases. The result is [number of gradients, d_sae], zeros without pairs.
     """
-    if not len(flips.pairs):
-        return np.zeros(sae.d_sae)
-    device = sae.w_enc.device
-    sign = torch.from_numpy(np.sign(flips.margin_before - flips.margin_after)).float().to(device)
-    score = torch.zeros(sae.d_sae, device=device)
-    columns = sides(flips.pairs)
-    for part in torch.arange(len(flips.pairs)).split(128):
-        before, after = (sae.encode(residuals[column[part]].to(device)) for column in columns)
-        slope = (gradients[part].to(device, sae.w_dec.dtype) @ sae.w_dec.T).float()
-        score += (sign[part.to(device), None] * slope * (before - after)).sum(0)
-    return score.double().cpu().numpy() / np.abs(flips.margin_before - flips.margin_after).sum()
+    device, shift = sae.w_enc.device, flips.margin_before - flips.margin_after
+    score = torch.zeros(len(gradients), sae.d_sae, device=device)
+    if not len(shift):
+        return score.double().cpu().numpy()
+    sign = torch.from_numpy(np.sign(shift)).float()[:, None]
+    rows = torch.stack(sides(flips.pairs), 1)
+    for part in torch.arange(len(shift)).split(128):
+        x = residuals[to_device_async(rows[part].T.flatten(), residuals.device)].to(device)
+        before, after = sae.encode(x).chunk(2)
+        signs = to_device_async(sign[part], device)
+        for own, slopes in zip(score, gradients, strict=True):
+            slope = (to_device_async(slopes[part], device).to(sae.w_dec.dtype) @ sae.w_dec.T).float()
+            own += (signs * slope * (before - after)).sum(0)
+    return score.double().cpu().numpy() / np.abs(shift).sum()

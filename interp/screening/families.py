@@ -7,7 +7,6 @@ is told by attribution, on the selection half.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae, decoder_cosines
-from interp.saes.sparse_codes import MAX_DENSE, Codes, differences
+from interp.saes.sparse_codes import Codes
 from interp.schemas.study import Kinship, Relative
-from interp.screening.flips import sides
 from interp.storage.json_files import significant
 
 LEAST_COSINE = 0.5
@@ -31,6 +30,8 @@ RELATIVES = 9
 """Most relatives of a feature."""
 SEEDS = 12
 """Features of a layer, those of highest path attribution, whose families are considered."""
+MAX_SUMMED = 2**24
+"""Most numbers that are summed at once."""
 
 
 class Family(NamedTuple):
@@ -50,29 +51,6 @@ class Family(NamedTuple):
         return cls(layer, tuple(features), attribution)
 
 
-class _Deltas(NamedTuple):
-    """The activations of an SAE on n prompts and their differences over all pairs."""
-
-    codes: Codes
-    """[n, d_sae]."""
-    active: Tensor
-    """float64 [d_sae]: number of prompts on which a feature is active."""
-    delta: Codes
-    """[pairs, d_sae]: f(p) - f(q)."""
-    mean: Tensor
-    """float64 [d_sae]: mean delta."""
-    variance: Tensor
-    """float64 [d_sae]: variance of the delta."""
-
-    @classmethod
-    def of(cls, codes: Codes, pairs: pd.DataFrame) -> "_Deltas":
-        delta = differences(codes, *sides(pairs))
-        n = max(1, delta.n)
-        mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
-        active = codes.sums(torch.ones_like(codes.value))
-        return cls(codes, active, delta, mean, (square - mean**2).clamp(min=0))
-
-
 class _Coactivation(NamedTuple):
     """How the features of an SAE go with k of them."""
 
@@ -82,20 +60,21 @@ class _Coactivation(NamedTuple):
     """float32 [k, d_sae]: wordings on which both are active, as a share of those on which either is; 0 for none."""
 
 
-def find_relatives(sae: Sae, codes: Codes, pairs: pd.DataFrame, feature: int) -> list[Relative]:
+def find_relatives(sae: Sae, codes: Codes, delta: Codes, feature: int) -> list[Relative]:
     """The relatives of a feature, at most RELATIVES, those whose deltas go with its own most first.
 
-    `codes` [n prompts, d_sae] are the SAE's activations, `pairs` all pairs of an original and a paraphrase.
+    `codes` [n prompts, d_sae] are the SAE's activations, `delta` [pairs, d_sae] their differences over all pairs of an
+    original and a paraphrase (`interp.saes.sparse_codes.differences`).
     """
-    return _relatives(sae, _Deltas.of(codes, pairs), [feature])[0]
+    return _relatives(sae, codes, delta, [feature])[0]
 
 
-def best_family(sae: Sae, codes: Codes, pairs: pd.DataFrame, attribution: "pd.Series[float]") -> Family:
+def best_family(sae: Sae, codes: Codes, delta: Codes, attribution: "pd.Series[float]") -> Family:
     """The family of a layer for which attribution predicts most; empty if no feature of the layer is ever active.
 
-    `codes` [n prompts, d_sae] are the SAE's activations, and `attribution` is feature -> path attribution on the
-    selection half, whose pairs are `pairs`. Only the families of the SEEDS best features are considered. A feature
-    without relatives is a family of its own.
+    `codes` [n prompts, d_sae] are the SAE's activations, `delta` [pairs, d_sae] their differences over the pairs of the
+    selection half, and `attribution` is feature -> path attribution there. Only the families of the SEEDS best features
+    are considered. A feature without relatives is a family of its own.
     """
     best = [int(f) for f in attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]]
     if not best:
@@ -103,17 +82,17 @@ def best_family(sae: Sae, codes: Codes, pairs: pd.DataFrame, attribution: "pd.Se
     predicted = np.zeros(sae.d_sae)
     predicted[attribution.index] = attribution.fillna(0.0)
     families = []
-    for seed, relatives in zip(best, _relatives(sae, _Deltas.of(codes, pairs), best), strict=True):
+    for seed, relatives in zip(best, _relatives(sae, codes, delta, best), strict=True):
         members = (seed, *(relative.feature for relative in relatives))
         # In one order, so that seeds with the same family have the same sum, and the best seed stands first.
         families.append(Family(sae.layer, members, float(predicted[sorted(members)].sum())))
     return max(families, key=lambda family: family.path_attribution)
 
 
-def _relatives(sae: Sae, deltas: _Deltas, features: Sequence[int]) -> list[list[Relative]]:
+def _relatives(sae: Sae, codes: Codes, delta: Codes, features: Sequence[int]) -> list[list[Relative]]:
     """The relatives of each of k features."""
-    r, overlap = _coactivation(deltas, features)
-    own = torch.tensor(features, device=r.device)
+    own = to_device_async(torch.tensor(features), sae.w_dec.device)
+    r, overlap = _coactivation(codes, delta, own)
     cosine = decoder_cosines(sae, sae.w_dec[own].T).T
     related = (cosine >= LEAST_COSINE) | (r.abs() >= LEAST_R)
     # A feature that is never active has no part in any change.
@@ -121,11 +100,10 @@ def _relatives(sae: Sae, deltas: _Deltas, features: Sequence[int]) -> list[list[
     related.scatter_(1, own[:, None], value=False)
     order = r.abs().masked_fill(~related, -1).argsort(descending=True, stable=True)[:, :RELATIVES]
     # In main memory at once, because every copy waits for the GPU.
-    count = related.sum(1).tolist()
-    index, *values = (each.tolist() for each in (order, *(each.gather(1, order) for each in (cosine, r, overlap))))
+    found = torch.stack([order, *(each.gather(1, order).double() for each in (related, cosine, r, overlap))], 2)
     return [
-        [_relative(*each) for each in islice(zip(index[k], *(of_all[k] for of_all in values), strict=True), count[k])]
-        for k in range(len(features))
+        [_relative(int(feature), *values) for feature, is_related, *values in of_one if is_related]
+        for of_one in found.tolist()
     ]
 
 
@@ -145,33 +123,22 @@ def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
     return "companion" if r > 0 else "opposite"
 
 
-def _coactivation(deltas: _Deltas, features: Sequence[int]) -> _Coactivation:
-    """As many features at a time as keep what is summed within MAX_DENSE."""
-    most = max(1, MAX_DENSE // max(1, len(deltas.codes.value), len(deltas.delta.value)))
-    parts = [_coactive(deltas, features[start : start + most]) for start in range(0, len(features), most)]
+def _coactivation(codes: Codes, delta: Codes, own: Tensor) -> _Coactivation:
+    """As many of the features int64 [k] at a time as keep what is summed within MAX_SUMMED."""
+    mean, square = delta.sums(torch.stack([delta.value.double(), delta.value.double() ** 2])) / max(1, delta.n)
+    variance = (square - mean**2).clamp(min=0)
+    most = max(1, MAX_SUMMED // max(1, len(codes.value), len(delta.value)))
+    parts = [_coactive(codes, delta, mean, variance, some) for some in own.split(most)]
     return _Coactivation(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
-def _coactive(deltas: _Deltas, features: Sequence[int]) -> _Coactivation:
-    codes, active, delta, mean, variance = deltas
-    n, device = max(1, delta.n), delta.value.device
-    own = torch.tensor(features, device=device)
-    moved = _rows_of(delta, own, delta.value.double(), n)
-    product = delta.sums(delta.value * moved[:, delta.row]) / n
+def _coactive(codes: Codes, delta: Codes, mean: Tensor, variance: Tensor, own: Tensor) -> _Coactivation:
+    """`mean` and `variance` float64 [d_sae] are those of the deltas."""
+    moved = delta.of_features(own, delta.value.double())
+    product = delta.sums(delta.value * moved[:, delta.row]) / max(1, delta.n)
     spread = (variance * variance[own, None]).sqrt()
     r = torch.where(spread > 0, (product - mean * mean[own, None]) / spread.clamp_min(1e-30), 0.0)
-    on = _rows_of(codes, own, torch.ones_like(codes.value, dtype=torch.bool), codes.n)
+    on = codes.of_features(own) > 0
     both = codes.sums(on[:, codes.row])
-    either = active + on.sum(1, keepdim=True) - both
+    either = codes.counts + on.sum(1, keepdim=True) - both
     return _Coactivation(r.float(), (both / either.clamp_min(1)).float())
-
-
-def _rows_of(codes: Codes, features: Tensor, values: Tensor, n: int) -> Tensor:
-    """The `values` [entries] of k features by row, zero in rows without an entry: [k, n]."""
-    which = torch.full((codes.d_sae,), -1, device=features.device)
-    which[features] = torch.arange(len(features), device=features.device)
-    place = which[codes.feature]
-    # What is of none of them goes to a last row, which is dropped.
-    found = values.new_zeros(len(features) + 1, n)
-    found[place, codes.row] = values
-    return found[:-1]

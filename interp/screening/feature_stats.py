@@ -1,13 +1,16 @@
 """Statistics of every feature of one layer: which ones change at the final prompt token when the answer flips."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae, encode_features
-from interp.saes.sparse_codes import Codes, design_effects, differences, sparse_auc
+from interp.saes.sparse_codes import Codes, design_effects, size_ranks, sparse_auc
 from interp.screening.flips import Flips, sides
 from interp.statistics import auc_p_value, benjamini_hochberg, cluster_of, intraclass_correlation
 
@@ -28,54 +31,50 @@ SCREEN_COLUMNS = {
 """Column of a screen -> its meaning. delta is the activation on the paraphrase minus that on the original."""
 
 
-def screen_layer(layer: int, codes: Codes, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
+def screen_layer(layer: int, codes: Codes, delta: Codes, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
     """Screen every feature of one SAE on the given pairs: SCREEN_COLUMNS without the attributions; p is not adjusted.
 
     `codes` [n prompts, d_sae] are the activations of the SAE of `layer` at the final token of every row of `prompts`
-    (`interp.saes.sparse_codes.encode_sparse`). Features that are active on none of the prompts of these pairs are left
-    out.
+    (`interp.saes.sparse_codes.encode_sparse`), `delta` [pairs, d_sae] their differences over these pairs. Features that
+    are active on none of the prompts of these pairs are left out.
     """
     device = codes.value.device
-    original, paraphrase = sides(flips.pairs)
     used = torch.zeros(len(prompts), dtype=torch.bool)
-    used[original], used[paraphrase] = True, True
-    here = codes.rows(used.to(device))
-    firing, activation = here.sums(torch.ones_like(here.value)), here.sums(here.value)
-    delta = differences(codes, original, paraphrase)
-    size, flipped = delta.value.abs(), torch.from_numpy(flips.flipped).to(device)
-    n, n_flips = len(flips.flipped), int(flips.flipped.sum())
-    shift = flips.margin_after - flips.margin_before
-    centred = torch.from_numpy(shift - shift.mean() if n else shift).to(device)
-    flip_auc = sparse_auc(delta, flipped)
-    patients = list(flips.pairs["patient"])
-    alike = intraclass_correlation(flips.flipped.astype(float), patients)
+    used[torch.cat(sides(flips.pairs))] = True
+    here = to_device_async(used, device)[codes.row]
+    firing, activation = codes.sums(torch.stack([here, codes.value * here]))
+    n, n_flips, shift = len(flips.flipped), int(flips.flipped.sum()), flips.margin_after - flips.margin_before
+    flipped = to_device_async(torch.from_numpy(flips.flipped), device)
+    centred = to_device_async(torch.from_numpy(shift - shift.mean() if n else shift), device)[delta.row]
+    size, change, turned = delta.value.abs(), delta.value.double(), flipped[delta.row]
+    *sums, total, square = delta.sums(torch.stack([size * turned, size * ~turned, change * centred, change, change**2]))
+    spread = (square / n - (total / n) ** 2).clamp(min=0).sqrt()
+    ranks, patients = size_ranks(delta), list(flips.pairs["patient"])
     # The pairs of one patient are not independent.
-    inflation = design_effects(delta, torch.from_numpy(cluster_of(patients)), alike) if n else torch.ones(codes.d_sae)
+    alike = intraclass_correlation(flips.flipped.astype(float), patients)
+    inflation = design_effects(ranks, torch.from_numpy(cluster_of(patients)), alike)
     register = prompts["register"].to_numpy()
     tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
-    register_auc = sparse_auc(codes.rows(tagged.to(device)), formal.to(device), int(tagged.sum()))
-    on_flips, otherwise = (delta.sums(size * kept[delta.row]) for kept in (flipped, ~flipped))
-    mean, square = delta.sums(delta.value) / n, delta.sums(delta.value.double() ** 2) / n
-    spread = (square - mean**2).clamp(min=0).sqrt()
-    features = (firing > 0).nonzero()[:, 0].cpu().numpy()
-
-    def of(values: Tensor) -> NDArray[np.float64]:
-        return values.cpu().numpy()[features]
-
+    register_auc = sparse_auc(size_ranks(codes.rows(tagged)), to_device_async(formal, device))
+    found = [firing, activation, *sums, spread, sparse_auc(ranks, flipped), inflation, register_auc]
+    # In main memory at once, because every copy waits for the GPU.
+    values = torch.stack(found).cpu().numpy()
+    features = np.flatnonzero(values[0])
+    firing, activation, on_flips, otherwise, product, spread, flip_auc, inflation, register_auc = values[:, features]
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = of(delta.sums(delta.value * centred[delta.row])) / (of(spread) * shift.std() * n)
+        r = product / (spread * shift.std() * n)
     return pd.DataFrame(
         {
             "layer": layer,
             "feature": features,
-            "flip_auc": of(flip_auc),
-            "flip_p": auc_p_value(of(flip_auc), n_flips, n - n_flips, of(inflation)),
-            "delta_on_flips": of(on_flips) / n_flips if n_flips else np.nan,
-            "delta_otherwise": of(otherwise) / (n - n_flips) if n_flips < n else np.nan,
+            "flip_auc": flip_auc,
+            "flip_p": auc_p_value(flip_auc, n_flips, n - n_flips, inflation),
+            "delta_on_flips": on_flips / n_flips if n_flips else np.nan,
+            "delta_otherwise": otherwise / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,
-            "density": of(firing) / int(used.sum()),
-            "mean_activation": of(activation) / of(firing),
-            "register_auc": of(register_auc),
+            "density": firing / int(used.sum()),
+            "mean_activation": activation / firing,
+            "register_auc": register_auc,
         }
     )
 
@@ -88,13 +87,14 @@ def adjust(screen: pd.DataFrame) -> pd.DataFrame:
     return screen.assign(flip_p=adjusted).sort_values("flip_auc", ascending=False, ignore_index=True)
 
 
-def flip_score(sae: Sae, residuals: Tensor, chosen: pd.DataFrame, flips: Flips) -> NDArray[np.float64]:
+def flip_score(codes: Codes, chosen: pd.DataFrame, flips: Flips) -> NDArray[np.float64]:
     """How much the chosen features of one layer change in each pair: mean of |delta| / mean activation, [pairs].
 
-    `chosen` are rows of a screen. The division keeps a feature with large activations from dominating the others.
+    `codes` [n prompts, d_sae] are the activations of the layer's SAE, `chosen` rows of a screen. The division keeps a
+    feature with large activations from dominating the others.
     """
     features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
-    activations = encode_features(sae, residuals, features).numpy().astype(float)
+    activations = codes.of_features(features).T.contiguous().cpu().numpy().astype(float)
     delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
     return (delta / chosen["mean_activation"].to_numpy()).mean(1)
 
@@ -109,8 +109,14 @@ def feature_delta(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: Te
     return f[0] - f[1]
 
 
-def joint_feature_patch(sae: Sae, residuals: Tensor, pairs: pd.DataFrame, features: list[int]) -> Tensor:
-    """The patch of several features at once: float32 [pairs, d_model], to add to the paraphrase's residual."""
-    columns = torch.tensor(features, dtype=torch.long)
-    delta = feature_delta(sae, residuals, pairs, columns)
-    return -(delta @ sae.w_dec[columns.to(sae.w_dec.device)].float().cpu())
+def joint_feature_patch(sae: Sae, codes: Codes, pairs: pd.DataFrame, features: Sequence[int]) -> Tensor:
+    """The patch of several features at once: float32 [pairs, d_model], to add to the paraphrase's residual.
+
+    `codes` [n prompts, d_sae] are the activations of the SAE.
+    """
+    device = codes.value.device
+    columns, *rows = (
+        to_device_async(each, device) for each in (torch.tensor(features, dtype=torch.long), *sides(pairs))
+    )
+    before, after = (codes.of_features(columns)[:, each] for each in rows)
+    return ((before - after).T @ sae.w_dec[columns].float()).cpu()

@@ -17,7 +17,7 @@ from interp.runtime.distributed import Team
 from interp.runtime.prefetch import map_beside
 from interp.runtime.progress import track
 from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruct, summarize
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import differences, encode_sparse
 from interp.screening.attribution import attribute
 from interp.screening.families import Family, best_family
 from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_feature_patch, screen_layer
@@ -79,21 +79,19 @@ def screening_layers(
         sae, residuals = inputs.at(layer)
         if residuals.numel() * residuals.element_size() <= COPIED:
             residuals = to_device_async(residuals, sae.w_enc.device)
-        codes = encode_sparse(sae, residuals)
-        table = screen_layer(layer, codes, prompts, halves.selection)
-        own = table["feature"].to_numpy(np.int64)
-        table["attribution"] = attribute(sae, residuals, selection_bank, slopes)[own]
-        table["path_attribution"] = attribute(sae, residuals, selection_bank, means)[own]
+        activations = encode_sparse(sae, residuals)
+        codes, delta = activations.by_feature, differences(activations, *sides(halves.selection.pairs))
+        table = screen_layer(layer, codes, delta, prompts, halves.selection)
+        predicted = attribute(sae, residuals, selection_bank, slopes, means)[:, table["feature"]]
+        table["attribution"], table["path_attribution"] = predicted
         best = table.nlargest(features_a_layer, "flip_auc")
         held_out = halves.held_out
-        score = flip_score(sae, residuals, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
+        score = flip_score(codes, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
         attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
-        rebuilt = reconstruct(sae, residuals, codes=codes)
+        rebuilt = reconstruct(sae, residuals, activations=activations)
         transfer = judge_transfer(rebuilt, prompts["patient"].tolist())
-        family = best_family(sae, codes, halves.selection.pairs, table.set_index("feature")["path_attribution"])
-        patch, together = (
-            joint_feature_patch(sae, residuals, bank.pairs, each) for each in (attributed, list(family.features))
-        )
+        family = best_family(sae, codes, delta, table.set_index("feature")["path_attribution"])
+        patch, together = (joint_feature_patch(sae, codes, bank.pairs, each) for each in (attributed, family.features))
         return _ScreenedLayer(table, score, patch, together, family, summarize(rebuilt), transfer, sae.id).tensors()
 
     def checkpointed(position: int) -> _ScreenedLayer:
@@ -117,7 +115,7 @@ def screening_layers(
             saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
         )
 
-    with map_beside(checkpointed, range(len(layers)), inputs.beside) as results:
+    with map_beside(checkpointed, range(len(layers)), inputs.beside, inputs.prepare) as results:
         yield whole
 
 

@@ -18,6 +18,8 @@ class SaeInputs(NamedTuple):
     """resid_post at the final token of every prompt, at the layers of the SAEs and at the layer below each."""
     beside: int = 0
     """Number of threads that may screen layers beside other work; with none, they are screened when they are needed."""
+    prepare: Callable[[], object] | None = None
+    """What each of these threads begins with."""
 
     def at(self, layer: int) -> tuple[Sae, Tensor]:
         """The SAE of a layer and the residuals after it, [n prompts, d_model]."""

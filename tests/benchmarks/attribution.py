@@ -69,8 +69,7 @@ def main() -> None:
         moving = np.flatnonzero(truth)
         best = set(np.argsort(-truth)[:TOP])
         row: dict[str, object] = {"layer": layer, "features": len(moving), "best exact": truth.max()}
-        for name, gradient in (("gradient", gradients[:, layer]), ("path", path)):
-            score = attribute(sae, x, flips, gradient)
+        for name, score in zip(("gradient", "path"), attribute(sae, x, flips, gradients[:, layer], path), strict=True):
             row |= {f"{name} rank r": spearmanr(score[moving], truth[moving]).statistic}
             row |= {f"{name} recall": len(best & set(np.argsort(-score)[:TOP])) / TOP, f"{name} sum": score.sum()}
         rows.append(row)

@@ -22,9 +22,9 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import differences, encode_sparse
 from interp.screening.feature_stats import feature_delta, screen_layer
-from interp.screening.flips import find_flips, sample_pairs
+from interp.screening.flips import find_flips, sample_pairs, sides
 from interp.statistics import ratio_sign_flips
 
 LAYER = 5
@@ -44,17 +44,20 @@ def main() -> None:
     flips = find_flips(prompts, pair_table(prompts), measured.margin, 0.25)
     x = measured.residuals[:, 0]
     sae = load_sae(locate_saes(WORLD / "saes")[LAYER], LAYER, vlm.d_model, vlm.device)
-    codes = encode_sparse(sae, x)
+    activations = encode_sparse(sae, x)
     rng = np.random.default_rng(0)
     found: dict[str, list[float]] = {"flips shuffled over pairs": [], "flips shuffled, patients kept together": []}
     order = np.argsort(flips.pairs["patient"].to_numpy(), kind="stable")
     ordered = flips._replace(pairs=flips.pairs.iloc[order].reset_index(drop=True), flipped=flips.flipped[order])
+    codes, delta = activations.by_feature, differences(activations, *sides(ordered.pairs))
     for _ in range(options.draws):
         moved = np.roll(ordered.flipped, int(rng.integers(1, len(order))))
         within = np.lexsort((rng.random(len(order)), ordered.pairs["patient"].to_numpy()))
         labels = rng.permutation(ordered.flipped), moved[within]
         for name, flipped in zip(found, labels, strict=True):
-            found[name] += screen_layer(LAYER, codes, prompts, ordered._replace(flipped=flipped))["flip_p"].tolist()
+            found[name] += screen_layer(LAYER, codes, delta, prompts, ordered._replace(flipped=flipped))[
+                "flip_p"
+            ].tolist()
     found["causal test, shifts of random sign"] = causal_p(vlm, prompts, flips, x, sae, options.draws, rng, torch)
     rows = [
         {

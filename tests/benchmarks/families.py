@@ -24,7 +24,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
-from interp.saes.sparse_codes import encode_sparse
+from interp.saes.sparse_codes import differences, encode_sparse
 from interp.schemas.tested_features import FAMILY_MEDIATED, MEDIATED
 from interp.screening.families import find_relatives
 from interp.screening.feature_stats import joint_feature_patch
@@ -46,11 +46,12 @@ def patched_families(model: Path, world: Path, count: int, seed: int = 0) -> pd.
     rows = []
     for layer, folder in locate_saes(world / "saes").items():
         sae, residuals = load_sae(folder, layer, vlm.d_model), measured.residuals[:, layer]
-        codes = encode_sparse(sae, residuals)
+        activations = encode_sparse(sae, residuals)
+        codes, delta = activations.by_feature, differences(activations, *sides(flips.pairs))
         moved = (sae.encode(residuals[paraphrase]) - sae.encode(residuals[original])).abs().mean(0)
         for feature in (moved * sae.w_dec.norm(dim=1)).topk(FEATURES).indices.tolist():
-            relatives = [each.feature for each in find_relatives(sae, codes, flips.pairs, feature)]
-            patches = [joint_feature_patch(sae, residuals, banked.pairs, [feature, *k]) for k in ([], relatives)]
+            relatives = [each.feature for each in find_relatives(sae, codes, delta, feature)]
+            patches = [joint_feature_patch(sae, codes, banked.pairs, [feature, *k]) for k in ([], relatives)]
             alone, together = patch_vectors(bank, [layer] * 2, torch.stack(patches, 1), seed)
             rows.append((layer, feature, len(relatives), alone.net_mediated.value, together.net_mediated.value))
     return pd.DataFrame(rows, columns=["layer", "feature", "relatives", "alone", "with family"])
