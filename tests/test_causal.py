@@ -298,7 +298,8 @@ def test_attribution_ranks_as_exact_patching_does(rerun, banked, measured, saes)
     size = np.abs(banked.margin_before - banked.margin_after)
     for k, layer in enumerate(LAYERS):
         sae, x = saes[layer], measured.residuals[:, k]
-        (predicted,) = attribute(sae, x, banked, gradients[:, k])
+        predicted, twice = attribute(sae, x, banked, gradients[:, k], 2 * gradients[:, k])
+        np.testing.assert_allclose(twice, 2 * predicted)
         moving = np.flatnonzero(predicted)
         chosen = np.random.default_rng(0).choice(moving, 40, replace=False)
         delta = feature_delta(sae, x, banked.pairs, torch.from_numpy(chosen))

@@ -29,7 +29,7 @@ from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.distributed import ALONE
 from interp.runtime.errors import InputError
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.prefetch import map_ahead, map_beside
 
 
 @pytest.fixture
@@ -340,6 +340,19 @@ def test_work_ahead_keeps_order_bounds_and_errors():
     assert next(early) == 31 * 31
     early.close()
     assert max(begun) <= 31 + 4
+
+
+def test_threads_beside_other_work_are_prepared_once():
+    own = threading.local()
+
+    def prepare():
+        own.times = getattr(own, "times", 0) + 1
+
+    with map_beside(lambda i: (i, own.times), range(40), threads=3, prepare=prepare) as results:
+        assert list(results) == [(i, 1) for i in range(40)]
+    with map_beside(lambda i: i, range(3), threads=0, prepare=prepare) as results:
+        assert list(results) == [0, 1, 2]
+    assert not hasattr(own, "times"), "without threads the caller's own thread is as it was"
 
 
 def test_tokens_in_a_file_are_the_same_and_no_process_holds_them(tiny_model, pictures, tmp_path, monkeypatch):

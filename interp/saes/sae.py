@@ -124,9 +124,10 @@ def load_sae(
     tensors = read_parameters(folder, device)
     dtypes = {"w_enc": dtype, "w_dec": dtype}
     placed = {name: tensors[name].to(device, dtypes.get(name, torch.float32)) for name in PARAMETERS}
-    finite = torch.stack([torch.stack(each.aminmax()).isfinite().all() for each in placed.values()]).tolist()
-    for name, good in zip(PARAMETERS, finite, strict=True):
-        if not good:
+    # From a GPU at once. Where the smallest and the largest value are finite, all are.
+    ends = torch.stack([torch.stack(each.aminmax()).float() for each in placed.values()])
+    for name, finite in zip(PARAMETERS, ends.isfinite().all(1).tolist(), strict=True):
+        if not finite:
             raise InputError(f"{weights_file(folder)}: {name} holds NaN or infinite values. Download it again.")
     sae = Sae(layer, folder.resolve().name, **placed)
     log.info("SAE %s: %d features, %s on %s", sae.id, sae.d_sae, str(dtype).removeprefix("torch."), device)

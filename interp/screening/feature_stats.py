@@ -49,7 +49,7 @@ def screen_layer(layer: int, codes: Codes, delta: Codes, prompts: pd.DataFrame, 
     size, change, turned = delta.value.abs(), delta.value.double(), flipped[delta.row]
     *sums, total, square = delta.sums(torch.stack([size * turned, size * ~turned, change * centred, change, change**2]))
     spread = (square / n - (total / n) ** 2).clamp(min=0).sqrt()
-    ranks, patients = size_ranks(delta), list(flips.pairs["patient"])
+    ranks, patients = size_ranks(delta), flips.pairs["patient"].tolist()
     # The pairs of one patient are not independent.
     alike = intraclass_correlation(flips.flipped.astype(float), patients)
     inflation = design_effects(ranks, torch.from_numpy(cluster_of(patients)), alike)
@@ -115,8 +115,8 @@ def joint_feature_patch(sae: Sae, codes: Codes, pairs: pd.DataFrame, features: S
     `codes` [n prompts, d_sae] are the activations of the SAE.
     """
     device = codes.value.device
-    columns, *rows = (
+    columns, original, paraphrase = (
         to_device_async(each, device) for each in (torch.tensor(features, dtype=torch.long), *sides(pairs))
     )
-    before, after = (codes.of_features(columns)[:, each] for each in rows)
-    return ((before - after).T @ sae.w_dec[columns].float()).cpu()
+    activation = codes.of_features(columns)
+    return ((activation[:, original] - activation[:, paraphrase]).T @ sae.w_dec[columns].float()).cpu()

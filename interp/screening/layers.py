@@ -72,7 +72,7 @@ def screening_layers(
     features are chosen: by flip AUC for the score, by attribution for the joint feature patch. The family comes from
     `on_path` and the pairs of the selection half. Layers in the `checkpoint` are not screened again.
     """
-    selection_bank, bank = halves.selection_bank, halves.held_out_bank
+    selection_bank, bank, patients = halves.selection_bank, halves.held_out_bank, prompts["patient"].tolist()
     margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
 
     def screen(layer: int, slopes: Tensor, means: Tensor) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def screening_layers(
         score = flip_score(codes, best, held_out) if len(best) else np.zeros(len(held_out.pairs))
         attributed = [int(f) for f in table.nlargest(features_a_layer, "attribution")["feature"]]
         rebuilt = reconstruct(sae, residuals, activations=activations)
-        transfer = judge_transfer(rebuilt, prompts["patient"].tolist())
+        transfer = judge_transfer(rebuilt, patients)
         family = best_family(sae, codes, delta, table.set_index("feature")["path_attribution"])
         patch, together = (joint_feature_patch(sae, codes, bank.pairs, each) for each in (attributed, family.features))
         return _ScreenedLayer(table, score, patch, together, family, summarize(rebuilt), transfer, sae.id).tensors()
