@@ -7,7 +7,7 @@ be resumed.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -62,8 +62,7 @@ def find_into(
         # Hashing some GB takes seconds; until it is done, nothing is written that needs it.
         inputs = Later(partial(_inputs_of, search, team.size))
         if team.rank == 0 and search.vlm.device.type == "cuda":
-            # While a GPU encodes images, the interpreter has nothing else to do.
-            Thread(target=import_drawing).start()
+            Thread(target=_import_drawing_after, args=(inputs,)).start()
         result = None
         if not team.gather_values(resume and team.rank == 0 and _is_whole(out, work, inputs, items))[0]:
             refuse_run(out)
@@ -80,6 +79,17 @@ def find_into(
     # The launcher stops all processes when one of them ends with an exit code.
     team.shut_down()
     return result
+
+
+def _import_drawing_after(inputs: Mapping[str, Any]) -> None:
+    """Import what figures need once the inputs are hashed, while a GPU is busy and the interpreter is not.
+
+    Earlier, the import would hold up the threads that read the first images and launch their encoding.
+    """
+    # Whoever needs the inputs reports their error.
+    with suppress(Exception):
+        len(inputs)
+    import_drawing()
 
 
 def _inputs_of(search: Search, processes: int) -> dict[str, Any]:
