@@ -24,7 +24,7 @@ from interp.saes.sparse_codes import differences, encode_sparse
 from interp.schemas.tested_features import DOSES
 from interp.screening.attribution import attribute, margin_gradients, path_gradients
 from interp.screening.candidates import choose_candidates
-from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
+from interp.screening.feature_stats import ScreenedPairs, adjust, feature_delta, joint_feature_patch, screen_layer
 from interp.screening.flips import Flips, find_flips, sample_pairs, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import ratio_sign_flips
@@ -66,8 +66,9 @@ def saes():
 @pytest.fixture(scope="module")
 def screen(saes, measured, prompts, flips):
     encoded = [encode_sparse(saes[layer], measured.residuals[:, k]) for k, layer in enumerate(LAYERS)]
+    pairs = ScreenedPairs.of(prompts, flips)
     tables = [
-        screen_layer(layer, each.by_feature, differences(each, *sides(flips.pairs)), prompts, flips)
+        screen_layer(layer, each.by_feature, differences(each, *sides(flips.pairs)), pairs)
         for layer, each in zip(LAYERS, encoded, strict=True)
     ]
     return adjust(pd.concat(tables, ignore_index=True))

@@ -64,8 +64,7 @@ def test_sums_are_by_feature(sae, residuals):
     codes = encode_sparse(sae, residuals).by_feature
     kept = torch.arange(N) % 3 == 0
     expected = sae.encode(residuals[kept]).double().sum(0)
-    here = codes.rows(kept)
-    assert here.n == int(kept.sum())
+    here = codes.rows(kept, int(kept.sum()))
     torch.testing.assert_close(here.sums(here.value), expected)
     torch.testing.assert_close(here.sums(torch.stack([here.value, -here.value])), torch.stack([expected, -expected]))
 
@@ -98,7 +97,7 @@ def test_no_pairs_have_no_differences(sae, residuals):
     assert (len(delta.value), delta.n, delta.counts.tolist()) == (0, 0, [0] * D_SAE)
     ranks = size_ranks(delta)
     assert sparse_auc(ranks, nothing.bool()).isnan().all()
-    assert design_effects(ranks, nothing, 0.5).tolist() == [1] * D_SAE
+    assert design_effects(ranks, nothing, nothing, 0.5).tolist() == [1] * D_SAE
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -116,7 +115,7 @@ def test_auc_among_some_of_the_rows(sae, residuals):
     codes = encode_sparse(sae, residuals).by_feature
     among = torch.arange(N) < 25
     positive = (torch.arange(N) % 2 == 0) & among
-    found = sparse_auc(size_ranks(codes.rows(among)), positive)
+    found = sparse_auc(size_ranks(codes.rows(among, 25)), positive)
     expected = auc(sae.encode(residuals[:25]).numpy(), positive[:25].numpy())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
     for everywhere in (False, True):
@@ -138,7 +137,7 @@ def test_screen_p_values_hold_where_flips_and_features_depend_within_patients(pa
         ranks = size_ranks(codes_of(size))
         value = sparse_auc(ranks, torch.from_numpy(flipped)).numpy()
         alike = intraclass_correlation(flipped, who.tolist())
-        effect = design_effects(ranks, torch.from_numpy(who), alike).numpy()
+        effect = design_effects(ranks, torch.from_numpy(who), torch.from_numpy(np.bincount(who)), alike).numpy()
         counts = int(flipped.sum()), int((~flipped).sum())
         found["patients"] += auc_p_value(value, *counts, effect).tolist()
         found["rows"] += auc_p_value(value, *counts).tolist()
@@ -152,7 +151,7 @@ def test_screen_p_values_hold_where_flips_and_features_depend_within_patients(pa
 
 def test_single_pairs_of_patients_have_the_mann_whitney_p():
     size = np.random.default_rng(0).exponential(size=(30, 3))
-    assert design_effects(size_ranks(codes_of(size)), torch.arange(30), 0.0).tolist() == [1, 1, 1]
+    assert design_effects(size_ranks(codes_of(size)), torch.arange(30), torch.ones(30), 0.0).tolist() == [1, 1, 1]
 
 
 def codes_of(dense: np.ndarray) -> Codes:

@@ -64,7 +64,7 @@ from interp.schemas.study import (
 from interp.schemas.tested_features import DOSES, FAMILY_MEDIATED, Place
 from interp.schemas.vector_patch import VectorPatchEntry
 from interp.screening.families import find_relatives
-from interp.screening.feature_stats import adjust, feature_delta, joint_feature_patch, screen_layer
+from interp.screening.feature_stats import ScreenedPairs, adjust, feature_delta, joint_feature_patch, screen_layer
 from interp.screening.flips import Flips, find_flips, questions_that_can_flip, sample_pairs, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.storage.json_files import json_ready, significant
@@ -341,7 +341,7 @@ def _patch(vlm: Vlm, sae: Sae, feature: int, observed: _Observed, relatives: Seq
     if not len(banked.pairs):
         return _Patched()
     here = residuals.after(sae.layer)
-    screen = adjust(screen_layer(sae.layer, codes, changes, prompts, flips))
+    screen = adjust(screen_layer(sae.layer, codes, changes, ScreenedPairs.of(prompts, flips, codes.value.device)))
     stable = sample_pairs(flips.take(~flips.flipped), len(banked.pairs), seed)
     bank, unflipped = (PatchTarget(each, rerun_paraphrases(vlm, prompts, each)) for each in (banked, stable))
     inputs = SaeInputs(lambda _: sae, residuals)

@@ -33,10 +33,10 @@ class Codes(NamedTuple):
     def __repr__(self) -> str:
         return f"Codes({self.n} rows, {len(self.counts)} features, {len(self.value)} nonzero)"
 
-    def rows(self, kept: Tensor) -> "Codes":
-        """The same without the rows for which bool [n] `kept`, in main memory, is false; rows keep their numbers."""
-        wanted = to_device_async(kept, self.row.device)[self.row].nonzero()[:, 0]
-        return _codes(self.row[wanted], self.feature[wanted], self.value[wanted], int(kept.sum()), len(self.counts))
+    def rows(self, kept: Tensor, n: int) -> "Codes":
+        """Only the `n` rows for which bool [n rows of these codes] `kept` is true; they keep their numbers."""
+        wanted = kept[self.row].nonzero()[:, 0]
+        return _codes(self.row[wanted], self.feature[wanted], self.value[wanted], n, len(self.counts))
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum of `values` [..., entries] over the entries of every feature, in a fixed order: float64 [..., d_sae]."""
@@ -44,14 +44,14 @@ class Codes(NamedTuple):
         sums = _segment_sums(values.double().flatten(), self.counts.repeat(columns.numel()))
         return sums.view(*columns, len(self.counts))
 
-    def of_features(self, features: Tensor, values: Tensor | None = None) -> Tensor:
-        """The `value`, or other `values` [entries], of features int64 [k] in every row: [k, n], zero without an entry.
+    def of_features(self, features: Tensor) -> Tensor:
+        """The matrix [n, d_sae] at the features int64 [k], as [k, n] in main memory; the codes must have all rows."""
+        return self.spread(to_device_async(features, self.row.device), self.value).cpu()
 
-        The codes must have all their rows.
-        """
-        values = self.value if values is None else values
+    def spread(self, features: Tensor, values: Tensor) -> Tensor:
+        """The `values` [entries] of features int64 [k] in every row, zero without an entry: [k, n]."""
         which = torch.full_like(self.counts, len(features))
-        which[to_device_async(features, which.device)] = torch.arange(len(features), device=which.device)
+        which[features] = torch.arange(len(features), device=which.device)
         # What is of none of them goes to a last row, which is dropped.
         found = values.new_zeros(len(features) + 1, self.n)
         found[which[self.feature], self.row] = values
@@ -160,18 +160,17 @@ def sparse_auc(ranks: Codes, positive: Tensor) -> Tensor:
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
 
 
-def design_effects(ranks: Codes, cluster: Tensor, correlation: float) -> Tensor:
+def design_effects(ranks: Codes, cluster: Tensor, size: Tensor, correlation: float) -> Tensor:
     """Factor by which clusters raise the variance of the rank sum of |value| under random labels: float64 [d_sae].
 
-    `ranks` come from `size_ranks`. `cluster` int64 [n], in main memory, is the number of each row's cluster, such as
-    its patient, and `correlation` that of the labels of two rows of one cluster. With centred ranks r and their cluster
-    sums R the variance is proportional to (1 - correlation) sum r^2 + correlation sum R^2, and the factor is that over
-    sum r^2 (Rosner, Glynn and Lee, Incorporation of clustering effects for the Wilcoxon rank sum test, Biometrics
-    2003). It is at least 1.
+    `ranks` come from `size_ranks`. `cluster` int64 [n] is the number of each row's cluster, such as its patient, `size`
+    int64 [clusters] the number of rows of each, and `correlation` that of the labels of two rows of one cluster. With
+    centred ranks r and their cluster sums R the variance is proportional to (1 - correlation) sum r^2 + correlation
+    sum R^2, and the factor is that over sum r^2 (Rosner, Glynn and Lee, Incorporation of clustering effects for the
+    Wilcoxon rank sum test, Biometrics 2003). It is at least 1.
     """
     n, zeros = ranks.n, (ranks.n - ranks.counts).double()
-    clusters = max(1, int(cluster.max()) + 1 if n else 0)
-    cluster, size = (to_device_async(each, zeros.device) for each in (cluster, torch.bincount(cluster).double()))
+    clusters, size = max(1, len(size)), size.double()
     # Ranks minus that of a zero, so that rows without an entry add nothing; `base` is that of a zero minus the mean.
     lead, base = ranks.value - ((zeros + 1) / 2)[ranks.feature], (zeros - n) / 2
     key, place = torch.sort(ranks.feature * clusters + cluster[ranks.row], stable=True)

@@ -81,8 +81,8 @@ def attribute(sae: Sae, residuals: Tensor, flips: Flips, *gradients: Tensor) -> 
     for part in torch.arange(len(shift)).split(128):
         x = residuals[to_device_async(rows[part].T.flatten(), residuals.device)].to(device)
         before, after = sae.encode(x).chunk(2)
-        signs = to_device_async(sign[part], device)
-        for own, slopes in zip(score, gradients, strict=True):
-            slope = (to_device_async(slopes[part], device).to(sae.w_dec.dtype) @ sae.w_dec.T).float()
-            own += (signs * slope * (before - after)).sum(0)
+        # The sign of the shift comes in here, where it changes no digit: [number of gradients, pairs, d_model].
+        slopes = to_device_async(torch.stack([gradient[part] for gradient in gradients]) * sign[part], device)
+        slope = (slopes.to(sae.w_dec.dtype) @ sae.w_dec.T).float()
+        score += (slope * (before - after)).sum(1)
     return score.double().cpu().numpy() / np.abs(shift).sum()

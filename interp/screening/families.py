@@ -76,11 +76,12 @@ def best_family(sae: Sae, codes: Codes, delta: Codes, attribution: "pd.Series[fl
     selection half, and `attribution` is feature -> path attribution there. Only the families of the SEEDS best features
     are considered. A feature without relatives is a family of its own.
     """
-    best = [int(f) for f in attribution.sort_values(ascending=False, kind="stable").index[:SEEDS]]
+    values, features = attribution.to_numpy(), attribution.index.to_numpy()
+    best = features[np.argsort(-values, kind="stable")[:SEEDS]].tolist()
     if not best:
         return Family(sae.layer, (), 0.0)
     predicted = np.zeros(sae.d_sae)
-    predicted[attribution.index] = attribution.fillna(0.0)
+    predicted[features] = np.nan_to_num(values)
     families = []
     for seed, relatives in zip(best, _relatives(sae, codes, delta, best), strict=True):
         members = (seed, *(relative.feature for relative in relatives))
@@ -134,11 +135,11 @@ def _coactivation(codes: Codes, delta: Codes, own: Tensor) -> _Coactivation:
 
 def _coactive(codes: Codes, delta: Codes, mean: Tensor, variance: Tensor, own: Tensor) -> _Coactivation:
     """`mean` and `variance` float64 [d_sae] are those of the deltas."""
-    moved = delta.of_features(own, delta.value.double())
+    moved = delta.spread(own, delta.value.double())
     product = delta.sums(delta.value * moved[:, delta.row]) / max(1, delta.n)
     spread = (variance * variance[own, None]).sqrt()
     r = torch.where(spread > 0, (product - mean * mean[own, None]) / spread.clamp_min(1e-30), 0.0)
-    on = codes.of_features(own) > 0
+    on = codes.spread(own, torch.ones_like(codes.value, dtype=torch.bool))
     both = codes.sums(on[:, codes.row])
     either = codes.counts + on.sum(1, keepdim=True) - both
     return _Coactivation(r.float(), (both / either.clamp_min(1)).float())

@@ -1,6 +1,7 @@
 """Statistics of every feature of one layer: which ones change at the final prompt token when the answer flips."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,36 +32,82 @@ SCREEN_COLUMNS = {
 """Column of a screen -> its meaning. delta is the activation on the paraphrase minus that on the original."""
 
 
-def screen_layer(layer: int, codes: Codes, delta: Codes, prompts: pd.DataFrame, flips: Flips) -> pd.DataFrame:
+class ScreenedPairs(NamedTuple):
+    """Prompts and pairs on which features are screened: what the statistics of every layer need of them."""
+
+    flips: Flips
+    """The pairs."""
+    prompts: int
+    """Number of prompts of these pairs."""
+    used: Tensor
+    """Whether a prompt is one of these: bool [n prompts]."""
+    flipped: Tensor
+    """Whether the answer of a pair flips: bool [pairs]."""
+    centred: Tensor
+    """Margin shift less its mean [logits]: float64 [pairs]."""
+    cluster: Tensor
+    """Number of each pair's patient: int64 [pairs]."""
+    cluster_size: Tensor
+    """Number of pairs of each patient: int64 [patients]."""
+    alike: float
+    """Correlation of the flips of two pairs of one patient."""
+    tagged: Tensor
+    """Whether a prompt is used and has a register: bool [n prompts]."""
+    n_tagged: int
+    """Number of such prompts."""
+    formal: Tensor
+    """Whether a prompt is used and formal: bool [n prompts]."""
+
+    @classmethod
+    def of(cls, prompts: pd.DataFrame, flips: Flips, device: torch.device | str = "cpu") -> "ScreenedPairs":
+        """Prepare rows of `interp.questions.tables.prompt_table` and pairs of them for SAEs on a device."""
+        used, register = np.zeros(len(prompts), bool), prompts["register"].to_numpy()
+        used[flips.pairs[["original", "paraphrase"]].to_numpy()] = True
+        tagged, shift = used & pd.notna(register), flips.margin_after - flips.margin_before
+        patients = flips.pairs["patient"].tolist()
+        cluster = cluster_of(patients)
+        arrays = {
+            "used": used,
+            "flipped": flips.flipped,
+            "centred": shift - shift.mean() if len(shift) else shift,
+            "cluster": cluster,
+            "cluster_size": np.bincount(cluster),
+            "tagged": tagged,
+            "formal": used & (register == "formal"),
+        }
+        return cls(
+            flips=flips,
+            prompts=int(used.sum()),
+            alike=intraclass_correlation(flips.flipped.astype(float), patients),
+            n_tagged=int(tagged.sum()),
+            **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
+        )
+
+
+def screen_layer(layer: int, codes: Codes, delta: Codes, pairs: ScreenedPairs) -> pd.DataFrame:
     """Screen every feature of one SAE on the given pairs: SCREEN_COLUMNS without the attributions; p is not adjusted.
 
-    `codes` [n prompts, d_sae] are the activations of the SAE of `layer` at the final token of every row of `prompts`
-    (`interp.saes.sparse_codes.encode_sparse`), `delta` [pairs, d_sae] their differences over these pairs. Features that
+    `codes` [n prompts, d_sae] are the activations of the SAE of `layer` at the final tokens of all prompts
+    (`interp.saes.sparse_codes.encode_sparse`), `delta` [pairs, d_sae] their differences over the pairs. Features that
     are active on none of the prompts of these pairs are left out.
     """
-    device = codes.value.device
-    used = torch.zeros(len(prompts), dtype=torch.bool)
-    used[torch.cat(sides(flips.pairs))] = True
-    here = to_device_async(used, device)[codes.row]
+    here = pairs.used[codes.row]
     firing, activation = codes.sums(torch.stack([here, codes.value * here]))
-    n, n_flips, shift = len(flips.flipped), int(flips.flipped.sum()), flips.margin_after - flips.margin_before
-    flipped = to_device_async(torch.from_numpy(flips.flipped), device)
-    centred = to_device_async(torch.from_numpy(shift - shift.mean() if n else shift), device)[delta.row]
-    size, change, turned = delta.value.abs(), delta.value.double(), flipped[delta.row]
-    *sums, total, square = delta.sums(torch.stack([size * turned, size * ~turned, change * centred, change, change**2]))
+    n, n_flips = len(pairs.flips.flipped), int(pairs.flips.flipped.sum())
+    size, change, flipped = delta.value.abs(), delta.value.double(), pairs.flipped[delta.row]
+    product = change * pairs.centred[delta.row]
+    *sums, total, square = delta.sums(torch.stack([size * flipped, size * ~flipped, product, change, change**2]))
     spread = (square / n - (total / n) ** 2).clamp(min=0).sqrt()
-    ranks, patients = size_ranks(delta), flips.pairs["patient"].tolist()
+    ranks = size_ranks(delta)
     # The pairs of one patient are not independent.
-    alike = intraclass_correlation(flips.flipped.astype(float), patients)
-    inflation = design_effects(ranks, torch.from_numpy(cluster_of(patients)), alike)
-    register = prompts["register"].to_numpy()
-    tagged, formal = (torch.from_numpy(used.numpy() & what) for what in (pd.notna(register), register == "formal"))
-    register_auc = sparse_auc(size_ranks(codes.rows(tagged)), to_device_async(formal, device))
-    found = [firing, activation, *sums, spread, sparse_auc(ranks, flipped), inflation, register_auc]
+    inflation = design_effects(ranks, pairs.cluster, pairs.cluster_size, pairs.alike)
+    register_auc = sparse_auc(size_ranks(codes.rows(pairs.tagged, pairs.n_tagged)), pairs.formal)
+    found = [firing, activation, *sums, spread, sparse_auc(ranks, pairs.flipped), inflation, register_auc]
     # In main memory at once, because every copy waits for the GPU.
     values = torch.stack(found).cpu().numpy()
     features = np.flatnonzero(values[0])
     firing, activation, on_flips, otherwise, product, spread, flip_auc, inflation, register_auc = values[:, features]
+    shift = pairs.flips.margin_after - pairs.flips.margin_before
     with np.errstate(invalid="ignore", divide="ignore"):
         r = product / (spread * shift.std() * n)
     return pd.DataFrame(
@@ -72,7 +119,7 @@ def screen_layer(layer: int, codes: Codes, delta: Codes, prompts: pd.DataFrame, 
             "delta_on_flips": on_flips / n_flips if n_flips else np.nan,
             "delta_otherwise": otherwise / (n - n_flips) if n_flips < n else np.nan,
             "margin_r": r,
-            "density": firing / int(used.sum()),
+            "density": firing / pairs.prompts,
             "mean_activation": activation / firing,
             "register_auc": register_auc,
         }
@@ -94,7 +141,7 @@ def flip_score(codes: Codes, chosen: pd.DataFrame, flips: Flips) -> NDArray[np.f
     feature with large activations from dominating the others.
     """
     features = torch.from_numpy(chosen["feature"].to_numpy(np.int64, copy=True))
-    activations = codes.of_features(features).T.contiguous().cpu().numpy().astype(float)
+    activations = codes.of_features(features).T.contiguous().numpy().astype(float)
     delta = np.abs(activations[flips.pairs["paraphrase"]] - activations[flips.pairs["original"]])
     return (delta / chosen["mean_activation"].to_numpy()).mean(1)
 
@@ -114,9 +161,7 @@ def joint_feature_patch(sae: Sae, codes: Codes, pairs: pd.DataFrame, features: S
 
     `codes` [n prompts, d_sae] are the activations of the SAE.
     """
-    device = codes.value.device
-    columns, original, paraphrase = (
-        to_device_async(each, device) for each in (torch.tensor(features, dtype=torch.long), *sides(pairs))
-    )
+    columns = torch.tensor(features, dtype=torch.long)
     activation = codes.of_features(columns)
-    return ((activation[:, original] - activation[:, paraphrase]).T @ sae.w_dec[columns].float()).cpu()
+    before, after = (activation[:, rows] for rows in sides(pairs))
+    return (before - after).T @ sae.w_dec[to_device_async(columns, sae.w_dec.device)].float().cpu()

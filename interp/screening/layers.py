@@ -20,7 +20,7 @@ from interp.saes.reconstruction import Fit, Transfer, judge_transfer, reconstruc
 from interp.saes.sparse_codes import differences, encode_sparse
 from interp.screening.attribution import attribute
 from interp.screening.families import Family, best_family
-from interp.screening.feature_stats import SCREEN_COLUMNS, flip_score, joint_feature_patch, screen_layer
+from interp.screening.feature_stats import SCREEN_COLUMNS, ScreenedPairs, flip_score, joint_feature_patch, screen_layer
 from interp.screening.flips import Halves, sides
 from interp.screening.sae_inputs import SaeInputs
 from interp.statistics import Estimate
@@ -73,15 +73,16 @@ def screening_layers(
     `on_path` and the pairs of the selection half. Layers in the `checkpoint` are not screened again.
     """
     selection_bank, bank, patients = halves.selection_bank, halves.held_out_bank, prompts["patient"].tolist()
+    screened_pairs, selected = ScreenedPairs.of(prompts, halves.selection, inputs.device), sides(halves.selection.pairs)
     margins = torch.from_numpy(np.concatenate([m for f in halves for m in (f.margin_before, f.margin_after)]))
 
     def screen(layer: int, slopes: Tensor, means: Tensor) -> dict[str, Tensor]:
         sae, residuals = inputs.at(layer)
         if residuals.numel() * residuals.element_size() <= COPIED:
-            residuals = to_device_async(residuals, sae.w_enc.device)
+            residuals = to_device_async(residuals, inputs.device)
         activations = encode_sparse(sae, residuals)
-        codes, delta = activations.by_feature, differences(activations, *sides(halves.selection.pairs))
-        table = screen_layer(layer, codes, delta, prompts, halves.selection)
+        codes, delta = activations.by_feature, differences(activations, *selected)
+        table = screen_layer(layer, codes, delta, screened_pairs)
         predicted = attribute(sae, residuals, selection_bank, slopes, means)[:, table["feature"]]
         table["attribution"], table["path_attribution"] = predicted
         best = table.nlargest(features_a_layer, "flip_auc")
@@ -115,8 +116,19 @@ def screening_layers(
             saes={layer: found.sae for layer, found in zip(layers, screened, strict=True)},
         )
 
-    with map_beside(checkpointed, range(len(layers)), inputs.beside, inputs.prepare) as results:
+    with map_beside(
+        checkpointed, range(len(layers)), inputs.beside, partial(_take_own_stream, inputs.device)
+    ) as results:
         yield whole
+
+
+def _take_own_stream(device: torch.device) -> None:
+    """Let this thread wait for none of a GPU's work but its own.
+
+    What it computes must be in main memory, and so complete, before another thread uses it or what it was made of.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 class _ScreenedLayer(NamedTuple):

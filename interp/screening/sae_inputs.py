@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from interp.measurement.residual_store import Residuals
@@ -16,10 +17,10 @@ class SaeInputs(NamedTuple):
     """Gives the SAE of a layer."""
     residuals: Residuals
     """resid_post at the final token of every prompt, at the layers of the SAEs and at the layer below each."""
+    device: torch.device = torch.device("cpu")
+    """Where the SAEs are."""
     beside: int = 0
     """Number of threads that may screen layers beside other work; with none, they are screened when they are needed."""
-    prepare: Callable[[], object] | None = None
-    """What each of these threads begins with."""
 
     def at(self, layer: int) -> tuple[Sae, Tensor]:
         """The SAE of a layer and the residuals after it, [n prompts, d_model]."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -88,16 +88,7 @@ def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
 
     # A GPU computes one layer while the host reads and launches another. The cores of a CPU are busy with one.
     beside = SCREENED if vlm.device.type == "cuda" and kept > 4 * SCREENED else 0
-    return SaeInputs(load, measured.residuals, beside, partial(_take_own_stream, vlm.device))
-
-
-def _take_own_stream(device: torch.device) -> None:
-    """Let this thread wait for none of a GPU's work but its own.
-
-    What it computes must be in main memory, and so complete, before another thread uses it or what it was made of.
-    """
-    if device.type == "cuda":
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+    return SaeInputs(load, measured.residuals, vlm.device, beside)
 
 
 def begin_screening(

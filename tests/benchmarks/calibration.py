@@ -23,7 +23,7 @@ from interp.questions.tables import pair_table, prompt_table
 from interp.saes.locate import locate_saes
 from interp.saes.sae import load_sae
 from interp.saes.sparse_codes import differences, encode_sparse
-from interp.screening.feature_stats import feature_delta, screen_layer
+from interp.screening.feature_stats import ScreenedPairs, feature_delta, screen_layer
 from interp.screening.flips import find_flips, sample_pairs, sides
 from interp.statistics import ratio_sign_flips
 
@@ -55,9 +55,8 @@ def main() -> None:
         within = np.lexsort((rng.random(len(order)), ordered.pairs["patient"].to_numpy()))
         labels = rng.permutation(ordered.flipped), moved[within]
         for name, flipped in zip(found, labels, strict=True):
-            found[name] += screen_layer(LAYER, codes, delta, prompts, ordered._replace(flipped=flipped))[
-                "flip_p"
-            ].tolist()
+            pairs = ScreenedPairs.of(prompts, ordered._replace(flipped=flipped))
+            found[name] += screen_layer(LAYER, codes, delta, pairs)["flip_p"].tolist()
     found["causal test, shifts of random sign"] = causal_p(vlm, prompts, flips, x, sae, options.draws, rng, torch)
     rows = [
         {
