@@ -49,6 +49,11 @@ def with_gpu(monkeypatch, capability, gib=16.0):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
 
 
+def without_gpu(monkeypatch):
+    """Make `examine` see none, also on a machine that has one."""
+    monkeypatch.setattr(doctor, "gpus", list)
+
+
 @pytest.mark.parametrize("spare", [-(10**8), -1, 0, 10**8])
 def test_a_line_never_contradicts_itself(monkeypatch, no_network, home, spare):
     """What is free may round to just what a command needs, and yet not be enough, or the other way."""
@@ -62,6 +67,7 @@ def test_a_line_never_contradicts_itself(monkeypatch, no_network, home, spare):
 
 
 def test_the_command_on_a_machine_without_a_gpu(monkeypatch, called, no_network, home):
+    without_gpu(monkeypatch)
     monkeypatch.setattr(doctor, "total_left", lambda device: 20 * GIB)
     code, out, err = called("interp", "doctor", "--json")
     assert (code, err) == (0, "")
@@ -82,6 +88,8 @@ def test_the_command_on_a_machine_without_a_gpu(monkeypatch, called, no_network,
 def test_what_is_printed_fits_one_screen(monkeypatch, capsys, no_network, home, capability):
     if capability:
         with_gpu(monkeypatch, capability)
+    else:
+        without_gpu(monkeypatch)
     extras = {"notebooks": ["jupyterlab", "ipywidgets"], "quantized": ["bitsandbytes"], "reality": ["gguf"]}
     monkeypatch.setattr(doctor, "missing_extras", lambda: extras)
     states = iter(("open", "closed", "unreachable"))
