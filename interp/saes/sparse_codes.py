@@ -134,17 +134,17 @@ def differences(activations: Activations, first: Tensor, second: Tensor) -> Code
 
 
 def size_ranks(codes: Codes) -> Codes:
-    """Mid-ranks of |value| among the n rows, float64, in place of the values; each feature's entries ascend by them.
+    """Mid-ranks of |value| among the n rows, above that of a zero, in place of the values: float64, exact.
 
-    The rows without an entry are zeros, which come first.
+    The rows without an entry are zeros, which share the ranks from 1. The entries of a feature ascend by rank.
     """
     # The bits of floats that are not negative are in the order of the floats.
     key = codes.feature << 32 | codes.value.abs().view(torch.int32)
     key, order = key.sort(stable=True)
     _, tie, length = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
-    among_all = (length.cumsum(0) - length + (length + 1).double() / 2)[tie]
-    before = codes.counts.cumsum(0) - codes.counts
-    return codes._replace(row=codes.row[order], value=among_all + (codes.n - codes.counts - before)[codes.feature])
+    place = length.cumsum(0) - (length - 1).double() / 2
+    shift = (codes.n + codes.counts - 1).double() / 2 - codes.counts.cumsum(0)
+    return codes._replace(row=codes.row[order], value=place[tie] + shift[codes.feature])
 
 
 def sparse_auc(ranks: Codes, positive: Tensor) -> Tensor:
@@ -153,11 +153,9 @@ def sparse_auc(ranks: Codes, positive: Tensor) -> Tensor:
     It is the Mann-Whitney statistic over the number of pairs, with ties counted half, and equals
     `interp.statistics.auc` of the dense matrix. `ranks` come from `size_ranks`. The result is NaN if a class is empty.
     """
-    n, zeros, n_positive = ranks.n, (ranks.n - ranks.counts).double(), positive.sum()
-    hit = positive[ranks.row].double()
-    rank_sum, hits = ranks.sums(torch.stack([ranks.value * hit, hit]))
-    rank_sum = rank_sum + (n_positive - hits) * (zeros + 1) / 2
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
+    zeros, n_positive = (ranks.n - ranks.counts).double(), positive.sum()
+    above = ranks.sums(ranks.value * positive[ranks.row])
+    return (above + n_positive * (zeros - n_positive) / 2) / (n_positive * (ranks.n - n_positive))
 
 
 def design_effects(ranks: Codes, cluster: Tensor, size: Tensor, correlation: float) -> Tensor:
@@ -169,14 +167,13 @@ def design_effects(ranks: Codes, cluster: Tensor, size: Tensor, correlation: flo
     sum R^2, and the factor is that over sum r^2 (Rosner, Glynn and Lee, Incorporation of clustering effects for the
     Wilcoxon rank sum test, Biometrics 2003). It is at least 1.
     """
-    n, zeros = ranks.n, (ranks.n - ranks.counts).double()
     clusters, size = max(1, len(size)), size.double()
-    # Ranks minus that of a zero, so that rows without an entry add nothing; `base` is that of a zero minus the mean.
-    lead, base = ranks.value - ((zeros + 1) / 2)[ranks.feature], (zeros - n) / 2
+    # Rows without an entry add nothing to sums of these ranks; `base` is the rank of a zero minus the mean rank.
+    lead, base = ranks.value, ranks.counts.double() / -2
     key, place = torch.sort(ranks.feature * clusters + cluster[ranks.row], stable=True)
     both, length = torch.unique_consecutive(key, return_counts=True)
     own, rows = _segment_sums(lead[place], length), size[both % clusters]
-    of_one = _counts(both // clusters, len(zeros))
+    of_one = _counts(both // clusters, len(base))
 
     def squares(square: Tensor, mixed: Tensor, all_rows: Tensor | int) -> Tensor:
         """Sum of (part + base * rows)^2 of every feature, from those of part^2 and part * rows, over all."""
@@ -184,7 +181,7 @@ def design_effects(ranks: Codes, cluster: Tensor, size: Tensor, correlation: flo
 
     of_clusters = squares(_segment_sums(own**2, of_one), _segment_sums(own * rows, of_one), (size**2).sum())
     square, mixed = ranks.sums(torch.stack([lead**2, lead]))
-    of_rows = squares(square, mixed, n)
+    of_rows = squares(square, mixed, ranks.n)
     factor = 1 + correlation * (of_clusters / of_rows - 1)
     return torch.where(of_rows > 0, factor, 1.0).clamp(min=1)
 
