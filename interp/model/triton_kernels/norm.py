@@ -13,41 +13,49 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+AT_ONCE = 2048
+"""Elements of a program of several rows. With one row of a head of queries, a program would have too little work."""
+
 
 @triton.jit
 def normed(value, w, column, inside, n, eps):
-    """The norm of a row in float32, and the factor that scales it."""
-    inverse = 1 / tl.sqrt(tl.sum(value * value) / n + eps)
+    """The norms of rows [R, BLOCK] in float32, and the factors [R, 1] that scale them."""
+    inverse = 1 / tl.sqrt(tl.sum(value * value, 1, keep_dims=True) / n + eps)
     gain = 1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)
     return value * inverse * gain, inverse
 
 
 @triton.jit
 def pulled(pull, value, w, inverse, column, inside, n):
-    """The gradient of a row from that of its norm, in float32; `inverse` is the factor of the forward pass."""
+    """The gradients of rows [R, BLOCK] from those of their norms, in float32; `inverse` [R, 1] is from `normed`."""
     gained = (1 + tl.load(w + column, mask=inside, other=0.0).to(tl.float32)) * pull
-    along = tl.sum(gained * value) / n * inverse * inverse
+    along = tl.sum(gained * value, 1, keep_dims=True) / n * inverse * inverse
     return inverse * (gained - value * along)
 
 
 @triton.jit
-def _forward(x, w, y, scale, n, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside, at = column < n, row * n + column
+def place(rows, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a program: its rows [ROWS, 1], the columns [1, BLOCK], which elements exist, and where they are."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    return row, column, (row < rows) & (column < n), row * n + column
+
+
+# Otherwise Triton compiles variants by the number of rows.
+@triton.jit(do_not_specialize=["rows"])
+def _forward(x, w, y, scale, rows, n, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row, column, inside, at = place(rows, n, ROWS, BLOCK)
     found, inverse = normed(tl.load(x + at, mask=inside, other=0.0).to(tl.float32), w, column, inside, n, eps)
     tl.store(y + at, found.to(y.dtype.element_ty), mask=inside)
-    tl.store(scale + row, inverse)
+    tl.store(scale + row, inverse, mask=row < rows)
 
 
-@triton.jit
-def _backward(dy, x, w, scale, dx, n, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside, at = column < n, row * n + column
+@triton.jit(do_not_specialize=["rows"])
+def _backward(dy, x, w, scale, dx, rows, n, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row, column, inside, at = place(rows, n, ROWS, BLOCK)
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     pull = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-    found = pulled(pull, value, w, tl.load(scale + row), column, inside, n)
+    found = pulled(pull, value, w, tl.load(scale + row, mask=row < rows, other=0.0), column, inside, n)
     tl.store(dx + at, found.to(dx.dtype.element_ty), mask=inside)
 
 
@@ -56,8 +64,10 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: D102
-        y, scale = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
-        _forward[(len(scale),)](x, weight, y, scale, x.shape[-1], eps, **launch_options(x))
+        n = x.shape[-1]
+        y, scale = torch.empty_like(x), x.new_empty(x.numel() // n, dtype=torch.float32)
+        grid, options = _launch(x)
+        _forward[grid](x, weight, y, scale, len(scale), n, eps, **options)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -66,11 +76,19 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
         x, weight, scale = ctx.saved_tensors
         dx = torch.empty_like(x)
-        _backward[(len(scale),)](gradients[0].contiguous(), x, weight, scale, dx, x.shape[-1], **launch_options(x))
+        grid, options = _launch(x)
+        _backward[grid](gradients[0].contiguous(), x, weight, scale, dx, len(scale), x.shape[-1], **options)
         return dx, None, None
 
 
+def _launch(x: Tensor) -> tuple[tuple[int], dict[str, int]]:
+    """The programs that norm x [..., n], and their options."""
+    block = triton.next_power_of_2(x.shape[-1])
+    rows = max(1, AT_ONCE // block)
+    return (triton.cdiv(x.numel() // x.shape[-1], rows),), {"ROWS": rows, "BLOCK": block, "num_warps": 8}
+
+
 def launch_options(x: Tensor) -> dict[str, int]:
-    """The block and the warps of a program that norms one row of x [..., n]."""
+    """The block and the warps of a program for one row of x [..., n]."""
     block = triton.next_power_of_2(x.shape[-1])
     return {"BLOCK": block, "num_warps": max(1, min(8, block // 256))}

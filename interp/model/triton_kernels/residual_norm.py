@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.model.triton_kernels.norm import launch_options, normed, pulled
+from interp.model.triton_kernels.norm import launch_options, normed, place, pulled
 
 
 @triton.jit
@@ -22,9 +22,8 @@ def _forward(
     x, residual, w, next_w, total, y, scale, next_scale, n, eps,
     ADDED: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside, at = column < n, row * n + column
+    # The grid has a program for each row.
+    row, column, inside, at = place(tl.num_programs(0), n, 1, BLOCK)
     summed = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     if ADDED:
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
@@ -44,9 +43,8 @@ def _backward(
     dtotal, dy, x, total, w, next_w, scale, next_scale, dresidual, dx, n,
     ADDED: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside, at = column < n, row * n + column
+    # The grid has a program for each row.
+    row, column, inside, at = place(tl.num_programs(0), n, 1, BLOCK)
     pull = tl.load(dtotal + at, mask=inside, other=0.0).to(tl.float32)
     if NEXT:
         value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
