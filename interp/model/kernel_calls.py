@@ -25,6 +25,7 @@ def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) ->
         partial(_gelu, ones, shape.mlp),
         partial(_tower_attention, ones),
         partial(_tower_norm, ones, shape.tower_width),
+        partial(_masked_attention, ones, shape.heads, shape.kv_heads, shape.head),
         *(partial(_norm, ones, width) for width in {shape.width, shape.head}),
         *(partial(_residual_norm, ones, shape.width, *p) for p in ((False, True), (True, True), (True, False))),
         *(partial(_rotary, ones, heads, shape.head) for heads in {shape.heads, shape.kv_heads}),
@@ -61,6 +62,17 @@ def _rotary(ones: Ones, heads: int, width: int) -> None:
     x = ones(1, ROWS, heads, width, requires_grad=True)
     angle = ones(1, ROWS, width)
     Rotary.apply(x.transpose(1, 2), angle, angle).sum().backward()
+
+
+def _masked_attention(ones: Ones, heads: int, kv_heads: int, width: int) -> None:
+    from interp.model.key_heads import FEWEST, fits_masked
+
+    query, key = (ones(1, FEWEST, number, width).transpose(1, 2) for number in (heads, kv_heads))
+    mask = ones(1, 1, FEWEST, FEWEST)
+    if fits_masked(query, key, key, mask):
+        from interp.model.triton_kernels.masked_attention import MaskedAttention
+
+        MaskedAttention.apply(query, key, key, mask, 1.0)
 
 
 def _tower_norm(ones: Ones, width: int) -> None:

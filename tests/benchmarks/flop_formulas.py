@@ -3,13 +3,32 @@
 Before version 2.12 it also refuses to count attention whose query heads share key heads.
 """
 
+from contextlib import ExitStack
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, shape_wrapper
+from torch.utils import flop_counter
+from torch.utils.flop_counter import flop_registry, register_flop_formula, shape_wrapper
 
 __all__ = ["FlopCounterMode", "flop_registry"]
+
+
+class FlopCounterMode(flop_counter.FlopCounterMode):
+    """torch's counter. While it is open, PyTorch's kernels run in place of ours, in which it sees no products."""
+
+    def __enter__(self) -> "FlopCounterMode":
+        self._without_ours = ExitStack()
+        for fits in ("interp.model.attention.fits_tower", "interp.model.key_heads.fits_masked"):
+            self._without_ours.enter_context(patch(fits, lambda *_: False))
+        unseeded = patch("finetune.lora.fused_update._seeds", lambda modules: [None] * len(modules))
+        self._without_ours.enter_context(unseeded)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._without_ours.close()
 
 
 @register_flop_formula(torch.ops.mkldnn._linear_pointwise)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
-from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -236,8 +235,7 @@ class Operations(NamedTuple):
 def operations(vlm: Vlm) -> Operations:
     """Count the operations of a model by running it on one image and one token."""
     side = vlm.model.config.vision_config.image_size
-    # The counter does not see into the tower's own attention kernel.
-    with patch("interp.model.attention.fits_tower", lambda *_: False), FlopCounterMode(display=False) as tower:
+    with FlopCounterMode(display=False) as tower:
         encode_pixels(vlm.model, torch.zeros(1, 3, side, side, device=vlm.device, dtype=vlm.tower_dtype))
     # Two prompts of one token, because a CPU pads the rows of a product to two.
     batch = collate([Row([k], [], [[int(vlm.answers.yes[0])]]) for k in range(2)], 0).to(vlm.device)

@@ -1,0 +1,69 @@
+"""The language model's own attention kernel gives what float64 attention gives, and is used where it fits."""
+
+import pytest
+import torch
+
+from interp.model.attention import attend
+from interp.model.key_heads import HOPPER, fits_masked
+
+hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
+needs_hopper = pytest.mark.skipif(not hopper, reason="needs a Hopper GPU")
+
+
+def drawn(rows, queries, keys, heads, key_heads, width, share=0.6, device="cuda"):
+    """Queries, keys and values that lie in memory as a projection leaves them, and a mask with a key for each query."""
+    generator = torch.Generator(device).manual_seed(queries)
+    q, k, v = (
+        torch.randn(rows, n, number, width, generator=generator, device=device).bfloat16().transpose(1, 2)
+        for n, number in ((queries, heads), (keys, key_heads), (keys, key_heads))
+    )
+    seen = torch.rand(rows, 1, queries, keys, generator=generator, device=device) < share
+    # The last keys alone, after blocks of none.
+    seen[:, :, 0], seen[..., -1] = False, True
+    return q, k, v, torch.where(seen, 0.0, -torch.inf).bfloat16()
+
+
+def by_hand(q, k, v, mask, scale):
+    group = q.shape[1] // k.shape[1]
+    score = q @ k.repeat_interleave(group, 1).transpose(-1, -2) * scale + mask
+    return (score.softmax(-1) @ v.repeat_interleave(group, 1)).transpose(1, 2)
+
+
+def outcome(run, q, k, v, dtype):
+    """Outputs and gradients."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+    out = run(*leaves)
+    slope = torch.randn(out.shape, generator=torch.Generator(out.device).manual_seed(1), device=out.device).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, leaves, slope.bfloat16().to(dtype))]
+
+
+@needs_hopper
+@pytest.mark.parametrize(("heads", "key_heads"), [(8, 4), (4, 1)])
+@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (304, 304), (100, 431)])
+@pytest.mark.parametrize("sharp", [0.3, 3])
+def test_values_and_gradients(heads, key_heads, queries, keys, sharp):
+    q, k, v, mask = drawn(3, queries, keys, heads, key_heads, 256)
+    q = (q * sharp).transpose(1, 2).contiguous().transpose(1, 2)
+    assert fits_masked(q, k, v, mask)
+    module = torch.nn.Module()
+    found = outcome(lambda q, k, v: attend(module, q, k, v, mask, scaling=1 / 16)[0], q, k, v, torch.bfloat16)
+    expected = outcome(lambda q, k, v: by_hand(q, k, v, mask.double(), 1 / 16), q, k, v, torch.float64)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert (mine - theirs).norm() / theirs.norm() < 8e-3
+        assert mine.isfinite().all()
+
+
+@needs_hopper
+def test_other_attention_is_pytorch_s():
+    q, k, v, mask = drawn(2, 64, 64, 8, 4, 256)
+    assert fits_masked(q, k, v, mask)
+    assert not fits_masked(q.float(), k.float(), v.float(), mask.float())
+    assert not fits_masked(q[:, :, :2], k, v, mask[:, :, :2])
+    assert not fits_masked(q[..., :96], k[..., :96], v[..., :96], mask)
+    assert not fits_masked(q, k, v, mask == 0)
+
+
+def test_a_cpu_does_not_use_it():
+    q, k, v, mask = drawn(1, 64, 64, 8, 4, 256, device="cpu")
+    assert not fits_masked(q, k, v, mask)
