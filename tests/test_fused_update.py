@@ -1,5 +1,7 @@
 """LoRA's projections in fewer kernels give the values and gradients of peft's own."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from finetune_world import awaken, items_of, make_world
@@ -85,23 +87,87 @@ def test_values_and_gradients_in_float32(dropout, device, fused_calls):
     assert (min(apart) > 0.05) == (dropout > 0), "another draw of the dropout differs, so the comparison above can fail"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_values_and_gradients_in_mixed_precision():
-    from peft.helpers import disable_input_dtype_casting
-
-    adapted = adapted_block(lora_dropout=0.3).cuda().train()
+def mixed_block(**options):
+    """On a GPU, with its base in bfloat16 and its adapter in float32."""
+    adapted = adapted_block(**options).cuda().train()
     for module in adapted.base_model.model.children():
         module.base_layer.bfloat16()
+    return adapted
+
+
+@contextmanager
+def mixed(adapted, active):
+    from peft.helpers import disable_input_dtype_casting
+
+    products = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+    with products, disable_input_dtype_casting(adapted), fused_updates(adapted, active):
+        yield
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_values_and_gradients_in_mixed_precision(dropout, monkeypatch):
+    """With dropout, peft's own get the masks of ours."""
+    adapted = mixed_block(lora_dropout=dropout)
     x = torch.randn(300, 24, generator=torch.Generator().manual_seed(1)).cuda().bfloat16()
-    found = []
-    for active in (False, True):
-        torch.manual_seed(5)
-        mixed = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-        with mixed, disable_input_dtype_casting(adapted), fused_updates(adapted, active):
-            found.append(outcome(adapted, x))
-    for plain, fused in zip(*found, strict=True):
-        assert fused.dtype == plain.dtype
-        assert distance(fused, plain) < 2e-2
+    seeds = list(torch.randint(2**62, (3,), device="cuda"))
+    monkeypatch.setattr(fused_update, "_seeds", lambda modules: seeds[: len(modules)])
+    with mixed(adapted, True):
+        fused = outcome(adapted, x)
+    if dropout:
+        from finetune.lora.seeded_dropout import dropped
+
+        for module, seed in zip(adapted.base_model.model.children(), seeds, strict=True):
+            width = module.base_layer.in_features
+            ones = torch.ones(len(x), width, device="cuda").bfloat16()
+            mask = dropped(ones, seed, dropout)
+            module.lora_dropout["default"].forward = lambda x, mask=mask: x * mask / (1 - dropout)
+    with mixed(adapted, False):
+        plain = outcome(adapted, x)
+    assert len(fused) == 2 + 2 * 3
+    for mine, theirs in zip(fused, plain, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert distance(mine, theirs) < 2e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("rows", "width", "rank"), [(37, 264, 16), (70, 1000, 4), (2432, 2560, 24)])
+def test_seeded_dropout(rows, width, rank):
+    """What is dropped is a share of independent elements, the same backwards, and other ones with another seed."""
+    from finetune.lora.seeded_dropout import dropped, dropped_pull
+
+    torch.manual_seed(rows)
+    x, a, pulled = (
+        torch.randn(*shape, device="cuda").bfloat16() for shape in ((rows, width), (rank, width), (rows, rank))
+    )
+    seed, p = torch.tensor(2**61 + 12345, device="cuda"), 0.2
+    masks = [dropped(torch.ones_like(x), seed + k, p).double() for k in range(2)]
+    mask = masks[0]
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(dropped(x, seed, p), x * mask.bfloat16())
+    expected = pulled.double() @ a.double() * mask
+    assert distance(dropped_pull(pulled, a, seed, p, None), expected) < 5e-3
+    total = x.clone()
+    assert dropped_pull(pulled, a, seed, p, total) is total
+    assert distance(total, x.double() + expected) < 5e-3
+    gone = 1 - mask
+    pairs = [gone[:, 1:] * gone[:, :-1], gone[:, 8:] * gone[:, :-8], gone[1:] * gone[:-1], gone * (1 - masks[1])]
+    for found, share in [(gone, p), *((pair, p * p) for pair in pairs)]:
+        # Neighbouring pairs share an element, which at most doubles the variance.
+        assert abs(float(found.mean()) - share) < 5 * (2 * share / found.numel()) ** 0.5
+    for line, length in ((gone.mean(1), width), (gone.mean(0), rows)):
+        assert float((line - p).abs().max()) < 6 * (p * (1 - p) / length) ** 0.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_projection_and_pass_has_a_mask_of_its_own():
+    adapted = mixed_block(lora_dropout=0.5)
+    modules = list(adapted.base_model.model.children())
+    torch.manual_seed(3)
+    drawn = torch.stack([*fused_update._seeds(modules), *fused_update._seeds(modules)])
+    assert len(drawn.unique()) == 6
+    torch.manual_seed(3)
+    assert torch.equal(torch.stack(fused_update._seeds(modules)), drawn[:3])
 
 
 def switched_off(adapted):
@@ -199,13 +265,15 @@ def test_second_derivatives_are_refused():
         slope.sum().backward()
 
 
-def test_the_gradient_of_a_training_batch(tmp_path, fused_calls):
+# The last layer, 2, computes keys and values of all tokens, and the rest at final ones.
+@pytest.mark.parametrize(("layers", "calls"), [([1, 2], 7 * 2 + 2), ([1], 7)])
+def test_the_gradient_of_a_training_batch(layers, calls, tmp_path, fused_calls):
     world = make_world(tmp_path / "world", patients=4)
     vlm = load_vlm(world.model, "cpu", "float32")
     # On a CPU, base projections have kernels of their own.
     for module in vlm.model.modules():
         module.__dict__.pop("forward", None)
-    adapted = add_lora(vlm, [1, 2], dropout=0.3)
+    adapted = add_lora(vlm, layers, dropout=0.3)
     awaken(adapted)
     set_dropout(adapted, True)
     items = items_of(load_questions(world.questions, split="train"))
@@ -217,8 +285,7 @@ def test_the_gradient_of_a_training_batch(tmp_path, fused_calls):
         with fused_updates(adapted, active):
             losses = batch_losses(FirstTokenLogits(adapted), batch, objective_of(vlm, TrainSettings()))
             found.append(torch.autograd.grad((losses.cross_entropy + losses.divergence).sum(), parameters))
-    # The last layer computes keys and values of all tokens, and the rest at final ones.
-    assert len(fused_calls) == 7 * 2 + 2
+    assert len(fused_calls) == calls
     for plain, fused in zip(*found, strict=True):
         assert F.cosine_similarity(plain.flatten(), fused.flatten(), dim=0) > 1 - 1e-6
         assert distance(fused, plain) < 1e-5
