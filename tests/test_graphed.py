@@ -101,6 +101,30 @@ def test_passes_are_recorded_again_after_memory_has_run_out(world):
         assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_memory_that_runs_out_while_a_pass_is_recorded(world):
+    parameters, run, batches = prepared(world, 0.0)
+    expected = stepped(parameters, run, batches[:3])
+    starved = []
+
+    def starving(batch, divisor):
+        sums = run(batch, divisor)
+        if not starved:
+            starved.append(batch)
+            torch.empty(2**46, device="cuda")
+        return sums
+
+    passes = GraphedPasses(starving)
+    with pytest.raises(torch.OutOfMemoryError):
+        passes(batches[0], torch.tensor(1.0, device="cuda"))
+    passes.forget()
+    torch.cuda.empty_cache()
+    found = stepped(parameters, passes, batches[:3])
+    assert passes._recorded
+    for (sums, gradient), (expected_sums, theirs) in zip(found, expected, strict=True):
+        assert torch.allclose(sums, expected_sums, rtol=1e-5)
+        assert torch.allclose(gradient, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_of_passes_add_up(world):
     parameters, run, batches = prepared(world, 0.0)
     passes = GraphedPasses(run)

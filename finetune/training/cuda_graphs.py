@@ -34,7 +34,7 @@ class RecordedPass(NamedTuple):
 
 
 class GraphedPasses:
-    """A pass that is recorded when its shape occurs for the second time; the first time warms up its kernels.
+    """A pass that is recorded when its shape first occurs.
 
     The gradients of the parameters must keep their addresses, so they may be set to zero but not to None. Dropout draws
     from the GPU's generator as it does without graphs.
@@ -43,19 +43,19 @@ class GraphedPasses:
     def __init__(self, run: Pass) -> None:
         self.run = run
         """The pass itself, kernel by kernel."""
-        self._met: set[Shape] = set()
         self._recorded: dict[Shape, RecordedPass] = {}
         self._memory = torch.cuda.graph_pool_handle()
+        # One for all, because memory that was used by one stream is not given to another.
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, questions: TrainingBatch, divisor: Tensor) -> Tensor:
         """Run the pass on a batch."""
         if questions.grounded is not None or len(questions.parts) > 1:
             return self.run(questions, divisor)
         shape: Shape = (questions.parts[0][0].most, *(tensor.shape for tensor in _tensors(questions)))
-        if shape not in self._recorded and (shape not in self._met or len(self._recorded) >= SHAPES):
-            self._met.add(shape)
-            return self.run(questions, divisor)
         if shape not in self._recorded:
+            if len(self._recorded) >= SHAPES:
+                return self.run(questions, divisor)
             self._recorded[shape] = self._record(questions)
         recorded = self._recorded[shape]
         for own, given in zip(_tensors(recorded.questions), _tensors(questions), strict=True):
@@ -83,8 +83,16 @@ class GraphedPasses:
         )
         divisor = torch.ones((), device=hidden.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            sums = self.run(questions, divisor)
+        # As `torch.cuda.graph` does, which also frees pinned memory: that takes long, and longer to get it back.
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        with torch.cuda.stream(self._stream):
+            # Kernels that have not run before are loaded meanwhile, which other modes of errors forbid.
+            graph.capture_begin(pool=self._memory, capture_error_mode="relaxed")
+            try:
+                sums = self.run(questions, divisor)
+            finally:
+                graph.capture_end()
         return RecordedPass(graph, questions, divisor, sums)
 
 

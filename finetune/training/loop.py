@@ -26,6 +26,7 @@ from interp.runtime.async_copies import to_host_async
 from interp.runtime.distributed import process_count, team_on
 from interp.runtime.errors import InputError
 from interp.runtime.memory import memory_left
+from interp.runtime.prefetch import map_beside
 from interp.runtime.progress import notify, track
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def train(
     # On a GPU, one kernel for many parameters, also where their gradients are set to zero.
     together = True if vlm.device.type == "cuda" else None
     optimizer: Any = torch.optim.AdamW(
-        named.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=together
+        named.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=together
     )
     # The module is not prepared: DDP would sum the gradients in every pass. Processes may divide their share of a step
     # into different numbers of passes, so they sum their gradients once, after all passes (`_sum_gradients`).
@@ -264,8 +265,7 @@ def _restore(run: _Training, saved: TrainingState) -> tuple[int, list[StepRecord
     """Restore the optimizer and the random state of this process; returns its questions per pass, and the records."""
     for name, parameter in run.named.items():
         held = {key.removeprefix(f"{name}."): v for key, v in saved.moments.items() if key.startswith(f"{name}.")}
-        # The optimizer keeps the step count in main memory.
-        run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in held.items()}
+        run.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in held.items()}
     place, device = run.accelerator.process_index, run.prefixes.vlm.device
     length = len(torch.get_rng_state())
     # Cloned, because torch needs aligned memory, which a slice of a tensor may not have.
@@ -307,8 +307,11 @@ def _own_items(step: Step, accelerator: "Accelerator") -> list[Item]:
 def _prefix_states(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") -> PrefixStates:
     """Run everything that this process will ask through the frozen part of the model."""
     prompts = [prompt for step in steps for prompt in prompts_asked(_own_items(step, accelerator))]
-    encode_images(vlm, [prompt.image for prompt in prompts])
     prefixes = PrefixStates(vlm)
+    # Beside a GPU, which computes the images meanwhile.
+    with map_beside(prefixes.tokens_of, [prompts], int(vlm.device.type == "cuda")) as tokenized:
+        encode_images(vlm, [prompt.image for prompt in prompts])
+        next(tokenized)
     # The other half of main memory is for images and questions.
     prefixes.keep(prompts, memory_left(vlm.device, vlm.max_memory).host // 2)
     return prefixes

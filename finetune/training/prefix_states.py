@@ -25,6 +25,9 @@ from interp.runtime.progress import track
 
 MASK_ROW = 16
 """Rows are padded to a multiple of this. Attention kernels on a GPU need it; else every layer would copy the mask."""
+KEPT_AT_ONCE = 8192
+"""Most positions that pass the frozen layers at once. More would not keep a GPU busier, and copies of their states to
+main memory, which go on beside the next ones, would begin later."""
 PROMPTS = 2048
 """Prompts that are packed at a time, because the token lists of all prompts would take much memory."""
 
@@ -122,7 +125,7 @@ class PrefixStates:
 
     def _run_all(self, chosen: Sequence[Prompt]) -> Iterator[tuple[Tensor, tuple[Tensor]]]:
         """Yield, per batch, rows of the table, int64 [k], and their states [k, d_model] on the model's device."""
-        tokens = passing_tokens(*room(self.vlm))
+        tokens = min(KEPT_AT_ONCE, passing_tokens(*room(self.vlm)))
         for start in track(range(0, len(chosen), PROMPTS), "frozen layers", unit=PROMPTS):
             part = chosen[start : start + PROMPTS]
             for rows in batches(self.pack(part), tokens, self.vlm.device):

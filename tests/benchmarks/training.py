@@ -65,6 +65,7 @@ from interp.paths import WORLD
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime.memory import memory_left
+from interp.runtime.threads import take_short_turns
 from interp.schemas.layer_list import parse_layers
 
 SETTINGS = TrainSettings()
@@ -303,6 +304,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="runs of ours of 3 epochs")
     options = parser.parse_args()
     started = time.perf_counter()
+    # As all commands do.
+    take_short_turns()
     if options.shape == "tiny":
         vlm = load_vlm(WORLD / "planted")
     else:
