@@ -12,8 +12,8 @@ from torch import Tensor
 from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae
 
-MAX_DENSE = 2**26
-"""Most activations held at once before their zeros are dropped."""
+MAX_DENSE = 2**24
+"""Most activations held at once before their zeros are dropped. Larger products would hold up others' work on a GPU."""
 
 
 class Codes(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.runtime.async_copies import to_device_async
 from interp.saes.sae import Sae, decoder_cosines
-from interp.saes.sparse_codes import Codes
+from interp.saes.sparse_codes import MAX_DENSE, Codes
 from interp.schemas.study import Kinship, Relative
 from interp.storage.json_files import significant
 
@@ -30,8 +30,6 @@ RELATIVES = 9
 """Most relatives of a feature."""
 SEEDS = 12
 """Features of a layer, those of highest path attribution, whose families are considered."""
-MAX_SUMMED = 2**24
-"""Most numbers that are summed at once."""
 
 
 class Family(NamedTuple):
@@ -125,10 +123,10 @@ def _kinship(cosine: float, r: float, overlap: float) -> Kinship:
 
 
 def _coactivation(codes: Codes, delta: Codes, own: Tensor) -> _Coactivation:
-    """As many of the features int64 [k] at a time as keep what is summed within MAX_SUMMED."""
+    """As many of the features int64 [k] at a time as keep what is summed within MAX_DENSE."""
     mean, square = delta.sums(torch.stack([delta.value.double(), delta.value.double() ** 2])) / max(1, delta.n)
     variance = (square - mean**2).clamp(min=0)
-    most = max(1, MAX_SUMMED // max(1, len(codes.value), len(delta.value)))
+    most = max(1, MAX_DENSE // max(1, len(codes.value), len(delta.value)))
     parts = [_coactive(codes, delta, mean, variance, some) for some in own.split(most)]
     return _Coactivation(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
