@@ -1,5 +1,6 @@
 """Provenance: how much of the command is recorded, and where the commit comes from."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Annotated, Literal
 import pytest
 import torch
 import typer
+from safetensors import safe_open
 
+from interp.runtime.prefetch import map_beside
 from interp.storage import checkpoint
-from interp.storage.checkpoint import read_tensors, write_tensors
-from interp.storage.provenance import HIDDEN, Provenance, commit_of, joined, measurement, provenance
+from interp.storage.checkpoint import Checkpoint, read_tensors, write_tensors
+from interp.storage.provenance import HIDDEN, Provenance, commit_of, joined, measurement, note_measured, provenance
 
 SECRET = "Is there a nodule?"
 
@@ -120,6 +123,23 @@ def test_a_resumed_measurement_keeps_when_and_where_it_was_begun(tmp_path, monke
     # The next measurement of this process has nothing to do with it.
     assert provenance() == alone
     assert alone.resumed == []
+
+
+def test_the_threads_of_a_command_record_its_command_and_what_they_read(tmp_path):
+    app = typer.Typer()
+
+    @app.command("do-it")
+    def do() -> None:
+        with measurement(), Checkpoint(tmp_path, {}).writing_beside() as kept:
+            with map_beside(note_measured, [earlier(1)], 1) as noted:
+                assert list(noted) == [None]
+            kept.write_stage("stage", {"x": torch.ones(1)}, {"y": torch.ones(2)})
+
+    app([], prog_name="tool", standalone_mode=False)
+    (path,) = tmp_path.glob("stage-*.safetensors")
+    with safe_open(path, "pt") as saved:
+        found = Provenance.model_validate(json.loads(saved.metadata()["record"])["provenance"])
+    assert [process.command for process in found.processes()] == ["interp find-features", "tool"]
 
 
 def test_parts_of_one_process_are_one_process():

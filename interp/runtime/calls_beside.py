@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from threading import Lock
 
 MAX_WAITING = 4
@@ -20,7 +21,8 @@ class CallsBeside:
     def add(self, call: Callable[[], None]) -> None:
         """Make a call after the earlier ones. Raises what an earlier call has raised."""
         with self._adding:
-            self._waiting.append(self._pool.submit(call))
+            # In the caller's context, so that what is noted there belongs to the same measurement.
+            self._waiting.append(self._pool.submit(copy_context().run, call))
             while self._waiting[0].done() or len(self._waiting) > MAX_WAITING:
                 self._waiting.popleft().result()
                 if not self._waiting:

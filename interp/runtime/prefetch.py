@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from interp.runtime.machine import cores
@@ -64,7 +65,8 @@ def map_beside(
         return
     pool = ThreadPoolExecutor(threads, initializer=prepare)
     try:
-        begun = [pool.submit(function, item) for item in items]
+        # In the caller's context, so that what is noted there belongs to the same measurement.
+        begun = [pool.submit(copy_context().run, function, item) for item in items]
         yield (each.result() for each in begun)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,14 +75,23 @@ class Provenance(Process):
         return [Process(**self.model_dump(exclude={"resumed"})), *self.resumed]
 
 
-_MEASURED: ContextVar[list[Process] | None] = ContextVar("measured", default=None)
-"""The processes whose work a checkpoint has given to the measurement under way; None outside of one."""
+class _Measurement(NamedTuple):
+    """What is recorded of the measurement under way, whichever thread asks."""
+
+    command: str | None
+    """The command, which only its own thread can tell; None for a call from Python."""
+    processes: list[Process]
+    """The processes whose work a checkpoint has given to it."""
+
+
+_MEASURED: ContextVar[_Measurement | None] = ContextVar("measured", default=None)
+"""None outside of a measurement. A thread that is part of one needs a copy of the context."""
 
 
 @contextmanager
 def measurement() -> Iterator[None]:
     """While open, `provenance` includes the processes that measured what is read from checkpoints."""
-    token = _MEASURED.set([])
+    token = _MEASURED.set(_Measurement(_command(), []))
     try:
         yield
     finally:
@@ -92,7 +101,7 @@ def measurement() -> Iterator[None]:
 def note_measured(found: Provenance) -> None:
     """Note that the measurement under way uses what was measured there; no effect outside of one."""
     if (noted := _MEASURED.get()) is not None:
-        noted += found.processes()
+        noted.processes.extend(found.processes())
 
 
 def joined(found: Iterable[Provenance]) -> Provenance:
@@ -109,13 +118,14 @@ def _in_order(processes: Sequence[Process]) -> Provenance:
 
 def provenance() -> Provenance:
     """The processes that measured what is being computed, this one so far included; a GPU counts once it is used."""
-    return _in_order([*(_MEASURED.get() or []), _this_process()])
+    noted = _MEASURED.get()
+    return _in_order([*(noted.processes if noted else []), _this_process()])
 
 
 def _this_process() -> Process:
     import psutil
 
-    process = psutil.Process()
+    process, noted = psutil.Process(), _MEASURED.get()
     if process_count() > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         # The processes of one launch count as one, which started with their launcher.
         process = process.parent() or process
@@ -123,7 +133,7 @@ def _this_process() -> Process:
     return Process(
         commit=_own_commit(),
         device=_device(),
-        command=_command(),
+        command=noted.command if noted else _command(),
         started=started.isoformat(timespec="seconds"),
     )
 
