@@ -7,7 +7,7 @@ import torch
 from finetune_world import awaken, items_of, make_world
 from torch.nn import functional as F
 
-from finetune.lora import fused_update
+from finetune.lora import fused_update, shared_inputs
 from finetune.lora.fused_update import fused_updates
 from finetune.lora.modules import add_lora, set_dropout
 from finetune.lora.settings import TrainSettings
@@ -168,6 +168,48 @@ def test_every_projection_and_pass_has_a_mask_of_its_own():
     assert len(drawn.unique()) == 6
     torch.manual_seed(3)
     assert torch.equal(torch.stack(fused_update._seeds(modules)), drawn[:3])
+
+
+class Sharing(torch.nn.Module):
+    """Three projections of one input, which is also added to what follows; the result of one may be unused."""
+
+    def __init__(self, unused):
+        super().__init__()
+        self.unused = unused
+        self.first, self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(24, 24, bias=False) for _ in range(4))
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        parts = {name: getattr(self, name)(x) for name in ("q_proj", "k_proj", "v_proj")}
+        parts.pop(self.unused, None)
+        # The second time with another input.
+        return x + sum(map(torch.sin, parts.values())) * self.v_proj(x * 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("trained", [["q_proj"], ["k_proj", "v_proj"], ["first", "q_proj", "k_proj", "v_proj"]])
+@pytest.mark.parametrize("unused", [None, "q_proj", "v_proj"])
+def test_gradients_of_a_shared_input_add_up(trained, unused, device, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(Sharing(unused), LoraConfig(r=4, target_modules=trained)).to(device)
+    awaken(adapted)
+    calls, plain = [], shared_inputs.FrozenProjection.apply
+    monkeypatch.setattr(shared_inputs.FrozenProjection, "apply", lambda *given: (calls.append(given), plain(*given))[1])
+    x = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(1)).to(device)
+    found = []
+    for active in (False, True):
+        with fused_updates(adapted, active):
+            leaf = x.clone().requires_grad_()
+            y = adapted(leaf)
+            factors = [p for p in adapted.parameters() if p.requires_grad]
+            found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [leaf, *factors], allow_unused=True)])
+    used = [name for name in ("q_proj", "k_proj", "v_proj", "v_proj") if name not in trained]
+    assert len(calls) == len(used)
+    for theirs, mine in zip(*found, strict=True):
+        assert (theirs is None) == (mine is None)
+        assert theirs is None or distance(mine, theirs) < 1e-6
 
 
 def switched_off(adapted):
