@@ -276,18 +276,21 @@ def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor
     masks = _visible(cached, vlm.model.config.text_config.sliding_window)
     cache = PrefixCache(cached)
     hidden = cached.final.new_empty(n, 0, vlm.d_model)
+    rotations: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, of_layer in groupby(range(k), key=layers.__getitem__):
         joined = list(of_layer)
         start, end = joined[0], joined[-1] + 1
         joining = cached.final[:, layer, None].float() + edits[:, start:end]
         width = min(k, padded(end, growth))
+        if width > hidden.shape[1]:
+            rotations = {}
         # Columns of edits that have yet to join, whose numbers nothing reads.
         filling = cached.final[:, layer, None].expand(-1, width - end, -1)
         hidden = torch.cat([hidden[:, :start], joining.to(hidden.dtype), filling], 1)
         step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [], width)
         stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
         with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
-            hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache)
+            hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache, rotations)
     return final_margins(vlm.model, hidden, vlm.answers)
 
 

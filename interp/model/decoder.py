@@ -55,26 +55,29 @@ def run_layers(
     start: int = 0,
     stop: int | None = None,
     cache: Any = None,
+    rotations: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Run layers `start` to `stop` - 1 (by default the last): [B, S, d_model] -> resid_post [B, S, d_model].
 
     `hidden` is the output of layer `start` - 1, and `masks` holds one mask for each kind of layer. A transformers
-    `cache` stores the keys and values of every layer, and new tokens attend to those that it held before. Gradients
-    flow if they are enabled. If the layers are on several devices (`interp.model.load`), the result is on that of
-    `hidden`.
+    `cache` stores the keys and values of every layer, and new tokens attend to those that it held before. `rotations`
+    keeps the cosines and sines of these positions in each kind of layer from one call to the next. Gradients flow if
+    they are enabled. If the layers are on several devices (`interp.model.load`), the result is on that of `hidden`.
     """
     text, home = model.model.language_model, hidden.device
     held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
     kinds = text.config.layer_types[start:stop]
-    places = {kind: text.rotary_emb(hidden, position_ids, kind) for kind in dict.fromkeys(kinds)}
+    rotations = {} if rotations is None else rotations
+    for kind in set(kinds) - set(rotations):
+        rotations[kind] = text.rotary_emb(hidden, position_ids, kind)
     # Otherwise PyTorch does this anew in every layer.
-    given = {kind: masks[kind] for kind in places}
+    given = {kind: masks[kind] for kind in set(kinds)}
     masks = {k: additive(m, hidden.dtype) if isinstance(m, Tensor) else m for k, m in given.items()}
     for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
         hidden = layer(
             hidden,
             attention_mask=masks[kind],
-            position_embeddings=places[kind],
+            position_embeddings=rotations[kind],
             position_ids=position_ids,
             **held,
         )
