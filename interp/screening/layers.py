@@ -128,7 +128,10 @@ def _take_own_stream(device: torch.device) -> None:
     What it computes must be in main memory, and so complete, before another thread uses it or what it was made of.
     """
     if device.type == "cuda":
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        own, begun = torch.cuda.Stream(device), torch.cuda.default_stream(device)
+        # What all threads read was queued there.
+        own.wait_stream(begun)
+        torch.cuda.set_stream(own)
 
 
 class _ScreenedLayer(NamedTuple):
