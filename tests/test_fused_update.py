@@ -212,6 +212,23 @@ def test_gradients_of_a_shared_input_add_up(trained, unused, device, monkeypatch
         assert theirs is None or distance(mine, theirs) < 1e-6
 
 
+def test_a_pass_without_gradients_takes_none_from_the_next():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(Sharing(None), LoraConfig(r=4, target_modules=["q_proj"]))
+    awaken(adapted)
+    model, found = adapted.base_model.model, []
+    for active in (False, True):
+        x = torch.linspace(-1, 1, 48).view(2, 24).requires_grad_()
+        with fused_updates(adapted, active):
+            with torch.no_grad():
+                model.q_proj(x)
+            y = model.k_proj(x) * model.v_proj(x) + model.q_proj(x)
+        found.append(torch.autograd.grad(y.square().sum(), x)[0])
+    assert distance(*found) < 1e-6
+
+
 def switched_off(adapted):
     adapted.base_model.disable_adapter_layers()
 

@@ -49,8 +49,8 @@ def project_shared(place: Place | None, x: Tensor, project: Callable[[Tensor], t
 
     `project` returns its result and x, and adds its gradient of x to that of the second result.
     """
-    # Without a gradient of x, passing it on would ask for one.
-    if place is None or not x.requires_grad:
+    # Without a gradient of x, what is passed on would ask for one, or have none where the next projection needs it.
+    if place is None or not (x.requires_grad and torch.is_grad_enabled()):
         return project(x)[0]
     shared = place.shared
     y, passed = project(shared.passed if shared.passed is not None and x is shared.given else x)
