@@ -212,6 +212,22 @@ def test_gradients_of_a_shared_input_add_up(trained, unused, device, monkeypatch
         assert theirs is None or distance(mine, theirs) < 1e-6
 
 
+@pytest.mark.parametrize("trained", ["q_proj", "k_proj"])
+def test_projections_of_a_shared_input_may_be_differentiated_one_by_one(trained):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(Sharing(None), LoraConfig(r=4, target_modules=[trained]))
+    awaken(adapted)
+    model, found = adapted.base_model.model, []
+    for active in (False, True):
+        x = torch.linspace(-1, 1, 48).view(2, 24).requires_grad_()
+        with fused_updates(adapted, active):
+            parts = (model.q_proj, model.k_proj, model.v_proj)
+            found.append(torch.stack([torch.autograd.grad(part(x).square().sum(), x)[0] for part in parts]))
+    assert distance(*found) < 1e-6
+
+
 def test_a_pass_without_gradients_takes_none_from_the_next():
     from peft import LoraConfig, get_peft_model
 

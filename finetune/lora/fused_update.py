@@ -175,10 +175,11 @@ class UpdatedProjection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        seen, kept, low, w, a_used, b_used, seed = ctx.saved_tensors
         slope, passed = gradients
         if slope is None:
+            # Before what is saved, which an earlier backward pass may have freed.
             return passed, *[None] * 8
+        seen, kept, low, w, a_used, b_used, seed = ctx.saved_tensors
         dy = slope.flatten(0, -2)
         dlow = _scaled(dy, b_used, ctx.scale)
         da, db = _product(dlow.T, seen, ctx.dtypes[0]), _product(dy.T, low, ctx.dtypes[1])

@@ -77,10 +77,11 @@ class FrozenProjection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:  # noqa: D102
-        (w,) = ctx.saved_tensors
         slope, passed = gradients
         if slope is None:
+            # Before what is saved, which an earlier backward pass may have freed.
             return passed, None
+        (w,) = ctx.saved_tensors
         dx = None if passed is None else passed.flatten(0, -2)
         return added_product(dx, slope.flatten(0, -2), w).view(*slope.shape[:-1], -1), None
 
