@@ -62,6 +62,8 @@ def test_other_attention_is_pytorch_s():
     assert not fits_masked(q[:, :, :2], k, v, mask[:, :, :2])
     assert not fits_masked(q[..., :96], k[..., :96], v[..., :96], mask)
     assert not fits_masked(q, k, v, mask == 0)
+    assert not fits_masked(q, k, v, mask[:, :, :1])
+    assert not fits_masked(q, k, v, mask[:1])
 
 
 def test_a_cpu_does_not_use_it():

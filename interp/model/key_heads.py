@@ -59,7 +59,7 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     if torch.cuda.get_device_capability(query.device)[0] != HOPPER or find_spec("triton") is None:
         return False
     width, length = query.shape[-1], query.shape[-2]
-    if width not in (64, 128, 256) or length < FEWEST or mask.shape[1] != 1 or mask.shape[0] != len(query):
+    if width not in (64, 128, 256) or length < FEWEST or mask.shape != (len(query), 1, length, key.shape[-2]):
         return False
     if any(x.stride(-1) != 1 or x.dtype != query.dtype for x in (query, key, value, mask)):
         return False
