@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from threading import Lock
 
-MAX_WAITING = 4
-"""Most calls that wait; whoever adds another one waits too, because they hold memory."""
+MAX_WAITING = 1
+"""Most calls that wait or run; whoever adds another one waits too, because they hold memory."""
 
 
 class CallsBeside:
