@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from threading import Lock
 
-MAX_WAITING = 1
+MAX_WAITING = 2
 """Most calls that wait or run; whoever adds another one waits too, because they hold memory."""
 
 
@@ -23,10 +23,8 @@ class CallsBeside:
         with self._adding:
             # In the caller's context, so that what is noted there belongs to the same measurement.
             self._waiting.append(self._pool.submit(copy_context().run, call))
-            while self._waiting[0].done() or len(self._waiting) > MAX_WAITING:
+            while self._waiting and (self._waiting[0].done() or len(self._waiting) > MAX_WAITING):
                 self._waiting.popleft().result()
-                if not self._waiting:
-                    break
 
     def close(self) -> None:
         """Wait for all calls. Raises what one of them has raised."""
