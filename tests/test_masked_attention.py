@@ -1,10 +1,15 @@
 """The language model's own attention kernel gives what float64 attention gives, and is used where it fits."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
+from interp.model import kernel_trial
 from interp.model.attention import attend
-from interp.model.key_heads import HOPPER, fits_masked
+from interp.model.kernel_trial import agrees
+from interp.model.key_heads import HOPPER, MOST_OFF, _difference, fits_masked
 
 hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
 needs_hopper = pytest.mark.skipif(not hopper, reason="needs a Hopper GPU")
@@ -69,3 +74,40 @@ def test_other_attention_is_pytorch_s():
 def test_a_cpu_does_not_use_it():
     q, k, v, mask = drawn(1, 64, 64, 8, 4, 256, device="cpu")
     assert not fits_masked(q, k, v, mask)
+
+
+@pytest.mark.parametrize("broken", [None, "value", "gradient"])
+def test_a_kernel_that_is_wrong_is_not_used(broken, monkeypatch, capsys):
+    """The comparison before use, on a CPU with attention by hand in place of the kernel."""
+
+    class Bent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, k):
+            return k.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            return slope * torch.linspace(1, 1.1, slope.shape[2])[:, None].to(slope.dtype)
+
+    class Kernel:
+        @staticmethod
+        def apply(q, k, v, mask, scale):
+            k = Bent.apply(k) if broken == "gradient" else k
+            found = by_hand(q.float(), k.float(), v.float(), mask.float(), scale).transpose(1, 2).bfloat16()
+            return found * 1.05 if broken == "value" else found
+
+    module = ModuleType("interp.model.triton_kernels.masked_attention")
+    module.MaskedAttention = Kernel
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(kernel_trial, "find_spec", lambda name: name)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        off = _difference(torch.device("cpu"), 64)
+    assert (off < MOST_OFF / 2) == (broken is None)
+    assert agrees("the language model", lambda: off, MOST_OFF) == (broken is None)
+    assert ("the language model uses PyTorch's attention" in capsys.readouterr().err) == (broken is not None)
+
+
+@needs_hopper
+def test_the_kernel_agrees_here_by_a_margin():
+    for width in (64, 128, 256):
+        assert _difference(torch.device("cuda"), width) < MOST_OFF / 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from interp.model import tower_attention
+from interp.model import kernel_trial, tower_attention
 from interp.model.key_heads import HOPPER
 from interp.model.tower_attention import D_HEAD, STEP, _works, attend_tower, fits_tower
 
@@ -97,7 +97,7 @@ def test_the_tower_of_a_model_uses_it():
 
 
 def test_a_kernel_that_fails_or_is_wrong_is_not_used(monkeypatch, capsys):
-    monkeypatch.setattr(tower_attention, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernel_trial, "find_spec", lambda name: name)
 
     def right(q, k, v, scale):
         return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)

@@ -68,6 +68,7 @@ def _masked_attention(ones: Ones, heads: int, kv_heads: int, width: int) -> None
     from interp.model.key_heads import FEWEST, fits_masked
 
     query, key = (ones(1, FEWEST, number, width).transpose(1, 2) for number in (heads, kv_heads))
+    # Which compares it with PyTorch first.
     mask = ones(1, 1, FEWEST, FEWEST)
     if fits_masked(query, key, key, mask):
         from interp.model.triton_kernels.masked_attention import MaskedAttention

@@ -7,7 +7,7 @@ of 32: the output is wrong without an error (PyTorch issue 191937). Copies are r
 Whole rows have a kernel of our own on Hopper GPUs, which reads masks in less time.
 """
 
-from importlib.util import find_spec
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from interp.model.kernel_trial import agrees
+
+_WORKS: dict[tuple[torch.device, int], bool] = {}
+"""GPU and channels of a head -> whether our kernel works."""
+MOST_OFF = 2**-5
+"""Largest difference from float32, over the largest number, that is rounding to bfloat16, with room: alone, that of the
+results is a tenth."""
 FEWEST = 64
 """Queries from which on our kernel is used; it takes so many at once."""
 HOPPER = 9
@@ -56,7 +63,7 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     """Whether our kernel attends with a `mask` that is added, and cuDNN computes the gradient if one is needed."""
     if not query.is_cuda or torch.version.hip is not None or query.dtype != torch.bfloat16:
         return False
-    if torch.cuda.get_device_capability(query.device)[0] != HOPPER or find_spec("triton") is None:
+    if torch.cuda.get_device_capability(query.device)[0] != HOPPER:
         return False
     width, length = query.shape[-1], query.shape[-2]
     if width not in (64, 128, 256) or length < FEWEST or mask.shape != (len(query), 1, length, key.shape[-2]):
@@ -64,7 +71,39 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     if any(x.stride(-1) != 1 or x.dtype != query.dtype for x in (query, key, value, mask)):
         return False
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    return not learns or _reads_shared_heads(query, key, value, mask)
+    if learns and not _reads_shared_heads(query, key, value, mask):
+        return False
+    tried = query.device, width
+    # A CUDA graph cannot record the comparison. Loading a model makes it.
+    if tried not in _WORKS and not torch.cuda.is_current_stream_capturing():
+        _WORKS[tried] = agrees("the language model", partial(_difference, *tried), MOST_OFF)
+    return _WORKS.get(tried, False)
+
+
+def _difference(device: torch.device, width: int) -> float:
+    """The largest difference of our kernel and its gradients from float32, over the largest number of each."""
+    from interp.model.triton_kernels.masked_attention import MaskedAttention
+
+    generator, length = torch.Generator(device).manual_seed(0), FEWEST + 16
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        # Heads that lie in memory as a projection leaves them; the last query sees the last key alone.
+        slope, query, key, value = (
+            torch.randn(2, length, heads, width, generator=generator, device=device).bfloat16().transpose(1, 2)
+            for heads in (4, 4, 2, 2)
+        )
+        seen = torch.rand(2, 1, length, length, generator=generator, device=device) < 0.7
+        seen[:, :, -1], seen[..., -1] = False, True
+        mask = torch.where(seen, 0.0, -torch.inf).bfloat16()
+        inputs = [x.detach().requires_grad_() for x in (query, key, value)]
+        found = MaskedAttention.apply(*inputs, mask, width**-0.5)
+        exact = [x.detach().float().requires_grad_() for x in (query, key, value)]
+        repeated = [x.repeat_interleave(2, 1) for x in exact[1:]]
+        expected = (exact[0] @ repeated[0].transpose(-1, -2) * width**-0.5 + mask.float()).softmax(-1) @ repeated[1]
+        pairs = [(found.detach(), expected.detach())]
+        pairs += zip(
+            torch.autograd.grad(found, inputs, slope), torch.autograd.grad(expected, exact, slope.float()), strict=True
+        )
+        return max(float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in pairs)
 
 
 def _reads_shared_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool:

@@ -4,19 +4,15 @@ PyTorch's kernels pad such heads to 128 channels. The own kernel is written in G
 interface still changes between versions. It is therefore compared with PyTorch's attention before it is used.
 """
 
-import logging
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from interp.model.kernel_trial import agrees
 from interp.model.key_heads import HOPPER
-from interp.runtime.errors import first_line
-from interp.runtime.progress import notify
 
-log = logging.getLogger(__name__)
 D_HEAD = 72
 """Channels of a head of the towers of all Gemma 3."""
 STEP = 64
@@ -24,10 +20,6 @@ STEP = 64
 MOST_OFF = 2**-7
 """Largest difference from float32 attention over standard normal numbers that is rounding to bfloat16: outputs are
 below 1 there, and PyTorch's kernels are off by half as much."""
-_FALLBACK = (
-    "warning: the vision tower uses PyTorch's attention, because our kernel failed on this GPU; margins differ in "
-    "their last digits from those of a run in which it works"
-)
 
 
 def fits_tower(query: Tensor, mask: Tensor | None) -> bool:
@@ -57,26 +49,14 @@ def attend_tower(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Ten
 @cache
 def _works(device: torch.device) -> bool:
     """Whether the kernel can be compiled for this GPU and gives there what PyTorch's attention gives."""
-    if find_spec("triton") is None:
-        return False
-    generator = torch.Generator(device).manual_seed(0)
-    # More patches than one block of queries takes, and heads that lie in memory as a projection leaves them.
-    drawn = torch.randn(3, 2, 5 * STEP, 2, D_HEAD, generator=generator, device=device).bfloat16()
-    query, key, value = drawn.transpose(2, 3)
-    expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
-    try:
+
+    def difference() -> float:
+        generator = torch.Generator(device).manual_seed(0)
+        # More patches than one block of queries takes, and heads that lie in memory as a projection leaves them.
+        drawn = torch.randn(3, 2, 5 * STEP, 2, D_HEAD, generator=generator, device=device).bfloat16()
+        query, key, value = drawn.transpose(2, 3)
+        expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
         found = attend_tower(query, key, value, D_HEAD**-0.5).transpose(1, 2)
-        off = float((found - expected).abs().max())
-    except ImportError as error:
-        log.info("the tower uses PyTorch's attention: Triton is too old (%s)", error)
-        return False
-    except torch.OutOfMemoryError:
-        # Which says nothing of the kernel, and is not kept as an answer.
-        raise
-    # Another version of Triton may fail in any way.
-    except Exception as error:
-        notify(f"{_FALLBACK} ({type(error).__name__}: {first_line(error)})")
-        return False
-    if not off <= MOST_OFF:
-        notify(f"{_FALLBACK} (off by {off:.2g})")
-    return off <= MOST_OFF
+        return float((found - expected).abs().max())
+
+    return agrees("the vision tower", difference, MOST_OFF)
