@@ -309,7 +309,7 @@ def _prefix_states(vlm: Vlm, steps: Sequence[Step], accelerator: "Accelerator") 
     prompts = [prompt for step in steps for prompt in prompts_asked(_own_items(step, accelerator))]
     prefixes = PrefixStates(vlm)
     # Beside a GPU, which computes the images meanwhile.
-    with map_beside(prefixes.tokens_of, [prompts], int(vlm.device.type == "cuda")) as tokenized:
+    with map_beside(prefixes.tokenize, [prompts], int(vlm.device.type == "cuda")) as tokenized:
         encode_images(vlm, [prompt.image for prompt in prompts])
         next(tokenized)
     # The other half of main memory is for images and questions.

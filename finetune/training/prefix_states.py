@@ -66,11 +66,18 @@ class PrefixStates:
         self._states = torch.empty(0, vlm.d_model, dtype=vlm.model.dtype)
         """[stored tokens, d_model], in main memory."""
 
-    def tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of every prompt. Equal wordings are tokenized once."""
+    def tokenize(self, prompts: Sequence[Prompt]) -> None:
+        """Tokenize the wordings of some prompts, equal ones once, for `tokens_of`."""
         new = list(dict.fromkeys((p.text, p.closed) for p in prompts if (p.text, p.closed) not in self._tokens))
-        found = prompt_tokens(self.vlm.processor, [text for text, _ in new], [c for _, c in new], self.vlm.style)
-        self._tokens |= {key: np.array(ids, np.int32) for key, ids in zip(new, found, strict=True)}
+        for start in range(0, len(new), PROMPTS):
+            part = new[start : start + PROMPTS]
+            texts, closed = [text for text, _ in part], [is_closed for _, is_closed in part]
+            found = prompt_tokens(self.vlm.processor, texts, closed, self.vlm.style)
+            self._tokens |= {key: np.array(ids, np.int32) for key, ids in zip(part, found, strict=True)}
+
+    def tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of every prompt."""
+        self.tokenize(prompts)
         return [self._tokens[p.text, p.closed].tolist() for p in prompts]
 
     def pack(self, prompts: Sequence[Prompt], questions: Sequence[int] | None = None) -> list[Row]:
