@@ -76,7 +76,8 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     tried = query.device, width
     # A CUDA graph cannot record the comparison. Loading a model makes it.
     if tried not in _WORKS and not torch.cuda.is_current_stream_capturing():
-        _WORKS[tried] = agrees("the language model", partial(_difference, *tried), MOST_OFF)
+        with torch.cuda.device(query.device):
+            _WORKS[tried] = agrees("the language model", partial(_difference, *tried), MOST_OFF)
     return _WORKS.get(tried, False)
 
 
