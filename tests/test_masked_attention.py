@@ -76,7 +76,7 @@ def test_a_cpu_does_not_use_it():
     assert not fits_masked(q, k, v, mask)
 
 
-@pytest.mark.parametrize("broken", [None, "value", "gradient"])
+@pytest.mark.parametrize("broken", [None, "value", "gradient", "no number"])
 def test_a_kernel_that_is_wrong_is_not_used(broken, monkeypatch, capsys):
     """The comparison before use, on a CPU with attention by hand in place of the kernel."""
 
@@ -87,12 +87,13 @@ def test_a_kernel_that_is_wrong_is_not_used(broken, monkeypatch, capsys):
 
         @staticmethod
         def backward(ctx, slope):
-            return slope * torch.linspace(1, 1.1, slope.shape[2])[:, None].to(slope.dtype)
+            factor = torch.linspace(1, 1.1, slope.shape[2])[:, None].to(slope.dtype)
+            return slope * (factor if broken == "gradient" else torch.nan)
 
     class Kernel:
         @staticmethod
         def apply(q, k, v, mask, scale):
-            k = Bent.apply(k) if broken == "gradient" else k
+            k = Bent.apply(k) if broken in ("gradient", "no number") else k
             found = by_hand(q.float(), k.float(), v.float(), mask.float(), scale).transpose(1, 2).bfloat16()
             return found * 1.05 if broken == "value" else found
 

@@ -104,7 +104,8 @@ def _difference(device: torch.device, width: int) -> float:
         pairs += zip(
             torch.autograd.grad(found, inputs, slope), torch.autograd.grad(expected, exact, slope.float()), strict=True
         )
-        return max(float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in pairs)
+        # torch's maximum, which is not a number as soon as one of these is not.
+        return float(torch.stack([(mine - theirs).abs().max() / theirs.abs().max() for mine, theirs in pairs]).max())
 
 
 def _reads_shared_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool:
