@@ -33,6 +33,8 @@ CANDIDATES = 20
 """Features that are patched."""
 SCREENED = 3
 """Layers that are screened at the same time, beside other work, where there is memory for them."""
+SCREEN_BYTES = 3 * 2**28
+"""Memory on a GPU for screening a layer besides its SAE [bytes]."""
 
 
 class Measured(NamedTuple):
@@ -86,8 +88,10 @@ def sae_inputs(task: Task, measured: Measured) -> SaeInputs:
     def load(layer: int) -> Sae:
         return load_sae(task.search.saes[layer], layer, vlm.d_model, vlm.device, dtype)
 
-    # A GPU computes one layer while the host reads and launches another. The cores of a CPU are busy with one.
-    beside = SCREENED if vlm.device.type == "cuda" and kept > 4 * SCREENED else 0
+    # A GPU computes one layer while the host reads and launches another. The cores of a CPU are busy with one. SAEs and
+    # the runs of patched prompts leave an eighth of the memory.
+    room = kept > 2 * SCREENED and measured.device_bytes // 8 > SCREENED * SCREEN_BYTES
+    beside = SCREENED if vlm.device.type == "cuda" and room else 0
     return SaeInputs(load, measured.residuals, vlm.device, beside)
 
 
