@@ -7,7 +7,7 @@ be resumed.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -29,6 +29,7 @@ from interp.storage.atomic import PARTIAL, atomic_folder, flush, refuse_unwritab
 from interp.storage.checkpoint import Checkpoint, refuse_other_inputs
 from interp.storage.checksums import inputs_digests, joined_digest, weights_fingerprint
 from interp.storage.manifest import MANIFEST, read_manifest, write_manifest
+from interp.storage.provenance import measurement
 from interp.storage.working_folder import discard, finished, refuse_unfinished, working, working_folder
 from interp.storage.write_errors import disk_full_errors, write_errors
 from interp.views.figures.style import import_drawing, save_figures
@@ -56,7 +57,7 @@ def find_into(
     refuse_unfinished(out, resume)
     work = working_folder(out)
     meet()
-    with working(work) if is_main() else nullcontext():
+    with working(work) if is_main() else measurement():
         search = load()
         team = team_on(search.vlm.device)
         # Hashing some GB takes seconds; until it is done, nothing is written that needs it.
