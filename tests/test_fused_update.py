@@ -170,6 +170,15 @@ def test_every_projection_and_pass_has_a_mask_of_its_own():
     assert torch.equal(torch.stack(fused_update._seeds(modules)), drawn[:3])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_ranks_too_high_for_our_kernel_keep_torch_s_dropout(monkeypatch):
+    modules = list(mixed_block(lora_dropout=0.5).base_model.model.children())
+    monkeypatch.setattr(fused_update, "MOST_RANK", 4)
+    assert all(seed is not None for seed in fused_update._seeds(modules))
+    monkeypatch.setattr(fused_update, "MOST_RANK", 3)
+    assert list(fused_update._seeds(modules)) == [None] * 3
+
+
 class Sharing(torch.nn.Module):
     """Three projections of one input, which is also added to what follows; the result of one may be unused."""
 

@@ -22,6 +22,9 @@ from interp.model.fused import is_watched
 if TYPE_CHECKING:
     from peft import PeftModel
 
+MOST_RANK = 128
+"""Highest rank whose factors our kernel of dropout holds in the fast memory of any GPU, half a kilobyte a rank."""
+
 
 @contextmanager
 def fused_updates(adapted: "PeftModel", active: bool = True) -> Iterator[None]:
@@ -100,8 +103,12 @@ def _seeds(modules: Sequence[Any]) -> Sequence[Tensor | None]:
     if device.type != "cuda" or find_spec("triton") is None:
         return [None] * len(modules)
     seeds = torch.randint(2**62, (len(modules),), device=device)
+    ranks = [module.r[module.active_adapters[0]] for module in modules]
     # A model may be split over several GPUs.
-    covered = (w.device == device and w.dtype.itemsize == 2 and w.shape[1] % 8 == 0 for w in weights)
+    covered = (
+        w.device == device and w.dtype.itemsize == 2 and w.shape[1] % 8 == 0 and rank <= MOST_RANK
+        for w, rank in zip(weights, ranks, strict=True)
+    )
     return [seed if is_covered else None for seed, is_covered in zip(seeds, covered, strict=True)]
 
 
