@@ -107,8 +107,8 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(search, whole, t
         kinds |= {path.name.split("-")[0] for path in work.glob("*.safetensors")}
         measured = len(list(work.glob("other-images-*/rounds-*.safetensors")))
         other_images.add(measured)
-        # The prompts with other images come after the two kinds of gradients, in four parts.
-        after = 1 if measured < 4 and len(list(work.glob("gradients-*.safetensors"))) == 2 else KILLED
+        # The prompts with other images come after the screening of both layers, in four parts.
+        after = 1 if measured < 4 and len(list(work.glob("layer-*.safetensors"))) == 2 else KILLED
     assert kinds == {"rounds", "gradients", "layer", "margins"}
     # Kills left some of these parts, and the next run went on after them.
     assert other_images & {1, 2, 3}
@@ -202,7 +202,7 @@ def test_work_under_names_that_another_search_does_not_ask_for_is_not_lost(searc
     work = out.with_name("out.partial")
     assert killed(search, out, False, 3) == -signal.SIGKILL
     kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
-    assert {name.split("-")[0] for name in kept} == {"gradients", "margins"}
+    assert {name.split("-")[0] for name in kept} == {"gradients", "layer"}
     other = search._replace(settings=FindSettings(seed=1, min_flips=1), batch_tokens=4000)
     with pytest.raises(InputError) as refused:
         find_into(out, lambda: other, resume=True)

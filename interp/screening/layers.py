@@ -65,7 +65,7 @@ def screening_layers(
     """Choose features on the selection half, and prepare their tests on the held-out half.
 
     Threads of `inputs` do so while it is open (`interp.runtime.prefetch.map_beside`), and the function that it gives
-    waits for them.
+    waits for them. Without threads, it is done when it opens.
 
     `gradients` [selection bank, layers, d_model] are those of the margin at the paraphrases, `on_path` the means of
     those on the paths to the originals (`interp.screening.attribution.path_gradients`). `features_a_layer`
@@ -119,7 +119,12 @@ def screening_layers(
     with map_beside(
         checkpointed, range(len(layers)), inputs.beside, partial(_take_own_stream, inputs.device)
     ) as results:
-        yield whole
+        if inputs.beside:
+            yield whole
+        else:
+            # At once, so that a damaged SAE is found before anything else is computed.
+            found = whole()
+            yield lambda: found
 
 
 def _take_own_stream(device: torch.device) -> None:

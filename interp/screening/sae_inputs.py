@@ -20,7 +20,7 @@ class SaeInputs(NamedTuple):
     device: torch.device = torch.device("cpu")
     """Where the SAEs are."""
     beside: int = 0
-    """Number of threads that may screen layers beside other work; with none, they are screened when they are needed."""
+    """Number of threads that may screen layers beside other work; with none, nothing goes on meanwhile."""
 
     def at(self, layer: int) -> tuple[Sae, Tensor]:
         """The SAE of a layer and the residuals after it, [n prompts, d_model]."""
