@@ -39,7 +39,8 @@ def places_among_sharing(model: torch.nn.Module) -> Iterator[tuple[Any, Place]]:
     """The projections of a model that share their input with others, each with its place among them."""
     for module in model.modules():
         for names in SHARING:
-            group = [part for name in names if (part := getattr(module, name, None)) is not None]
+            # `getattr` raises an error for every name that a module lacks: 8 ms a pass in place of 2 for MedGemma-4B.
+            group = [part for name in names if (part := module._modules.get(name)) is not None]
             shared = Shared()
             yield from ((part, Place(shared, part is group[-1])) for part in group)
 
