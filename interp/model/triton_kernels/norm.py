@@ -86,9 +86,3 @@ def _launch(x: Tensor) -> tuple[tuple[int], dict[str, int]]:
     block = triton.next_power_of_2(x.shape[-1])
     rows = max(1, AT_ONCE // block)
     return (triton.cdiv(x.numel() // x.shape[-1], rows),), {"ROWS": rows, "BLOCK": block, "num_warps": 8}
-
-
-def launch_options(x: Tensor) -> dict[str, int]:
-    """The block and the warps of a program for one row of x [..., n]."""
-    block = triton.next_power_of_2(x.shape[-1])
-    return {"BLOCK": block, "num_warps": max(1, min(8, block // 256))}

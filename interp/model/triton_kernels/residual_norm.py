@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.model.triton_kernels.norm import launch_options, normed, place, pulled
+from interp.model.triton_kernels.norm import normed, place, pulled
 
 
 @triton.jit
@@ -95,4 +95,6 @@ class ResidualNorm(torch.autograd.Function):
 
 
 def _options(x: Tensor | None, next_weight: Tensor | None, rows: Tensor) -> dict[str, Any]:
-    return {"ADDED": x is not None, "NEXT": next_weight is not None, **launch_options(rows)}
+    block = triton.next_power_of_2(rows.shape[-1])
+    warps = max(1, min(8, block // 256))
+    return {"ADDED": x is not None, "NEXT": next_weight is not None, "BLOCK": block, "num_warps": warps}
