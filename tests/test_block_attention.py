@@ -95,7 +95,6 @@ def test_the_last_layer_at_final_tokens(ours, image_first):
     torch.testing.assert_close(found[row, column], expected[row, column])
     torch.testing.assert_close(kept.layers[0].keys, every.layers[0].keys)
     torch.testing.assert_close(kept.layers[0].values, every.layers[0].values)
-    assert len(text.layers[-1]._forward_hooks) == 0
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -124,6 +123,18 @@ def test_what_a_hook_adds_to_the_input_of_the_last_layer_reaches_its_keys_and_va
     with torch.set_grad_enabled(gradients):
         found = logits_from_layer(whole, batch, states)
     torch.testing.assert_close(found, whole.lm_head(whole.model.language_model.norm(expected)))
+
+
+def test_a_hook_of_the_last_layer_finds_all_tokens_where_they_are_in_the_batch():
+    whole, batch = model(), collate(packed(True), 0)
+    states, steering = torch.randn(*batch.input_ids.shape, 32), torch.randn(*batch.input_ids.shape, 32)
+    text = whole.model.language_model
+    masks = batch_masks(whole, batch)
+    expected = (run_layers(whole, states, masks, batch.position_ids) + steering)[batch.final[:, 0], batch.final[:, 1]]
+    text.layers[-1].register_forward_hook(lambda module, inputs, output: output + steering)
+    with torch.no_grad():
+        found = logits_from_layer(whole, batch, states)
+    torch.testing.assert_close(found, whole.lm_head(text.norm(expected)))
 
 
 class SkippingCache:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp.images.decode import NO_IMAGE
-from interp.measurement.margins import capture_residuals, load_batches, text_places
+from interp.measurement.margins import Capture, load_batches, text_places
 from interp.model.decoder import run_below
 from interp.model.memory_model import passing_tokens
 from interp.model.packing import batches, common_prefix, pack
@@ -55,9 +55,9 @@ def token_activations(
     activations: list[NDArray[np.float32]] = [np.empty((0, len(features)), np.float32)] * len(prompts)
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "activations"):
         places = text_places(vlm, batch, start)
-        with capture_residuals(vlm, batch, places, [sae.layer]) as captured:
-            run_below(vlm.model, batch, images, sae.layer + 1)
-        found = sae.encode(captured[sae.layer].float(), columns).cpu().numpy()
+        capture = Capture(vlm, batch, places, [sae.layer])
+        run_below(vlm.model, batch, images, sae.layer + 1, after=capture)
+        found = sae.encode(capture.found[sae.layer].float(), columns).cpu().numpy()
         ids_there, owner = batch.input_ids[places[:, 0], places[:, 1]].cpu().numpy(), places[:, 0].cpu().numpy()
         for row, prompt in enumerate(batch.prompts):
             tokens[prompt], activations[prompt] = ids_there[owner == row], found[owner == row]

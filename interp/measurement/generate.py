@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
-from interp.model.decoder import DECODE_KERNELS, prompt_cache, run_layers, run_packed
+from interp.measurement.margins import Capture, load_batches, pack_prompts
+from interp.model.decoder import decode_kernels, prompt_cache, run_layers, run_packed
 from interp.model.memory_model import answering_tokens
 from interp.model.packing import Batch, batches, in_reach
 from interp.model.room import least_size
@@ -69,17 +68,17 @@ def _decode(vlm: Vlm, batch: Batch, images: Tensor, max_new_tokens: int) -> list
     ends = end_tokens(vlm.model)
     row, column = batch.final.unbind(1)
     slot = batch.segment[row, column] - 1
-    with capture_residuals(vlm, batch, batch.final):
-        hidden = run_packed(vlm.model, batch, images, cache)
+    hidden = run_packed(vlm.model, batch, images, cache, Capture(vlm, batch, batch.final))
     answered = _most_probable(vlm, hidden[row, column])[:, None]
     segment, position = batch.segment, batch.position_ids
     while answered.shape[1] < max_new_tokens and not torch.isin(answered, answered.new_tensor(ends)).any(1).all():
         step = next_step(batch, answered)
         segment, position = torch.cat([segment, step.segment], 1), torch.cat([position, step.position_ids], 1)
-        with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
+        with decode_kernels(vlm.device):
             masks = step_masks(segment, position, step.segment.shape[1], window)
             embedded = vlm.model.get_input_embeddings()(step.input_ids)
-            hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache)
+            after = Capture(vlm, step, step.final)
+            hidden = run_layers(vlm.model, embedded, masks, step.position_ids, cache=cache, after=after)
         final = vlm.model.model.language_model.norm(hidden[row, slot])
         answered = torch.cat([answered, _most_probable(vlm, final)[:, None]], 1)
     return [_truncate(tokens, ends) for tokens in answered.tolist()]

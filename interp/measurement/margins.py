@@ -5,8 +5,7 @@ Only the residuals and logits of final tokens are kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -16,7 +15,7 @@ from interp.images.decode import NO_IMAGE
 from interp.model.decoder import final_logits, run_below
 from interp.model.image_tokens import encode_images
 from interp.model.memory_model import passing_tokens
-from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack
+from interp.model.packing import Batch, Row, batches, collate, common_prefix, length_step, pack, side_by_side
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.room import least_size, room
 from interp.model.vlm import Vlm
@@ -25,6 +24,7 @@ from interp.runtime.distributed import Team
 from interp.runtime.errors import InputError
 from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
+from interp.runtime.shared_cores import map_sharing_cores
 
 
 class Measurement(NamedTuple):
@@ -123,9 +123,10 @@ def measure(
         batch_tokens = least_size(vlm, vlm.team, passing_tokens)
     chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
     if vlm.team.size == 1:
-        return _measure_batches(vlm, prompts, layers, chunks, description, into)
+        return _measure_batches(vlm, prompts, layers, chunks, batch_tokens, description, into)
     own = vlm.team.share(chunks)
-    return _merge(_measure_batches(vlm, prompts, layers, own, description), own, len(prompts), vlm.team, into)
+    part = _measure_batches(vlm, prompts, layers, own, batch_tokens, description)
+    return _merge(part, own, len(prompts), vlm.team, into)
 
 
 def _measure_batches(
@@ -133,6 +134,7 @@ def _measure_batches(
     prompts: pd.DataFrame,
     layers: Sequence[int],
     chunks: Sequence[list[Row]],
+    batch_tokens: int,
     description: str,
     into: Tensor | None = None,
 ) -> Measurement:
@@ -142,7 +144,7 @@ def _measure_batches(
     margin = torch.empty(n)
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
-    launched = launch_batches(vlm, prompts, layers, chunks, description, residuals.dtype)
+    launched = launch_batches(vlm, prompts, layers, chunks, batch_tokens, description, residuals.dtype)
     for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
         place = torch.searchsorted(asked, torch.tensor(index))
         margin[place], top_token[place] = its_margin, its_token
@@ -163,6 +165,7 @@ def launch_batches(
     prompts: pd.DataFrame,
     layers: Sequence[int],
     chunks: Iterable[list[Row]],
+    batch_tokens: int,
     description: str,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[list[int], Measurement]]:
@@ -171,11 +174,16 @@ def launch_batches(
     The tensors are on the model's device, where a GPU may not have computed them yet. `chunks` are those of
     `load_batches`, the other parameters those of `measure`; margins are not checked.
     """
-    for batch, images in load_batches(vlm, chunks, prompts, description):
-        with capture_residuals(vlm, batch, batch.final, layers) as captured:
-            logits = final_logits(vlm.model, batch, images)
-        found = torch.stack([captured[layer] for layer in layers], dim=1) if layers else logits[:, :0, None]
-        yield batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
+
+    def launch(loaded: tuple[Batch, Tensor]) -> tuple[list[int], Measurement]:
+        batch, images = loaded
+        capture = Capture(vlm, batch, batch.final, layers)
+        logits = final_logits(vlm.model, batch, images, capture)
+        found = capture.stacked(layers) if layers else logits[:, :0, None]
+        return batch.prompts, Measurement(answer_margin(logits, vlm.answers), logits.argmax(-1), found.to(dtype))
+
+    threads = side_by_side(batch_tokens, vlm.device)
+    yield from map_sharing_cores(launch, load_batches(vlm, chunks, prompts, description), threads)
 
 
 def check_finite(prompts: pd.DataFrame, asked: Tensor, margin: Tensor) -> None:
@@ -227,10 +235,10 @@ def text_residuals(
     residuals, owners = [torch.empty(0, len(layers), vlm.d_model)], [torch.empty(0, dtype=torch.long)]
     for batch, images in load_batches(vlm, batches(rows, batch_tokens, vlm.device), prompts, "residuals"):
         places = text_places(vlm, batch, start)
-        with capture_residuals(vlm, batch, places, layers) as captured:
-            run_below(vlm.model, batch, images, max(layers, default=-1) + 1)
+        capture = Capture(vlm, batch, places, layers)
+        run_below(vlm.model, batch, images, max(layers, default=-1) + 1, after=capture)
         # Put together in main memory: the residuals of all layers may be larger than anything else on the device.
-        residuals.append(torch.stack([captured[layer].cpu() for layer in layers], dim=1).float())
+        residuals.append(torch.stack([capture.found[layer].cpu() for layer in layers], dim=1).float())
         owners.append(torch.tensor(batch.prompts)[places[:, 0].cpu()])
     return torch.cat(residuals), torch.cat(owners)
 
@@ -241,36 +249,27 @@ def text_places(vlm: Vlm, batch: Batch, start: int) -> Tensor:
     return ((batch.segment >= 0) & ~image & (batch.position_ids >= start)).nonzero()
 
 
-@contextmanager
-def capture_residuals(
-    vlm: Vlm,
-    batch: Batch,
-    places: Tensor,
-    layers: Sequence[int] = (),
-) -> Iterator[dict[int, Tensor]]:
-    """While open, apply `vlm.output_hooks` and capture the residuals of `layers` at `places` after them.
+class Capture:
+    """Called after every layer of a running batch, applies `vlm.output_hooks` and captures residuals after them."""
 
-    `places` int64 [n, 2] are rows and columns of the batch. The captured residuals are layer -> [n, d_model].
-    """
-    captured: dict[int, Tensor] = {}
-    row, column = places[:, 0], places[:, 1]
+    def __init__(self, vlm: Vlm, batch: Batch, places: Tensor, layers: Sequence[int] = ()) -> None:
+        """Capture the residuals of `layers` at `places` int64 [n, 2], rows and columns of the batch."""
+        self._hooks, self._batch = vlm.output_hooks, batch
+        self._places, self._layers = places.unbind(1), set(layers)
+        self.found: dict[int, Tensor] = {}
+        """Layer -> its captured residuals [n, d_model]."""
 
-    def hook(layer: int) -> Any:
-        def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            # The layer may be on another device than the batch, which is with the first layer.
-            there, home = output.device, row.device
-            if layer in vlm.output_hooks:
-                output = vlm.output_hooks[layer](output.to(home), batch).to(there)
-            if layer in layers:
-                captured[layer] = output[row.to(there), column.to(there)].to(home)
-            return output
+    def __call__(self, layer: int, output: Tensor) -> Tensor:
+        """The output [B, S, d_model] of a layer that the next one is to use."""
+        row, column = self._places
+        # The layer may be on another device than the batch, which is with the first layer.
+        there, home = output.device, row.device
+        if layer in self._hooks:
+            output = self._hooks[layer](output.to(home), self._batch).to(there)
+        if layer in self._layers:
+            self.found[layer] = output[row.to(there), column.to(there)].to(home)
+        return output
 
-        return watch
-
-    hooked = sorted(set(layers) | set(vlm.output_hooks))
-    handles = [vlm.layers[layer].register_forward_hook(hook(layer)) for layer in hooked]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
+    def stacked(self, layers: Sequence[int]) -> Tensor:
+        """The captured residuals of `layers`: [n, layers, d_model]."""
+        return torch.stack([self.found[layer] for layer in layers], dim=1)

@@ -69,7 +69,7 @@ def measure_together(
     left = sorted({number for part in team.gather_values(missing) for number in part})
     asked = [list(dealt[number][team.rank]) for number in left if dealt[number][team.rank]]
     all_layers = with_layer_below(layers)
-    launched = launch_batches(vlm, prompts, all_layers, asked, "margins and residuals", vlm.model.dtype)
+    launched = launch_batches(vlm, prompts, all_layers, asked, batch_tokens, "margins and residuals", vlm.model.dtype)
     nothing = torch.empty(0, len(all_layers), vlm.d_model, dtype=vlm.model.dtype, device=vlm.device)
     # On the device, because to index with numbers from main memory would wait for all that is queued there.
     places = [[all_layers.index(layer) for layer in block] for block in layers_of]

@@ -6,19 +6,18 @@ costs one position in each layer above the edited one. The edits of all prompts 
 layer L join the batch once the earlier ones have passed layer L.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 
-from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
+from interp.measurement.margins import Capture, load_batches, pack_prompts
 from interp.model.decoder import (
-    DECODE_KERNELS,
     additive,
+    decode_kernels,
     final_margins,
     run_below,
     run_last_layer,
@@ -26,13 +25,17 @@ from interp.model.decoder import (
 )
 from interp.model.edited_attention import ALIGNED, WithOwn
 from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun_tokens
-from interp.model.packing import Batch, Row, at_once, batches, column_step, in_reach, padded
+from interp.model.packing import Batch, Row, at_once, batches, column_step, in_reach, padded, side_by_side
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
+from interp.runtime.shared_cores import map_sharing_cores
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class CachedBatch(NamedTuple):
@@ -55,6 +58,17 @@ class CachedBatch(NamedTuple):
     def bytes(self) -> int:
         """Memory of the tensors [bytes]."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, self.final))
+
+
+class EditGroup(NamedTuple):
+    """What a sweep computes at once."""
+
+    cached: CachedBatch
+    """n prompts."""
+    prompts: Tensor
+    """Their indices in the caller's list: int64 [n, 1]."""
+    edits: Tensor
+    """Indices of the k edits, in the order of their layers: int64 [k]."""
 
 
 class Edits(Protocol):
@@ -103,15 +117,16 @@ class SuffixRerun:
         `delta` float32 [n, k, d_model] is added to the final token's residual; edit k follows layer `layers`[k].
         """
 
-        def launched() -> Iterator[tuple[tuple[Tensor, Tensor], list[Tensor]]]:
-            for cached, index, part in self._edit_groups(layers, self.batch_tokens, description):
-                edits = edits_of(delta, index[:, 0], part, self.vlm.device)
-                yield (index, part), [rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)]
+        def launch(group: EditGroup) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+            cached, index, part = group
+            edits = edits_of(delta, index[:, 0], part, self.vlm.device)
+            return (index, part), [rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)]
 
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
+            groups = self._edit_groups(layers, self.batch_tokens, description)
             with torch.no_grad():
-                for place, (margins,) in pipeline_to_host(launched()):
+                for place, (margins,) in pipeline_to_host(self._side_by_side(launch, groups, self.batch_tokens)):
                     found[place] = margins
             return found
 
@@ -128,18 +143,19 @@ class SuffixRerun:
         n, k, d_model = delta.shape
         shape, tokens = torch.Size([n, k // steps, d_model]), self.batch_tokens // GRADIENT_SHARE
 
-        def launched() -> Iterator[tuple[tuple[Tensor, Tensor], list[Tensor]]]:
-            for cached, index, part in self._edit_groups(layers, tokens, description, steps):
-                edits = edits_of(delta, index[:, 0], part, self.vlm.device).requires_grad_()
-                with torch.enable_grad():
-                    margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
-                    (gradient,) = torch.autograd.grad(margins.sum(), edits)
-                run = min(steps, len(part))
-                yield (index, part[::run] // steps), [gradient.unflatten(1, (-1, run)).sum(2) / steps]
+        def launch(group: EditGroup) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+            cached, index, part = group
+            edits = edits_of(delta, index[:, 0], part, self.vlm.device).requires_grad_()
+            with torch.enable_grad():
+                margins = rerun_suffix(self.vlm, cached, [layers[k] for k in part], edits)
+                (gradient,) = torch.autograd.grad(margins.sum(), edits)
+            run = min(steps, len(part))
+            return (index, part[::run] // steps), [gradient.unflatten(1, (-1, run)).sum(2) / steps]
 
         def sweep() -> Tensor:
             found = torch.zeros(shape)
-            for place, (gradient,) in pipeline_to_host(launched()):
+            groups = self._edit_groups(layers, tokens, description, steps)
+            for place, (gradient,) in pipeline_to_host(self._side_by_side(launch, groups, tokens)):
                 found[place] += gradient
             return found
 
@@ -161,12 +177,10 @@ class SuffixRerun:
             self.checkpoint.write_stage(kind, inputs, {"found": found})
         return found
 
-    def _edit_groups(
-        self, layers: Sequence[int], tokens: int, description: str, steps: int = 1
-    ) -> Iterator[tuple[CachedBatch, Tensor, Tensor]]:
-        """Every batch, with the indices of its prompts int64 [n, 1] and those of a group of edits int64 [k].
+    def _edit_groups(self, layers: Sequence[int], tokens: int, description: str, steps: int = 1) -> Iterator[EditGroup]:
+        """Every batch with every group of edits: whole runs of `steps` consecutive edits, or an equal part of one.
 
-        A group has whole runs of `steps` consecutive edits, or an equal part of one. Nothing without edits.
+        Nothing without edits.
         """
         if len(layers) == 0:
             return
@@ -175,7 +189,7 @@ class SuffixRerun:
             most = max(1, at_once(tokens, self.vlm.device) // len(cached.prompts))
             size = most // steps * steps or next(part for part in range(most, 0, -1) if steps % part == 0)
             for part in order.split(size):
-                yield cached, torch.tensor(cached.prompts)[:, None], part
+                yield EditGroup(cached, torch.tensor(cached.prompts)[:, None], part)
 
     def _batches(self, description: str) -> Iterator[CachedBatch]:
         """Every batch with its cache, computed again unless it stayed on the device."""
@@ -184,8 +198,8 @@ class SuffixRerun:
             rows = pack_prompts(self.vlm, self.prompts)
             self._chunks = self.team.share(list(batches(rows, self.batch_tokens, self.vlm.device, apart=True)))
         staying: list[CachedBatch] = []
-        for batch, images in load_batches(self.vlm, self._chunks, self.prompts, description):
-            cached = _cache_batch(self.vlm, batch, images)
+        loaded = load_batches(self.vlm, self._chunks, self.prompts, description)
+        for cached in self._side_by_side(lambda given: _cache_batch(self.vlm, *given), loaded, self.batch_tokens):
             if cached.bytes <= self._free:
                 self._free -= cached.bytes
                 staying.append(cached)
@@ -193,6 +207,12 @@ class SuffixRerun:
         prompts = {prompt for cached in staying for prompt in cached.prompts}
         self._cached += staying
         self._chunks = [chunk for chunk in self._chunks if chunk[0].prompts[0] not in prompts]
+
+    def _side_by_side(
+        self, function: Callable[[T], R], items: Iterable[T], batch_tokens: int
+    ) -> Generator[R, None, None]:
+        """What `function` gives for every item, on a CPU for as many at once as hold `batch_tokens` positions."""
+        return map_sharing_cores(function, items, side_by_side(batch_tokens, self.vlm.device))
 
 
 def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
@@ -217,10 +237,11 @@ def sweep_bytes(vlm: Vlm, free: int) -> int:
 @torch.no_grad()
 def _cache_batch(vlm: Vlm, batch: Batch, images: Tensor) -> CachedBatch:
     cache = Recorder()
-    with capture_residuals(vlm, batch, batch.final, range(vlm.n_layers)) as captured:
-        hidden = run_below(vlm.model, batch, images, vlm.n_layers - 1, cache)
-        run_last_layer(vlm.model, batch, hidden, cache)
-    final = torch.stack([captured[layer] for layer in range(vlm.n_layers)], dim=1)
+    layers = range(vlm.n_layers)
+    capture = Capture(vlm, batch, batch.final, layers)
+    hidden = run_below(vlm.model, batch, images, vlm.n_layers - 1, cache, capture)
+    run_last_layer(vlm.model, batch, hidden, cache, capture)
+    final = capture.stacked(layers)
     row, column = batch.final.unbind(1)
     columns = _columns_before(batch)
     places = row[:, None] * batch.segment.shape[1] + columns
@@ -289,8 +310,9 @@ def rerun_suffix(vlm: Vlm, cached: CachedBatch, layers: list[int], edits: Tensor
         hidden = torch.cat([hidden[:, :start], joining.to(hidden.dtype), filling], 1)
         step = Batch(ids[:, :width], position[:, :width], segment[:, :width], places[: width * n], [], width)
         stop = next((edited for edited in layers if edited > layer), vlm.n_layers - 1) + 1
-        with capture_residuals(vlm, step, step.final), sdpa_kernel(DECODE_KERNELS):
-            hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache, rotations)
+        edited = Capture(vlm, step, step.final)
+        with decode_kernels(hidden.device):
+            hidden = run_layers(vlm.model, hidden, masks, step.position_ids, layer + 1, stop, cache, rotations, edited)
     return final_margins(vlm.model, hidden, vlm.answers)
 
 

@@ -1,7 +1,7 @@
 """Running the language model on a packed batch, in whole or from one layer to another."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from inspect import signature, unwrap
 from typing import Any, NamedTuple
@@ -18,6 +18,9 @@ from interp.runtime.async_copies import to_device_async
 
 Mask = Tensor | Blocks
 """What tokens may see in a layer: True or 0 where they may, or the blocks that they see."""
+
+AfterLayer = Callable[[int, Tensor], Tensor]
+"""From the number of a layer and its output [B, S, d_model] to the output to use instead."""
 
 DECODE_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention kernels for a few new tokens after a KV cache. cuDNN's is left out: it makes a new plan for every length,
@@ -56,13 +59,15 @@ def run_layers(
     stop: int | None = None,
     cache: Any = None,
     rotations: dict[str, tuple[Tensor, Tensor]] | None = None,
+    after: AfterLayer | None = None,
 ) -> Tensor:
     """Run layers `start` to `stop` - 1 (by default the last): [B, S, d_model] -> resid_post [B, S, d_model].
 
     `hidden` is the output of layer `start` - 1, and `masks` holds one mask for each kind of layer. A transformers
     `cache` stores the keys and values of every layer, and new tokens attend to those that it held before. `rotations`
-    keeps the cosines and sines of these positions in each kind of layer from one call to the next. Gradients flow if
-    they are enabled. If the layers are on several devices (`interp.model.load`), the result is on that of `hidden`.
+    keeps the cosines and sines of these positions in each kind of layer from one call to the next. `after` is called
+    after every layer. Gradients flow if they are enabled. If the layers are on several devices (`interp.model.load`),
+    the result is on that of `hidden`.
     """
     text, home = model.model.language_model, hidden.device
     held = {} if cache is None else {_cache_name(type(text.layers[0]).forward): cache}
@@ -73,7 +78,7 @@ def run_layers(
     # Otherwise PyTorch does this anew in every layer.
     given = {kind: masks[kind] for kind in set(kinds)}
     masks = {k: additive(m, hidden.dtype) if isinstance(m, Tensor) else m for k, m in given.items()}
-    for kind, layer in zip(kinds, text.layers[start:stop], strict=True):
+    for number, (kind, layer) in enumerate(zip(kinds, text.layers[start:stop], strict=True), start):
         hidden = layer(
             hidden,
             attention_mask=masks[kind],
@@ -81,6 +86,8 @@ def run_layers(
             position_ids=position_ids,
             **held,
         )
+        if after is not None:
+            hidden = after(number, hidden)
     return hidden.to(home)
 
 
@@ -103,53 +110,68 @@ def prompt_cache() -> Any:
     return DynamicCache()
 
 
-def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None) -> Tensor:
+def run_packed(model: Any, batch: Batch, images: Tensor, cache: Any = None, after: AfterLayer | None = None) -> Tensor:
     """Run a packed batch through all layers and the final norm: [B, S, d_model].
 
     Parameters are as for `embed` and `run_layers`.
     """
-    return model.model.language_model.norm(run_below(model, batch, images, cache=cache))
+    return model.model.language_model.norm(run_below(model, batch, images, None, cache, after))
 
 
-def run_below(model: Any, batch: Batch, images: Tensor, stop: int | None = None, cache: Any = None) -> Tensor:
+def run_below(
+    model: Any,
+    batch: Batch,
+    images: Tensor,
+    stop: int | None = None,
+    cache: Any = None,
+    after: AfterLayer | None = None,
+) -> Tensor:
     """Run a packed batch through the layers below `stop`, by default all: the input of that layer [B, S, d_model].
 
     Parameters are as for `embed` and `run_layers`.
     """
     hidden, masks = embed(model, batch, images), batch_masks(model, batch)
-    return run_layers(model, hidden, masks, batch.position_ids, 0, stop, cache)
+    return run_layers(model, hidden, masks, batch.position_ids, 0, stop, cache, after=after)
 
 
-def final_logits(model: Any, batch: Batch, images: Tensor) -> Tensor:
-    """Logits [n, vocabulary] of the first answer token of every prompt in a packed batch."""
-    return logits_from_layer(model, batch, embed(model, batch, images))
+def final_logits(model: Any, batch: Batch, images: Tensor, after: AfterLayer | None = None) -> Tensor:
+    """Logits [n, vocabulary] of the first answer token of every prompt in a packed batch.
+
+    Parameters are as for `embed` and `run_layers`.
+    """
+    return logits_from_layer(model, batch, embed(model, batch, images), after=after)
 
 
-def logits_from_layer(model: Any, batch: Batch, hidden: Tensor, start: int = 0) -> Tensor:
+def logits_from_layer(
+    model: Any, batch: Batch, hidden: Tensor, start: int = 0, after: AfterLayer | None = None
+) -> Tensor:
     """`final_logits`, computed from the input `hidden` [B, S, d_model] of layer `start`."""
     last = len(model.model.language_model.layers) - 1
     if start < last:
-        hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start, last)
+        hidden = run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, start, last, after=after)
     if start <= last:
-        hidden = run_last_layer(model, batch, hidden)
+        hidden = run_last_layer(model, batch, hidden, after=after)
     final = hidden[batch.final[:, 0], batch.final[:, 1]]
     return model.lm_head(model.model.language_model.norm(final))
 
 
-def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) -> Tensor:
+def run_last_layer(
+    model: Any, batch: Batch, hidden: Tensor, cache: Any = None, after: AfterLayer | None = None
+) -> Tensor:
     """Run the last layer at final tokens: its input [B, S, d_model] -> resid_post [B, S, d_model], 0 at other tokens.
 
-    Nothing reads the others, of which only keys and values are computed. If a hook changes the input of the layer, all
-    tokens are run. Gradients flow if they are enabled. Parameters are as for `run_layers`.
+    Nothing reads the others, of which only keys and values are computed. If the layer has hooks, all tokens are run.
+    Gradients flow if they are enabled. Parameters are as for `run_layers`.
     """
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 
     text = model.model.language_model
     last = len(text.layers) - 1
     layer, kind = text.layers[last], text.config.layer_types[last]
-    if layer._forward_pre_hooks:
-        # They change what keys and values are computed from.
-        return run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, last, cache=cache)
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        # They may change what keys and values are computed from, and look for tokens where they are in the batch.
+        masks = batch_masks(model, batch)
+        return run_layers(model, hidden, masks, batch.position_ids, last, cache=cache, after=after)
     own, columns = layer.self_attn, final_columns(batch)
     # Gathered and scattered, because the gradient of indexing sorts the indices.
     index = columns[..., None].expand(-1, -1, hidden.shape[-1])
@@ -161,25 +183,26 @@ def run_last_layer(model: Any, batch: Batch, hidden: Tensor, cache: Any = None) 
     if cache is not None:
         cache.update(keys, values, last)
 
-    def in_its_place(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output.new_zeros(hidden.shape).scatter_(1, index.to(output.device), output)
-
-    # Before all others, which find final tokens where they are in the batch.
-    handle = layer.register_forward_hook(in_its_place, prepend=True)
     # The gradient of the memory-efficient kernel takes long for few queries.
-    few = nullcontext() if torch.is_grad_enabled() else sdpa_kernel(DECODE_KERNELS)
-    try:
-        with few:
-            return run_layers(
-                model,
-                hidden.gather(1, index),
-                column_masks(batch, columns, text.config.sliding_window),
-                batch.position_ids.gather(1, columns),
-                last,
-                cache=WholeRows(keys, values),
-            )
-    finally:
-        handle.remove()
+    with nullcontext() if torch.is_grad_enabled() else decode_kernels(hidden.device):
+        found = run_layers(
+            model,
+            hidden.gather(1, index),
+            column_masks(batch, columns, text.config.sliding_window),
+            batch.position_ids.gather(1, columns),
+            last,
+            cache=WholeRows(keys, values),
+        )
+    in_its_place = found.new_zeros(hidden.shape).scatter_(1, index, found)
+    return in_its_place if after is None else after(last, in_its_place)
+
+
+def decode_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """While open, attention on a GPU takes one of DECODE_KERNELS.
+
+    The choice is that of the whole process, and a CPU, where threads run batches side by side, has no others.
+    """
+    return nullcontext() if device.type == "cpu" else sdpa_kernel(DECODE_KERNELS)
 
 
 class WholeRows(NamedTuple):

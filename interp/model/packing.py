@@ -18,6 +18,9 @@ from interp.runtime.async_copies import to_device_async
 CPU_POSITIONS = 2048
 """Most positions that a CPU runs at once; with more, the activations of a layer leave the caches of the cores."""
 
+SIDE_BY_SIDE = 4
+"""Most batches that a CPU runs side by side: Python, a tenth of a small batch's time, runs in one thread at a time."""
+
 GPU_STEP = 32
 """Lengths of rows on a GPU are multiples of this. cuDNN's attention makes a plan for every new shape, in some 70 ms."""
 GROWTH = 1024
@@ -120,6 +123,11 @@ def common_prefix(tokens: list[list[int]]) -> int:
 def at_once(positions: int, device: torch.device) -> int:
     """How many of the allowed `positions` to run at once on a device: on a CPU at most CPU_POSITIONS."""
     return min(positions, CPU_POSITIONS) if device.type == "cpu" else positions
+
+
+def side_by_side(positions: int, device: torch.device) -> int:
+    """How many batches may run at once on a device: on a CPU as many of `at_once` as the allowed `positions` hold."""
+    return max(1, min(SIDE_BY_SIDE, positions // CPU_POSITIONS)) if device.type == "cpu" else 1
 
 
 def length_step(device: torch.device) -> int:

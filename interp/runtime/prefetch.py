@@ -24,13 +24,18 @@ def host_threads(device: "torch.device") -> int:
 
 
 def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], threads: int, max_waiting: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    max_waiting: int | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> Generator[R, None, None]:
     """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
     At most `max_waiting` results are in progress or waiting, in addition to the one that is taken, by default one for
-    each of the other threads; if there are to be none, the caller's own thread makes them. An error of `function` is
-    raised where its result would be yielded. It cancels the calls that have not begun, as does closing the iterator.
+    each of the other threads; if there are to be none, the caller's own thread makes them. Every other thread begins
+    with `prepare`. An error of `function` is raised where its result would be yielded. It cancels the calls that have
+    not begun, as does closing the iterator.
     """
     if max_waiting is None:
         max_waiting = threads - 1
@@ -38,7 +43,7 @@ def map_ahead(
         yield from map(function, items)
         return
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.demo.plants.quiet import open_direction
 from interp.demo.plants.reading import OTHER_TOKENS, full_batches, r_squared, ridge, watched
 from interp.demo.plants.relay import Relay, random_direction, relay_signal
-from interp.measurement.margins import capture_residuals, load_batches
+from interp.measurement.margins import Capture, load_batches
 from interp.model.decoder import run_below
 from interp.model.packing import Batch
 from interp.model.vlm import Vlm
@@ -110,8 +110,7 @@ def _run(vlm: Vlm, prompts: pd.DataFrame, sae: Sae, feature: int, layer: int, re
     try:
         with watched(attention.v_proj) as values, watched(attention.o_proj) as output:
             for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
-                with capture_residuals(vlm, batch, batch.final):
-                    run_below(vlm.model, batch, images, layer + 1)
+                run_below(vlm.model, batch, images, layer + 1, after=Capture(vlm, batch, batch.final))
                 f, (row, place) = active.pop(), batch.final.unbind(1)
                 brought = output["input"][row, place].float().cpu()
                 heads[torch.tensor(batch.prompts)] = brought.unflatten(1, (-1, attention.head_dim))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.causal.edited_runs import final_token_edit
 from interp.demo.plants.signal import Signal, interventions
-from interp.measurement.margins import capture_residuals, load_batches, pack_prompts
+from interp.measurement.margins import Capture, load_batches, pack_prompts
 from interp.model.decoder import run_below
 from interp.model.memory_model import BATCH_TOKENS
 from interp.model.packing import Row, batches
@@ -75,8 +75,7 @@ def mlp_tensors(vlm: Vlm, prompts: pd.DataFrame, layer: int, edited: int, edit: 
     editing = nullcontext() if edit is None else final_token_edit(vlm, edited, edit)
     with editing, watched(vlm.layers[layer].mlp) as seen:
         for batch, images in load_batches(vlm, full_batches(vlm, prompts), prompts, "planting"):
-            with capture_residuals(vlm, batch, batch.final):
-                run_below(vlm.model, batch, images, layer + 1)
+            run_below(vlm.model, batch, images, layer + 1, after=Capture(vlm, batch, batch.final))
             row, column = batch.final.unbind(1)
             final[torch.tensor(batch.prompts)] = seen["input"][row, column].float().cpu()
             rest = batch.segment >= 0

@@ -1,0 +1,94 @@
+"""Batches of a CPU side by side: the numbers of one after the other, and torch's threads as they were."""
+
+import threading
+
+import pytest
+import torch
+
+from interp.measurement.margins import measure
+from interp.measurement.suffix_rerun import SuffixRerun
+from interp.model import packing
+from interp.model.load import load_vlm
+from interp.questions.files import load_questions
+from interp.questions.tables import prompt_table
+from interp.runtime.shared_cores import map_sharing_cores
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_cores_are_divided_among_calls_that_run_at_the_same_time(threads):
+    threads(6)
+    together = threading.Barrier(3, timeout=10)
+
+    def call(item):
+        together.wait()
+        return item, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        assert list(map_sharing_cores(call, range(9), 3)) == [(item, 2, False) for item in range(9)]
+    assert all(recorded for _, _, recorded in map_sharing_cores(call, range(3), 3))
+    assert torch.get_num_threads() == 6
+    found = []
+    # A thread of its own begins with what was set last.
+    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert found == [6]
+
+
+@pytest.mark.parametrize(("cores", "most"), [(1, 4), (4, 1)])
+def test_one_at_a_time_is_the_callers_own_thread(threads, cores, most):
+    threads(cores)
+    own = threading.get_ident()
+    assert set(map_sharing_cores(lambda item: (threading.get_ident(), torch.get_num_threads()), range(5), most)) == {
+        (own, cores)
+    }
+
+
+def test_an_error_ends_the_others_and_gives_the_cores_back(threads):
+    threads(2)
+
+    def call(item):
+        if item == 3:
+            raise ValueError("three")
+        return item
+
+    results = map_sharing_cores(call, range(100), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert torch.get_num_threads() == 2
+
+
+def test_every_number_is_that_of_one_batch_after_the_other(tiny_model, own_data, threads, monkeypatch):
+    """Margins, residuals, patches and gradients, with a hook that changes a layer, to the last bit."""
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    delta = torch.randn(len(prompts), 4, vlm.d_model, generator=torch.Generator().manual_seed(0))
+    names: set[str] = set()
+
+    def hook(output, batch):
+        names.add(threading.current_thread().name)
+        return output + 0.01 * torch.arange(vlm.d_model)
+
+    vlm.output_hooks = {1: hook}
+    # So that a batch is a few prompts, and gradients have as many batches at once as edits do.
+    monkeypatch.setattr(packing, "CPU_POSITIONS", 64)
+
+    def numbers():
+        rerun = SuffixRerun(vlm, prompts, batch_tokens=16 * 64)
+        found = measure(vlm, prompts, [0, 1, 3], batch_tokens=1024)
+        return [*found, rerun.margins([2, 0, 3, 0], delta), rerun.gradients([2, 0, 0, 0], delta)]
+
+    alone = numbers()
+    assert names == {threading.main_thread().name}
+    threads(2)
+    together = numbers()
+    assert len(names) > 2
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
