@@ -1,5 +1,6 @@
 """What is loaded early, in threads, is loaded when it has to be; the kernels themselves need a GPU (test_fused)."""
 
+import threading
 import time
 from contextlib import nullcontext
 
@@ -8,6 +9,8 @@ import torch
 
 from interp.model import first_use
 from interp.model.first_use import kernels_loaded
+from interp.runtime import gpu_start
+from interp.runtime.gpu_start import begin_gpu
 
 
 def test_all_kernels_are_loaded_when_the_block_ends_and_the_first_before_the_others(monkeypatch):
@@ -23,6 +26,8 @@ def test_all_kernels_are_loaded_when_the_block_ends_and_the_first_before_the_oth
 
     calls = [lambda: slowly("first"), wrong, lambda: slowly("second"), lambda: slowly("third")]
     monkeypatch.setattr(first_use, "find_spec", lambda name: name)
+    # Triton is not installed everywhere.
+    monkeypatch.setattr(first_use, "load_launchers_apart", lambda: None)
     monkeypatch.setattr(first_use, "kernel_calls", lambda *_: calls)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     with (
@@ -38,3 +43,26 @@ def test_a_cpu_has_no_kernels_to_load(monkeypatch):
     monkeypatch.setattr(first_use, "kernel_calls", lambda *_: pytest.fail("asked for kernels"))
     with kernels_loaded(None, torch.device("cpu"), torch.float32):
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "begun"),
+    [("auto", "1", True), ("cuda", "1", True), ("cpu", "1", False), ("cuda:1", "1", False), ("auto", "2", False)],
+)
+def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(monkeypatch, device, processes, begun):
+    opened = threading.Event()
+    monkeypatch.setattr(gpu_start.ctypes, "CDLL", lambda name: opened.set())
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    begin_gpu(device)
+    assert opened.wait(10 if begun else 0.05) == begun
+
+
+def test_a_machine_without_the_driver_is_no_error(monkeypatch):
+    monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    begin_gpu("auto")
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(10)
+    assert not failed

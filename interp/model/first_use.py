@@ -12,6 +12,7 @@ from threading import Lock, Thread
 import torch
 
 from interp.model.kernel_calls import kernel_calls
+from interp.model.kernel_launchers import load_launchers_apart
 from interp.model.shape import ModelShape
 from interp.runtime.prefetch import map_ahead
 
@@ -20,12 +21,13 @@ _LOADING = Lock()
 
 
 def use_libraries(device: torch.device, dtype: torch.dtype) -> None:
-    """Begin to load cuBLAS, cuDNN's attention and cuSOLVER on a GPU, 0.7 s on an H200; nothing on a CPU.
+    """Begin to load cuBLAS, cuDNN's attention and cuSOLVER on a GPU, 0.7 s on an H200, and to hash Triton.
 
-    It goes on beside the imports of a command, because loading a library does not hold the interpreter.
+    Nothing on a CPU. It goes on beside the imports of a command, because neither holds the interpreter.
     """
     if device.type == "cuda":
-        Thread(target=_quietly, args=(device, partial(_call_libraries, device, dtype))).start()
+        for call in (_hash_triton, partial(_call_libraries, device, dtype)):
+            Thread(target=_quietly, args=(device, call)).start()
 
 
 @contextmanager
@@ -58,10 +60,18 @@ def load_linear_algebra(device: torch.device) -> None:
 
 
 def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+    load_launchers_apart()
     first, *others = kernel_calls(shape, device, dtype)
     # Which loads Triton itself, for all.
     _quietly(device, first)
     list(map_ahead(partial(_quietly, device), others, len(others)))
+
+
+def _hash_triton() -> None:
+    """Let Triton hash its 400 MB, by which it names compiled kernels, 0.3 s; it keeps the hash."""
+    from triton.runtime.cache import triton_key
+
+    triton_key()
 
 
 def _quietly(device: torch.device, call: Callable[[], None]) -> None:

@@ -1,0 +1,33 @@
+"""Triton's launchers, the C functions that pass a kernel its arguments, in threads that load them at the same time."""
+
+from collections.abc import Callable
+from functools import cache
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+
+
+@cache
+def load_launchers_apart() -> None:
+    """Let threads of this process load Triton's launchers one at a time; the module triton must be installed.
+
+    Triton has a module for each signature, all of one name. Loading one for the second time, for another variant of a
+    kernel, Python puts its functions into the module that has this name at the moment, and Triton takes the launcher
+    from there. A thread in between gives the kernel the launcher of another signature, for good.
+    """
+    from triton.runtime import build
+
+    # Not a part of Triton's interface. It is the same in Triton 3.5 to 3.8, of which 3.7 and 3.8 load a single module.
+    if hasattr(build, "_load_module_from_path"):
+        build._load_module_from_path = one_at_a_time(build._load_module_from_path)
+
+
+def one_at_a_time(load: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """A function that loads a module by name and path as `load` does, and returns a copy that stays as it is."""
+    loading = Lock()
+
+    def loaded(name: str, path: str) -> Any:
+        with loading:
+            return SimpleNamespace(**vars(load(name, path)))
+
+    return loaded
