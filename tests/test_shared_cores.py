@@ -8,9 +8,11 @@ import torch
 from interp.measurement.margins import measure
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model import packing
+from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
+from interp.runtime.errors import InputError
 from interp.runtime.shared_cores import map_sharing_cores
 
 
@@ -92,3 +94,19 @@ def test_every_number_is_that_of_one_batch_after_the_other(tiny_model, own_data,
     together = numbers()
     assert len(names) > 2
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_images_have_the_same_tokens_and_an_unreadable_one_ends_all(tiny_model, own_data, threads):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    paths = sorted({question.image for question in load_questions(own_data / "questions.jsonl")})
+    encode_images(vlm, paths, batch_size=1)
+    alone = dict(vlm.image_tokens)
+    vlm.image_tokens.clear()
+    threads(2)
+    encode_images(vlm, paths, batch_size=1)
+    assert len(paths) > 2
+    assert all(torch.equal(vlm.image_tokens[path], alone[path]) for path in paths)
+    vlm.image_tokens.clear()
+    with pytest.raises(InputError, match="An image cannot be used"):
+        encode_images(vlm, [paths[0], "gone.png", *paths[1:]], batch_size=1)
+    assert torch.get_num_threads() == 2

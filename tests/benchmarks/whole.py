@@ -105,7 +105,10 @@ def run_apart(arguments: list[str], count: bool) -> "tuple[pd.DataFrame, float]"
         result = Path(folder) / "result.json"
         mine = [sys.executable, __file__, "--one", str(result), *(["--count"] if count else [])]
         before, started = os.times(), time.perf_counter()
-        subprocess.run([*mine, "--", "--out", f"{folder}/run", *arguments], stdout=subprocess.DEVNULL, check=True)
+        # Operations are counted in the main thread, which computes all batches itself if it has one core.
+        cores = {"OMP_NUM_THREADS": "1"} if count else {}
+        command = [*mine, "--", "--out", f"{folder}/run", *arguments]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=os.environ | cores)
         wall, after = time.perf_counter() - started, os.times()
         table = pd.DataFrame(json.loads(result.read_text(encoding="utf-8"))).reindex(list(TITLES.values()))
     used = after.children_user - before.children_user + after.children_system - before.children_system
