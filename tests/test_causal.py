@@ -8,7 +8,15 @@ from scipy.stats import kstest, spearmanr
 from test_find_features import plain_margin
 
 from interp.causal.feature_patching import apply_feature_patches, feature_patches, joint_effects, matched_features
-from interp.causal.layer_patching import PatchTarget, patch_effect, random_directions, rerun_paraphrases
+from interp.causal.layer_patching import (
+    PatchTarget,
+    as_long_as,
+    layer_noise,
+    patch_effect,
+    patch_layers,
+    random_directions,
+    rerun_paraphrases,
+)
 from interp.feature.pair_effects import one_sample_d, pair_effects
 from interp.measurement import suffix_rerun
 from interp.measurement.margins import measure
@@ -187,6 +195,20 @@ def test_small_random_directions_are_centred_on_zero(rerun, banked):
     share = (effect * np.sign(banked.margin_before - banked.margin_after)[:, None]).mean(0)
     assert abs(share.mean()) < 4 * share.std() / np.sqrt(200)
     assert share.std() > 0
+
+
+def test_noise_that_is_drawn_ahead_gives_the_same_directions(planted, prompts, banked, measured):
+    delta = torch.randn(5, 3, planted.d_model, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(7)
+    for noise in layer_noise(5, 3, planted.d_model, 7):
+        directions = as_long_as(delta, noise)
+        assert torch.equal(directions, random_directions(delta, generator))
+        torch.testing.assert_close(directions.norm(dim=-1), delta.norm(dim=-1))
+    target, layers = target_of(planted, prompts, first(banked, 4)), [3, 4]
+    residual = delta[:4, :2]
+    ahead = patch_layers(target, residual, residual / 2, layers, 7, layer_noise(4, 2, planted.d_model, 7))
+    for one, other in zip(ahead, patch_layers(target, residual, residual / 2, layers, 7), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_p_value_is_uniform_under_the_null():

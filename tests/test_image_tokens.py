@@ -24,7 +24,7 @@ from interp.measurement.margins import measure
 from interp.model import image_token_file
 from interp.model.image_token_cache import read_tokens, write_tokens
 from interp.model.image_token_file import encode_into_file
-from interp.model.image_tokens import encode_images, encode_pixels
+from interp.model.image_tokens import FIRST_IMAGES, begin_images, encode_images, encode_pixels
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.distributed import ALONE
@@ -67,6 +67,31 @@ def encoded(vlm, paths):
     with tower_calls(vlm) as calls:
         encode_images(vlm, paths, batch_size=4)
     return torch.stack([vlm.image_tokens[path] for path in paths]), sum(calls)
+
+
+def test_images_that_were_begun_earlier_have_the_same_tokens_and_are_read_once(tiny_model, pictures, monkeypatch):
+    first, second = (load_vlm(tiny_model, "cpu", "float32") for _ in range(2))
+    expected, _ = encoded(first, pictures)
+    begin_images(second, [*pictures, "/no/image.png"], torch.device("cuda"))
+    assert sorted(second.images_begun) == sorted([*pictures, "/no/image.png"])[:FIRST_IMAGES]
+    for path in pictures:
+        second.images_begun[path]()
+    monkeypatch.setattr("interp.model.image_tokens.open_image", lambda path: pytest.fail("read again"))
+    found, _ = encoded(second, pictures)
+    assert torch.equal(found, expected)
+    assert list(second.images_begun) == ["/no/image.png"]
+    with pytest.raises(InputError, match="An image cannot be used"):
+        encode_images(second, ["/no/image.png"])
+
+
+def test_only_the_first_images_are_begun_and_none_on_a_cpu_or_with_a_cache(tiny_model, cached, pictures):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    begin_images(vlm, pictures, vlm.device)
+    begin_images(with_cache := cached(), pictures, torch.device("cuda"))
+    assert vlm.images_begun == with_cache.images_begun == {}
+    many = [f"/no/image{i:02d}.png" for i in reversed(range(FIRST_IMAGES + 5))]
+    begin_images(vlm, many, torch.device("cuda"))
+    assert list(vlm.images_begun) == sorted(many)[:FIRST_IMAGES]
 
 
 def files_in(folder):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.causal.controlled_edits import ControlledEdits
-from interp.causal.layer_patching import PatchTarget, random_directions
+from interp.causal.layer_patching import PatchTarget, as_long_as, layer_noise
 from interp.runtime.distributed import Team
 from interp.schemas.tested_features import DOSES
 from interp.screening.candidates import Candidate
@@ -262,11 +262,16 @@ def _changed(patches: Sequence[FeaturePatch], unflipped: PatchTarget) -> NDArray
     return (((before + effect) > 0) != (before > 0)).mean(0)
 
 
-def joint_effects(target: PatchTarget, patch: Tensor, layers: Sequence[int], seed: int) -> NDArray[np.float64]:
+def joint_effects(
+    target: PatchTarget, patch: Tensor, layers: Sequence[int], seed: int, noise: Tensor | None = None
+) -> NDArray[np.float64]:
     """Effect [n, 2, layers] [logits] of each layer's joint feature patch, and of random directions of its norm.
 
-    `patch` float32 [n, layers, d_model] is that of `interp.screening.feature_stats.joint_feature_patch`.
+    `patch` float32 [n, layers, d_model] is that of `interp.screening.feature_stats.joint_feature_patch`, and
+    `noise` the first of what `interp.causal.layer_patching.layer_noise` draws for these pairs.
     """
-    generator = torch.Generator().manual_seed(seed)
-    deltas = torch.cat([patch, random_directions(patch, generator)], dim=1)
+    if noise is None:
+        n, count, d_model = patch.shape
+        noise, _ = layer_noise(n, count, d_model, seed)
+    deltas = torch.cat([patch, as_long_as(patch, noise)], dim=1)
     return target.effect([*layers] * 2, deltas, "joint feature patches").reshape(-1, 2, len(layers))

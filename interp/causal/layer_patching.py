@@ -73,17 +73,23 @@ class LayerPatches(NamedTuple):
 
 
 def patch_layers(
-    target: PatchTarget, residual: Tensor, below: Tensor, layers: Sequence[int], seed: int
+    target: PatchTarget,
+    residual: Tensor,
+    below: Tensor,
+    layers: Sequence[int],
+    seed: int,
+    noise: Sequence[Tensor] | None = None,
 ) -> LayerPatches:
     """Patch every layer of every pair, with random directions as controls.
 
     `residual` float32 [n, layers, d_model] is the original's residual minus the paraphrase's after each layer, `below`
-    the same before it (zero for layer 0: its input at the final token is the same for every wording).
+    the same before it (zero for layer 0: its input at the final token is the same for every wording). `noise` is what
+    `layer_noise` draws for them, which takes time.
     """
     n, count = len(target.flips.pairs), len(layers)
     added = residual - below
-    generator = torch.Generator().manual_seed(seed)
-    deltas = [residual, random_directions(residual, generator), added, random_directions(added, generator)]
+    first, second = layer_noise(n, count, residual.shape[2], seed) if noise is None else noise
+    deltas = [residual, as_long_as(residual, first), added, as_long_as(added, second)]
     places = [*layers] * 2 + [target.rerun.vlm.n_layers - 1] * (2 * count)
     effects = target.effect(places, torch.cat(deltas, dim=1), "layer patches").reshape(n, 4, count)
     residual_effect, random_residual, write, random_write = effects.transpose(1, 0, 2)
@@ -115,6 +121,20 @@ def patch_effect(
     """
     margin = rerun.margins(layers, delta, description).double().numpy()
     return margin - flips.margin_after[:, None]
+
+
+def layer_noise(n: int, layers: int, d_model: int, seed: int) -> list[Tensor]:
+    """Random directions of any length for two patches of n pairs at some layers: float32 [n, layers, d_model] each.
+
+    The first are those of `random_directions` for a patch of this shape.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, layers, d_model, generator=generator) for _ in range(2)]
+
+
+def as_long_as(delta: Tensor, noise: Tensor) -> Tensor:
+    """The directions of `noise` with the norms of `delta`, both [..., d_model]."""
+    return (noise * delta.norm(dim=-1, keepdim=True)).div_(noise.norm(dim=-1, keepdim=True))
 
 
 def random_directions(delta: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.causal.layer_patching import PatchTarget, random_directions
+from interp.causal.layer_patching import PatchTarget, as_long_as, layer_noise
 
 FEWEST_PAIRS = 20
 """Fewest pairs of a formal and a casual wording from which a direction is taken."""
@@ -45,9 +45,17 @@ def register_direction(by_wording: Tensor, signs: NDArray[np.float64]) -> Tensor
     return mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny)
 
 
-def patch_register(target: PatchTarget, parts: Tensor, layers: Sequence[int], seed: int) -> RegisterPatches:
-    """Apply the register patch of every layer; `parts` float32 [n, layers, d_model] are the differences along it."""
-    control = random_directions(parts, torch.Generator().manual_seed(seed))
+def patch_register(
+    target: PatchTarget, parts: Tensor, layers: Sequence[int], seed: int, noise: Tensor | None = None
+) -> RegisterPatches:
+    """Apply the register patch of every layer; `parts` float32 [n, layers, d_model] are the differences along it.
+
+    `noise` is the first of what `interp.causal.layer_patching.layer_noise` draws for these pairs.
+    """
+    if noise is None:
+        n, count, d_model = parts.shape
+        noise, _ = layer_noise(n, count, d_model, seed)
+    control = as_long_as(parts, noise)
     effects = target.effect([*layers] * 2, torch.cat([parts, control], dim=1), "register patches")
     register, random = np.split(effects * np.sign(target.shift)[:, None], 2, axis=1)
     return RegisterPatches(register, random)

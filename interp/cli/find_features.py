@@ -12,6 +12,7 @@ from interp.model.spec import ModelSpec
 from interp.questions.spec import DataSpec
 from interp.runtime.distributed import is_main
 from interp.runtime.errors import EXIT_NO_GATE
+from interp.runtime.gpu_start import begin_gpu
 from interp.runtime.options import option
 from interp.saes.spec import SaeSpec
 from interp.schemas.items_kept import ItemsKept
@@ -51,6 +52,7 @@ def find_features_command(
     Exits with 0 if layers were found, 3 if not or if the flips are too few (layers.json says why; with --limit, raise
     it), 2 on bad input.
     """
+    begin_gpu(model.device)
     from interp.model.memory_jobs import searching
     from interp.schemas.layer_list import listed_layers, parse_layers
     from interp.schemas.layers import TRAINABLE, read_layers
@@ -62,7 +64,7 @@ def find_features_command(
         questions = data.load()
         sae_of = saes.locate(listed_layers(layers))
         job = searching(len(sae_of), sae_dtype=settings.sae_dtype, batch_tokens=1024 * batch_tokens)
-        vlm = model.load(job=job)
+        vlm = model.load(job=job, images=[question.image for question in questions])
         chosen = parse_layers(layers, list(sae_of), vlm.n_layers)
         return Search(vlm, sae_of, questions, chosen, settings, data.split, 1024 * batch_tokens, model.max_memory)
 

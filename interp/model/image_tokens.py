@@ -1,12 +1,13 @@
 """Encoding images into image tokens with the vision encoder (tower and projector), each image once.
 
-Threads read and decode the next images while the tower encodes a batch. The tokens of a batch are copied to main memory
+Threads read and decode the next images while a GPU encodes a batch. The tokens of a batch are copied to main memory
 while the next batch is encoded.
 """
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -20,15 +21,18 @@ from interp.images.decode import NO_IMAGE, open_image
 from interp.images.grey import lacks_contrast
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
 from interp.model.memory_model import IMAGES
-from interp.model.packing import CPU_POSITIONS
+from interp.model.packing import CPU_POSITIONS, SIDE_BY_SIDE
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import to_device_async, to_host_async
 from interp.runtime.prefetch import map_ahead
 from interp.runtime.progress import track
+from interp.runtime.shared_cores import map_sharing_cores
 
 log = logging.getLogger(__name__)
 MAX_WAITING_IMAGES = 32
 """Most decoded images that wait for the tower; one of 896 x 896 pixels takes 5 MB."""
+FIRST_IMAGES = 16
+"""Images that are read while a model is loaded, two batches on a GPU."""
 
 
 class LoadedImage(NamedTuple):
@@ -54,16 +58,28 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     batch_size = batch_size or images_at_once(vlm)
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
-    load = partial(_load_image, vlm, open_cache(vlm) if missing else None)
+    read = partial(_load_image, vlm, open_cache(vlm) if missing else None)
+
+    def load(path: str) -> LoadedImage:
+        begun = vlm.images_begun.pop(path, None)
+        return read(path) if begun is None else begun()
+
     former: Callable[[], None] | None = None
     cached = 0
-    with closing(map_ahead(load, missing, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as loaded:
-        for _ in track(range(0, len(missing), batch_size), "images", unit=batch_size):
-            chunk = list(islice(loaded, batch_size))
-            known = {image.path: image.tokens for image in chunk if image.tokens is not None}
+    # A core of a CPU that encodes a batch also reads it, and waits for no other.
+    ahead, batches_at_once = ([], SIDE_BY_SIDE) if vlm.device.type == "cpu" else (missing, 1)
+    with closing(map_ahead(load, ahead, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as loaded:
+
+        def launch(start: int) -> tuple[dict[str, Tensor], Callable[[], None]]:
+            chunk = missing[start : start + batch_size]
+            images = list(islice(loaded, len(chunk)) if ahead else map(load, chunk))
+            known = {image.path: image.tokens for image in images if image.tokens is not None}
+            return known, _launch_encoder(vlm, [image for image in images if image.tokens is None])
+
+        starts = track(range(0, len(missing), batch_size), "images", unit=batch_size)
+        for known, launched in map_sharing_cores(launch, starts, batches_at_once):
             vlm.image_tokens.update(known)
             cached += len(known)
-            launched = _launch_encoder(vlm, [image for image in chunk if image.tokens is None])
             if former is not None:
                 former()
             former = launched
@@ -71,6 +87,19 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
         former()
     if cached:
         log.info("%d of %d images from the image cache", cached, len(missing))
+
+
+def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
+    """Begin to read the first images that a GPU will encode, in threads, while the weights are on their way to it.
+
+    `load_batches` encodes images in the order of their paths. Whoever encodes an unreadable one reports it.
+    """
+    if device.type == "cpu" or vlm.image_cache is not None:
+        return
+    first = sorted(set(paths))[:FIRST_IMAGES]
+    pool = ThreadPoolExecutor(decoder_threads(device))
+    vlm.images_begun |= {path: pool.submit(_load_image, vlm, None, path).result for path in first}
+    pool.shutdown(wait=False)
 
 
 def images_at_once(vlm: Vlm) -> int:
@@ -90,7 +119,7 @@ def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
         return LoadedImage(path, file, tokens, None)
     picture = open_image(path)
     # An image without contrast is not cached, so that every run warns of it.
-    kept = None if lacks_contrast(picture) else file
+    kept = None if file is None or lacks_contrast(picture) else file
     return LoadedImage(path, kept, None, pixels_of(vlm, [picture])[0].to(vlm.tower_dtype))
 
 

@@ -1,7 +1,7 @@
 """Loading a model and its processor onto one device, or over several GPUs if it is too large for one."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from interp.model.cpu_kernels import use_cpu_kernels
 from interp.model.first_use import kernels_loaded, use_libraries
 from interp.model.fused import fuse
 from interp.model.image_token_cache import cache_folder
-from interp.model.image_tokens import make_contiguous
+from interp.model.image_tokens import begin_images, make_contiguous
 from interp.model.input_check import check_inputs
 from interp.model.memory_check import check_fits
 from interp.model.memory_jobs import Job, loading
@@ -43,6 +43,7 @@ def load_vlm(
     load_in: LoadIn | None = None,
     max_memory: float | None = None,
     job: Job | None = None,
+    images: Iterable[str] = (),
 ) -> Vlm:
     """Load a Gemma 3 model and its processor, by default the model of the embedded world.
 
@@ -53,7 +54,8 @@ def load_vlm(
     `model` is a local folder or a hub id. `device` "auto" takes a GPU if there is one, and "split" divides the model
     over all GPUs. `dtype` is as for `choose_dtype`. `image_cache` is a folder that keeps image tokens between runs and
     is created if it is missing. `load_in` quantizes the decoder (`interp.model.quantization`). `max_memory` [GiB] is
-    the most memory that the run may take, and `job` what it will do, by default nothing but load the model.
+    the most memory that the run may take, and `job` what it will do, by default nothing but load the model. Of the
+    `images` that will be encoded next, a GPU's first ones are read meanwhile.
 
     Raises InputError for a model that cannot be found or is not a Gemma 3 (see `interp.storage.hub.locate`), whose
     files lack weights or hold others (`interp.model.weights_check`), or whose template, tokenizer and processor do not
@@ -109,10 +111,8 @@ def load_vlm(
     if placed.devices[0].type == "cpu":
         use_cpu_kernels(loaded)
     set_attention(loaded)
-    with kernels_loaded(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype]):
-        settled = placed.settle(loaded)
     vlm = Vlm(
-        model=settled,
+        model=loaded,
         processor=processor,
         name=source.name,
         revision=source.revision,
@@ -122,6 +122,9 @@ def load_vlm(
         load_in=load_in,
         max_memory=max_memory,
     )
+    with kernels_loaded(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype]):
+        begin_images(vlm, images, placed.devices[0])
+        placed.settle(loaded)
     # Of a limit, more is left to residuals and stored states.
     limit_image_tokens(vlm, memory_left(vlm.device, max_memory).host // (2 if max_memory is None else 4))
     kind = placed.dtype + (f", quantized to {load_in}" if load_in else "")

@@ -1,5 +1,6 @@
 """Which model to load, where to put it and how to prompt it: the settings that the commands share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -104,11 +105,11 @@ class ModelSpec:
             changes["normalize"] = "psf-med" if self.normal_form == "psf-med" else True
         return style._replace(**{name: value for name, value in changes.items() if value is not None})
 
-    def load(self, style: "PromptStyle | None" = None, job: "Job | None" = None) -> "Vlm":
+    def load(self, style: "PromptStyle | None" = None, job: "Job | None" = None, images: Iterable[str] = ()) -> "Vlm":
         """Load the model, to be prompted in `style` with the changes of this specification.
 
         Without a model, it is the embedded world's. `job` is what will be done with it, for which there must be enough
-        memory. Raises InputError as `interp.model.load.load_vlm`.
+        memory, and `images` are those that it will encode first. Raises InputError as `interp.model.load.load_vlm`.
         """
         from interp.model.load import load_vlm
 
@@ -122,6 +123,7 @@ class ModelSpec:
             self.load_in,
             self.max_memory,
             job,
+            images,
         )
 
 

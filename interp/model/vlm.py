@@ -39,6 +39,8 @@ class Vlm:
     """How questions are put to the model."""
     image_tokens: dict[str, Tensor] = field(default_factory=dict)
     """Image path -> projected image tokens [image tokens, d_model] in main memory; each image is encoded once."""
+    images_begun: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    """Image path -> function that waits for the image, which is being read ahead of its encoding (`begin_images`)."""
     max_images: int = 2**31
     """Number of images that `image_tokens` holds if the prompts are known in advance (`load_batches`)."""
     image_cache: Path | None = None

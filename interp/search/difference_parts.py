@@ -13,7 +13,7 @@ from interp.causal.register_patching import FEWEST_PAIRS, register_direction, re
 from interp.measurement.sharded import measure_together
 from interp.model.first_use import load_linear_algebra
 from interp.runtime.prefetch import host_threads, map_ahead
-from interp.screening.flips import Flips, Halves, filled_bank, sample_pairs, sides
+from interp.screening.flips import Flips, Halves, sample_pairs, sides
 from interp.screening.image_swaps import swap_images
 from interp.search.stages import Measured
 from interp.search.task import Task
@@ -52,8 +52,11 @@ class DifferenceParts(NamedTuple):
     """float32 [k, layers, d_model]: the differences of these pairs."""
 
 
-def difference_parts(task: Task, halves: Halves, measured: Measured) -> DifferenceParts:
-    """Split the differences of the flip banks at every layer; the directions are those of the selection half."""
+def difference_parts(task: Task, halves: Halves, measured: Measured, selected: Flips) -> DifferenceParts:
+    """Split the differences of the flip banks at every layer; the directions are those of the selection half.
+
+    Its bank is `selected`, filled up to ENOUGH pairs (`interp.screening.flips.filled_bank`).
+    """
     search, seed, margin = task.search, task.settings.seed, measured.margin
     groups = [set(half.pairs["patient"]) for half in halves]
     swaps = [swap_images(task.prompts, patients, SWAPPED // 2, seed) for patients in groups]
@@ -63,20 +66,19 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     moved_margin, moved = measure_together(
         search.vlm, swapped, task.layers, search.batch_tokens, search.max_memory, task.team, saved
     )
-    selected = torch.arange(len(rows)) < len(swaps[0][0])
-    by_image = _flips_by_image(task, rows, margin, moved_margin, ~selected.numpy())
+    of_selection = torch.arange(len(rows)) < len(swaps[0][0])
+    by_image = _flips_by_image(task, rows, margin, moved_margin, ~of_selection.numpy())
     flipped = torch.from_numpy(by_image.pairs["row"].to_numpy(np.int64, copy=True))
     some = sample_pairs(halves.selection, SWAPPED, seed)
     tagged = sample_pairs(halves.selection.take(register_signs(halves.selection.pairs) != 0), SWAPPED, seed)
     signs = register_signs(tagged.pairs)
-    chosen = filled_bank(halves.selection, ENOUGH)
-    banks = {"": halves.held_out_bank, "_selected": chosen}
+    banks = {"": halves.held_out_bank, "_selected": selected}
 
     def of_layer(layer: int) -> tuple[AnswerDirections, dict[str, Tensor]]:
         own = measured.residuals.after(layer)
         by_other_image = own[rows].float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
-        directions = answer_directions(by_other_image[selected], by_wording, search.vlm.device)
+        directions = answer_directions(by_other_image[of_selection], by_wording, search.vlm.device)
         made = {"image": by_other_image[flipped]}
         for bank, flips in banks.items():
             for name, place in (("residual", layer), ("below", layer - 1)):
@@ -94,7 +96,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured) -> Differen
     own_directions = dict(zip(task.own_layers, (found for found, _ in by_layer), strict=True))
     return DifferenceParts(
         _controlled(task, own_directions, measured.device_bytes),
-        chosen,
+        selected,
         whole["residual"],
         whole["below"],
         whole["residual_selected"],

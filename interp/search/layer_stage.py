@@ -1,6 +1,7 @@
 """Stage 4 of a search: patches of whole layers, the range that is taken from them, its test, and the verdict."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from interp.causal.answer_patching import patch_answers
 from interp.causal.feature_patching import joint_effects
-from interp.causal.layer_patching import PatchTarget, patch_layers
+from interp.causal.layer_patching import PatchTarget, layer_noise, patch_layers
 from interp.causal.register_patching import patch_register
 from interp.causal.window_patching import patch_windows
 from interp.measurement.suffix_rerun import SuffixRerun
@@ -18,11 +19,12 @@ from interp.profile.profile import LayerEffects, blind_layers, layer_profile
 from interp.profile.range_test import RangeTest, range_test
 from interp.profile.ranges import LayerRange, RangeScores, ranges_of
 from interp.profile.verdict import Verdict, judge
+from interp.runtime.prefetch import map_beside
 from interp.schemas.layers import FormalityEntry, ProfileEntry
 from interp.schemas.rules import Rule
-from interp.screening.flips import Halves
+from interp.screening.flips import Halves, filled_bank
 from interp.screening.layers import ScreenedLayers
-from interp.search.difference_parts import difference_parts
+from interp.search.difference_parts import ENOUGH, difference_parts
 from interp.search.stages import Measured
 from interp.search.task import Task
 
@@ -38,6 +40,8 @@ class PatchedLayers(NamedTuple):
     """float32 [bank, layers, d_model]: the original's residual after the layer minus the paraphrase's."""
     below: Tensor
     """float32 [bank, layers, d_model]: the same before the layer."""
+    noise: Tensor
+    """float32 [bank, layers, d_model]: random directions of any length, for controls."""
 
 
 class Judgement(NamedTuple):
@@ -58,32 +62,39 @@ class Judgement(NamedTuple):
 def patch_whole_layers(task: Task, halves: Halves, measured: Measured) -> PatchedLayers:
     """Residual, direct-effect, answer and register patches of every layer."""
     layers, seed = task.layers, task.settings.seed
-    parts = difference_parts(task, halves, measured)
+    vlm, chosen = task.search.vlm, filled_bank(halves.selection, ENOUGH)
+    counts = [len(flips.pairs) for flips in (halves.held_out_bank, chosen)]
+    draw = partial(layer_noise, layers=len(layers), d_model=vlm.d_model, seed=seed)
+    with map_beside(draw, counts, len(counts) if vlm.device.type == "cuda" else 0) as drawn:
+        parts = difference_parts(task, halves, measured, chosen)
+        noise, noise_selected = drawn
     held_out = task.patch_target(halves.held_out_bank, measured.device_bytes // 4)
     selected = task.patch_target(parts.selected, measured.device_bytes // 8)
-    other_images = SuffixRerun(task.search.vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
+    other_images = SuffixRerun(vlm, parts.other_images, team=task.team, checkpoint=task.checkpoint)
     effects = LayerEffects(
-        patches=patch_layers(held_out, parts.residual, parts.below, layers, seed),
+        patches=patch_layers(held_out, parts.residual, parts.below, layers, seed, noise),
         answers=patch_answers(held_out, parts.residual, parts.directions, layers),
         selected=parts.selected,
         answers_selected=patch_answers(selected, parts.residual_selected, parts.directions, layers),
-        patches_selected=patch_layers(selected, parts.residual_selected, parts.below_selected, layers, seed),
+        patches_selected=patch_layers(
+            selected, parts.residual_selected, parts.below_selected, layers, seed, noise_selected
+        ),
         answers_by_image=patch_answers(
             PatchTarget(parts.by_image, other_images), parts.image, parts.directions, layers
         ),
         by_image=parts.by_image,
-        register=None if parts.register is None else patch_register(held_out, parts.register, layers, seed),
+        register=None if parts.register is None else patch_register(held_out, parts.register, layers, seed, noise[0]),
         register_selected=None
         if parts.register_selected is None
-        else patch_register(selected, parts.register_selected, layers, seed),
+        else patch_register(selected, parts.register_selected, layers, seed, noise_selected[0]),
     )
-    return PatchedLayers(held_out, effects, parts.residual, parts.below)
+    return PatchedLayers(held_out, effects, parts.residual, parts.below, noise[0])
 
 
 def judge_layers(task: Task, halves: Halves, screened: ScreenedLayers, patched: PatchedLayers) -> Judgement:
     """Joint feature patches, the layer profile, the ranges that rules take from it, their tests, and the verdict."""
     layers, settings, effects = task.layers, task.settings, patched.effects
-    joint = joint_effects(patched.target, screened.feature_patch, layers, settings.seed)
+    joint = joint_effects(patched.target, screened.feature_patch, layers, settings.seed, patched.noise)
     profile = layer_profile(layers, screened, joint, halves, effects, settings.seed)
     ranges = ranges_of(layers, range_scores(effects, profile), settings.max_layers)
     tests = test_ranges(task, halves, patched, ranges)

@@ -71,10 +71,12 @@ def find_into(
             checkpoint.refuse_others()
             with checkpoint.writing_beside() as written:
                 result = run_search(search, written)
+                if team.rank == 0:
+                    # Beside what is left to keep of the last stages.
+                    write_run(result, work / WHOLE, inputs, items)
             used = team.gather_values(sorted(checkpoint.used))
             if team.rank == 0:
                 checkpoint.report_unused(set().union(*used))
-                write_run(result, work / WHOLE, inputs, items)
                 _publish(work / WHOLE, out)
                 discard(work)
     # The launcher stops all processes when one of them ends with an exit code.
