@@ -55,6 +55,21 @@ def test_layouts_and_extremes():
 
 
 @needs_hopper
+def test_scores_that_outgrow_those_of_the_first_keys():
+    # Softmax in float32 with a fixed shift holds weights up to 2^128 times those of the first keys.
+    q, k, v = (x.clone() for x in drawn(2, 512, 3))
+    q[:, :, :, 0] = 1
+    for size in (50, 130, 200, 5000):
+        k[:, 1, 300:, 0] = size * D_HEAD**0.5
+        k[0, 2, :, 0] = -size * D_HEAD**0.5 * torch.linspace(1, 0, 512, device="cuda")
+        found, expected = attend_tower(q, k, v, D_HEAD**-0.5), by_hand(q, k, v, D_HEAD**-0.5)
+        own = (F.scaled_dot_product_attention(q, k, v).transpose(1, 2) - expected).abs().max()
+        assert (found - expected).abs().max() < 1.5 * own + 2**-12
+    q[1, 0, 7] = float("nan")
+    assert attend_tower(q, k, v, D_HEAD**-0.5).isnan().nonzero()[:, :3].unique(dim=0).tolist() == [[1, 7, 0]]
+
+
+@needs_hopper
 def test_a_row_does_not_depend_on_the_batch():
     q, k, v = drawn(5, 320, 2)
     whole = attend_tower(q, k, v, D_HEAD**-0.5)
