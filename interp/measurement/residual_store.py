@@ -37,7 +37,9 @@ class Residuals(NamedTuple):
         found = torch.zeros(len(first), len(layers), self.values.shape[2])
         for k, layer in enumerate(layers):
             if layer >= 0:
-                found[:, k] = self.after(layer)[first].float() - self.after(layer)[second]
+                # Indexing takes seven times as long as selecting whole rows.
+                found[:, k] = self.after(layer).index_select(0, first)
+                found[:, k] -= self.after(layer).index_select(0, second)
         return found
 
 

@@ -76,7 +76,7 @@ def difference_parts(task: Task, halves: Halves, measured: Measured, selected: F
 
     def of_layer(layer: int) -> tuple[AnswerDirections, dict[str, Tensor]]:
         own = measured.residuals.after(layer)
-        by_other_image = own[rows].float() - moved.after(layer)
+        by_other_image = own.index_select(0, rows).float() - moved.after(layer)
         by_wording = measured.residuals.shift([layer], *sides(some.pairs))[:, 0]
         directions = answer_directions(by_other_image[of_selection], by_wording, search.vlm.device)
         made = {"image": by_other_image[flipped]}
