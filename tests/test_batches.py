@@ -32,3 +32,14 @@ def test_prompts_that_get_rows_of_their_own_are_as_many_as_fit_then(device):
     assert [len(chunk) for chunk in made] == [2, 2, 2, 2]
     assert all(sum(of_rows) <= 450 < sum(of_rows) + min(map(min, sizes)) for of_rows in sizes)
     assert len(list(batches(rows, 450, torch.device(device)))) < len(made)
+
+
+def test_batches_of_a_sweep_on_a_cpu_are_of_about_the_same_size():
+    rows = [Row([*range(4)], [0] * 30, [[1] * 10] * 4) for _ in range(19)]
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    # 160 positions each: twelve rows fit into a batch.
+    assert [len(batch) for batch in batches(rows, 2048, cpu, apart=True)] == [10, 9]
+    assert [len(batch) for batch in batches(rows, 2048, cuda, apart=True)] == [12, 7]
+    assert [len(batch) for batch in batches(rows[:12], 2048, cpu, apart=True)] == [12]
+    assert [len(batch) for batch in batches(rows[:2], 159, cpu, apart=True)] == [1, 1]
+    assert list(batches([], 2048, cpu, apart=True)) == []

@@ -1,5 +1,6 @@
 """Batches of a CPU side by side: the numbers of one after the other, and torch's threads as they were."""
 
+import os
 import threading
 
 import pytest
@@ -35,13 +36,45 @@ def test_cores_are_divided_among_calls_that_run_at_the_same_time(threads):
     with torch.no_grad():
         assert list(map_sharing_cores(call, range(9), 3)) == [(item, 2, False) for item in range(9)]
     assert all(recorded for _, _, recorded in map_sharing_cores(call, range(3), 3))
-    assert torch.get_num_threads() == 6
-    found = []
-    # A thread of its own begins with what was set last.
-    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    other.start()
-    other.join()
-    assert found == [6]
+
+
+def test_the_caller_and_other_threads_keep_all_cores_also_while_results_wait_and_after_they_are_given_up(threads):
+    threads(6)
+
+    def elsewhere():
+        found = []
+        other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        return [torch.get_num_threads(), *found]
+
+    running, may_end = threading.Event(), threading.Event()
+
+    def call(item):
+        if item == 1:
+            running.set()
+            may_end.wait(10)
+        return item
+
+    results = map_sharing_cores(call, range(100), 2)
+    assert next(results) == 0
+    assert elsewhere() == [6, 6]
+    assert running.wait(10)
+    threading.Timer(0.1, may_end.set).start()
+    results.close()
+    assert may_end.is_set(), "a call that has begun is waited for"
+    assert elsewhere() == [6, 6]
+    assert list(map_sharing_cores(lambda item: torch.get_num_threads(), range(4), 2)) == [3] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_process_has_threads_of_its_own(threads):
+    threads(2)
+    assert list(map_sharing_cores(str, range(3), 2)) == ["0", "1", "2"]
+    child = os.fork()
+    if not child:
+        os._exit(sum(map_sharing_cores(int, range(5), 2)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 
 @pytest.mark.parametrize(("cores", "most"), [(1, 4), (4, 1)])

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
@@ -24,36 +24,41 @@ def host_threads(device: "torch.device") -> int:
 
 
 def map_ahead(
-    function: Callable[[T], R],
-    items: Iterable[T],
-    threads: int,
-    max_waiting: int | None = None,
-    prepare: Callable[[], object] | None = None,
+    function: Callable[[T], R], items: Iterable[T], threads: int, max_waiting: int | None = None
 ) -> Generator[R, None, None]:
     """Apply `function` to every item in `threads` threads, and yield the results in the order of the items.
 
     At most `max_waiting` results are in progress or waiting, in addition to the one that is taken, by default one for
-    each of the other threads; if there are to be none, the caller's own thread makes them. Every other thread begins
-    with `prepare`. An error of `function` is raised where its result would be yielded. It cancels the calls that have
-    not begun, as does closing the iterator.
+    each of the other threads; if there are to be none, the caller's own thread makes them. Errors are as in `map_in`.
     """
     if max_waiting is None:
         max_waiting = threads - 1
     if not max_waiting:
         yield from map(function, items)
         return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from map_in(pool, function, items, max_waiting)
+
+
+def map_in(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], max_waiting: int
+) -> Generator[R, None, None]:
+    """Apply `function` to every item in the threads of `pool`, and yield the results in the order of the items.
+
+    At most `max_waiting` results are in progress or waiting, in addition to the one that is taken. An error of
+    `function` is raised where its result would be yielded. It cancels the calls that have not begun and waits for the
+    others, as does closing the iterator.
+    """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > max_waiting:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > max_waiting:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        wait([future for future in waiting if not future.cancel()])
 
 
 @contextmanager

@@ -4,13 +4,16 @@ The operations of a small model are so short that torch's threads, among which i
 other for a third of the time. Threads with a batch each never do.
 """
 
+import os
 from collections.abc import Callable, Generator, Iterable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from threading import Barrier
 from typing import TypeVar
 
 import torch
 
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.prefetch import map_in
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,8 +23,8 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     """Apply `function` to every item, and yield the results in the order of the items.
 
     Up to `most` threads do so at the same time, and torch's threads are divided among them; with `most` 1, the caller's
-    own thread does. Gradients are recorded or not as where the first result is asked for. Errors are raised as by
-    `interp.runtime.prefetch.map_ahead`.
+    own thread does. `function` must not call this in turn. Gradients are recorded or not as where the first result is
+    asked for. Errors are raised as by `interp.runtime.prefetch.map_in`.
     """
     cores = torch.get_num_threads()
     threads = min(cores, most)
@@ -34,8 +37,27 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
         with torch.set_grad_enabled(recorded):
             return function(item)
 
-    try:
-        yield from map_ahead(call, items, threads, threads, partial(torch.set_num_threads, cores // threads))
-    finally:
-        # What a thread sets is also that of all threads to come.
-        torch.set_num_threads(cores)
+    yield from map_in(_threads(threads, cores), call, items, threads)
+
+
+@lru_cache
+def _threads(count: int, cores: int) -> ThreadPoolExecutor:
+    """Threads among which torch's `cores` are divided. They stay, because each keeps memory that it has freed."""
+    pool = ThreadPoolExecutor(count, initializer=partial(_take_cores, cores // count))
+    begun = Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(begun.wait)
+    begun.wait()
+    # What a thread sets is also that of all threads to come.
+    torch.set_num_threads(cores)
+    return pool
+
+
+def _take_cores(count: int) -> None:
+    # A thread takes over the number of all others when it first asks, which must not be after this.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
+# A forked process has none of them.
+os.register_at_fork(after_in_child=_threads.cache_clear)
