@@ -150,7 +150,7 @@ def measured_values(table: EvaluationTable, answers: Answers, arm: str, seed: in
         member, drawn = clusters_drawn(units.patients, DRAWS, seed)
         totals = np.zeros((int(member.max()) + 1, units.columns.shape[1]))
         np.add.at(totals, member, units.columns)
-        value, samples = float(measure.statistic(totals.sum(0))), measure.statistic(drawn.astype(float) @ totals)
+        value, samples = float(measure.statistic(totals.sum(0))), measure.statistic(drawn @ totals)
         estimate = percentiles(value, samples, len(totals))
         if measure.unit == "%":
             estimate = at_the_ends(estimate, np.bincount(member).astype(float))

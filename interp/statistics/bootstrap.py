@@ -12,8 +12,11 @@ INTERVAL = (2.5, 97.5)
 """Percentiles of the bootstrap samples at the ends of a 95% interval."""
 
 
-def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """The number of each row's cluster [n], and how often each cluster is drawn with replacement [draws, k]."""
+def clusters_drawn(clusters: Sequence[object], draws: int, seed: int) -> tuple[NDArray[np.intp], FloatArray]:
+    """The number of each row's cluster [n], and how often each cluster is drawn with replacement [draws, k].
+
+    The latter are whole numbers, of which products with float64 would make float64 every time.
+    """
     member = cluster_of(clusters)
     return member, _times_drawn(int(member.max()) + 1 if len(member) else 0, draws, seed)
 
@@ -26,9 +29,11 @@ def cluster_of(clusters: Sequence[object]) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=8)
-def _times_drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+def _times_drawn(count: int, draws: int, seed: int) -> FloatArray:
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws) if count else np.zeros((draws, 0), np.int64)
+    drawn = np.zeros((draws, 0))
+    if count:
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
     drawn.flags.writeable = False
     return drawn
 
@@ -99,7 +104,7 @@ def resampled(
     value = statistic(rows)
     if np.isnan(value):
         return UNDEFINED
-    samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn])
+    samples = np.array([statistic(np.repeat(rows, times[member])) for times in drawn.astype(np.int64)])
     low, high = np.nanpercentile(samples, INTERVAL)
     return guarded(Estimate(value, float(low), float(high)), clusters)
 

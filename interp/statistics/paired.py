@@ -144,7 +144,7 @@ def _cluster_sums(columns: Sequence[FloatArray], clusters: Sequence[Sequence[obj
 @lru_cache(maxsize=4)
 def _drawn(count: int, draws: int, seed: int) -> FloatArray:
     """How often each of `count` clusters is drawn in every bootstrap sample: [draws, count]."""
-    return clusters_drawn(range(count), draws, seed)[1].astype(float)
+    return clusters_drawn(range(count), draws, seed)[1]
 
 
 @lru_cache(maxsize=4)

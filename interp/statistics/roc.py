@@ -22,7 +22,7 @@ def auc(scores: FloatArray, positive: NDArray[np.bool_]) -> FloatArray:
     return u / (n_positive * (n - n_positive))
 
 
-def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: NDArray[np.integer]) -> FloatArray:
+def weighted_aucs(scores: FloatArray, positive: NDArray[np.bool_], weights: FloatArray) -> FloatArray:
     """`auc` of each column of `scores` [n, k] in bootstrap samples: [draws, k].
 
     `weights` [draws, n] say how often each row is drawn. NaN if a class is empty. A column is sorted only once.
