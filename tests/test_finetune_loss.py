@@ -24,10 +24,10 @@ WORDS = torch.tensor([0, 1, 2, 3, 1, 0, 0])
 
 
 def losses(original, paraphrase, paired, targets, closed=(True, True, False, True), **settings):
-    tensors = (torch.as_tensor(x) for x in (original, paraphrase))
+    logits = torch.cat([torch.as_tensor(x) for x in (original, paraphrase)])
     indices = (torch.tensor(x, dtype=torch.long) for x in (paired, targets))
     objective = Objective(TrainSettings(**settings), ANSWERS, WORDS)
-    return question_losses(*tensors, *indices, torch.tensor(closed), objective)
+    return question_losses(logits, *indices, torch.tensor(closed), objective)
 
 
 def softmax(x):

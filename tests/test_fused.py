@@ -109,27 +109,38 @@ def test_gated_gelu(shape, dtype, tolerance):
 
 
 @needs_gpu
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
-@pytest.mark.parametrize(("heads", "width"), [(8, 256), (4, 256), (3, 96)])
-@pytest.mark.parametrize("exchanged", [False, True])
-def test_rotary(heads, width, exchanged, dtype, tolerance):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize(("heads", "width"), [((8, 4), 256), ((4, 1), 256), ((3, 2), 96)])
+@pytest.mark.parametrize("rows_alike", [False, True])
+def test_norm_and_rotation_of_heads(heads, width, rows_alike, dtype, tolerance):
     from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 
-    from interp.model.triton_kernels.rotary import Rotary
+    from interp.model.triton_kernels.rotary import RotatedHeads
 
     generator = torch.Generator("cuda").manual_seed(0)
-    x = torch.randn(2, heads, 37, width, generator=generator, device="cuda").to(dtype)
-    if exchanged:
-        x = x.transpose(1, 2).contiguous().transpose(1, 2)
-    angles = torch.rand(2, 37, width, generator=generator, device="cuda") * 7
+    q, k = (torch.randn(2, 37, n * width, generator=generator, device="cuda").to(dtype) * 5 for n in heads)
+    weights = torch.randn(2, width, generator=generator, device="cuda").to(dtype)
+    angles = torch.rand(1 if rows_alike else 2, 37, width, generator=generator, device="cuda") * 7
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
 
-    def plain(x):
-        return apply_rotary_pos_emb(x, x, cos, sin)[0]
+    def separate(q, k):
+        apart = [x.unflatten(-1, (-1, width)).transpose(1, 2) for x in (q, k)]
+        normed = []
+        for x, weight in zip(apart, weights, strict=True):
+            wide = x if x.dtype == torch.float64 else x.float()
+            y = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + weight.to(wide.dtype))
+            normed.append(y.to(x.dtype))
+        return apply_rotary_pos_emb(*normed, cos.to(q.dtype), sin.to(q.dtype))
 
-    for expected, found in both(plain, lambda x: Rotary.apply(x, cos, sin), (x,), sloped):
-        assert found.shape == expected.shape
-        assert distance(found, expected) < tolerance
+    def together(q, k):
+        return RotatedHeads.apply(q, k, *weights, cos, sin, 1e-6)
+
+    exact = both(separate, separate, (q.double(), k.double()), sloped)
+    for (truth, _), (theirs, found) in zip(exact, both(separate, together, (q, k), sloped), strict=True):
+        assert found.shape == theirs.shape
+        assert distance(found, truth) < tolerance
+        # bfloat16 is rounded once, not four times.
+        assert dtype == torch.float32 or distance(found, truth) < distance(theirs, truth)
 
 
 @needs_gpu
@@ -178,11 +189,15 @@ def test_a_norm_with_the_sum_behind_it_equals_separate_kernels(width, dtype, fol
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", ["input", "post_attention", "pre_feedforward", "post_feedforward"])
+@pytest.mark.parametrize(
+    "name",
+    [f"{part}_layernorm" for part in ("input", "post_attention", "pre_feedforward", "post_feedforward")]
+    + ["self_attn.q_norm", "self_attn.k_norm"],
+)
 def test_a_norm_that_is_watched_or_trained_is_still_called(name):
     model = text_model().cuda()
     ids = torch.randint(0, 97, (3, 21), device="cuda")
-    norm = getattr(model.layers[1], f"{name}_layernorm")
+    norm = model.layers[1].get_submodule(name)
     gradients, seen = [], []
     for fused in (False, True):
         if fused:

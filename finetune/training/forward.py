@@ -152,8 +152,8 @@ def batch_losses(forward: Forward, batch: TrainingBatch, objective: Objective) -
     """The losses of a batch: all of its wordings and images in one call of `forward`."""
     n, k = len(batch.targets), len(batch.paired)
     logits = forward(batch.parts)[batch.place]
-    losses = question_losses(logits[:n], logits[n : n + k], batch.paired, batch.targets, batch.closed, objective)
     if batch.grounded is None:
-        return losses
+        return question_losses(logits, batch.paired, batch.targets, batch.closed, objective)
+    losses = question_losses(logits[: n + k], batch.paired, batch.targets, batch.closed, objective)
     own, other = (answer_margin(part, objective.answers) for part in (logits[batch.grounded.own], logits[n + k :]))
     return losses._replace(grounding=grounding_losses(own, other, *batch.grounded[1:], n))

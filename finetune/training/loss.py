@@ -115,24 +115,23 @@ def answer_loss(log_p: Tensor, targets: Tensor, objective: Objective) -> Tensor:
     return -log_p.masked_fill(other, -math.inf).logsumexp(-1)
 
 
-def question_losses(
-    original: Tensor, paraphrase: Tensor, paired: Tensor, targets: Tensor, closed: Tensor, objective: Objective
-) -> Losses:
+def question_losses(logits: Tensor, paired: Tensor, targets: Tensor, closed: Tensor, objective: Objective) -> Losses:
     """The losses of n questions, k of which are also asked in a second wording.
 
-    `original` [n, vocabulary] and `paraphrase` [k, vocabulary] are logits at the first answer position. `paired`
-    int64 [k] is the index of the question of each paraphrase; `targets` int64 [n] are the first tokens of the true
-    answers; bool [n] says which questions are `closed`.
+    `logits` [n + k, vocabulary] are those at the first answer position, of the n originals and then of the k
+    paraphrases. `paired` int64 [k] is the index of the question of each paraphrase, distinct and in ascending order;
+    `targets` int64 [n] are the first tokens of the true answers; bool [n] says which questions are `closed`.
     """
     # One softmax for all, because a GPU computes each row on one of its processors, however many rows there are.
-    log_p = torch.cat([original, paraphrase]).float().log_softmax(-1)
-    first, second = log_p.split([len(original), len(paraphrase)])
+    first, second = logits.float().log_softmax(-1).split([len(targets), len(paired)])
     cross_entropy = answer_loss(first, targets, objective)
     divergence = torch.zeros_like(cross_entropy)
     if objective.settings.answer_wordings == "both":
         of_second = answer_loss(second, targets[paired], objective)
         cross_entropy = cross_entropy.index_add(0, paired, 0.5 * (of_second - cross_entropy[paired]))
-    apart = divergences(first[paired], second, closed[paired], objective)
+    # If all questions have a second wording, `paired` counts them, and indexing would copy many MB.
+    asked_twice = first if len(paired) == len(first) else first[paired]
+    apart = divergences(asked_twice, second, closed[paired], objective)
     return Losses(cross_entropy, divergence.index_add(0, paired, apart), torch.zeros_like(cross_entropy))
 
 

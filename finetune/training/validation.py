@@ -164,7 +164,7 @@ def _losses(
     closed = torch.tensor(prompts["closed"].to_numpy(bool))
     targets, closed = (each.to(logits.device)[first] for each in (targets, closed))
     paired = torch.arange(len(second), device=logits.device)
-    losses = question_losses(logits[first], logits[second], paired, targets, closed, objective)
+    losses = question_losses(logits[torch.cat([first, second])], paired, targets, closed, objective)
     share = 1 / first.bincount()[first]
     cross_entropy, divergence = (float((part * share).sum()) for part in losses[:2])
     return cross_entropy, divergence

@@ -1,12 +1,12 @@
 """Fused GPU kernels for parts of Gemma 3 that transformers runs as many small kernels.
 
-Triton kernels compute the decoder's norms with the residual sums beside them, its gated MLPs and rotary embeddings, and
-the vision tower's layer norms with the sum before them. The tower's MLPs and patch embedding become matrix products.
+Triton kernels compute the decoder's norms with the residual sums beside them, the norms of queries and keys with their
+rotary embeddings, its gated MLPs, and the vision tower's layer norms with the sum before them. The tower's MLPs and
+patch embedding become matrix products.
 """
 
 from importlib.util import find_spec
-from inspect import unwrap
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def fuse(model: Any) -> None:
         elif kind == "Gemma3MLP" and module.config.hidden_activation == "gelu_pytorch_tanh":
             module.forward = MethodType(_gated, module)
         elif kind == "Gemma3Attention":
-            _rotate_fused(module)
+            module.forward = MethodType(_attention, module)
 
 
 def _tower_mlp(module: Any, x: Tensor) -> Tensor:
@@ -137,23 +137,30 @@ def _gated(module: Any, x: Tensor) -> Tensor:
     return module.down_proj(gated)
 
 
-def _rotate_fused(attention: Any) -> None:
-    """Give an attention module a copy of its `forward` that calls the fused rotary embedding."""
-    # Unwrap the decorator that maps transformers' deprecated argument names.
-    own = unwrap(type(attention).forward)
-    if not isinstance(own, FunctionType) or "apply_rotary_pos_emb" not in own.__code__.co_names:
-        return
-    plain = own.__globals__["apply_rotary_pos_emb"]
+def _attention(
+    module: Any, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    plain = all(map(_is_plain, (module.q_norm, module.k_norm)))
+    if not plain or not hidden_states.is_cuda or hidden_states.numel() == 0:
+        options |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
+        return type(module).forward(module, hidden_states, **options)
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.models.gemma3.modeling_gemma3 import eager_attention_forward
 
-    def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        if not q.is_cuda or q.numel() == 0:
-            return plain(q, k, cos, sin)
-        from interp.model.triton_kernels.rotary import Rotary
+    from interp.model.triton_kernels.rotary import RotatedHeads
 
-        with torch.cuda.device(q.device):
-            return Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
-
-    names = {**own.__globals__, "apply_rotary_pos_emb": rotated}
-    forward = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
-    forward.__kwdefaults__ = own.__kwdefaults__
-    attention.forward = MethodType(forward, attention)
+    query, key, value = (part(hidden_states) for part in (module.q_proj, module.k_proj, module.v_proj))
+    weights = module.q_norm.weight, module.k_norm.weight
+    with torch.cuda.device(hidden_states.device):
+        query, key = RotatedHeads.apply(query, key, *weights, *position_embeddings, module.q_norm.eps)
+    value = value.unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+    # The second name is that of transformers 5.24 and later.
+    for name in ("past_key_values", "cache"):
+        cache = options.pop(name, None)
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_idx)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+    dropout = module.attention_dropout if module.training else 0.0
+    options |= {"dropout": dropout, "scaling": module.scaling, "sliding_window": module.sliding_window}
+    found, seen = attend(module, query, key, value, attention_mask, **options)
+    return module.o_proj(found.flatten(-2)), seen

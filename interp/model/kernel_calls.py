@@ -14,8 +14,12 @@ ROWS = 16
 """Rows of the tensors in a call."""
 
 
-def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> list[Callable[[], None]]:
+def kernel_calls(
+    shape: ModelShape, device: torch.device, dtype: torch.dtype, learns: bool = True
+) -> list[Callable[[], None]]:
     """Calls of all kernels, forward and backward, for a model of this shape whose weights have `dtype`.
+
+    Without `learns`, attention's gradient is left out, which only passes through whole rows of prompts need.
 
     Triton compiles a variant of a kernel for each width. The calls import what they call, and each may have a thread
     of its own once the first, of a small kernel, has been made.
@@ -25,10 +29,13 @@ def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype) ->
         partial(_gelu, ones, shape.mlp),
         partial(_tower_attention, ones),
         partial(_tower_norm, ones, shape.tower_width),
-        partial(_masked_attention, ones, shape.heads, shape.kv_heads, shape.head),
+        *(
+            partial(_masked_attention, ones, shape.heads, shape.kv_heads, shape.head, learning)
+            for learning in {False, learns}
+        ),
         *(partial(_norm, ones, width) for width in {shape.width, shape.head}),
         *(partial(_residual_norm, ones, shape.width, *p) for p in ((False, True), (True, True), (True, False))),
-        *(partial(_rotary, ones, heads, shape.head) for heads in {shape.heads, shape.kv_heads}),
+        partial(_rotated_heads, ones, shape.heads, shape.kv_heads, shape.head),
     ]
 
 
@@ -56,18 +63,21 @@ def _gelu(ones: Ones, width: int) -> None:
     GatedGelu.apply(x, x).sum().backward()
 
 
-def _rotary(ones: Ones, heads: int, width: int) -> None:
-    from interp.model.triton_kernels.rotary import Rotary
+def _rotated_heads(ones: Ones, heads: int, kv_heads: int, width: int) -> None:
+    from interp.model.triton_kernels.rotary import RotatedHeads
 
-    x = ones(1, ROWS, heads, width, requires_grad=True)
-    angle = ones(1, ROWS, width)
-    Rotary.apply(x.transpose(1, 2), angle, angle).sum().backward()
+    query, key = (ones(1, ROWS, number * width, requires_grad=True) for number in (heads, kv_heads))
+    weight, angle = ones(width), ones(1, ROWS, width)
+    query, key = RotatedHeads.apply(query, key, weight, weight, angle, angle, 1e-6)
+    (query.sum() + key.sum()).backward()
 
 
-def _masked_attention(ones: Ones, heads: int, kv_heads: int, width: int) -> None:
+def _masked_attention(ones: Ones, heads: int, kv_heads: int, width: int, learns: bool) -> None:
     from interp.model.key_heads import FEWEST, fits_masked
 
-    query, key = (ones(1, FEWEST, number, width).transpose(1, 2) for number in (heads, kv_heads))
+    query, key = (
+        ones(1, FEWEST, number, width, requires_grad=learns).transpose(1, 2) for number in (heads, kv_heads)
+    )
     # Which compares it with PyTorch first.
     mask = ones(1, 1, FEWEST, FEWEST)
     if fits_masked(query, key, key, mask):

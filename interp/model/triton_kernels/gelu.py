@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 4096
+BLOCK = 2048
 """Number of elements per program."""
 
 

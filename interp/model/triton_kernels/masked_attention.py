@@ -82,8 +82,8 @@ class MaskedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # noqa: D102
         q, k, v, mask, out, log_sum = ctx.saved_tensors
-        # For dropout, of which there is none.
-        seed = q.new_zeros((), dtype=torch.int64)
+        # For dropout, of which there is none, so that nothing reads it.
+        seed = q.new_empty((), dtype=torch.int64)
         dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
             gradients[0], q, k, v, out, log_sum, seed, seed, mask, None, None, q.shape[2], k.shape[2], 0.0, False,
             scale=ctx.scale,
