@@ -1,8 +1,10 @@
 """What is loaded early, in threads, is loaded when it has to be; the kernels themselves need a GPU (test_fused)."""
 
+import os
 import threading
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_all_kernels_are_loaded_when_the_block_ends_and_the_first_before_the_oth
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     with (
         pytest.raises(ValueError, match="of the block"),
-        kernels_loaded(None, torch.device("cuda"), torch.bfloat16),
+        kernels_loaded(None, torch.device("cuda"), torch.bfloat16, True),
     ):
         raise ValueError("of the block")
     assert sorted(loaded) == ["first", "second", "third"]
@@ -41,23 +43,46 @@ def test_all_kernels_are_loaded_when_the_block_ends_and_the_first_before_the_oth
 
 def test_a_cpu_has_no_kernels_to_load(monkeypatch):
     monkeypatch.setattr(first_use, "kernel_calls", lambda *_: pytest.fail("asked for kernels"))
-    with kernels_loaded(None, torch.device("cpu"), torch.float32):
+    with kernels_loaded(None, torch.device("cpu"), torch.float32, True):
         pass
 
 
 @pytest.mark.parametrize(
-    ("device", "processes", "begun"),
-    [("auto", "1", True), ("cuda", "1", True), ("cpu", "1", False), ("cuda:1", "1", False), ("auto", "2", False)],
+    ("device", "processes", "file", "begun"),
+    [
+        ("auto", "1", "there", True),
+        ("cuda", "1", "there", True),
+        ("auto", "1", "absent", False),
+        ("cpu", "1", "there", False),
+        ("cuda:1", "1", "there", False),
+        ("auto", "2", "there", False),
+    ],
 )
-def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(monkeypatch, device, processes, begun):
+def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(
+    tmp_path, monkeypatch, device, processes, file, begun
+):
+    (tmp_path / "there").touch()
     opened = threading.Event()
+    monkeypatch.setattr(gpu_start, "CONTROL", tmp_path / file)
     monkeypatch.setattr(gpu_start.ctypes, "CDLL", lambda name: opened.set())
     monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
     begin_gpu(device)
     assert opened.wait(10 if begun else 0.05) == begun
+    assert os.environ.get("OMP_NUM_THREADS") == ("2" if begun else None)
+
+
+def test_a_number_of_threads_that_the_user_has_set_is_kept(monkeypatch):
+    monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
+    monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    begin_gpu("auto")
+    assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 def test_a_machine_without_the_driver_is_no_error(monkeypatch):
+    monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
     monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
     failed = []
     monkeypatch.setattr(threading, "excepthook", failed.append)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from finetune.evaluation.arms import Arm, adapter_arm, base_arm
 from finetune.evaluation.evaluate import evaluate
 from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
-from interp.measurement.margins import measure
+from interp.measurement import sharded
+from interp.measurement.margins import measure, pack_prompts
 from interp.model import image_token_file
 from interp.model.image_token_cache import read_tokens, write_tokens
 from interp.model.image_token_file import encode_into_file
@@ -82,6 +84,32 @@ def test_images_that_were_begun_earlier_have_the_same_tokens_and_are_read_once(t
     assert list(second.images_begun) == ["/no/image.png"]
     with pytest.raises(InputError, match="An image cannot be used"):
         encode_images(second, ["/no/image.png"])
+
+
+def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_model, pictures, monkeypatch):
+    vlm = load_vlm(tiny_model, "cpu", "float32")
+    prompts = pd.DataFrame({"image": [*reversed(pictures), pictures[0]], "text": "Is there edema?", "closed": True})
+    expected, encoded_there = sharded.pack_prompts(vlm, prompts), []
+    tokenized = threading.Event()
+
+    def pack(vlm, prompts):
+        tokenized.set()
+        return pack_prompts(vlm, prompts)
+
+    def encode(vlm, images):
+        assert tokenized.wait(10)
+        encoded_there.append(images)
+
+    monkeypatch.setattr(sharded, "pack_prompts", pack)
+    monkeypatch.setattr(sharded, "encode_images", encode)
+    assert sharded._packed_beside_images(vlm, prompts, ALONE) == expected
+    assert not encoded_there
+    on_gpu = SimpleNamespace(**vars(vlm), device=torch.device("cuda"))
+    assert sharded._packed_beside_images(on_gpu, prompts, ALONE) == expected
+    assert encoded_there == [sorted(pictures)]
+    on_gpu.max_images = len(pictures) - 1
+    assert sharded._packed_beside_images(on_gpu, prompts, ALONE) == expected
+    assert len(encoded_there) == 1
 
 
 def test_only_the_first_images_are_begun_and_none_on_a_cpu_or_with_a_cache(tiny_model, cached, pictures):

@@ -102,8 +102,11 @@ def test_a_kernel_that_is_wrong_is_not_used(broken, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(kernel_trial, "find_spec", lambda name: name)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        off = _difference(torch.device("cpu"), 64)
+        off = _difference(torch.device("cpu"), 64, learns=True)
+        forward = _difference(torch.device("cpu"), 64, learns=False)
     assert (off < MOST_OFF / 2) == (broken is None)
+    # Where no gradient is asked for, none is compared.
+    assert (forward < MOST_OFF / 2) == (broken != "value")
     assert agrees("the language model", lambda: off, MOST_OFF) == (broken is None)
     assert ("the language model uses PyTorch's attention" in capsys.readouterr().err) == (broken is not None)
 
@@ -111,4 +114,4 @@ def test_a_kernel_that_is_wrong_is_not_used(broken, monkeypatch, capsys):
 @needs_hopper
 def test_the_kernel_agrees_here_by_a_margin():
     for width in (64, 128, 256):
-        assert _difference(torch.device("cuda"), width) < MOST_OFF / 2
+        assert _difference(torch.device("cuda"), width, learns=True) < MOST_OFF / 2

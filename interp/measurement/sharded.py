@@ -4,6 +4,7 @@ Between the two, residuals are exchanged among the processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from interp.measurement.margins import Measurement, check_finite, launch_batches, pack_prompts
 from interp.measurement.residual_store import Residuals, empty_residuals
-from interp.model.packing import batches
+from interp.model.image_tokens import encode_images
+from interp.model.packing import Row, batches
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import Team
@@ -41,7 +43,7 @@ def measure_together(
     `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.checkpoint.Checkpoint.read` do.
     """
-    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
+    chunks = list(batches(_packed_beside_images(vlm, prompts, team), batch_tokens, vlm.device))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
@@ -85,6 +87,17 @@ def measure_together(
     check_finite(prompts, own_prompts, margin[own_prompts])
     saving.finish()
     return team.all_reduce_sum(margin), stored
+
+
+def _packed_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team) -> list[Row]:
+    """The packed rows of a prompt table. Where a GPU will encode all images at once, it does so meanwhile."""
+    images = sorted(set(prompts["image"]))
+    if vlm.device.type != "cuda" or team.size > 1 or len(images) > vlm.max_images:
+        return pack_prompts(vlm, prompts)
+    with ThreadPoolExecutor(1) as pool:
+        packed = pool.submit(pack_prompts, vlm, prompts)
+        encode_images(vlm, images)
+        return packed.result()
 
 
 def _exchange(

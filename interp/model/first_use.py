@@ -31,8 +31,10 @@ def use_libraries(device: torch.device, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def kernels_loaded(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def kernels_loaded(shape: ModelShape, device: torch.device, dtype: torch.dtype, learns: bool) -> Iterator[None]:
     """While open, load our kernels for a model of this shape (`interp.model.fused`); nothing on a CPU.
+
+    `learns` says whether gradients will pass through whole rows of the language model.
 
     Triton takes 0.7 s on an H200 to find compiled kernels, and at the first use on a machine 1 to 3 s to compile each,
     here at the same time. They are loaded when it closes: two threads that launch a kernel for the first time at the
@@ -41,7 +43,7 @@ def kernels_loaded(shape: ModelShape, device: torch.device, dtype: torch.dtype) 
     if device.type != "cuda" or find_spec("triton") is None:
         yield
         return
-    loading = Thread(target=_load_kernels, args=(shape, device, dtype))
+    loading = Thread(target=_load_kernels, args=(shape, device, dtype, learns))
     loading.start()
     try:
         yield
@@ -59,9 +61,9 @@ def load_linear_algebra(device: torch.device) -> None:
             torch.linalg.cholesky_ex(torch.eye(2, device=device))
 
 
-def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype, learns: bool) -> None:
     load_launchers_apart()
-    first, *others = kernel_calls(shape, device, dtype)
+    first, *others = kernel_calls(shape, device, dtype, learns)
     # Which loads Triton itself, for all.
     _quietly(device, first)
     list(map_ahead(partial(_quietly, device), others, len(others)))

@@ -14,9 +14,7 @@ ROWS = 16
 """Rows of the tensors in a call."""
 
 
-def kernel_calls(
-    shape: ModelShape, device: torch.device, dtype: torch.dtype, learns: bool = True
-) -> list[Callable[[], None]]:
+def kernel_calls(shape: ModelShape, device: torch.device, dtype: torch.dtype, learns: bool) -> list[Callable[[], None]]:
     """Calls of all kernels, forward and backward, for a model of this shape whose weights have `dtype`.
 
     Without `learns`, attention's gradient is left out, which only passes through whole rows of prompts need.
@@ -29,10 +27,7 @@ def kernel_calls(
         partial(_gelu, ones, shape.mlp),
         partial(_tower_attention, ones),
         partial(_tower_norm, ones, shape.tower_width),
-        *(
-            partial(_masked_attention, ones, shape.heads, shape.kv_heads, shape.head, learning)
-            for learning in {False, learns}
-        ),
+        partial(_masked_attention, ones, shape.heads, shape.kv_heads, shape.head, learns),
         *(partial(_norm, ones, width) for width in {shape.width, shape.head}),
         *(partial(_residual_norm, ones, shape.width, *p) for p in ((False, True), (True, True), (True, False))),
         partial(_rotated_heads, ones, shape.heads, shape.kv_heads, shape.head),
@@ -75,15 +70,16 @@ def _rotated_heads(ones: Ones, heads: int, kv_heads: int, width: int) -> None:
 def _masked_attention(ones: Ones, heads: int, kv_heads: int, width: int, learns: bool) -> None:
     from interp.model.key_heads import FEWEST, fits_masked
 
-    query, key = (
-        ones(1, FEWEST, number, width, requires_grad=learns).transpose(1, 2) for number in (heads, kv_heads)
-    )
-    # Which compares it with PyTorch first.
     mask = ones(1, 1, FEWEST, FEWEST)
-    if fits_masked(query, key, key, mask):
-        from interp.model.triton_kernels.masked_attention import MaskedAttention
+    for learning in sorted({False, learns}):
+        query, key = (
+            ones(1, FEWEST, number, width, requires_grad=learning).transpose(1, 2) for number in (heads, kv_heads)
+        )
+        # Which compares it with PyTorch first.
+        if fits_masked(query, key, key, mask):
+            from interp.model.triton_kernels.masked_attention import MaskedAttention
 
-        MaskedAttention.apply(query, key, key, mask, 1.0)
+            MaskedAttention.apply(query, key, key, mask, 1.0)
 
 
 def _tower_norm(ones: Ones, width: int) -> None:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from interp.model.kernel_trial import agrees
 
-_WORKS: dict[tuple[torch.device, int], bool] = {}
-"""GPU and channels of a head -> whether our kernel works."""
+_WORKS: dict[tuple[torch.device, int, bool], bool] = {}
+"""GPU, channels of a head, and whether gradients are computed -> whether our kernel works."""
 MOST_OFF = 2**-5
 """Largest difference from float32, over the largest number, that is rounding to bfloat16, with room: alone, that of the
 results is a tenth."""
@@ -73,7 +73,7 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if learns and not _reads_shared_heads(query, key, value, mask):
         return False
-    tried = query.device, width
+    tried = query.device, width, learns
     # A CUDA graph cannot record the comparison. Loading a model makes it.
     if tried not in _WORKS and not torch.cuda.is_current_stream_capturing():
         with torch.cuda.device(query.device):
@@ -81,8 +81,11 @@ def fits_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> bool
     return _WORKS.get(tried, False)
 
 
-def _difference(device: torch.device, width: int) -> float:
-    """The largest difference of our kernel and its gradients from float32, over the largest number of each."""
+def _difference(device: torch.device, width: int, learns: bool) -> float:
+    """The largest difference of our kernel from float32, over the largest number; with `learns`, of gradients too.
+
+    cuDNN, which computes them, may take more than a second to prepare for it.
+    """
     from interp.model.triton_kernels.masked_attention import MaskedAttention
 
     generator, length = torch.Generator(device).manual_seed(0), FEWEST + 16
@@ -101,9 +104,12 @@ def _difference(device: torch.device, width: int) -> float:
         repeated = [x.repeat_interleave(2, 1) for x in exact[1:]]
         expected = (exact[0] @ repeated[0].transpose(-1, -2) * width**-0.5 + mask.float()).softmax(-1) @ repeated[1]
         pairs = [(found.detach(), expected.detach())]
-        pairs += zip(
-            torch.autograd.grad(found, inputs, slope), torch.autograd.grad(expected, exact, slope.float()), strict=True
-        )
+        if learns:
+            mine, theirs = (
+                torch.autograd.grad(found, inputs, slope),
+                torch.autograd.grad(expected, exact, slope.float()),
+            )
+            pairs += zip(mine, theirs, strict=True)
         # torch's maximum, which is not a number as soon as one of these is not.
         return float(torch.stack([(mine - theirs).abs().max() / theirs.abs().max() for mine, theirs in pairs]).max())
 

@@ -122,7 +122,8 @@ def load_vlm(
         load_in=load_in,
         max_memory=max_memory,
     )
-    with kernels_loaded(ModelShape.of(loaded.config), placed.devices[0], DTYPES[placed.dtype]):
+    shape, learns = ModelShape.of(loaded.config), (job or loading()).learns
+    with kernels_loaded(shape, placed.devices[0], DTYPES[placed.dtype], learns):
         begin_images(vlm, images, placed.devices[0])
         placed.settle(loaded)
     # Of a limit, more is left to residuals and stored states.

@@ -39,12 +39,14 @@ FILLS = 3
 
 
 class Job(NamedTuple):
-    """What a command does, as far as memory is concerned."""
+    """What a command does, as far as memory and kernels are concerned."""
 
     needs: Needs
     """What it needs as it was asked for."""
     smaller: Mapping[str, Needs] = MappingProxyType({})
     """Options that make it smaller -> what it needs with them."""
+    learns: bool = True
+    """Whether gradients may pass through whole rows of the language model, and not only through edited tokens."""
 
 
 def loading() -> Job:
@@ -65,7 +67,7 @@ def measuring(answers: bool = True, captured: int = 0, sae: bool = False) -> Job
         held = sae_bytes(shape, SAE_FEATURES, "float32") if sae else 0
         return Need([weights(shape, format), Part("an SAE", held, held)], [tower_pass(shape, format), batch(size)])
 
-    return Job(needs)
+    return Job(needs, learns=False)
 
 
 def batch(size: Callable[[int], int]) -> Part:
@@ -109,6 +111,7 @@ def searching(
                 shape, format, min(4096, batch_tokens), "bfloat16"
             ),
         },
+        learns=False,
     )
 
 
