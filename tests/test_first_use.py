@@ -1,6 +1,8 @@
 """What is loaded early, in threads, is loaded when it has to be; the kernels themselves need a GPU (test_fused)."""
 
+import math
 import os
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ from interp.model import first_use
 from interp.model.first_use import kernels_loaded
 from interp.runtime import gpu_start
 from interp.runtime.gpu_start import begin_gpu
+from interp.runtime.threads import TURN_BESIDE_GPU
 
 
 def test_all_kernels_are_loaded_when_the_block_ends_and_the_first_before_the_others(monkeypatch):
@@ -47,6 +50,14 @@ def test_a_cpu_has_no_kernels_to_load(monkeypatch):
         pass
 
 
+@pytest.fixture
+def _turns():
+    turn = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(turn)
+
+
+@pytest.mark.usefixtures("_turns")
 @pytest.mark.parametrize(
     ("device", "processes", "file", "begun"),
     [
@@ -71,8 +82,10 @@ def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(
     begin_gpu(device)
     assert opened.wait(10 if begun else 0.05) == begun
     assert os.environ.get("OMP_NUM_THREADS") == ("2" if begun else None)
+    assert math.isclose(sys.getswitchinterval(), TURN_BESIDE_GPU) == begun
 
 
+@pytest.mark.usefixtures("_turns")
 def test_a_number_of_threads_that_the_user_has_set_is_kept(monkeypatch):
     monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
     monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
@@ -81,6 +94,7 @@ def test_a_number_of_threads_that_the_user_has_set_is_kept(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
+@pytest.mark.usefixtures("_turns")
 def test_a_machine_without_the_driver_is_no_error(monkeypatch):
     monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
     monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 from interp.runtime.distributed import process_count
+from interp.runtime.threads import TURN_BESIDE_GPU, take_short_turns
 
 DRIVER = "libcuda.so.1"
 """NVIDIA's driver on Linux. Other systems and makers have another one, which torch starts later."""
@@ -28,6 +29,7 @@ def begin_gpu(device: str) -> None:
     """
     if device in FIRST and process_count() == 1 and CONTROL.exists():
         os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+        take_short_turns(TURN_BESIDE_GPU)
         Thread(target=_start).start()
 
 
