@@ -6,6 +6,7 @@ from typing import Any
 
 from interp.model.attention import set_attention
 from interp.model.cpu_kernels import use_cpu_kernels
+from interp.model.first_use import kernels_loaded
 from interp.model.fused import fuse
 from interp.model.image_tokens import make_contiguous
 from interp.model.vlm import Vlm
@@ -21,6 +22,9 @@ def ready(vlm: Vlm) -> Iterator[None]:
     parts = (vlm.model.model.language_model, vlm.model.model.vision_tower)
     attention = [part.config._attn_implementation for part in parts]
     set_attention(vlm.model)
+    # Which compares attention and its gradient with PyTorch's; a recorded step could not, and would do without.
+    with kernels_loaded(vlm.shape, vlm.device, vlm.model.dtype, learns=True):
+        pass
     try:
         yield
     finally:
