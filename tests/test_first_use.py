@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,22 +58,26 @@ def _turns():
 
 @pytest.mark.usefixtures("_turns")
 @pytest.mark.parametrize(
-    ("device", "processes", "file", "begun"),
+    ("device", "processes", "file", "visible", "library", "begun"),
     [
-        ("auto", "1", "there", True),
-        ("cuda", "1", "there", True),
-        ("auto", "1", "absent", False),
-        ("cpu", "1", "there", False),
-        ("cuda:1", "1", "there", False),
-        ("auto", "2", "there", False),
+        ("auto", "1", "there", "0", "__init__.py", True),
+        ("cuda", "1", "there", "3,1", "__init__.py", True),
+        ("auto", "1", "absent", "0", "__init__.py", False),
+        ("cpu", "1", "there", "0", "__init__.py", False),
+        ("cuda:1", "1", "there", "0", "__init__.py", False),
+        ("auto", "2", "there", "0", "__init__.py", False),
+        ("auto", "1", "there", "", "__init__.py", False),
+        ("auto", "1", "there", "0", "lib/of_no_torch.so", False),
     ],
 )
 def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(
-    tmp_path, monkeypatch, device, processes, file, begun
+    tmp_path, monkeypatch, device, processes, file, visible, library, begun
 ):
     (tmp_path / "there").touch()
     opened = threading.Event()
     monkeypatch.setattr(gpu_start, "CONTROL", tmp_path / file)
+    monkeypatch.setattr(gpu_start, "LIBRARY", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(gpu_start.ctypes, "CDLL", lambda name: opened.set())
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("OMP_NUM_THREADS", "")
@@ -87,7 +90,7 @@ def test_the_driver_is_started_for_the_first_gpu_of_a_single_process(
 
 @pytest.mark.usefixtures("_turns")
 def test_a_number_of_threads_that_the_user_has_set_is_kept(monkeypatch):
-    monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
+    monkeypatch.setattr(gpu_start, "_has_gpu", lambda: True)
     monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     begin_gpu("auto")
@@ -96,7 +99,7 @@ def test_a_number_of_threads_that_the_user_has_set_is_kept(monkeypatch):
 
 @pytest.mark.usefixtures("_turns")
 def test_a_machine_without_the_driver_is_no_error(monkeypatch):
-    monkeypatch.setattr(gpu_start, "CONTROL", Path(__file__))
+    monkeypatch.setattr(gpu_start, "_has_gpu", lambda: True)
     monkeypatch.setattr(gpu_start, "DRIVER", "libabsent.so.1")
     failed = []
     monkeypatch.setattr(threading, "excepthook", failed.append)

@@ -32,6 +32,7 @@ from interp.questions.files import load_questions
 from interp.runtime.distributed import ALONE
 from interp.runtime.errors import InputError
 from interp.runtime.prefetch import map_ahead, map_beside
+from interp.storage.checkpoint import Checkpoint
 
 
 @pytest.fixture
@@ -86,10 +87,11 @@ def test_images_that_were_begun_earlier_have_the_same_tokens_and_are_read_once(t
         encode_images(second, ["/no/image.png"])
 
 
-def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_model, pictures, monkeypatch):
+def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_model, pictures, monkeypatch, tmp_path):
     vlm = load_vlm(tiny_model, "cpu", "float32")
     prompts = pd.DataFrame({"image": [*reversed(pictures), pictures[0]], "text": "Is there edema?", "closed": True})
     expected, encoded_there = sharded.pack_prompts(vlm, prompts), []
+    kept = Checkpoint(tmp_path, {})
     tokenized = threading.Event()
 
     def pack(vlm, prompts):
@@ -102,13 +104,17 @@ def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_mode
 
     monkeypatch.setattr(sharded, "pack_prompts", pack)
     monkeypatch.setattr(sharded, "encode_images", encode)
-    assert sharded._packed_beside_images(vlm, prompts, ALONE) == expected
+    assert sharded._packed_beside_images(vlm, prompts, ALONE, kept) == expected
     assert not encoded_there
     on_gpu = SimpleNamespace(**vars(vlm), device=torch.device("cuda"))
-    assert sharded._packed_beside_images(on_gpu, prompts, ALONE) == expected
+    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
     assert encoded_there == [sorted(pictures)]
     on_gpu.max_images = len(pictures) - 1
-    assert sharded._packed_beside_images(on_gpu, prompts, ALONE) == expected
+    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
+    on_gpu.max_images = len(pictures)
+    # A resumed run encodes the images that it needs later.
+    kept.write("rounds-000-000000", {"margin": torch.zeros(1)})
+    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
     assert len(encoded_there) == 1
 
 

@@ -143,3 +143,14 @@ def test_images_have_the_same_tokens_and_an_unreadable_one_ends_all(tiny_model, 
     with pytest.raises(InputError, match="An image cannot be used"):
         encode_images(vlm, [paths[0], "gone.png", *paths[1:]], batch_size=1)
     assert torch.get_num_threads() == 2
+
+
+def test_threads_take_over_autocast(threads):
+    threads(2)
+
+    def product(k):
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert set(map_sharing_cores(product, range(4), 2)) == {torch.bfloat16}
+    assert set(map_sharing_cores(product, range(4), 2)) == {torch.float32}

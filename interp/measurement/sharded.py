@@ -43,7 +43,7 @@ def measure_together(
     `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.checkpoint.Checkpoint.read` do.
     """
-    chunks = list(batches(_packed_beside_images(vlm, prompts, team), batch_tokens, vlm.device))
+    chunks = list(batches(_packed_beside_images(vlm, prompts, team, checkpoint), batch_tokens, vlm.device))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
@@ -89,10 +89,12 @@ def measure_together(
     return team.all_reduce_sum(margin), stored
 
 
-def _packed_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team) -> list[Row]:
+def _packed_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team, checkpoint: Checkpoint) -> list[Row]:
     """The packed rows of a prompt table. Where a GPU will encode all images at once, it does so meanwhile."""
     images = sorted(set(prompts["image"]))
-    if vlm.device.type != "cuda" or team.size > 1 or len(images) > vlm.max_images:
+    # A resumed run may need only some of the images, or none.
+    all_at_once = team.size == 1 and len(images) <= vlm.max_images and not checkpoint.has_files()
+    if vlm.device.type != "cuda" or not all_at_once:
         return pack_prompts(vlm, prompts)
     with ThreadPoolExecutor(1) as pool:
         packed = pool.submit(pack_prompts, vlm, prompts)

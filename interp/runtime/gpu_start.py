@@ -3,6 +3,7 @@
 import ctypes
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +16,10 @@ CONTROL = Path("/dev/nvidiactl")
 """The driver's device file."""
 FIRST = ("auto", "cuda", "cuda:0")
 """Options for a device that mean the first GPU of a single process."""
+LIBRARY = "lib/libtorch_cuda.so"
+"""Torch's part for GPUs, in its folder."""
+NONE_VISIBLE = ("", "-1")
+"""What CUDA_VISIBLE_DEVICES says if all GPUs are hidden."""
 THREADS = 2
 """Threads among which the host's libraries divide an operation beside a GPU."""
 
@@ -27,10 +32,19 @@ def begin_gpu(device: str) -> None:
     up to twenty threads read images, screen and launch at the same time, each of which would otherwise divide its
     operations among as many threads as there are cores. What the user has set is kept.
     """
-    if device in FIRST and process_count() == 1 and CONTROL.exists():
+    if device in FIRST and process_count() == 1 and _has_gpu():
         os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
         take_short_turns(TURN_BESIDE_GPU)
         Thread(target=_start).start()
+
+
+def _has_gpu() -> bool:
+    """Whether there is a GPU that torch would take, as far as can be told without importing it."""
+    if not CONTROL.exists() or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in NONE_VISIBLE:
+        return False
+    found = find_spec("torch")
+    # What `pip` calls the CPU's build of torch lacks this library.
+    return found is not None and found.origin is not None and (Path(found.origin).parent / LIBRARY).exists()
 
 
 def _start() -> None:

@@ -23,7 +23,7 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     """Apply `function` to every item, and yield the results in the order of the items.
 
     Up to `most` threads do so at the same time, and torch's threads are divided among them; with `most` 1, the caller's
-    own thread does. `function` must not call this in turn. Gradients are recorded or not as where the first result is
+    own thread does. `function` must not call this in turn. Gradients and autocast are as where the first result is
     asked for. Errors are raised as by `interp.runtime.prefetch.map_in`.
     """
     cores = torch.get_num_threads()
@@ -32,9 +32,10 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
         yield from map(function, items)
         return
     recorded = torch.is_grad_enabled()
+    dtype, cast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
     def call(item: T) -> R:
-        with torch.set_grad_enabled(recorded):
+        with torch.set_grad_enabled(recorded), torch.autocast("cpu", dtype, cast):
             return function(item)
 
     yield from map_in(_threads(threads, cores), call, items, threads)

@@ -151,6 +151,10 @@ class Checkpoint:
         """A checkpoint of the same run in a folder of its own inside this one."""
         return replace(self, folder=self.folder and self.folder / name, whole=self.whole or self.folder)
 
+    def has_files(self) -> bool:
+        """Whether something was kept here."""
+        return self.folder is not None and any(self.folder.rglob("[!.]*.safetensors"))
+
     def __bool__(self) -> bool:
         return self.folder is not None
 
