@@ -35,7 +35,8 @@ def begin_gpu(device: str) -> None:
     if device in FIRST and process_count() == 1 and _has_gpu():
         os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
         take_short_turns(TURN_BESIDE_GPU)
-        Thread(target=_start).start()
+        # A command that ends early does not wait for a driver that takes seconds.
+        Thread(target=_start, daemon=True).start()
 
 
 def _has_gpu() -> bool:
