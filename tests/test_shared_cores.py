@@ -13,6 +13,7 @@ from interp.model.image_tokens import encode_images
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
+from interp.runtime import shared_cores
 from interp.runtime.errors import InputError
 from interp.runtime.shared_cores import map_sharing_cores
 
@@ -75,6 +76,45 @@ def test_a_forked_process_has_threads_of_its_own(threads):
     if not child:
         os._exit(sum(map_sharing_cores(int, range(5), 2)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+
+
+def test_callers_in_several_threads_begin_together_and_each_finds_all_cores(threads):
+    threads(4)
+    found = []
+
+    def caller():
+        own = list(map_sharing_cores(lambda item: torch.get_num_threads(), range(4), 2))
+        found.append([*own, torch.get_num_threads()])
+
+    for wave in (4, 1) * 5:
+        # So that those of a wave begin threads anew.
+        shared_cores._threads.cache_clear()
+        callers = [threading.Thread(target=caller) for _ in range(wave)]
+        for each in callers:
+            each.start()
+        for each in callers:
+            each.join()
+    assert [*found, torch.get_num_threads()] == [[2, 2, 2, 2, 4]] * 25 + [4]
+
+
+def test_an_interruption_while_threads_begin_leaves_none_that_waits(threads, monkeypatch):
+    threads(3)
+    shared_cores._threads.cache_clear()
+    before = set(threading.enumerate())
+
+    class Interrupted(threading.Barrier):
+        def wait(self, timeout=None):
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(shared_cores, "Barrier", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(map_sharing_cores(str, range(3), 3))
+    assert set(threading.enumerate()) <= before
+    assert torch.get_num_threads() == 3
+    monkeypatch.undo()
+    assert list(map_sharing_cores(str, range(3), 3)) == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(("cores", "most"), [(1, 4), (4, 1)])

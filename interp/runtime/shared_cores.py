@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,8 @@ from interp.runtime.prefetch import map_in
 
 T = TypeVar("T")
 R = TypeVar("R")
+_BEGINNING = Lock()
+"""While threads begin, torch's number of threads is theirs, which nobody else may take for the number of cores."""
 
 
 def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int) -> Generator[R, None, None]:
@@ -26,9 +28,11 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     own thread does. `function` must not call this in turn. Gradients and autocast are as where the first result is
     asked for. Errors are raised as by `interp.runtime.prefetch.map_in`.
     """
-    cores = torch.get_num_threads()
-    threads = min(cores, most)
-    if threads < 2:
+    with _BEGINNING:
+        cores = torch.get_num_threads()
+        threads = min(cores, most)
+        pool = _threads(threads, cores) if threads > 1 else None
+    if pool is None:
         yield from map(function, items)
         return
     recorded = torch.is_grad_enabled()
@@ -38,7 +42,7 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
         with torch.set_grad_enabled(recorded), torch.autocast("cpu", dtype, cast):
             return function(item)
 
-    yield from map_in(_threads(threads, cores), call, items, threads)
+    yield from map_in(pool, call, items, threads)
 
 
 @lru_cache
@@ -46,11 +50,18 @@ def _threads(count: int, cores: int) -> ThreadPoolExecutor:
     """Threads among which torch's `cores` are divided. They stay, because each keeps memory that it has freed."""
     pool = ThreadPoolExecutor(count, initializer=partial(_take_cores, cores // count))
     begun = Barrier(count + 1)
-    for _ in range(count):
-        pool.submit(begun.wait)
-    begun.wait()
-    # What a thread sets is also that of all threads to come.
-    torch.set_num_threads(cores)
+    try:
+        for _ in range(count):
+            pool.submit(begun.wait)
+        begun.wait()
+    except BaseException:
+        # Interrupted: those that have begun would wait for ever, and the process for them.
+        begun.abort()
+        pool.shutdown()
+        raise
+    finally:
+        # What a thread sets is also that of all threads to come.
+        torch.set_num_threads(cores)
     return pool
 
 
