@@ -70,7 +70,7 @@ def _load_kernels(shape: ModelShape, device: torch.device, dtype: torch.dtype, l
 
 
 def _hash_triton() -> None:
-    """Let Triton hash its 400 MB, by which it names compiled kernels, 0.3 s; it keeps the hash."""
+    """Let Triton hash its 415 MB, by which it names compiled kernels, 0.3 s; it keeps the hash."""
     from triton.runtime.cache import triton_key
 
     triton_key()

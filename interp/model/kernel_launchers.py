@@ -11,13 +11,13 @@ from typing import Any
 def load_launchers_apart() -> None:
     """Let threads of this process load Triton's launchers one at a time; the module triton must be installed.
 
-    Triton has a module for each signature, all of one name. Loading one for the second time, for another variant of a
-    kernel, Python puts its functions into the module that has this name at the moment, and Triton takes the launcher
-    from there. A thread in between gives the kernel the launcher of another signature, for good.
+    Triton has a module for each signature, all of one name. If one is loaded for the second time, for another variant
+    of a kernel, Python puts its functions into the module that has this name at the moment, and Triton takes the
+    launcher from there. If a thread loads another one in between, the kernel keeps the launcher of another signature.
     """
     from triton.runtime import build
 
-    # Not a part of Triton's interface. It is the same in Triton 3.5 to 3.8, of which 3.7 and 3.8 load a single module.
+    # Not a part of Triton's interface. It is the same in Triton 3.5 to 3.9.
     if hasattr(build, "_load_module_from_path"):
         build._load_module_from_path = one_at_a_time(build._load_module_from_path)
 

@@ -27,10 +27,10 @@ THREADS = 2
 def begin_gpu(device: str) -> None:
     """Begin to start the driver of the first GPU, and torch's context on it, if `device` may mean that GPU.
 
-    torch would do so when it is first asked for a GPU, and hold up the imports. Nothing is begun in one of several
-    processes, each of which has a GPU of its own. Must be called before torch and numpy are imported: of a GPU's host,
-    up to twenty threads read images, screen and launch at the same time, each of which would otherwise divide its
-    operations among as many threads as there are cores. What the user has set is kept.
+    torch would do so when it is first asked for a GPU, and everything would wait for it. Nothing is begun in one of
+    several processes, each of which has a GPU of its own. Must be called before torch and numpy are imported: on the
+    host of a GPU, up to twenty threads read images, screen and launch at the same time, and each would divide its
+    operations among as many threads as there are cores. They get `THREADS`, unless the user has set a number.
     """
     if device in FIRST and process_count() == 1 and _has_gpu():
         os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))

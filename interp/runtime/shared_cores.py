@@ -18,7 +18,7 @@ from interp.runtime.prefetch import map_in
 T = TypeVar("T")
 R = TypeVar("R")
 _BEGINNING = Lock()
-"""While threads begin, torch's number of threads is theirs, which nobody else may take for the number of cores."""
+"""Held while threads begin: torch then gives a thread's share of the cores for their number."""
 
 
 def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int) -> Generator[R, None, None]:

@@ -42,6 +42,7 @@ def _gains(w, column, half, wide):
 
 @triton.jit
 def _turn(x, w, y, place, cos_a, cos_b, sin_a, sin_b, heads, half, eps, HEADS: tl.constexpr, HALF: tl.constexpr):
+    # The heads of one position, numbered `place` in x and y [B, S, heads, 2 half], normed and rotated.
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside, at = (head < heads) & (column < half), place * heads * 2 * half
     a, b = _halves(x + at, head, column, 2 * half, half, inside)
@@ -58,7 +59,7 @@ def _pull(
     dy, x, w, dx, place, cos_a, cos_b, sin_a, sin_b, heads, half, eps, dy_head,
     HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    # `dy` points at the position.
+    # The gradient of the heads of one position, at which `dy` points; x and dx lie in memory as in `_turn`.
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside, at = (head < heads) & (column < half), place * heads * 2 * half
     a, b = _halves(x + at, head, column, 2 * half, half, inside)
@@ -72,7 +73,7 @@ def _pull(
     tl.store(out + half, (inverse * (pull_b - b * along)).to(dx.dtype.element_ty), mask=inside)
 
 
-# Otherwise Triton compiles variants by the number of positions.
+# Otherwise Triton compiles variants by the number of positions. `angles` is that of the positions in cos and sin.
 @triton.jit(do_not_specialize=["angles"])
 def _forward(
     q, k, q_w, k_w, cos, sin, q_y, k_y, angles, q_heads, k_heads, half, eps,
@@ -123,8 +124,8 @@ class RotatedHeads(torch.autograd.Function):
         )
         ctx.save_for_backward(q, k, q_weight, k_weight, cos, sin)
         ctx.eps = eps
-        turned, keys = (x.unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2) for x in found)
-        return turned, keys
+        queries, keys = (x.unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2) for x in found)
+        return queries, keys
 
     @staticmethod
     @once_differentiable

@@ -53,13 +53,13 @@ REGISTERS = gl.constexpr(144)
 LOADING = gl.constexpr(56)
 """Registers of a thread that loads."""
 MARGIN = gl.constexpr(64.0)
-"""Powers of 2 by which the highest of the first scores is raised before it is subtracted: a weight of 2^-64."""
+"""What is added to the highest of the first scores before it is subtracted [powers of 2]; its own weight is 2^-64."""
 MOST = gl.constexpr(2.0**100)
 """Largest sum of a row's weights that counts as held: outputs are below it times the largest value."""
 RENAMED = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 """Whether this is Triton 3.9 or newer, where this method has no underscore."""
 LOG2_E = 1.4426950408889634
-# Since Triton 3.8 and before.
+# The names since Triton 3.8, or those before.
 _load_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store_tile = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 

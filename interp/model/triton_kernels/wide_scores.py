@@ -2,8 +2,8 @@
 
 FlashAttention (Dao et al. 2022) with the highest score so far, in plain Triton. The tower's kernel subtracts the same
 number from all scores of a row (`interp.model.triton_kernels.tower_attention`) and marks heads in which a weight then
-leaves the range of the numbers, which takes scores that differ by more than 100. No trained tower is known to have any,
-so speed does not matter here; to look at the marks takes 3 microseconds, and the host does not wait for them.
+leaves the range of the numbers, which takes scores that exceed the first ones by 105 to 114. That is not expected of
+trained towers, so speed does not matter here; to look at the marks takes some microseconds, and the host does not wait.
 """
 
 import torch
