@@ -11,6 +11,7 @@ from interp.causal.feature_patching import apply_feature_patches, feature_patche
 from interp.causal.layer_patching import (
     PatchTarget,
     as_long_as,
+    control_directions,
     layer_noise,
     patch_effect,
     patch_layers,
@@ -203,6 +204,8 @@ def test_noise_that_is_drawn_ahead_gives_the_same_directions(planted, prompts, b
     for noise in layer_noise(5, 3, planted.d_model, 7):
         directions = as_long_as(delta, noise)
         assert torch.equal(directions, random_directions(delta, generator))
+    first, _ = layer_noise(5, 3, planted.d_model, 7)
+    assert torch.equal(control_directions(delta, 7, first), control_directions(delta, 7))
         torch.testing.assert_close(directions.norm(dim=-1), delta.norm(dim=-1))
     target, layers = target_of(planted, prompts, first(banked, 4)), [3, 4]
     residual = delta[:4, :2]

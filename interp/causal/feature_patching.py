@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.causal.controlled_edits import ControlledEdits
-from interp.causal.layer_patching import PatchTarget, as_long_as, layer_noise
+from interp.causal.layer_patching import PatchTarget, control_directions
 from interp.runtime.distributed import Team
 from interp.schemas.tested_features import DOSES
 from interp.screening.candidates import Candidate
@@ -268,10 +268,7 @@ def joint_effects(
     """Effect [n, 2, layers] [logits] of each layer's joint feature patch, and of random directions of its norm.
 
     `patch` float32 [n, layers, d_model] is that of `interp.screening.feature_stats.joint_feature_patch`, and
-    `noise` the first of what `interp.causal.layer_patching.layer_noise` draws for these pairs.
+    `noise` is as for `interp.causal.layer_patching.control_directions`.
     """
-    if noise is None:
-        n, count, d_model = patch.shape
-        noise, _ = layer_noise(n, count, d_model, seed)
-    deltas = torch.cat([patch, as_long_as(patch, noise)], dim=1)
+    deltas = torch.cat([patch, control_directions(patch, seed, noise)], dim=1)
     return target.effect([*layers] * 2, deltas, "joint feature patches").reshape(-1, 2, len(layers))

@@ -137,6 +137,16 @@ def as_long_as(delta: Tensor, noise: Tensor) -> Tensor:
     return (noise * delta.norm(dim=-1, keepdim=True)).div_(noise.norm(dim=-1, keepdim=True))
 
 
+def control_directions(delta: Tensor, seed: int, noise: Tensor | None = None) -> Tensor:
+    """Random directions with the norms of `delta` [n, layers, d_model]: those of `noise`, or if it is None, drawn here.
+
+    `noise` is the first of what `layer_noise` draws for these pairs, layers and seed; the directions are the same.
+    """
+    if noise is None:
+        return random_directions(delta, torch.Generator().manual_seed(seed))
+    return as_long_as(delta, noise)
+
+
 def random_directions(delta: Tensor, generator: torch.Generator) -> Tensor:
     """Random directions with the norms of `delta` [..., d_model]."""
     noise = torch.randn(delta.shape, generator=generator)

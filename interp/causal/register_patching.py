@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.causal.layer_patching import PatchTarget, as_long_as, layer_noise
+from interp.causal.layer_patching import PatchTarget, control_directions
 
 FEWEST_PAIRS = 20
 """Fewest pairs of a formal and a casual wording from which a direction is taken."""
@@ -50,12 +50,9 @@ def patch_register(
 ) -> RegisterPatches:
     """Apply the register patch of every layer; `parts` float32 [n, layers, d_model] are the differences along it.
 
-    `noise` is the first of what `interp.causal.layer_patching.layer_noise` draws for these pairs.
+    `noise` is as for `interp.causal.layer_patching.control_directions`.
     """
-    if noise is None:
-        n, count, d_model = parts.shape
-        noise, _ = layer_noise(n, count, d_model, seed)
-    control = as_long_as(parts, noise)
+    control = control_directions(parts, seed, noise)
     effects = target.effect([*layers] * 2, torch.cat([parts, control], dim=1), "register patches")
     register, random = np.split(effects * np.sign(target.shift)[:, None], 2, axis=1)
     return RegisterPatches(register, random)
