@@ -4,7 +4,7 @@ Between the two, residuals are exchanged among the processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -20,6 +20,7 @@ from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
+from interp.runtime.prefetch import map_beside
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 from interp.storage.prompt_parts import PromptParts
 
@@ -96,10 +97,9 @@ def _packed_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team, checkpoin
     all_at_once = team.size == 1 and len(images) <= vlm.max_images and not checkpoint.has_files()
     if vlm.device.type != "cuda" or not all_at_once:
         return pack_prompts(vlm, prompts)
-    with ThreadPoolExecutor(1) as pool:
-        packed = pool.submit(pack_prompts, vlm, prompts)
+    with map_beside(partial(pack_prompts, vlm), [prompts], 1) as packed:
         encode_images(vlm, images)
-        return packed.result()
+        return next(packed)
 
 
 def _exchange(

@@ -144,8 +144,12 @@ class Checkpoint:
     def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield every file, in inner folders too, with its record. Raises InputError as `refuse_others`."""
         if self.folder:
-            for path in sorted(self.folder.rglob("[!.]*.safetensors")):
+            for path in sorted(self._files()):
                 yield path, _read_record(path, self.inputs, self.whole or self.folder)
+
+    def _files(self) -> Iterator[Path]:
+        """Yield every file that was kept here, in inner folders too."""
+        return self.folder.rglob("[!.]*.safetensors") if self.folder else iter(())
 
     def within(self, name: str) -> "Checkpoint":
         """A checkpoint of the same run in a folder of its own inside this one."""
@@ -153,7 +157,7 @@ class Checkpoint:
 
     def has_files(self) -> bool:
         """Whether something was kept here."""
-        return self.folder is not None and any(self.folder.rglob("[!.]*.safetensors"))
+        return any(True for _ in self._files())
 
     def __bool__(self) -> bool:
         return self.folder is not None
