@@ -6,9 +6,9 @@ costs one position in each layer above the edited one. The edits of all prompts 
 layer L join the batch once the earlier ones have passed layer L.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
@@ -33,9 +33,6 @@ from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
 from interp.runtime.shared_cores import map_sharing_cores
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class CachedBatch(NamedTuple):
@@ -125,8 +122,9 @@ class SuffixRerun:
         def sweep() -> Tensor:
             found = torch.zeros(delta.shape[:2])
             groups = self._edit_groups(layers, self.batch_tokens, description)
+            threads = side_by_side(self.batch_tokens, self.vlm.device)
             with torch.no_grad():
-                for place, (margins,) in pipeline_to_host(self._side_by_side(launch, groups, self.batch_tokens)):
+                for place, (margins,) in pipeline_to_host(map_sharing_cores(launch, groups, threads)):
                     found[place] = margins
             return found
 
@@ -155,7 +153,8 @@ class SuffixRerun:
         def sweep() -> Tensor:
             found = torch.zeros(shape)
             groups = self._edit_groups(layers, tokens, description, steps)
-            for place, (gradient,) in pipeline_to_host(self._side_by_side(launch, groups, tokens)):
+            threads = side_by_side(tokens, self.vlm.device)
+            for place, (gradient,) in pipeline_to_host(map_sharing_cores(launch, groups, threads)):
                 found[place] += gradient
             return found
 
@@ -199,7 +198,8 @@ class SuffixRerun:
             self._chunks = self.team.share(list(batches(rows, self.batch_tokens, self.vlm.device, apart=True)))
         staying: list[CachedBatch] = []
         loaded = load_batches(self.vlm, self._chunks, self.prompts, description)
-        for cached in self._side_by_side(lambda given: _cache_batch(self.vlm, *given), loaded, self.batch_tokens):
+        threads = side_by_side(self.batch_tokens, self.vlm.device)
+        for cached in map_sharing_cores(lambda given: _cache_batch(self.vlm, *given), loaded, threads):
             if cached.bytes <= self._free:
                 self._free -= cached.bytes
                 staying.append(cached)
@@ -207,12 +207,6 @@ class SuffixRerun:
         prompts = {prompt for cached in staying for prompt in cached.prompts}
         self._cached += staying
         self._chunks = [chunk for chunk in self._chunks if chunk[0].prompts[0] not in prompts]
-
-    def _side_by_side(
-        self, function: Callable[[T], R], items: Iterable[T], batch_tokens: int
-    ) -> Generator[R, None, None]:
-        """What `function` gives for every item, on a CPU for as many at once as hold `batch_tokens` positions."""
-        return map_sharing_cores(function, items, side_by_side(batch_tokens, self.vlm.device))
 
 
 def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.device) -> Tensor:
