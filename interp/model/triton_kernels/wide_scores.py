@@ -6,7 +6,6 @@ leaves the range of the numbers, which takes scores that exceed the first ones b
 trained towers, so speed does not matter here; to look at the marks takes some microseconds, and the host does not wait.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -53,11 +52,10 @@ def _attend_again(
 def attend_again(q: Tensor, k: Tensor, v: Tensor, out: Tensor, marked: Tensor, scale: float) -> None:
     """Write softmax(q kᵀ scale) v into `out` [images, length, heads, d_head] for heads that `marked` says, in place.
 
-    `q`, `k`, `v` [images, heads, length, d_head] with contiguous channels; `length` is a multiple of `ROWS`; `marked`
-    int32 [images * heads] is 0 for heads that stay as they are.
+    All are on the current GPU. `q`, `k`, `v` [images, heads, length, d_head] have contiguous channels; `length` is a
+    multiple of `ROWS`; `marked` int32 [images * heads] is 0 for heads that stay as they are.
     """
     images, heads, length, channels = q.shape
     strides = [size for x in (q, k, v, out.transpose(1, 2)) for size in x.stride()[:3]]
     sizes = {"CHANNELS": channels, "WIDTH": triton.next_power_of_2(channels), "ROWS": ROWS}
-    with torch.cuda.device(q.device):
-        _attend_again[(images * heads,)](q, k, v, out, marked, heads, length, scale, *strides, **sizes)
+    _attend_again[(images * heads,)](q, k, v, out, marked, heads, length, scale, *strides, **sizes)
