@@ -19,8 +19,8 @@ from finetune.lora.seen_texts import text_hash
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.measurement.margins import measure
 from interp.model.blank_images import BLANKS, gaussian_image
-from interp.model.image_tokens import pixels_of
 from interp.model.load import load_vlm
+from interp.model.pixels import pixels_of
 from interp.model.prompts import prompt_tokens
 from interp.questions.files import load_questions
 from interp.questions.generated_answers import begins_with_answer, parse_yes_no

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from finetune.evaluation.arms import Arm, adapter_arm, base_arm
 from finetune.evaluation.evaluate import evaluate
 from interp.images.decode import BLANK_IMAGE, NO_IMAGE, open_image
-from interp.measurement import sharded
+from interp.measurement import margins, sharded
 from interp.measurement.margins import measure, pack_prompts
+from interp.measurement.sharded import measure_together
 from interp.model import image_token_file
 from interp.model.image_token_cache import read_tokens, write_tokens
 from interp.model.image_token_file import encode_into_file
@@ -32,6 +33,7 @@ from interp.questions.files import load_questions
 from interp.runtime.distributed import ALONE
 from interp.runtime.errors import InputError
 from interp.runtime.prefetch import map_ahead, map_beside
+from interp.storage import prompt_parts
 from interp.storage.checkpoint import Checkpoint
 
 
@@ -87,11 +89,10 @@ def test_images_that_were_begun_earlier_have_the_same_tokens_and_are_read_once(t
         encode_images(second, ["/no/image.png"])
 
 
-def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_model, pictures, monkeypatch, tmp_path):
+def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_model, pictures, monkeypatch):
     vlm = load_vlm(tiny_model, "cpu", "float32")
     prompts = pd.DataFrame({"image": [*reversed(pictures), pictures[0]], "text": "Is there edema?", "closed": True})
-    expected, encoded_there = sharded.pack_prompts(vlm, prompts), []
-    kept = Checkpoint(tmp_path, {})
+    expected, encoded_there = pack_prompts(vlm, prompts), []
     tokenized = threading.Event()
 
     def pack(vlm, prompts):
@@ -102,20 +103,34 @@ def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_mode
         assert tokenized.wait(10)
         encoded_there.append(images)
 
-    monkeypatch.setattr(sharded, "pack_prompts", pack)
-    monkeypatch.setattr(sharded, "encode_images", encode)
-    assert sharded._packed_beside_images(vlm, prompts, ALONE, kept) == expected
+    monkeypatch.setattr(margins, "pack_prompts", pack)
+    monkeypatch.setattr(margins, "encode_images", encode)
+    assert margins.pack_beside_images(vlm, prompts, ALONE) == expected
     assert not encoded_there
     on_gpu = SimpleNamespace(**vars(vlm), device=torch.device("cuda"))
-    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
+    assert margins.pack_beside_images(on_gpu, prompts, ALONE) == expected
     assert encoded_there == [sorted(pictures)]
     on_gpu.max_images = len(pictures) - 1
-    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
-    on_gpu.max_images = len(pictures)
-    # A resumed run encodes the images that it needs later.
-    kept.write("rounds-000-000000", {"margin": torch.zeros(1)})
-    assert sharded._packed_beside_images(on_gpu, prompts, ALONE, kept) == expected
+    assert margins.pack_beside_images(on_gpu, prompts, ALONE) == expected
     assert len(encoded_there) == 1
+
+
+def test_a_resumed_measurement_encodes_only_the_images_that_it_needs(tiny_model, pictures, monkeypatch, tmp_path):
+    vlm, kept = load_vlm(tiny_model, "cpu", "float32"), Checkpoint(tmp_path, {})
+    prompts = pd.DataFrame({"image": pictures, "text": "Is there edema?", "closed": True})
+    beside = []
+
+    def pack(vlm, prompts, team):
+        beside.append(len(prompts))
+        return pack_prompts(vlm, prompts)
+
+    monkeypatch.setattr(sharded, "pack_beside_images", pack)
+    # So short a measurement is kept too.
+    monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 0.0)
+    margin, _ = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
+    again, _ = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
+    assert torch.equal(margin, again)
+    assert beside == [len(pictures)]
 
 
 def test_only_the_first_images_are_begun_and_none_on_a_cpu_or_with_a_cache(tiny_model, cached, pictures):

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from interp.model.image_tokens import pixels_of
 from interp.model.input_check import check_inputs, image_token_count
 from interp.model.load import load_vlm
+from interp.model.pixels import pixels_of
 from interp.model.prompts import DEFAULT_STYLE, prompt_tokens
 from interp.paths import WORLD
 from interp.runtime.errors import InputError

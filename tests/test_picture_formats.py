@@ -367,3 +367,26 @@ def test_the_first_image_of_a_process_may_have_any_format(tmp_path):
         path = str(tmp_path / format)
         code = f"from pathlib import Path; from interp.images.decode import decode; decode(Path({path!r}))"
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def plainly_lacks_contrast(values):
+    """By the definition, of all pixels [h, w, 3]."""
+    grey = np.asarray(Image.fromarray(values).convert("L"))
+    return values.std((0, 1)).max() < 1 or np.bincount(grey.ravel()).max() > 0.999 * grey.size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (4, 4), (64, 64), (61, 203), (300, 200)])
+def test_contrast_is_that_of_all_pixels(size):
+    rng = np.random.default_rng(0)
+    found = []
+    for spread in (0, 0.9, 0.999, 1.0, 1.001, 1.1, 2, 4.5, 30):
+        for share in (1.0, 0.02, 0.002, 0.001, 0.0009, 0.0001):
+            values = 128 + spread * rng.standard_normal((*size, 3)) * (rng.random(size) < share)[..., None]
+            values = values.round().clip(0, 255).astype(np.uint8)
+            # A few extreme pixels, on the sampled places and beside them.
+            for place in range(rng.integers(0, 3)):
+                values[rng.integers(size[0]), rng.integers(size[1]), place] = 255 * rng.integers(2)
+            found.append(plainly_lacks_contrast(values))
+            assert lacks_contrast(Image.fromarray(values)) == found[-1]
+    assert any(found)
+    assert size == (1, 1) or not all(found)

@@ -20,7 +20,7 @@ from interp.model.packing import Batch, Row, batches, collate, pack
 from interp.model.prompts import prompt_tokens
 from interp.model.room import room
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import pipeline_to_host, to_device_async, to_device_beside
+from interp.runtime.async_copies import gather_async, pipeline_to_host, to_device_async, to_device_beside
 from interp.runtime.progress import track
 
 MASK_ROW = 16
@@ -192,8 +192,8 @@ class PrefixStates:
     def _run(self, prompts: Sequence[Prompt], rows: Sequence[Row], batch: Batch) -> Tensor:
         """Run the embeddings and the frozen layers on a batch, without gradients: [B, S, d_model]."""
         model = self.vlm.model
-        images = torch.stack([self.vlm.image_tokens[prompts[row.prompts[0]].image] for row in rows])
-        hidden = embed(model, batch, to_device_async(images, self.vlm.device))
+        images = gather_async([self.vlm.image_tokens[prompts[row.prompts[0]].image] for row in rows], self.vlm.device)
+        hidden = embed(model, batch, images)
         with sdpa_kernel(DECODE_KERNELS):
             return run_layers(model, hidden, batch_masks(model, batch), batch.position_ids, stop=self.first)
 

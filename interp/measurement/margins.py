@@ -5,6 +5,7 @@ Only the residuals and logits of final tokens are kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,10 +20,10 @@ from interp.model.packing import Batch, Row, batches, collate, common_prefix, le
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.room import least_size, room
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import pipeline_to_host, to_device_async
+from interp.runtime.async_copies import gather_async, pipeline_to_host
 from interp.runtime.distributed import Team
 from interp.runtime.errors import InputError
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.prefetch import map_ahead, map_beside
 from interp.runtime.progress import track
 from interp.runtime.shared_cores import map_sharing_cores
 
@@ -46,6 +47,16 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
     return pack(_tokenize(vlm, prompts), list(prompts["image"]), vlm.model.config.image_token_id)
 
 
+def pack_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team) -> list[Row]:
+    """What `pack_prompts` returns. Where a GPU will encode all images at once for one process, it does so meanwhile."""
+    images = sorted(set(prompts["image"]))
+    if vlm.device.type != "cuda" or team.size > 1 or len(images) > vlm.max_images:
+        return pack_prompts(vlm, prompts)
+    with map_beside(partial(pack_prompts, vlm), [prompts], 1) as packed:
+        encode_images(vlm, images)
+        return next(packed)
+
+
 def load_batches(
     vlm: Vlm, chunks: Iterable[list[Row]], prompts: pd.DataFrame, description: str
 ) -> Iterator[tuple[Batch, Tensor]]:
@@ -62,9 +73,8 @@ def load_batches(
     pad_token = vlm.model.config.text_config.pad_token_id or 0
 
     def loaded(chunk: list[Row]) -> tuple[Batch, Tensor]:
-        tokens = torch.cat([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk])
-        batch = collate(chunk, pad_token, length_step(vlm.device))
-        return batch.to(vlm.device), to_device_async(tokens, vlm.device)
+        tokens = gather_async([vlm.image_tokens[image_of[row.prompts[0]]] for row in chunk], vlm.device)
+        return collate(chunk, pad_token, length_step(vlm.device)).to(vlm.device), tokens
 
     # While a GPU computes one batch, a thread puts together the next.
     ahead = 1 if vlm.device.type == "cuda" else 0
@@ -121,7 +131,7 @@ def measure(
     """
     if batch_tokens is None:
         batch_tokens = least_size(vlm, vlm.team, passing_tokens)
-    chunks = list(batches(pack_prompts(vlm, prompts), batch_tokens, vlm.device))
+    chunks = list(batches(pack_beside_images(vlm, prompts, vlm.team), batch_tokens, vlm.device))
     if vlm.team.size == 1:
         return _measure_batches(vlm, prompts, layers, chunks, batch_tokens, description, into)
     own = vlm.team.share(chunks)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from interp.images.decode import BLANK_IMAGE, open_image
 from interp.model.decoder import final_logits
-from interp.model.image_tokens import encode_pixels, pixels_of
+from interp.model.image_tokens import encode_pixels
 from interp.model.memory_model import occluded_images
 from interp.model.packing import Batch, Row, batches, collate, pack
+from interp.model.pixels import pixels_of
 from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.room import room
 from interp.model.vlm import Vlm

@@ -4,7 +4,6 @@ Between the two, residuals are exchanged among the processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -12,15 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.measurement.margins import Measurement, check_finite, launch_batches, pack_prompts
+from interp.measurement.margins import Measurement, check_finite, launch_batches, pack_beside_images, pack_prompts
 from interp.measurement.residual_store import Residuals, empty_residuals
-from interp.model.image_tokens import encode_images
-from interp.model.packing import Row, batches
+from interp.model.packing import batches
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
-from interp.runtime.prefetch import map_beside
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
 from interp.storage.prompt_parts import PromptParts
 
@@ -44,7 +41,9 @@ def measure_together(
     `checkpoint` is not measured again. Raises InputError as `interp.measurement.margins.measure` and
     `interp.storage.checkpoint.Checkpoint.read` do.
     """
-    chunks = list(batches(_packed_beside_images(vlm, prompts, team, checkpoint), batch_tokens, vlm.device))
+    # A resumed run may need only some of the images, or none.
+    rows = pack_prompts(vlm, prompts) if checkpoint.has_files() else pack_beside_images(vlm, prompts, team)
+    chunks = list(batches(rows, batch_tokens, vlm.device))
     dealt = list(zip_longest(*(team.share(chunks, rank) for rank in range(team.size)), fillvalue=()))
     rounds: list[Round] = [
         [[prompt for row in chunk for prompt in row.prompts] for chunk in of_all] for of_all in dealt
@@ -88,18 +87,6 @@ def measure_together(
     check_finite(prompts, own_prompts, margin[own_prompts])
     saving.finish()
     return team.all_reduce_sum(margin), stored
-
-
-def _packed_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team, checkpoint: Checkpoint) -> list[Row]:
-    """The packed rows of a prompt table. Where a GPU will encode all images at once, it does so meanwhile."""
-    images = sorted(set(prompts["image"]))
-    # A resumed run may need only some of the images, or none.
-    all_at_once = team.size == 1 and len(images) <= vlm.max_images and not checkpoint.has_files()
-    if vlm.device.type != "cuda" or not all_at_once:
-        return pack_prompts(vlm, prompts)
-    with map_beside(partial(pack_prompts, vlm), [prompts], 1) as packed:
-        encode_images(vlm, images)
-        return next(packed)
 
 
 def _exchange(

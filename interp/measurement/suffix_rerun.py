@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.measurement.margins import Capture, load_batches, pack_prompts
+from interp.measurement.margins import Capture, load_batches, pack_beside_images
 from interp.model.decoder import (
     additive,
     decode_kernels,
@@ -28,7 +28,7 @@ from interp.model.memory_model import GRADIENT_SHARE, Format, rerun_bytes, rerun
 from interp.model.packing import Batch, Row, at_once, batches, column_step, in_reach, padded, side_by_side
 from interp.model.room import least_size
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import pipeline_to_host
+from interp.runtime.async_copies import gather_async, pipeline_to_host
 from interp.runtime.distributed import ALONE, Team
 from interp.runtime.progress import track
 from interp.runtime.shared_cores import map_sharing_cores
@@ -194,7 +194,7 @@ class SuffixRerun:
         """Every batch with its cache, computed again unless it stayed on the device."""
         yield from track(self._cached, description)
         if self._chunks is None:
-            rows = pack_prompts(self.vlm, self.prompts)
+            rows = pack_beside_images(self.vlm, self.prompts, self.team)
             self._chunks = self.team.share(list(batches(rows, self.batch_tokens, self.vlm.device, apart=True)))
         staying: list[CachedBatch] = []
         loaded = load_batches(self.vlm, self._chunks, self.prompts, description)
@@ -215,11 +215,7 @@ def edits_of(delta: Tensor | Edits, rows: Tensor, edits: Tensor, device: torch.d
         return delta.of(rows, edits, device)
     in_a_row = len(edits) > 0 and torch.equal(edits, edits[0] + torch.arange(len(edits)))
     chosen = slice(int(edits[0]), int(edits[-1]) + 1) if in_a_row else edits
-    found = torch.empty(len(rows), len(edits), delta.shape[2], device=device)
-    # Collecting the edits of all prompts in main memory first would take longer than copying them.
-    for place, row in zip(found, rows.tolist(), strict=True):
-        place.copy_(delta[row, chosen], non_blocking=True)
-    return found
+    return gather_async([delta[row : row + 1, chosen] for row in rows.tolist()], device).float()
 
 
 def sweep_bytes(vlm: Vlm, free: int) -> int:

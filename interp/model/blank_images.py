@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from interp.images.decode import BLANK_IMAGE, open_image
-from interp.model.image_tokens import decoder_threads, encode_images, encode_pixels, pixels_of
+from interp.model.image_tokens import decoder_threads, encode_images, encode_pixels
+from interp.model.pixels import pixels_of
 from interp.model.vlm import Vlm
 from interp.runtime.prefetch import map_ahead
 

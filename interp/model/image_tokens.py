@@ -6,12 +6,12 @@ while the next batch is encoded.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -22,15 +22,16 @@ from interp.images.grey import lacks_contrast
 from interp.model.image_token_cache import ImageCache, open_cache, read_tokens, write_tokens
 from interp.model.memory_model import IMAGES
 from interp.model.packing import CPU_POSITIONS, SIDE_BY_SIDE
+from interp.model.pixels import level_table, levels_of, pixels_at
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import to_device_async, to_host_async
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.async_copies import gather_async, to_device_async, to_host_async
+from interp.runtime.prefetch import map_in
 from interp.runtime.progress import track
-from interp.runtime.shared_cores import map_sharing_cores
+from interp.runtime.shared_cores import map_sharing_cores, threads_with_a_core
 
 log = logging.getLogger(__name__)
 MAX_WAITING_IMAGES = 32
-"""Most decoded images that wait for the tower; one of 896 x 896 pixels takes 5 MB."""
+"""Most decoded images that wait for the tower; one of 896 x 896 pixels takes 2.4 MB."""
 FIRST_IMAGES = 16
 """Images that are read while a model is loaded, two batches on a GPU."""
 
@@ -44,8 +45,8 @@ class LoadedImage(NamedTuple):
     """Cache file for its tokens; None if they are not cached."""
     tokens: Tensor | None
     """Cached tokens [image tokens, d_model]; None if the cache has none."""
-    pixels: Tensor | None
-    """Pixels for the tower [3, h, w]; None if the tokens were cached."""
+    levels: Tensor | None
+    """Its levels, resized for the tower: uint8 [3, h, w]; None if the tokens were cached."""
 
 
 @torch.no_grad()
@@ -58,26 +59,35 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     batch_size = batch_size or images_at_once(vlm)
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
-    read = partial(_load_image, vlm, open_cache(vlm) if missing else None)
+    if not missing:
+        return
+    read = partial(_load_image, vlm, open_cache(vlm))
+
+    launching = Lock()
 
     def load(path: str) -> LoadedImage:
         begun = vlm.images_begun.pop(path, None)
+        # Threads share one interpreter, so those that read images would hold up the one that launches a batch.
+        with launching:
+            pass
         return read(path) if begun is None else begun()
 
+    table = to_device_async(level_table(vlm).to(vlm.tower_dtype), vlm.device)
     former: Callable[[], None] | None = None
     cached = 0
     # A core of a CPU that encodes a batch also reads it, and waits for no other.
-    ahead, batches_at_once = ([], SIDE_BY_SIDE) if vlm.device.type == "cpu" else (missing, 1)
-    with closing(map_ahead(load, ahead, decoder_threads(vlm.device), MAX_WAITING_IMAGES)) as loaded:
+    on_cpu = vlm.device.type == "cpu"
+    with closing(_in_threads(load, missing, vlm.device)) as loaded:
 
         def launch(start: int) -> tuple[dict[str, Tensor], Callable[[], None]]:
             chunk = missing[start : start + batch_size]
-            images = list(islice(loaded, len(chunk)) if ahead else map(load, chunk))
+            images = list(map(load, chunk) if on_cpu else islice(loaded, len(chunk)))
             known = {image.path: image.tokens for image in images if image.tokens is not None}
-            return known, _launch_encoder(vlm, [image for image in images if image.tokens is None])
+            with nullcontext() if on_cpu else launching:
+                return known, _launch_encoder(vlm, [image for image in images if image.tokens is None], table)
 
         starts = track(range(0, len(missing), batch_size), "images", unit=batch_size)
-        for known, launched in map_sharing_cores(launch, starts, batches_at_once):
+        for known, launched in map_sharing_cores(launch, starts, SIDE_BY_SIDE if on_cpu else 1):
             vlm.image_tokens.update(known)
             cached += len(known)
             if former is not None:
@@ -89,6 +99,12 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
         log.info("%d of %d images from the image cache", cached, len(missing))
 
 
+def _in_threads(
+    load: Callable[[str], LoadedImage], paths: Sequence[str], device: torch.device
+) -> Generator[LoadedImage, None, None]:
+    yield from map_in(threads_with_a_core(decoder_threads(device)), load, paths, MAX_WAITING_IMAGES)
+
+
 def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
     """Begin to read the first images that a GPU will encode, in threads, while the weights are on their way to it.
 
@@ -97,9 +113,8 @@ def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
     if device.type == "cpu" or vlm.image_cache is not None:
         return
     first = sorted(set(paths))[:FIRST_IMAGES]
-    pool = ThreadPoolExecutor(decoder_threads(device))
-    vlm.images_begun |= {path: pool.submit(_load_image, vlm, None, path).result for path in first}
-    pool.shutdown(wait=False)
+    threads = threads_with_a_core(decoder_threads(device))
+    vlm.images_begun |= {path: threads.submit(_load_image, vlm, None, path).result for path in first}
 
 
 def images_at_once(vlm: Vlm) -> int:
@@ -120,15 +135,15 @@ def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
     picture = open_image(path)
     # An image without contrast is not cached, so that every run warns of it.
     kept = None if file is None or lacks_contrast(picture) else file
-    return LoadedImage(path, kept, None, pixels_of(vlm, [picture])[0].to(vlm.tower_dtype))
+    return LoadedImage(path, kept, None, levels_of(vlm, [picture])[0])
 
 
-def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage]) -> Callable[[], None]:
+def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage], table: Tensor) -> Callable[[], None]:
     """Start encoding decoded images; the returned function waits for their tokens and stores them."""
     if not images:
         return lambda: None
-    pixels = torch.stack([image.pixels for image in images if image.pixels is not None])
-    arrived = to_host_async(encode_pixels(vlm.model, to_device_async(pixels, vlm.device)))
+    levels = gather_async([image.levels[None] for image in images if image.levels is not None], vlm.device)
+    arrived = to_host_async(encode_pixels(vlm.model, pixels_at(levels, table)))
 
     def store() -> None:
         for image, tokens in zip(images, arrived().clone(), strict=True):
@@ -137,13 +152,6 @@ def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage]) -> Callable[[], Non
                 write_tokens(image.cache_file, tokens)
 
     return store
-
-
-def pixels_of(vlm: Vlm, images: Sequence[Any]) -> Tensor:
-    """The pixels of PIL images for the vision tower, resized and normalized by the processor: [b, 3, h, w]."""
-    # No crops, whatever the configuration says: a call of the whole processor ignores it too, unless asked for crops.
-    prepared = vlm.processor.image_processor(list(images), do_pan_and_scan=False, return_tensors="pt")
-    return prepared["pixel_values"]
 
 
 def make_contiguous(model: Any) -> Any:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from interp.images.decode import NO_IMAGE, open_image
-from interp.model.image_tokens import pixels_of
+from interp.model.pixels import pixels_of
 from interp.model.prompts import prompt_tokens
 from interp.model.vlm import Vlm
 

@@ -26,6 +26,18 @@ def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def gather_async(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors joined along their first dimension, on a device.
+
+    A copy to a GPU is queued as by `to_device_async`; the tensors are joined in pinned memory, and nowhere else before.
+    """
+    if device.type != "cuda" or parts[0].is_cuda:
+        return torch.cat(list(parts)).to(device)
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    pinned = torch.empty(shape, dtype=parts[0].dtype, pin_memory=True)
+    return torch.cat(list(parts), out=pinned).to(device, non_blocking=True)
+
+
 def to_device_beside(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor in pinned memory to a GPU beside earlier work, so that many MB do not hold up the GPU.
 

@@ -45,10 +45,19 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     yield from map_in(pool, call, items, threads)
 
 
+def threads_with_a_core(count: int) -> ThreadPoolExecutor:
+    """Threads that stay, for each of whose operations torch takes one of its threads, or an equal share if it has more.
+
+    By default, each of them would divide every operation among as many threads as there are cores.
+    """
+    with _BEGINNING:
+        return _threads(count, torch.get_num_threads())
+
+
 @lru_cache
 def _threads(count: int, cores: int) -> ThreadPoolExecutor:
     """Threads among which torch's `cores` are divided. They stay, because each keeps memory that it has freed."""
-    pool = ThreadPoolExecutor(count, initializer=partial(_take_cores, cores // count))
+    pool = ThreadPoolExecutor(count, initializer=partial(_take_cores, max(1, cores // count)))
     begun = Barrier(count + 1)
     try:
         for _ in range(count):
