@@ -80,9 +80,9 @@ def lacks_contrast(picture: "Image") -> bool:
     from PIL.Image import Resampling
 
     # Of nearly every picture a few pixels are enough to tell, in a seventh of the time.
-    side = tuple(max(1, length // SAMPLED) for length in picture.size)
-    few = picture.resize(side, Resampling.NEAREST)
-    return _may_lack_contrast(few, picture.width * picture.height) and _may_lack_contrast(picture)
+    width, height = picture.size
+    few = picture.resize((max(1, width // SAMPLED), max(1, height // SAMPLED)), Resampling.NEAREST)
+    return _may_lack_contrast(few, width * height) and _may_lack_contrast(picture)
 
 
 def _may_lack_contrast(sample: "Image", pixels: int | None = None) -> bool:

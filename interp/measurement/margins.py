@@ -159,7 +159,8 @@ def _measure_batches(
         place = torch.searchsorted(asked, torch.tensor(index))
         margin[place], top_token[place] = its_margin, its_token
         if layers:
-            residuals[place] = its_residuals
+            # To assign by index takes five times as long where memory is written for the first time.
+            residuals.index_copy_(0, place, its_residuals)
     check_finite(prompts, asked, margin)
     return Measurement(margin, top_token, residuals)
 

@@ -7,11 +7,10 @@ while the next batch is encoded.
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -63,13 +62,8 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
         return
     read = partial(_load_image, vlm, open_cache(vlm))
 
-    launching = Lock()
-
     def load(path: str) -> LoadedImage:
         begun = vlm.images_begun.pop(path, None)
-        # Threads share one interpreter, so those that read images would hold up the one that launches a batch.
-        with launching:
-            pass
         return read(path) if begun is None else begun()
 
     table = to_device_async(level_table(vlm).to(vlm.tower_dtype), vlm.device)
@@ -77,14 +71,13 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     cached = 0
     # A core of a CPU that encodes a batch also reads it, and waits for no other.
     on_cpu = vlm.device.type == "cpu"
-    with closing(_in_threads(load, missing, vlm.device)) as loaded:
+    with closing(_in_threads(load, missing, batch_size, vlm.device)) as loaded:
 
         def launch(start: int) -> tuple[dict[str, Tensor], Callable[[], None]]:
             chunk = missing[start : start + batch_size]
             images = list(map(load, chunk) if on_cpu else islice(loaded, len(chunk)))
             known = {image.path: image.tokens for image in images if image.tokens is not None}
-            with nullcontext() if on_cpu else launching:
-                return known, _launch_encoder(vlm, [image for image in images if image.tokens is None], table)
+            return known, _launch_encoder(vlm, [image for image in images if image.tokens is None], table)
 
         starts = track(range(0, len(missing), batch_size), "images", unit=batch_size)
         for known, launched in map_sharing_cores(launch, starts, SIDE_BY_SIDE if on_cpu else 1):
@@ -100,9 +93,12 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
 
 
 def _in_threads(
-    load: Callable[[str], LoadedImage], paths: Sequence[str], device: torch.device
+    load: Callable[[str], LoadedImage], paths: Sequence[str], batch_size: int, device: torch.device
 ) -> Generator[LoadedImage, None, None]:
-    yield from map_in(threads_with_a_core(decoder_threads(device)), load, paths, MAX_WAITING_IMAGES)
+    threads = threads_with_a_core(decoder_threads(device))
+    # A GPU waits for the first batch, and threads that read more images, in the same interpreter, would hold it up.
+    for part, ahead in ((paths[:batch_size], batch_size), (paths[batch_size:], MAX_WAITING_IMAGES)):
+        yield from map_in(threads, load, part, ahead)
 
 
 def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
