@@ -5,6 +5,7 @@ Only the residuals and logits of final tokens are kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from interp.model.prompts import answer_margin, prompt_tokens
 from interp.model.room import least_size, room
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import gather_async, pipeline_to_host
+from interp.runtime.calls_beside import CallsBeside
 from interp.runtime.distributed import Team
 from interp.runtime.errors import InputError
 from interp.runtime.prefetch import map_ahead, map_beside
@@ -155,12 +157,14 @@ def _measure_batches(
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
     launched = launch_batches(vlm, prompts, layers, chunks, batch_tokens, description, residuals.dtype)
-    for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
-        place = torch.searchsorted(asked, torch.tensor(index))
-        margin[place], top_token[place] = its_margin, its_token
-        if layers:
-            # To assign by index takes five times as long where memory is written for the first time.
-            residuals.index_copy_(0, place, its_residuals)
+    # Memory that is written for the first time takes the system as long as a GPU computes.
+    with closing(CallsBeside(1)) as beside:
+        for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
+            place = torch.searchsorted(asked, torch.tensor(index))
+            margin[place], top_token[place] = its_margin, its_token
+            if layers:
+                # To assign by index takes five times as long then.
+                beside.add(partial(residuals.index_copy_, 0, place, its_residuals))
     check_finite(prompts, asked, margin)
     return Measurement(margin, top_token, residuals)
 

@@ -4,6 +4,8 @@ Between the two, residuals are exchanged among the processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -16,6 +18,7 @@ from interp.measurement.residual_store import Residuals, empty_residuals
 from interp.model.packing import batches
 from interp.model.vlm import Vlm
 from interp.runtime.async_copies import pipeline_to_host
+from interp.runtime.calls_beside import CallsBeside
 from interp.runtime.distributed import Team
 from interp.runtime.memory import memory_left
 from interp.storage.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -76,14 +79,19 @@ def measure_together(
     # On the device, because to index with numbers from main memory would wait for all that is queued there.
     places = [[all_layers.index(layer) for layer in block] for block in layers_of]
     blocks = [torch.tensor(block, dtype=torch.long, device=vlm.device) for block in places]
-    for prompts_of, (own, residuals) in pipeline_to_host(
-        _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
-    ):
+
+    def store(prompts_of: Round, own: Tensor, residuals: Tensor) -> None:
         index = torch.tensor(list(chain(*prompts_of)))
         margin[prompts_of[team.rank]] = own
         # To assign by index takes five times as long where memory is written for the first time.
         by_prompt.index_copy_(0, index, residuals)
         saving.add(index)
+
+    batches_of_all = _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
+    # Such memory takes the system as long as a GPU computes.
+    with closing(CallsBeside(1)) as beside:
+        for prompts_of, found in pipeline_to_host(batches_of_all):
+            beside.add(partial(store, prompts_of, *found))
     own_prompts = torch.tensor(sorted(chain(*(prompts_of[team.rank] for prompts_of in rounds))), dtype=torch.long)
     check_finite(prompts, own_prompts, margin[own_prompts])
     saving.finish()
