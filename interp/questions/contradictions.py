@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from interp.questions.schema import Question
+
+REMEMBERED = 2**14
+"""Texts whose words are remembered: questions are compared with each other and with paraphrases."""
 
 
 class Consistent(NamedTuple):
@@ -47,6 +51,7 @@ def without_contradictions(questions: Sequence[Question]) -> Consistent:
     return Consistent(kept, contradicted, paraphrases)
 
 
+@lru_cache(REMEMBERED)
 def words_of(text: str) -> str:
     """The words of a text in lower case, by which wordings are compared; the text itself if it has none."""
     return re.sub(r"\W+", " ", text).strip().lower() or text

@@ -5,6 +5,7 @@ Inverting wordings are recognized by their operators ("ruled out", "absent") and
 """
 
 import re
+from functools import lru_cache
 
 OPERATORS = {
     "rule_out": r"rul(?:e|es|ed|ing) out|exclud(?:e|es|ed|ing)|exclusion of",
@@ -13,6 +14,8 @@ OPERATORS = {
     "negated": r"no|not|none|never|neither|fails? to",
 }
 """Operator -> regular expression of its words. Two operators in one question cancel out."""
+REMEMBERED = 2**14
+"""Wordings whose operators are remembered: a question is compared with each of its paraphrases."""
 
 _ANY = re.compile(rf"\b(?:{'|'.join(OPERATORS.values())})\b", re.IGNORECASE)
 # "Is X present, or is it not seen?" is not inverted: the alternative only spells out the answer "no".
@@ -25,16 +28,19 @@ _LEADING = re.compile(
 _HARMLESS = re.compile(r"abnormal\w*|normal[- ](?:sized? limits|variant)|whether or not|if not|no doubt", re.IGNORECASE)
 
 
-def operators_of(question: str) -> list[str]:
+@lru_cache(REMEMBERED)
+def operators_of(question: str) -> tuple[str, ...]:
     """The inverting operators in a wording, in the order of OPERATORS, each repeated as often as it occurs."""
     text = _HARMLESS.sub(" ", question)
     text = _LEADING.sub(" ", text)
     if not _ANY.search(text):
-        return []
+        return ()
     head = _ALTERNATIVE.split(text, maxsplit=1)[0]
     # An alternative without an operator asks about something else ("effusion or pneumothorax"), so it stays.
     kept = head if head.strip() and _count_operators(text[len(head) :]) else text
-    return [name for name, words in OPERATORS.items() for _ in re.findall(rf"\b(?:{words})\b", kept, re.IGNORECASE)]
+    return tuple(
+        name for name, words in OPERATORS.items() for _ in re.findall(rf"\b(?:{words})\b", kept, re.IGNORECASE)
+    )
 
 
 def _count_operators(text: str) -> int:
