@@ -1,10 +1,10 @@
-"""Copies between main memory and a GPU. They need one."""
+"""Copies between main memory and a GPU."""
 
 import pytest
 import torch
 
 from interp.runtime import async_copies
-from interp.runtime.async_copies import copy_to_gpu
+from interp.runtime.async_copies import copy_to_gpu, gather_async
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -43,3 +43,26 @@ def test_copies_wait_for_what_still_uses_their_memory(monkeypatch):
         del slow
         (found,) = copy_to_gpu([torch.full((size,), float(value))], torch.device("cuda"))
         assert bool((found == value).all())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_gathered_tensors_are_joined(device):
+    parts = list(torch.randn(9, 4, 5, generator=torch.Generator().manual_seed(0)).split([2, 0, 3, 4]))
+    # Views and whatever is on the device already, too.
+    for given in (parts, [part.transpose(1, 2) for part in parts], [part.to(device) for part in parts]):
+        found = gather_async(given, torch.device(device))
+        assert found.device.type == device
+        assert torch.equal(found.cpu(), torch.cat([part.cpu() for part in given]))
+    levels = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    assert torch.equal(gather_async([level[None] for level in levels], torch.device(device)).cpu(), levels)
+
+
+@needs_gpu
+def test_a_gathered_copy_holds_up_nobody():
+    slow = torch.zeros(2**26, device="cuda")
+    for _ in range(300):
+        slow.add_(1)
+    queued = torch.cuda.current_stream().record_event()
+    found = gather_async([torch.ones(1000, 2560), torch.zeros(3, 2560)], torch.device("cuda"))
+    assert not queued.query()
+    assert float(found.sum()) == 1000 * 2560

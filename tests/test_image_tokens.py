@@ -27,7 +27,7 @@ from interp.measurement.sharded import measure_together
 from interp.model import image_token_file
 from interp.model.image_token_cache import read_tokens, write_tokens
 from interp.model.image_token_file import encode_into_file
-from interp.model.image_tokens import FIRST_IMAGES, begin_images, encode_images, encode_pixels
+from interp.model.image_tokens import FIRST_IMAGES, _in_threads, begin_images, encode_images, encode_pixels
 from interp.model.load import load_vlm
 from interp.questions.files import load_questions
 from interp.runtime.distributed import ALONE
@@ -131,6 +131,25 @@ def test_a_resumed_measurement_encodes_only_the_images_that_it_needs(tiny_model,
     again, _ = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
     assert torch.equal(margin, again)
     assert beside == [len(pictures)]
+
+
+def test_no_image_is_read_before_those_of_the_first_batch():
+    paths, read, others = [f"{k}" for k in range(60)], [], threading.Event()
+
+    def load(path):
+        read.append(path)
+        if int(path) >= 8:
+            others.set()
+        return path
+
+    loaded = _in_threads(load, paths, 8, torch.device("cuda"))
+    first = [next(loaded) for _ in range(8)]
+    assert not others.wait(0.2)
+    assert sorted(read) == sorted(first)
+    ninth = next(loaded)
+    assert others.is_set()
+    assert [*first, ninth, *loaded] == paths
+    assert sorted(read) == sorted(paths)
 
 
 def test_only_the_first_images_are_begun_and_none_on_a_cpu_or_with_a_cache(tiny_model, cached, pictures):

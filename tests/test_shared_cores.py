@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
 from interp.runtime import shared_cores
 from interp.runtime.errors import InputError
-from interp.runtime.shared_cores import map_sharing_cores
+from interp.runtime.shared_cores import map_sharing_cores, threads_with_a_core
 
 
 @pytest.fixture
@@ -194,3 +195,13 @@ def test_threads_take_over_autocast(threads):
     with torch.autocast("cpu", torch.bfloat16):
         assert set(map_sharing_cores(product, range(4), 2)) == {torch.bfloat16}
     assert set(map_sharing_cores(product, range(4), 2)) == {torch.float32}
+
+
+def test_more_threads_than_cores_take_one_each(threads):
+    threads(3)
+    threads = threads_with_a_core(5)
+    assert list(threads.map(lambda item: torch.get_num_threads(), range(20))) == [1] * 20
+    assert threads_with_a_core(5) is threads
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 3
