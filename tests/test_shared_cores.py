@@ -79,6 +79,27 @@ def test_a_forked_process_has_threads_of_its_own(threads):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_process_that_is_forked_while_threads_begin_can_begin_its_own(threads):
+    threads(2)
+    beginning, may_end = threading.Event(), threading.Event()
+
+    def begin():
+        with shared_cores._BEGINNING:
+            beginning.set()
+            may_end.wait(10)
+
+    other = threading.Thread(target=begin)
+    other.start()
+    assert beginning.wait(10)
+    threading.Timer(0.1, may_end.set).start()
+    child = os.fork()
+    if not child:
+        os._exit(sum(map_sharing_cores(int, range(5), 2)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    other.join()
+
+
 def test_callers_in_several_threads_begin_together_and_each_finds_all_cores(threads):
     threads(4)
     found = []

@@ -56,6 +56,8 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     it and new ones written to it. Raises InputError for an image that cannot be read.
     """
     batch_size = batch_size or images_at_once(vlm)
+    # What was begun and is not asked for now is read again when it is, rather than kept in memory.
+    begun, vlm.images_begun = vlm.images_begun, {}
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
     if not missing:
@@ -63,8 +65,8 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     read = partial(_load_image, vlm, open_cache(vlm))
 
     def load(path: str) -> LoadedImage:
-        begun = vlm.images_begun.pop(path, None)
-        return read(path) if begun is None else begun()
+        wait = begun.pop(path, None)
+        return read(path) if wait is None else wait()
 
     table = to_device_async(level_table(vlm).to(vlm.tower_dtype), vlm.device)
     former: Callable[[], None] | None = None

@@ -74,11 +74,17 @@ def _threads(count: int, cores: int) -> ThreadPoolExecutor:
     return pool
 
 
+def _after_fork() -> None:
+    _BEGINNING.release()
+    _threads.cache_clear()
+
+
 def _take_cores(count: int) -> None:
     # A thread takes over the number of all others when it first asks, which must not be after this.
     torch.get_num_threads()
     torch.set_num_threads(count)
 
 
-# A forked process has none of them.
-os.register_at_fork(after_in_child=_threads.cache_clear)
+# A forked process has none of them, and nobody there would release the lock. Windows cannot fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_BEGINNING.acquire, after_in_parent=_BEGINNING.release, after_in_child=_after_fork)
