@@ -81,10 +81,13 @@ def test_images_that_were_begun_earlier_have_the_same_tokens_and_are_read_once(t
     assert sorted(second.images_begun) == sorted([*pictures, "/no/image.png"])[:FIRST_IMAGES]
     for path in pictures:
         second.images_begun[path]()
-    monkeypatch.setattr("interp.model.image_tokens.open_image", lambda path: pytest.fail("read again"))
-    found, _ = encoded(second, pictures)
+    with monkeypatch.context() as patched:
+        patched.setattr("interp.model.image_tokens.open_image", lambda path: pytest.fail("read again"))
+        found, _ = encoded(second, pictures)
     assert torch.equal(found, expected)
+    # Nor is what was begun in vain.
     assert second.images_begun == {}
+    begin_images(second, ["/no/image.png"], torch.device("cuda"))
     with pytest.raises(InputError, match="An image cannot be used"):
         encode_images(second, ["/no/image.png"])
 
