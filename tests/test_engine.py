@@ -1,5 +1,6 @@
 """The packed engine gives the results of plain transformers on one prompt at a time."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from interp.images.decode import BLANK_IMAGE, open_image
+from interp.measurement import margins, sharded
 from interp.measurement.margins import measure, text_residuals
 from interp.measurement.residual_store import empty_residuals
+from interp.measurement.sharded import measure_together
 from interp.measurement.suffix_rerun import SuffixRerun
 from interp.model.input_check import LEAST_WINDOW
 from interp.model.load import load_vlm
@@ -18,6 +21,8 @@ from interp.model.packing import attention_masks, collate, pack
 from interp.model.prompts import PromptStyle, answer_margin, answer_tokens, prompt_tokens
 from interp.questions.files import load_questions
 from interp.questions.tables import prompt_table
+from interp.runtime.calls_beside import CallsBeside
+from interp.runtime.distributed import ALONE
 from interp.runtime.errors import InputError
 
 
@@ -261,6 +266,31 @@ def test_residuals_in_a_file_equal_those_in_memory(vlm, own_data):
     pair = torch.tensor([0]), torch.tensor([1])
     torch.testing.assert_close(found[1].shift([3, -1], *pair)[0, 0], plain[0, 1] - plain[1, 1])
     assert not found[1].shift([3, -1], *pair)[0, 1].any()
+
+
+def test_residuals_are_the_same_under_inference_mode(vlm, own_data):
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    expected = measure(vlm, prompts, [0, 1], 300)
+    with torch.inference_mode():
+        found = measure(vlm, prompts, [0, 1], 300)
+        margin, residuals = measure_together(vlm, prompts, [0, 1], 300, None, ALONE)
+    for given in (found.residuals, residuals.values.transpose(0, 1)):
+        torch.testing.assert_close(given, expected.residuals, atol=0, rtol=0)
+    assert torch.equal(margin, expected.margin)
+
+
+def test_all_residuals_are_there_however_long_it_takes_to_store_them(vlm, own_data, monkeypatch):
+    class Slow(CallsBeside):
+        def add(self, call):
+            super().add(lambda: (time.sleep(0.05), call()))
+
+    prompts = prompt_table(load_questions(own_data / "questions.jsonl"))
+    expected = measure(vlm, prompts, [0, 1], 300).residuals
+    for module in (margins, sharded):
+        monkeypatch.setattr(module, "CallsBeside", Slow)
+    assert torch.equal(measure(vlm, prompts, [0, 1], 300, into=torch.zeros_like(expected)).residuals, expected)
+    _, residuals = measure_together(vlm, prompts, [0, 1], 300, None, ALONE)
+    assert torch.equal(residuals.values.transpose(0, 1), expected)
 
 
 def test_images_are_dropped_if_they_do_not_all_fit(vlm, own_data):

@@ -113,7 +113,9 @@ def test_images_are_encoded_on_a_gpu_while_their_prompts_are_tokenized(tiny_mode
     on_gpu = SimpleNamespace(**vars(vlm), device=torch.device("cuda"))
     assert margins.pack_beside_images(on_gpu, prompts, ALONE) == expected
     assert encoded_there == [sorted(pictures)]
-    on_gpu.max_images = len(pictures) - 1
+    # Not if they would be more than may stay, with those that do.
+    on_gpu.max_images = len(pictures)
+    vlm.image_tokens["another"] = torch.zeros(1)
     assert margins.pack_beside_images(on_gpu, prompts, ALONE) == expected
     assert len(encoded_there) == 1
 
@@ -130,10 +132,26 @@ def test_a_resumed_measurement_encodes_only_the_images_that_it_needs(tiny_model,
     monkeypatch.setattr(sharded, "pack_beside_images", pack)
     # So short a measurement is kept too.
     monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 0.0)
-    margin, _ = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
-    again, _ = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
+    margin, residuals = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
+    again, resumed = measure_together(vlm, prompts, [1], 4096, None, ALONE, kept)
     assert torch.equal(margin, again)
+    assert torch.equal(residuals.values, resumed.values)
     assert beside == [len(pictures)]
+
+
+def test_a_measurement_that_cannot_be_kept_says_so(tiny_model, pictures, monkeypatch, tmp_path):
+    vlm, written = load_vlm(tiny_model, "cpu", "float32"), []
+    prompts = pd.DataFrame({"image": pictures, "text": "Is there edema?", "closed": True})
+
+    def full(self, name, tensors):
+        written.append(name)
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(prompt_parts, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Checkpoint, "write", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        measure_together(vlm, prompts, [1], 128, None, ALONE, Checkpoint(tmp_path, {}))
+    assert len(written) == 1, "no further part is written"
 
 
 def test_no_image_is_read_before_those_of_the_first_batch():

@@ -7,13 +7,23 @@ import pytest
 import torch
 from PIL import Image
 from transformers import Gemma3ImageProcessor
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.utils import is_torchvision_available
 
 from interp.model.pixels import level_table, levels_of, pixels_at, pixels_of
 
+PROCESSORS = [
+    Gemma3ImageProcessorPil,
+    pytest.param(
+        Gemma3ImageProcessor, marks=pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision")
+    ),
+]
+"""Both of transformers' processors. The second is the default wherever torchvision is installed."""
 
-def model_with(**options):
-    """What holds an image processor with these options."""
-    return SimpleNamespace(processor=SimpleNamespace(image_processor=Gemma3ImageProcessor(**options)))
+
+def model_with(processor):
+    """What holds an image processor."""
+    return SimpleNamespace(processor=SimpleNamespace(image_processor=processor))
 
 
 def pictures():
@@ -34,8 +44,9 @@ def pictures():
     ],
 )
 @pytest.mark.parametrize("side", [56, 64, 112])
-def test_mapped_levels_are_the_pixels_of_the_processor(options, side):
-    vlm = model_with(size={"height": side, "width": side}, **options)
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_mapped_levels_are_the_pixels_of_the_processor(kind, options, side):
+    vlm = model_with(kind(size={"height": side, "width": side}, **options))
     expected = vlm.processor.image_processor(pictures(), do_pan_and_scan=False, return_tensors="pt")["pixel_values"]
     levels, table = levels_of(vlm, pictures()), level_table(vlm)
     assert levels.dtype == torch.uint8

@@ -1,6 +1,7 @@
 """Batches of a CPU side by side: the numbers of one after the other, and torch's threads as they were."""
 
 import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,7 +97,11 @@ def test_a_process_that_is_forked_while_threads_begin_can_begin_its_own(threads)
     child = os.fork()
     if not child:
         os._exit(sum(map_sharing_cores(int, range(5), 2)))
+    # A process that waits for ever is ended by a signal.
+    late = threading.Timer(30, os.kill, (child, signal.SIGKILL))
+    late.start()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    late.cancel()
     other.join()
 
 
@@ -220,9 +225,9 @@ def test_threads_take_over_autocast(threads):
 
 def test_more_threads_than_cores_take_one_each(threads):
     threads(3)
-    threads = threads_with_a_core(5)
-    assert list(threads.map(lambda item: torch.get_num_threads(), range(20))) == [1] * 20
-    assert threads_with_a_core(5) is threads
+    five = threads_with_a_core(5)
+    assert list(five.map(lambda item: torch.get_num_threads(), range(20))) == [1] * 20
+    assert threads_with_a_core(5) is five
     assert torch.get_num_threads() == 3
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == 3

@@ -5,7 +5,6 @@ Only the residuals and logits of final tokens are kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -50,9 +49,13 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
 
 
 def pack_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team) -> list[Row]:
-    """What `pack_prompts` returns. Where a GPU will encode all images at once for one process, it does so meanwhile."""
+    """What `pack_prompts` returns. Where a GPU will encode all images at once for one process, it does so meanwhile.
+
+    Raises InputError for an unreadable image.
+    """
     images = sorted(set(prompts["image"]))
-    if vlm.device.type != "cuda" or team.size > 1 or len(images) > vlm.max_images:
+    at_once = len(vlm.image_tokens.keys() | set(images)) <= vlm.max_images
+    if vlm.device.type != "cuda" or team.size > 1 or not at_once:
         return pack_prompts(vlm, prompts)
     with map_beside(partial(pack_prompts, vlm), [prompts], 1) as packed:
         encode_images(vlm, images)
@@ -157,13 +160,12 @@ def _measure_batches(
     top_token = torch.empty(n, dtype=torch.long)
     residuals = torch.empty(n, len(layers), vlm.d_model) if into is None else into
     launched = launch_batches(vlm, prompts, layers, chunks, batch_tokens, description, residuals.dtype)
-    # Memory that is written for the first time takes the system as long as a GPU computes.
-    with closing(CallsBeside(1)) as beside:
+    # The system takes long for memory that is written for the first time, and the GPU would wait for its next batch.
+    with CallsBeside(1) as beside:
         for index, (its_margin, its_token, its_residuals) in pipeline_to_host(launched):
             place = torch.searchsorted(asked, torch.tensor(index))
             margin[place], top_token[place] = its_margin, its_token
             if layers:
-                # To assign by index takes five times as long then.
                 beside.add(partial(residuals.index_copy_, 0, place, its_residuals))
     check_finite(prompts, asked, margin)
     return Measurement(margin, top_token, residuals)

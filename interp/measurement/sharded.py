@@ -4,7 +4,6 @@ Between the two, residuals are exchanged among the processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
@@ -60,14 +59,14 @@ def measure_together(
     margin = torch.zeros(len(prompts))
 
     def values(index: Tensor) -> dict[str, Tensor]:
-        return {"margin": margin[index], "residuals": by_prompt.index_select(0, index)}
+        return {"margin": margin[index], "residuals": by_prompt[index]}
 
     size = margin.itemsize + len(own_layers) * vlm.d_model * vlm.model.dtype.itemsize
     saving = PromptParts(checkpoint, team.rank, size, values)
     done = set[int]()
     for saved in saving.read():
         margin[saved["prompts"]] = saved["margin"]
-        by_prompt.index_copy_(0, saved["prompts"], saved["residuals"])
+        by_prompt[saved["prompts"]] = saved["residuals"]
         done |= set(saved["prompts"].tolist())
     # A killed run may have saved a round in one process and not in another; then all repeat it.
     missing = [number for number, prompts_of in enumerate(rounds) if not done.issuperset(chain(*prompts_of))]
@@ -83,13 +82,12 @@ def measure_together(
     def store(prompts_of: Round, own: Tensor, residuals: Tensor) -> None:
         index = torch.tensor(list(chain(*prompts_of)))
         margin[prompts_of[team.rank]] = own
-        # To assign by index takes five times as long where memory is written for the first time.
-        by_prompt.index_copy_(0, index, residuals)
+        by_prompt[index] = residuals
         saving.add(index)
 
     batches_of_all = _exchange([rounds[number] for number in left], launched, nothing, blocks, team)
-    # Such memory takes the system as long as a GPU computes.
-    with closing(CallsBeside(1)) as beside:
+    # The system takes long for memory that is written for the first time, and the GPU would wait for its next batch.
+    with CallsBeside(1) as beside:
         for prompts_of, found in pipeline_to_host(batches_of_all):
             beside.add(partial(store, prompts_of, *found))
     own_prompts = torch.tensor(sorted(chain(*(prompts_of[team.rank] for prompts_of in rounds))), dtype=torch.long)

@@ -97,8 +97,9 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
 def _in_threads(
     load: Callable[[str], LoadedImage], paths: Sequence[str], batch_size: int, device: torch.device
 ) -> Generator[LoadedImage, None, None]:
+    """Read images in threads, in their order: those of the first batch, and once these are taken, the others ahead."""
     threads = threads_with_a_core(decoder_threads(device))
-    # A GPU waits for the first batch, and threads that read more images, in the same interpreter, would hold it up.
+    # The GPU waits for the first batch, and threads that read more images, in the same interpreter, would hold it up.
     for part, ahead in ((paths[:batch_size], batch_size), (paths[batch_size:], MAX_WAITING_IMAGES)):
         yield from map_in(threads, load, part, ahead)
 

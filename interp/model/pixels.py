@@ -19,9 +19,9 @@ LEVELS = 256
 
 
 def pixels_of(vlm: Vlm, images: Sequence[Any], **steps: bool) -> Tensor:
-    """The pixels of PIL images for the vision tower, as the processor prepares them: float32 [b, 3, h, w].
+    """The pixels of PIL images for the vision tower, as the processor prepares them: [b, 3, h, w].
 
-    `steps` are options of the processor, to leave out some of what it does.
+    They are float32, or uint8 if `steps`, options of the processor, leave out what makes numbers of levels.
     """
     # No crops, whatever the configuration says: a call of the whole processor ignores it too, unless asked for crops.
     prepared = vlm.processor.image_processor(list(images), do_pan_and_scan=False, return_tensors="pt", **steps)
@@ -34,7 +34,7 @@ def levels_of(vlm: Vlm, images: Sequence[Any]) -> Tensor:
 
 
 def level_table(vlm: Vlm) -> Tensor:
-    """The number to which the processor maps each level of each channel: float32 [3, LEVELS]."""
+    """The number to which the processor maps each level of each channel: [3, LEVELS], uint8 if it leaves them alone."""
     from PIL import Image
 
     side = int(LEVELS**0.5)

@@ -27,9 +27,9 @@ def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def gather_async(parts: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Tensors joined along their first dimension, on a device.
+    """Tensors of one dtype, joined along their first dimension and copied to a device as by `to_device_async`.
 
-    A copy to a GPU is queued as by `to_device_async`; the tensors are joined in pinned memory, and nowhere else before.
+    For a GPU they are joined in the pinned memory from which they are copied, which saves a copy in main memory.
     """
     if device.type != "cuda" or parts[0].is_cuda:
         return torch.cat(list(parts)).to(device)

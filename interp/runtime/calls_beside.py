@@ -5,30 +5,55 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import torch
 
 MAX_WAITING = 2
 """Most calls that wait or run; whoever adds another one waits too, because they hold memory."""
 
 
 class CallsBeside:
-    """A thread for calls that may be added from several threads. Its errors are raised in whoever adds or closes."""
+    """A thread for calls that may be added from several threads, as a context that waits for all of them.
+
+    Its errors are raised in whoever adds or leaves the context, unless an error leaves it already. After an error no
+    further call is made.
+    """
 
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         """At most `max_waiting` calls wait or run."""
         self._pool, self._most = ThreadPoolExecutor(1), max_waiting
         self._waiting: deque[Future[object]] = deque()
         self._adding = Lock()
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+        while self._waiting and error is None:
+            self._waiting.popleft().result()
 
     def add(self, call: Callable[[], object]) -> None:
-        """Make a call after the earlier ones. Raises what an earlier call has raised."""
+        """Make a call after the earlier ones, with gradients and inference mode as here.
+
+        Raises what an earlier call has raised.
+        """
+        recorded, inferring = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+        def run() -> None:
+            if not self._failed:
+                self._failed = True
+                with torch.inference_mode(inferring), torch.set_grad_enabled(recorded):
+                    call()
+                self._failed = False
+
         with self._adding:
             # In the caller's context, so that what is noted there belongs to the same measurement.
-            self._waiting.append(self._pool.submit(copy_context().run, call))
+            self._waiting.append(self._pool.submit(copy_context().run, run))
             while self._waiting and (self._waiting[0].done() or len(self._waiting) > self._most):
                 self._waiting.popleft().result()
-
-    def close(self) -> None:
-        """Wait for all calls. Raises what one of them has raised."""
-        self._pool.shutdown()
-        while self._waiting:
-            self._waiting.popleft().result()

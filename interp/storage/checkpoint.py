@@ -108,11 +108,8 @@ class Checkpoint:
 
         Raises InputError if one could not be.
         """
-        calls = CallsBeside()
-        try:
+        with CallsBeside() as calls:
             yield replace(self, beside=calls)
-        finally:
-            calls.close()
 
     def refuse_others(self) -> None:
         """Raise InputError if any file of the checkpoint, in inner folders too, is damaged or has other inputs.
