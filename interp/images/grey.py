@@ -15,7 +15,7 @@ LEAST_CONTRAST = 1.0
 MOST_OF_ONE_GREY = 0.999
 """Share of the pixels that may have the same grey: one damaged value of 1e30 makes all others black."""
 SAMPLED = 4
-"""Of so many rows and columns, one is looked at first."""
+"""Whether an image has contrast is first judged by every fourth row and column."""
 OUTLYING = 0.01
 """Share of the pixels at either end of a range that may be damaged, or a mark on the film."""
 LEAST_LEVELS = 32
@@ -79,16 +79,17 @@ def lacks_contrast(picture: "Image") -> bool:
     """Whether an RGB picture shows nothing: its pixels have one colour, or nearly so, or nearly all of them have."""
     from PIL.Image import Resampling
 
-    # Of nearly every picture a few pixels are enough to tell, in a seventh of the time.
+    # For nearly every picture a few pixels are enough, in a sixth of the time.
     width, height = picture.size
     few = picture.resize((max(1, width // SAMPLED), max(1, height // SAMPLED)), Resampling.NEAREST)
     return _may_lack_contrast(few, width * height) and _may_lack_contrast(picture)
 
 
 def _may_lack_contrast(sample: "Image", pixels: int | None = None) -> bool:
-    """Whether a picture of so many pixels, of which these are some or all, may lack contrast, whatever the others are.
+    """Whether a picture of `pixels` pixels may lack contrast, judged by a `sample` of them, by default by all.
 
-    Its variance is at least the sample's times the sample's share of the pixels, and the others may all be of one grey.
+    False is certain; True is certain only if the sample is the whole picture. The picture's variance is at least the
+    sample's times the sample's share of the pixels, and all other pixels may have the sample's most frequent grey.
     """
     from PIL import ImageStat
 

@@ -49,9 +49,10 @@ def pack_prompts(vlm: Vlm, prompts: pd.DataFrame) -> list[Row]:
 
 
 def pack_beside_images(vlm: Vlm, prompts: pd.DataFrame, team: Team) -> list[Row]:
-    """What `pack_prompts` returns. Where a GPU will encode all images at once for one process, it does so meanwhile.
+    """Pack prompts as `pack_prompts` does, on a GPU in a thread while their images are encoded.
 
-    Raises InputError for an unreadable image.
+    The image tokens come into `vlm.image_tokens`. Images are not encoded here if there are several processes, or if
+    more would be kept than `vlm.max_images`. Raises InputError for an unreadable image.
     """
     images = sorted(set(prompts["image"]))
     at_once = len(vlm.image_tokens.keys() | set(images)) <= vlm.max_images

@@ -1,4 +1,7 @@
-"""Final-token residuals of many prompts at many layers, in main memory or, if too large, in a temporary file."""
+"""Final-token residuals of many prompts at many layers, in main memory or, if too large, in a temporary file.
+
+`margins.py` and `sharded.py` write into it, in a thread.
+"""
 
 import os
 import tempfile

@@ -56,7 +56,7 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     it and new ones written to it. Raises InputError for an image that cannot be read.
     """
     batch_size = batch_size or images_at_once(vlm)
-    # What was begun and is not asked for now is read again when it is, rather than kept in memory.
+    # Images that were begun but are not among `paths` would stay in memory; a later call reads them again.
     begun, vlm.images_begun = vlm.images_begun, {}
     vlm.image_tokens.setdefault(NO_IMAGE, torch.empty(0, vlm.d_model))
     missing = [p for p in dict.fromkeys(paths) if p not in vlm.image_tokens]
@@ -65,6 +65,7 @@ def encode_images(vlm: Vlm, paths: Sequence[str], batch_size: int | None = None)
     read = partial(_load_image, vlm, open_cache(vlm))
 
     def load(path: str) -> LoadedImage:
+        # A thread waits here for a call in the same threads. That call was made earlier, so it has a thread already.
         wait = begun.pop(path, None)
         return read(path) if wait is None else wait()
 
@@ -138,7 +139,10 @@ def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
 
 
 def _launch_encoder(vlm: Vlm, images: Sequence[LoadedImage], table: Tensor) -> Callable[[], None]:
-    """Start encoding decoded images; the returned function waits for their tokens and stores them."""
+    """Start encoding decoded images; the returned function waits for their tokens and stores them.
+
+    `table` [3, LEVELS], on the tower's device, maps their levels (`interp.model.pixels.level_table`).
+    """
     if not images:
         return lambda: None
     levels = gather_async([image.levels[None] for image in images if image.levels is not None], vlm.device)

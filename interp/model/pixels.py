@@ -1,8 +1,8 @@
 """Pictures as the vision tower takes them.
 
-A processor scales a picture and then maps the levels 0 to 255 of each channel to numbers. Where many images are
-encoded, the host only scales them, and a table maps their levels on the tower's device. That leaves the host a tenth of
-the processor's time, and the numbers are the processor's own.
+A level is the 8-bit value of a channel. The image processor of transformers scales a picture and then maps its levels
+to numbers. Where many images are encoded, the host only scales them, and a table maps their levels on the tower's
+device. The host then needs a tenth to a third of the time, and the numbers are those of the image processor.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LEVELS = 256
 def pixels_of(vlm: Vlm, images: Sequence[Any], **steps: bool) -> Tensor:
     """The pixels of PIL images for the vision tower, as the processor prepares them: [b, 3, h, w].
 
-    They are float32, or uint8 if `steps`, options of the processor, leave out what makes numbers of levels.
+    They are float32, or uint8 if `steps`, options of the processor, switch off rescaling and normalizing.
     """
     # No crops, whatever the configuration says: a call of the whole processor ignores it too, unless asked for crops.
     prepared = vlm.processor.image_processor(list(images), do_pan_and_scan=False, return_tensors="pt", **steps)
@@ -34,7 +34,10 @@ def levels_of(vlm: Vlm, images: Sequence[Any]) -> Tensor:
 
 
 def level_table(vlm: Vlm) -> Tensor:
-    """The number to which the processor maps each level of each channel: [3, LEVELS], uint8 if it leaves them alone."""
+    """The number to which the processor maps each level of each channel: [3, LEVELS].
+
+    It is float32, or uint8 if the processor neither rescales nor normalizes.
+    """
     from PIL import Image
 
     side = int(LEVELS**0.5)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from interp.questions.schema import Question
 
 REMEMBERED = 2**14
-"""Texts whose words are remembered: questions are compared with each other and with paraphrases."""
+"""Most texts of which the words are kept, because each question is compared with many others."""
 
 
 class Consistent(NamedTuple):

@@ -15,7 +15,7 @@ OPERATORS = {
 }
 """Operator -> regular expression of its words. Two operators in one question cancel out."""
 REMEMBERED = 2**14
-"""Wordings whose operators are remembered: a question is compared with each of its paraphrases."""
+"""Most wordings of which the operators are kept, because a question is compared with each of its paraphrases."""
 
 _ANY = re.compile(rf"\b(?:{'|'.join(OPERATORS.values())})\b", re.IGNORECASE)
 # "Is X present, or is it not seen?" is not inverted: the alternative only spells out the answer "no".

@@ -27,7 +27,7 @@ def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def gather_async(parts: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Tensors of one dtype, joined along their first dimension and copied to a device as by `to_device_async`.
+    """Join tensors [n_i, ...] of one dtype, at least one, to [sum of n_i, ...] on a device, as by `to_device_async`.
 
     For a GPU they are joined in the pinned memory from which they are copied, which saves a copy in main memory.
     """

@@ -17,8 +17,8 @@ MAX_WAITING = 2
 class CallsBeside:
     """A thread for calls that may be added from several threads, as a context that waits for all of them.
 
-    Its errors are raised in whoever adds or leaves the context, unless an error leaves it already. After an error no
-    further call is made.
+    An error of a call is raised once: by the next `add` that finds it, or when the context is left, unless the block
+    itself raised an error. After it, no further call is made.
     """
 
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
@@ -39,7 +39,7 @@ class CallsBeside:
             self._waiting.popleft().result()
 
     def add(self, call: Callable[[], object]) -> None:
-        """Make a call after the earlier ones, with gradients and inference mode as here.
+        """Make a call after the earlier ones, in the caller's gradient and inference modes.
 
         Raises what an earlier call has raised.
         """
@@ -47,6 +47,7 @@ class CallsBeside:
 
         def run() -> None:
             if not self._failed:
+                # Set first, so that any error leaves it set.
                 self._failed = True
                 with torch.inference_mode(inferring), torch.set_grad_enabled(recorded):
                     call()

@@ -1,7 +1,8 @@
 """Batches that a CPU computes side by side, each in a thread with a share of the cores.
 
 The operations of a small model are so short that torch's threads, among which it divides each operation, wait for each
-other for a third of the time. Threads with a batch each never do.
+other for a third of the time. Threads with a batch each never do. The threads that read images for a GPU are limited
+likewise.
 """
 
 import os
@@ -46,9 +47,9 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
 
 
 def threads_with_a_core(count: int) -> ThreadPoolExecutor:
-    """Threads that stay, for each of whose operations torch takes one of its threads, or an equal share if it has more.
+    """`count` threads that last as long as the process, each with its share of torch's n threads: n // count, or one.
 
-    By default, each of them would divide every operation among as many threads as there are cores.
+    Without this, each would divide every operation among all n.
     """
     with _BEGINNING:
         return _threads(count, torch.get_num_threads())
@@ -85,6 +86,7 @@ def _take_cores(count: int) -> None:
     torch.set_num_threads(count)
 
 
-# A forked process has none of them, and nobody there would release the lock. Windows cannot fork.
+# A forked process has no threads of these pools, so it forgets the pools. The lock is held during the fork, because a
+# thread that holds it in the parent does not exist in the child. Windows cannot fork.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_BEGINNING.acquire, after_in_parent=_BEGINNING.release, after_in_child=_after_fork)
