@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.images.decode import NO_IMAGE
 from interp.model.image_tokens import encode_images
 from interp.model.vlm import Vlm
-from interp.runtime.async_copies import to_device_async, to_host_async
+from interp.runtime.async_copies import gather_async, to_host_async
 from interp.runtime.distributed import Team, local_rank
 from interp.storage.atomic import PARTIAL
 from interp.storage.write_errors import write_errors
@@ -76,7 +76,7 @@ def _gathered(vlm: Vlm, shares: Sequence[Sequence[str]], writers: Sequence[int],
     if team.size == 1:
         return torch.stack(own)
     none = torch.empty(0, vlm.model.config.mm_tokens_per_image, vlm.d_model, dtype=vlm.tower_dtype)
-    sent = to_device_async(torch.stack(own) if own else none, vlm.device)
+    sent = gather_async([none, *(tokens[None] for tokens in own)], vlm.device)
     lengths = [len(part) for part in shares]
     found = {writer: team.gather_to(writer, sent, lengths) for writer in writers}.get(team.rank)
     return to_host_async(torch.cat(found))() if found else none
