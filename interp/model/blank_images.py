@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from interp.images.decode import BLANK_IMAGE, open_image
-from interp.model.image_tokens import decoder_threads, encode_images, encode_pixels
+from interp.model.image_tokens import MAX_WAITING_IMAGES, decoders, encode_images, encode_pixels
 from interp.model.pixels import pixels_of
 from interp.model.vlm import Vlm
-from interp.runtime.prefetch import map_ahead
+from interp.runtime.prefetch import map_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,8 +49,8 @@ def encode_blanks(vlm: Vlm, images: Sequence[str], seed: int) -> None:
     shape = pixels_of(vlm, [open_image(BLANK_IMAGE)]).shape[1:]
     different = sorted(set(images))
     total = torch.zeros(shape, dtype=torch.float64)
-    for pixels in map_ahead(
-        lambda path: pixels_of(vlm, [open_image(path)])[0], different, decoder_threads(vlm.device), max_waiting=32
+    for pixels in map_in(
+        decoders(vlm.device), lambda path: pixels_of(vlm, [open_image(path)])[0], different, MAX_WAITING_IMAGES
     ):
         total += pixels.double()
     # The values to which the processor maps black and white.

@@ -7,6 +7,7 @@ while the next batch is encoded.
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -99,10 +100,9 @@ def _in_threads(
     load: Callable[[str], LoadedImage], paths: Sequence[str], batch_size: int, device: torch.device
 ) -> Generator[LoadedImage, None, None]:
     """Read images in threads, in their order: those of the first batch, and once these are taken, the others ahead."""
-    threads = threads_with_a_core(decoder_threads(device))
     # The GPU waits for the first batch, and threads that read more images, in the same interpreter, would hold it up.
     for part, ahead in ((paths[:batch_size], batch_size), (paths[batch_size:], MAX_WAITING_IMAGES)):
-        yield from map_in(threads, load, part, ahead)
+        yield from map_in(decoders(device), load, part, ahead)
 
 
 def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
@@ -113,8 +113,7 @@ def begin_images(vlm: Vlm, paths: Iterable[str], device: torch.device) -> None:
     if device.type == "cpu" or vlm.image_cache is not None:
         return
     first = sorted(set(paths))[:FIRST_IMAGES]
-    threads = threads_with_a_core(decoder_threads(device))
-    vlm.images_begun |= {path: threads.submit(_load_image, vlm, None, path).result for path in first}
+    vlm.images_begun |= {path: decoders(device).submit(_load_image, vlm, None, path).result for path in first}
 
 
 def images_at_once(vlm: Vlm) -> int:
@@ -122,9 +121,9 @@ def images_at_once(vlm: Vlm) -> int:
     return max(1, CPU_POSITIONS // vlm.shape.patches) if vlm.device.type == "cpu" else IMAGES
 
 
-def decoder_threads(device: torch.device) -> int:
-    """Number of threads that read and decode images; few on a CPU, where torch computes on the same cores."""
-    return min(16 if device.type != "cpu" else 2, os.cpu_count() or 1)
+def decoders(device: torch.device) -> ThreadPoolExecutor:
+    """The threads that read and decode images; few on a CPU, where torch computes on the same cores."""
+    return threads_with_a_core(min(16 if device.type != "cpu" else 2, os.cpu_count() or 1))
 
 
 def _load_image(vlm: Vlm, cache: ImageCache | None, path: str) -> LoadedImage:
