@@ -8,7 +8,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-import torch
+from interp.runtime.torch_modes import in_these_modes
 
 MAX_WAITING = 2
 """Most calls that wait or run; whoever adds another one waits too, because they hold memory."""
@@ -39,18 +39,17 @@ class CallsBeside:
             self._waiting.popleft().result()
 
     def add(self, call: Callable[[], object]) -> None:
-        """Make a call after the earlier ones, in the caller's gradient and inference modes.
+        """Make a call after the earlier ones, in the caller's modes (`interp.runtime.torch_modes`).
 
         Raises what an earlier call has raised.
         """
-        recorded, inferring = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        in_its_modes = in_these_modes(call)
 
         def run() -> None:
             if not self._failed:
                 # Set first, so that any error leaves it set.
                 self._failed = True
-                with torch.inference_mode(inferring), torch.set_grad_enabled(recorded):
-                    call()
+                in_its_modes()
                 self._failed = False
 
         with self._adding:

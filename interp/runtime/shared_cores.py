@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from interp.runtime.prefetch import map_in
+from interp.runtime.torch_modes import in_these_modes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,8 +27,8 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     """Apply `function` to every item, and yield the results in the order of the items.
 
     Up to `most` threads do so at the same time, and torch's threads are divided among them; with `most` 1, the caller's
-    own thread does. `function` must not call this in turn. Gradients and autocast are as where the first result is
-    asked for. Errors are raised as by `interp.runtime.prefetch.map_in`.
+    own thread does. `function` must not call this in turn. Torch's modes are as where the first result is asked for
+    (`interp.runtime.torch_modes`). Errors are raised as by `interp.runtime.prefetch.map_in`.
     """
     with _BEGINNING:
         cores = torch.get_num_threads()
@@ -36,14 +37,7 @@ def map_sharing_cores(function: Callable[[T], R], items: Iterable[T], most: int)
     if pool is None:
         yield from map(function, items)
         return
-    recorded = torch.is_grad_enabled()
-    dtype, cast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
-
-    def call(item: T) -> R:
-        with torch.set_grad_enabled(recorded), torch.autocast("cpu", dtype, cast):
-            return function(item)
-
-    yield from map_in(pool, call, items, threads)
+    yield from map_in(pool, in_these_modes(function), items, threads)
 
 
 def threads_with_a_core(count: int) -> ThreadPoolExecutor:
